@@ -1,0 +1,111 @@
+/**
+ * The account: rows that gates (and the cloud) write, and what acknowledges them.
+ *
+ * A row is (gate, epoch, seq); within an epoch seq runs 1..n without gap, and each row carries the
+ * hash of the one before (chain.ts). Rows never change. A row of an unknown kind, or with unknown
+ * fields, is kept as it came: only its key and hash must be readable.
+ */
+import { z } from 'zod';
+import { ActorId, Direction, Epoch, EventId, LedgerName, LedgerVector, Medium, RowPosition, Seq, Sha256Hex, TicketId, TicketRef, Timestamp } from './ids.ts';
+import { MAX_LEDGER_ENTRIES, MAX_MISSING_RANGES, MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
+import { Reason } from './reasons.ts';
+
+const Text = z.string().max(MAX_TEXT_CHARS);
+
+/** What must be readable for a row to have its place in the sequence. */
+export const EntryKey = z.looseObject({ seq: Seq, kind: z.string().min(1).max(32), hash: Sha256Hex });
+
+const common = {
+  seq: Seq,
+  /** Wall time of the writer: a hint, never an order. */
+  ts: Timestamp,
+  boot_id: z.string().min(1).max(64),
+  /** CLOCK_BOOTTIME of the writer, in milliseconds since boot. */
+  boottime_ms: z.number().min(0),
+  /** cloud time = boottime_ms + clock_offset_ms ± clock_bound_ms, where a round trip has measured it. */
+  clock_offset_ms: z.number().optional(),
+  clock_bound_ms: z.number().min(0).optional(),
+  hash: Sha256Hex,
+};
+const ticket = { event_id: EventId, ticket_id: TicketId, ticket_ref: TicketRef };
+const ticketWhereKnown = { event_id: EventId.optional(), ticket_id: TicketId.optional(), ticket_ref: TicketRef.optional() };
+
+export const GRANT_TYPES = ['first_entry', 'reentry', 'exit'] as const;
+export const GrantType = z.enum(GRANT_TYPES);
+export type GrantType = z.infer<typeof GrantType>;
+
+/** Things a grant was given in spite of, by policy: `manifest_stale`, `clock_untrusted`, `usage_lost`, `passback_soft`, `capacity`, `unpaid`, `unapproved`, `signature_only`. */
+export const GrantFlag = z.string().min(1).max(32);
+
+export const GrantEntry = z.looseObject({
+  ...common, kind: z.literal('grant'), ...ticket,
+  direction: Direction, type: GrantType, units: z.int().min(1).max(MAX_UNITS), medium: Medium,
+  manifest_version: z.int().min(0), online: z.boolean(), latency_us: z.int().min(0),
+  /** What changed since this gate's previous grant: the prefix of each other ledger that it had applied. */
+  seen: LedgerVector,
+  flags: z.array(GrantFlag).max(16).optional(),
+});
+export const RefusalEntry = z.looseObject({
+  ...common, kind: z.literal('refusal'), reason: Reason, explanation: Text, ...ticketWhereKnown, direction: Direction.optional(),
+  /** The facts that the explanation was made from, for showing it in another language. */
+  facts: z.record(z.string().max(32), z.union([z.string().max(128), z.number()])).optional(),
+  valid_again_at: Timestamp.optional(),
+});
+export const PASSAGE_OUTCOMES = ['passed', 'returned', 'stuck', 'unknown', 'forced', 'free'] as const;
+export const PassageOutcome = z.enum(PASSAGE_OUTCOMES);
+export type PassageOutcome = z.infer<typeof PassageOutcome>;
+export const PassageEntry = z.looseObject({
+  ...common, kind: z.literal('passage'),
+  /** The grant or override that it belongs to; absent for forced and free. */
+  of: RowPosition.optional(), ...ticketWhereKnown, direction: Direction,
+  /** Which of the grant's units, from 1. */
+  unit: z.int().min(1).max(MAX_UNITS).optional(), outcome: PassageOutcome,
+});
+/** The cloud's or an operator's word on a grant; stronger than any passage. */
+export const SettlementEntry = z.looseObject({
+  ...common, kind: z.literal('settlement'),
+  of: z.tuple([LedgerName, Epoch, Seq]), outcome: z.enum(['passed', 'returned']), actor: ActorId, reason: Text,
+  event_id: EventId.optional(), ticket_id: TicketId.optional(), ticket_ref: TicketRef.optional(), direction: Direction.optional(),
+  /** Absent: every unit. */
+  unit: z.int().min(1).max(MAX_UNITS).optional(),
+});
+export const OverrideEntry = z.looseObject({
+  ...common, kind: z.literal('override'), actor: ActorId, action: z.string().min(1).max(32), reason: Text,
+  direction: Direction.optional(), units: z.int().min(1).max(MAX_UNITS).optional(), until: Timestamp.optional(), transaction: z.string().max(64).optional(),
+});
+export const MODES = ['controlled', 'free', 'locked', 'out_of_service', 'emergency'] as const;
+export const Mode = z.enum(MODES);
+export type Mode = z.infer<typeof Mode>;
+export const ModeEntry = z.looseObject({
+  ...common, kind: z.literal('mode'), direction: Direction, from: Mode, to: Mode, actor: ActorId, reason: Text, until: Timestamp.optional(),
+});
+const noteEntry = <K extends 'fault' | 'alarm' | 'clock'>(kind: K) => z.looseObject({ ...common, kind: z.literal(kind), what: z.string().min(1).max(64), detail: Text });
+export const FaultEntry = noteEntry('fault');
+export const AlarmEntry = noteEntry('alarm');
+export const ClockEntry = noteEntry('clock');
+
+/** Every kind that this version knows. Others are kept as `EntryKey`. */
+export const LedgerEntry = z.discriminatedUnion('kind', [
+  GrantEntry, RefusalEntry, PassageEntry, SettlementEntry, OverrideEntry, ModeEntry, FaultEntry, AlarmEntry, ClockEntry,
+]);
+export type LedgerEntry = z.infer<typeof LedgerEntry>;
+export type LedgerEntryKind = LedgerEntry['kind'];
+export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'settlement', 'override', 'mode', 'fault', 'alarm', 'clock'] as const;
+
+/** Topic `ledger`. Entries are checked one by one (a single bad one must not hide the others): here only their keys. */
+export const LedgerMessage = z.looseObject({
+  schema: z.literal(SCHEMA_VERSION), gate: LedgerName, epoch: Epoch,
+  entries: z.array(EntryKey).min(1).max(MAX_LEDGER_ENTRIES),
+});
+export type LedgerMessage = z.infer<typeof LedgerMessage>;
+
+/** Topic `ack`: only ever adds. Rows 1..upto_seq are committed; `missing` ranges lie above it and release nothing. */
+export const AckMessage = z.looseObject({
+  schema: z.literal(SCHEMA_VERSION),
+  epochs: z.array(z.looseObject({
+    epoch: Epoch, upto_seq: z.int().min(0),
+    missing: z.array(z.tuple([Seq, Seq])).max(MAX_MISSING_RANGES),
+  })),
+  cloud_time: Timestamp,
+});
+export type AckMessage = z.infer<typeof AckMessage>;

@@ -1,0 +1,97 @@
+/**
+ * Why a guest was refused: one table of reasons and texts, for the gate, the cloud and the console.
+ *
+ * The words are the field's (pretix's offline provider where they mean the same). Texts are
+ * templates: `{name}` is replaced from the refusal's `facts`; times arrive already formatted in the
+ * venue's time zone. A text whose fact is missing falls back to the short text.
+ */
+import { z } from 'zod';
+
+export const REASONS = [
+  'invalid', 'unreadable', 'unpaid', 'blocked', 'invalid_time', 'canceled', 'already_redeemed', 'already_inside',
+  'product', 'zone', 'rules', 'ambiguous', 'revoked', 'unapproved', 'gap', 'max_entries', 'passback', 'capacity',
+  'gate_locked', 'busy', 'manifest_stale', 'usage_lost', 'clock_untrusted', 'error',
+] as const;
+
+export const Reason = z.enum(REASONS);
+export type Reason = z.infer<typeof Reason>;
+
+/** What a text may name. All values are ready to be shown; none may hold a code or personal data. */
+export type ReasonFacts = Readonly<Record<string, string | number>>;
+
+/** `short` always holds; `long` is used when every fact that it names is known. Tried in order. */
+export interface ReasonText {
+  readonly short: string;
+  readonly long: readonly string[];
+}
+
+export const LANGUAGES = ['en', 'de'] as const;
+export type Language = (typeof LANGUAGES)[number];
+
+export const REASON_TEXTS: Readonly<Record<Language, Readonly<Record<Reason, ReasonText>>>> = {
+  en: {
+    invalid: { short: 'not a ticket for this event', long: [] },
+    unreadable: { short: 'the code could not be read', long: [] },
+    unpaid: { short: 'the ticket is not paid', long: [] },
+    blocked: { short: 'the ticket is blocked', long: ['the ticket is blocked: {note}'] },
+    invalid_time: { short: 'not valid at this time', long: ['valid from {valid_from}', 'was valid until {valid_until}', 'valid again at {valid_again_at}'] },
+    canceled: { short: 'the ticket was cancelled', long: [] },
+    already_redeemed: { short: 'already used', long: ['already used at {used_at}, gate {used_gate}', 'already used at {used_at}'] },
+    already_inside: { short: 'already inside', long: ['already inside since {inside_since}, gate {inside_gate}', 'already inside since {inside_since}'] },
+    product: { short: 'this ticket type is not admitted here', long: ['ticket type {tier} is not admitted here'] },
+    zone: { short: 'this entrance does not lead to the ticket\'s zone', long: ['the ticket is for zone {zone}', 'the ticket is for zone {zone}, use {other_gate}'] },
+    rules: { short: 'the venue\'s rule does not admit this ticket', long: ['the venue\'s rule does not admit this ticket: {nearest_miss}', 'valid again at {valid_again_at}'] },
+    ambiguous: { short: 'the code fits more than one ticket', long: [] },
+    revoked: { short: 'the ticket was replaced by a newer one', long: [] },
+    unapproved: { short: 'the order is not approved yet', long: [] },
+    gap: { short: 'scanned again too soon', long: ['scanned {seconds_ago} s ago', 'valid again at {valid_again_at}'] },
+    max_entries: { short: 'no entries left', long: ['{entries} of {max_entries} entries used', 'no entries left today, valid again at {valid_again_at}'] },
+    passback: { short: 'no exit was recorded since the last entry', long: ['no exit was recorded since the entry at {inside_since}, gate {inside_gate}', 'no entry was recorded before this exit'] },
+    capacity: { short: 'the venue is full', long: ['the venue is full ({inside} of {capacity})'] },
+    gate_locked: { short: 'this lane is closed', long: ['this lane is closed: {mode}'] },
+    busy: { short: 'please wait for the guest before you', long: [] },
+    manifest_stale: { short: 'the ticket list is too old', long: ['the ticket list is from {generated_at}'] },
+    usage_lost: { short: 'this gate does not yet know who is inside', long: [] },
+    clock_untrusted: { short: 'this gate does not know the time', long: [] },
+    error: { short: 'fault, please ask the staff', long: [] },
+  },
+  de: {
+    invalid: { short: 'kein Ticket für diese Veranstaltung', long: [] },
+    unreadable: { short: 'der Code war nicht lesbar', long: [] },
+    unpaid: { short: 'das Ticket ist nicht bezahlt', long: [] },
+    blocked: { short: 'das Ticket ist gesperrt', long: ['das Ticket ist gesperrt: {note}'] },
+    invalid_time: { short: 'jetzt nicht gültig', long: ['gültig ab {valid_from}', 'war gültig bis {valid_until}', 'wieder gültig um {valid_again_at}'] },
+    canceled: { short: 'das Ticket wurde storniert', long: [] },
+    already_redeemed: { short: 'schon benutzt', long: ['schon benutzt um {used_at}, Eingang {used_gate}', 'schon benutzt um {used_at}'] },
+    already_inside: { short: 'schon drinnen', long: ['drinnen seit {inside_since}, Eingang {inside_gate}', 'drinnen seit {inside_since}'] },
+    product: { short: 'diese Ticketart gilt hier nicht', long: ['Ticketart {tier} gilt hier nicht'] },
+    zone: { short: 'dieser Eingang führt nicht zum Bereich des Tickets', long: ['das Ticket gilt für Bereich {zone}', 'das Ticket gilt für Bereich {zone}, bitte zu {other_gate}'] },
+    rules: { short: 'die Regel des Hauses lässt dieses Ticket nicht zu', long: ['die Regel des Hauses lässt dieses Ticket nicht zu: {nearest_miss}', 'wieder gültig um {valid_again_at}'] },
+    ambiguous: { short: 'der Code passt auf mehrere Tickets', long: [] },
+    revoked: { short: 'das Ticket wurde durch ein neueres ersetzt', long: [] },
+    unapproved: { short: 'die Bestellung ist noch nicht freigegeben', long: [] },
+    gap: { short: 'zu schnell noch einmal gezeigt', long: ['vor {seconds_ago} s gezeigt', 'wieder gültig um {valid_again_at}'] },
+    max_entries: { short: 'keine Eintritte mehr übrig', long: ['{entries} von {max_entries} Eintritten verbraucht', 'heute keine Eintritte mehr, wieder gültig um {valid_again_at}'] },
+    passback: { short: 'seit dem letzten Eintritt kein Austritt', long: ['kein Austritt seit dem Eintritt um {inside_since}, Eingang {inside_gate}', 'vor diesem Austritt kein Eintritt'] },
+    capacity: { short: 'das Haus ist voll', long: ['das Haus ist voll ({inside} von {capacity})'] },
+    gate_locked: { short: 'dieser Durchgang ist geschlossen', long: ['dieser Durchgang ist geschlossen: {mode}'] },
+    busy: { short: 'bitte den Gast vor Ihnen durchlassen', long: [] },
+    manifest_stale: { short: 'die Ticketliste ist zu alt', long: ['die Ticketliste ist vom {generated_at}'] },
+    usage_lost: { short: 'dieser Durchgang weiß noch nicht, wer drinnen ist', long: [] },
+    clock_untrusted: { short: 'dieser Durchgang kennt die Uhrzeit nicht', long: [] },
+    error: { short: 'Störung, bitte das Personal fragen', long: [] },
+  },
+};
+
+const SLOT = /\{([a-z_]+)\}/g;
+
+/** Total: always gives a text, the most telling one whose facts are all known (of several, the one that names most facts, then the first). */
+export function explain(reason: Reason, facts: ReasonFacts = {}, language: Language = 'en'): string {
+  const { short, long } = REASON_TEXTS[language][reason];
+  const known = (text: string) => [...text.matchAll(SLOT)].every(([, name]) => facts[name as string] !== undefined);
+  const best = long.filter(known).reduce<string | undefined>((chosen, text) => {
+    const slots = (candidate: string) => [...candidate.matchAll(SLOT)].length;
+    return chosen === undefined || slots(text) > slots(chosen) ? text : chosen;
+  }, undefined);
+  return (best ?? short).replace(SLOT, (_, name: string) => String(facts[name]));
+}

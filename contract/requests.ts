@@ -1,0 +1,64 @@
+/**
+ * Commands from the cloud to a gate, and their answers. Never retained. A gate refuses a request that
+ * is retained, late, already seen or malformed, and says so in its response.
+ */
+import { z } from 'zod';
+import { ActorId, Direction, Timestamp } from './ids.ts';
+import { MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
+import { MODES } from './ledger.ts';
+
+export const COMMANDS = ['open', 'mode', 'reset-emergency', 'refresh', 'selftest', 'resend', 'restart', 'diagnostics'] as const;
+export const Command = z.enum(COMMANDS);
+export type Command = z.infer<typeof Command>;
+
+/** How long a request lives, in milliseconds. */
+export const REQUEST_EXPIRY_MS: Readonly<Record<Command, number>> = {
+  open: 5_000, mode: 30_000, 'reset-emergency': 30_000, refresh: 30_000, selftest: 30_000, resend: 30_000, restart: 30_000, diagnostics: 30_000,
+};
+
+const Args = {
+  open: z.strictObject({ direction: Direction.default('in'), units: z.int().min(1).max(MAX_UNITS).default(1) }),
+  /** Emergency is entered by the fire input alone. Without `direction`: both. */
+  mode: z.strictObject({ mode: z.enum(MODES).exclude(['emergency']), direction: Direction.optional(), until: Timestamp.optional() }),
+  'reset-emergency': z.strictObject({}),
+  refresh: z.strictObject({}),
+  selftest: z.strictObject({}),
+  /** Sends again what the gate kept, from this row on. */
+  resend: z.strictObject({ epoch: z.int().min(1), from_seq: z.int().min(1) }),
+  restart: z.strictObject({}),
+  diagnostics: z.strictObject({}),
+} as const satisfies Record<Command, z.ZodType>;
+export const CommandArgs = Args;
+export type CommandArgs = { [C in Command]: z.infer<(typeof Args)[C]> };
+
+const envelope = {
+  schema: z.literal(SCHEMA_VERSION),
+  /** Chosen by the sender, unique; remembered durably by the gate until `expires_at`. */
+  transaction: z.string().regex(/^[A-Za-z0-9-]{8,64}$/, 'a transaction has 8 to 64 letters, digits or -'),
+  actor: ActorId,
+  reason: z.string().min(1).max(MAX_TEXT_CHARS),
+  issued_at: Timestamp,
+  expires_at: Timestamp,
+};
+/** The envelope alone: enough to answer a request whose args are wrong. */
+export const RequestEnvelope = z.looseObject(envelope);
+export type RequestEnvelope = z.infer<typeof RequestEnvelope>;
+/** The whole request of one command; the command is named by the topic. */
+export function requestSchema<C extends Command>(command: C) {
+  return z.looseObject({ ...envelope, args: Args[command] });
+}
+export type Request<C extends Command = Command> = RequestEnvelope & { args: CommandArgs[C] };
+
+/** Why a request was refused or failed. */
+export const REQUEST_ERRORS = ['retained', 'late', 'replayed', 'malformed', 'clock_untrusted', 'refused', 'failed', 'unknown_command'] as const;
+export const RequestError = z.enum(REQUEST_ERRORS);
+export type RequestError = z.infer<typeof RequestError>;
+
+/** `response/<command>`. `transaction` is null where the request's could not be read. */
+export const ResponseMessage = z.looseObject({
+  schema: z.literal(SCHEMA_VERSION), transaction: z.string().max(64).nullable(), status: z.enum(['ok', 'error']),
+  data: z.record(z.string(), z.unknown()).optional(),
+  error: z.looseObject({ code: RequestError, message: z.string().max(MAX_TEXT_CHARS) }).optional(),
+  duration_ms: z.number().min(0),
+}).refine((response) => (response.status === 'ok') === (response.error === undefined), 'error is given exactly when status is error');
+export type ResponseMessage = z.infer<typeof ResponseMessage>;

@@ -1,0 +1,206 @@
+/**
+ * What the gate's loop needs of the world: Reader, Board, Desk, Uplink, Clock. Adapters implement these;
+ * the loop and the tests know nothing else. Constructors and factories do nothing: work begins with
+ * `open` and ends with `close`, which returns when everything is released.
+ */
+import type { Direction, LedgerVector, Medium, RowPosition } from '../contract/ids.ts';
+import type { AckMessage, Mode, PassageOutcome } from '../contract/ledger.ts';
+import type { AlertId, EventMessage, HealthMessage, InfoMessage, Severity, StatsMessage } from '../contract/messages.ts';
+import type { Command, Request, ResponseMessage } from '../contract/requests.ts';
+import type { Verdict } from '../rules/facts.ts';
+
+/** Returned instead of thrown where a caller can act on it; logged once, where it is handled. */
+export interface Fault {
+  /** What was tried, such as "open /dev/stile-reader-in". */
+  readonly operation: string;
+  readonly cause: string;
+  /** How a person mends it. */
+  readonly hint: string;
+  readonly healsItself: boolean;
+}
+
+// ---------------------------------------------------------------- time
+
+/** Two clocks behind one interface; a simulated one stands beside the real one (clock.ts). */
+export interface Clock {
+  /** CLOCK_BOOTTIME, ms since boot, fractions allowed: for durations, deadlines and the account. */
+  boottimeMs(): number;
+  /** Wall clock, Unix ms, never below the floor (build time, last row, certificate's notBefore). */
+  wallMs(): number;
+  readonly bootId: string;
+  /** Best known: cloud time = boottime + offsetMs ± boundMs; null before the first round trip. */
+  offset(): { readonly offsetMs: number; readonly boundMs: number } | null;
+  /** Is the wall time good enough to judge validity windows by? */
+  trusted(): boolean;
+  /** One round trip: asked and answered in boottime, the cloud's clock between them in Unix ms. The best bound of a boot is kept. */
+  observe(sample: { readonly askedMs: number; readonly answeredMs: number; readonly cloudReceivedMs: number; readonly cloudAnsweredMs: number }): void;
+}
+
+// ---------------------------------------------------------------- reader
+
+export type ReaderEvent =
+  /** One frame, terminator removed. The bytes are a guest's code: never logged. */
+  | { readonly kind: 'frame'; readonly reader: string; readonly direction: Direction; readonly bytes: Uint8Array; readonly atMs: number; /** When the code's last byte arrived, boottime ms. */ readonly lastByteMs: number }
+  /** Rubbish: too long, or broken framing. Counted, resynchronised. */
+  | { readonly kind: 'garbled'; readonly reader: string; readonly direction: Direction; readonly why: 'too_long' | 'framing'; readonly atMs: number }
+  | { readonly kind: 'up'; readonly reader: string }
+  | { readonly kind: 'down'; readonly reader: string; readonly fault: Fault };
+
+export interface Reader {
+  readonly name: string;
+  readonly direction: Direction;
+  /** Begins; never fails: a port that is not there is a `down` event and is tried again with backoff. */
+  open(listener: (event: ReaderEvent) => void): void;
+  close(): Promise<void>;
+  ok(): boolean;
+}
+
+// ---------------------------------------------------------------- board
+
+/** Outputs of a lane. A board without one of them ignores it. */
+export const OUTPUT_NAMES = ['release_in', 'release_out', 'stop', 'green_in', 'red_in', 'amber_in', 'green_out', 'red_out', 'amber_out', 'buzzer'] as const;
+export type OutputName = (typeof OUTPUT_NAMES)[number];
+/** Inputs of a lane. `fire` true: the loop is open (alarm). */
+export const INPUT_NAMES = ['passage_in', 'passage_out', 'beam_a', 'beam_b', 'button', 'fire', 'tamper'] as const;
+export type InputName = (typeof INPUT_NAMES)[number];
+
+/** Logical levels: true = active (released, lit, passage under way, alarm), whatever the wire says. */
+export interface BoardEvent {
+  readonly kind: 'input';
+  readonly input: InputName;
+  readonly active: boolean;
+  /** Boottime ms of the edge, as near to the kernel's as the driver knows. */
+  readonly atMs: number;
+}
+
+export interface Board {
+  /**
+   * Claims every configured line, puts outputs into their defined state, reads inputs as levels, then reports edges, and
+   * levels again every 250 ms. Throws an Error with `fault: Fault` where a line cannot be had within its bound.
+   */
+  open(listener: (event: BoardEvent) => void, failed: (fault: Fault) => void): Promise<void>;
+  /** Which lines are configured. */
+  has(line: OutputName | InputName): boolean;
+  /** Synchronous and immediate. A failed write is reported to `failed` and thrown. */
+  write(output: OutputName, active: boolean): void;
+  /** Level now, true = active. */
+  read(input: InputName): boolean;
+  /** Puts every output into its defined state and gives the lines back. `open` stays on releases while fire is asserted or latched. */
+  close(options: { readonly releaseOpen: boolean }): Promise<void>;
+  ok(): boolean;
+}
+
+// ---------------------------------------------------------------- desk (store and rules, in a worker)
+
+/** A code before the reader. */
+export interface Presentation {
+  readonly bytes: Uint8Array;
+  readonly direction: Direction;
+  readonly reader: string;
+  readonly mode: Mode;
+  readonly atMs: number;
+  readonly lastByteMs: number;
+  readonly online: boolean;
+}
+
+/** A committed decision. `row`: where it stands in the ledger. */
+export interface Decision {
+  readonly verdict: Verdict;
+  readonly row: RowPosition;
+  readonly eventId: string | null;
+  readonly ticketId: string | null;
+  readonly ticketRef: string | null;
+  readonly medium: Medium;
+  /** µs each stage took, for stats and bench. */
+  readonly stages: { readonly lookup_us: number; readonly decision_us: number; readonly commit_us: number };
+}
+
+/** What the ledger must remember besides decisions. The desk adds key, times and hash. */
+export type Note =
+  | { readonly kind: 'passage'; readonly of: RowPosition | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
+  | { readonly kind: 'refusal'; readonly reason: 'unreadable' | 'busy' | 'gate_locked' | 'error'; readonly direction: Direction }
+  | { readonly kind: 'override'; readonly actor: string; readonly action: string; readonly reason: string; readonly direction?: Direction; readonly units?: number; readonly until?: string; readonly transaction?: string }
+  | { readonly kind: 'mode'; readonly direction: Direction; readonly from: Mode; readonly to: Mode; readonly actor: string; readonly reason: string; readonly until?: string }
+  | { readonly kind: 'fault' | 'alarm' | 'clock'; readonly what: string; readonly detail: string };
+
+export interface OutboxBatch { readonly epoch: number; readonly fromSeq: number; readonly uptoSeq: number; /** The message, ready to send: LedgerMessage JSON, at most 256 KiB. */ readonly payload: Uint8Array }
+
+export interface DeskStatus {
+  readonly epoch: number; readonly lastSeq: number; readonly backlog: number; readonly backlogOldestMs: number | null;
+  readonly usageComplete: boolean;
+  readonly manifests: readonly { readonly eventId: string; readonly version: number; readonly overlayVersion: number; readonly generatedAtMs: number; readonly expiresAtMs: number; readonly tickets: number }[];
+  readonly modes: Readonly<Record<Direction, { readonly mode: Mode; readonly untilMs: number | null }>>;
+  readonly fireLatched: boolean;
+  readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
+  readonly diskFreeBytes: number;
+}
+
+/** Result of installing or changing a manifest: never throws for bad input. */
+export type ManifestResult = { readonly ok: true; readonly version: number } | { readonly ok: false; readonly why: 'signature' | 'checksum' | 'not_newer' | 'gap' | 'malformed' | 'unknown_key' | 'io'; readonly message: string };
+
+/**
+ * Store and rules, apart from the loop: every call is answered from the worker, in order, except that
+ * manifest installation never delays a decision. A call rejects with an Error carrying `fault` when the
+ * disk refuses (full, busy, denied, corrupt); nothing is then recorded and nothing may be opened.
+ */
+export interface Desk {
+  open(): Promise<DeskStatus>;
+  close(): Promise<void>;
+  /** Recognises, decides, commits (synchronous=FULL), then answers. */
+  decide(presentation: Presentation): Promise<Decision>;
+  /**
+   * Gives up waiting on an earlier `decide` (the disk stalled and the guest was told no): if it is granted after all, the store
+   * commits its `returned` before its next decision. The promise of that decide still settles, and must be ignored.
+   */
+  abandon(presentation: Presentation): void;
+  record(note: Note): Promise<RowPosition>;
+  /** The fire latch is kept on disk outside the account as well: it must survive a restart. */
+  setFireLatch(latched: boolean): Promise<void>;
+  /** True once: a transaction not seen before is remembered durably until `expiresAtMs`; false: replayed. */
+  rememberTransaction(transaction: string, expiresAtMs: number): Promise<boolean>;
+  /** The next unacknowledged rows after `after`, of the oldest epoch that has any; null: nothing waits. */
+  nextBatch(after: RowPosition | null): Promise<OutboxBatch | null>;
+  /** Only ever releases what is committed in Postgres. Answers the new backlog. `ahead`: the ack knows rows that this ledger has not (restored card): a new epoch was begun. */
+  acknowledge(ack: AckMessage): Promise<{ readonly backlog: number; readonly ahead: boolean }>;
+  /** Sends again from here what was kept (request `resend`). */
+  resend(from: RowPosition): Promise<void>;
+  /** A peer's or the cloud's LedgerMessage. `gap`: rows are missing before it; fetch with `vector`. */
+  applyPeer(payload: Uint8Array): Promise<{ readonly applied: number; readonly gap: boolean }>;
+  vector(): Promise<LedgerVector>;
+  /** Builds and checks a manifest beside the old one from a downloaded file, then switches in one step. */
+  installManifest(file: string, wanted: unknown): Promise<ManifestResult>;
+  applyOverlay(payload: Uint8Array): Promise<ManifestResult>;
+  /** The events this gate shall hold; others are dropped. Answers which of them need fetching, and from which version. */
+  want(payload: Uint8Array): Promise<readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[]>;
+  status(): Promise<DeskStatus>;
+}
+
+// ---------------------------------------------------------------- uplink
+
+export type UplinkEvent =
+  | { readonly kind: 'online' }
+  | { readonly kind: 'offline'; readonly fault: Fault }
+  | { readonly kind: 'ack'; readonly ack: AckMessage }
+  | { readonly kind: 'request'; readonly request: Request; readonly command: Command; /** Answers on `response/<command>`. */ readonly respond: (response: Omit<ResponseMessage, 'schema' | 'transaction' | 'duration_ms'>) => void }
+  | { readonly kind: 'peer'; readonly payload: Uint8Array }
+  | { readonly kind: 'want' | 'overlay'; readonly payload: Uint8Array };
+
+/**
+ * MQTT. Never blocks the loop; publishes that must not be lost are the ledger's, and those only leave the
+ * ledger when the cloud's `ack` names them. The uplink itself checks requests (retained, late,
+ * replayed through `remember`, malformed) and answers the bad ones.
+ */
+export interface Uplink {
+  open(listener: (event: UplinkEvent) => void): void;
+  /** Publishes state offline (reason given), waits at most its bound, disconnects. */
+  close(reason: string): Promise<void>;
+  online(): boolean;
+  /** Rows wait: send them, at most 8 batches in flight. */
+  kick(): void;
+  health(health: Omit<HealthMessage, 'schema'>): void;
+  stats(stats: Omit<StatsMessage, 'schema'>): void;
+  info(info: Omit<InfoMessage, 'schema'>): void;
+  event(event: Omit<EventMessage, 'schema'>): void;
+  raise(alert: AlertId, severity: Severity, message: string): void;
+  clear(alert: AlertId): void;
+}

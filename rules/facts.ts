@@ -1,0 +1,96 @@
+/**
+ * What a decision is made from, and what it is. Types only: pure data, no reading of clocks, no I/O.
+ *
+ * Usage is not a count but the list of entries: the rules derive from it what they need.
+ */
+import type { Direction, Medium } from '../contract/ids.ts';
+import type { GrantType, Mode, PassageOutcome } from '../contract/ledger.ts';
+import type { ReasonFacts, Reason } from '../contract/reasons.ts';
+import type { TicketRight } from '../contract/manifest.ts';
+
+/** A ticket's right, from the overlay, the manifest file, the cloud's answer or a signature. */
+export interface TicketFacts {
+  readonly eventId: string;
+  readonly ticketId: string;
+  readonly ticketRef: string;
+  readonly tier: string;
+  readonly zone: string | null;
+  readonly status: TicketRight;
+  /** Entries in total; null: as the policy says. */
+  readonly maxScans: number | null;
+  readonly units: number;
+  readonly validFromMs: number | null;
+  readonly validUntilMs: number | null;
+  readonly vip: boolean;
+  readonly note: string | null;
+  /** `signature`: known only from its own signature (sold after the last sync). */
+  readonly source: 'manifest' | 'overlay' | 'cloud' | 'signature';
+}
+
+/** One grant of a ticket that counts (a returned one is not here). Times are corrected Unix ms where known, else the wall hint. */
+export interface Entry {
+  readonly gate: string;
+  readonly atMs: number;
+  readonly direction: Direction;
+  readonly units: number;
+  /** Strongest word so far; `open`: granted, no outcome yet. stuck, unknown and open count as used. */
+  readonly outcome: Extract<PassageOutcome, 'passed' | 'stuck' | 'unknown'> | 'open';
+}
+
+export interface EventFacts {
+  readonly eventId: string;
+  readonly startsAtMs: number | null;
+  readonly endsAtMs: number | null;
+  readonly timeZone: string;
+  readonly manifestVersion: number;
+  readonly manifestGeneratedAtMs: number;
+  readonly manifestExpiresAtMs: number;
+  /** Counted by this gate from what it knows; null: no occupancy rule is in force. */
+  readonly inside: number | null;
+}
+
+/** Where and when the code was shown. */
+export interface PlaceFacts {
+  readonly gate: string;
+  readonly direction: Direction;
+  readonly mode: Mode;
+  readonly nowMs: number;
+  readonly clockTrusted: boolean;
+  readonly online: boolean;
+  /** False while this gate's usage is incomplete (rebuilt ledger, gap in a peer's). */
+  readonly usageComplete: boolean;
+}
+
+/** What the code turned out to be. */
+export type Recognised =
+  | { readonly kind: 'ticket'; readonly ticket: TicketFacts; readonly medium: Medium; readonly entries: readonly Entry[]; readonly event: EventFacts }
+  /** `removed`: a tombstone says why. `asked`: the cloud was asked and did not know it. */
+  | { readonly kind: 'unknown'; readonly removed: Extract<Reason, 'invalid' | 'revoked' | 'canceled'> | null; readonly asked: boolean }
+  | { readonly kind: 'ambiguous' }
+  | { readonly kind: 'unreadable' }
+  /** No manifest at all: the gate cannot know any ticket. */
+  | { readonly kind: 'no_manifest' };
+
+export interface Grant {
+  readonly kind: 'grant';
+  readonly type: GrantType;
+  readonly direction: Direction;
+  /** How many may pass. */
+  readonly units: number;
+  /** In spite of what it was given (see GrantFlag in contract/ledger.ts). */
+  readonly flags: readonly string[];
+  /** Shown to the staff: last entry of a re-entry, Unix ms. */
+  readonly lastEntryMs: number | null;
+  readonly vip: boolean;
+}
+
+export interface Refusal {
+  readonly kind: 'refusal';
+  readonly reason: Reason;
+  /** In the texts' slots; times are formatted in the venue's zone. */
+  readonly facts: ReasonFacts;
+  readonly explanation: string;
+  readonly validAgainAtMs: number | null;
+}
+
+export type Verdict = Grant | Refusal;
