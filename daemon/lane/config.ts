@@ -1,0 +1,98 @@
+/**
+ * How one lane is set up: what the `turnstile:` section of gate.yaml says, ready for the pure lane.
+ *
+ * The configuration's schema is built on these types, defaults and bounds (snake_case in the file,
+ * camelCase here; the same names otherwise).
+ */
+
+/**
+ * `pulse`: a short signal, the turnstile waits by its own timer (5 s on common models).
+ * `hold`: the signal is held until the passage begins, or the time is up.
+ */
+export const RELEASES = ['pulse', 'hold'] as const;
+export type Release = (typeof RELEASES)[number];
+
+/** How a lane is kept free (mode free, and emergency): the signal held, or pulsed again after each passage and each expiry. */
+export const FREE_BYS = ['hold', 'repulse'] as const;
+export type FreeBy = (typeof FREE_BYS)[number];
+
+/**
+ * `none`: the release counts as the passage. `per_direction`: one line a direction, leading edge "started", trailing edge
+ * "finished". `beams`: two light barriers; the order in which they are broken tells the direction.
+ */
+export const SENSORS = ['none', 'per_direction', 'beams'] as const;
+export type Sensor = (typeof SENSORS)[number];
+
+/** A code shown while a grant is open in its direction: told `busy`, or kept until the lane is idle. */
+export const WHILE_OPENS = ['wait', 'queue'] as const;
+export type WhileOpen = (typeof WHILE_OPENS)[number];
+
+/** `per_direction`: each direction has its lamps. `shared`: the lane has one set (the `_in` outputs), the more urgent signal shows. */
+export const LAMP_SETS = ['per_direction', 'shared'] as const;
+export type LampSet = (typeof LAMP_SETS)[number];
+
+/** One lane. All times are milliseconds. */
+export interface LaneConfig {
+  readonly release: Release;
+  /** Length of a release pulse. */
+  readonly pulseMs: number;
+  readonly freeBy: FreeBy;
+  readonly sensor: Sensor;
+  /** From the release until the passage must have begun. */
+  readonly passageTimeoutMs: number;
+  /** After that, before `returned` is committed: a passage begun by then belongs to the grant. */
+  readonly passageGraceMs: number;
+  /** Started and not finished for so long: `stuck`. */
+  readonly stuckTimeoutMs: number;
+  readonly whileOpen: WhileOpen;
+  /** The same code again within this shows the same verdict again and writes no row. */
+  readonly repeatMs: number;
+  readonly lamps: LampSet;
+  /** Passage inputs: a level must hold for so long to count. Pulses of 5 ms are kept, shorter chatter is dropped. */
+  readonly passageDebounceMs: number;
+  /** The other inputs (button, tamper). Fire is not debounced: it is obeyed at its first edge. */
+  readonly inputDebounceMs: number;
+  /** No verdict for so long: the lamps say "wait". */
+  readonly waitAfterMs: number;
+  /** No verdict for so long after the code: refused with `error`, and the decision given up. */
+  readonly refuseAfterMs: number;
+  /** How long a refusal's red stays. */
+  readonly refusedMs: number;
+  /** How long red blinking and the buzzer say forced or stuck, at most. */
+  readonly alarmMs: number;
+}
+
+export const DEFAULT_LANE_CONFIG: LaneConfig = {
+  release: 'pulse',
+  pulseMs: 200,
+  freeBy: 'repulse',
+  sensor: 'per_direction',
+  passageTimeoutMs: 5_000,
+  passageGraceMs: 1_500,
+  stuckTimeoutMs: 30_000,
+  whileOpen: 'wait',
+  repeatMs: 4_000,
+  lamps: 'per_direction',
+  passageDebounceMs: 3,
+  inputDebounceMs: 30,
+  waitAfterMs: 250,
+  refuseAfterMs: 2_800,
+  refusedMs: 3_000,
+  alarmMs: 10_000,
+};
+
+/** Least and greatest value of each figure, both allowed. Outside: a mistake in the configuration, named with its key. */
+export const LANE_BOUNDS = {
+  pulseMs: { min: 50, max: 5_000 },
+  passageTimeoutMs: { min: 1_000, max: 60_000 },
+  passageGraceMs: { min: 0, max: 10_000 },
+  stuckTimeoutMs: { min: 5_000, max: 300_000 },
+  repeatMs: { min: 0, max: 60_000 },
+  passageDebounceMs: { min: 0, max: 100 },
+  inputDebounceMs: { min: 0, max: 1_000 },
+  waitAfterMs: { min: 50, max: 2_000 },
+  /** The guest is told at the latest 3,000 ms after the code; the rest is for the loop to turn. */
+  refuseAfterMs: { min: 500, max: 2_950 },
+  refusedMs: { min: 500, max: 10_000 },
+  alarmMs: { min: 1_000, max: 10_000 },
+} as const satisfies Partial<Record<keyof LaneConfig, { readonly min: number; readonly max: number }>>;
