@@ -1,0 +1,36 @@
+# Stile. `make demo` shows it, `make test` proves it; `make` alone says what else there is.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
+
+.PHONY: help setup setup-test demo test check sim bench image deb lint format types clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+setup: ## what is missing: the pinned runtime and the libraries, into this checkout
+	@deploy/setup
+
+setup-test: ## the same, and what the tests need (Mosquitto)
+	@deploy/setup test
+
+demo: setup ## the whole system on one screen; ONCE=1 ends after 200 guests with a table
+	@exec node deploy/demo/demo.ts
+
+test: setup-test ## every test, real broker and real Postgres included
+	@node test/run.ts all
+
+check: setup ## types, lint, unit tests: under a minute
+	@node test/run.ts check
+
+types: setup
+	@node_modules/.bin/tsc -p .
+
+lint: setup
+	@node_modules/.bin/biome check .
+
+format: setup
+	@node_modules/.bin/biome check --write .
+
+clean: ## removes what was fetched and built
+	rm -rf node_modules .tools dist

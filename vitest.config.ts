@@ -1,0 +1,28 @@
+import { defineConfig } from 'vitest/config';
+
+/** Two cores: few workers, and none that share a database (each file makes its own from a template). */
+export default defineConfig({
+  test: {
+    pool: 'forks',
+    maxWorkers: 2,
+    testTimeout: 30_000,
+    hookTimeout: 60_000,
+    projects: [
+      {
+        extends: true,
+        // Beside the file, quick, no server of any kind: `make check` runs these.
+        test: { name: 'unit', include: ['{contract,rules,daemon,deploy,test}/**/*.test.ts'], exclude: ['**/*.real.test.ts', 'test/system/**', 'node_modules/**', '.tools/**'] },
+      },
+      {
+        extends: true,
+        // Beside the file, with the real Postgres, the real broker, other processes.
+        test: { name: 'real', include: ['{contract,rules,daemon,deploy,test}/**/*.real.test.ts', 'cloud/**/*.test.ts'], exclude: ['test/system/**'], testTimeout: 60_000, hookTimeout: 120_000 },
+      },
+      {
+        extends: true,
+        // The whole system: gates as processes, broker, database. One file at a time.
+        test: { name: 'system', include: ['test/system/**/*.test.ts'], fileParallelism: false, testTimeout: 120_000, hookTimeout: 180_000 },
+      },
+    ],
+  },
+});
