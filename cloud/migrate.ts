@@ -1,0 +1,81 @@
+/**
+ * Brings a database to this version: the numbered SQL files of migrations/, forward only, once each,
+ * in order. A file that has landed never changes: its SHA-256 is kept and checked.
+ */
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { runner } from 'node-pg-migrate';
+import { connectOwner, type OwnerConnection } from './database.ts';
+
+export const MIGRATIONS_DIR = join(import.meta.dirname, 'migrations');
+/** Two programs that migrate at once: the second waits. Any fixed number of ours. */
+const LOCK_KEY = 0x5374696c65;
+const FILE_NAME = /^(\d{4}_[a-z0-9_]+)\.sql$/;
+
+export interface MigrateOptions {
+  /** One line for each file, and a last one. */
+  readonly onProgress?: (line: string) => void;
+  /** Another folder (tests). */
+  readonly dir?: string;
+}
+
+/** A landed file was changed or is gone, or one was put before it. */
+export class MigrationError extends Error {
+  override name = 'MigrationError';
+}
+
+/**
+ * Runs what has not run yet, each file in a transaction of its own, and returns their names. Needs the
+ * database's owner. Throws MigrationError when the files don't fit what the database has seen, and
+ * PostgreSQL's error when a file fails (that file then left no trace).
+ */
+export async function migrate(url: string, options: MigrateOptions = {}): Promise<string[]> {
+  const dir = options.dir ?? MIGRATIONS_DIR;
+  const progress = options.onProgress ?? (() => {});
+  const files = migrationFiles(dir);
+  const owner = await connectOwner(url);
+  try {
+    await owner.query('SELECT pg_advisory_lock($1)', [LOCK_KEY]);
+    await owner.query('CREATE TABLE IF NOT EXISTS migration_hashes (name text PRIMARY KEY, sha256 text NOT NULL, landed_at timestamptz NOT NULL DEFAULT now())');
+    await checkLanded(owner, files);
+    const quiet = () => {};
+    const ran = await runner({
+      dbClient: owner.client, dir: join(dir, '*.sql'), useGlob: true, direction: 'up', migrationsTable: 'migrations', noLock: true, checkOrder: true, singleTransaction: false,
+      logger: { debug: quiet, info: (line: string) => { const name = /^### MIGRATION (\S+)/.exec(line)?.[1]; if (name !== undefined) progress(name); }, warn: quiet, error: quiet },
+    });
+    await rememberHashes(owner, files);
+    progress(ran.length === 0 ? 'the database is up to date' : `${ran.length} migration${ran.length === 1 ? '' : 's'} landed`);
+    return ran.map(({ name }) => name);
+  } finally {
+    await owner.close();
+  }
+}
+
+/** Every migration by name with its SHA-256, in order. Throws MigrationError for a file name that would not sort. */
+export function migrationFiles(dir: string = MIGRATIONS_DIR): ReadonlyMap<string, string> {
+  const files = new Map<string, string>();
+  for (const file of readdirSync(dir).filter((name) => name.endsWith('.sql')).sort()) {
+    const name = FILE_NAME.exec(file)?.[1];
+    if (name === undefined) throw new MigrationError(`${join(dir, file)}: a migration is named NNNN_words.sql`);
+    files.set(name, createHash('sha256').update(readFileSync(join(dir, file))).digest('hex'));
+  }
+  return files;
+}
+
+async function checkLanded(owner: OwnerConnection, files: ReadonlyMap<string, string>): Promise<void> {
+  const landed = await owner.query<{ name: string; sha256: string }>('SELECT name, sha256 FROM migration_hashes ORDER BY name');
+  for (const { name, sha256 } of landed.rows) {
+    const now = files.get(name);
+    if (now === undefined) throw new MigrationError(`migration ${name} has landed in this database, but its file is gone: this program is older than the database`);
+    if (now !== sha256) throw new MigrationError(`migration ${name} was changed after it landed: undo the change and write a new migration`);
+  }
+}
+
+/** After the run, so that a file that ended between its commit and this line is remembered the next time. */
+async function rememberHashes(owner: OwnerConnection, files: ReadonlyMap<string, string>): Promise<void> {
+  await owner.query(
+    'INSERT INTO migration_hashes (name, sha256) SELECT f.name, f.sha256 FROM unnest($1::text[], $2::text[]) AS f (name, sha256) JOIN migrations m ON m.name = f.name ON CONFLICT (name) DO NOTHING',
+    [[...files.keys()], [...files.values()]],
+  );
+}
