@@ -166,7 +166,13 @@ export interface Desk {
   resend(from: RowPosition): Promise<void>;
   /** A peer's or the cloud's LedgerMessage. `gap`: rows are missing before it; fetch with `vector`. */
   applyPeer(payload: Uint8Array): Promise<{ readonly applied: number; readonly gap: boolean }>;
+  /** How far each ledger of the site is known; a rebuilt gate's own last rows count as not known until they were fetched. */
   vector(): Promise<LedgerVector>;
+  /**
+   * The cloud's copy of the site's ledger was read to its end (`more: false`) from `vector()` on: lost usage is whole again, and a hole that
+   * the cloud has as well no longer counts as a gap.
+   */
+  caughtUp(): Promise<void>;
   /** Builds and checks a manifest beside the old one from a downloaded file, then switches in one step. */
   installManifest(file: string, wanted: unknown): Promise<ManifestResult>;
   applyOverlay(payload: Uint8Array): Promise<ManifestResult>;
