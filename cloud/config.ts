@@ -1,0 +1,126 @@
+/**
+ * The cloud's settings: from the environment to one frozen value, with every mistake reported at once.
+ * Nothing else in cloud/ reads the environment.
+ */
+import { existsSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { LOG_LEVELS, type LogLevel } from './log.ts';
+
+export interface MqttSettings {
+  readonly url: string;
+  /** PEM files; all three, or only `ca`, or none. */
+  readonly ca: string | null;
+  readonly cert: string | null;
+  readonly key: string | null;
+}
+
+export interface CloudConfig {
+  readonly databaseUrl: string;
+  /** null: no broker was named; only commands that need none can run. */
+  readonly mqtt: MqttSettings | null;
+  readonly http: {
+    readonly host: string;
+    /** 0: any free port. */
+    readonly port: number;
+    /** How gates reach this service; null: from host and port. No slash at the end. */
+    readonly publicUrl: string | null;
+    /** Header in which a TLS proxy in front hands on the client certificate's common name; null: not used. */
+    readonly deviceNameHeader: string | null;
+    /** Requests a minute of one caller; beyond it 429. */
+    readonly ratePerMinute: number;
+  };
+  readonly signingKeyFile: string;
+  /** Tenant that commands act for where none is named. */
+  readonly tenant: string;
+  readonly logLevel: LogLevel;
+  readonly manifestTtlHours: number;
+  /** PEM files of the authority that signs gates' certificates; null: no enrolment over HTTP. */
+  readonly ca: { readonly cert: string; readonly key: string } | null;
+  /** Names this machine in `_cloud/<host>/state`. */
+  readonly host: string;
+}
+
+/** What a setting is for, its default, and how it is written: shown by `stile-cloud --help` and in mistakes. */
+export const SETTINGS: readonly { readonly name: string; readonly what: string; readonly fallback: string }[] = [
+  { name: 'DATABASE_URL', what: 'PostgreSQL, such as postgres://stile:secret@db.example/stile', fallback: 'required' },
+  { name: 'STILE_MQTT_URL', what: 'broker, such as mqtts://broker.example:8883 or mqtt://127.0.0.1:1883', fallback: 'required by serve, ingest, all and request' },
+  { name: 'STILE_MQTT_CA', what: 'PEM file of the authority that the broker\'s certificate is checked by', fallback: 'the system\'s' },
+  { name: 'STILE_MQTT_CERT', what: 'PEM file of this service\'s own certificate (with STILE_MQTT_KEY)', fallback: 'none' },
+  { name: 'STILE_MQTT_KEY', what: 'PEM file of its key', fallback: 'none' },
+  { name: 'STILE_HTTP_HOST', what: 'address to listen on', fallback: '127.0.0.1' },
+  { name: 'STILE_HTTP_PORT', what: 'port to listen on, 0 for any free one', fallback: '8080' },
+  { name: 'STILE_PUBLIC_URL', what: 'how gates reach this service, such as https://cloud.example', fallback: 'http://<host>:<port>' },
+  { name: 'STILE_DEVICE_NAME_HEADER', what: 'header in which a TLS proxy hands on the client certificate\'s common name', fallback: 'not used' },
+  { name: 'STILE_HTTP_RATE', what: 'requests a minute of one caller', fallback: '1200' },
+  { name: 'STILE_SIGNING_KEY_FILE', what: 'Ed25519 key (PKCS8 PEM) that signs manifests; made on first start', fallback: '/var/lib/stile-cloud/signing-key.pem' },
+  { name: 'STILE_TENANT', what: 'tenant that commands act for', fallback: 'default' },
+  { name: 'STILE_MANIFEST_TTL_HOURS', what: 'how long a manifest holds without news', fallback: '24' },
+  { name: 'STILE_CA_CERT', what: 'PEM file of the authority that signs gates\' certificates (with STILE_CA_KEY)', fallback: 'no enrolment' },
+  { name: 'STILE_CA_KEY', what: 'PEM file of its key', fallback: 'no enrolment' },
+  { name: 'STILE_HOST', what: 'name of this machine in _cloud/<host>/state', fallback: 'the host name' },
+  { name: 'STILE_LOG_LEVEL', what: LOG_LEVELS.join(', '), fallback: 'info' },
+];
+
+export type ConfigResult = { readonly ok: true; readonly config: CloudConfig } | { readonly ok: false; readonly mistakes: readonly string[] };
+
+const TENANT = /^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$/;
+const HEADER = /^[a-z0-9-]{1,64}$/;
+
+/** Reads the environment. Never throws; names every mistake with its mend. Files are only looked for, not read. */
+export function readConfig(env: Readonly<Record<string, string | undefined>>, needs: { readonly mqtt: boolean }): ConfigResult {
+  const mistakes: string[] = [];
+  const text = (name: string): string | null => { const value = env[name]?.trim(); return value === undefined || value === '' ? null : value; };
+  const file = (name: string): string | null => {
+    const path = text(name);
+    if (path !== null && !existsSync(path)) mistakes.push(`${name}: there is no file ${path}; give the path of a PEM file`);
+    return path;
+  };
+  const number = (name: string, fallback: number, min: number, max: number): number => {
+    const raw = text(name);
+    if (raw === null) return fallback;
+    const value = Number(raw);
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    mistakes.push(`${name}: ${JSON.stringify(raw)} is not a whole number from ${min} to ${max}`);
+    return fallback;
+  };
+  const url = (name: string, schemes: readonly string[], mend: string): string | null => {
+    const raw = text(name);
+    if (raw === null) return null;
+    if (URL.canParse(raw) && schemes.includes(new URL(raw).protocol)) return raw;
+    mistakes.push(`${name}: not a URL that begins with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}; ${mend}`);
+    return null;
+  };
+
+  const databaseUrl = url('DATABASE_URL', ['postgres:', 'postgresql:'], 'such as postgres://stile@127.0.0.1:5432/stile');
+  if (databaseUrl === null && text('DATABASE_URL') === null) mistakes.push('DATABASE_URL: missing; say which PostgreSQL to use, such as postgres://stile@127.0.0.1:5432/stile');
+  const mqttUrl = url('STILE_MQTT_URL', ['mqtt:', 'mqtts:'], 'such as mqtt://127.0.0.1:1883');
+  if (needs.mqtt && text('STILE_MQTT_URL') === null) mistakes.push('STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');
+  const mqttFiles = { ca: file('STILE_MQTT_CA'), cert: file('STILE_MQTT_CERT'), key: file('STILE_MQTT_KEY') };
+  if ((mqttFiles.cert === null) !== (mqttFiles.key === null)) mistakes.push('STILE_MQTT_CERT and STILE_MQTT_KEY: give both or neither');
+  const publicUrl = url('STILE_PUBLIC_URL', ['http:', 'https:'], 'such as https://cloud.example')?.replace(/\/+$/, '') ?? null;
+  const caCert = file('STILE_CA_CERT');
+  const caKey = file('STILE_CA_KEY');
+  if ((caCert === null) !== (caKey === null)) mistakes.push('STILE_CA_CERT and STILE_CA_KEY: give both or neither');
+  const level = text('STILE_LOG_LEVEL') ?? 'info';
+  const logLevel = LOG_LEVELS.find((known) => known === level);
+  if (logLevel === undefined) mistakes.push(`STILE_LOG_LEVEL: ${JSON.stringify(level)} is not one of ${LOG_LEVELS.join(', ')}`);
+  const tenant = text('STILE_TENANT') ?? 'default';
+  if (!TENANT.test(tenant)) mistakes.push('STILE_TENANT: 1 to 64 letters, digits, spaces or . _ -, beginning with a letter or digit');
+  const header = text('STILE_DEVICE_NAME_HEADER')?.toLowerCase() ?? null;
+  if (header !== null && !HEADER.test(header)) mistakes.push('STILE_DEVICE_NAME_HEADER: not the name of a header, such as x-client-cn');
+  const port = number('STILE_HTTP_PORT', 8080, 0, 65_535);
+  const ratePerMinute = number('STILE_HTTP_RATE', 1_200, 1, 10_000_000);
+  const manifestTtlHours = number('STILE_MANIFEST_TTL_HOURS', 24, 1, 24 * 31);
+  const host = (text('STILE_HOST') ?? hostname()).replace(/[^A-Za-z0-9.-]/g, '-').replace(/^[.-]+/, '').slice(0, 64) || 'cloud';
+
+  if (mistakes.length > 0 || databaseUrl === null || logLevel === undefined) return { ok: false, mistakes };
+  return {
+    ok: true,
+    config: Object.freeze({
+      databaseUrl, mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles }),
+      http: Object.freeze({ host: text('STILE_HTTP_HOST') ?? '127.0.0.1', port, publicUrl, deviceNameHeader: header, ratePerMinute }),
+      signingKeyFile: text('STILE_SIGNING_KEY_FILE') ?? '/var/lib/stile-cloud/signing-key.pem',
+      tenant, logLevel, manifestTtlHours, ca: caCert === null || caKey === null ? null : Object.freeze({ cert: caCert, key: caKey }), host,
+    }),
+  };
+}
