@@ -29,6 +29,8 @@ export interface DatabaseClient {
 export interface Database {
   /** One transaction as stile_service for this tenant. Commits when `work` is done, rolls back when it throws. Errors of PostgreSQL pass through (see `sqlState`). */
   withTenant<T>(tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T>;
+  /** The same, read only, with every statement on one snapshot (REPEATABLE READ): what must fit together, such as tickets and their usage. */
+  snapshotOf<T>(tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T>;
   /** One transaction as stile_service without a tenant: only the resolver functions and quarantine answer. */
   withoutTenant<T>(work: (client: DatabaseClient) => Promise<T>): Promise<T>;
   /** One transaction as the role that logged in (the owner): making tenants and partitions, nothing else. */
@@ -83,11 +85,14 @@ export function createDatabase(options: DatabaseOptions): Database {
     }
   }
 
+  function tenantTransaction<T>(mode: string, tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T> {
+    if (!UUID.test(tenantId)) return Promise.reject(new Error(`a tenant id is a UUID, not ${JSON.stringify(String(tenantId).slice(0, 40))}`));
+    return transaction(`BEGIN${mode}; SET LOCAL ROLE stile_service; SELECT set_tenant_context('${tenantId}')`, work);
+  }
+
   return {
-    withTenant(tenantId, work) {
-      if (!UUID.test(tenantId)) return Promise.reject(new Error(`a tenant id is a UUID, not ${JSON.stringify(String(tenantId).slice(0, 40))}`));
-      return transaction(`BEGIN; SET LOCAL ROLE stile_service; SELECT set_tenant_context('${tenantId}')`, work);
-    },
+    withTenant: (tenantId, work) => tenantTransaction('', tenantId, work),
+    snapshotOf: (tenantId, work) => tenantTransaction(' ISOLATION LEVEL REPEATABLE READ READ ONLY', tenantId, work),
     withoutTenant: (work) => transaction('BEGIN; SET LOCAL ROLE stile_service', work),
     asOwner: (work) => transaction('BEGIN', work),
     stats: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
