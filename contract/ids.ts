@@ -53,6 +53,10 @@ export const ZoneId = ExternalId;
 /** Actors are opaque staff ids, `button` (the staff button) or `system`. Never a name or an address. */
 export const ActorId = ExternalId;
 
+/** Names a public key, in signatures and signed codes. */
+export const KeyId = z.string().regex(/^[A-Za-z0-9_-]{1,32}$/, 'a key id has 1 to 32 letters, digits, _ or -');
+export type KeyId = z.infer<typeof KeyId>;
+
 /** First 16 bytes of SHA-256(salt of the event ‖ UTF-8 code), lowercase hex. The code itself never travels. */
 export const TicketRef = z.string().regex(/^[0-9a-f]{32}$/, 'a ticket_ref is 32 lowercase hex digits');
 export type TicketRef = z.infer<typeof TicketRef>;

@@ -3,7 +3,7 @@
  * unknown code. Rights and usage are apart: a ticket's status says what it may, never what it did.
  */
 import { z } from 'zod';
-import { Direction, Epoch, EventId, LedgerName, LedgerVector, Seq, Sha256Hex, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
+import { Direction, Epoch, EventId, KeyId, LedgerName, LedgerVector, Seq, Sha256Hex, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
 import { MAX_OVERLAY_TICKETS, MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 import type { Reason } from './reasons.ts';
 
@@ -61,7 +61,7 @@ export const UsageEntry = z.looseObject({
 export type UsageEntry = z.infer<typeof UsageEntry>;
 
 /** A public key that verifies codes or signed payloads. `spki` is base64 of the DER SubjectPublicKeyInfo. */
-export const PublicKey = z.looseObject({ key_id: z.string().regex(/^[A-Za-z0-9_-]{1,32}$/), use: z.enum(['manifest', 'code', 'pretix']), alg: z.literal('Ed25519'), spki: z.base64().max(256), not_after: Timestamp.nullable().default(null) });
+export const PublicKey = z.looseObject({ key_id: KeyId, use: z.enum(['manifest', 'code', 'pretix']), alg: z.literal('Ed25519'), spki: z.base64().max(256), not_after: Timestamp.nullable().default(null) });
 export type PublicKey = z.infer<typeof PublicKey>;
 
 /** What a manifest says besides its tickets. `policies` is checked by rules/policy.ts. */
