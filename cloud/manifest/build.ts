@@ -1,0 +1,154 @@
+/**
+ * Builds an event's manifest file: tickets, policies and usage as of one moment, ready-made in SQLite,
+ * kept in pieces in Postgres, where every machine that serves finds it.
+ */
+import { mkdtemp, open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { LedgerVector } from '../../contract/ids.ts';
+import { SCHEMA_VERSION } from '../../contract/limits.ts';
+import type { ManifestHead, ManifestTicket, PublicKey, UsageEntry } from '../../contract/manifest.ts';
+import type { EventPolicies } from '../../rules/policy.ts';
+import type { Database, DatabaseClient } from '../database.ts';
+import { manifestTicket, TICKET_COLUMNS, type TicketRow } from './rights.ts';
+import { createManifestFile, type ManifestFile } from './sqlite-file.ts';
+
+/** Tickets read and written at once; between two such steps other work has its turn. */
+const TICKETS_AT_ONCE = 5_000;
+/** Bytes of one row of manifest_pieces. */
+export const PIECE_BYTES = 512 * 1024;
+/** Files kept of an event: the newest, and those that gates may still be fetching. */
+const KEPT_MANIFESTS = 3;
+/** Refs in `revoked` (ManifestHead allows 100,000); of more, the newest. All stand in overlays and deltas anyway. */
+const MAX_REVOKED_REFS = 100_000;
+
+/** How often, when and where the event's tickets were used, and up to which row of each ledger that counts. Called on the build's own snapshot. */
+export type ReadUsage = (client: DatabaseClient, eventId: string) => Promise<{ readonly upto: LedgerVector; readonly usage: readonly UsageEntry[] }>;
+
+export interface BuiltManifest {
+  readonly eventId: string;
+  readonly version: number;
+  readonly sha256: string;
+  readonly sizeBytes: number;
+  readonly tickets: number;
+}
+
+export interface BuildOptions {
+  readonly database: Database;
+  readonly readUsage: ReadUsage;
+  /** Travel in the manifest: manifest keys and, later, keys of signed codes. */
+  readonly keys: readonly PublicKey[];
+  readonly ttlHours: number;
+}
+
+export interface EventRow {
+  readonly event_id: string;
+  readonly name: string;
+  readonly starts_at: Date | null;
+  readonly ends_at: Date | null;
+  readonly time_zone: string;
+  readonly salt: Buffer;
+  readonly policies: EventPolicies;
+  readonly version: number;
+}
+export const EVENT_COLUMNS = 'event_id, name, starts_at, ends_at, time_zone, salt, policies, version';
+
+/**
+ * Raises the event's version, then builds the file of that version or a later one. null: there is no
+ * such event. Two builds at once cost time and nothing else.
+ */
+export async function buildManifest(options: BuildOptions, tenantId: string, eventId: string): Promise<BuiltManifest | null> {
+  const raised = await options.database.withTenant(tenantId, (client) => client.query('UPDATE events SET version = next_event_version(version) WHERE event_id = $1', [eventId]));
+  if (raised.rowCount === 0) return null;
+  const folder = await mkdtemp(join(tmpdir(), 'stile-manifest-'));
+  try {
+    const path = join(folder, 'manifest.sqlite');
+    const file = createManifestFile(path);
+    const head = await options.database.snapshotOf(tenantId, (client) => fill(file, client, options, eventId)).catch((error: unknown) => { file.abandon(); throw error; });
+    const { sha256, sizeBytes } = await file.finish(head);
+    await keep(options.database, tenantId, head, path, sha256, sizeBytes);
+    return { eventId, version: head.version, sha256, sizeBytes, tickets: head.ticket_count };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function fill(file: ManifestFile, client: DatabaseClient, options: BuildOptions, eventId: string): Promise<ManifestHead> {
+  const event = await readEvent(client, eventId);
+  if (event === null) throw new Error(`event ${eventId} went away while its manifest was built`);
+  await client.query(`DECLARE building NO SCROLL CURSOR FOR SELECT ${TICKET_COLUMNS} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = '${eventId.replaceAll("'", "''")}' ORDER BY ticket_ref`);
+  let count = 0;
+  for (;;) {
+    const { rows } = await client.query<TicketRow>(`FETCH ${TICKETS_AT_ONCE} FROM building`);
+    if (rows.length === 0) break;
+    const tickets = rows.map(manifestTicket).filter((ticket): ticket is ManifestTicket => ticket !== null);
+    file.addTickets(tickets);
+    count += tickets.length;
+  }
+  const { upto, usage } = await options.readUsage(client, eventId);
+  file.addUsage(usage);
+  const now = Date.now();
+  return {
+    schema: SCHEMA_VERSION, event_id: event.event_id, version: event.version, generated_at: new Date(now).toISOString(), expires_at: new Date(now + options.ttlHours * 3_600_000).toISOString(),
+    name: event.name, starts_at: event.starts_at?.toISOString() ?? null, ends_at: event.ends_at?.toISOString() ?? null, time_zone: event.time_zone, salt: event.salt.toString('hex'),
+    policies: await gatePolicies(client, event), keys: [...options.keys], revoked: { version: event.version, refs: await revokedRefs(client, eventId) }, ticket_count: count, upto,
+  };
+}
+
+/** null: no such event of this tenant. */
+export async function readEvent(client: DatabaseClient, eventId: string): Promise<EventRow | null> {
+  return (await client.query<EventRow>(`SELECT ${EVENT_COLUMNS} FROM events WHERE event_id = $1`, [eventId])).rows[0] ?? null;
+}
+
+/** The event's policies with what each gate serves, from its assignment, in `gates`. An assignment that says nothing leaves the policies' word. */
+export async function gatePolicies(client: DatabaseClient, event: Pick<EventRow, 'event_id' | 'policies'>): Promise<EventPolicies> {
+  const assigned = await client.query<{ gate: string; zones: string[] | null; tiers: string[] | null }>('SELECT gate, zones, tiers FROM gate_assignments WHERE event_id = $1 AND (zones IS NOT NULL OR tiers IS NOT NULL) ORDER BY gate', [event.event_id]);
+  if (assigned.rows.length === 0) return event.policies;
+  const gates = { ...event.policies.gates };
+  for (const { gate, zones, tiers } of assigned.rows) gates[gate] = { ...gates[gate], ...(zones === null ? {} : { zones }), ...(tiers === null ? {} : { tiers }) };
+  return { ...event.policies, gates };
+}
+
+/** Refs that were replaced: a gate can then say `revoked` rather than `invalid`. */
+export async function revokedRefs(client: DatabaseClient, eventId: string): Promise<string[]> {
+  const { rows } = await client.query<{ ref: string }>("SELECT encode(ticket_ref, 'hex') AS ref FROM ticket_tombstones WHERE event_id = $1 AND reason = 'revoked' ORDER BY changed_version DESC, ticket_ref LIMIT $2", [eventId, MAX_REVOKED_REFS]);
+  return rows.map(({ ref }) => ref);
+}
+
+async function keep(database: Database, tenantId: string, head: ManifestHead, path: string, sha256: string, sizeBytes: number): Promise<void> {
+  await database.withTenant(tenantId, async (client) => {
+    const added = await client.query(
+      "INSERT INTO manifests (tenant_id, event_id, version, sha256, size_bytes, ticket_count, generated_at, expires_at, upto) VALUES ($1, $2, $3, decode($4, 'hex'), $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+      [tenantId, head.event_id, head.version, sha256, sizeBytes, head.ticket_count, head.generated_at, head.expires_at, JSON.stringify(head.upto)],
+    );
+    // Another build at the same moment gave the same version: its file stands.
+    if (added.rowCount === 0) return;
+    const handle = await open(path);
+    try {
+      for (let piece = 0; piece * PIECE_BYTES < sizeBytes; piece++) {
+        const bytes = Buffer.alloc(Math.min(PIECE_BYTES, sizeBytes - piece * PIECE_BYTES));
+        await handle.read(bytes, 0, bytes.length, piece * PIECE_BYTES);
+        await client.query('INSERT INTO manifest_pieces (tenant_id, event_id, version, piece, bytes) VALUES ($1, $2, $3, $4, $5)', [tenantId, head.event_id, head.version, piece, bytes]);
+      }
+    } finally {
+      await handle.close();
+    }
+    await client.query('DELETE FROM manifests WHERE event_id = $1 AND version NOT IN (SELECT version FROM manifests WHERE event_id = $1 ORDER BY version DESC LIMIT $2)', [head.event_id, KEPT_MANIFESTS]);
+  });
+}
+
+export interface ManifestRow {
+  readonly version: number;
+  readonly sha256: Buffer;
+  readonly size_bytes: number;
+  readonly generated_at: Date;
+  readonly expires_at: Date;
+}
+
+/** The newest file of an event, or the one of a given version; null where there is none (any more). */
+export async function manifestRow(client: DatabaseClient, eventId: string, version?: number): Promise<ManifestRow | null> {
+  const { rows } = await client.query<ManifestRow>(
+    'SELECT version, sha256, size_bytes, generated_at, expires_at FROM manifests WHERE event_id = $1 AND ($2::bigint IS NULL OR version = $2) ORDER BY version DESC LIMIT 1', [eventId, version ?? null],
+  );
+  return rows[0] ?? null;
+}
