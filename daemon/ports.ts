@@ -179,6 +179,8 @@ export interface Desk {
   /** The events this gate shall hold; others are dropped. Answers which of them need fetching, and from which version. */
   want(payload: Uint8Array): Promise<readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[]>;
   status(): Promise<DeskStatus>;
+  /** For reading by people (`stile-gate ledger`): own rows after `after` (null: from the oldest kept), in order over all kept epochs, as stored; at most `limit`, and 500. */
+  rows(after: RowPosition | null, limit: number): Promise<readonly { readonly epoch: number; readonly entry: Readonly<Record<string, unknown>> & { readonly seq: number; readonly kind: string; readonly hash: string } }[]>;
 }
 
 // ---------------------------------------------------------------- uplink
