@@ -159,9 +159,13 @@ CREATE FUNCTION manifests_to_renew(wanted integer) RETURNS TABLE (tenant_id uuid
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.tenant_id = e.tenant_id AND o.kind = 'event' AND o.key = e.event_id AND o.build)
     LIMIT wanted;
   END;
+CREATE FUNCTION tenants_with_gates() RETURNS TABLE (tenant_id uuid)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
+  BEGIN ATOMIC SELECT DISTINCT a.tenant_id FROM gate_assignments a; END;
+ALTER FUNCTION tenants_with_gates() OWNER TO stile_resolver;
 ALTER FUNCTION next_outbox(integer) OWNER TO stile_resolver;
 ALTER FUNCTION resolve_operator_token(bytea) OWNER TO stile_resolver;
 ALTER FUNCTION resolve_enrolment_token(bytea) OWNER TO stile_resolver;
 ALTER FUNCTION manifests_to_renew(integer) OWNER TO stile_resolver;
-REVOKE EXECUTE ON FUNCTION next_outbox(integer), resolve_operator_token(bytea), resolve_enrolment_token(bytea), manifests_to_renew(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION next_outbox(integer), resolve_operator_token(bytea), resolve_enrolment_token(bytea), manifests_to_renew(integer) TO stile_service;
+REVOKE EXECUTE ON FUNCTION next_outbox(integer), resolve_operator_token(bytea), resolve_enrolment_token(bytea), manifests_to_renew(integer), tenants_with_gates() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION next_outbox(integer), resolve_operator_token(bytea), resolve_enrolment_token(bytea), manifests_to_renew(integer), tenants_with_gates() TO stile_service;
