@@ -1,0 +1,116 @@
+/**
+ * ticket + usage + policy + place + time → Grant | Refusal, with the explanation.
+ *
+ * Pure and total: a rule that throws refuses with `error`. The order of checks is the field's (what the ticket
+ * is, when, what for, paid, the venue's rules, used), then ours, so that the guest hears what can least be mended first.
+ */
+import { type Reason, type ReasonFacts, explain } from '../contract/reasons.ts';
+import { RIGHT_REASONS } from '../contract/manifest.ts';
+import { type Ask, type Check, admitInSpite, gateName, refusal, show } from './ask.ts';
+import type { Grant, PlaceFacts, Recognised, Refusal, Verdict } from './facts.ts';
+import { type Policy, serves } from './policy.ts';
+import { checkCapacity, entitledUnits } from './entitlement.ts';
+import { checkTime } from './windows.ts';
+import { usageOf } from './usage.ts';
+
+/** Decides. `policy` is the effective one of the ticket's tier at this gate (of the gate alone where no ticket is known). */
+export function admit(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
+  try {
+    return decide(facts, policy, place);
+  } catch {
+    return plainRefusal('error');
+  }
+}
+
+function plainRefusal(reason: Reason, facts: ReasonFacts = {}): Refusal {
+  return { kind: 'refusal', reason, facts, explanation: explain(reason, facts), validAgainAtMs: null };
+}
+
+function decide(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
+  // In a free lane nobody needs a ticket; one that is shown is judged all the same, and returned if nobody turns.
+  if (place.mode !== 'controlled' && place.mode !== 'free') return plainRefusal('gate_locked', { mode: place.mode });
+  switch (facts.kind) {
+    case 'unreadable': return plainRefusal('unreadable');
+    case 'ambiguous': return plainRefusal('ambiguous');
+    case 'no_manifest': return plainRefusal('manifest_stale', { gate: gateName(place.gate) });
+    case 'unknown': return plainRefusal(facts.removed ?? 'invalid');
+    case 'ticket': break;
+  }
+  const { ticket, event, entries } = facts;
+  const ask: Ask = { ticket, event, policy, place, entries, usage: usageOf(entries, ticket.units), flags: new Set() };
+  return place.direction === 'out' ? exit(ask) : enter(ask);
+}
+
+const ENTRY_CHECKS: readonly Check[] = [checkRight, checkClock, checkTime, checkPlace, checkApproval, checkKnowledge];
+
+function enter(ask: Ask): Verdict {
+  for (const check of ENTRY_CHECKS) {
+    const refused = check(ask);
+    if (refused !== null) return refused;
+  }
+  const units = entitledUnits(ask);
+  if (typeof units !== 'number') return units;
+  const full = checkCapacity(ask, units);
+  if (full !== null) return full;
+  const again = ask.usage.visits.length > 0;
+  return grant(ask, again ? 'reentry' : 'first_entry', units, again ? ask.usage.lastInMs : null);
+}
+
+/** A guest who is inside is let out, whatever became of the ticket. */
+function exit(ask: Ask): Verdict {
+  const { ticket, usage, policy, place } = ask;
+  if (usage.inside > 0) return grant(ask, 'exit', Math.min(usage.inside, ticket.units), null);
+  const refused = checkRight(ask) ?? checkPlace(ask);
+  if (refused !== null) return refused;
+  if (place.usageComplete && policy.passback.mode === 'hard') return refusal(ask, 'passback');
+  if (place.usageComplete && policy.passback.mode === 'soft') ask.flags.add('passback_soft');
+  return grant(ask, 'exit', ticket.units, null);
+}
+
+function grant(ask: Ask, type: Grant['type'], units: number, lastEntryMs: number | null): Grant {
+  return { kind: 'grant', type, direction: ask.place.direction, units, flags: [...ask.flags], lastEntryMs, vip: ask.ticket.vip };
+}
+
+/** What the ticket is. unpaid and unapproved come later: a person may override them. */
+function checkRight(ask: Ask): Refusal | null {
+  const { status, note, source } = ask.ticket;
+  if (source === 'signature') {
+    const refused = admitInSpite(ask, ask.policy.signed_unknown, 'signature_only', 'invalid');
+    if (refused !== null) return refused;
+  }
+  switch (status) {
+    case 'valid': case 'unpaid': case 'unapproved': return null;
+    case 'blocked': return refusal(ask, 'blocked', note === null ? {} : { note });
+    case 'expired': return refusal(ask, 'invalid_time', ask.ticket.validUntilMs === null ? {} : { valid_until: show(ask, ask.ticket.validUntilMs) });
+    default: return refusal(ask, RIGHT_REASONS[status]);
+  }
+}
+
+function checkClock(ask: Ask): Refusal | null {
+  return ask.place.clockTrusted ? null : admitInSpite(ask, ask.policy.clock_untrusted, 'clock_untrusted', 'clock_untrusted');
+}
+
+function checkPlace(ask: Ask): Refusal | null {
+  const { ticket, policy } = ask;
+  if (!serves(policy.tiers, ticket.tier)) return refusal(ask, 'product', { tier: ticket.tier });
+  if (ticket.zone !== null && !serves(policy.zones, ticket.zone)) return refusal(ask, 'zone', { zone: ticket.zone });
+  return null;
+}
+
+function checkApproval(ask: Ask): Refusal | null {
+  if (ask.ticket.status === 'unapproved') return admitInSpite(ask, ask.policy.unapproved, 'unapproved', 'unapproved');
+  if (ask.ticket.status === 'unpaid') return admitInSpite(ask, ask.policy.unpaid, 'unpaid', 'unpaid');
+  return null;
+}
+
+/** Does this gate know enough: its ticket list's age, its usage. A VIP pass without limit needs no usage. */
+function checkKnowledge(ask: Ask): Refusal | null {
+  const { event, policy, place, ticket } = ask;
+  // Without a trusted clock the list's age is not known; the clock's own policy has spoken.
+  if (place.clockTrusted && place.nowMs > event.manifestExpiresAtMs) {
+    const refused = admitInSpite(ask, policy.manifest_stale, 'manifest_stale', 'manifest_stale', { generated_at: show(ask, event.manifestGeneratedAtMs) });
+    if (refused !== null) return refused;
+  }
+  if (place.usageComplete || (ticket.vip && policy.vip_reentry === 'always')) return null;
+  return admitInSpite(ask, policy.usage_lost, 'usage_lost', 'usage_lost');
+}

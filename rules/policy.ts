@@ -1,0 +1,202 @@
+/**
+ * The policies of an event: what they may say, and how event, tier and gate combine.
+ *
+ * As JSON (snake_case) they stand in the event's record and travel in its manifest. Everything is optional
+ * there; `effectivePolicy` fills in the defaults. Strict: an unknown key could be a restriction that an older
+ * program would silently not apply, so a manifest with one is refused and the last good one kept.
+ */
+import { z } from 'zod';
+import { GateName, TierId, Timestamp, ZoneId } from '../contract/ids.ts';
+
+/** What to do in spite of something: `admit_and_flag` writes it into the grant's flags. */
+export const Leniency = z.enum(['refuse', 'admit', 'admit_and_flag']);
+export type Leniency = z.infer<typeof Leniency>;
+
+const MAX_SECONDS = 10 * 366 * 86_400;
+const Seconds = z.int().min(0).max(MAX_SECONDS);
+const Limit = z.int().min(1).max(1_000_000);
+const ClockTime = z.string().regex(/^(([01]\d|2[0-3]):[0-5]\d|24:00)$/, 'a clock time is HH:MM, 00:00 to 24:00');
+
+/** One weekly opening, in the venue's time zone. `until` at or before `from` lies on the next day. */
+export const Opening = z.strictObject({
+  /** ISO weekdays on which it begins: 1 Monday to 7 Sunday. */
+  days: z.array(z.int().min(1).max(7)).min(1).max(7),
+  from: ClockTime.refine((time) => time !== '24:00', 'an opening begins at 00:00 to 23:59'),
+  until: ClockTime,
+});
+export type Opening = z.infer<typeof Opening>;
+
+const admission = {
+  /** Entry from so long before the event begins; null: any time before. */
+  opens_before_start_s: Seconds.nullable(),
+  /** No entry later than so long after the event's beginning; null: no such limit. */
+  closes_after_start_s: Seconds.nullable(),
+  /** No entry later than so long after the event's end; null: no such limit. */
+  closes_after_end_s: Seconds.nullable(),
+  /** Fixed bounds besides; null: none. */
+  from: Timestamp.nullable(),
+  until: Timestamp.nullable(),
+  /** Grace around every window: the ticket's own validity, the admission window, the weekly schedule. */
+  grace_before_s: Seconds,
+  grace_after_s: Seconds,
+};
+const entries = {
+  /** In total, where the ticket itself says nothing; null: one without re-entry, else no limit. */
+  total: Limit.nullable(),
+  /** Per day of the venue's time zone. */
+  per_day: Limit.nullable(),
+  /** At one and the same gate. */
+  per_gate: Limit.nullable(),
+  /** On so many different days. */
+  days: Limit.nullable(),
+};
+const reentry = {
+  /** none: each entry uses up one of the ticket's entries; after_exit: once it was seen to leave; always. */
+  rule: z.enum(['none', 'after_exit', 'always']),
+  /** At least so long after the last entry. */
+  min_gap_s: Seconds,
+  /** At most so many re-entries; null: no limit. */
+  max: z.int().min(0).max(1_000_000).nullable(),
+  /** Not after this time; null: no limit. */
+  until: Timestamp.nullable(),
+  /** Does a re-entry use up one of the ticket's entries? */
+  counts_as_entry: z.boolean(),
+};
+const passback = {
+  /** Entering while inside, leaving while outside: hard refuses, soft admits and flags. */
+  mode: z.enum(['off', 'soft', 'hard']),
+  /** Timed: an entry is forgotten after so long; null: never. */
+  forget_after_s: Seconds.min(1).nullable(),
+};
+const occupancy = {
+  /** People inside; null: no limit. */
+  limit: Limit.nullable(),
+  mode: z.enum(['alert', 'enforce']),
+};
+
+const plain = {
+  /** The same ticket again within this time is a mistake or a copy, also where it may re-enter. Not for VIP. */
+  duplicate_window_s: Seconds.max(86_400),
+  /** Weekly openings; null: no schedule. An empty list never opens. */
+  schedule: z.array(Opening).max(64).nullable(),
+  /** A ticket expires so long after its first entry; null: never. */
+  expires_after_first_entry_s: Seconds.min(1).nullable(),
+  /** VIP passes and linked tickets: `always` re-enter without limit, or by the `policy` like everyone. */
+  vip_reentry: z.enum(['always', 'policy']),
+  unpaid: Leniency,
+  unapproved: Leniency,
+  /** An unknown code: ask the cloud where online, else refuse; or refuse at once. */
+  unknown: z.enum(['ask', 'refuse']),
+  /** A ticket known only from its signature (sold after the last sync). */
+  signed_unknown: Leniency,
+  /** The manifest is past its expiry. */
+  manifest_stale: Leniency,
+  /** The wall clock cannot be believed: what depends on the time is then not judged. */
+  clock_untrusted: Leniency,
+  /** This gate's usage is incomplete. */
+  usage_lost: Leniency,
+};
+/** What a gate serves; null: all. `vip` serves `vip:balcony` too, `north` the sector `north:12`. */
+const served = { zones: z.array(ZoneId).max(256).nullable(), tiers: z.array(TierId).max(256).nullable() };
+
+/** Every rule, filled in. Made by `effectivePolicy`. */
+export const Policy = z.strictObject({
+  ...plain,
+  admission: z.strictObject(admission),
+  entries: z.strictObject(entries),
+  reentry: z.strictObject(reentry),
+  passback: z.strictObject(passback),
+  occupancy: z.strictObject(occupancy),
+  ...served,
+});
+export type Policy = z.infer<typeof Policy>;
+
+const isOrdered = (window: { from?: string | null | undefined; until?: string | null | undefined }) => !window.from || !window.until || window.from < window.until;
+const overrides = {
+  ...z.strictObject(plain).partial().shape,
+  admission: z.strictObject(admission).partial().refine(isOrdered, 'from is not before until').optional(),
+  entries: z.strictObject(entries).partial().optional(),
+  reentry: z.strictObject(reentry).partial().optional(),
+  passback: z.strictObject(passback).partial().optional(),
+  occupancy: z.strictObject(occupancy).partial().optional(),
+};
+/** Any of the rules, for an event or one of its tiers. */
+export const PolicyOverride = z.strictObject(overrides);
+export type PolicyOverride = z.infer<typeof PolicyOverride>;
+/** Any of the rules, and what the gate serves. */
+export const GatePolicy = z.strictObject({ ...overrides, ...z.strictObject(served).partial().shape });
+export type GatePolicy = z.infer<typeof GatePolicy>;
+
+/** An event's policies: for all, per tier, per gate (`site/gate`). A gate's word goes before a tier's, a tier's before the event's. */
+export const EventPolicies = z.strictObject({
+  event: PolicyOverride.optional(),
+  tiers: z.record(TierId, PolicyOverride).optional(),
+  gates: z.record(GateName, GatePolicy).optional(),
+});
+export type EventPolicies = z.infer<typeof EventPolicies>;
+
+/** LANE.md "Defaults of the policies". */
+export const DEFAULT_POLICY: Policy = {
+  duplicate_window_s: 10,
+  schedule: null,
+  expires_after_first_entry_s: null,
+  vip_reentry: 'always',
+  unpaid: 'refuse',
+  unapproved: 'refuse',
+  unknown: 'ask',
+  signed_unknown: 'admit_and_flag',
+  manifest_stale: 'admit_and_flag',
+  clock_untrusted: 'admit_and_flag',
+  usage_lost: 'refuse',
+  // Half a day: a ticket for tomorrow is not spent today, and no door that opens early is held shut.
+  admission: { opens_before_start_s: 43_200, closes_after_start_s: null, closes_after_end_s: 0, from: null, until: null, grace_before_s: 0, grace_after_s: 0 },
+  entries: { total: null, per_day: null, per_gate: null, days: null },
+  reentry: { rule: 'none', min_gap_s: 0, max: null, until: null, counts_as_entry: true },
+  passback: { mode: 'off', forget_after_s: null },
+  occupancy: { limit: null, mode: 'alert' },
+  zones: null,
+  tiers: null,
+};
+
+/** Does a list of zones or tiers serve this one? A part before a colon serves all that it begins. */
+export function serves(list: readonly string[] | null, id: string): boolean {
+  if (list === null || list.includes(id)) return true;
+  for (let colon = id.indexOf(':'); colon > 0; colon = id.indexOf(':', colon + 1)) if (list.includes(id.slice(0, colon))) return true;
+  return false;
+}
+
+export type PoliciesResult = { readonly ok: true; readonly policies: EventPolicies } | { readonly ok: false; /** One line a mistake, at most MAX_PROBLEMS: where, what. */ readonly problems: readonly string[] };
+const MAX_PROBLEMS = 20;
+
+/** Checks an event's policies; all mistakes at once, each with its key. Total. */
+export function readPolicies(value: unknown): PoliciesResult {
+  const result = EventPolicies.safeParse(value);
+  if (result.success) return { ok: true, policies: result.data };
+  return { ok: false, problems: result.error.issues.slice(0, MAX_PROBLEMS).map((issue) => `${['policies', ...issue.path.map(String)].join('.')}: ${issue.message}`) };
+}
+
+/**
+ * What holds for a tier at a gate: defaults, then the event's, the tier's, the gate's word, key by key.
+ * `tier` null where the ticket is unknown. A tier `vip:balcony` takes what is said of `vip`, then its own.
+ */
+export function effectivePolicy(policies: EventPolicies, tier: string | null, gate: string): Policy {
+  const tiers = policies.tiers ?? {};
+  const named = tier === null ? [] : [...Array.from(tier.matchAll(/:/g), (colon) => tier.slice(0, colon.index)), tier];
+  const layers: readonly (GatePolicy | undefined)[] = [policies.event, ...named.map((name) => own(tiers, name)), own(policies.gates ?? {}, gate)];
+  return layers.reduce<Policy>((policy, layer) => (layer === undefined ? policy : merge(policy, layer)), DEFAULT_POLICY);
+}
+
+const own = <T>(record: Readonly<Record<string, T>>, key: string): T | undefined => (Object.hasOwn(record, key) ? record[key] : undefined);
+
+function merge(policy: Policy, layer: GatePolicy): Policy {
+  const { admission, entries, reentry, passback, occupancy, ...rest } = layer;
+  return {
+    ...policy,
+    ...rest,
+    admission: { ...policy.admission, ...admission },
+    entries: { ...policy.entries, ...entries },
+    reentry: { ...policy.reentry, ...reentry },
+    passback: { ...policy.passback, ...passback },
+    occupancy: { ...policy.occupancy, ...occupancy },
+  } as Policy;
+}

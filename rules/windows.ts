@@ -1,0 +1,46 @@
+/** When: the ticket's validity, the admission window, its expiry after the first entry, the weekly schedule. */
+import { type Ask, refusal, show } from './ask.ts';
+import type { Refusal } from './facts.ts';
+import { nextOpenMs } from './venue-time.ts';
+
+interface Window {
+  /** First and last moment of admission; ±Infinity: open. Grace included in the first alone, so that it can be told apart. */
+  readonly fromMs: number;
+  readonly untilMs: number;
+  readonly graceAfterMs: number;
+}
+
+function windowOf({ ticket, event, policy, usage }: Ask): Window {
+  const { admission } = policy;
+  const after = (baseMs: number | null, seconds: number | null): number => (baseMs === null || seconds === null ? Number.POSITIVE_INFINITY : baseMs + seconds * 1000);
+  const time = (text: string | null, open: number): number => (text === null ? open : Date.parse(text));
+  const fromMs = Math.max(
+    ticket.validFromMs ?? Number.NEGATIVE_INFINITY,
+    time(admission.from, Number.NEGATIVE_INFINITY),
+    event.startsAtMs === null || admission.opens_before_start_s === null ? Number.NEGATIVE_INFINITY : event.startsAtMs - admission.opens_before_start_s * 1000,
+  );
+  const untilMs = Math.min(
+    ticket.validUntilMs ?? Number.POSITIVE_INFINITY,
+    time(admission.until, Number.POSITIVE_INFINITY),
+    after(event.startsAtMs, admission.closes_after_start_s),
+    after(event.endsAtMs, admission.closes_after_end_s),
+    after(usage.visits[0]?.atMs ?? null, policy.expires_after_first_entry_s),
+  );
+  return { fromMs: fromMs - admission.grace_before_s * 1000, untilMs, graceAfterMs: admission.grace_after_s * 1000 };
+}
+
+/** Entry alone is bound to times. Not judged where the clock is not trusted: its own policy has spoken. */
+export function checkTime(ask: Ask): Refusal | null {
+  const { place, policy, event } = ask;
+  if (!place.clockTrusted) return null;
+  const { fromMs, untilMs, graceAfterMs } = windowOf(ask);
+  const closedMs = untilMs + graceAfterMs;
+  if (place.nowMs > closedMs) return refusal(ask, 'invalid_time', { valid_until: show(ask, untilMs) });
+  const { schedule, admission } = policy;
+  if (schedule === null && place.nowMs >= fromMs) return null;
+  const earliestMs = Math.max(fromMs, place.nowMs);
+  const openMs = schedule === null ? earliestMs : nextOpenMs(schedule, earliestMs, event.timeZone, admission.grace_before_s * 1000, admission.grace_after_s * 1000);
+  if (openMs === place.nowMs) return null;
+  if (openMs === null || openMs > closedMs) return refusal(ask, 'invalid_time');
+  return refusal(ask, 'invalid_time', place.nowMs < fromMs ? { valid_from: show(ask, openMs, 'up') } : {}, openMs);
+}
