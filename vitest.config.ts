@@ -11,12 +11,22 @@ export default defineConfig({
       {
         extends: true,
         // Beside the file, quick, no server of any kind: `make check` runs these.
-        test: { name: 'unit', include: ['{contract,rules,daemon,deploy,test}/**/*.test.ts'], exclude: ['**/*.real.test.ts', 'test/system/**', 'node_modules/**', '.tools/**'] },
+        test: {
+          name: 'unit',
+          include: ['{contract,rules,daemon,deploy,test}/**/*.test.ts'],
+          exclude: ['**/*.real.test.ts', 'test/system/**', 'node_modules/**', '.tools/**'],
+        },
       },
       {
         extends: true,
         // Beside the file, with the real Postgres, the real broker, other processes.
-        test: { name: 'real', include: ['{contract,rules,daemon,deploy,test}/**/*.real.test.ts', 'cloud/**/*.test.ts'], exclude: ['test/system/**'], testTimeout: 60_000, hookTimeout: 120_000 },
+        test: {
+          name: 'real',
+          include: ['{contract,rules,daemon,deploy,test}/**/*.real.test.ts', 'cloud/**/*.test.ts'],
+          exclude: ['test/system/**'],
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+        },
       },
       {
         extends: true,

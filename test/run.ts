@@ -15,9 +15,19 @@ import { fileURLToPath } from 'node:url';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const report = `${root}.tools/vitest-report.json`;
 
-interface Result { readonly name: string; readonly status: 'passed' | 'failed' | 'skipped' }
+interface Result {
+  readonly name: string;
+  readonly status: 'passed' | 'failed' | 'skipped';
+}
 /** The part of vitest's JSON report that is read here. */
-interface Report { readonly testResults: readonly { readonly name: string; readonly status: string; readonly message?: string; readonly assertionResults: readonly { readonly fullName: string; readonly status: string }[] }[] }
+interface Report {
+  readonly testResults: readonly {
+    readonly name: string;
+    readonly status: string;
+    readonly message?: string;
+    readonly assertionResults: readonly { readonly fullName: string; readonly status: string }[];
+  }[];
+}
 
 /** Names of tests that may be skipped, from test/skips: one a line, `name — reason`; `#` begins a comment. */
 export function namedSkips(text: string): ReadonlyMap<string, string> {
@@ -35,9 +45,12 @@ export function namedSkips(text: string): ReadonlyMap<string, string> {
 export function resultsOf(file: Report): Result[] {
   return file.testResults.flatMap((suite): Result[] => {
     if (suite.assertionResults.length === 0) return suite.status === 'failed' ? [{ name: suite.name, status: 'failed' }] : [];
-    const tests = suite.assertionResults.map((test): Result => ({ name: test.fullName, status: test.status === 'passed' ? 'passed' : test.status === 'failed' ? 'failed' : 'skipped' }));
+    const tests = suite.assertionResults.map(
+      (test): Result => ({ name: test.fullName, status: test.status === 'passed' ? 'passed' : test.status === 'failed' ? 'failed' : 'skipped' }),
+    );
     // A hook that failed leaves no failed test behind.
-    if (suite.status === 'failed' && !tests.some((test) => test.status === 'failed')) tests.push({ name: `${suite.name} (outside any test)`, status: 'failed' });
+    if (suite.status === 'failed' && !tests.some((test) => test.status === 'failed'))
+      tests.push({ name: `${suite.name} (outside any test)`, status: 'failed' });
     return tests;
   });
 }
@@ -52,7 +65,15 @@ function run(name: string, command: string, args: readonly string[]): Result {
 
 function runTests(project: string): Result[] {
   rmSync(report, { force: true });
-  const whole = run(`${project} tests`, process.execPath, ['node_modules/vitest/vitest.mjs', 'run', '--project', project, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`]);
+  const whole = run(`${project} tests`, process.execPath, [
+    'node_modules/vitest/vitest.mjs',
+    'run',
+    '--project',
+    project,
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${report}`,
+  ]);
   let results: Result[];
   try {
     results = resultsOf(JSON.parse(readFileSync(report, 'utf8')) as Report);
@@ -64,7 +85,10 @@ function runTests(project: string): Result[] {
 }
 
 function main(what: string): number {
-  if (what !== 'check' && what !== 'all') { process.stderr.write('usage: node test/run.ts check|all\n'); return 2; }
+  if (what !== 'check' && what !== 'all') {
+    process.stderr.write('usage: node test/run.ts check|all\n');
+    return 2;
+  }
   mkdirSync(`${root}.tools`, { recursive: true });
   process.stdout.write(`Stile: ${what === 'check' ? 'types, lint, unit tests' : 'every test'}, Node ${process.version} on ${arch()}\n`);
   const results = [run('types', `${root}node_modules/.bin/tsc`, ['-p', '.']), run('lint', `${root}node_modules/.bin/biome`, ['check', '.'])];

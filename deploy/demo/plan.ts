@@ -17,10 +17,22 @@ export type GuestKind = (typeof GUEST_KINDS)[number];
 
 /** What a guest of each kind must be told; null: admitted. */
 export const EXPECTED: Readonly<Record<GuestKind, Reason | null>> = {
-  good: null, used: 'already_redeemed', unknown: 'invalid', cancelled: 'canceled', wrong_zone: 'zone', garbled: 'unreadable', second_gate: 'already_redeemed',
+  good: null,
+  used: 'already_redeemed',
+  unknown: 'invalid',
+  cancelled: 'canceled',
+  wrong_zone: 'zone',
+  garbled: 'unreadable',
+  second_gate: 'already_redeemed',
 };
 
-export interface DemoTicket { readonly ticket_id: string; readonly code: string; readonly tier: 'standard' | 'premium'; readonly zone: string; readonly status: 'sold' | 'cancelled' }
+export interface DemoTicket {
+  readonly ticket_id: string;
+  readonly code: string;
+  readonly tier: 'standard' | 'premium';
+  readonly zone: string;
+  readonly status: 'sold' | 'cancelled';
+}
 
 export interface Guest {
   readonly number: number;
@@ -32,7 +44,13 @@ export interface Guest {
   readonly after: number | null;
 }
 
-export interface DemoPlan { readonly tickets: readonly DemoTicket[]; readonly guests: readonly Guest[]; /** Valid codes that no guest of the plan shows: for a person to type. */ readonly spare: readonly DemoTicket[]; readonly cancelled: DemoTicket; readonly wrongZone: DemoTicket }
+export interface DemoPlan {
+  readonly tickets: readonly DemoTicket[];
+  readonly guests: readonly Guest[] /** Valid codes that no guest of the plan shows: for a person to type. */;
+  readonly spare: readonly DemoTicket[];
+  readonly cancelled: DemoTicket;
+  readonly wrongZone: DemoTicket;
+}
 
 /** One of twelve guests at a gate, in turn: half of them good, as on a bad evening. */
 const TURN: readonly GuestKind[] = ['good', 'good', 'unknown', 'good', 'used', 'good', 'second_gate', 'good', 'cancelled', 'good', 'wrong_zone', 'garbled'];
@@ -73,15 +91,28 @@ export function planDemo(seed: string, count: number): DemoPlan {
   return { tickets, guests, spare, cancelled, wrongZone };
 }
 
-function codeFor(kind: GuestKind, seed: string, number: number, shown: Guest | undefined, sell: (zone?: string, status?: DemoTicket['status']) => DemoTicket): string {
+function codeFor(
+  kind: GuestKind,
+  seed: string,
+  number: number,
+  shown: Guest | undefined,
+  sell: (zone?: string, status?: DemoTicket['status']) => DemoTicket,
+): string {
   switch (kind) {
-    case 'good': return sell().code;
-    case 'cancelled': return sell(ZONES.served, 'cancelled').code;
-    case 'wrong_zone': return sell(ZONES.other).code;
-    case 'unknown': return codeOf(seed, `unknown ${number}`);
-    case 'used': case 'second_gate': return shown?.code ?? '';
+    case 'good':
+      return sell().code;
+    case 'cancelled':
+      return sell(ZONES.served, 'cancelled').code;
+    case 'wrong_zone':
+      return sell(ZONES.other).code;
+    case 'unknown':
+      return codeOf(seed, `unknown ${number}`);
+    case 'used':
+    case 'second_gate':
+      return shown?.code ?? '';
     // Longer than any frame may be: the reader drops it, counts it and finds the next code.
-    case 'garbled': return '~'.repeat(1500);
+    case 'garbled':
+      return '~'.repeat(1500);
   }
 }
 

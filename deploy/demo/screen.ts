@@ -1,7 +1,11 @@
 /** The demo's one screen, drawn from plain data: no reading of clocks or files here. Without a terminal: plain lines. */
 import type { DemoGate } from './plan.ts';
 
-export interface LampView { readonly green: boolean; readonly amber: boolean; readonly red: boolean }
+export interface LampView {
+  readonly green: boolean;
+  readonly amber: boolean;
+  readonly red: boolean;
+}
 
 export interface GateView {
   readonly gate: DemoGate;
@@ -36,9 +40,8 @@ const dim = (text: string) => paint('2', text);
 const lamp = (on: boolean, colour: string, name: string) => (on ? paint(`1;${colour}`, `● ${name}`) : dim(`○ ${name}`));
 
 /** Length as it is seen: without escape sequences. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences are what is removed
 const seen = (text: string) => text.replace(/\u001b\[[0-9;]*m/g, '').length;
-const fit = (text: string, width: number) => (seen(text) <= width ? text + ' '.repeat(width - seen(text)) : `${text.slice(0, width - 1)}…`);
+const padTo = (text: string, width: number) => (seen(text) <= width ? text + ' '.repeat(width - seen(text)) : `${text.slice(0, width - 1)}…`);
 
 const DECISIONS_SHOWN = 7;
 
@@ -54,7 +57,11 @@ function gateBox(gate: GateView, width: number): string[] {
   ];
   while (lines.length < DECISIONS_SHOWN + 4) lines.push('');
   const title = ` ${gate.gate} `;
-  return [`┌─${bold(title)}${'─'.repeat(Math.max(0, width - 3 - title.length))}┐`, ...lines.map((line) => `│ ${fit(line, inner)} │`), `└${'─'.repeat(width - 2)}┘`];
+  return [
+    `┌─${bold(title)}${'─'.repeat(Math.max(0, width - 3 - title.length))}┐`,
+    ...lines.map((line) => `│ ${padTo(line, inner)} │`),
+    `└${'─'.repeat(width - 2)}┘`,
+  ];
 }
 
 function fitPlain(decision: GateView['decisions'][number], width: number): string {
@@ -102,6 +109,10 @@ export const LEAVE_SCREEN = `${ESC}?25h${ESC}?1049l`;
 /** A table for the end of a run: what was planned, what Postgres holds. */
 export function countTable(rows: readonly { readonly what: string; readonly expected: number; readonly found: number }[]): string {
   const width = Math.max(8, ...rows.map((row) => row.what.length));
-  const line = (what: string, expected: string, found: string, mark: string) => `  ${what.padEnd(width)}  ${expected.padStart(8)}  ${found.padStart(8)}  ${mark}`.trimEnd();
-  return [line('', 'expected', 'Postgres', ''), ...rows.map((row) => line(row.what, String(row.expected), String(row.found), row.expected === row.found ? 'ok' : 'WRONG'))].join('\n');
+  const line = (what: string, expected: string, held: string, mark: string) =>
+    `  ${what.padEnd(width)}  ${expected.padStart(8)}  ${held.padStart(8)}  ${mark}`.trimEnd();
+  return [
+    line('', 'expected', 'Postgres', ''),
+    ...rows.map((row) => line(row.what, String(row.expected), String(row.found), row.expected === row.found ? 'ok' : 'WRONG')),
+  ].join('\n');
 }
