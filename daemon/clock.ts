@@ -11,6 +11,8 @@ import type { Clock } from './ports.ts';
 const DRIFT_PPM = 100;
 /** An answer that took longer says too little about the clock to be kept. */
 const MAX_ROUND_TRIP_MS = 10_000;
+/** Step of the cloud's clock as it may be written (whole milliseconds); part of every bound. */
+const CLOUD_STEP_MS = 1;
 /** An offset whose bound has widened past this no longer makes the time trusted. */
 const MAX_TRUSTED_BOUND_MS = 2_000;
 /** Synchronised wall time and the cloud's may differ by so much beyond the bound; more: one of them is wrong, and neither is trusted. */
@@ -34,8 +36,8 @@ export function estimate(sample: Sample): Estimate | null {
   const { askedMs, answeredMs, cloudReceivedMs, cloudAnsweredMs } = sample;
   const roundTripMs = answeredMs - askedMs - (cloudAnsweredMs - cloudReceivedMs);
   if (![askedMs, answeredMs, cloudReceivedMs, cloudAnsweredMs].every(Number.isFinite)) return null;
-  if (answeredMs < askedMs || cloudAnsweredMs < cloudReceivedMs || roundTripMs < 0 || roundTripMs > MAX_ROUND_TRIP_MS) return null;
-  return { offsetMs: (cloudReceivedMs + cloudAnsweredMs) / 2 - (askedMs + answeredMs) / 2, boundMs: roundTripMs / 2, atMs: answeredMs };
+  if (answeredMs < askedMs || cloudAnsweredMs < cloudReceivedMs || roundTripMs < -CLOUD_STEP_MS || roundTripMs > MAX_ROUND_TRIP_MS) return null;
+  return { offsetMs: (cloudReceivedMs + cloudAnsweredMs) / 2 - (askedMs + answeredMs) / 2, boundMs: Math.max(0, roundTripMs) / 2 + CLOUD_STEP_MS, atMs: answeredMs };
 }
 
 /** An estimate's bound some time later: quartz drift widens it. */

@@ -143,6 +143,7 @@ export function section<S extends Shape>(shape: S): Section<S> {
   const readPartly = (tree: Tree | undefined, key: string, parent: Origin, report: Report): Partial<ShapeValue<S>> => {
     const map = asMap(tree, key, report);
     if (map === undefined) return {};
+    if (map !== null) report.origins.set(key, map.origin);
     unknownKeys(map, below, key, report);
     const result: Record<string, unknown> = {};
     for (const [name, field] of Object.entries(shape)) {
@@ -169,6 +170,7 @@ export function named<N extends string, T>(names: readonly N[], field: (name: N)
     read(tree, key, parent, report) {
       const map = asMap(tree, key, report);
       if (map === undefined) return undefined;
+      if (map !== null) report.origins.set(key, map.origin);
       unknownKeys(map, below, key, report);
       const result: Partial<Record<N, T>> = {};
       for (const name of names) {
@@ -231,7 +233,7 @@ export function suggest(word: string, known: readonly string[]): string | null {
     const distance = editDistance(word.toLowerCase(), name.toLowerCase());
     if (best === null || distance < best.distance) best = { name, distance };
   }
-  return best !== null && best.distance <= Math.max(1, Math.floor(word.length / 3)) ? best.name : null;
+  return best !== null && best.distance <= Math.max(word.length >= 4 ? 2 : 1, Math.floor(word.length / 3)) ? best.name : null;
 }
 
 function editDistance(a: string, b: string): number {

@@ -60,7 +60,7 @@ const output = withShort({ line, active: optional(oneOf(LEVELS), 'high'), safe: 
  * How each input is wired where the file does not say: dry contacts to ground with a pull-up, active low; the fire loop
  * closed to 3.3 V with a pull-down, so that a cut wire is an alarm; the tamper contact opens with the lid.
  */
-const INPUT_WIRING: Readonly<Record<InputName, { active: 'high' | 'low'; bias: (typeof BIASES)[number] }>> = {
+export const INPUT_WIRING: Readonly<Record<InputName, { active: 'high' | 'low'; bias: (typeof BIASES)[number] }>> = {
   passage_in: { active: 'low', bias: 'pull-up' },
   passage_out: { active: 'low', bias: 'pull-up' },
   beam_a: { active: 'low', bias: 'pull-up' },

@@ -8,8 +8,9 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { splitGateName } from '../contract/ids.ts';
 import { PublicKey } from '../contract/manifest.ts';
 import { formatMistake, type Mistake, type Origin, type Report, snake } from './config-fields.ts';
-import { SCHEMA, type Settings } from './config-schema.ts';
+import { INPUT_WIRING, SCHEMA, type Settings } from './config-schema.ts';
 import { readSources } from './config-source.ts';
+import { INPUT_NAMES, OUTPUT_NAMES } from './ports.ts';
 
 export const DEFAULT_CONFIG_FILE = '/etc/stile/gate.yaml';
 
@@ -53,7 +54,7 @@ export function loadConfig(file: string, env: Readonly<Record<string, string | u
   const keys = checkCloud(settings, at);
   checkStore(settings, at);
   if (report.mistakes.length > 0) return { ok: false, mistakes: report.mistakes, warnings: report.warnings };
-  const whole = settings as Settings;
+  const whole = withSimLines(settings as Settings);
   const { site, gate: gateId } = splitGateName(whole.gate);
   const sha256 = createHash('sha256').update(JSON.stringify(whole)).digest('hex');
   return { ok: true, config: freeze({ ...whole, site, gateId, certificate, keys, sha256, files: sources.files }), warnings: report.warnings, origins: report.origins };
@@ -77,6 +78,23 @@ export function effectiveSettings(config: Config): Record<string, unknown> {
 
 /** What could be read: a section with a mistake in it is absent. */
 type Partly = Partial<Settings>;
+
+/** A software turnstile that names no lines has all that its readers can use. */
+function withSimLines(settings: Settings): Settings {
+  const { board, readers, turnstile } = settings;
+  if (board.driver !== 'sim' || Object.keys(board.outputs).length + Object.keys(board.inputs).length > 0) return settings;
+  const out = readers.some(({ direction }) => direction === 'out');
+  const outputs = OUTPUT_NAMES.filter((name) => name !== 'stop' && (out || !name.endsWith('_out')));
+  const inputs = INPUT_NAMES.filter((name) => (name.startsWith('beam') ? turnstile.sensor === 'beams' : name.startsWith('passage') ? turnstile.sensor === 'per_direction' && (out || name === 'passage_in') : true));
+  return {
+    ...settings,
+    board: {
+      ...board,
+      outputs: Object.fromEntries(outputs.map((name, line) => [name, { line, active: 'high', safe: null }])),
+      inputs: Object.fromEntries(inputs.map((name, line) => [name, { line: outputs.length + line, ...INPUT_WIRING[name], debounceMs: null }])),
+    },
+  };
+}
 
 /** Says where a setting stands, whether or not it was given. */
 interface At {

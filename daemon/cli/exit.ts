@@ -1,0 +1,21 @@
+/** How a command ends. */
+
+/** Documented in CONTRACT.md; scripts rely on them. */
+export const EXIT = { done: 0, failed: 1, usage: 2, unreachable: 69, tryAgain: 75, badConfig: 78 } as const;
+
+/** Thrown by a command: its message and hint are printed, and the process ends with its code. */
+export class CliError extends Error {
+  readonly exitCode: number;
+  readonly hint: string;
+  constructor(exitCode: number, message: string, hint = '') {
+    super(message);
+    this.name = 'CliError';
+    this.exitCode = exitCode;
+    this.hint = hint;
+  }
+}
+
+/** Values as JSON (for programs) or as the given words (for people). */
+export function print(json: boolean | undefined, value: unknown, words: () => string): void {
+  process.stdout.write(json === true ? `${JSON.stringify(value, null, 2)}\n` : `${words()}\n`);
+}
