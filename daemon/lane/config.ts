@@ -38,7 +38,7 @@ export interface LaneConfig {
   readonly pulseMs: number;
   readonly freeBy: FreeBy;
   readonly sensor: Sensor;
-  /** From the release until the passage must have begun. */
+  /** From the release until the passage must have begun. Without a sensor: how long one guest takes; the next code is heard after it. */
   readonly passageTimeoutMs: number;
   /** After that, before `returned` is committed: a passage begun by then belongs to the grant. */
   readonly passageGraceMs: number;
@@ -50,6 +50,8 @@ export interface LaneConfig {
   readonly lamps: LampSet;
   /** Passage inputs: a level must hold for so long to count. Pulses of 5 ms are kept, shorter chatter is dropped. */
   readonly passageDebounceMs: number;
+  /** Passage inputs: rest must hold for so long before a passage counts as finished, so that a bouncing contact is one passage. */
+  readonly passageRestMs: number;
   /** The other inputs (button, tamper). Fire is not debounced: it is obeyed at its first edge. */
   readonly inputDebounceMs: number;
   /** No verdict for so long: the lamps say "wait". */
@@ -74,6 +76,7 @@ export const DEFAULT_LANE_CONFIG: LaneConfig = {
   repeatMs: 4_000,
   lamps: 'per_direction',
   passageDebounceMs: 3,
+  passageRestMs: 20,
   inputDebounceMs: 30,
   waitAfterMs: 250,
   refuseAfterMs: 2_800,
@@ -89,6 +92,7 @@ export const LANE_BOUNDS = {
   stuckTimeoutMs: { min: 5_000, max: 300_000 },
   repeatMs: { min: 0, max: 60_000 },
   passageDebounceMs: { min: 0, max: 100 },
+  passageRestMs: { min: 0, max: 500 },
   inputDebounceMs: { min: 0, max: 1_000 },
   waitAfterMs: { min: 50, max: 2_000 },
   /** The guest is told at the latest 3,000 ms after the code; the rest is for the loop to turn. */

@@ -1,0 +1,110 @@
+/**
+ * What a guest sees and hears, as data: which lamp and the buzzer, on and off when. The loop plays it.
+ * LANE.md "What a guest sees and hears" is this table.
+ */
+import type { Direction } from '../../contract/ids.ts';
+import type { OutputName } from '../ports.ts';
+import type { LampSet } from './config.ts';
+
+/** What a direction says, the most urgent first: on a lane with one set of lamps, the earlier one shows. */
+export const SIGNALS = [
+  'emergency', 'alarm', 'granted_attention', 'granted', 'refused', 'busy', 'working', 'free', 'booting', 'disk', 'no_reader', 'no_manifest', 'ready', 'closed',
+] as const;
+export type Signal = (typeof SIGNALS)[number];
+
+export type Colour = 'green' | 'red' | 'amber';
+
+/** On for the first time, off for the second, and so on, ms. `repeat`: from the beginning again; else dark at the end. An empty list with `repeat`: steadily on. */
+export interface Track {
+  readonly onOffMs: readonly number[];
+  readonly repeat: boolean;
+}
+
+/** Lamps that are not named are dark; without `buzzer` it is silent. */
+export type Pattern = Readonly<Partial<Record<Colour | 'buzzer', Track>>>;
+
+const STEADY: Track = { onOffMs: [], repeat: true };
+const blink = (onMs: number, offMs: number): Track => ({ onOffMs: [onMs, offMs], repeat: true });
+const flashes = (count: number): Track => ({ onOffMs: Array.from({ length: count * 2 }, (_, i) => (i === count * 2 - 1 ? 1_500 : 250)), repeat: true });
+const beeps = (count: number): Track => ({ onOffMs: Array.from({ length: count * 2 - 1 }, () => BEEP_MS), repeat: false });
+/** One beep, and the silence between two. */
+export const BEEP_MS = 120;
+
+export const PATTERNS: Readonly<Record<Signal, Pattern>> = {
+  ready: { amber: STEADY },
+  working: { amber: blink(250, 250) },
+  granted: { green: STEADY, buzzer: beeps(1) },
+  granted_attention: { green: STEADY, buzzer: beeps(2) },
+  refused: { red: STEADY, buzzer: beeps(2) },
+  busy: { amber: { onOffMs: [120, 120, 120, 640], repeat: true } },
+  closed: { red: STEADY },
+  free: { green: STEADY },
+  emergency: { green: blink(250, 250) },
+  alarm: { red: blink(200, 200), buzzer: blink(400, 200) },
+  booting: { amber: flashes(1) },
+  no_manifest: { amber: flashes(2) },
+  no_reader: { amber: flashes(3) },
+  disk: { amber: flashes(4) },
+};
+
+/** Is the track on `elapsedMs` after its beginning, and when does that change next (ms after the beginning; null: never). */
+export function trackAt(track: Track | undefined, elapsedMs: number): { readonly on: boolean; readonly nextMs: number | null } {
+  if (track === undefined) return { on: false, nextMs: null };
+  if (track.onOffMs.length === 0) return { on: track.repeat, nextMs: null };
+  const lengthMs = track.onOffMs.reduce((sum, ms) => sum + ms, 0);
+  if (!track.repeat && elapsedMs >= lengthMs) return { on: false, nextMs: null };
+  const roundMs = track.repeat ? Math.floor(elapsedMs / lengthMs) * lengthMs : 0;
+  let endMs = roundMs;
+  for (const [index, ms] of track.onOffMs.entries()) {
+    endMs += ms;
+    if (elapsedMs < endMs) return { on: index % 2 === 0, nextMs: endMs };
+  }
+  return { on: true, nextMs: roundMs + lengthMs };
+}
+
+/** What one direction shows since when, boottime ms. */
+export interface Shown {
+  readonly signal: Signal;
+  readonly sinceMs: number;
+}
+
+export type Lamps = Readonly<Record<Colour, boolean>>;
+
+/** All signal outputs at one time, and when to look again (boottime ms; null: nothing moves). */
+export interface Picture {
+  readonly outputs: ReadonlyMap<OutputName, boolean>;
+  readonly lamps: Readonly<Record<Direction, Lamps>>;
+  readonly nextMs: number | null;
+}
+
+const DIRECTIONS = ['in', 'out'] as const;
+const COLOURS = ['green', 'red', 'amber'] as const;
+
+/** What every lamp and the buzzer are at `nowMs`. */
+export function picture(shown: Readonly<Record<Direction, Shown>>, lamps: LampSet, nowMs: number): Picture {
+  const urgent = moreUrgent(shown.in, shown.out);
+  const showing = lamps === 'shared' ? { in: urgent, out: urgent } : shown;
+  const outputs = new Map<OutputName, boolean>();
+  const lit = { in: { green: false, red: false, amber: false }, out: { green: false, red: false, amber: false } };
+  let nextMs: number | null = null;
+  const look = (one: Shown, track: Track | undefined): boolean => {
+    const at = trackAt(track, Math.max(0, nowMs - one.sinceMs));
+    if (at.nextMs !== null) nextMs = Math.min(nextMs ?? Number.POSITIVE_INFINITY, one.sinceMs + at.nextMs);
+    return at.on;
+  };
+  for (const direction of DIRECTIONS) {
+    for (const colour of COLOURS) {
+      lit[direction][colour] = look(showing[direction], PATTERNS[showing[direction].signal][colour]);
+      if (lamps === 'per_direction' || direction === 'in') outputs.set(`${colour}_${direction}`, lit[direction][colour]);
+    }
+  }
+  const heard = DIRECTIONS.map((direction) => look(showing[direction], PATTERNS[showing[direction].signal].buzzer));
+  outputs.set('buzzer', heard.includes(true));
+  return { outputs, lamps: lit, nextMs };
+}
+
+function moreUrgent(a: Shown, b: Shown): Shown {
+  const [rankA, rankB] = [SIGNALS.indexOf(a.signal), SIGNALS.indexOf(b.signal)];
+  if (rankA === rankB) return a.sinceMs >= b.sinceMs ? a : b;
+  return rankA < rankB ? a : b;
+}

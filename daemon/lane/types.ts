@@ -1,0 +1,193 @@
+/**
+ * The words of the lane: its state, what comes in, what goes out. Data only.
+ *
+ * One lane has two directions; each has its own mode, grant, lamps and release. Fire and tamper belong
+ * to the lane. Times are boottime ms unless a name says wall.
+ */
+import type { Direction, RowPosition } from '../../contract/ids.ts';
+import type { Mode } from '../../contract/ledger.ts';
+import type { AlertId, Severity } from '../../contract/messages.ts';
+import type { Reason } from '../../contract/reasons.ts';
+import type { InputName, Note, OutputName } from '../ports.ts';
+import type { BeamState, LineState } from './debounce.ts';
+import type { Signal } from './signals.ts';
+
+/** Modes a direction is put into. Emergency is the fire latch's, and lies over them. */
+export type BaseMode = Exclude<Mode, 'emergency'>;
+
+/** What opened the lane: a committed row, or an override whose row is still being written (its number in this process). */
+export type OpenedBy = { readonly row: RowPosition } | { readonly override: number };
+
+/** `released`: may begin. `grace`: locked again, a late beginning still counts. `passing`: begun. */
+export type GrantPhase = 'released' | 'grace' | 'passing';
+
+/** An open grant. One unit at a time, from 1. */
+export interface OpenGrant {
+  readonly by: OpenedBy;
+  readonly units: number;
+  readonly unit: number;
+  readonly phase: GrantPhase;
+  readonly attention: boolean;
+  /** Of the code that was granted; null: an override. */
+  readonly fingerprint: string | null;
+}
+
+/** A rotation that the sensor reports. `forced` and `unknown` (under way at start) belong to nobody. */
+export interface Rotation {
+  readonly whose: 'grant' | 'free' | 'forced' | 'unknown';
+  readonly sinceMs: number;
+  readonly stuck: boolean;
+}
+
+/**
+ * The release output. `gap`: off for a moment so that the turnstile sees a new edge; then on again.
+ * `again`: a pulse was asked for while one was running.
+ */
+export interface Release {
+  readonly state: 'off' | 'pulse' | 'held' | 'gap';
+  readonly again: boolean;
+  /** When it went off last: a new edge needs a gap before it. */
+  readonly offSinceMs: number;
+}
+
+/** A code whose decision is awaited. */
+export interface Deciding {
+  readonly presentation: number;
+  readonly fingerprint: string;
+  /** Lamps say "wait" since the first bound passed. */
+  readonly waited: boolean;
+}
+
+export interface QueuedCode {
+  readonly presentation: number;
+  readonly fingerprint: string;
+  readonly atMs: number;
+}
+
+/** A verdict that was shown lately, for repeats. */
+export interface Recent {
+  readonly fingerprint: string;
+  readonly refused: boolean;
+  readonly verdictAtMs: number;
+  readonly seenAtMs: number;
+}
+
+/** Shown for a time, then the base signal again. */
+export interface Notice {
+  readonly signal: Extract<Signal, 'refused' | 'busy' | 'alarm'>;
+  readonly cause: 'verdict' | 'forced' | 'stuck';
+}
+
+/** A mode that waits for a rotation in progress or an open grant. */
+export interface PendingMode {
+  readonly mode: BaseMode;
+  readonly untilWallMs: number | null;
+  readonly actor: string;
+  readonly reason: string;
+}
+
+export interface DirectionState {
+  readonly mode: BaseMode;
+  readonly untilWallMs: number | null;
+  readonly pendingMode: PendingMode | null;
+  readonly deciding: Deciding | null;
+  readonly grant: OpenGrant | null;
+  readonly rotation: Rotation | null;
+  readonly release: Release;
+  readonly queue: readonly QueuedCode[];
+  readonly recent: readonly Recent[];
+  readonly notice: Notice | null;
+  readonly signal: Signal;
+  readonly readerOk: boolean;
+}
+
+export type DirectionTimer = 'pulse' | 'edge' | 'passage' | 'grace' | 'stuck' | 'repulse' | 'wait' | 'refuse' | 'notice' | 'until' | 'queue';
+export type TimerName = `${DirectionTimer}:${Direction}` | `line:${InputName}` | 'beam' | 'stop';
+
+export interface LaneState {
+  readonly in: DirectionState;
+  readonly out: DirectionState;
+  readonly fire: { readonly asserted: boolean; readonly latched: boolean };
+  readonly tamper: boolean;
+  readonly lines: Readonly<Partial<Record<InputName, LineState>>>;
+  readonly beams: BeamState;
+  /** Deadlines of running timers. */
+  readonly timers: Readonly<Partial<Record<TimerName, number>>>;
+  readonly nextOverride: number;
+  /** `waiting`: no new guests, the lane is about to stop. `idle`: and nothing is open any more. */
+  readonly draining: 'no' | 'waiting' | 'idle';
+  /** The stop output is active. */
+  readonly stopHeld: boolean;
+  readonly booted: boolean;
+  readonly manifestOk: boolean;
+  readonly diskOk: boolean;
+  readonly stopped: boolean;
+}
+
+/** When it happened: both clocks. */
+export interface At {
+  readonly atMs: number;
+  readonly wallMs: number;
+}
+
+export type LaneInput = At & (
+  /** A code before a reader. `presentation`: the caller's number for it; `fingerprint`: equal for equal codes, and tells nothing of them. */
+  | { readonly kind: 'code'; readonly direction: Direction; readonly presentation: number; readonly fingerprint: string; readonly lastByteMs: number }
+  | { readonly kind: 'garbled'; readonly direction: Direction }
+  | { readonly kind: 'verdict'; readonly direction: Direction; readonly presentation: number; readonly row: RowPosition; readonly verdict: { readonly kind: 'grant'; readonly units: number; readonly attention: boolean } | { readonly kind: 'refusal' } }
+  /** The desk could not decide (disk full, busy, denied). */
+  | { readonly kind: 'decision_failed'; readonly direction: Direction; readonly presentation: number }
+  /** A line of the board, as it is: edge or level. `initial`: read at start. */
+  | { readonly kind: 'line'; readonly input: InputName; readonly active: boolean; readonly initial: boolean }
+  | { readonly kind: 'timer'; readonly timer: TimerName }
+  /** An operator's opening, recorded as `row`. */
+  | { readonly kind: 'open'; readonly direction: Direction; readonly units: number; readonly row: RowPosition }
+  | { readonly kind: 'mode'; readonly directions: readonly Direction[]; readonly mode: BaseMode; readonly untilWallMs: number | null; readonly actor: string; readonly reason: string }
+  | { readonly kind: 'reset_emergency'; readonly actor: string; readonly reason: string }
+  /** What is known at start: modes from the ledger, the fire latch from the disk. */
+  | { readonly kind: 'restore'; readonly modes: Readonly<Record<Direction, { readonly mode: BaseMode; readonly untilWallMs: number | null }>>; readonly fireLatched: boolean }
+  | { readonly kind: 'condition'; readonly condition: 'booted' | 'manifest' | 'disk'; readonly ok: boolean }
+  | { readonly kind: 'reader'; readonly direction: Direction; readonly ok: boolean }
+  /** No new guests from now on; `idle` follows when nothing is open. `cancel`: go on as before. */
+  | { readonly kind: 'drain'; readonly cancel: boolean }
+  /** The process ends now: open grants are settled as far as they can be, releases return. */
+  | { readonly kind: 'stop' }
+);
+
+/** A note whose passage may point at an override that is still being written. */
+export type LaneNote = Exclude<Note, { kind: 'passage' }> | (Omit<Extract<Note, { kind: 'passage' }>, 'of'> & { readonly of: OpenedBy | null });
+
+export type LaneEffect =
+  /** Drive a release or the stop output. Lamps and buzzer go by `signal`. */
+  | { readonly kind: 'write'; readonly output: Extract<OutputName, 'release_in' | 'release_out' | 'stop'>; readonly active: boolean }
+  /** Show this pattern from its beginning. */
+  | { readonly kind: 'signal'; readonly direction: Direction; readonly signal: Signal }
+  /** One timer of a name runs at a time: setting it again replaces it. It comes back as input `timer`, not before `dueMs`. */
+  | { readonly kind: 'set_timer'; readonly timer: TimerName; readonly dueMs: number }
+  | { readonly kind: 'cancel_timer'; readonly timer: TimerName }
+  | { readonly kind: 'decide'; readonly direction: Direction; readonly presentation: number; readonly mode: Mode }
+  /** Give the decision up; if it is a grant after all, the desk returns it. */
+  | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number }
+  /** The presentation ends here without the desk: forget its bytes. `shown`: what the guest was told; `repeat`: the same verdict again. */
+  | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: 'busy' | 'repeat' | 'held' | 'gate_locked' | 'open' | 'error' }
+  /** `override`: the number under which passages point at this row. */
+  | { readonly kind: 'record'; readonly note: LaneNote; readonly override?: number }
+  | { readonly kind: 'fire_latch'; readonly latched: boolean }
+  | { readonly kind: 'raise'; readonly alert: AlertId; readonly severity: Severity; readonly message: string }
+  | { readonly kind: 'clear'; readonly alert: AlertId }
+  /** Shown to the guest without a decision of the desk. */
+  | { readonly kind: 'refused'; readonly direction: Direction; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'> }
+  /** After `drain`: nothing is open any more. */
+  | { readonly kind: 'idle' };
+
+export interface Step {
+  readonly state: LaneState;
+  readonly effects: readonly LaneEffect[];
+}
+
+/** The mode that holds: emergency over everything while the fire input is asserted or latched. */
+export function effectiveMode(state: LaneState, direction: Direction): Mode {
+  return state.fire.latched ? 'emergency' : state[direction].mode;
+}
+
+export const BOTH: readonly Direction[] = ['in', 'out'];
