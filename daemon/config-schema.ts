@@ -46,6 +46,7 @@ const turnstile = section({
   stuckTimeoutMs: lane('stuckTimeoutMs'),
   repeatMs: lane('repeatMs'),
   passageDebounceMs: lane('passageDebounceMs'),
+  passageRestMs: lane('passageRestMs'),
   inputDebounceMs: lane('inputDebounceMs'),
   waitAfterMs: lane('waitAfterMs'),
   refuseAfterMs: lane('refuseAfterMs'),

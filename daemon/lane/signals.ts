@@ -3,8 +3,8 @@
  * LANE.md "What a guest sees and hears" is this table.
  */
 import type { Direction } from '../../contract/ids.ts';
-import type { OutputName } from '../ports.ts';
 import type { LampSet } from './config.ts';
+import type { LaneOutput } from './types.ts';
 
 /** What a direction says, the most urgent first: on a lane with one set of lamps, the earlier one shows. */
 export const SIGNALS = [
@@ -72,7 +72,7 @@ export type Lamps = Readonly<Record<Colour, boolean>>;
 
 /** All signal outputs at one time, and when to look again (boottime ms; null: nothing moves). */
 export interface Picture {
-  readonly outputs: ReadonlyMap<OutputName, boolean>;
+  readonly outputs: ReadonlyMap<LaneOutput, boolean>;
   readonly lamps: Readonly<Record<Direction, Lamps>>;
   readonly nextMs: number | null;
 }
@@ -84,7 +84,7 @@ const COLOURS = ['green', 'red', 'amber'] as const;
 export function picture(shown: Readonly<Record<Direction, Shown>>, lamps: LampSet, nowMs: number): Picture {
   const urgent = moreUrgent(shown.in, shown.out);
   const showing = lamps === 'shared' ? { in: urgent, out: urgent } : shown;
-  const outputs = new Map<OutputName, boolean>();
+  const outputs = new Map<LaneOutput, boolean>();
   const lit = { in: { green: false, red: false, amber: false }, out: { green: false, red: false, amber: false } };
   let nextMs: number | null = null;
   const look = (one: Shown, track: Track | undefined): boolean => {

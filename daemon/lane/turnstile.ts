@@ -5,7 +5,6 @@
  * Fire is tried first, in every state. A release follows only a committed decision, a recorded or button override,
  * a free lane, or fire. One release a unit; what has not begun is returned.
  */
-import type { InputName } from '../ports.ts';
 import { onButton, onCode, onDecisionFailed, onGarbled, onOpen, onQueueTimeout, onRefuseTimeout, onVerdict, onWait, dropQueue, giveUp, settleQueue, cannotOpen } from './codes.ts';
 import type { LaneConfig } from './config.ts';
 import { AT_REST, beam, beamGap, debounce, settle, type Debounced, type Holds, type LevelChange } from './debounce.ts';
@@ -13,7 +12,7 @@ import { onGraceTimeout, onPassage, onPassageTimeout, onStuck, settleGrant } fro
 import { onFire, onMode, onResetEmergency, onRestore, onUntil, settleMode } from './modes.ts';
 import { closeRelease, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
 import { beginTurn, cancelTimer, endNotice, initialLane, isIdle, patch, record, setTimer, signalOf, type Turn } from './turn.ts';
-import { BOTH, type DirectionTimer, effectiveMode, type LaneInput, type LaneState, type Step, type TimerName } from './types.ts';
+import { BOTH, type DirectionTimer, effectiveMode, type LaneInput, type LaneLine, type LaneState, type Step, type TimerName } from './types.ts';
 
 export { initialLane, isIdle, effectiveMode };
 
@@ -59,12 +58,12 @@ function onCondition(turn: Turn, condition: 'booted' | 'manifest' | 'disk', ok: 
 
 // ---------------------------------------------------------------- inputs of the board
 
-function holdsOf(input: InputName, config: LaneConfig): Holds {
+function holdsOf(input: LaneLine, config: LaneConfig): Holds {
   const sensor = input.startsWith('passage_') || input.startsWith('beam_');
   return sensor ? { activeMs: config.passageDebounceMs, restMs: config.passageRestMs } : { activeMs: config.inputDebounceMs, restMs: config.inputDebounceMs };
 }
 
-function onLine(turn: Turn, input: InputName, active: boolean, initial: boolean): void {
+function onLine(turn: Turn, input: LaneLine, active: boolean, initial: boolean): void {
   const line = turn.state.lines[input] ?? AT_REST;
   if (initial) {
     turn.state.lines = { ...turn.state.lines, [input]: { level: active, raw: active, sinceMs: turn.now.atMs } };
@@ -74,14 +73,14 @@ function onLine(turn: Turn, input: InputName, active: boolean, initial: boolean)
   follow(turn, input, debounce(line, active, turn.now.atMs, holdsOf(input, turn.config)));
 }
 
-function follow(turn: Turn, input: InputName, seen: Debounced): void {
+function follow(turn: Turn, input: LaneLine, seen: Debounced): void {
   turn.state.lines = { ...turn.state.lines, [input]: seen.line };
   if (seen.dueMs === null) cancelTimer(turn, `line:${input}`);
   else setTimer(turn, `line:${input}`, seen.dueMs);
   for (const change of seen.changes) onLevel(turn, input, change, false);
 }
 
-function onLevel(turn: Turn, input: InputName, change: LevelChange, initial: boolean): void {
+function onLevel(turn: Turn, input: LaneLine, change: LevelChange, initial: boolean): void {
   switch (input) {
     case 'passage_in': case 'passage_out':
       if (turn.config.sensor !== 'per_direction') return;
@@ -123,7 +122,7 @@ function onTimer(turn: Turn, timer: TimerName): void {
   if (timer === 'beam') return followBeams(turn, beamGap(turn.state.beams, turn.now.atMs), false);
   const [name, rest] = timer.split(':') as [DirectionTimer | 'line', string];
   if (name === 'line') {
-    const input = rest as InputName;
+    const input = rest as LaneLine;
     return follow(turn, input, settle(turn.state.lines[input] ?? AT_REST, turn.now.atMs, holdsOf(input, turn.config)));
   }
   onDirectionTimer(turn, name, rest as 'in' | 'out');

@@ -5,12 +5,18 @@
  * to the lane. Times are boottime ms unless a name says wall.
  */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
-import type { Mode } from '../../contract/ledger.ts';
+import type { Mode, PassageOutcome } from '../../contract/ledger.ts';
 import type { AlertId, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
-import type { InputName, Note, OutputName } from '../ports.ts';
 import type { BeamState, LineState } from './debounce.ts';
 import type { Signal } from './signals.ts';
+
+/** Inputs of a lane. Logical levels: true = passage under way, pressed, alarm. */
+export type LaneLine = 'passage_in' | 'passage_out' | 'beam_a' | 'beam_b' | 'button' | 'fire' | 'tamper';
+/** What moves the turnstile. */
+export type ReleaseOutput = 'release_in' | 'release_out' | 'stop';
+/** Every output of a lane. */
+export type LaneOutput = ReleaseOutput | `${'green' | 'red' | 'amber'}_${Direction}` | 'buzzer';
 
 /** Modes a direction is put into. Emergency is the fire latch's, and lies over them. */
 export type BaseMode = Exclude<Mode, 'emergency'>;
@@ -102,14 +108,14 @@ export interface DirectionState {
 }
 
 export type DirectionTimer = 'pulse' | 'edge' | 'passage' | 'grace' | 'stuck' | 'repulse' | 'wait' | 'refuse' | 'notice' | 'until' | 'queue';
-export type TimerName = `${DirectionTimer}:${Direction}` | `line:${InputName}` | 'beam' | 'stop';
+export type TimerName = `${DirectionTimer}:${Direction}` | `line:${LaneLine}` | 'beam' | 'stop';
 
 export interface LaneState {
   readonly in: DirectionState;
   readonly out: DirectionState;
   readonly fire: { readonly asserted: boolean; readonly latched: boolean };
   readonly tamper: boolean;
-  readonly lines: Readonly<Partial<Record<InputName, LineState>>>;
+  readonly lines: Readonly<Partial<Record<LaneLine, LineState>>>;
   readonly beams: BeamState;
   /** Deadlines of running timers. */
   readonly timers: Readonly<Partial<Record<TimerName, number>>>;
@@ -138,7 +144,7 @@ export type LaneInput = At & (
   /** The desk could not decide (disk full, busy, denied). */
   | { readonly kind: 'decision_failed'; readonly direction: Direction; readonly presentation: number }
   /** A line of the board, as it is: edge or level. `initial`: read at start. */
-  | { readonly kind: 'line'; readonly input: InputName; readonly active: boolean; readonly initial: boolean }
+  | { readonly kind: 'line'; readonly input: LaneLine; readonly active: boolean; readonly initial: boolean }
   | { readonly kind: 'timer'; readonly timer: TimerName }
   /** An operator's opening, recorded as `row`. */
   | { readonly kind: 'open'; readonly direction: Direction; readonly units: number; readonly row: RowPosition }
@@ -154,12 +160,17 @@ export type LaneInput = At & (
   | { readonly kind: 'stop' }
 );
 
-/** A note whose passage may point at an override that is still being written. */
-export type LaneNote = Exclude<Note, { kind: 'passage' }> | (Omit<Extract<Note, { kind: 'passage' }>, 'of'> & { readonly of: OpenedBy | null });
+/** What the ledger must remember. A passage may point at an override whose row is still being written. */
+export type LaneNote =
+  | { readonly kind: 'passage'; readonly of: OpenedBy | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
+  | { readonly kind: 'refusal'; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'>; readonly direction: Direction }
+  | { readonly kind: 'override'; readonly actor: string; readonly action: string; readonly reason: string; readonly direction?: Direction; readonly units?: number; readonly until?: string; readonly transaction?: string }
+  | { readonly kind: 'mode'; readonly direction: Direction; readonly from: Mode; readonly to: Mode; readonly actor: string; readonly reason: string; readonly until?: string }
+  | { readonly kind: 'fault' | 'alarm'; readonly what: string; readonly detail: string };
 
 export type LaneEffect =
   /** Drive a release or the stop output. Lamps and buzzer go by `signal`. */
-  | { readonly kind: 'write'; readonly output: Extract<OutputName, 'release_in' | 'release_out' | 'stop'>; readonly active: boolean }
+  | { readonly kind: 'write'; readonly output: ReleaseOutput; readonly active: boolean }
   /** Show this pattern from its beginning. */
   | { readonly kind: 'signal'; readonly direction: Direction; readonly signal: Signal }
   /** One timer of a name runs at a time: setting it again replaces it. It comes back as input `timer`, not before `dueMs`. */

@@ -1,0 +1,78 @@
+/** The lane's outputs, driven: releases at once, lamps and buzzer by their patterns. A failed write is tried again. */
+import type { Direction } from '../../contract/ids.ts';
+import type { LampSet } from '../lane/config.ts';
+import { type Lamps, picture, type Shown, type Signal } from '../lane/signals.ts';
+import type { Board, Clock, OutputName } from '../ports.ts';
+import type { Timers } from './timers.ts';
+
+export interface Outputs {
+  /** Drives one output now. */
+  write(output: OutputName, active: boolean): void;
+  /** Shows a pattern from its beginning. */
+  show(direction: Direction, signal: Signal): void;
+  /** Writes again what failed; call it from time to time. */
+  repair(): void;
+  lamps(): Readonly<Record<Direction, Lamps>>;
+  level(output: OutputName): boolean;
+  close(): void;
+}
+
+export interface OutputsOptions {
+  readonly board: Board;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly lamps: LampSet;
+  readonly failed: (output: OutputName, error: unknown) => void;
+  readonly changed: () => void;
+}
+
+export function createOutputs(options: OutputsOptions): Outputs {
+  const { board, clock, timers, failed, changed } = options;
+  const wanted = new Map<OutputName, boolean>();
+  const unwritten = new Set<OutputName>();
+  const shown: Record<Direction, Shown> = { in: { signal: 'booting', sinceMs: clock.boottimeMs() }, out: { signal: 'booting', sinceMs: clock.boottimeMs() } };
+  let drawn = picture(shown, options.lamps, clock.boottimeMs());
+  let next: { cancel(): void } | null = null;
+  let closed = false;
+
+  function write(output: OutputName, active: boolean): void {
+    wanted.set(output, active);
+    try {
+      board.write(output, active);
+      unwritten.delete(output);
+    } catch (error) {
+      unwritten.add(output);
+      failed(output, error);
+    }
+    changed();
+  }
+
+  function draw(): void {
+    next?.cancel();
+    next = null;
+    if (closed) return;
+    const nowMs = clock.boottimeMs();
+    drawn = picture(shown, options.lamps, nowMs);
+    for (const [output, active] of drawn.outputs) {
+      if ((wanted.get(output) ?? false) !== active) write(output, active);
+    }
+    if (drawn.nextMs !== null) next = timers.after(drawn.nextMs - nowMs, draw);
+  }
+
+  return {
+    write,
+    show(direction, signal) {
+      shown[direction] = { signal, sinceMs: clock.boottimeMs() };
+      draw();
+    },
+    repair() {
+      for (const output of [...unwritten]) write(output, wanted.get(output) ?? false);
+    },
+    lamps: () => drawn.lamps,
+    level: (output) => wanted.get(output) ?? false,
+    close() {
+      closed = true;
+      next?.cancel();
+    },
+  };
+}

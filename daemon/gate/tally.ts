@@ -1,0 +1,69 @@
+/** Counting for health and stats: a window that is taken and begun anew, totals, and how long decisions took. */
+import type { PassageOutcome } from '../../contract/ledger.ts';
+import type { StatsMessage } from '../../contract/messages.ts';
+import type { Reason } from '../../contract/reasons.ts';
+import type { Direction } from '../../contract/ids.ts';
+
+/** Latencies kept of one window; of more, a fair sample (each with the same chance). */
+const RESERVOIR = 1_000;
+
+export interface Tally {
+  refused(reason: Reason): void;
+  /** `ticket`: it belongs to a grant of a ticket, so it is an admission (in) or an exit (out). */
+  passage(outcome: PassageOutcome, direction: Direction, ticket: boolean): void;
+  decided(latencyUs: number): void;
+  totals(): { readonly admissions: number; readonly refusals: number; readonly passages: number };
+  /** The window so far; a new one begins. */
+  take(nowMs: number): Omit<StatsMessage, 'schema'>;
+}
+
+/** `random`: 0 ≤ x < 1, for the sample. */
+export function createTally(nowMs: number, random: () => number = Math.random): Tally {
+  let sinceMs = nowMs;
+  let window = emptyWindow();
+  const totals = { admissions: 0, refusals: 0, passages: 0 };
+  return {
+    refused(reason) {
+      window.refusals += 1;
+      totals.refusals += 1;
+      window.reasons.set(reason, (window.reasons.get(reason) ?? 0) + 1);
+    },
+    passage(outcome, direction, ticket) {
+      if (outcome === 'returned') window.returned += 1;
+      if (outcome !== 'passed' && outcome !== 'free' && outcome !== 'forced') return;
+      window.passages += 1;
+      totals.passages += 1;
+      if (outcome !== 'passed' || !ticket) return;
+      if (direction === 'out') window.exits += 1;
+      else {
+        window.admissions += 1;
+        totals.admissions += 1;
+      }
+    },
+    decided(latencyUs) {
+      window.decisions += 1;
+      if (window.latencies.length < RESERVOIR) window.latencies.push(latencyUs);
+      else {
+        const place = Math.floor(random() * window.decisions);
+        if (place < RESERVOIR) window.latencies[place] = latencyUs;
+      }
+    },
+    totals: () => ({ ...totals }),
+    take(atMs) {
+      const { reasons, latencies, decisions: _, ...counts } = window;
+      latencies.sort((a, b) => a - b);
+      const at = (share: number) => Math.round(latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * share))] ?? 0);
+      const stats = {
+        window_s: Math.max(0, atMs - sinceMs) / 1_000, ...counts, decision_p50_us: at(0.5), decision_p99_us: at(0.99),
+        ...Object.fromEntries([...reasons].map(([reason, count]) => [`refused_${reason}`, count])),
+      };
+      sinceMs = atMs;
+      window = emptyWindow();
+      return stats;
+    },
+  };
+}
+
+function emptyWindow() {
+  return { admissions: 0, refusals: 0, passages: 0, returned: 0, exits: 0, decisions: 0, reasons: new Map<Reason, number>(), latencies: [] as number[] };
+}
