@@ -1,0 +1,83 @@
+/** Gates and what they are for: making them, assigning them, revoking them. Tokens are shown once and stored as SHA-256. */
+import { createHash, randomBytes } from 'node:crypto';
+import { GateName, splitGateName } from '../../contract/ids.ts';
+import type { DatabaseClient } from '../database.ts';
+
+/** Random bytes of a token: 256 bits. */
+const TOKEN_BYTES = 32;
+
+export const DEVICE_TOKEN_PREFIX = 'stile-device-';
+export const OPERATOR_TOKEN_PREFIX = 'stile-operator-';
+export const ENROLMENT_TOKEN_PREFIX = 'stile-enrol-';
+
+/** A new secret, and what is kept of it. */
+export function newToken(prefix: string): { readonly token: string; readonly sha256: Buffer } {
+  const token = prefix + randomBytes(TOKEN_BYTES).toString('base64url');
+  return { token, sha256: tokenHash(token) };
+}
+export const tokenHash = (token: string): Buffer => createHash('sha256').update(token, 'utf8').digest();
+
+export type Refusal = { readonly ok: false; readonly code: 'BAD_REQUEST' | 'NOT_FOUND' | 'SITE_TAKEN' | 'UNACKNOWLEDGED_ROWS' | 'REVOKED'; readonly message: string };
+
+export type DeviceResult = { readonly ok: true; readonly created: boolean; readonly siteCreated: boolean } | Refusal;
+
+/** Makes the gate, and its site, where they are new. */
+export async function ensureDevice(client: DatabaseClient, tenantId: string, name: string, kind: 'gate' | 'scanner' = 'gate'): Promise<DeviceResult> {
+  const checked = GateName.safeParse(name);
+  if (!checked.success) return { ok: false, code: 'BAD_REQUEST', message: `${JSON.stringify(name)}: ${checked.error.issues[0]?.message ?? 'not a gate\'s name'}` };
+  const { site, gate } = splitGateName(name);
+  const siteAdded = await client.query('INSERT INTO sites (tenant_id, site_id, name) VALUES ($1, $2, $2) ON CONFLICT (site_id) DO NOTHING', [tenantId, site]);
+  if (siteAdded.rowCount === 0 && (await client.query('SELECT 1 FROM sites WHERE site_id = $1', [site])).rowCount === 0) {
+    return { ok: false, code: 'SITE_TAKEN', message: `the site ${site} belongs to another tenant: site ids are unique in an installation, choose another` };
+  }
+  const added = await client.query('INSERT INTO devices (tenant_id, name, site_id, gate_id, kind, enrolled_at) VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (name) DO NOTHING', [tenantId, name, site, gate, kind]);
+  return { ok: true, created: added.rowCount > 0, siteCreated: siteAdded.rowCount > 0 };
+}
+
+/** Gives the device a new token for the cloud's HTTP interface; the old one opens nothing any more. null: no such device. */
+export async function renewToken(client: DatabaseClient, name: string): Promise<string | null> {
+  const { token, sha256 } = newToken(DEVICE_TOKEN_PREFIX);
+  return (await client.query('UPDATE devices SET token_sha256 = $2, revoked_at = NULL WHERE name = $1', [name, sha256])).rowCount > 0 ? token : null;
+}
+
+/** Takes the device's identity away: its token and certificate open nothing from now on. False: no such device. */
+export async function revokeDevice(client: DatabaseClient, name: string): Promise<boolean> {
+  return (await client.query('UPDATE devices SET revoked_at = coalesce(revoked_at, now()), token_sha256 = NULL WHERE name = $1', [name])).rowCount > 0;
+}
+
+export interface Assignment {
+  readonly eventIds: readonly string[];
+  /** null: all. */
+  readonly zones: readonly string[] | null;
+  readonly tiers: readonly string[] | null;
+}
+
+export type AssignmentResult = { readonly ok: true; readonly added: readonly string[]; readonly removed: readonly string[] } | Refusal;
+
+/**
+ * What the gate is for from now on: exactly these events. A gate that says it still has rows which the
+ * cloud has not acknowledged keeps the events that those rows are about, unless `force`.
+ */
+export async function assignGate(client: DatabaseClient, tenantId: string, gate: string, assignment: Assignment, options: { readonly force?: boolean } = {}): Promise<AssignmentResult> {
+  const device = (await client.query<{ backlog: number | null; revoked: boolean }>("SELECT (health->>'backlog')::bigint AS backlog, revoked_at IS NOT NULL AS revoked FROM devices WHERE name = $1 FOR UPDATE", [gate])).rows[0];
+  if (device === undefined) return { ok: false, code: 'NOT_FOUND', message: `there is no gate ${gate}: make it with stile-cloud gate add ${gate}` };
+  if (device.revoked) return { ok: false, code: 'REVOKED', message: `the gate ${gate} is revoked: give it a new token with stile-cloud gate token ${gate}` };
+  const known = new Set((await client.query<{ event_id: string }>('SELECT event_id FROM events WHERE event_id = ANY($1)', [assignment.eventIds])).rows.map(({ event_id }) => event_id));
+  const unknown = assignment.eventIds.filter((id) => !known.has(id));
+  if (unknown.length > 0) return { ok: false, code: 'NOT_FOUND', message: `there is no event ${unknown.join(', ')}: make it first with stile-cloud event put` };
+  const before = (await client.query<{ event_id: string }>('SELECT event_id FROM gate_assignments WHERE gate = $1', [gate])).rows.map(({ event_id }) => event_id);
+  const removed = before.filter((id) => !assignment.eventIds.includes(id));
+  if (removed.length > 0 && (device.backlog ?? 0) > 0 && options.force !== true) {
+    return { ok: false, code: 'UNACKNOWLEDGED_ROWS', message: `${gate} has ${device.backlog} rows that have not arrived yet: wait until its backlog is 0, or it would lose ${removed.join(', ')} while it still accounts for it` };
+  }
+  await client.query('DELETE FROM gate_assignments WHERE gate = $1 AND event_id = ANY($2)', [gate, removed]);
+  const changed = await client.query<{ event_id: string }>(
+    `INSERT INTO gate_assignments AS a (tenant_id, gate, event_id, zones, tiers) SELECT $1, $2, e, $4, $5 FROM unnest($3::text[]) AS e
+     ON CONFLICT (tenant_id, gate, event_id) DO UPDATE SET zones = excluded.zones, tiers = excluded.tiers WHERE (a.zones, a.tiers) IS DISTINCT FROM (excluded.zones, excluded.tiers) RETURNING event_id`,
+    [tenantId, gate, [...assignment.eventIds].sort(), assignment.zones, assignment.tiers],
+  );
+  // What a gate serves stands in the event's manifest: built anew for the events that changed.
+  await client.query("INSERT INTO outbox (tenant_id, kind, key, build) SELECT $1, 'event', e, true FROM unnest($2::text[]) AS e", [tenantId, changed.rows.map(({ event_id }) => event_id)]);
+  await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
+  return { ok: true, added: assignment.eventIds.filter((id) => !before.includes(id)), removed };
+}

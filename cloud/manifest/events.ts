@@ -1,0 +1,84 @@
+/** Events and their policies: what `PUT /events/:id` and `stile-cloud event put` do. */
+import { ExternalId, SiteId } from '../../contract/ids.ts';
+import { EventPolicies } from '../../rules/policy.ts';
+import type { DatabaseClient } from '../database.ts';
+
+/** Fields that are absent leave a known event as it is. */
+export interface EventFields {
+  readonly name?: string | undefined;
+  readonly site?: string | undefined;
+  readonly starts_at?: string | null | undefined;
+  readonly ends_at?: string | null | undefined;
+  readonly time_zone?: string | undefined;
+  /** Checked here against EventPolicies; replaces the whole. */
+  readonly policies?: unknown;
+}
+
+export type EventResult =
+  | { readonly ok: true; readonly created: boolean; readonly changed: boolean; readonly siteCreated: boolean; readonly version: number }
+  | { readonly ok: false; readonly code: 'BAD_REQUEST' | 'SITE_TAKEN'; readonly message: string };
+
+/**
+ * Makes or changes an event in the transaction of the caller, its site with it where that is new, and
+ * marks the outbox so that its gates get a new manifest. Everything that is wrong is named.
+ */
+export async function putEvent(client: DatabaseClient, tenantId: string, eventId: string, fields: EventFields): Promise<EventResult> {
+  const mistakes = checkEvent(eventId, fields);
+  if (mistakes.length > 0) return { ok: false, code: 'BAD_REQUEST', message: mistakes.join('; ') };
+  let siteCreated = false;
+  if (fields.site !== undefined) {
+    const site = await ensureSite(client, tenantId, fields.site, fields.time_zone);
+    if (site === 'taken') return { ok: false, code: 'SITE_TAKEN', message: `the site ${fields.site} belongs to another tenant: site ids are unique in an installation, choose another` };
+    siteCreated = site === 'created';
+  }
+  const before = (await client.query<{ version: number; starts_at: Date | null; ends_at: Date | null }>('SELECT version, starts_at, ends_at FROM events WHERE event_id = $1 FOR UPDATE', [eventId])).rows[0];
+  const startsAt = fields.starts_at === undefined ? before?.starts_at?.toISOString() ?? null : fields.starts_at;
+  const endsAt = fields.ends_at === undefined ? before?.ends_at?.toISOString() ?? null : fields.ends_at;
+  if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt)) return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
+  const policies = fields.policies === undefined ? null : JSON.stringify(EventPolicies.parse(fields.policies));
+  if (before === undefined) {
+    const { rows } = await client.query<{ version: number }>(
+      "INSERT INTO events (tenant_id, event_id, site_id, name, starts_at, ends_at, time_zone, policies, version) VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8::jsonb, '{}'), next_event_version(0)) RETURNING version",
+      [tenantId, eventId, fields.site ?? null, fields.name ?? eventId, startsAt, endsAt, fields.time_zone ?? 'UTC', policies],
+    );
+    return { ok: true, created: true, changed: true, siteCreated, version: rows[0]?.version ?? 0 };
+  }
+  const { rows } = await client.query<{ version: number }>(
+    `UPDATE events SET site_id = coalesce($2, site_id), name = coalesce($3, name), starts_at = $4, ends_at = $5, time_zone = coalesce($6, time_zone), policies = coalesce($7::jsonb, policies), version = next_event_version(version), updated_at = now()
+     WHERE event_id = $1 AND (site_id, name, starts_at, ends_at, time_zone, policies) IS DISTINCT FROM (coalesce($2, site_id), coalesce($3, name), $4::timestamptz, $5::timestamptz, coalesce($6, time_zone), coalesce($7::jsonb, policies)) RETURNING version`,
+    [eventId, fields.site ?? null, fields.name ?? null, startsAt, endsAt, fields.time_zone ?? null, policies],
+  );
+  const changed = rows[0];
+  if (changed !== undefined) await client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, true)", [tenantId, eventId]);
+  return { ok: true, created: false, changed: changed !== undefined, siteCreated, version: changed?.version ?? before.version };
+}
+
+/** Makes the site where it is new. `taken`: it belongs to another tenant. */
+export async function ensureSite(client: DatabaseClient, tenantId: string, site: string, timeZone?: string): Promise<'known' | 'created' | 'taken'> {
+  const added = await client.query("INSERT INTO sites (tenant_id, site_id, name, time_zone) VALUES ($1, $2, $2, coalesce($3, 'UTC')) ON CONFLICT (site_id) DO NOTHING", [tenantId, site, timeZone ?? null]);
+  if (added.rowCount > 0) return 'created';
+  return (await client.query('SELECT 1 FROM sites WHERE site_id = $1', [site])).rowCount > 0 ? 'known' : 'taken';
+}
+
+function checkEvent(eventId: string, fields: EventFields): string[] {
+  const mistakes: string[] = [];
+  if (!ExternalId.safeParse(eventId).success) mistakes.push(`event id ${JSON.stringify(eventId)}: use 1 to 64 letters, digits or . _ : @ -`);
+  if (fields.site !== undefined) {
+    const site = SiteId.safeParse(fields.site);
+    if (!site.success) mistakes.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues[0]?.message ?? 'not a site id'}`);
+  }
+  if (fields.time_zone !== undefined && !isTimeZone(fields.time_zone)) mistakes.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);
+  for (const field of ['starts_at', 'ends_at'] as const) {
+    const value = fields[field];
+    if (typeof value === 'string' && Number.isNaN(Date.parse(value))) mistakes.push(`${field} ${JSON.stringify(value)}: not a time; write it such as 2026-07-01T18:00:00.000Z`);
+  }
+  if (fields.policies !== undefined) {
+    const policies = EventPolicies.safeParse(fields.policies);
+    if (!policies.success) for (const issue of policies.error.issues.slice(0, 20)) mistakes.push(`policies.${issue.path.map(String).join('.') || '(whole)'}: ${issue.message}`);
+  }
+  return mistakes;
+}
+
+function isTimeZone(name: string): boolean {
+  try { new Intl.DateTimeFormat('en', { timeZone: name }); return true; } catch { return false; }
+}
