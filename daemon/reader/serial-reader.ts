@@ -139,7 +139,10 @@ export function createSerialReader(options: SerialReaderOptions, clock: Pick<Clo
       if (closing === null) return;
       await new Promise<void>((done) => {
         const timer = setTimeout(done, CLOSE_WAIT_MS);
-        const finish = (): void => (clearTimeout(timer), done());
+        const finish = (): void => {
+          clearTimeout(timer);
+          done();
+        };
         if (closing.isOpen) closing.close(finish);
         else if (closing.opening)
           closing

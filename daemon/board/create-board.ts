@@ -1,0 +1,23 @@
+/** Which driver stands behind the Board port. A further one (the character device) is another case here. */
+import type { Clock } from '../ports.ts';
+import type { BoardConfig } from './lines.ts';
+import { createOnoffBoard } from './onoff-board.ts';
+import type { LaneBoard } from './release-file.ts';
+import { createSimBoard } from './sim-board.ts';
+
+export interface CreateBoardOptions {
+  /** Is fire latched? Asked at `open`: the releases are then claimed open. */
+  readonly startOpen?: () => boolean;
+  /** Where a simulated lane with `simDraw` shows its lamps; default: standard output. */
+  readonly draw?: (line: string) => void;
+}
+
+/** Does nothing until `open`. */
+export function createBoard(config: BoardConfig, clock: Pick<Clock, 'boottimeMs'>, options: CreateBoardOptions = {}): LaneBoard {
+  switch (config.driver) {
+    case 'sim':
+      return createSimBoard({ config, ...options }, clock);
+    case 'gpio':
+      return createOnoffBoard({ config, ...(options.startOpen && { startOpen: options.startOpen }) }, clock);
+  }
+}
