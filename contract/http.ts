@@ -1,11 +1,11 @@
 /** Bodies of the cloud's HTTP interface (CONTRACT.md); OpenAPI is generated from these. */
 import { z } from 'zod';
 import { ActorId, Direction, EventId, GateName, LedgerName, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
+import { GrantType, Mode } from './ledger.ts';
 import { MAX_RECONCILE_SCANS, MAX_TEXT_CHARS, MAX_UNITS } from './limits.ts';
 import { TicketState } from './manifest.ts';
-import { GrantType, Mode } from './ledger.ts';
-import { Command } from './requests.ts';
 import { Reason } from './reasons.ts';
+import { Command } from './requests.ts';
 
 const Text = z.string().max(MAX_TEXT_CHARS);
 
@@ -15,50 +15,120 @@ export type HttpError = z.infer<typeof HttpError>;
 
 /** `POST /offline/reconcile`, as the forerunner's scanners send it. */
 export const OfflineScan = z.looseObject({
-  ticket_id: TicketId, scanned_at: z.iso.datetime({ offset: true }), result: z.enum(['ALLOW', 'DENY']), reason: Text.optional(), scan_count: z.int().min(0).optional(),
+  ticket_id: TicketId,
+  scanned_at: z.iso.datetime({ offset: true }),
+  result: z.enum(['ALLOW', 'DENY']),
+  reason: Text.optional(),
+  scan_count: z.int().min(0).optional(),
   /** Where the scanner gives one, it is the key; else (device_id, ticket_id, scanned_at, result). */
   scan_id: z.string().min(1).max(64).optional(),
 });
 export type OfflineScan = z.infer<typeof OfflineScan>;
 export const ReconcileRequest = z.looseObject({ device_id: z.string().min(1).max(63), scans: z.array(z.unknown()).max(MAX_RECONCILE_SCANS) });
 export type ReconcileRequest = z.infer<typeof ReconcileRequest>;
-export const ReconcileResult = z.looseObject({ ticket_id: z.string().nullable(), status: z.enum(['SUCCESS', 'DUPLICATE', 'CONFLICT', 'ERROR']), message: z.string() });
+export const ReconcileResult = z.looseObject({
+  ticket_id: z.string().nullable(),
+  status: z.enum(['SUCCESS', 'DUPLICATE', 'CONFLICT', 'ERROR']),
+  message: z.string(),
+});
 export type ReconcileResult = z.infer<typeof ReconcileResult>;
-export const ReconcileResponse = z.looseObject({ success: z.literal(true), reconciled: z.int().min(0), failed: z.int().min(0), results: z.array(ReconcileResult) });
+export const ReconcileResponse = z.looseObject({
+  success: z.literal(true),
+  reconciled: z.int().min(0),
+  failed: z.int().min(0),
+  results: z.array(ReconcileResult),
+});
 export type ReconcileResponse = z.infer<typeof ReconcileResponse>;
 
 /** `POST /scan`: the online scan. Either the code (never stored) or the ticket_ref. */
-export const ScanRequest = z.looseObject({
-  device_id: z.string().min(1).max(63), event_id: EventId, scan_id: z.string().min(1).max(64), code: z.string().min(1).max(1024).optional(), ticket_ref: TicketRef.optional(), direction: Direction.default('in'),
-}).refine((scan) => (scan.code === undefined) !== (scan.ticket_ref === undefined), 'give code or ticket_ref, one of them');
+export const ScanRequest = z
+  .looseObject({
+    device_id: z.string().min(1).max(63),
+    event_id: EventId,
+    scan_id: z.string().min(1).max(64),
+    code: z.string().min(1).max(1024).optional(),
+    ticket_ref: TicketRef.optional(),
+    direction: Direction.default('in'),
+  })
+  .refine((scan) => (scan.code === undefined) !== (scan.ticket_ref === undefined), 'give code or ticket_ref, one of them');
 export const ScanResponse = z.looseObject({
-  success: z.literal(true), result: z.enum(['ALLOW', 'DENY']), reason: Reason.optional(), explanation: z.string().optional(), type: GrantType.optional(), ticket_id: TicketId.optional(), ticket_ref: TicketRef.optional(), units: z.int().optional(),
+  success: z.literal(true),
+  result: z.enum(['ALLOW', 'DENY']),
+  reason: Reason.optional(),
+  explanation: z.string().optional(),
+  type: GrantType.optional(),
+  ticket_id: TicketId.optional(),
+  ticket_ref: TicketRef.optional(),
+  units: z.int().optional(),
 });
 
 /** `GET /sites/:site/ledger?after=<vector>`; `after` is a LedgerVector in JSON, URL-encoded. Rows as they were written, in order per ledger. */
-export const SiteLedgerResponse = z.looseObject({ success: z.literal(true), rows: z.array(z.looseObject({ gate: LedgerName, epoch: z.int(), entry: z.looseObject({ seq: z.int(), kind: z.string(), hash: z.string() }) })), more: z.boolean() });
+export const SiteLedgerResponse = z.looseObject({
+  success: z.literal(true),
+  rows: z.array(z.looseObject({ gate: LedgerName, epoch: z.int(), entry: z.looseObject({ seq: z.int(), kind: z.string(), hash: z.string() }) })),
+  more: z.boolean(),
+});
 
 /** `PUT /tickets`: the ticketing side's writes. The code is hashed at the door and forgotten. */
 export const TicketWrite = z.looseObject({
-  ticket_id: TicketId, event_id: EventId, code: z.string().min(1).max(1024).optional(), tier: TierId, zone: ZoneId.nullable().optional(), status: TicketState.default('sold'),
-  max_scans: z.int().min(1).nullable().optional(), units: z.int().min(1).max(MAX_UNITS).optional(), valid_from: Timestamp.nullable().optional(), valid_until: Timestamp.nullable().optional(),
+  ticket_id: TicketId,
+  event_id: EventId,
+  code: z.string().min(1).max(1024).optional(),
+  tier: TierId,
+  zone: ZoneId.nullable().optional(),
+  status: TicketState.default('sold'),
+  max_scans: z.int().min(1).nullable().optional(),
+  units: z.int().min(1).max(MAX_UNITS).optional(),
+  valid_from: Timestamp.nullable().optional(),
+  valid_until: Timestamp.nullable().optional(),
 });
 export type TicketWrite = z.infer<typeof TicketWrite>;
 export const TicketsWrite = z.looseObject({ tickets: z.array(TicketWrite).min(1).max(1000) });
 export const TicketAction = z.enum(['transfer', 'revoke', 'block', 'refund']);
-export const TicketActionRequest = z.looseObject({ reason: Text.min(1), actor: ActorId.optional(), code: z.string().min(1).max(1024).optional(), to_user_id: z.string().max(64).optional() });
+export const TicketActionRequest = z.looseObject({
+  reason: Text.min(1),
+  actor: ActorId.optional(),
+  code: z.string().min(1).max(1024).optional(),
+  to_user_id: z.string().max(64).optional(),
+});
 
 /** `PUT /events/:id` */
 export const EventWrite = z.looseObject({
-  name: z.string().min(1).max(200), site: z.string().optional(), starts_at: Timestamp.nullable().optional(), ends_at: Timestamp.nullable().optional(), time_zone: z.string().max(64).default('UTC'), policies: z.record(z.string(), z.unknown()).default({}),
+  name: z.string().min(1).max(200),
+  site: z.string().optional(),
+  starts_at: Timestamp.nullable().optional(),
+  ends_at: Timestamp.nullable().optional(),
+  time_zone: z.string().max(64).default('UTC'),
+  policies: z.record(z.string(), z.unknown()).default({}),
 });
 /** `PUT /gates/:site/:gate/assignment`. zones, tiers absent: all. */
-export const AssignmentWrite = z.looseObject({ event_ids: z.array(EventId).max(64), zones: z.array(ZoneId).max(256).optional(), tiers: z.array(TierId).max(256).optional() });
+export const AssignmentWrite = z.looseObject({
+  event_ids: z.array(EventId).max(64),
+  zones: z.array(ZoneId).max(256).optional(),
+  tiers: z.array(TierId).max(256).optional(),
+});
 export const GateView = z.looseObject({
-  gate: GateName, state: z.enum(['online', 'offline', 'never_seen']), since: Timestamp.nullable(), mode: Mode.nullable(), backlog: z.int().nullable(), manifest_version: z.int().nullable(), event_ids: z.array(EventId), alerts: z.array(z.string()), last_row_at: Timestamp.nullable(),
+  gate: GateName,
+  state: z.enum(['online', 'offline', 'never_seen']),
+  since: Timestamp.nullable(),
+  mode: Mode.nullable(),
+  backlog: z.int().nullable(),
+  manifest_version: z.int().nullable(),
+  event_ids: z.array(EventId),
+  alerts: z.array(z.string()),
+  last_row_at: Timestamp.nullable(),
 });
 export const GatesResponse = z.looseObject({ success: z.literal(true), gates: z.array(GateView) });
-export const RefusalView = z.looseObject({ gate: LedgerName, epoch: z.int(), seq: z.int(), at: Timestamp, reason: Reason, explanation: z.string(), event_id: EventId.nullable(), ticket_id: TicketId.nullable() });
+export const RefusalView = z.looseObject({
+  gate: LedgerName,
+  epoch: z.int(),
+  seq: z.int(),
+  at: Timestamp,
+  reason: Reason,
+  explanation: z.string(),
+  event_id: EventId.nullable(),
+  ticket_id: TicketId.nullable(),
+});
 export const RefusalsResponse = z.looseObject({ success: z.literal(true), refusals: z.array(RefusalView) });
 /** `POST /gates/:site/:gate/requests/:command` */
 export const GateRequestBody = z.looseObject({ actor: ActorId, reason: Text.min(1), args: z.record(z.string(), z.unknown()).default({}) });
@@ -70,13 +140,37 @@ export const SettleRequest = z.looseObject({ outcome: z.enum(['passed', 'returne
 export const HistoryItem = z.looseObject({ at: Timestamp, kind: z.string(), gate: LedgerName.nullable(), text: z.string() });
 export const HistoryResponse = z.looseObject({ success: z.literal(true), ticket_id: TicketId, status: TicketState, history: z.array(HistoryItem) });
 /** `GET /events/:id/occupancy`: people inside = entries − exits; `uncertain` may or may not be inside. */
-export const OccupancyResponse = z.looseObject({ success: z.literal(true), event_id: EventId, inside: z.int(), entries: z.int(), exits: z.int(), uncertain: z.int(), free_passages: z.int(), overrides: z.int() });
+export const OccupancyResponse = z.looseObject({
+  success: z.literal(true),
+  event_id: EventId,
+  inside: z.int(),
+  entries: z.int(),
+  exits: z.int(),
+  uncertain: z.int(),
+  free_passages: z.int(),
+  overrides: z.int(),
+});
 /** `GET /conflicts`: admissions beyond a ticket's right, which only gates cut off from each other can cause. */
 export const ConflictView = z.looseObject({
-  event_id: EventId, ticket_id: TicketId, ticket_ref: TicketRef, cause: z.string(), winner: z.tuple([LedgerName, z.int(), z.int()]).nullable(), loser: z.tuple([LedgerName, z.int(), z.int()]), winner_at: Timestamp.nullable(), loser_at: Timestamp, overlapping: z.boolean(),
+  event_id: EventId,
+  ticket_id: TicketId,
+  ticket_ref: TicketRef,
+  cause: z.string(),
+  winner: z.tuple([LedgerName, z.int(), z.int()]).nullable(),
+  loser: z.tuple([LedgerName, z.int(), z.int()]),
+  winner_at: Timestamp.nullable(),
+  loser_at: Timestamp,
+  overlapping: z.boolean(),
 });
 export const ConflictsResponse = z.looseObject({ success: z.literal(true), conflicts: z.array(ConflictView) });
 
 /** `POST /enroll` */
 export const EnrollRequest = z.looseObject({ token: z.string().min(16).max(128), csr: z.string().max(8192) });
-export const EnrollResponse = z.looseObject({ success: z.literal(true), gate: GateName, certificate: z.string(), ca: z.string(), keys: z.array(z.unknown()), assignment: z.looseObject({ event_ids: z.array(EventId) }) });
+export const EnrollResponse = z.looseObject({
+  success: z.literal(true),
+  gate: GateName,
+  certificate: z.string(),
+  ca: z.string(),
+  keys: z.array(z.unknown()),
+  assignment: z.looseObject({ event_ids: z.array(EventId) }),
+});

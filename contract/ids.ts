@@ -24,13 +24,13 @@ export const GateId = LedgerGateId.refine((id) => id !== CLOUD_GATE, '"cloud" is
 export type GateId = z.infer<typeof GateId>;
 
 const fullName = (gate: typeof LedgerGateId) =>
-  z.string().max(63).refine(
-    (name) => {
+  z
+    .string()
+    .max(63)
+    .refine((name) => {
       const [site, id, ...rest] = name.split('/');
       return rest.length === 0 && SiteId.safeParse(site).success && gate.safeParse(id).success;
-    },
-    'a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03',
-  );
+    }, 'a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03');
 
 /** `<site>/<gate>` of a real gate: its MQTT user name, client id and certificate's common name. */
 export const GateName = fullName(GateId);

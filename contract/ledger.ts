@@ -38,15 +38,27 @@ export type GrantType = z.infer<typeof GrantType>;
 export const GrantFlag = z.string().min(1).max(32);
 
 export const GrantEntry = z.looseObject({
-  ...common, kind: z.literal('grant'), ...ticket,
-  direction: Direction, type: GrantType, units: z.int().min(1).max(MAX_UNITS), medium: Medium,
-  manifest_version: z.int().min(0), online: z.boolean(), latency_us: z.int().min(0),
+  ...common,
+  kind: z.literal('grant'),
+  ...ticket,
+  direction: Direction,
+  type: GrantType,
+  units: z.int().min(1).max(MAX_UNITS),
+  medium: Medium,
+  manifest_version: z.int().min(0),
+  online: z.boolean(),
+  latency_us: z.int().min(0),
   /** What changed since this gate's previous grant: the prefix of each other ledger that it had applied. */
   seen: LedgerVector,
   flags: z.array(GrantFlag).max(16).optional(),
 });
 export const RefusalEntry = z.looseObject({
-  ...common, kind: z.literal('refusal'), reason: Reason, explanation: Text, ...ticketWhereKnown, direction: Direction.optional(),
+  ...common,
+  kind: z.literal('refusal'),
+  reason: Reason,
+  explanation: Text,
+  ...ticketWhereKnown,
+  direction: Direction.optional(),
   /** The facts that the explanation was made from, for showing it in another language. */
   facts: z.record(z.string().max(32), z.union([z.string().max(128), z.number()])).optional(),
   valid_again_at: Timestamp.optional(),
@@ -55,38 +67,72 @@ export const PASSAGE_OUTCOMES = ['passed', 'returned', 'stuck', 'unknown', 'forc
 export const PassageOutcome = z.enum(PASSAGE_OUTCOMES);
 export type PassageOutcome = z.infer<typeof PassageOutcome>;
 export const PassageEntry = z.looseObject({
-  ...common, kind: z.literal('passage'),
+  ...common,
+  kind: z.literal('passage'),
   /** The grant or override that it belongs to; absent for forced and free. */
-  of: RowPosition.optional(), ...ticketWhereKnown, direction: Direction,
+  of: RowPosition.optional(),
+  ...ticketWhereKnown,
+  direction: Direction,
   /** Which of the grant's units, from 1. */
-  unit: z.int().min(1).max(MAX_UNITS).optional(), outcome: PassageOutcome,
+  unit: z.int().min(1).max(MAX_UNITS).optional(),
+  outcome: PassageOutcome,
 });
 /** The cloud's or an operator's word on a grant; stronger than any passage. */
 export const SettlementEntry = z.looseObject({
-  ...common, kind: z.literal('settlement'),
-  of: z.tuple([LedgerName, Epoch, Seq]), outcome: z.enum(['passed', 'returned']), actor: ActorId, reason: Text,
-  event_id: EventId.optional(), ticket_id: TicketId.optional(), ticket_ref: TicketRef.optional(), direction: Direction.optional(),
+  ...common,
+  kind: z.literal('settlement'),
+  of: z.tuple([LedgerName, Epoch, Seq]),
+  outcome: z.enum(['passed', 'returned']),
+  actor: ActorId,
+  reason: Text,
+  event_id: EventId.optional(),
+  ticket_id: TicketId.optional(),
+  ticket_ref: TicketRef.optional(),
+  direction: Direction.optional(),
   /** Absent: every unit. */
   unit: z.int().min(1).max(MAX_UNITS).optional(),
 });
 export const OverrideEntry = z.looseObject({
-  ...common, kind: z.literal('override'), actor: ActorId, action: z.string().min(1).max(32), reason: Text,
-  direction: Direction.optional(), units: z.int().min(1).max(MAX_UNITS).optional(), until: Timestamp.optional(), transaction: z.string().max(64).optional(),
+  ...common,
+  kind: z.literal('override'),
+  actor: ActorId,
+  action: z.string().min(1).max(32),
+  reason: Text,
+  direction: Direction.optional(),
+  units: z.int().min(1).max(MAX_UNITS).optional(),
+  until: Timestamp.optional(),
+  transaction: z.string().max(64).optional(),
 });
 export const MODES = ['controlled', 'free', 'locked', 'out_of_service', 'emergency'] as const;
 export const Mode = z.enum(MODES);
 export type Mode = z.infer<typeof Mode>;
 export const ModeEntry = z.looseObject({
-  ...common, kind: z.literal('mode'), direction: Direction, from: Mode, to: Mode, actor: ActorId, reason: Text, until: Timestamp.optional(),
+  ...common,
+  kind: z.literal('mode'),
+  direction: Direction,
+  from: Mode,
+  to: Mode,
+  actor: ActorId,
+  reason: Text,
+  until: Timestamp.optional(),
 });
-const noteEntry = <K extends 'fault' | 'alarm' | 'clock'>(kind: K) => z.looseObject({ ...common, kind: z.literal(kind), what: z.string().min(1).max(64), detail: Text });
+const noteEntry = <K extends 'fault' | 'alarm' | 'clock'>(kind: K) =>
+  z.looseObject({ ...common, kind: z.literal(kind), what: z.string().min(1).max(64), detail: Text });
 export const FaultEntry = noteEntry('fault');
 export const AlarmEntry = noteEntry('alarm');
 export const ClockEntry = noteEntry('clock');
 
 /** Every kind that this version knows. Others are kept as `EntryKey`. */
 export const LedgerEntry = z.discriminatedUnion('kind', [
-  GrantEntry, RefusalEntry, PassageEntry, SettlementEntry, OverrideEntry, ModeEntry, FaultEntry, AlarmEntry, ClockEntry,
+  GrantEntry,
+  RefusalEntry,
+  PassageEntry,
+  SettlementEntry,
+  OverrideEntry,
+  ModeEntry,
+  FaultEntry,
+  AlarmEntry,
+  ClockEntry,
 ]);
 export type LedgerEntry = z.infer<typeof LedgerEntry>;
 export type LedgerEntryKind = LedgerEntry['kind'];
@@ -94,7 +140,9 @@ export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'settlement', 'overr
 
 /** Topic `ledger`. Entries are checked one by one (a single bad one must not hide the others): here only their keys. */
 export const LedgerMessage = z.looseObject({
-  schema: z.literal(SCHEMA_VERSION), gate: LedgerName, epoch: Epoch,
+  schema: z.literal(SCHEMA_VERSION),
+  gate: LedgerName,
+  epoch: Epoch,
   entries: z.array(EntryKey).min(1).max(MAX_LEDGER_ENTRIES),
 });
 export type LedgerMessage = z.infer<typeof LedgerMessage>;
@@ -102,10 +150,13 @@ export type LedgerMessage = z.infer<typeof LedgerMessage>;
 /** Topic `ack`: only ever adds. Rows 1..upto_seq are committed; `missing` ranges lie above it and release nothing. */
 export const AckMessage = z.looseObject({
   schema: z.literal(SCHEMA_VERSION),
-  epochs: z.array(z.looseObject({
-    epoch: Epoch, upto_seq: z.int().min(0),
-    missing: z.array(z.tuple([Seq, Seq])).max(MAX_MISSING_RANGES),
-  })),
+  epochs: z.array(
+    z.looseObject({
+      epoch: Epoch,
+      upto_seq: z.int().min(0),
+      missing: z.array(z.tuple([Seq, Seq])).max(MAX_MISSING_RANGES),
+    }),
+  ),
   cloud_time: Timestamp,
 });
 export type AckMessage = z.infer<typeof AckMessage>;

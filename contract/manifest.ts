@@ -14,12 +14,28 @@ export type TicketRight = z.infer<typeof TicketRight>;
 
 /** The reason a right other than `valid` is refused with. */
 export const RIGHT_REASONS: Readonly<Record<Exclude<TicketRight, 'valid'>, Reason>> = {
-  unpaid: 'unpaid', unapproved: 'unapproved', blocked: 'blocked', revoked: 'revoked', canceled: 'canceled', expired: 'invalid_time',
+  unpaid: 'unpaid',
+  unapproved: 'unapproved',
+  blocked: 'blocked',
+  revoked: 'revoked',
+  canceled: 'canceled',
+  expired: 'invalid_time',
 };
 
 /** The twelve states of a ticket in the cloud's ledger. */
 export const TICKET_STATES = [
-  'available', 'reserved', 'sold', 'minted', 'active', 'transferred', 'checked_in', 'used', 'revoked', 'refunded', 'expired', 'cancelled',
+  'available',
+  'reserved',
+  'sold',
+  'minted',
+  'active',
+  'transferred',
+  'checked_in',
+  'used',
+  'revoked',
+  'refunded',
+  'expired',
+  'cancelled',
 ] as const;
 export const TicketState = z.enum(TICKET_STATES);
 export type TicketState = z.infer<typeof TicketState>;
@@ -30,18 +46,33 @@ export type TicketState = z.infer<typeof TicketState>;
  * new holder; the old code becomes a `revoked` tombstone.
  */
 export const STATE_RIGHTS: Readonly<Record<TicketState, TicketRight | null>> = {
-  available: null, reserved: 'unpaid', sold: 'valid', minted: 'valid', active: 'valid', transferred: 'valid', checked_in: 'valid', used: 'valid',
-  revoked: 'revoked', refunded: 'canceled', expired: 'expired', cancelled: 'canceled',
+  available: null,
+  reserved: 'unpaid',
+  sold: 'valid',
+  minted: 'valid',
+  active: 'valid',
+  transferred: 'valid',
+  checked_in: 'valid',
+  used: 'valid',
+  revoked: 'revoked',
+  refunded: 'canceled',
+  expired: 'expired',
+  cancelled: 'canceled',
 };
 
 /** One ticket, as it stands in a manifest (snake_case: in overlays and files). */
 export const ManifestTicket = z.looseObject({
-  ticket_id: TicketId, ticket_ref: TicketRef, tier: TierId, zone: ZoneId.nullable(), status: TicketRight,
+  ticket_id: TicketId,
+  ticket_ref: TicketRef,
+  tier: TierId,
+  zone: ZoneId.nullable(),
+  status: TicketRight,
   /** Entries in total; null: as the policy says. */
   max_scans: z.int().min(1).max(1_000_000).nullable(),
   /** Guests that one entry admits. */
   units: z.int().min(1).max(MAX_UNITS).default(1),
-  valid_from: Timestamp.nullable().default(null), valid_until: Timestamp.nullable().default(null),
+  valid_from: Timestamp.nullable().default(null),
+  valid_until: Timestamp.nullable().default(null),
   /** VIP pass, or a general ticket linked to a VIP reservation: re-enters without limit. */
   vip: z.boolean().default(false),
   /** Why it is blocked, for the staff; no personal data. */
@@ -49,38 +80,71 @@ export const ManifestTicket = z.looseObject({
 });
 export type ManifestTicket = z.infer<typeof ManifestTicket>;
 /** A ticket_ref that opens nothing any more: removed, or replaced (`revoked`: say so to the guest). */
-export const Tombstone = z.looseObject({ ticket_ref: TicketRef, ticket_id: TicketId.nullable(), removed: z.literal(true), reason: z.enum(['invalid', 'revoked', 'canceled']) });
+export const Tombstone = z.looseObject({
+  ticket_ref: TicketRef,
+  ticket_id: TicketId.nullable(),
+  removed: z.literal(true),
+  reason: z.enum(['invalid', 'revoked', 'canceled']),
+});
 export type Tombstone = z.infer<typeof Tombstone>;
 export const TicketChange = z.union([Tombstone, ManifestTicket]);
 export type TicketChange = z.infer<typeof TicketChange>;
 
 /** One counted entry or exit of a used ticket, as of `upto`. Keyed by the grant's row. */
 export const UsageEntry = z.looseObject({
-  ticket_ref: TicketRef, gate: LedgerName, epoch: Epoch, seq: Seq, at: Timestamp, direction: Direction, units: z.int().min(0).max(MAX_UNITS), outcome: z.enum(['passed', 'stuck', 'unknown', 'open']),
+  ticket_ref: TicketRef,
+  gate: LedgerName,
+  epoch: Epoch,
+  seq: Seq,
+  at: Timestamp,
+  direction: Direction,
+  units: z.int().min(0).max(MAX_UNITS),
+  outcome: z.enum(['passed', 'stuck', 'unknown', 'open']),
 });
 export type UsageEntry = z.infer<typeof UsageEntry>;
 
 /** A public key that verifies codes or signed payloads. `spki` is base64 of the DER SubjectPublicKeyInfo. */
-export const PublicKey = z.looseObject({ key_id: KeyId, use: z.enum(['manifest', 'code', 'pretix']), alg: z.literal('Ed25519'), spki: z.base64().max(256), not_after: Timestamp.nullable().default(null) });
+export const PublicKey = z.looseObject({
+  key_id: KeyId,
+  use: z.enum(['manifest', 'code', 'pretix']),
+  alg: z.literal('Ed25519'),
+  spki: z.base64().max(256),
+  not_after: Timestamp.nullable().default(null),
+});
 export type PublicKey = z.infer<typeof PublicKey>;
 
 /** What a manifest says besides its tickets. `policies` is checked by rules/policy.ts. */
 export const ManifestHead = z.looseObject({
-  schema: z.literal(SCHEMA_VERSION), event_id: EventId, version: z.int().min(1), generated_at: Timestamp, expires_at: Timestamp,
-  name: z.string().max(200), starts_at: Timestamp.nullable(), ends_at: Timestamp.nullable(), time_zone: z.string().max(64),
+  schema: z.literal(SCHEMA_VERSION),
+  event_id: EventId,
+  version: z.int().min(1),
+  generated_at: Timestamp,
+  expires_at: Timestamp,
+  name: z.string().max(200),
+  starts_at: Timestamp.nullable(),
+  ends_at: Timestamp.nullable(),
+  time_zone: z.string().max(64),
   /** Random, per event, hex: prefix of every code before hashing. */
   salt: z.string().regex(/^[0-9a-f]{32,128}$/),
   policies: z.record(z.string(), z.unknown()),
   keys: z.array(PublicKey).max(32),
   /** Revoked and blocked signed codes, by ticket_ref; the version never goes back. */
   revoked: z.looseObject({ version: z.int().min(0), refs: z.array(TicketRef).max(100_000) }),
-  ticket_count: z.int().min(0), upto: LedgerVector,
+  ticket_count: z.int().min(0),
+  upto: LedgerVector,
 });
 export type ManifestHead = z.infer<typeof ManifestHead>;
 
 /** Signed facts of one event's files, in `manifest/want`. The signature covers this object. */
 export const WantedManifest = z.looseObject({
-  event_id: EventId, version: z.int().min(1), overlay_version: z.int().min(1), sha256: Sha256Hex, size: z.int().min(0), url: z.string().max(2048), key_id: z.string().max(32), signature: z.base64().max(128),
+  event_id: EventId,
+  version: z.int().min(1),
+  overlay_version: z.int().min(1),
+  sha256: Sha256Hex,
+  size: z.int().min(0),
+  url: z.string().max(2048),
+  key_id: z.string().max(32),
+  signature: z.base64().max(128),
 });
 export type WantedManifest = z.infer<typeof WantedManifest>;
 /** `manifest/want`, retained: every event the gate must hold; an event that is gone is dropped by the gate. */
@@ -88,18 +152,34 @@ export const WantMessage = z.looseObject({ schema: z.literal(SCHEMA_VERSION), ev
 export type WantMessage = z.infer<typeof WantMessage>;
 
 /** `overlay`: changes from one version to the next. `tickets` absent: too large, fetch `since`. */
-export const OverlayMessage = z.looseObject({
-  schema: z.literal(SCHEMA_VERSION), event_id: EventId, from_version: z.int().min(1), to_version: z.int().min(2),
-  tickets: z.array(TicketChange).max(MAX_OVERLAY_TICKETS).optional(), key_id: z.string().max(32), signature: z.base64().max(128),
-}).refine((overlay) => overlay.to_version > overlay.from_version, 'to_version is after from_version');
+export const OverlayMessage = z
+  .looseObject({
+    schema: z.literal(SCHEMA_VERSION),
+    event_id: EventId,
+    from_version: z.int().min(1),
+    to_version: z.int().min(2),
+    tickets: z.array(TicketChange).max(MAX_OVERLAY_TICKETS).optional(),
+    key_id: z.string().max(32),
+    signature: z.base64().max(128),
+  })
+  .refine((overlay) => overlay.to_version > overlay.from_version, 'to_version is after from_version');
 export type OverlayMessage = z.infer<typeof OverlayMessage>;
 
 /** `lookup`: the gate asks about one unknown code, by its ref for each event it holds. */
-export const LookupQuestion = z.looseObject({ schema: z.literal(SCHEMA_VERSION), n: z.int().min(0), refs: z.array(z.looseObject({ event_id: EventId, ticket_ref: TicketRef })).min(1).max(64) });
+export const LookupQuestion = z.looseObject({
+  schema: z.literal(SCHEMA_VERSION),
+  n: z.int().min(0),
+  refs: z
+    .array(z.looseObject({ event_id: EventId, ticket_ref: TicketRef }))
+    .min(1)
+    .max(64),
+});
 export type LookupQuestion = z.infer<typeof LookupQuestion>;
 /** `lookup/<n>`: facts, never a grant. */
 export const LookupAnswer = z.looseObject({
-  schema: z.literal(SCHEMA_VERSION), n: z.int().min(0), tickets: z.array(z.looseObject({ event_id: EventId, overlay_version: z.int().min(1), ticket: TicketChange, usage: z.array(UsageEntry).max(1000) })).max(64),
+  schema: z.literal(SCHEMA_VERSION),
+  n: z.int().min(0),
+  tickets: z.array(z.looseObject({ event_id: EventId, overlay_version: z.int().min(1), ticket: TicketChange, usage: z.array(UsageEntry).max(1000) })).max(64),
 });
 export type LookupAnswer = z.infer<typeof LookupAnswer>;
 
@@ -122,19 +202,43 @@ export const MANIFEST_TABLES: readonly string[] = [
 
 /** `GET /offline/manifest/:eventId`, in the forerunner's camelCase. */
 export const OfflineTicket = z.looseObject({
-  ticketId: TicketId, ticketRef: TicketRef, tier: TierId, zone: ZoneId.nullable(), maxScans: z.int().min(1).nullable(), currentScans: z.int().min(0), status: TicketRight,
-  units: z.int().min(1).optional(), validFrom: Timestamp.nullable().optional(), validUntil: Timestamp.nullable().optional(), vip: z.boolean().optional(), note: z.string().nullable().optional(),
+  ticketId: TicketId,
+  ticketRef: TicketRef,
+  tier: TierId,
+  zone: ZoneId.nullable(),
+  maxScans: z.int().min(1).nullable(),
+  currentScans: z.int().min(0),
+  status: TicketRight,
+  units: z.int().min(1).optional(),
+  validFrom: Timestamp.nullable().optional(),
+  validUntil: Timestamp.nullable().optional(),
+  vip: z.boolean().optional(),
+  note: z.string().nullable().optional(),
   /** In a delta: the ref opens nothing any more. */
-  removed: z.boolean().optional(), reason: z.string().optional(),
+  removed: z.boolean().optional(),
+  reason: z.string().optional(),
 });
 export type OfflineTicket = z.infer<typeof OfflineTicket>;
 export const OfflineManifest = z.looseObject({
-  eventId: EventId, version: z.int().min(1), generatedAt: Timestamp, expiresAt: Timestamp, tickets: z.array(OfflineTicket), policies: z.record(z.string(), z.unknown()),
+  eventId: EventId,
+  version: z.int().min(1),
+  generatedAt: Timestamp,
+  expiresAt: Timestamp,
+  tickets: z.array(OfflineTicket),
+  policies: z.record(z.string(), z.unknown()),
   /** Present in a delta: the version that these changes start from. */
   since: z.int().min(1).optional(),
-  name: z.string().optional(), startsAt: Timestamp.nullable().optional(), endsAt: Timestamp.nullable().optional(), timeZone: z.string().optional(), salt: z.string().optional(),
-  upto: LedgerVector.optional(), usage: z.array(UsageEntry).optional(), keys: z.array(PublicKey).optional(), revoked: z.looseObject({ version: z.int(), refs: z.array(TicketRef) }).optional(),
-  keyId: z.string().optional(), signature: z.string().optional(),
+  name: z.string().optional(),
+  startsAt: Timestamp.nullable().optional(),
+  endsAt: Timestamp.nullable().optional(),
+  timeZone: z.string().optional(),
+  salt: z.string().optional(),
+  upto: LedgerVector.optional(),
+  usage: z.array(UsageEntry).optional(),
+  keys: z.array(PublicKey).optional(),
+  revoked: z.looseObject({ version: z.int(), refs: z.array(TicketRef) }).optional(),
+  keyId: z.string().optional(),
+  signature: z.string().optional(),
 });
 export type OfflineManifest = z.infer<typeof OfflineManifest>;
 export const OfflineManifestResponse = z.looseObject({ success: z.literal(true), manifest: OfflineManifest });

@@ -4,8 +4,8 @@
  */
 import { z } from 'zod';
 import { GateName, Timestamp } from './ids.ts';
-import { MAX_TEXT_CHARS, SCHEMA_VERSION } from './limits.ts';
 import { Mode } from './ledger.ts';
+import { MAX_TEXT_CHARS, SCHEMA_VERSION } from './limits.ts';
 import { REASONS, type Reason } from './reasons.ts';
 
 const schema = z.literal(SCHEMA_VERSION);
@@ -15,9 +15,12 @@ const Count = z.int().min(0);
 
 /** `state`, retained, and the gate's last will (offline, reason `connection lost`). */
 export const StateMessage = z.looseObject({
-  schema, state: z.enum(['online', 'offline']),
+  schema,
+  state: z.enum(['online', 'offline']),
   /** New with every connection, so that a late will of an old session can be told from the present one. */
-  session: z.string().min(1).max(64), since: Timestamp, reason: Text,
+  session: z.string().min(1).max(64),
+  since: Timestamp,
+  reason: Text,
 });
 export type StateMessage = z.infer<typeof StateMessage>;
 
@@ -25,8 +28,17 @@ export type StateMessage = z.infer<typeof StateMessage>;
 export const CloudStateMessage = StateMessage;
 
 export const InfoMessage = z.looseObject({
-  schema, version: z.string().max(64), commit: z.string().max(64), runtime: z.string().max(64), kernel: z.string().max(128), image: z.string().max(64).nullable(),
-  hardware_model: z.string().max(128).nullable(), hardware_serial: z.string().max(64).nullable(), boot_id: z.string().max(64), booted_at: Timestamp, config_sha256: z.string().max(64),
+  schema,
+  version: z.string().max(64),
+  commit: z.string().max(64),
+  runtime: z.string().max(64),
+  kernel: z.string().max(128),
+  image: z.string().max(64).nullable(),
+  hardware_model: z.string().max(128).nullable(),
+  hardware_serial: z.string().max(64).nullable(),
+  boot_id: z.string().max(64),
+  booted_at: Timestamp,
+  config_sha256: z.string().max(64),
   readers: z.array(z.looseObject({ name: z.string().max(31), path: z.string().max(255), baud: z.int(), direction: z.enum(['in', 'out']) })).max(8),
   cert_expires_at: Timestamp.nullable(),
 });
@@ -34,26 +46,50 @@ export type InfoMessage = z.infer<typeof InfoMessage>;
 
 /** Every 30 s; flat numbers, flags as 0/1, so that any chart can draw it. What is not known is absent. */
 export const HealthMessage = z.looseObject({
-  schema, uptime_s: z.number().min(0), loop_lag_ms: z.number().min(0), rss_mb: z.number().min(0), cpu_temp_c: z.number().optional(), under_voltage: Flag.optional(),
-  disk_free_mb: z.number().min(0), clock_offset_ms: z.number().optional(), clock_bound_ms: z.number().min(0).optional(), clock_trusted: Flag,
-  backlog: Count, backlog_oldest_s: z.number().min(0), manifest_version: Count, manifest_age_s: z.number().min(0),
-  reader_ok: Flag, board_ok: Flag,
+  schema,
+  uptime_s: z.number().min(0),
+  loop_lag_ms: z.number().min(0),
+  rss_mb: z.number().min(0),
+  cpu_temp_c: z.number().optional(),
+  under_voltage: Flag.optional(),
+  disk_free_mb: z.number().min(0),
+  clock_offset_ms: z.number().optional(),
+  clock_bound_ms: z.number().min(0).optional(),
+  clock_trusted: Flag,
+  backlog: Count,
+  backlog_oldest_s: z.number().min(0),
+  manifest_version: Count,
+  manifest_age_s: z.number().min(0),
+  reader_ok: Flag,
+  board_ok: Flag,
   /** The mode of direction `in`; `mode_out` says the other's where it differs. */
-  mode: Mode, admissions_total: Count, refusals_total: Count, passages_total: Count,
+  mode: Mode,
+  admissions_total: Count,
+  refusals_total: Count,
+  passages_total: Count,
 });
 export type HealthMessage = z.infer<typeof HealthMessage>;
 
 /** Every 60 s, over the window; `refused_<reason>` for every reason that occurred. */
-export const StatsMessage = z.looseObject({
-  schema, window_s: z.number().min(0), admissions: Count, refusals: Count, passages: Count, returned: Count, exits: Count,
-  decision_p50_us: Count, decision_p99_us: Count,
-}).superRefine((stats, context) => {
-  for (const key of Object.keys(stats)) {
-    if (key.startsWith('refused_') && !(REASONS as readonly string[]).includes(key.slice('refused_'.length))) {
-      context.addIssue({ code: 'custom', path: [key], message: 'no such reason' });
+export const StatsMessage = z
+  .looseObject({
+    schema,
+    window_s: z.number().min(0),
+    admissions: Count,
+    refusals: Count,
+    passages: Count,
+    returned: Count,
+    exits: Count,
+    decision_p50_us: Count,
+    decision_p99_us: Count,
+  })
+  .superRefine((stats, context) => {
+    for (const key of Object.keys(stats)) {
+      if (key.startsWith('refused_') && !(REASONS as readonly string[]).includes(key.slice('refused_'.length))) {
+        context.addIssue({ code: 'custom', path: [key], message: 'no such reason' });
+      }
     }
-  }
-});
+  });
 export type StatsMessage = z.infer<typeof StatsMessage> & Partial<Record<`refused_${Reason}`, number>>;
 
 export const SEVERITIES = ['info', 'warning', 'critical'] as const;
@@ -61,7 +97,13 @@ export const Severity = z.enum(SEVERITIES);
 export type Severity = z.infer<typeof Severity>;
 
 /** Live copy for tools. Never the account: it may be lost. `detail` is flat. */
-export const EventMessage = z.looseObject({ schema, type: z.string().min(1).max(32), severity: Severity, ts: Timestamp, detail: z.record(z.string().max(32), z.unknown()) });
+export const EventMessage = z.looseObject({
+  schema,
+  type: z.string().min(1).max(32),
+  severity: Severity,
+  ts: Timestamp,
+  detail: z.record(z.string().max(32), z.unknown()),
+});
 export type EventMessage = z.infer<typeof EventMessage>;
 
 /** The alerts that a gate can raise; `reader-<name>` for each reader. An empty payload clears one. */
@@ -75,7 +117,14 @@ export type AlertMessage = z.infer<typeof AlertMessage>;
 export const TimeQuestion = z.looseObject({ schema, n: z.int().min(0), boot_id: z.string().min(1).max(64), sent_boottime_ms: z.number().min(0) });
 export type TimeQuestion = z.infer<typeof TimeQuestion>;
 /** `time/<n>`: the cloud answers with its clock at arrival and at departure, in Unix milliseconds (fractions allowed). */
-export const TimeAnswer = z.looseObject({ schema, n: z.int().min(0), boot_id: z.string().min(1).max(64), sent_boottime_ms: z.number().min(0), received_unix_ms: z.number(), answered_unix_ms: z.number() });
+export const TimeAnswer = z.looseObject({
+  schema,
+  n: z.int().min(0),
+  boot_id: z.string().min(1).max(64),
+  sent_boottime_ms: z.number().min(0),
+  received_unix_ms: z.number(),
+  answered_unix_ms: z.number(),
+});
 export type TimeAnswer = z.infer<typeof TimeAnswer>;
 
 /** Who a message is from, where the topic does not say it. */

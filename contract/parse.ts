@@ -2,7 +2,11 @@
 import type { z } from 'zod';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from './limits.ts';
 
-export type ParseFailure = { readonly ok: false; readonly error: 'oversized' | 'not_utf8' | 'not_json' | 'wrong_version' | 'malformed'; readonly message: string };
+export type ParseFailure = {
+  readonly ok: false;
+  readonly error: 'oversized' | 'not_utf8' | 'not_json' | 'wrong_version' | 'malformed';
+  readonly message: string;
+};
 export type Parsed<T> = { readonly ok: true; readonly value: T } | ParseFailure;
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
@@ -13,10 +17,18 @@ const MAX_DEPTH = 32;
 export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, maxBytes = MAX_PAYLOAD_BYTES): Parsed<z.infer<S>> {
   if (bytes.byteLength > maxBytes) return fail('oversized', `${bytes.byteLength} bytes, at most ${maxBytes}`);
   let text: string;
-  try { text = utf8.decode(bytes); } catch { return fail('not_utf8', 'the payload is not UTF-8'); }
+  try {
+    text = utf8.decode(bytes);
+  } catch {
+    return fail('not_utf8', 'the payload is not UTF-8');
+  }
   if (tooDeep(text)) return fail('malformed', `nested deeper than ${MAX_DEPTH}`);
   let value: unknown;
-  try { value = JSON.parse(text); } catch (error) { return fail('not_json', (error as Error).message); }
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    return fail('not_json', (error as Error).message);
+  }
   const version = (value as { schema?: unknown } | null)?.schema;
   if (typeof version === 'number' && version !== SCHEMA_VERSION) return fail('wrong_version', `schema ${version}, this side speaks ${SCHEMA_VERSION}`);
   const result = schema.safeParse(value);
@@ -30,10 +42,15 @@ function tooDeep(text: string): boolean {
   let quoted = false;
   for (let i = 0; i < text.length; i++) {
     const c = text.charCodeAt(i);
-    if (quoted) { if (c === 0x5c) i++; else if (c === 0x22) quoted = false; continue; }
+    if (quoted) {
+      if (c === 0x5c) i++;
+      else if (c === 0x22) quoted = false;
+      continue;
+    }
     if (c === 0x22) quoted = true;
-    else if (c === 0x7b || c === 0x5b) { if (++depth > MAX_DEPTH) return true; }
-    else if (c === 0x7d || c === 0x5d) depth--;
+    else if (c === 0x7b || c === 0x5b) {
+      if (++depth > MAX_DEPTH) return true;
+    } else if (c === 0x7d || c === 0x5d) depth--;
   }
   return false;
 }

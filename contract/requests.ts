@@ -4,8 +4,8 @@
  */
 import { z } from 'zod';
 import { ActorId, Direction, Timestamp } from './ids.ts';
-import { MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 import { MODES } from './ledger.ts';
+import { MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 
 export const COMMANDS = ['open', 'mode', 'reset-emergency', 'refresh', 'selftest', 'resend', 'restart', 'diagnostics'] as const;
 export const Command = z.enum(COMMANDS);
@@ -13,7 +13,14 @@ export type Command = z.infer<typeof Command>;
 
 /** How long a request lives, in milliseconds. */
 export const REQUEST_EXPIRY_MS: Readonly<Record<Command, number>> = {
-  open: 5_000, mode: 30_000, 'reset-emergency': 30_000, refresh: 30_000, selftest: 30_000, resend: 30_000, restart: 30_000, diagnostics: 30_000,
+  open: 5_000,
+  mode: 30_000,
+  'reset-emergency': 30_000,
+  refresh: 30_000,
+  selftest: 30_000,
+  resend: 30_000,
+  restart: 30_000,
+  diagnostics: 30_000,
 };
 
 const Args = {
@@ -55,10 +62,14 @@ export const RequestError = z.enum(REQUEST_ERRORS);
 export type RequestError = z.infer<typeof RequestError>;
 
 /** `response/<command>`. `transaction` is null where the request's could not be read. */
-export const ResponseMessage = z.looseObject({
-  schema: z.literal(SCHEMA_VERSION), transaction: z.string().max(64).nullable(), status: z.enum(['ok', 'error']),
-  data: z.record(z.string(), z.unknown()).optional(),
-  error: z.looseObject({ code: RequestError, message: z.string().max(MAX_TEXT_CHARS) }).optional(),
-  duration_ms: z.number().min(0),
-}).refine((response) => (response.status === 'ok') === (response.error === undefined), 'error is given exactly when status is error');
+export const ResponseMessage = z
+  .looseObject({
+    schema: z.literal(SCHEMA_VERSION),
+    transaction: z.string().max(64).nullable(),
+    status: z.enum(['ok', 'error']),
+    data: z.record(z.string(), z.unknown()).optional(),
+    error: z.looseObject({ code: RequestError, message: z.string().max(MAX_TEXT_CHARS) }).optional(),
+    duration_ms: z.number().min(0),
+  })
+  .refine((response) => (response.status === 'ok') === (response.error === undefined), 'error is given exactly when status is error');
 export type ResponseMessage = z.infer<typeof ResponseMessage>;

@@ -1,8 +1,8 @@
 /** Topics are built and parsed here and nowhere else: `stile/1/<site>/<gate>/…`. */
 import { GateId, LedgerGateId, SiteId } from './ids.ts';
-import { Command } from './requests.ts';
-import { AlertId } from './messages.ts';
 import { SCHEMA_VERSION } from './limits.ts';
+import { AlertId } from './messages.ts';
+import { Command } from './requests.ts';
 
 export const TOPIC_ROOT = `stile/${SCHEMA_VERSION}`;
 
@@ -23,14 +23,23 @@ const NUMBER = /^(0|[1-9][0-9]{0,14})$/;
 /** The topic's text. Inputs must have been checked (ids, commands). */
 export function topicOf(topic: Topic): string {
   switch (topic.kind) {
-    case 'alert': return `${TOPIC_ROOT}/${topic.gate}/alert/${topic.alert}`;
-    case 'response': case 'request': return `${TOPIC_ROOT}/${topic.gate}/${topic.kind}/${topic.command}`;
-    case 'lookup_answer': return `${TOPIC_ROOT}/${topic.gate}/lookup/${topic.n}`;
-    case 'time_answer': return `${TOPIC_ROOT}/${topic.gate}/time/${topic.n}`;
-    case 'want': return `${TOPIC_ROOT}/${topic.gate}/manifest/want`;
-    case 'site_request': return `${TOPIC_ROOT}/${topic.site}/_all/request/${topic.command}`;
-    case 'cloud_state': return `${TOPIC_ROOT}/_cloud/${topic.host}/state`;
-    default: return `${TOPIC_ROOT}/${topic.gate}/${topic.kind}`;
+    case 'alert':
+      return `${TOPIC_ROOT}/${topic.gate}/alert/${topic.alert}`;
+    case 'response':
+    case 'request':
+      return `${TOPIC_ROOT}/${topic.gate}/${topic.kind}/${topic.command}`;
+    case 'lookup_answer':
+      return `${TOPIC_ROOT}/${topic.gate}/lookup/${topic.n}`;
+    case 'time_answer':
+      return `${TOPIC_ROOT}/${topic.gate}/time/${topic.n}`;
+    case 'want':
+      return `${TOPIC_ROOT}/${topic.gate}/manifest/want`;
+    case 'site_request':
+      return `${TOPIC_ROOT}/${topic.site}/_all/request/${topic.command}`;
+    case 'cloud_state':
+      return `${TOPIC_ROOT}/_cloud/${topic.host}/state`;
+    default:
+      return `${TOPIC_ROOT}/${topic.gate}/${topic.kind}`;
   }
 }
 
@@ -61,18 +70,43 @@ export function parseTopic(text: string): Topic | null {
 export function gateSubscriptions(gate: string): readonly string[] {
   const site = gate.slice(0, gate.indexOf('/'));
   const own = `${TOPIC_ROOT}/${gate}`;
-  return [`${own}/ack`, `${own}/manifest/want`, `${own}/overlay`, `${own}/request/+`, `${own}/lookup/+`, `${own}/time/+`, `${TOPIC_ROOT}/${site}/_all/request/+`, `${TOPIC_ROOT}/${site}/+/ledger`];
+  return [
+    `${own}/ack`,
+    `${own}/manifest/want`,
+    `${own}/overlay`,
+    `${own}/request/+`,
+    `${own}/lookup/+`,
+    `${own}/time/+`,
+    `${TOPIC_ROOT}/${site}/_all/request/+`,
+    `${TOPIC_ROOT}/${site}/+/ledger`,
+  ];
 }
 
 /** What the cloud's ingest subscribes to. */
-export const INGEST_SUBSCRIPTIONS: readonly string[] = ['ledger', 'state', 'info', 'health', 'stats', 'alert/+', 'response/+', 'lookup', 'time'].map((rest) => `${TOPIC_ROOT}/+/+/${rest}`);
+export const INGEST_SUBSCRIPTIONS: readonly string[] = ['ledger', 'state', 'info', 'health', 'stats', 'alert/+', 'response/+', 'lookup', 'time'].map(
+  (rest) => `${TOPIC_ROOT}/+/+/${rest}`,
+);
 /** Named share of several ingesters. */
 export const INGEST_SHARE = '$share/stile-ingest/';
 
 /** Delivery of each kind: QoS, retained, and message expiry in seconds under MQTT 5 (undefined: none). */
 export const DELIVERY: Readonly<Record<Topic['kind'], { readonly qos: 0 | 1; readonly retain: boolean; readonly expiry_s?: number }>> = {
-  state: { qos: 1, retain: true }, info: { qos: 1, retain: true }, health: { qos: 0, retain: true, expiry_s: 180 }, stats: { qos: 0, retain: false, expiry_s: 3600 },
-  ledger: { qos: 1, retain: false }, event: { qos: 1, retain: false, expiry_s: 86_400 }, alert: { qos: 1, retain: true }, response: { qos: 1, retain: false, expiry_s: 300 },
-  ack: { qos: 1, retain: true }, want: { qos: 1, retain: true }, overlay: { qos: 1, retain: false }, request: { qos: 1, retain: false, expiry_s: 30 }, site_request: { qos: 1, retain: false, expiry_s: 30 },
-  lookup: { qos: 1, retain: false, expiry_s: 2 }, lookup_answer: { qos: 1, retain: false, expiry_s: 2 }, time: { qos: 0, retain: false, expiry_s: 10 }, time_answer: { qos: 0, retain: false, expiry_s: 10 }, cloud_state: { qos: 1, retain: true },
+  state: { qos: 1, retain: true },
+  info: { qos: 1, retain: true },
+  health: { qos: 0, retain: true, expiry_s: 180 },
+  stats: { qos: 0, retain: false, expiry_s: 3600 },
+  ledger: { qos: 1, retain: false },
+  event: { qos: 1, retain: false, expiry_s: 86_400 },
+  alert: { qos: 1, retain: true },
+  response: { qos: 1, retain: false, expiry_s: 300 },
+  ack: { qos: 1, retain: true },
+  want: { qos: 1, retain: true },
+  overlay: { qos: 1, retain: false },
+  request: { qos: 1, retain: false, expiry_s: 30 },
+  site_request: { qos: 1, retain: false, expiry_s: 30 },
+  lookup: { qos: 1, retain: false, expiry_s: 2 },
+  lookup_answer: { qos: 1, retain: false, expiry_s: 2 },
+  time: { qos: 0, retain: false, expiry_s: 10 },
+  time_answer: { qos: 0, retain: false, expiry_s: 10 },
+  cloud_state: { qos: 1, retain: true },
 };

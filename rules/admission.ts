@@ -4,14 +4,16 @@
  * Pure and total: a rule that throws refuses with `error`. The order of checks is the field's (what the ticket
  * is, when, what for, paid, the venue's rules, used), then ours, so that the guest hears what can least be mended first.
  */
-import { type Reason, type ReasonFacts, explain } from '../contract/reasons.ts';
+
 import { RIGHT_REASONS } from '../contract/manifest.ts';
-import { type Ask, type Check, admitInSpite, gateName, refusal, show } from './ask.ts';
-import type { Grant, PlaceFacts, Recognised, Refusal, Verdict } from './facts.ts';
-import { type Policy, serves } from './policy.ts';
+import { explain, type Reason, type ReasonFacts } from '../contract/reasons.ts';
+import { type Ask, admitInSpite, type Check, gateName, refusal, show } from './ask.ts';
 import { checkCapacity, entitledUnits } from './entitlement.ts';
-import { checkTime } from './windows.ts';
+import type { Grant, PlaceFacts, Recognised, Refusal, Verdict } from './facts.ts';
+import { checkVenueRule } from './nearest-miss.ts';
+import { type Policy, serves } from './policy.ts';
 import { usageOf } from './usage.ts';
+import { checkTime } from './windows.ts';
 
 /** Decides. `policy` is the effective one of the ticket's tier at this gate (of the gate alone where no ticket is known). */
 export function admit(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
@@ -30,18 +32,23 @@ function decide(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
   // In a free lane nobody needs a ticket; one that is shown is judged all the same, and returned if nobody turns.
   if (place.mode !== 'controlled' && place.mode !== 'free') return plainRefusal('gate_locked', { mode: place.mode });
   switch (facts.kind) {
-    case 'unreadable': return plainRefusal('unreadable');
-    case 'ambiguous': return plainRefusal('ambiguous');
-    case 'no_manifest': return plainRefusal('manifest_stale', { gate: gateName(place.gate) });
-    case 'unknown': return plainRefusal(facts.removed ?? 'invalid');
-    case 'ticket': break;
+    case 'unreadable':
+      return plainRefusal('unreadable');
+    case 'ambiguous':
+      return plainRefusal('ambiguous');
+    case 'no_manifest':
+      return plainRefusal('manifest_stale', { gate: gateName(place.gate) });
+    case 'unknown':
+      return plainRefusal(facts.removed ?? 'invalid');
+    case 'ticket':
+      break;
   }
   const { ticket, event, entries } = facts;
   const ask: Ask = { ticket, event, policy, place, entries, usage: usageOf(entries, ticket.units), flags: new Set() };
   return place.direction === 'out' ? exit(ask) : enter(ask);
 }
 
-const ENTRY_CHECKS: readonly Check[] = [checkRight, checkClock, checkTime, checkPlace, checkApproval, checkKnowledge];
+const ENTRY_CHECKS: readonly Check[] = [checkRight, checkClock, checkTime, checkPlace, checkApproval, checkKnowledge, checkVenueRule];
 
 function enter(ask: Ask): Verdict {
   for (const check of ENTRY_CHECKS) {
@@ -79,10 +86,16 @@ function checkRight(ask: Ask): Refusal | null {
     if (refused !== null) return refused;
   }
   switch (status) {
-    case 'valid': case 'unpaid': case 'unapproved': return null;
-    case 'blocked': return refusal(ask, 'blocked', note === null ? {} : { note });
-    case 'expired': return refusal(ask, 'invalid_time', ask.ticket.validUntilMs === null ? {} : { valid_until: show(ask, ask.ticket.validUntilMs) });
-    default: return refusal(ask, RIGHT_REASONS[status]);
+    case 'valid':
+    case 'unpaid':
+    case 'unapproved':
+      return null;
+    case 'blocked':
+      return refusal(ask, 'blocked', note === null ? {} : { note });
+    case 'expired':
+      return refusal(ask, 'invalid_time', ask.ticket.validUntilMs === null ? {} : { valid_until: show(ask, ask.ticket.validUntilMs) });
+    default:
+      return refusal(ask, RIGHT_REASONS[status]);
   }
 }
 

@@ -1,5 +1,5 @@
 /** One question at a gate while it is judged, and the words that every check refuses with. */
-import { type Reason, type ReasonFacts, explain } from '../contract/reasons.ts';
+import { explain, type Reason, type ReasonFacts } from '../contract/reasons.ts';
 import type { Entry, EventFacts, PlaceFacts, Refusal, TicketFacts } from './facts.ts';
 import type { Leniency, Policy } from './policy.ts';
 import type { Usage } from './usage.ts';

@@ -53,7 +53,8 @@ function checkReentry(ask: Ask): Refusal | null {
   if (max !== null && usage.visits.length - 1 >= max) {
     return max === 0 ? refusal(ask, 'already_redeemed', usedFacts(ask)) : refusal(ask, 'max_entries', { entries: usage.visits.length, max_entries: max + 1 });
   }
-  if (until !== null && place.clockTrusted && place.nowMs > Date.parse(until)) return refusal(ask, 'already_redeemed', { ...usedFacts(ask), reentry_until: show(ask, Date.parse(until)) });
+  if (until !== null && place.clockTrusted && place.nowMs > Date.parse(until))
+    return refusal(ask, 'already_redeemed', { ...usedFacts(ask), reentry_until: show(ask, Date.parse(until)) });
   return null;
 }
 
@@ -84,7 +85,7 @@ function checkGate(ask: Ask): Refusal | null {
 /** Timed: an entry longer ago than this no longer says that the guest is inside. */
 function isForgotten({ policy, usage, place }: Ask): boolean {
   const { forget_after_s } = policy.passback;
-  return forget_after_s !== null && place.clockTrusted && usage.lastInMs !== null && place.nowMs - usage.lastInMs > forget_after_s * 1000;
+  return forget_after_s !== null && place.clockTrusted && usage.lastInMs !== null && place.nowMs - usage.lastInMs >= forget_after_s * 1000;
 }
 
 function checkPassback(ask: Ask): Refusal | null {
@@ -95,7 +96,7 @@ function checkPassback(ask: Ask): Refusal | null {
     return null;
   }
   const { forget_after_s } = policy.passback;
-  const againMs = forget_after_s === null || usage.lastInMs === null ? null : usage.lastInMs + forget_after_s * 1000 + 1;
+  const againMs = forget_after_s === null || usage.lastInMs === null ? null : usage.lastInMs + forget_after_s * 1000;
   return refusal(ask, 'passback', insideFacts(ask), againMs);
 }
 

@@ -5,8 +5,8 @@
  */
 import type { Direction, Medium } from '../contract/ids.ts';
 import type { GrantType, Mode, PassageOutcome } from '../contract/ledger.ts';
-import type { ReasonFacts, Reason } from '../contract/reasons.ts';
 import type { TicketRight } from '../contract/manifest.ts';
+import type { Reason, ReasonFacts } from '../contract/reasons.ts';
 
 /** A ticket's right, from the overlay, the manifest file, the cloud's answer or a signature. */
 export interface TicketFacts {

@@ -7,6 +7,7 @@
  */
 import { z } from 'zod';
 import { GateName, TierId, Timestamp, ZoneId } from '../contract/ids.ts';
+import { VenueRule } from './venue-rule.ts';
 
 /** What to do in spite of something: `admit_and_flag` writes it into the grant's flags. */
 export const Leniency = z.enum(['refuse', 'admit', 'admit_and_flag']);
@@ -89,6 +90,8 @@ const plain = {
   unknown: z.enum(['ask', 'refuse']),
   /** A ticket known only from its signature (sold after the last sync). */
   signed_unknown: Leniency,
+  /** The venue's own rule, in JSON Logic (venue-rule.ts); null: none. Binds VIP passes too. */
+  rules: VenueRule.nullable(),
   /** The manifest is past its expiry. */
   manifest_stale: Leniency,
   /** The wall clock cannot be believed: what depends on the time is then not judged. */
@@ -111,7 +114,8 @@ export const Policy = z.strictObject({
 });
 export type Policy = z.infer<typeof Policy>;
 
-const isOrdered = (window: { from?: string | null | undefined; until?: string | null | undefined }) => !window.from || !window.until || window.from < window.until;
+const isOrdered = (window: { from?: string | null | undefined; until?: string | null | undefined }) =>
+  !window.from || !window.until || window.from < window.until;
 const overrides = {
   ...z.strictObject(plain).partial().shape,
   admission: z.strictObject(admission).partial().refine(isOrdered, 'from is not before until').optional(),
@@ -141,6 +145,7 @@ export const DEFAULT_POLICY: Policy = {
   schedule: null,
   expires_after_first_entry_s: null,
   vip_reentry: 'always',
+  rules: null,
   unpaid: 'refuse',
   unapproved: 'refuse',
   unknown: 'ask',
@@ -165,14 +170,19 @@ export function serves(list: readonly string[] | null, id: string): boolean {
   return false;
 }
 
-export type PoliciesResult = { readonly ok: true; readonly policies: EventPolicies } | { readonly ok: false; /** One line a mistake, at most MAX_PROBLEMS: where, what. */ readonly problems: readonly string[] };
+export type PoliciesResult =
+  | { readonly ok: true; readonly policies: EventPolicies }
+  | { readonly ok: false /** One line a mistake, at most MAX_PROBLEMS: where, what. */; readonly problems: readonly string[] };
 const MAX_PROBLEMS = 20;
 
 /** Checks an event's policies; all mistakes at once, each with its key. Total. */
 export function readPolicies(value: unknown): PoliciesResult {
   const result = EventPolicies.safeParse(value);
   if (result.success) return { ok: true, policies: result.data };
-  return { ok: false, problems: result.error.issues.slice(0, MAX_PROBLEMS).map((issue) => `${['policies', ...issue.path.map(String)].join('.')}: ${issue.message}`) };
+  return {
+    ok: false,
+    problems: result.error.issues.slice(0, MAX_PROBLEMS).map((issue) => `${['policies', ...issue.path.map(String)].join('.')}: ${issue.message}`),
+  };
 }
 
 /**

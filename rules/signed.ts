@@ -124,7 +124,9 @@ function readTime(reader: ByteReader): number | null | undefined {
 /** Ed25519 over the bytes, with a public key as base64 of its DER SubjectPublicKeyInfo. Must answer false, not throw, on any input. */
 export type VerifySignature = (spki: string, signedBytes: Uint8Array, signature: Uint8Array) => boolean;
 
-export type SignatureVerdict = { readonly ok: true; readonly keyId: string } | { readonly ok: false; readonly why: 'unknown_key' | 'expired_key' | 'bad_signature' };
+export type SignatureVerdict =
+  | { readonly ok: true; readonly keyId: string }
+  | { readonly ok: false; readonly why: 'unknown_key' | 'expired_key' | 'bad_signature' };
 
 /**
  * Is the code signed by one of the event's keys? A Stile code by the key that it names (use `code`), a pretix
@@ -144,10 +146,22 @@ export function checkSignature(form: SignedForm, keys: readonly PublicKey[], ver
  * entries as the policy says. pretix's has no ticket id: its ticket_ref stands in; its tier is `item` or `item:variation`.
  */
 export function ticketFromSignature(form: SignedForm, eventId: string, ticketRef: string): TicketFacts {
-  const rest = { eventId, ticketRef, status: 'valid', maxScans: null, units: 1, validFromMs: form.validFromMs, validUntilMs: form.validUntilMs, vip: false, note: null, source: 'signature' } as const;
+  const rest = {
+    eventId,
+    ticketRef,
+    status: 'valid',
+    maxScans: null,
+    units: 1,
+    validFromMs: form.validFromMs,
+    validUntilMs: form.validUntilMs,
+    vip: false,
+    note: null,
+    source: 'signature',
+  } as const;
   if (form.form === 'stile') return { ...rest, ticketId: form.ticketId, tier: form.tier, zone: form.zone };
   return { ...rest, ticketId: ticketRef, tier: pretixTier(form), zone: null };
 }
 
 /** pretix's product and variation as a tier: `12` or `12:34`. */
-export const pretixTier = (form: Pick<PretixForm, 'item' | 'variation'>): string => (form.variation === null ? `${form.item}` : `${form.item}:${form.variation}`);
+export const pretixTier = (form: Pick<PretixForm, 'item' | 'variation'>): string =>
+  form.variation === null ? `${form.item}` : `${form.item}:${form.variation}`;

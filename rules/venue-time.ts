@@ -71,3 +71,9 @@ export const clockTodayMs = (nowMs: number, clock: string, timeZone: string): nu
 
 /** 1 Monday to 7 Sunday. */
 export const isoWeekday = (atMs: number, timeZone: string): number => zoned(atMs, timeZone).dayOfWeek;
+
+/** An ISO date and time as Unix ms; without an offset, by the venue's clocks. Throws where it is none. */
+export function dateTimeMs(text: string, timeZone: string): number {
+  if (/(Z|[+-]\d\d:?\d\d)$/.test(text)) return Temporal.Instant.from(text).epochMilliseconds;
+  return Temporal.PlainDateTime.from(text).toZonedDateTime(timeZone).epochMilliseconds;
+}

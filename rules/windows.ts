@@ -12,7 +12,8 @@ interface Window {
 
 function windowOf({ ticket, event, policy, usage }: Ask): Window {
   const { admission } = policy;
-  const after = (baseMs: number | null, seconds: number | null): number => (baseMs === null || seconds === null ? Number.POSITIVE_INFINITY : baseMs + seconds * 1000);
+  const after = (baseMs: number | null, seconds: number | null): number =>
+    baseMs === null || seconds === null ? Number.POSITIVE_INFINITY : baseMs + seconds * 1000;
   const time = (text: string | null, open: number): number => (text === null ? open : Date.parse(text));
   const fromMs = Math.max(
     ticket.validFromMs ?? Number.NEGATIVE_INFINITY,
@@ -39,7 +40,8 @@ export function checkTime(ask: Ask): Refusal | null {
   const { schedule, admission } = policy;
   if (schedule === null && place.nowMs >= fromMs) return null;
   const earliestMs = Math.max(fromMs, place.nowMs);
-  const openMs = schedule === null ? earliestMs : nextOpenMs(schedule, earliestMs, event.timeZone, admission.grace_before_s * 1000, admission.grace_after_s * 1000);
+  const openMs =
+    schedule === null ? earliestMs : nextOpenMs(schedule, earliestMs, event.timeZone, admission.grace_before_s * 1000, admission.grace_after_s * 1000);
   if (openMs === place.nowMs) return null;
   if (openMs === null || openMs > closedMs) return refusal(ask, 'invalid_time');
   return refusal(ask, 'invalid_time', place.nowMs < fromMs ? { valid_from: show(ask, openMs, 'up') } : {}, openMs);
