@@ -1,0 +1,64 @@
+/**
+ * The broker's ACL file, generated from enrolment: one block per gate, no patterns (Mosquitto 2.1 denies a `%u` that holds a
+ * slash, and no pattern can say "the ledgers of my own site"). Pure: the same gates give the same text.
+ */
+import { GateName, splitGateName } from '../../contract/ids.ts';
+import { topicOf, TOPIC_ROOT } from '../../contract/topics.ts';
+
+/** The user name of the cloud's programs: the common name of their certificate. No gate can have it. */
+export const CLOUD_IDENTITY = '_cloud';
+
+export interface AclGate {
+  /** `<site>/<gate>`, as enrolled. */
+  readonly gate: string;
+  /** A revoked gate keeps a line that says so, and no right at all. */
+  readonly revoked: boolean;
+}
+
+/** What a gate writes: its own topics and nothing else. */
+export function gateWrites(gate: string): readonly string[] {
+  const plain = (['state', 'info', 'health', 'stats', 'ledger', 'event', 'lookup', 'time'] as const).map((kind) => topicOf({ kind, gate }));
+  return [...plain, `${TOPIC_ROOT}/${gate}/alert/+`, `${TOPIC_ROOT}/${gate}/response/+`];
+}
+
+/** What a gate reads: its own inbox, requests to its whole site, its site's ledgers; its own alerts, to clear those of yesterday. */
+export function gateReads(gate: string): readonly string[] {
+  const { site } = splitGateName(gate);
+  const own = `${TOPIC_ROOT}/${gate}`;
+  return [
+    `${own}/ack`, `${own}/manifest/want`, `${own}/overlay`, `${own}/request/+`, `${own}/lookup/+`, `${own}/time/+`, `${own}/alert/+`,
+    `${TOPIC_ROOT}/${site}/_all/request/+`, `${TOPIC_ROOT}/${site}/+/ledger`,
+  ];
+}
+
+/** What the cloud writes. It reads everything below the topic root, by shared subscription as well. */
+export const CLOUD_WRITES: readonly string[] = [
+  `${TOPIC_ROOT}/+/+/ack`, `${TOPIC_ROOT}/+/+/manifest/want`, `${TOPIC_ROOT}/+/+/overlay`, `${TOPIC_ROOT}/+/+/request/+`,
+  `${TOPIC_ROOT}/+/+/lookup/+`, `${TOPIC_ROOT}/+/+/time/+`, `${TOPIC_ROOT}/+/cloud/ledger`, `${TOPIC_ROOT}/_cloud/+/state`,
+];
+
+/**
+ * The whole file. Gates are sorted and each is named once (revoked wins over not revoked). Throws a TypeError for a name that is not a gate's:
+ * a name with a line break or a wildcard in it would write rules of its own.
+ */
+export function aclFile(gates: readonly AclGate[]): string {
+  const revoked = new Map<string, boolean>();
+  for (const { gate, revoked: isRevoked } of gates) {
+    if (!GateName.safeParse(gate).success) throw new TypeError(`not the name of a gate, so it cannot stand in an ACL: ${JSON.stringify(gate)}`);
+    revoked.set(gate, isRevoked || revoked.get(gate) === true);
+  }
+  const blocks = [...revoked].sort(([a], [b]) => (a < b ? -1 : 1)).map(([gate, isRevoked]) => (isRevoked ? `# ${gate} is revoked` : block(gate, gateWrites(gate), gateReads(gate))));
+  return [
+    '# Generated from enrolment: changes by hand are overwritten. One block per gate; what is not named is denied.',
+    block(CLOUD_IDENTITY, CLOUD_WRITES, [`${TOPIC_ROOT}/#`]), ...blocks, '',
+  ].join('\n\n');
+}
+
+function block(user: string, writes: readonly string[], reads: readonly string[]): string {
+  const both = writes.filter((topic) => reads.includes(topic));
+  const lines = (access: string, topics: readonly string[]) => topics.map((topic) => `topic ${access} ${topic}`);
+  return [
+    `user ${user}`,
+    ...lines('readwrite', both), ...lines('write', writes.filter((topic) => !both.includes(topic))), ...lines('read', reads.filter((topic) => !both.includes(topic))),
+  ].join('\n');
+}
