@@ -4,11 +4,11 @@
  *
  *   printf 'CODE\r\n' > /run/stile/guest-in
  *
- * Raw on both ends: nothing is echoed or translated. No root, no compiler: the C library is called through koffi.
+ * Raw on both ends: nothing is echoed or translated. No root, no compiler: the C library is called directly (libc.ts).
  */
 import { closeSync, constants, openSync, renameSync, rmSync, symlinkSync, writeSync } from 'node:fs';
 import { ReadStream } from 'node:tty';
-import koffi from 'koffi';
+import { type Libc, loadLibc, TCSANOW, TERMIOS_BYTES } from '../libc.ts';
 
 export interface PtyPairOptions {
   /** Stable symlink to the daemon's end; it goes away with `unplug` and comes back with `plug`. */
@@ -32,10 +32,7 @@ export interface PtyPair {
 /** The daemon's end takes nothing for so long (4 KiB are waiting in the kernel): further bytes are lost, as on a real wire. */
 const FULL_WAIT_MS = 500;
 const FULL_RETRY_MS = 2;
-/** struct termios has 60 bytes on 64-bit Linux. */
-const TERMIOS_BYTES = 128;
 const NAME_BYTES = 128;
-const TCSANOW = 0;
 
 /** One pseudo-terminal. `device` is held open here too, so that it lives on when others close it. */
 interface Pty {
@@ -47,7 +44,8 @@ interface Pty {
 
 /** Makes the pair, plugged in. Throws where the machine gives no pseudo-terminals (/dev/ptmx). */
 export function openPtyPair(options: PtyPairOptions = {}): PtyPair {
-  const guest = openPty();
+  const c = loadLibc();
+  const guest = openPty(c);
   let reader: Pty | null = null;
   let closed = false;
 
@@ -59,7 +57,7 @@ export function openPtyPair(options: PtyPairOptions = {}): PtyPair {
 
   const plug = (): void => {
     if (closed || reader !== null) return;
-    const made = openPty();
+    const made = openPty(c);
     reader = made;
     // What the daemon says to its reader goes to whoever listens at the guest's end; nobody does: it is dropped.
     made.stream.on('data', (bytes: Buffer) => tryWrite(guest.master, bytes));
@@ -142,8 +140,7 @@ function link(target: string, path: string): void {
   renameSync(beside, path);
 }
 
-function openPty(): Pty {
-  const c = bindC();
+function openPty(c: Libc): Pty {
   const master = c.posix_openpt(constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK);
   if (master < 0) throw new Error('no pseudo-terminal to be had: check that /dev/ptmx and /dev/pts are there and that kernel.pty.max is not reached');
   const name = Buffer.alloc(NAME_BYTES);
@@ -158,32 +155,4 @@ function openPty(): Pty {
   c.cfmakeraw(termios);
   c.tcsetattr(device, TCSANOW, termios);
   return { master, device, path, stream: new ReadStream(master) };
-}
-
-interface C {
-  posix_openpt(flags: number): number;
-  grantpt(fd: number): number;
-  unlockpt(fd: number): number;
-  ptsname_r(fd: number, name: Buffer, length: number): number;
-  tcgetattr(fd: number, termios: Buffer): number;
-  cfmakeraw(termios: Buffer): void;
-  tcsetattr(fd: number, when: number, termios: Buffer): number;
-}
-
-let bound: C | null = null;
-
-/** The C library that this process is linked with already, glibc or musl. */
-function bindC(): C {
-  if (bound !== null) return bound;
-  const library = koffi.load(null);
-  bound = {
-    posix_openpt: library.func('int posix_openpt(int)'),
-    grantpt: library.func('int grantpt(int)'),
-    unlockpt: library.func('int unlockpt(int)'),
-    ptsname_r: library.func('int ptsname_r(int, _Out_ uint8_t *, size_t)'),
-    tcgetattr: library.func('int tcgetattr(int, _Out_ uint8_t *)'),
-    cfmakeraw: library.func('void cfmakeraw(_Inout_ uint8_t *)'),
-    tcsetattr: library.func('int tcsetattr(int, int, uint8_t *)'),
-  };
-  return bound;
 }
