@@ -2,7 +2,7 @@
 import { GateName } from '../contract/ids.ts';
 import { INPUT_NAMES, type InputName, OUTPUT_NAMES, type OutputName } from './ports.ts';
 import { type Field, flag, integer, list, named, oneOf, optional, plain, section, shown, text, type Value, withShort } from './config-fields.ts';
-import { DEFAULT_LANE_CONFIG, FREE_BYS, LAMP_SETS, LANE_BOUNDS, RELEASES, SENSORS, WHILE_OPENS } from './lane/config.ts';
+import { DEFAULT_LANE_CONFIG, FREE_BYS, LAMP_SETS, LANE_BOUNDS, type LaneConfig, RELEASES, SENSORS, WHILE_OPENS } from './lane/config.ts';
 
 export const BAUD_RATES = [9_600, 19_200, 38_400, 57_600, 115_200] as const;
 /** How a reader ends a code. `silence`: by saying nothing for a while. */
@@ -34,7 +34,8 @@ const reader = section({
 });
 
 const lane = <K extends keyof typeof LANE_BOUNDS>(key: K): Field<number> => optional(integer(LANE_BOUNDS[key].min, LANE_BOUNDS[key].max, 'milliseconds'), DEFAULT_LANE_CONFIG[key]);
-const turnstile = section({
+/** The type says that no setting of the lane is missing here. */
+const turnstile: Field<LaneConfig> = section({
   release: optional(oneOf(RELEASES), DEFAULT_LANE_CONFIG.release),
   freeBy: optional(oneOf(FREE_BYS), DEFAULT_LANE_CONFIG.freeBy),
   sensor: optional(oneOf(SENSORS), DEFAULT_LANE_CONFIG.sensor),

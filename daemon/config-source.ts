@@ -123,7 +123,7 @@ function merge(under: Tree, over: Tree): Tree {
 }
 
 /** Variables that are the launcher's and the tests', not settings. */
-const NOT_SETTINGS = new Set(['STILE_CONFIG', 'STILE_SOCKET']);
+const NOT_SETTINGS = new Set(['STILE_CONFIG', 'STILE_SOCKET', 'STILE_SKIP_FILES']);
 
 /**
  * STILE_MQTT_URL and STILE_MQTT__URL both set `mqtt.url`; the value is read as YAML, so lists and maps can be given in

@@ -7,6 +7,7 @@ import { readFileSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { splitGateName } from '../contract/ids.ts';
 import { PublicKey } from '../contract/manifest.ts';
+import { readPublicKey } from '../rules/keys.ts';
 import { formatMistake, type Mistake, type Origin, type Report, snake } from './config-fields.ts';
 import { INPUT_WIRING, SCHEMA, type Settings } from './config-schema.ts';
 import { readSources } from './config-source.ts';
@@ -38,15 +39,15 @@ export type LoadedConfig =
   | { readonly ok: true; readonly config: Config; readonly warnings: readonly Mistake[]; readonly origins: ReadonlyMap<string, Origin> }
   | { readonly ok: false; readonly mistakes: readonly Mistake[]; readonly warnings: readonly Mistake[] };
 
-/** Never throws. `env`: usually process.env. */
-export function loadConfig(file: string, env: Readonly<Record<string, string | undefined>> = {}): LoadedConfig {
+/** Never throws. `env`: usually process.env. `skipFiles`: the files that settings name (certificates, keys) need not be there yet. */
+export function loadConfig(file: string, env: Readonly<Record<string, string | undefined>> = {}, options: { readonly skipFiles?: boolean } = {}): LoadedConfig {
   const sources = readSources(resolve(file), env, SCHEMA);
   const report: Report = { mistakes: [...sources.mistakes], warnings: [...sources.warnings], origins: new Map() };
   if (sources.tree === null) return { ok: false, mistakes: report.mistakes, warnings: report.warnings };
   const read = SCHEMA.readPartly(sources.tree, '', { file: resolve(file), line: null }, report);
   // What could be read is checked further, so that a second run does not find what the first could have told.
   const settings = absolutePaths(read, report.origins);
-  const at = placeOf(report, resolve(file));
+  const at = placeOf(report, resolve(file), options.skipFiles === true);
   checkReaders(settings, at);
   checkBoard(settings, at);
   checkTimes(settings, at);
@@ -102,9 +103,10 @@ interface At {
   given(key: string): boolean;
   mistake(key: string, what: string, mend: string): void;
   warning(key: string, what: string, mend: string): void;
+  readonly skipFiles: boolean;
 }
 
-function placeOf(report: Report, file: string): At {
+function placeOf(report: Report, file: string, skipFiles: boolean): At {
   const origin = (key: string): Origin => {
     for (let at = key; at !== ''; at = at.replace(/(^|[.[])[^.[]*$/, '')) {
       const found = report.origins.get(at);
@@ -113,6 +115,7 @@ function placeOf(report: Report, file: string): At {
     return { file, line: null };
   };
   return {
+    skipFiles,
     given: (key) => report.origins.has(key),
     mistake: (key, what, mend) => void report.mistakes.push({ ...origin(key), key, what, mend }),
     warning: (key, what, mend) => void report.warnings.push({ ...origin(key), key, what, mend }),
@@ -228,6 +231,7 @@ function checkMqtt({ mqtt, gate }: Partly, at: At): Certificate | null {
 }
 
 function readBytes(key: string, file: string, at: At): Buffer | null {
+  if (at.skipFiles) return null;
   try {
     return readFileSync(file);
   } catch (error) {
@@ -267,9 +271,14 @@ function checkCloud({ cloud }: Partly, at: At): readonly PublicKey[] {
   try {
     const values: unknown = JSON.parse(bytes.toString('utf8'));
     if (!Array.isArray(values)) throw new Error('not a list');
-    return values.map((value) => PublicKey.parse(value));
+    const keys = values.map((value) => PublicKey.parse(value));
+    for (const { spki, key_id } of keys) {
+      const read = readPublicKey(spki);
+      if (!read.ok) at.mistake('cloud.keys', `key ${key_id} in ${cloud.keys} is ${read.why === 'small_order' ? 'of small order: any message verifies under it' : 'not an Ed25519 key'}`, 'take it out, and ask where it came from');
+    }
+    return keys;
   } catch (error) {
-    at.mistake('cloud.keys', `${cloud.keys} is no JSON list of public keys (${(error as Error).name})`, 'fetch the file again from the cloud');
+    at.mistake('cloud.keys', `${cloud.keys} is no JSON list of public keys (${(error as Error).name === 'ZodError' ? 'wrong fields' : (error as Error).message})`, 'fetch the file again from the cloud');
     return [];
   }
 }

@@ -1,0 +1,119 @@
+/** ledger ls, verify, export: the record, read through the running gate a page at a time. */
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import type { GateStatus, LedgerRow } from '../control-calls.ts';
+import type { GateClient } from './client.ts';
+import { CliError, EXIT, print } from './exit.ts';
+import type { CommonOptions } from './main.ts';
+import { withGate } from './settings.ts';
+import { clockTime, columns, plural } from './words.ts';
+
+/** Rows asked for at once: the gate's bound. */
+const PAGE_ROWS = 500;
+
+/** Every kept row in order. */
+async function* allRows(gate: GateClient, after: readonly [number, number] | null = null): AsyncGenerator<LedgerRow> {
+  for (let from = after; ;) {
+    const page: LedgerRow[] = [];
+    await gate.call('ledger', { ...(from === null ? {} : { after: from }), limit: PAGE_ROWS }, (item) => page.push(item as LedgerRow));
+    yield* page;
+    const last = page.at(-1);
+    if (last === undefined || page.length < PAGE_ROWS) return;
+    from = [last.epoch, last.entry.seq];
+  }
+}
+
+export async function list(options: CommonOptions & { readonly last: number; readonly kind?: string }): Promise<void> {
+  const rows = await withGate(options, async (gate) => {
+    const { ledger } = await gate.call<GateStatus>('status');
+    // Rows before the current epoch are only read when they are asked for.
+    const fits = options.kind === undefined && ledger.last_seq > options.last;
+    const kept: LedgerRow[] = [];
+    for await (const row of allRows(gate, fits ? [ledger.epoch, ledger.last_seq - options.last] : null)) {
+      if (options.kind !== undefined && row.entry.kind !== options.kind) continue;
+      kept.push(row);
+      if (kept.length > options.last) kept.shift();
+    }
+    return kept;
+  });
+  print(options.json, rows, () => (rows.length === 0 ? 'no rows' : columns(rows.map((row) => [`${row.epoch}/${row.entry.seq}`, String(row.entry.ts).slice(0, 10), clockTime(String(row.entry.ts)), row.entry.kind, rowWords(row.entry)]))));
+}
+
+const HIDDEN = new Set(['seq', 'kind', 'ts', 'hash', 'boot_id', 'boottime_ms', 'clock_offset_ms', 'clock_bound_ms', 'seen', 'facts']);
+
+/** A row's own fields; refusals by their explanation. */
+function rowWords(entry: LedgerRow['entry']): string {
+  if (entry.kind === 'refusal') return `${entry.reason}: ${entry.explanation}${entry.ticket_id === undefined ? '' : ` (ticket ${entry.ticket_id})`}`;
+  return Object.entries(entry).filter(([key]) => !HIDDEN.has(key)).map(([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`).join(' ');
+}
+
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+export interface Verification {
+  readonly ok: boolean;
+  readonly rows: number;
+  readonly epochs: readonly { readonly epoch: number; readonly from_seq: number; readonly upto_seq: number }[];
+  /** The first thing that is wrong. */
+  readonly problem: string | null;
+}
+
+/** Checks numbers and hashes. Epochs may begin above 1 where older rows were pruned; their first row's predecessor is then not here. */
+export function verifyChain(gate: string): { add(row: LedgerRow): boolean; result(): Verification } {
+  const epochs: { epoch: number; from_seq: number; upto_seq: number }[] = [];
+  let rows = 0;
+  let previous: string | null = null;
+  let problem: string | null = null;
+  return {
+    add({ epoch, entry }) {
+      let current = epochs.at(-1);
+      if (current === undefined || current.epoch !== epoch) {
+        if (current !== undefined && current.epoch > epoch) problem = `epoch ${epoch} comes after epoch ${current.epoch}`;
+        current = { epoch, from_seq: entry.seq, upto_seq: entry.seq - 1 };
+        epochs.push(current);
+        previous = entry.seq === 1 ? firstPredecessor(sha256, gate, epoch) : null;
+      }
+      if (problem === null && entry.seq !== current.upto_seq + 1) problem = `row ${epoch}/${current.upto_seq + 1} is missing`;
+      if (problem === null && previous !== null && entryHash(sha256, previous, entry) !== entry.hash) problem = `row ${epoch}/${entry.seq} was changed, or the one before it`;
+      if (problem !== null) return false;
+      current.upto_seq = entry.seq;
+      previous = entry.hash;
+      rows++;
+      return true;
+    },
+    result: () => ({ ok: problem === null, rows, epochs, problem }),
+  };
+}
+
+export async function verify(options: CommonOptions): Promise<void> {
+  const result = await withGate(options, async (gate) => {
+    const { gate: name } = await gate.call<GateStatus>('status');
+    const chain = verifyChain(name);
+    for await (const row of allRows(gate)) if (!chain.add(row)) break;
+    return chain.result();
+  });
+  print(options.json, result, () => (result.ok ? `${plural(result.rows, 'row')}, none missing, none changed` : `after ${plural(result.rows, 'good row')}: ${result.problem}`));
+  if (!result.ok) {
+    if (options.json === true) process.exitCode = EXIT.failed;
+    else throw new CliError(EXIT.failed, 'the ledger does not hold', 'keep the card; export what there is (stile-gate ledger export), and ask the cloud what it has');
+  }
+}
+
+export async function exportRows(options: CommonOptions): Promise<void> {
+  await withGate(options, async (gate) => {
+    const { gate: name } = await gate.call<GateStatus>('status');
+    let entries: LedgerRow['entry'][] = [];
+    let epoch = 0;
+    const write = async () => {
+      if (entries.length > 0 && !process.stdout.write(`${JSON.stringify({ schema: SCHEMA_VERSION, gate: name, epoch, entries })}\n`)) await once(process.stdout, 'drain');
+      entries = [];
+    };
+    for await (const row of allRows(gate)) {
+      if (row.epoch !== epoch || entries.length >= MAX_LEDGER_ENTRIES) await write();
+      epoch = row.epoch;
+      entries.push(row.entry);
+    }
+    await write();
+  });
+}

@@ -1,0 +1,47 @@
+/** status and manifest show. */
+import type { GateStatus, ManifestStatus } from '../control-calls.ts';
+import { print } from './exit.ts';
+import type { CommonOptions } from './main.ts';
+import { withGate } from './settings.ts';
+import { age, ageOf, clockTime, columns, plural } from './words.ts';
+
+export async function status(options: CommonOptions): Promise<void> {
+  const found = await withGate(options, (gate) => gate.call<GateStatus>('status'));
+  print(options.json, found, () => statusWords(found));
+}
+
+/** The whole status, a line a part. */
+export function statusWords(found: GateStatus): string {
+  const out = found.readers.some((reader) => reader.direction === 'out') || found.modes.in.mode !== found.modes.out.mode;
+  const mode = (direction: 'in' | 'out') => {
+    const { mode: name, until } = found.modes[direction];
+    return `${name}${until === null ? '' : ` until ${clockTime(until)}`}`;
+  };
+  const rows = [
+    ['gate', `${found.gate}, version ${found.version}, running for ${age(found.uptime_s)} (pid ${found.pid})`],
+    ['mode', out ? `in ${mode('in')}, out ${mode('out')}` : mode('in')],
+    ['fire', found.fire.asserted ? 'ALARM' : found.fire.latched ? 'cleared, waits for reset-emergency' : 'quiet'],
+    ['readers', found.readers.map((reader) => `${reader.name} ${reader.ok ? 'ok' : `DOWN (${reader.path})`}`).join(', ')],
+    ['board', `${found.board.driver} ${found.board.ok ? 'ok' : 'FAULT'}`],
+    ['tickets', found.manifests.length === 0 ? 'NONE: every code is refused' : found.manifests.map(manifestWords).join('; ')],
+    ['counted', `${plural(found.totals.admissions, 'admission')}, ${plural(found.totals.refusals, 'refusal')}, ${plural(found.totals.passages, 'passage')}`],
+    ['ledger', `epoch ${found.ledger.epoch}, row ${found.ledger.last_seq}, ${backlogWords(found)}${found.ledger.usage_complete ? '' : ', USAGE INCOMPLETE'}`],
+    ['broker', found.uplink.url === null ? 'none configured: this gate works alone' : `${found.uplink.url} ${found.uplink.online ? 'online' : 'OFFLINE'}`],
+    ['clock', `${found.clock.wall} ${found.clock.trusted ? 'trusted' : 'NOT TRUSTED'}: ${found.clock.why}`],
+    ['disk', `${found.disk_free_mb} MB free`],
+    ...found.alerts.map((alert) => ['alert', `${alert.severity}: ${alert.message} (${alert.id}, for ${ageOf(alert.since)})`]),
+  ];
+  return columns(rows);
+}
+
+export const backlogWords = ({ ledger }: GateStatus): string =>
+  ledger.backlog === 0 ? 'all of it acknowledged by the cloud' : `${plural(ledger.backlog, 'row')} not acknowledged yet${ledger.backlog_oldest_s === null ? '' : `, the oldest ${age(ledger.backlog_oldest_s)} old`}`;
+
+const manifestWords = (one: ManifestStatus): string => `${one.event_id} version ${one.overlay_version}, ${plural(one.tickets, 'ticket')}`;
+
+export async function manifestShow(options: CommonOptions): Promise<void> {
+  const { manifests } = await withGate(options, (gate) => gate.call<{ manifests: readonly ManifestStatus[] }>('manifest'));
+  print(options.json, manifests, () => manifests.length === 0
+    ? 'this gate holds no tickets: every code is refused. Assign it an event: stile-cloud assign'
+    : columns([['event', 'version', 'with changes to', 'tickets', 'made', 'expires'], ...manifests.map((one) => [one.event_id, String(one.version), String(one.overlay_version), String(one.tickets), `${ageOf(one.generated_at)} ago`, one.expires_at])]));
+}
