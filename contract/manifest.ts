@@ -228,6 +228,11 @@ export const OfflineManifest = z.looseObject({
   policies: z.record(z.string(), z.unknown()),
   /** Present in a delta: the version that these changes start from. */
   since: z.int().min(1).optional(),
+  /**
+   * In a delta: the same changes as signed overlays, as the topic `overlay` would have brought them, in order, gapless from
+   * `since` to `version`. What gates apply. Too much for them: 409 DELTA_TOO_LARGE, and a new file is named in `manifest/want`.
+   */
+  overlays: z.array(OverlayMessage).max(1000).optional(),
   name: z.string().optional(),
   startsAt: Timestamp.nullable().optional(),
   endsAt: Timestamp.nullable().optional(),
