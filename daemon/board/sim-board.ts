@@ -68,6 +68,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
 
   const setInput = (input: InputName, active: boolean): void => {
     if (!inputNames.includes(input) || inputs.get(input) === active) return;
+    if (!inputNames.includes(input) || inputs.get(input) === active) return;
     const atMs = clock.boottimeMs();
     inputs.set(input, active);
     socket?.broadcast({ input, active, at_ms: atMs });
@@ -155,9 +156,9 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
         openWires(`${config.simSocket}.wires`, lines.outputs, wires);
         socket = await createSimSocket(config.simSocket, { snapshot, obey });
       }
-      for (const name of inputNames) inputs.set(name, false);
+      for (const name of inputNames) if (!inputs.has(name)) inputs.set(name, false);
       toDefined(startOpen?.() ?? false);
-      for (const [input, active] of inputs) listener({ kind: 'input', input, active, atMs: clock.boottimeMs() });
+      for (const input of inputNames) listener({ kind: 'input', input, active: inputs.get(input) ?? false, atMs: clock.boottimeMs() });
     },
     has: (name) => byName.has(name as OutputName) || inputNames.includes(name as InputName),
     write(output, active) {
