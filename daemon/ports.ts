@@ -129,7 +129,8 @@ export interface DeskStatus {
   readonly epoch: number; readonly lastSeq: number; readonly backlog: number; readonly backlogOldestMs: number | null;
   readonly usageComplete: boolean;
   readonly manifests: readonly { readonly eventId: string; readonly version: number; readonly overlayVersion: number; readonly generatedAtMs: number; readonly expiresAtMs: number; readonly tickets: number }[];
-  readonly modes: Readonly<Record<Direction, { readonly mode: Mode; readonly untilMs: number | null }>>;
+  /** Of the last mode row of each direction. `from`: the mode before it, so that a reset after a restart in emergency can go back to it. */
+  readonly modes: Readonly<Record<Direction, { readonly mode: Mode; readonly untilMs: number | null; readonly from?: Mode }>>;
   readonly fireLatched: boolean;
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
   readonly diskFreeBytes: number;
@@ -199,7 +200,8 @@ export type UplinkEvent =
  * replayed through `remember`, malformed) and answers the bad ones.
  */
 export interface Uplink {
-  open(listener: (event: UplinkEvent) => void): void;
+  /** A promise that the listener returns holds back the next `peer` (a bounded queue stands behind it) and nothing else. */
+  open(listener: (event: UplinkEvent) => void | Promise<void>): void;
   /** Publishes state offline (reason given), waits at most its bound, disconnects. */
   close(reason: string): Promise<void>;
   online(): boolean;

@@ -138,16 +138,16 @@ export function onWait(turn: Turn, direction: Direction): void {
 export function onRefuseTimeout(turn: Turn, direction: Direction): void {
   const { deciding } = turn.state[direction];
   if (deciding === null) return;
-  giveUp(turn, direction);
+  giveUp(turn, direction, 'late');
   refuse(turn, direction, 'error', deciding.fingerprint);
 }
 
 /** Gives an awaited decision up, for whatever reason. */
-export function giveUp(turn: Turn, direction: Direction): void {
+export function giveUp(turn: Turn, direction: Direction, why: 'late' | 'overruled' = 'overruled'): void {
   const { deciding } = turn.state[direction];
   if (deciding === null) return;
   endDeciding(turn, direction);
-  turn.effects.push({ kind: 'abandon', direction, presentation: deciding.presentation });
+  turn.effects.push({ kind: 'abandon', direction, presentation: deciding.presentation, why });
 }
 
 export function onGarbled(turn: Turn, direction: Direction): void {

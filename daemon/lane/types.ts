@@ -177,8 +177,8 @@ export type LaneEffect =
   | { readonly kind: 'set_timer'; readonly timer: TimerName; readonly dueMs: number }
   | { readonly kind: 'cancel_timer'; readonly timer: TimerName }
   | { readonly kind: 'decide'; readonly direction: Direction; readonly presentation: number; readonly mode: Mode }
-  /** Give the decision up; if it is a grant after all, the desk returns it. */
-  | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number }
+  /** Give the decision up; if it is a grant after all, the desk returns it. `late`: it took too long; `overruled`: something else came first. */
+  | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number; readonly why: 'late' | 'overruled' }
   /** The presentation ends here without the desk: forget its bytes. `shown`: what the guest was told; `repeat`: the same verdict again. */
   | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: 'busy' | 'repeat' | 'held' | 'gate_locked' | 'open' | 'error' }
   /** `override`: the number under which passages point at this row. */

@@ -1,0 +1,156 @@
+/**
+ * What operators order, from the cloud or through the control socket: the same commands, the same answers. Each leaves
+ * an override row with actor and reason.
+ */
+import { ActorId, type Direction, type RowPosition } from '../../contract/ids.ts';
+import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
+import { type Command, CommandArgs, type RequestError } from '../../contract/requests.ts';
+import { openRefusal, isIdle } from '../lane/turnstile.ts';
+import { BOTH, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
+import type { Clock, Desk, Uplink } from '../ports.ts';
+import type { Notes } from './notes.ts';
+import type { Timers } from './timers.ts';
+
+/** One order. `args` as in contract/requests.ts, checked here once more. */
+export interface GateCommand {
+  readonly command: Command;
+  readonly args?: unknown;
+  readonly actor: string;
+  readonly reason: string;
+  /** Of a request from the cloud. */
+  readonly transaction?: string;
+}
+
+export type CommandResult =
+  | { readonly status: 'ok'; readonly data: Record<string, unknown> }
+  | { readonly status: 'error'; readonly error: { readonly code: RequestError; readonly message: string } };
+
+/** An order's row must be written within this: `open` is refused beyond, the others say `recorded: false`. ms */
+export const RECORD_WAIT_MS = 2_000;
+
+export interface CommandsOptions {
+  readonly lane: () => LaneState;
+  readonly dispatch: (input: UntimedInput) => void;
+  readonly notes: Notes;
+  readonly desk: Pick<Desk, 'resend'>;
+  readonly uplink: Pick<Uplink, 'kick'>;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly refresh: () => Promise<unknown>;
+  readonly diagnostics: () => Promise<Record<string, unknown>>;
+  readonly selftest: () => Promise<Record<string, unknown>>;
+}
+
+/** A lane input without its times: the loop adds them. */
+export type UntimedInput = LaneInput extends infer I ? (I extends LaneInput ? Omit<I, 'atMs' | 'wallMs'> : never) : never;
+
+const refused = (message: string): CommandResult => ({ status: 'error', error: { code: 'refused', message } });
+const failed = (message: string): CommandResult => ({ status: 'error', error: { code: 'failed', message: message.slice(0, MAX_TEXT_CHARS) } });
+const ok = (data: Record<string, unknown>): CommandResult => ({ status: 'ok', data });
+
+/** Never rejects. */
+export function createCommands(options: CommandsOptions): (command: GateCommand) => Promise<CommandResult> {
+  const { lane, dispatch, notes, clock, timers } = options;
+
+  const override = (order: GateCommand, rest: Partial<Extract<LaneNote, { kind: 'override' }>> = {}) =>
+    notes.add({ kind: 'override', actor: order.actor, action: order.command, reason: order.reason, ...rest, ...(order.transaction === undefined ? {} : { transaction: order.transaction }) });
+
+  /** The row, or null where it is not written within the bound (it is still tried). */
+  const within = (row: Promise<RowPosition>): Promise<RowPosition | null> => new Promise((resolve) => {
+    const late = timers.after(RECORD_WAIT_MS, () => resolve(null));
+    void row.then((position) => {
+      late.cancel();
+      resolve(position);
+    });
+  });
+
+  const modes = () => ({ mode_in: effectiveMode(lane(), 'in'), mode_out: effectiveMode(lane(), 'out') });
+
+  async function open(order: GateCommand, args: { direction: Direction; units: number }): Promise<CommandResult> {
+    const { direction, units } = args;
+    const why = openRefusal(lane(), direction);
+    if (why !== null) return refused(why);
+    const written = override(order, { direction, units });
+    const row = await within(written);
+    if (row === null) {
+      // Written later after all: nobody passed by it.
+      void written.then((late) => dispatchReturn(late, direction, units));
+      return failed('the opening could not be recorded, so the lane stays closed: see the alert disk; the staff button and mode free work');
+    }
+    const stillWhy = openRefusal(lane(), direction);
+    dispatch({ kind: 'open', direction, units, row });
+    return stillWhy === null ? ok({ direction, units, row, ...modes() }) : refused(stillWhy);
+  }
+
+  function dispatchReturn(row: RowPosition, direction: Direction, units: number): void {
+    for (let unit = 1; unit <= units; unit += 1) void notes.add({ kind: 'passage', of: { row }, direction, unit, outcome: 'returned' });
+  }
+
+  async function mode(order: GateCommand, args: { mode: 'controlled' | 'free' | 'locked' | 'out_of_service'; direction?: Direction | undefined; until?: string | undefined }): Promise<CommandResult> {
+    const untilWallMs = args.until === undefined ? null : Date.parse(args.until);
+    if (untilWallMs !== null && untilWallMs <= clock.wallMs()) return refused('until is in the past');
+    const directions = args.direction === undefined ? BOTH : [args.direction];
+    const row = within(override(order, { ...(args.direction === undefined ? {} : { direction: args.direction }), ...(args.until === undefined ? {} : { until: args.until }) }));
+    dispatch({ kind: 'mode', directions, mode: args.mode, untilWallMs, actor: order.actor, reason: order.reason });
+    const waits = directions.filter((direction) => lane()[direction].pendingMode !== null);
+    return ok({ ...modes(), waits_for_passage: waits, recorded: (await row) !== null });
+  }
+
+  async function reset(order: GateCommand): Promise<CommandResult> {
+    const { fire } = lane();
+    if (!fire.latched) return refused('there is no emergency to reset');
+    if (fire.asserted) return refused('the fire input is still asserted: clear it first');
+    const row = within(override(order));
+    dispatch({ kind: 'reset_emergency', actor: order.actor, reason: order.reason });
+    return ok({ ...modes(), recorded: (await row) !== null });
+  }
+
+  async function restart(order: GateCommand): Promise<CommandResult> {
+    if (lane().fire.latched) return refused('the lane is open by the fire input: restarts wait until it is reset');
+    const waits = BOTH.some((direction) => !isIdle(lane(), direction));
+    const recorded = (await within(override(order))) !== null;
+    dispatch({ kind: 'drain', cancel: false });
+    return ok({ waits_for_passage: waits, recorded });
+  }
+
+  async function selftest(order: GateCommand): Promise<CommandResult> {
+    if (!BOTH.every((direction) => effectiveMode(lane(), direction) === 'out_of_service')) return refused('a self-test moves the lane: put both directions out of service first (mode out_of_service)');
+    if ((await within(override(order))) === null) return failed('the self-test could not be recorded: see the alert disk');
+    return ok(await options.selftest());
+  }
+
+  async function run(order: GateCommand): Promise<CommandResult> {
+    switch (order.command) {
+      case 'open': return open(order, order.args as Parameters<typeof open>[1]);
+      case 'mode': return mode(order, order.args as Parameters<typeof mode>[1]);
+      case 'reset-emergency': return reset(order);
+      case 'restart': return restart(order);
+      case 'selftest': return selftest(order);
+      case 'refresh': {
+        const found = await options.refresh();
+        return ok({ recorded: (await within(override(order))) !== null, ...(typeof found === 'object' && found !== null ? found : {}) });
+      }
+      case 'resend': {
+        const { epoch, from_seq } = order.args as { epoch: number; from_seq: number };
+        await options.desk.resend([epoch, from_seq]);
+        options.uplink.kick();
+        return ok({ recorded: (await within(override(order))) !== null });
+      }
+      case 'diagnostics': return ok(await options.diagnostics());
+    }
+  }
+
+  return async (command) => {
+    if (!Object.hasOwn(CommandArgs, command.command)) return { status: 'error', error: { code: 'unknown_command', message: `this gate knows ${Object.keys(CommandArgs).join(', ')}` } };
+    const args = CommandArgs[command.command].safeParse(command.args ?? {});
+    if (!args.success) return { status: 'error', error: { code: 'malformed', message: `args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${issue.message}`).join('; ')}`.slice(0, MAX_TEXT_CHARS) } };
+    if (!ActorId.safeParse(command.actor).success) return { status: 'error', error: { code: 'malformed', message: 'actor: a staff id of 1 to 64 letters, digits or . _ : @ -' } };
+    const reason = command.reason.trim();
+    if (reason === '' || reason.length > MAX_TEXT_CHARS) return { status: 'error', error: { code: 'malformed', message: `reason: 1 to ${MAX_TEXT_CHARS} characters` } };
+    try {
+      return await run({ ...command, reason, args: args.data });
+    } catch (error) {
+      return failed(error instanceof Error ? error.message : String(error));
+    }
+  };
+}
