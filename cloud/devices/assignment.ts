@@ -65,7 +65,8 @@ export async function assignGate(client: DatabaseClient, tenantId: string, gate:
   const known = new Set((await client.query<{ event_id: string }>('SELECT event_id FROM events WHERE event_id = ANY($1)', [assignment.eventIds])).rows.map(({ event_id }) => event_id));
   const unknown = assignment.eventIds.filter((id) => !known.has(id));
   if (unknown.length > 0) return { ok: false, code: 'NOT_FOUND', message: `there is no event ${unknown.join(', ')}: make it first with stile-cloud event put` };
-  const before = (await client.query<{ event_id: string }>('SELECT event_id FROM gate_assignments WHERE gate = $1', [gate])).rows.map(({ event_id }) => event_id);
+  const old = (await client.query<{ event_id: string; limited: boolean }>('SELECT event_id, zones IS NOT NULL OR tiers IS NOT NULL AS limited FROM gate_assignments WHERE gate = $1', [gate])).rows;
+  const before = old.map(({ event_id }) => event_id);
   const removed = before.filter((id) => !assignment.eventIds.includes(id));
   if (removed.length > 0 && (device.backlog ?? 0) > 0 && options.force !== true) {
     return { ok: false, code: 'UNACKNOWLEDGED_ROWS', message: `${gate} has ${device.backlog} rows that have not arrived yet: wait until its backlog is 0, or it would lose ${removed.join(', ')} while it still accounts for it` };
@@ -76,8 +77,10 @@ export async function assignGate(client: DatabaseClient, tenantId: string, gate:
      ON CONFLICT (tenant_id, gate, event_id) DO UPDATE SET zones = excluded.zones, tiers = excluded.tiers WHERE (a.zones, a.tiers) IS DISTINCT FROM (excluded.zones, excluded.tiers) RETURNING event_id`,
     [tenantId, gate, [...assignment.eventIds].sort(), assignment.zones, assignment.tiers],
   );
-  // What a gate serves stands in the event's manifest: built anew for the events that changed.
-  await client.query("INSERT INTO outbox (tenant_id, kind, key, build) SELECT $1, 'event', e, true FROM unnest($2::text[]) AS e", [tenantId, changed.rows.map(({ event_id }) => event_id)]);
+  // What a gate serves stands in the event's manifest: built anew where that changed. A gate that serves all changes no file.
+  const limits = assignment.zones !== null || assignment.tiers !== null;
+  const rebuilt = changed.rows.map(({ event_id }) => event_id).filter((id) => limits || old.some(({ event_id, limited }) => limited && event_id === id));
+  await client.query("INSERT INTO outbox (tenant_id, kind, key, build) SELECT $1, 'event', e, e = ANY($3) FROM unnest($2::text[]) AS e", [tenantId, changed.rows.map(({ event_id }) => event_id), rebuilt]);
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
   return { ok: true, added: assignment.eventIds.filter((id) => !before.includes(id)), removed };
 }

@@ -2,6 +2,7 @@
  * The way of rights to the gates: takes marks from the outbox, builds what must be built, publishes
  * overlays and renewed wants, in version order, at least once. Any number of these may run side by side.
  */
+import { MAX_OVERLAY_TICKETS } from '../../contract/limits.ts';
 import { DELIVERY, topicOf } from '../../contract/topics.ts';
 import type { Database, DatabaseClient } from '../database.ts';
 import type { Log } from '../log.ts';
@@ -20,6 +21,8 @@ const POLL_MS = 1_000;
 const RENEWAL_MS = 60_000;
 /** Changes since the last file beyond which a new one is built: a tenth of the tickets, at least this many. */
 const MIN_CHANGES_BEFORE_BUILD = 2_000;
+/** The gates keep at most 200,000 changes beside a file; long before that they get a new one. */
+const MAX_CHANGES_BEFORE_BUILD = 50_000;
 const RENEWALS_AT_ONCE = 20;
 
 /** Sends one message; resolves when the broker has it, rejects when it can't be had within its bound. */
@@ -113,11 +116,15 @@ export function createOutbox(options: OutboxOptions): Outbox {
       if ((await client.query('SELECT 1 FROM gate_assignments WHERE event_id = $1 LIMIT 1', [eventId])).rowCount === 0) return false;
       const file = await manifestRow(client, eventId);
       if (asked || file === null) return true;
-      const { rows } = await client.query<{ changes: number; tickets: number }>(
-        'SELECT (SELECT count(*) FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2) AS changes, (SELECT ticket_count FROM manifests WHERE event_id = $1 AND version = $2) AS tickets', [eventId, file.version],
+      const { rows } = await client.query<{ changes: number; told: number; tickets: number }>(
+        `SELECT (SELECT count(*) FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2) AS changes,
+          (SELECT count(*) FROM tickets t JOIN event_publications p ON p.tenant_id = t.tenant_id AND p.event_id = t.event_id WHERE t.tenant_id = current_tenant_id() AND t.event_id = $1 AND t.changed_version > greatest(p.published_version, $2)) AS told,
+          (SELECT ticket_count FROM manifests WHERE event_id = $1 AND version = $2) AS tickets`,
+        [eventId, file.version],
       );
-      const { changes = 0, tickets = 0 } = rows[0] ?? {};
-      return changes > Math.max(MIN_CHANGES_BEFORE_BUILD, (tickets ?? 0) / 10);
+      const { changes = 0, told = 0, tickets = 0 } = rows[0] ?? {};
+      // What does not fit into an overlay reaches the gates soonest as a file.
+      return told > MAX_OVERLAY_TICKETS || changes > Math.min(MAX_CHANGES_BEFORE_BUILD, Math.max(MIN_CHANGES_BEFORE_BUILD, tickets / 10));
     });
   }
 

@@ -12,10 +12,13 @@ import type { Signer } from './signing.ts';
 /** Events that one gate can hold (contract: WantMessage); of more, those assigned first. */
 const MAX_WANTED_EVENTS = 64;
 
+/** The event's version that made the change. */
+interface Versioned { readonly changed_version: number }
+
 /** Changes after one version; `complete` is false where there are more than `limit`, and then none are given. */
-export async function readChanges(client: DatabaseClient, eventId: string, after: number, limit: number): Promise<{ readonly complete: boolean; readonly tickets: TicketRow[]; readonly tombstones: TombstoneRow[] }> {
-  const tickets = await client.query<TicketRow>(`SELECT ${TICKET_COLUMNS} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_id LIMIT $3`, [eventId, after, limit + 1]);
-  const tombstones = await client.query<TombstoneRow>('SELECT ticket_ref, ticket_id, reason FROM ticket_tombstones WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_ref LIMIT $3', [eventId, after, limit + 1]);
+export async function readChanges(client: DatabaseClient, eventId: string, after: number, limit: number): Promise<{ readonly complete: boolean; readonly tickets: (TicketRow & Versioned)[]; readonly tombstones: (TombstoneRow & Versioned)[] }> {
+  const tickets = await client.query<TicketRow & Versioned>(`SELECT ${TICKET_COLUMNS}, changed_version FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_id LIMIT $3`, [eventId, after, limit + 1]);
+  const tombstones = await client.query<TombstoneRow & Versioned>('SELECT ticket_ref, ticket_id, reason, changed_version FROM ticket_tombstones WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_ref LIMIT $3', [eventId, after, limit + 1]);
   if (tickets.rows.length + tombstones.rows.length > limit) return { complete: false, tickets: [], tombstones: [] };
   return { complete: true, tickets: tickets.rows, tombstones: tombstones.rows };
 }
@@ -28,6 +31,46 @@ export async function overlayMessage(client: DatabaseClient, signer: Signer, eve
   const tickets: TicketChange[] = [...changes.tombstones.map(tombstone), ...changes.tickets.map(ticketChange)];
   const whole = signer.sign({ ...versions, tickets });
   return Buffer.byteLength(JSON.stringify(whole)) > MAX_PAYLOAD_BYTES ? signer.sign(versions) : whole;
+}
+
+/** The most overlays of one delta: beyond it a new file is cheaper. */
+const MAX_DELTA_OVERLAYS = 200;
+
+/**
+ * The changes after `since` as a chain of signed overlays, gapless up to `version`; null: they don't fit
+ * into overlays (too many in all, or in one version), so a new file is due.
+ */
+export async function overlayChain(client: DatabaseClient, signer: Signer, eventId: string, since: number, version: number): Promise<OverlayMessage[] | null> {
+  const changes = await readVersionedChanges(client, eventId, since, MAX_DELTA_OVERLAYS * MAX_OVERLAY_TICKETS);
+  if (changes === null) return null;
+  const chain: OverlayMessage[] = [];
+  let tickets: TicketChange[] = [];
+  let from = since;
+  const close = (to: number) => {
+    chain.push(signer.sign({ schema: SCHEMA_VERSION, event_id: eventId, from_version: from, to_version: to, key_id: signer.keyId, tickets }));
+    from = to;
+    tickets = [];
+  };
+  let last = since;
+  for (const [at, changed] of changes) {
+    if (changed.length > MAX_OVERLAY_TICKETS) return null;
+    if (tickets.length > 0 && tickets.length + changed.length > MAX_OVERLAY_TICKETS) close(last);
+    tickets.push(...changed);
+    last = Math.min(at, version);
+  }
+  if (version > from) close(version);
+  return chain.length > MAX_DELTA_OVERLAYS || chain.some((overlay) => Buffer.byteLength(JSON.stringify(overlay)) > MAX_PAYLOAD_BYTES) ? null : chain;
+}
+
+/** Changes by the version that made them, rising; null: more than `limit`. */
+async function readVersionedChanges(client: DatabaseClient, eventId: string, since: number, limit: number): Promise<Map<number, TicketChange[]> | null> {
+  const changes = await readChanges(client, eventId, since, limit);
+  if (!changes.complete) return null;
+  const dated = [
+    ...changes.tombstones.map((row) => ({ at: row.changed_version, change: tombstone(row) as TicketChange })),
+    ...changes.tickets.map((row) => ({ at: row.changed_version, change: ticketChange(row) })),
+  ].sort((a, b) => a.at - b.at);
+  return new Map([...Map.groupBy(dated, ({ at }) => at)].map(([at, group]) => [at, group.map(({ change }) => change)]));
 }
 
 export interface WantOptions {

@@ -1,0 +1,185 @@
+/**
+ * The cloud's HTTP server: identities, error bodies, limits, OpenAPI. Features register their routes on
+ * the App; this file knows none of them. The only file that imports fastify and its plugins.
+ *
+ * A route says in `config.who` who may call it; one that doesn't is refused at start, so nothing is open
+ * by accident.
+ */
+import { createHash } from 'node:crypto';
+import fastifyRateLimit from '@fastify/rate-limit';
+import fastifySwagger from '@fastify/swagger';
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest, type RawReplyDefaultExpression, type RawRequestDefaultExpression, type RawServerDefault } from 'fastify';
+import { hasZodFastifySchemaValidationErrors, isResponseSerializationError, jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { isTransient } from './database.ts';
+import type { Log } from './log.ts';
+import type { Metrics } from './metrics.ts';
+
+/** A larger body is answered with 413, in bytes: room for 10,000 scans. */
+const MAX_BODY_BYTES = 4 * 1024 * 1024;
+/** A caller that sends its request more slowly is dropped. */
+const REQUEST_TIMEOUT_MS = 30_000;
+/** Problems named in one answer. */
+const MAX_NAMED_PROBLEMS = 10;
+
+/** Who may call a route: anyone, a device, an operator, or either of the two. */
+export type Who = 'open' | 'device' | 'operator' | 'any';
+export interface DeviceIdentity { readonly kind: 'device'; readonly tenantId: string; readonly device: string }
+/** `actor` null: a service that names the acting person itself. */
+export interface OperatorIdentity { readonly kind: 'operator'; readonly tenantId: string; readonly name: string; readonly actor: string | null }
+export type Identity = DeviceIdentity | OperatorIdentity;
+/** What the caller showed: a bearer token, or the name in its certificate as a trusted proxy hands it on. */
+export interface Credentials { readonly token: string | null; readonly deviceName: string | null }
+
+declare module 'fastify' {
+  interface FastifyRequest { identity: Identity | null }
+  interface FastifyContextConfig { who?: Who }
+}
+
+export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, ZodTypeProvider>;
+export type HttpRequest = FastifyRequest;
+export type HttpReply = FastifyReply;
+
+/** Thrown by a route to answer with an error: a stable word in capitals, and what to do about it. */
+export class HttpProblem extends Error {
+  override name = 'HttpProblem';
+  readonly status: number;
+  readonly code: string;
+  readonly headers: Readonly<Record<string, string>>;
+  constructor(status: number, code: string, message: string, headers: Readonly<Record<string, string>> = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.headers = headers;
+  }
+}
+
+export interface HttpOptions {
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly version: string;
+  /** null: the credentials open nothing. */
+  readonly identify: (credentials: Credentials) => Promise<Identity | null>;
+  /** What stands in the way of work, by part; null: ready. */
+  readonly readiness: () => Promise<Readonly<Record<string, string | null>>>;
+  readonly deviceNameHeader: string | null;
+  readonly ratePerMinute: number;
+}
+
+/** Makes the app with the open paths; nothing listens before `app.listen`. */
+export async function createHttp(options: HttpOptions): Promise<App> {
+  const server = Fastify({ bodyLimit: MAX_BODY_BYTES, requestTimeout: REQUEST_TIMEOUT_MS, forceCloseConnections: 'idle', routerOptions: { maxParamLength: 200 }, logger: false });
+  server.setValidatorCompiler(validatorCompiler);
+  server.setSerializerCompiler(serializerCompiler);
+  const app = server.withTypeProvider<ZodTypeProvider>() as unknown as App;
+  // A request without a body, though it says that it has one in JSON.
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
+    if (body === '') { done(null, {}); return; }
+    try { done(null, JSON.parse(body as string)); } catch { done(new HttpProblem(400, 'NOT_JSON', 'the body is not JSON')); }
+  });
+  app.decorateRequest('identity', null);
+  app.addHook('onRoute', (route) => {
+    if (route.config?.who === undefined && route.method !== 'HEAD') throw new Error(`${String(route.method)} ${route.url} does not say who may call it`);
+  });
+  addErrors(app, options);
+  await app.register(fastifyRateLimit, {
+    max: options.ratePerMinute, timeWindow: '1 minute', keyGenerator: callerOf, allowList: (request) => OPEN_PATHS.has(request.url),
+    errorResponseBuilder: (_request, context) => new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${context.max} requests a minute: try again in ${context.after}`),
+  });
+  await app.register(fastifySwagger, {
+    openapi: {
+      openapi: '3.1.0', info: { title: 'Stile', description: 'Tickets, gates and what happened at them', version: options.version },
+      components: { securitySchemes: { device: { type: 'http', scheme: 'bearer', description: 'a device\'s token' }, operator: { type: 'http', scheme: 'bearer', description: 'an operator\'s token' } } },
+    },
+    transform: jsonSchemaTransform,
+  });
+  addIdentity(app, options);
+  addMetrics(app, options.metrics);
+  addOpenPaths(app, options);
+  return app;
+}
+
+const OPEN_PATHS: ReadonlySet<string> = new Set(['/healthz', '/readyz', '/metrics', '/openapi.json']);
+
+/** By what it shows, so that one caller behind a shared address does not use up the others' share. */
+function callerOf(request: FastifyRequest): string {
+  const { authorization } = request.headers;
+  return authorization === undefined ? request.ip : createHash('sha256').update(authorization).digest('base64url');
+}
+
+function addIdentity(app: App, options: HttpOptions): void {
+  app.addHook('onRequest', async (request) => {
+    const who = request.routeOptions.config?.who;
+    if (who === undefined || who === 'open') return;
+    const bearer = /^Bearer +(\S{8,512})$/i.exec(request.headers.authorization ?? '')?.[1] ?? null;
+    const named = options.deviceNameHeader === null ? undefined : request.headers[options.deviceNameHeader];
+    const identity = await options.identify({ token: bearer, deviceName: typeof named === 'string' ? named : null });
+    if (identity === null) {
+      throw new HttpProblem(401, 'UNAUTHENTICATED', bearer === null ? 'say who is calling: Authorization: Bearer <token>' : 'this token opens nothing: it was never given, has been replaced, or is revoked', { 'www-authenticate': 'Bearer' });
+    }
+    if (who !== 'any' && identity.kind !== who) throw new HttpProblem(403, 'FORBIDDEN', who === 'device' ? 'this call is for devices' : 'this call is for operators');
+    request.identity = identity;
+  });
+}
+
+/** The caller of a route whose `who` is `device`. */
+export function deviceOf(request: { identity: Identity | null }): DeviceIdentity {
+  if (request.identity?.kind !== 'device') throw new HttpProblem(403, 'FORBIDDEN', 'this call is for devices');
+  return request.identity;
+}
+/** The caller of a route whose `who` is `operator`. */
+export function operatorOf(request: { identity: Identity | null }): OperatorIdentity {
+  if (request.identity?.kind !== 'operator') throw new HttpProblem(403, 'FORBIDDEN', 'this call is for operators');
+  return request.identity;
+}
+/** Who acts: the token's own person; a service names its user. A token that belongs to a person speaks for nobody else. */
+export function actorOf(operator: OperatorIdentity, named: string | undefined): string {
+  if (operator.actor === null) return named ?? operator.name;
+  if (named !== undefined && named !== operator.actor) throw new HttpProblem(403, 'OTHER_ACTOR', `this token acts for ${operator.actor}, not for ${named}`);
+  return operator.actor;
+}
+
+/** The error body that every route may answer with. */
+export const ErrorBody = z.object({ success: z.literal(false), error: z.string(), message: z.string() });
+
+function addErrors(app: App, { log }: HttpOptions): void {
+  const answer = (reply: FastifyReply, status: number, error: string, message: string) => reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify({ success: false, error, message }));
+  app.setNotFoundHandler((request, reply) => answer(reply, 404, 'NO_SUCH_PATH', `there is nothing at ${request.method} ${request.url.split('?')[0]?.slice(0, 200)}; see /openapi.json`));
+  app.setErrorHandler((error: Error & { statusCode?: number; code?: string }, request, reply) => {
+    if (error instanceof HttpProblem) return answer(reply.headers(error.headers), error.status, error.code, error.message);
+    if (hasZodFastifySchemaValidationErrors(error)) {
+      const where = error.validationContext ?? 'body';
+      const problems = error.validation.slice(0, MAX_NAMED_PROBLEMS).map(({ instancePath, message }) => `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${message ?? 'is wrong'}`);
+      return answer(reply, 400, 'BAD_REQUEST', problems.join('; '));
+    }
+    if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return answer(reply, 413, 'TOO_LARGE', `the body has more than ${MAX_BODY_BYTES} bytes: send less at once`);
+    if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return answer(reply, 415, 'NOT_JSON', 'send the body as application/json');
+    if (typeof error.statusCode === 'number' && error.statusCode < 500) return answer(reply, error.statusCode, 'BAD_REQUEST', error.message);
+    if (isTransient(error)) {
+      log.warn({ method: request.method, path: request.routeOptions.url, error: error.message }, 'the database could not answer');
+      return answer(reply.header('retry-after', '2'), 503, 'TRY_AGAIN', 'the database cannot answer at the moment: try again');
+    }
+    const detail = isResponseSerializationError(error) ? { issues: error.cause.issues.slice(0, 5) } : {};
+    log.error({ method: request.method, path: request.routeOptions.url, error: error.message, stack: error.stack, ...detail }, 'a request failed');
+    return answer(reply, 500, 'INTERNAL', 'something went wrong here; it has been logged');
+  });
+}
+
+function addMetrics(app: App, metrics: Metrics): void {
+  const seconds = metrics.duration('stile_http_request_seconds', 'Time from request to answer', ['method', 'path', 'status']);
+  app.addHook('onResponse', async (request, reply) => {
+    seconds.observe(reply.elapsedTime / 1000, { method: request.method, path: request.routeOptions.url ?? '(none)', status: String(reply.statusCode) });
+  });
+}
+
+function addOpenPaths(app: App, options: HttpOptions): void {
+  app.get('/healthz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'The process runs' } }, async () => ({ success: true, version: options.version }));
+  app.get('/readyz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'Database and broker can be reached' } }, async (_request, reply) => {
+    const parts = await options.readiness();
+    const wrong = Object.entries(parts).filter(([, problem]) => problem !== null);
+    if (wrong.length === 0) return { success: true, parts: Object.keys(parts) };
+    return reply.code(503).send({ success: false, error: 'NOT_READY', message: wrong.map(([part, problem]) => `${part}: ${problem}`).join('; ') });
+  });
+  app.get('/metrics', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'Numbers in Prometheus\' text' } }, async (_request, reply) => reply.type(options.metrics.contentType).send(await options.metrics.text()));
+  app.get('/openapi.json', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'This description' } }, async () => app.swagger());
+}
