@@ -3,7 +3,7 @@
  * restarted at will, gone when the test's process is gone.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { accessSync, constants, mkdirSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -50,7 +50,13 @@ export interface Broker {
 
 /** Where the binary is, and the folder of its libraries where it was only unpacked. Throws with the remedy where there is none. */
 export function findMosquitto(): { readonly binary: string; readonly libraries: string | null } {
-  const places = [process.env['MOSQUITTO'], ...(process.env['PATH'] ?? '').split(delimiter).map((folder) => join(folder, 'mosquitto')), '/usr/sbin/mosquitto', '/usr/local/sbin/mosquitto', join(UNPACKED, 'usr/sbin/mosquitto')];
+  const places = [
+    process.env['MOSQUITTO'],
+    ...(process.env['PATH'] ?? '').split(delimiter).map((folder) => join(folder, 'mosquitto')),
+    '/usr/sbin/mosquitto',
+    '/usr/local/sbin/mosquitto',
+    join(UNPACKED, 'usr/sbin/mosquitto'),
+  ];
   for (const binary of places) {
     if (!binary) continue;
     try {
@@ -83,12 +89,16 @@ export async function startBroker(options: BrokerOptions = {}): Promise<Broker> 
   await writeFiles();
 
   let child: ChildProcess | null = null;
-  const dieWithUs = () => { child?.kill('SIGKILL'); };
+  const dieWithUs = () => {
+    child?.kill('SIGKILL');
+  };
   const end = async (signal: NodeJS.Signals) => {
     const dying = child;
     child = null;
     if (dying === null || dying.exitCode !== null || dying.signalCode !== null) return;
-    const gone = new Promise((resolve) => { dying.once('exit', resolve); });
+    const gone = new Promise((resolve) => {
+      dying.once('exit', resolve);
+    });
     dying.kill(signal);
     const timer = setTimeout(() => dying.kill('SIGKILL'), STOP_TIMEOUT_MS);
     await gone;
@@ -98,7 +108,8 @@ export async function startBroker(options: BrokerOptions = {}): Promise<Broker> 
     child = launch(join(folder, 'mosquitto.conf'), logFile);
     const deadline = Date.now() + START_TIMEOUT_MS;
     while (!(await accepts(port))) {
-      if (child.exitCode !== null || child.signalCode !== null || Date.now() > deadline) throw new Error(`Mosquitto did not start:\n${readFileSync(logFile, 'utf8')}`);
+      if (child.exitCode !== null || child.signalCode !== null || Date.now() > deadline)
+        throw new Error(`Mosquitto did not start:\n${readFileSync(logFile, 'utf8')}`);
       await sleep(20);
     }
   };
@@ -138,14 +149,22 @@ export async function startBroker(options: BrokerOptions = {}): Promise<Broker> 
 }
 
 /** The configuration from deploy/, with this machine's ports and paths in it. */
-function configuration(input: { readonly folder: string; readonly ports: readonly number[]; readonly tls: boolean; readonly acl: boolean; readonly saved: string | undefined }): string {
+function configuration(input: {
+  readonly folder: string;
+  readonly ports: readonly number[];
+  readonly tls: boolean;
+  readonly acl: boolean;
+  readonly saved: string | undefined;
+}): string {
   const ports = [...input.ports];
-  const lines = readFileSync(join(CHECKOUT, 'deploy/mosquitto', input.tls ? 'mosquitto.conf' : 'plain.conf'), 'utf8').split('\n').map((line) => {
-    if (line.startsWith('listener ')) return `listener ${ports.shift()} 127.0.0.1`;
-    if (line.startsWith('persistence ')) return `persistence ${input.saved !== undefined}`;
-    if (line.startsWith('persistence_location ')) return `persistence_location ${input.saved ?? input.folder}/`;
-    return line.replace('/etc/mosquitto/stile/', `${input.folder}/`);
-  });
+  const lines = readFileSync(join(CHECKOUT, 'deploy/mosquitto', input.tls ? 'mosquitto.conf' : 'plain.conf'), 'utf8')
+    .split('\n')
+    .map((line) => {
+      if (line.startsWith('listener ')) return `listener ${ports.shift()} 127.0.0.1`;
+      if (line.startsWith('persistence ')) return `persistence ${input.saved !== undefined}`;
+      if (line.startsWith('persistence_location ')) return `persistence_location ${input.saved ?? input.folder}/`;
+      return line.replace('/etc/mosquitto/stile/', `${input.folder}/`);
+    });
   if (!input.tls && input.acl) lines.push(`acl_file ${join(input.folder, 'acl')}`);
   // Started as root it would change to a user who cannot read this folder.
   if (process.getuid?.() === 0) lines.unshift('user root');
@@ -156,7 +175,14 @@ function launch(config: string, logFile: string): ChildProcess {
   const { binary, libraries } = findMosquitto();
   const log = openSync(logFile, 'a');
   // Where there is setpriv, the kernel ends the broker with the test, however the test ends.
-  const guard = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => { try { accessSync(path, constants.X_OK); return true; } catch { return false; } });
+  const guard = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => {
+    try {
+      accessSync(path, constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
   const [command, args] = guard === undefined ? [binary, ['-c', config]] : [guard, ['--pdeathsig', 'KILL', binary, '-c', config]];
   const child = spawn(command, args, { stdio: ['ignore', log, log], env: { ...process.env, ...(libraries === null ? {} : { LD_LIBRARY_PATH: libraries }) } });
   closeSync(log);
@@ -166,7 +192,10 @@ function launch(config: string, logFile: string): ChildProcess {
 function accepts(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ port, host: '127.0.0.1' });
-    const answer = (yes: boolean) => { socket.destroy(); resolve(yes); };
+    const answer = (yes: boolean) => {
+      socket.destroy();
+      resolve(yes);
+    };
     socket.once('connect', () => answer(true));
     socket.once('error', () => answer(false));
   });

@@ -3,7 +3,7 @@
  * slash, and no pattern can say "the ledgers of my own site"). Pure: the same gates give the same text.
  */
 import { GateName, splitGateName } from '../../contract/ids.ts';
-import { topicOf, TOPIC_ROOT } from '../../contract/topics.ts';
+import { TOPIC_ROOT, topicOf } from '../../contract/topics.ts';
 
 /** The user name of the cloud's programs: the common name of their certificate. No gate can have it. */
 export const CLOUD_IDENTITY = '_cloud';
@@ -26,15 +26,28 @@ export function gateReads(gate: string): readonly string[] {
   const { site } = splitGateName(gate);
   const own = `${TOPIC_ROOT}/${gate}`;
   return [
-    `${own}/ack`, `${own}/manifest/want`, `${own}/overlay`, `${own}/request/+`, `${own}/lookup/+`, `${own}/time/+`, `${own}/alert/+`,
-    `${TOPIC_ROOT}/${site}/_all/request/+`, `${TOPIC_ROOT}/${site}/+/ledger`,
+    `${own}/ack`,
+    `${own}/manifest/want`,
+    `${own}/overlay`,
+    `${own}/request/+`,
+    `${own}/lookup/+`,
+    `${own}/time/+`,
+    `${own}/alert/+`,
+    `${TOPIC_ROOT}/${site}/_all/request/+`,
+    `${TOPIC_ROOT}/${site}/+/ledger`,
   ];
 }
 
 /** What the cloud writes. It reads everything below the topic root, by shared subscription as well. */
 export const CLOUD_WRITES: readonly string[] = [
-  `${TOPIC_ROOT}/+/+/ack`, `${TOPIC_ROOT}/+/+/manifest/want`, `${TOPIC_ROOT}/+/+/overlay`, `${TOPIC_ROOT}/+/+/request/+`,
-  `${TOPIC_ROOT}/+/+/lookup/+`, `${TOPIC_ROOT}/+/+/time/+`, `${TOPIC_ROOT}/+/cloud/ledger`, `${TOPIC_ROOT}/_cloud/+/state`,
+  `${TOPIC_ROOT}/+/+/ack`,
+  `${TOPIC_ROOT}/+/+/manifest/want`,
+  `${TOPIC_ROOT}/+/+/overlay`,
+  `${TOPIC_ROOT}/+/+/request/+`,
+  `${TOPIC_ROOT}/+/+/lookup/+`,
+  `${TOPIC_ROOT}/+/+/time/+`,
+  `${TOPIC_ROOT}/+/cloud/ledger`,
+  `${TOPIC_ROOT}/_cloud/+/state`,
 ];
 
 /**
@@ -47,10 +60,14 @@ export function aclFile(gates: readonly AclGate[]): string {
     if (!GateName.safeParse(gate).success) throw new TypeError(`not the name of a gate, so it cannot stand in an ACL: ${JSON.stringify(gate)}`);
     revoked.set(gate, isRevoked || revoked.get(gate) === true);
   }
-  const blocks = [...revoked].sort(([a], [b]) => (a < b ? -1 : 1)).map(([gate, isRevoked]) => (isRevoked ? `# ${gate} is revoked` : block(gate, gateWrites(gate), gateReads(gate))));
+  const blocks = [...revoked]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([gate, isRevoked]) => (isRevoked ? `# ${gate} is revoked` : block(gate, gateWrites(gate), gateReads(gate))));
   return [
     '# Generated from enrolment: changes by hand are overwritten. One block per gate; what is not named is denied.',
-    block(CLOUD_IDENTITY, CLOUD_WRITES, [`${TOPIC_ROOT}/#`]), ...blocks, '',
+    block(CLOUD_IDENTITY, CLOUD_WRITES, [`${TOPIC_ROOT}/#`]),
+    ...blocks,
+    '',
   ].join('\n\n');
 }
 
@@ -59,6 +76,14 @@ function block(user: string, writes: readonly string[], reads: readonly string[]
   const lines = (access: string, topics: readonly string[]) => topics.map((topic) => `topic ${access} ${topic}`);
   return [
     `user ${user}`,
-    ...lines('readwrite', both), ...lines('write', writes.filter((topic) => !both.includes(topic))), ...lines('read', reads.filter((topic) => !both.includes(topic))),
+    ...lines('readwrite', both),
+    ...lines(
+      'write',
+      writes.filter((topic) => !both.includes(topic)),
+    ),
+    ...lines(
+      'read',
+      reads.filter((topic) => !both.includes(topic)),
+    ),
   ].join('\n');
 }

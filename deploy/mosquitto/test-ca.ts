@@ -12,7 +12,10 @@ import * as x509 from '@peculiar/x509';
 import { CLOUD_IDENTITY } from './acl.ts';
 
 /** A certificate and its key, PEM. */
-export interface Identity { readonly cert: string; readonly key: string }
+export interface Identity {
+  readonly cert: string;
+  readonly key: string;
+}
 
 export interface TestCa {
   /** PEM: signs the broker's and the gates' certificates. What clients trust. */
@@ -33,7 +36,11 @@ const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as con
 const DAY_MS = 86_400_000;
 const CA_DAYS = 3650;
 
-interface Authority { readonly name: string; readonly keys: webcrypto.CryptoKeyPair; readonly certificate: x509.X509Certificate }
+interface Authority {
+  readonly name: string;
+  readonly keys: webcrypto.CryptoKeyPair;
+  readonly certificate: x509.X509Certificate;
+}
 
 /** `hosts`: the names and addresses that the broker is reached by. */
 export async function createTestCa(options: { readonly hosts?: readonly string[] } = {}): Promise<TestCa> {
@@ -49,10 +56,17 @@ export async function createTestCa(options: { readonly hosts?: readonly string[]
     broker: await leaf(gates, 'broker', 825, [names, new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth])]),
     cloud: await leaf(cloud, CLOUD_IDENTITY, 825, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])]),
     issue: (commonName, days = 825) => leaf(gates, commonName, days, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])]),
-    revoke({ cert }) { revoked.push({ serialNumber: new x509.X509Certificate(cert).serialNumber, revocationDate: new Date(), reason: x509.X509CrlReason.keyCompromise }); },
+    revoke({ cert }) {
+      revoked.push({ serialNumber: new x509.X509Certificate(cert).serialNumber, revocationDate: new Date(), reason: x509.X509CrlReason.keyCompromise });
+    },
     async crl() {
       const list = await x509.X509CrlGenerator.create({
-        issuer: gates.name, thisUpdate: new Date(Date.now() - 60_000), nextUpdate: new Date(Date.now() + CA_DAYS * DAY_MS), entries: revoked, signingAlgorithm: ALGORITHM, signingKey: gates.keys.privateKey as CryptoKey,
+        issuer: gates.name,
+        thisUpdate: new Date(Date.now() - 60_000),
+        nextUpdate: new Date(Date.now() + CA_DAYS * DAY_MS),
+        entries: revoked,
+        signingAlgorithm: ALGORITHM,
+        signingKey: gates.keys.privateKey as CryptoKey,
       });
       return pem('X509 CRL', list.rawData);
     },
@@ -64,8 +78,15 @@ const newKeys = () => webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 've
 async function authority(name: string): Promise<Authority> {
   const keys = await newKeys();
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
-    name, keys: keys as { publicKey: CryptoKey; privateKey: CryptoKey }, signingAlgorithm: ALGORITHM, notBefore: new Date(Date.now() - DAY_MS), notAfter: new Date(Date.now() + CA_DAYS * DAY_MS),
-    extensions: [new x509.BasicConstraintsExtension(true, 1, true), new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true)],
+    name,
+    keys: keys as { publicKey: CryptoKey; privateKey: CryptoKey },
+    signingAlgorithm: ALGORITHM,
+    notBefore: new Date(Date.now() - DAY_MS),
+    notAfter: new Date(Date.now() + CA_DAYS * DAY_MS),
+    extensions: [
+      new x509.BasicConstraintsExtension(true, 1, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+    ],
   });
   return { name, keys, certificate };
 }
@@ -74,15 +95,26 @@ async function leaf(issuer: Authority, commonName: string, days: number, extensi
   const keys = await newKeys();
   const notAfter = new Date(Date.now() + days * DAY_MS);
   const certificate = await x509.X509CertificateGenerator.create({
-    subject: [{ CN: [commonName] }], issuer: issuer.name, publicKey: keys.publicKey as CryptoKey, signingKey: issuer.keys.privateKey as CryptoKey, signingAlgorithm: ALGORITHM,
-    notBefore: new Date(Math.min(Date.now(), notAfter.getTime()) - DAY_MS), notAfter,
-    extensions: [new x509.BasicConstraintsExtension(false, undefined, true), new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true), ...extensions],
+    subject: [{ CN: [commonName] }],
+    issuer: issuer.name,
+    publicKey: keys.publicKey as CryptoKey,
+    signingKey: issuer.keys.privateKey as CryptoKey,
+    signingAlgorithm: ALGORITHM,
+    notBefore: new Date(Math.min(Date.now(), notAfter.getTime()) - DAY_MS),
+    notAfter,
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      ...extensions,
+    ],
   });
   return { cert: certificate.toString('pem'), key: pem('PRIVATE KEY', await webcrypto.subtle.exportKey('pkcs8', keys.privateKey)) };
 }
 
 function pem(label: string, der: ArrayBuffer): string {
-  return `-----BEGIN ${label}-----\n${Buffer.from(der).toString('base64').replace(/.{1,64}/g, '$&\n')}-----END ${label}-----\n`;
+  return `-----BEGIN ${label}-----\n${Buffer.from(der)
+    .toString('base64')
+    .replace(/.{1,64}/g, '$&\n')}-----END ${label}-----\n`;
 }
 
 /** Writes what a broker, the cloud and some gates need below `folder`; keys are readable by the owner only. Answers the paths' folder. */
@@ -92,7 +124,10 @@ export async function writeTestCa(ca: TestCa, folder: string, gates: readonly st
   write('gates-ca.crt', ca.ca);
   write('cloud-ca.crt', ca.cloudCa);
   write('gates.crl', await ca.crl());
-  for (const [name, identity] of [['broker', ca.broker], ['cloud', ca.cloud]] as const) {
+  for (const [name, identity] of [
+    ['broker', ca.broker],
+    ['cloud', ca.cloud],
+  ] as const) {
     write(`${name}.crt`, identity.cert);
     write(`${name}.key`, identity.key);
   }

@@ -1,0 +1,434 @@
+import { randomUUID } from 'node:crypto';
+import { createServer, type Socket } from 'node:net';
+import { Aedes } from 'aedes';
+import { afterEach, expect, test } from 'vitest';
+import { AlertMessage, InfoMessage, StateMessage } from '../../contract/messages.ts';
+import { parsePayload } from '../../contract/parse.ts';
+import { ResponseMessage } from '../../contract/requests.ts';
+import { type Broker, freePort, startBroker } from '../../test/broker.ts';
+import { connectPeer, type Peer } from '../../test/mqtt-peer.ts';
+import type { UplinkEvent } from '../ports.ts';
+import { createUplink, type MqttUplink, type UplinkOptions } from './mqtt-uplink.ts';
+import { TEST_INFO, testClock, testCloud, testDesk, until } from './test-ports.ts';
+
+const GATE = 'arena/north-03';
+const own = `stile/1/${GATE}`;
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const clean of cleanups.splice(0).reverse()) await clean();
+});
+
+const broker = async (options: Parameters<typeof startBroker>[0] = {}): Promise<Broker> => {
+  const started = await startBroker(options);
+  cleanups.push(() => started.stop());
+  return started;
+};
+const peer = async (url: string, options: Parameters<typeof connectPeer>[1] = {}): Promise<Peer> => {
+  const made = await connectPeer(url, options);
+  cleanups.push(() => made.end());
+  return made;
+};
+
+/** A gate's uplink whose desk takes acks, and everything it was told. */
+function gate(url: string, over: Partial<UplinkOptions> = {}) {
+  const clock = testClock();
+  const desk = testDesk(GATE);
+  const events: UplinkEvent[] = [];
+  const logged: string[] = [];
+  const uplink: MqttUplink = createUplink({
+    gate: GATE,
+    url,
+    clock,
+    desk,
+    info: TEST_INFO,
+    log: (level, message, fields) => {
+      logged.push(`${level} ${message} ${JSON.stringify(fields ?? {})}`);
+    },
+    timing: { reconnectFirstMs: 50, reconnectMaxMs: 400, resendFirstMs: 150, resendMaxMs: 300 },
+    ...over,
+  });
+  cleanups.push(() => uplink.close('test over'));
+  const open = () =>
+    uplink.open((event) => {
+      events.push(event);
+      if (event.kind === 'ack') desk.acknowledge(event.ack);
+    });
+  return { clock, desk, events, logged, uplink, open };
+}
+
+/** The cloud as the gate knows it: answers every ledger message with a retained ack, while `answering`. */
+async function cloudOn(broker: { cloudUrl: string }, epoch: number, options: { answering?: boolean; protocolVersion?: 4 | 5 } = {}) {
+  const side = await peer(broker.cloudUrl, { clientId: 'cloud', protocolVersion: options.protocolVersion ?? 5 });
+  const book = testCloud(epoch);
+  const cloud = { side, book, answering: options.answering ?? true, sendAck: () => side.publish(`${own}/ack`, book.ack(), { qos: 1, retain: true }) };
+  await side.subscribe('stile/1/+/+/+');
+  await side.subscribe('stile/1/+/+/response/+');
+  await side.subscribe('stile/1/+/+/alert/+');
+  void side
+    .wait((message) => {
+      if (message.topic !== `${own}/ledger` || !cloud.answering) return false;
+      book.take(message.payload);
+      void cloud.sendAck().catch(() => {});
+      return false;
+    }, 60_000)
+    .catch(() => {});
+  return cloud;
+}
+
+const firstSeq = (payload: Buffer): number => JSON.parse(payload.toString()).entries[0].seq;
+const ledgerOf = (side: Peer) => side.heard.filter(({ topic }) => topic === `${own}/ledger`);
+
+test('publishes state and info retained, speaks MQTT 5, and says offline with its reason when it closes', async () => {
+  const b = await broker();
+  const { uplink, open, events } = gate(b.url);
+  open();
+  await until('online', () => uplink.online());
+  expect(uplink.protocol()).toBe(5);
+  expect(events.map(({ kind }) => kind)).toContain('online');
+  const side = await peer(b.url);
+  await side.subscribe('stile/1/#');
+  const state = await side.wait(({ topic }) => topic === `${own}/state`);
+  expect(state.packet.retain).toBe(true);
+  const online = parsePayload(StateMessage, state.payload);
+  expect(online).toMatchObject({ ok: true, value: { state: 'online' } });
+  expect(parsePayload(InfoMessage, (await side.wait(({ topic }) => topic === `${own}/info`)).payload)).toMatchObject({ ok: true, value: { version: '0.1.0' } });
+  await uplink.close('restart');
+  const last = await side.wait(({ topic, payload }) => topic === `${own}/state` && payload.includes('offline'));
+  expect(JSON.parse(last.payload.toString())).toMatchObject({
+    state: 'offline',
+    reason: 'restart',
+    session: (online as { value: StateMessage }).value.session,
+  });
+});
+
+test('leaves a will: a gate that vanishes is shown offline with the session that it had', async () => {
+  const b = await broker();
+  const { uplink, open } = gate(b.url, { timing: { reconnectFirstMs: 20_000, reconnectMaxMs: 20_000 } });
+  const side = await peer(b.url);
+  await side.subscribe(`${own}/state`);
+  open();
+  const online = JSON.parse((await side.wait(({ payload }) => payload.includes('online'))).payload.toString());
+  // Another client with the gate's id pushes the connection off without its DISCONNECT.
+  const clone = await peer(b.url, { clientId: GATE });
+  const will = JSON.parse((await side.wait(({ payload }) => payload.includes('offline'))).payload.toString());
+  expect(will).toMatchObject({ state: 'offline', reason: 'connection lost', session: online.session });
+  await until('told', () => !uplink.online());
+  await clone.end();
+});
+
+test('sends the ledger in order, a bounded number of batches under way, each released only by the ack', async () => {
+  const b = await broker();
+  const g = gate(b.url, { timing: { resendFirstMs: 60_000 } });
+  const cloud = await cloudOn(b, g.desk.epoch, { answering: false });
+  g.desk.write(2_000);
+  g.open();
+  await until('the window is full', () => ledgerOf(cloud.side).length >= 8);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  expect(ledgerOf(cloud.side).map(({ payload }) => firstSeq(payload))).toEqual([1, 101, 201, 301, 401, 501, 601, 701]);
+  expect(g.uplink.inFlight()).toBe(8);
+  expect(g.desk.backlog()).toBe(2_000);
+  cloud.answering = true;
+  for (const { payload } of ledgerOf(cloud.side)) cloud.book.take(payload);
+  await cloud.sendAck();
+  await until('all acknowledged', () => g.desk.backlog() === 0);
+  expect(cloud.book.rows.size).toBe(2_000);
+  expect([...cloud.book.rows.values()].every((times) => times === 1)).toBe(true);
+  expect(g.uplink.inFlight()).toBe(0);
+  g.desk.write(1);
+  g.uplink.kick();
+  await until('the new row', () => g.desk.backlog() === 0);
+});
+
+test('sends the oldest again when no ack comes, and everything once the cloud is back', async () => {
+  const b = await broker();
+  const g = gate(b.url);
+  const cloud = await cloudOn(b, g.desk.epoch, { answering: false });
+  g.desk.write(500);
+  g.open();
+  await until('the oldest came three times', () => ledgerOf(cloud.side).filter(({ payload }) => firstSeq(payload) === 1).length >= 3);
+  expect(ledgerOf(cloud.side).filter(({ payload }) => firstSeq(payload) === 101)).toHaveLength(1);
+  cloud.answering = true;
+  await until('all acknowledged', () => g.desk.backlog() === 0);
+  expect(cloud.book.rows.size).toBe(500);
+});
+
+test('begins again after the acknowledged rows when the broker was killed and came back', async () => {
+  const b = await broker();
+  const g = gate(b.url);
+  let cloud = await cloudOn(b, g.desk.epoch);
+  g.desk.write(150);
+  g.open();
+  await until('first rows acknowledged', () => g.desk.backlog() === 0);
+  await b.kill();
+  await until('offline', () => !g.uplink.online());
+  expect(g.events.some((event) => event.kind === 'offline' && event.fault.hint !== '')).toBe(true);
+  g.desk.write(1_000);
+  for (let i = 0; i < 1_000; i++) g.uplink.kick();
+  await b.restart();
+  cloud = await cloudOn(b, g.desk.epoch);
+  for (let seq = 1; seq <= 150; seq++) cloud.book.rows.set(seq, 1);
+  await until('all acknowledged', () => g.desk.backlog() === 0);
+  expect(cloud.book.rows.size).toBe(1_150);
+  expect(ledgerOf(cloud.side).every(({ payload }) => firstSeq(payload) > 150)).toBe(true);
+});
+
+test('keeps trying when nobody listens, and after a refused CONNACK', async () => {
+  const port = await freePort();
+  const g = gate(`mqtt://127.0.0.1:${port}`);
+  g.open();
+  await until('told offline', () => g.events.some(({ kind }) => kind === 'offline'));
+  expect(g.events.find((event) => event.kind === 'offline')).toMatchObject({ fault: { cause: expect.stringContaining('ECONNREFUSED'), healsItself: true } });
+  // 3.1.1's "not authorized", three times, from a broker of a few bytes; then the real one.
+  let refusals = 0;
+  const refusing = createServer((socket: Socket) => {
+    socket.on('error', () => {});
+    socket.once('data', () => {
+      refusals += 1;
+      socket.end(Buffer.from([0x20, 0x03, 0x00, 0x87, 0x00]));
+    });
+  });
+  await new Promise<void>((resolve) => {
+    refusing.listen(port, '127.0.0.1', resolve);
+  });
+  await until('refused three times', () => refusals >= 3);
+  expect(g.events.some((event) => event.kind === 'offline' && /not authorized/i.test(event.fault.cause) && event.fault.hint.includes('ACL'))).toBe(true);
+  await new Promise((resolve) => {
+    refusing.close(resolve);
+  });
+  await broker({ port });
+  await until('online', () => g.uplink.online());
+});
+
+test('falls back to MQTT 3.1.1 with a broker that knows no other, and does the same there', async () => {
+  const aedes = await Aedes.createBroker();
+  const server = createServer((socket) => {
+    aedes.handle(socket);
+  });
+  const port = await freePort();
+  let connects = 0;
+  aedes.preConnect = (_client, packet, done) => {
+    connects += 1;
+    expect([4, 5]).toContain(packet.protocolVersion);
+    done(null, true);
+  };
+  await new Promise<void>((resolve) => {
+    server.listen(port, '127.0.0.1', resolve);
+  });
+  cleanups.push(async () => {
+    await new Promise<void>((resolve) => {
+      aedes.close(() => resolve());
+    });
+    server.close();
+  });
+  const g = gate(`mqtt://127.0.0.1:${port}`);
+  const cloud = await cloudOn({ cloudUrl: `mqtt://127.0.0.1:${port}` }, g.desk.epoch, { protocolVersion: 4 });
+  g.desk.write(300);
+  const before = connects;
+  g.open();
+  await until('online', () => g.uplink.online());
+  expect(g.uplink.protocol()).toBe(4);
+  expect(connects - before).toBe(2);
+  await until('all acknowledged', () => g.desk.backlog() === 0);
+  expect(cloud.book.rows.size).toBe(300);
+});
+
+test('publishes alerts as they are now, and clears those that are retained from before', async () => {
+  const b = await broker();
+  const side = await peer(b.url);
+  await side.subscribe(`${own}/alert/+`);
+  await side.publish(
+    `${own}/alert/reader-old`,
+    { schema: 1, since: new Date().toISOString(), severity: 'critical', message: 'gone' },
+    { qos: 1, retain: true },
+  );
+  const { uplink, open } = gate(b.url);
+  uplink.raise('fire', 'critical', 'the fire loop is open');
+  uplink.raise('disk', 'warning', 'almost full');
+  uplink.clear('disk');
+  open();
+  const fire = await side.wait(({ topic }) => topic === `${own}/alert/fire`);
+  expect(parsePayload(AlertMessage, fire.payload)).toMatchObject({ ok: true, value: { severity: 'critical' } });
+  await side.wait(({ topic, payload }) => topic === `${own}/alert/reader-old` && payload.length === 0);
+  expect(side.heard.some(({ topic }) => topic === `${own}/alert/disk`)).toBe(false);
+  uplink.clear('fire');
+  await side.wait(({ topic, payload }) => topic === `${own}/alert/fire` && payload.length === 0);
+  const late = await peer(b.url);
+  await late.subscribe(`${own}/alert/+`);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(late.heard).toEqual([]);
+});
+
+test('keeps nothing for later while offline but present truth: 200,000 publishes cost no memory', async () => {
+  const g = gate(`mqtt://127.0.0.1:${await freePort()}`);
+  g.open();
+  const event = { type: 'grant', severity: 'info', ts: new Date().toISOString(), detail: { text: 'x'.repeat(200) } } as const;
+  for (let i = 0; i < 20_000; i++) g.uplink.event(event);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  globalThis.gc?.();
+  const before = process.memoryUsage().heapUsed;
+  for (let i = 0; i < 200_000; i++) {
+    g.uplink.event(event);
+    g.uplink.kick();
+    if (i % 10_000 === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  globalThis.gc?.();
+  // Kept, they would be 200,000 × more than 300 bytes.
+  expect(process.memoryUsage().heapUsed - before).toBeLessThan(30_000_000);
+});
+
+const request = (over: object = {}) => {
+  const now = Date.now();
+  return {
+    schema: 1,
+    transaction: randomUUID(),
+    actor: 'op-7',
+    reason: 'a test',
+    issued_at: new Date(now).toISOString(),
+    expires_at: new Date(now + 5_000).toISOString(),
+    args: {},
+    ...over,
+  };
+};
+
+test('hands on good requests once, and answers every bad one with why', async () => {
+  const b = await broker();
+  const retainedOnes = await peer(b.url);
+  const left = request();
+  await retainedOnes.publish(`${own}/request/open`, left, { qos: 1, retain: true });
+  const g = gate(b.url);
+  const cloud = await cloudOn(b, g.desk.epoch);
+  const answer = async (transaction: string | null, command = 'open') => {
+    const message = await cloud.side.wait(
+      ({ topic, payload }) => topic === `${own}/response/${command}` && JSON.parse(payload.toString()).transaction === transaction,
+    );
+    cloud.side.heard.splice(cloud.side.heard.indexOf(message), 1);
+    expect(parsePayload(ResponseMessage, message.payload).ok).toBe(true);
+    return JSON.parse(message.payload.toString());
+  };
+  const handed = () => g.events.filter((event) => event.kind === 'request');
+  g.open();
+  expect(await answer(left.transaction)).toMatchObject({ status: 'error', error: { code: 'retained' } });
+  await retainedOnes.publish(`${own}/request/open`, '', { qos: 1, retain: true });
+
+  const good = request();
+  await cloud.side.publish(`${own}/request/open`, good, { qos: 1, properties: { correlationData: Buffer.from('c-1') } });
+  await until('handed on', () => handed().length === 1);
+  const event = handed()[0];
+  if (event?.kind !== 'request') throw new Error('no request');
+  expect(event.command).toBe('open');
+  expect(event.request.args).toEqual({ direction: 'in', units: 1 });
+  event.respond({ status: 'ok', data: { opened: 1 } });
+  event.respond({ status: 'ok', data: { opened: 2 } });
+  const first = await cloud.side.wait(({ topic, payload }) => topic === `${own}/response/open` && payload.includes(good.transaction));
+  expect(first.packet.properties?.correlationData?.toString()).toBe('c-1');
+  expect(await answer(good.transaction)).toMatchObject({ status: 'ok', data: { opened: 1 } });
+
+  await cloud.side.publish(`${own}/request/open`, good);
+  expect(await answer(good.transaction)).toMatchObject({ error: { code: 'replayed' } });
+  const live = request();
+  await cloud.side.publish(`${own}/request/open`, live, { qos: 1, retain: true });
+  expect(await answer(live.transaction)).toMatchObject({ error: { code: 'retained' } });
+  const late = request({ issued_at: new Date(Date.now() - 6_000).toISOString(), expires_at: new Date(Date.now() - 1_000).toISOString() });
+  await cloud.side.publish(`${own}/request/open`, late);
+  expect(await answer(late.transaction)).toMatchObject({ error: { code: 'late' } });
+  const long = request({ issued_at: new Date(Date.now() - 6_000).toISOString(), expires_at: new Date(Date.now() + 3_600_000).toISOString() });
+  await cloud.side.publish(`${own}/request/open`, long);
+  expect(await answer(long.transaction)).toMatchObject({ error: { code: 'late' } });
+  const bad = request({ args: { units: 0 } });
+  await cloud.side.publish(`${own}/request/open`, bad);
+  expect(await answer(bad.transaction)).toMatchObject({ error: { code: 'malformed' } });
+  await cloud.side.publish(`${own}/request/open`, 'not json');
+  expect(await answer(null)).toMatchObject({ error: { code: 'malformed' } });
+  await cloud.side.publish(`${own}/request/open`, JSON.stringify(request({ reason: 'x'.repeat(262_000) })));
+  expect(await answer(null)).toMatchObject({ error: { code: 'malformed' } });
+  const unknown = request();
+  await cloud.side.publish(`${own}/request/self-destruct`, unknown);
+  expect(await answer(unknown.transaction, 'self-destruct')).toMatchObject({ error: { code: 'unknown_command' } });
+  g.clock.trust = false;
+  const untimely = request();
+  await cloud.side.publish(`${own}/request/open`, untimely);
+  expect(await answer(untimely.transaction)).toMatchObject({ error: { code: 'clock_untrusted' } });
+  g.clock.trust = true;
+  expect(handed()).toHaveLength(1);
+
+  const all = request({ expires_at: new Date(Date.now() + 30_000).toISOString(), args: { mode: 'locked' } });
+  await cloud.side.publish('stile/1/arena/_all/request/mode', all);
+  await until('handed on', () => handed().length === 2);
+  await cloud.side.publish('stile/1/other/_all/request/mode', request({ args: { mode: 'free' } }));
+  await cloud.side.publish('stile/1/arena/north-04/request/open', request());
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(handed()).toHaveLength(2);
+  expect(g.desk.transactions.get(good.transaction)).toBe(Date.parse(good.expires_at));
+});
+
+test('measures the time in round trips, and asks for facts within a budget', async () => {
+  const b = await broker();
+  const late: unknown[] = [];
+  const g = gate(b.url, { lateAnswer: (answer) => late.push(answer) });
+  const cloud = await cloudOn(b, g.desk.epoch);
+  expect(await g.uplink.ask([{ event_id: 'ev', ticket_ref: '0'.repeat(32) }], 100)).toBeNull();
+  let delayMs = 0;
+  void cloud.side
+    .wait(({ topic, payload }) => {
+      if (topic === `${own}/time`) {
+        const { n, boot_id, sent_boottime_ms } = JSON.parse(payload.toString());
+        const unix = Date.now() + 3_600_000;
+        void cloud.side
+          .publish(`${own}/time/${n}`, { schema: 1, n, boot_id, sent_boottime_ms, received_unix_ms: unix, answered_unix_ms: unix }, { qos: 0 })
+          .catch(() => {});
+        void cloud.side
+          .publish(`${own}/time/${n}`, { schema: 1, n, boot_id, sent_boottime_ms, received_unix_ms: 0, answered_unix_ms: 0 }, { qos: 0 })
+          .catch(() => {});
+      }
+      if (topic === `${own}/lookup`) {
+        const { n } = JSON.parse(payload.toString());
+        setTimeout(() => {
+          void cloud.side.publish(`${own}/lookup/${n}`, { schema: 1, n, tickets: [] }).catch(() => {});
+        }, delayMs);
+      }
+      return false;
+    }, 60_000)
+    .catch(() => {});
+  g.open();
+  await until('eight round trips', () => g.clock.samples.length >= 8);
+  expect(g.clock.samples).toHaveLength(8);
+  expect(Math.abs((g.clock.offset()?.offsetMs ?? 0) - (Date.now() - performance.now() + 3_600_000))).toBeLessThan(1_000);
+  const refs = [{ event_id: 'ev', ticket_ref: '0'.repeat(32) }];
+  expect(await g.uplink.ask(refs, 5_000)).toMatchObject({ tickets: [] });
+  delayMs = 300;
+  expect(await g.uplink.ask(refs, 50)).toBeNull();
+  await until('the late answer', () => late.length === 1);
+});
+
+test("hands on peers' and the cloud's rows one at a time, never its own; wants and overlays too", async () => {
+  const b = await broker();
+  let working = 0;
+  let most = 0;
+  const seen: string[] = [];
+  const g = gate(b.url);
+  g.uplink.open(async (event) => {
+    if (event.kind !== 'peer') {
+      seen.push(event.kind);
+      return;
+    }
+    working += 1;
+    most = Math.max(most, working);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    working -= 1;
+    seen.push(JSON.parse(Buffer.from(event.payload).toString()).gate);
+  });
+  await until('online', () => g.uplink.online());
+  const side = await peer(b.url);
+  const rows = (gate: string) => ({ schema: 1, gate, epoch: 1, entries: [{ seq: 1, kind: 'alarm', hash: '0'.repeat(64) }] });
+  for (const name of ['arena/north-04', 'arena/cloud', GATE, 'elsewhere/north-04', 'arena/north-05']) await side.publish(`stile/1/${name}/ledger`, rows(name));
+  await side.publish(`${own}/manifest/want`, { schema: 1, events: [] }, { qos: 1, retain: true });
+  await side.publish(`${own}/overlay`, { schema: 1 });
+  await side.publish(`stile/1/arena/north-04/overlay`, { schema: 1 });
+  await side.publish(`${own}/ack`, 'rubbish');
+  await until('all handed on', () => seen.length >= 6);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(most).toBe(1);
+  expect(seen.filter((what) => what.includes('/'))).toEqual(['arena/north-04', 'arena/cloud', 'arena/north-05']);
+  expect(seen.filter((what) => !what.includes('/')).sort()).toEqual(['online', 'overlay', 'want']);
+});

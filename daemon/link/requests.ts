@@ -1,0 +1,67 @@
+/**
+ * What makes a request worth handing to the gate: pure judgement of one message, given the time. Replays are told apart by
+ * the desk (durably); everything else is decided here.
+ */
+import { parsePayload } from '../../contract/parse.ts';
+import { Command, REQUEST_EXPIRY_MS, type Request, RequestEnvelope, type RequestError, requestSchema } from '../../contract/requests.ts';
+import { TOPIC_ROOT } from '../../contract/topics.ts';
+
+/** How far a request's `issued_at` may lie ahead of the gate's time. */
+export const ISSUED_AHEAD_MS = 5_000;
+
+/** What can be answered to: the last part of the topic, where it can stand in the answer's topic as well. */
+const COMMAND_WORD = /^[a-z][a-z0-9-]{0,31}$/;
+
+/** The command word of a topic in this gate's inbox or its site's; null: not a request to us. */
+export function requestWord(topic: string, gate: string): string | null {
+  const site = gate.slice(0, gate.indexOf('/'));
+  for (const prefix of [`${TOPIC_ROOT}/${gate}/request/`, `${TOPIC_ROOT}/${site}/_all/request/`]) {
+    if (topic.startsWith(prefix)) {
+      const word = topic.slice(prefix.length);
+      return COMMAND_WORD.test(word) ? word : null;
+    }
+  }
+  return null;
+}
+
+export type Judgement =
+  | {
+      readonly accept: true;
+      readonly command: Command;
+      readonly request: Request /** When it ends to be valid: remembered until then. Unix ms. */;
+      readonly expiresAtMs: number;
+    }
+  | { readonly accept: false; readonly transaction: string | null; readonly code: RequestError; readonly message: string };
+
+/**
+ * Total: any bytes, any word. `nowMs`: best known cloud time, Unix ms; null: the clock is not trusted, and every request is refused.
+ * A request lives until `expires_at`, but never longer than its command allows after `issued_at`.
+ */
+export function judgeRequest(input: {
+  readonly word: string;
+  readonly payload: Uint8Array;
+  readonly retained: boolean;
+  readonly nowMs: number | null;
+}): Judgement {
+  const envelope = parsePayload(RequestEnvelope, input.payload);
+  const transaction = envelope.ok ? envelope.value.transaction : null;
+  const refuse = (code: RequestError, message: string): Judgement => ({ accept: false, transaction, code, message });
+
+  if (input.retained) return refuse('retained', 'requests are never retained: publish it again without the retain flag, and clear the topic');
+  const command = Command.safeParse(input.word);
+  if (!command.success) return refuse('unknown_command', `this gate knows ${Command.options.join(', ')}`);
+  if (!envelope.ok) return refuse('malformed', envelope.error === 'malformed' ? envelope.message : `${envelope.error}: ${envelope.message}`);
+  const whole = parsePayload(requestSchema(command.data), input.payload);
+  if (!whole.ok) return refuse('malformed', whole.message);
+
+  if (input.nowMs === null)
+    return refuse(
+      'clock_untrusted',
+      "the gate's clock is not trusted yet, so it cannot tell whether this request is late; try again once health says clock_trusted 1",
+    );
+  const issuedMs = Date.parse(envelope.value.issued_at);
+  const expiresAtMs = Math.min(Date.parse(envelope.value.expires_at), issuedMs + REQUEST_EXPIRY_MS[command.data]);
+  if (issuedMs > input.nowMs + ISSUED_AHEAD_MS) return refuse('malformed', `issued_at is ${Math.round(issuedMs - input.nowMs)} ms ahead of the gate's time`);
+  if (expiresAtMs <= input.nowMs) return refuse('late', `expired ${Math.round(input.nowMs - expiresAtMs)} ms ago, at ${new Date(expiresAtMs).toISOString()}`);
+  return { accept: true, command: command.data, request: whole.value as Request, expiresAtMs };
+}
