@@ -1,0 +1,160 @@
+/** The calls of the control socket (control-calls.ts lists them), answered from the loop and the desk. */
+import { RowPosition } from '../contract/ids.ts';
+import type { Command } from '../contract/requests.ts';
+import type { GateClock } from './clock.ts';
+import type { Config } from './config.ts';
+import { type CallContext, ControlError, type Handlers } from './control.ts';
+import type { GateStatus, LedgerRow, ManifestStatus, RecentLine, WatchItem } from './control-calls.ts';
+import type { Gate } from './gate.ts';
+import type { ActiveAlert, GateSnapshot, ShownDecision } from './gate/watch.ts';
+import type { Desk } from './ports.ts';
+
+/** Lines kept for whoever asks for the status. */
+const MAX_RECENT = 20;
+/** A watcher gets a new status at most so often; between, only what happened. */
+const STATUS_PERIOD_MS = 500;
+/** Rows of one `ledger` call; the caller asks again from the last. */
+const MAX_ROWS = 500;
+
+export interface HandlerParts {
+  readonly config: Config;
+  readonly version: string;
+  readonly clock: GateClock;
+  readonly gate: Gate;
+  readonly desk: Desk;
+  readonly startedAtMs: number;
+  /** From the process's start to the first possible decision; null: not yet. */
+  readonly startMs: () => number | null;
+}
+
+export interface ControlHandlers {
+  readonly handlers: Handlers;
+  close(): void;
+}
+
+/** Keeps the last lines for those who come later; `close` ends that. */
+export function createHandlers(parts: HandlerParts): ControlHandlers {
+  const recent: RecentLine[] = [];
+  const watchers = new Set<(line: RecentLine) => void>();
+  const seen = createDifferences((line) => {
+    recent.push(line);
+    if (recent.length > MAX_RECENT) recent.shift();
+    for (const watcher of watchers) watcher(line);
+  });
+  const end = parts.gate.subscribe((event) => {
+    if (event.kind === 'decision') seen.decision(event.decision);
+    else seen.snapshot(event.snapshot);
+  });
+  const status = () => statusOf(parts, parts.gate.state(), recent);
+
+  const order = (command: Command, args: Readonly<Record<string, unknown>>) => {
+    const { actor, reason, ...rest } = args;
+    return obey(parts.gate, command, rest, actor, reason);
+  };
+  return {
+    close: end,
+    handlers: {
+      status: async () => status(),
+      manifest: async () => ({ manifests: status().manifests }),
+      watch: (_args, context) => watch(context, parts.gate, status, watchers),
+      ledger: (args, context) => ledger(args, context, parts.desk),
+      open: (args) => order('open', args),
+      mode: (args) => order('mode', args),
+      'reset-emergency': (args) => order('reset-emergency', args),
+    },
+  };
+}
+
+async function obey(gate: Gate, command: Command, args: Record<string, unknown>, actor: unknown, reason: unknown): Promise<unknown> {
+  if (typeof actor !== 'string' || typeof reason !== 'string') throw new ControlError('malformed', 'actor and reason are missing', 'both are recorded: give who and why');
+  const result = await gate.command({ command, args, actor, reason });
+  if (result.status === 'ok') return result.data;
+  throw new ControlError(result.error.code === 'malformed' ? 'malformed' : result.error.code === 'refused' ? 'refused' : 'failed', result.error.message);
+}
+
+/** Runs until the client has gone. */
+async function watch({ send, gone }: CallContext, gate: Gate, status: () => GateStatus, watchers: Set<(line: RecentLine) => void>): Promise<void> {
+  const item = (news: WatchItem) => void send(news);
+  let sentMs = 0;
+  let later: NodeJS.Timeout | undefined;
+  const tell = () => {
+    clearTimeout(later);
+    later = undefined;
+    sentMs = performance.now();
+    item({ status: status() });
+  };
+  const line = (news: RecentLine) => item({ line: news });
+  watchers.add(line);
+  const end = gate.subscribe(() => {
+    if (later === undefined) later = setTimeout(tell, Math.max(0, sentMs + STATUS_PERIOD_MS - performance.now()));
+  });
+  // Uptime and backlog go on while nothing happens.
+  const steady = setInterval(tell, 10 * STATUS_PERIOD_MS);
+  try {
+    await new Promise<void>((resolve) => gone.addEventListener('abort', () => resolve(), { once: true }));
+  } finally {
+    end();
+    watchers.delete(line);
+    clearInterval(steady);
+    clearTimeout(later);
+  }
+}
+
+async function ledger(args: Readonly<Record<string, unknown>>, { send }: CallContext, desk: Desk): Promise<{ rows: number }> {
+  const after = args.after === undefined ? null : RowPosition.safeParse(args.after).data;
+  if (after === undefined) throw new ControlError('malformed', 'after is [epoch, seq]');
+  const limit = typeof args.limit === 'number' && Number.isInteger(args.limit) ? Math.min(Math.max(args.limit, 1), MAX_ROWS) : MAX_ROWS;
+  const rows: readonly LedgerRow[] = await desk.rows(after, limit);
+  for (const row of rows) send(row);
+  return { rows: rows.length };
+}
+
+const timestamp = (ms: number): string => new Date(ms).toISOString();
+
+function statusOf({ config, version, clock, startedAtMs, startMs }: HandlerParts, now: GateSnapshot, recent: readonly RecentLine[]): GateStatus {
+  const { desk } = now;
+  const offset = clock.offset();
+  const mode = (direction: 'in' | 'out') => ({ mode: now[direction].mode, until: now[direction].untilWallMs === null ? null : timestamp(now[direction].untilWallMs) });
+  return {
+    gate: config.gate, version, pid: process.pid, started_at: timestamp(startedAtMs), uptime_s: Math.round(process.uptime()), config_files: config.files,
+    modes: { in: mode('in'), out: mode('out') },
+    signals: { in: now.in.signal, out: now.out.signal },
+    lamps: { in: now.in.lamps, out: now.out.lamps },
+    fire: now.fire,
+    readers: now.readers.map(({ name, direction, ok }) => ({ name, direction, path: config.readers.find((reader) => reader.name === name)?.path ?? '', ok })),
+    board: { driver: config.board.driver, ok: now.boardOk },
+    ledger: { epoch: desk?.epoch ?? 0, last_seq: desk?.lastSeq ?? 0, backlog: desk?.backlog ?? 0, backlog_oldest_s: desk?.backlogOldestMs == null ? null : Math.round(desk.backlogOldestMs / 1000), usage_complete: desk?.usageComplete ?? false },
+    manifests: (desk?.manifests ?? []).map((one): ManifestStatus => ({ event_id: one.eventId, version: one.version, overlay_version: one.overlayVersion, generated_at: timestamp(one.generatedAtMs), expires_at: timestamp(one.expiresAtMs), tickets: one.tickets })),
+    totals: now.totals,
+    disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
+    uplink: { url: config.mqtt?.url ?? null, online: now.online },
+    clock: { wall: timestamp(clock.wallMs()), trusted: clock.trusted(), why: clock.why(), offset_ms: offset?.offsetMs ?? null, bound_ms: offset?.boundMs ?? null },
+    alerts: now.alerts.map(({ id, severity, message, sinceWallMs }) => ({ id, severity, message, since: timestamp(sinceWallMs) })),
+    recent: [...recent],
+    start_ms: startMs() ?? 0,
+  };
+}
+
+/** Snapshots into lines: what has changed since the last one, in words. */
+function createDifferences(tell: (line: RecentLine) => void) {
+  let last: GateSnapshot | null = null;
+  const alertLine = (at: number, { severity, message }: ActiveAlert, ended: boolean) => tell({ at: timestamp(at), direction: null, kind: 'alert', words: ended ? `over: ${message}` : `${severity}: ${message}` });
+  return {
+    decision({ wallMs, direction, outcome, words, ticketId }: ShownDecision): void {
+      tell({ at: timestamp(wallMs), direction, kind: outcome === 'grant' ? 'granted' : outcome === 'refusal' ? 'refused' : 'override', words: `${outcome === 'refusal' ? 'refused: ' : ''}${words}${ticketId === null ? '' : ` (ticket ${ticketId})`}` });
+    },
+    snapshot(now: GateSnapshot): void {
+      const before = last;
+      last = now;
+      if (before === null) return;
+      for (const direction of ['in', 'out'] as const) {
+        if (before[direction].mode !== now[direction].mode) tell({ at: timestamp(now.wallMs), direction, kind: 'mode', words: `mode ${before[direction].mode} → ${now[direction].mode}` });
+      }
+      for (const alert of now.alerts) if (!before.alerts.some(({ id, message }) => id === alert.id && message === alert.message)) alertLine(now.wallMs, alert, false);
+      for (const alert of before.alerts) if (!now.alerts.some(({ id }) => id === alert.id)) alertLine(now.wallMs, alert, true);
+      if (before.online !== now.online) tell({ at: timestamp(now.wallMs), direction: null, kind: 'alert', words: now.online ? 'broker online' : 'broker offline' });
+      const passed = now.totals.passages - before.totals.passages;
+      if (passed > 0) tell({ at: timestamp(now.wallMs), direction: null, kind: 'passage', words: passed === 1 ? 'one guest passed' : `${passed} guests passed` });
+    },
+  };
+}

@@ -1,0 +1,32 @@
+/** Which Stile this is. The bundle has it built in; a checkout reads its own files. */
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+
+export interface Version {
+  readonly version: string;
+  readonly commit: string;
+  /** Unix ms: the wall clock is never believed below it. */
+  readonly builtAtMs: number;
+}
+
+/** Put in place of this name by deploy/bundle.ts. */
+declare const STILE_BUILD: Version | undefined;
+
+export function stileVersion(): Version {
+  if (typeof STILE_BUILD !== 'undefined') return STILE_BUILD;
+  const root = join(import.meta.dirname, '..');
+  const file = join(root, 'package.json');
+  const { version } = JSON.parse(readFileSync(file, 'utf8')) as { version: string };
+  return { version, commit: checkedOut(root), builtAtMs: statSync(file).mtimeMs };
+}
+
+/** The commit that HEAD names, without running git; `unknown` where that can't be read. */
+function checkedOut(root: string): string {
+  try {
+    const head = readFileSync(join(root, '.git/HEAD'), 'utf8').trim();
+    const ref = /^ref: (.+)$/.exec(head)?.[1];
+    return (ref === undefined ? head : readFileSync(join(root, '.git', ref), 'utf8').trim()).slice(0, 12);
+  } catch {
+    return 'unknown';
+  }
+}
