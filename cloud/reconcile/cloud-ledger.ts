@@ -1,0 +1,105 @@
+/**
+ * The cloud's own ledger of a site, `<site>/cloud`: settlements and scans of its own, numbered and chained like any gate's.
+ * Rows are made under the ledger's lock, so that any number of machines may write.
+ */
+import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { CLOUD_GATE } from '../../contract/ids.ts';
+import { LedgerEntry } from '../../contract/ledger.ts';
+import type { DatabaseClient } from '../database.ts';
+import { type LedgerRow, type Reconciled, readRow, reconcile, sha256 } from './rows.ts';
+
+/** A row without what the ledger adds: seq, hash, times. */
+export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'passage' | 'settlement' | 'override' } & Readonly<Record<string, unknown>>;
+
+export interface AppendOptions {
+  /** When it happened, Unix ms. Default: now. */
+  readonly atMs?: number;
+  /** How sure that is, in ms either way. Default 0. */
+  readonly boundMs?: number;
+  /** Whose clock that was: rows of one clock share one bound, the smallest. Default `cloud`; a scanner's: `device:<name>`. */
+  readonly bootId?: string;
+}
+
+export interface Appended {
+  readonly ledger: string;
+  readonly epoch: number;
+  readonly rows: readonly LedgerRow[];
+  readonly reconciled: Reconciled;
+}
+
+/** Rows of the cloud in one call. */
+const MAX_APPENDED_ROWS = 10_000;
+
+/**
+ * Appends rows to `<site>/cloud` and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after
+ * the commit (`unpublishedCloudRows`). Throws a TypeError for an entry that is not as its kind should be.
+ */
+export async function appendCloudRows(client: DatabaseClient, site: string, entries: readonly (CloudEntry & { readonly at?: AppendOptions })[], options: AppendOptions = {}): Promise<Appended> {
+  if (entries.length > MAX_APPENDED_ROWS) throw new RangeError(`${entries.length} rows, at most ${MAX_APPENDED_ROWS} in one call`);
+  const ledger = `${site}/${CLOUD_GATE}`;
+  const { epoch, seq, hash } = await lockTail(client, ledger, site);
+  const rows: LedgerRow[] = [];
+  let previous = hash ?? firstPredecessor(sha256, ledger, epoch);
+  for (const [index, { at, ...entry }] of entries.entries()) {
+    const when = { ...options, ...at };
+    const atMs = Math.max(0, when.atMs ?? Date.now());
+    const row: Record<string, unknown> = { ...entry, seq: seq + index + 1, ts: new Date(atMs).toISOString(), boot_id: when.bootId ?? CLOUD_GATE, boottime_ms: atMs, clock_offset_ms: 0, clock_bound_ms: when.boundMs ?? 0 };
+    previous = entryHash(sha256, previous, row);
+    row['hash'] = previous;
+    const checked = LedgerEntry.safeParse(row);
+    const issue = checked.error?.issues[0];
+    if (issue !== undefined) throw new TypeError(`a ${entry.kind} of the cloud: ${issue.path.map(String).join('.')}: ${issue.message}`);
+    rows.push(readRow(ledger, epoch, JSON.parse(JSON.stringify(row))) as LedgerRow);
+  }
+  return { ledger, epoch, rows, reconciled: await reconcile(client, rows) };
+}
+
+/** Locks the ledger (making it where there is none) and answers its last row; a first epoch is named after the clock, as a gate's. */
+async function lockTail(client: DatabaseClient, ledger: string, site: string): Promise<{ epoch: number; seq: number; hash: string | null }> {
+  await client.query('INSERT INTO ledgers (tenant_id, gate, site_id) VALUES (current_tenant_id(), $1, $2) ON CONFLICT DO NOTHING', [ledger, site]);
+  await client.query('SELECT 1 FROM ledgers WHERE tenant_id = current_tenant_id() AND gate = $1 FOR UPDATE', [ledger]);
+  const { rows } = await client.query<{ epoch: number; seq: number; hash: string | null }>(
+    `SELECT e.epoch, e.upto_seq AS seq, (SELECT encode(r.hash, 'hex') FROM ledger_rows r WHERE r.tenant_id = e.tenant_id AND r.gate = e.gate AND r.epoch = e.epoch AND r.seq = e.upto_seq) AS hash
+     FROM ledger_epochs e WHERE e.tenant_id = current_tenant_id() AND e.gate = $1 ORDER BY e.epoch DESC LIMIT 1`, [ledger]);
+  const last = rows[0];
+  const epoch = Math.floor(Date.now() / 1000);
+  if (last === undefined) return { epoch, seq: 0, hash: null };
+  // The last row's partition was detached: its hash is gone, so the chain begins anew.
+  if (last.seq > 0 && last.hash === null) return { epoch: Math.max(last.epoch + 1, epoch), seq: 0, hash: null };
+  return last;
+}
+
+export interface Settlement {
+  /** [gate, epoch, seq] of the grant. */
+  readonly of: readonly [gate: string, epoch: number, seq: number];
+  readonly outcome: 'passed' | 'returned';
+  readonly actor: string;
+  readonly reason: string;
+  /** Absent: every unit. */
+  readonly unit?: number;
+}
+
+/** An operator's word on a grant. null: the cloud knows no such grant (a gate that is away may still have it). Settling the same again adds a row and changes nothing. */
+export async function settle(client: DatabaseClient, settlement: Settlement): Promise<Appended | null> {
+  const [gate, epoch, seq] = settlement.of;
+  const { rows } = await client.query<{ event_id: string; ticket_id: string; ticket_ref: string; direction: 'in' | 'out'; site_id: string }>(
+    `SELECT a.event_id, a.ticket_id, encode(a.ticket_ref, 'hex') AS ticket_ref, a.direction, l.site_id FROM admissions a JOIN ledgers l ON l.tenant_id = a.tenant_id AND l.gate = a.gate
+     WHERE a.tenant_id = current_tenant_id() AND a.gate = $1 AND a.epoch = $2 AND a.seq = $3 AND a.granted`, [gate, epoch, seq]);
+  const grant = rows[0];
+  if (grant === undefined) return null;
+  const { site_id, ...ticket } = grant;
+  return appendCloudRows(client, site_id, [{ kind: 'settlement', of: [gate, epoch, seq], outcome: settlement.outcome, actor: settlement.actor, reason: settlement.reason, ...ticket, ...(settlement.unit === undefined ? {} : { unit: settlement.unit }) }]);
+}
+
+export interface CloudRows { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }
+
+/** Committed rows of the cloud's ledgers that were not marked as published, at most `limit` of each epoch, in order. */
+export async function unpublishedCloudRows(client: DatabaseClient, limit = 100): Promise<CloudRows[]> {
+  const { rows } = await client.query<{ gate: string; epoch: number; entries: { entry: string; hash: string }[] }>('SELECT * FROM unpublished_cloud_rows($1)', [limit]);
+  return rows.map(({ gate, epoch, entries }) => ({ ledger: gate, epoch, entries: entries.map(({ entry, hash }) => ({ ...(JSON.parse(entry) as Record<string, unknown>), hash })) }));
+}
+
+/** They were published up to here; never goes back. */
+export async function markPublished(client: DatabaseClient, ledger: string, epoch: number, seq: number): Promise<void> {
+  await client.query('UPDATE ledger_epochs SET published_seq = greatest(published_seq, $3) WHERE tenant_id = current_tenant_id() AND gate = $1 AND epoch = $2', [ledger, epoch, seq]);
+}
