@@ -134,6 +134,8 @@ export interface DeskStatus {
   readonly fireLatched: boolean;
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
   readonly diskFreeBytes: number;
+  /** Wall time of the newest row, Unix ms: part of the clock's floor. null: no row yet. */
+  readonly lastRowMs?: number | null;
 }
 
 /** Result of installing or changing a manifest: never throws for bad input. */

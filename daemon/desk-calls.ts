@@ -1,0 +1,36 @@
+/** What goes between the loop's thread and the desk's worker. */
+import type { PublicKey } from '../contract/manifest.ts';
+import type { AckMessage } from '../contract/ledger.ts';
+import type { RowPosition } from '../contract/ids.ts';
+import type { AskedTicket } from './desk-facts.ts';
+import type { Fault, Note, Presentation } from './ports.ts';
+import type { Stamp } from './store/ledger.ts';
+
+/** `workerData` of the desk's worker. In the bundle the same file is started twice: this says which of the two it is. */
+export interface DeskWorkerData { readonly role: 'desk'; readonly path: string; readonly gate: string; readonly verifyKeys: readonly PublicKey[] }
+
+/** One call with its arguments. Answers are what the method of DeskCore answers. */
+export type DeskCall =
+  | { readonly name: 'open' | 'close' | 'status' | 'vector' | 'caughtUp' }
+  | { readonly name: 'decide'; readonly presentation: Presentation; readonly answer?: 'may_ask' | readonly AskedTicket[] | undefined }
+  /** `decision`: id of the call that is given up. */
+  | { readonly name: 'abandon'; readonly decision: number }
+  | { readonly name: 'record'; readonly note: Note }
+  | { readonly name: 'setFireLatch'; readonly latched: boolean }
+  | { readonly name: 'rememberTransaction'; readonly transaction: string; readonly expiresAtMs: number }
+  | { readonly name: 'nextBatch'; readonly after: RowPosition | null }
+  | { readonly name: 'rows'; readonly after: RowPosition | null; readonly limit: number }
+  | { readonly name: 'acknowledge'; readonly ack: AckMessage }
+  | { readonly name: 'resend'; readonly from: RowPosition }
+  | { readonly name: 'applyPeer' | 'applyOverlay' | 'want'; readonly payload: Uint8Array }
+  | { readonly name: 'installManifest'; readonly file: string; readonly wanted: unknown };
+
+/** `sentUs`: CLOCK_MONOTONIC when the stamp was taken, which all threads of a process share. */
+export interface DeskRequest { readonly id: number; readonly stamp: Stamp; readonly sentUs: number; readonly call: DeskCall }
+
+export type DeskReply =
+  | { readonly id: number; readonly ok: true; readonly value: unknown }
+  | { readonly id: number; readonly ok: false; readonly error: { readonly message: string; readonly code: string; readonly fault: Fault } }
+  | { readonly notice: string; readonly detail: string };
+
+export const monotonicUs = (): number => Number(process.hrtime.bigint() / 1_000n);

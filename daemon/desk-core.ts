@@ -1,0 +1,371 @@
+/**
+ * Store and rules together: facts, decision, commit. Runs in the desk's worker; every call is answered in order.
+ *
+ * Time comes with each call. A database that turns out damaged is set aside within the call that met it: that call fails with its
+ * fault, the next one finds a new epoch.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { LedgerVector, RowPosition } from '../contract/ids.ts';
+import { LedgerMessage, type AckMessage } from '../contract/ledger.ts';
+import { MAX_TEXT_CHARS } from '../contract/limits.ts';
+import type { PublicKey } from '../contract/manifest.ts';
+import { parsePayload } from '../contract/parse.ts';
+import { admit } from '../rules/admission.ts';
+import { readCode, recogniseCode } from '../rules/code.ts';
+import type { PlaceFacts } from '../rules/facts.ts';
+import { DEFAULT_POLICY, effectivePolicy, readPolicies, type EventPolicies, type Policy } from '../rules/policy.ts';
+import { gatherFacts, type AskedTicket, type Gathered } from './desk-facts.ts';
+import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
+import { createKeyring, type Keyring } from './keys.ts';
+import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, Presentation } from './ports.ts';
+import { salvage, setAside } from './store/damage.ts';
+import { openLedger, type AppendedRow, type Ledger, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
+import { openManifests, recoverManifests, type EventManifest, type ManifestChecks, type Manifests } from './store/manifests.ts';
+import { createOutbox, type Outbox } from './store/outbox.ts';
+import { lockStore, storeError, StoreError } from './store/sqlite.ts';
+import { createStanding, fireLatched, setFireLatch, type Standing } from './store/standing.ts';
+import { openUsageStore, wholeCovered, type UsageStore } from './store/usage-store.ts';
+
+/** Own rows taken into usage at a time. */
+const CATCH_UP_ROWS = 1_000;
+/** Rows of the chain checked in one idle step. */
+const VERIFY_STEP_ROWS = 200;
+/** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
+const MAX_ABANDONABLE = 64;
+/** Rows read by people at once. */
+const MAX_ROWS_READ = 500;
+/** Effective policies kept (one a tier and event). */
+const MAX_CACHED_POLICIES = 1_000;
+
+export interface DeskCoreOptions {
+  /** Folder of the store. */
+  readonly path: string;
+  /** `<site>/<gate>`. */
+  readonly gate: string;
+  /** Pinned at enrolment. */
+  readonly verifyKeys: readonly PublicKey[];
+  /** Things a person should know that no call can return: damage, unusable files. Never holds a code. */
+  readonly notice: (what: string, detail: string) => void;
+}
+
+/** A code that is not known here, to be asked of the cloud before it is decided. */
+export interface Question { readonly ask: Gathered['refs'] }
+
+/** How long the writer's clock ran on since the stamp was taken, in µs. */
+export type ElapsedUs = () => number;
+
+export interface DeskCore {
+  status(stamp: Stamp): DeskStatus;
+  /** `answer`: undefined: never ask; `may_ask`: a Question may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did not answer). */
+  decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly AskedTicket[]): Decision | Question;
+  abandon(id: number, stamp: Stamp): void;
+  record(note: Note, stamp: Stamp): RowPosition;
+  setFireLatch(latched: boolean): void;
+  rememberTransaction(transaction: string, expiresAtMs: number, stamp: Stamp): boolean;
+  nextBatch(after: RowPosition | null): OutboxBatch | null;
+  rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry }[];
+  acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean };
+  resend(from: RowPosition): void;
+  applyPeer(payload: Uint8Array): { readonly applied: number; readonly gap: boolean };
+  vector(): LedgerVector;
+  caughtUp(): void;
+  installManifest(file: string, wanted: unknown): Promise<ManifestResult>;
+  applyOverlay(payload: Uint8Array): ManifestResult;
+  want(payload: Uint8Array): ReturnType<Manifests['want']>;
+  /** After a call that failed with `damaged`: sets the broken file aside and goes on without it. Throws StoreError where even that fails; then try again. */
+  recover(error: StoreError, stamp: Stamp): Promise<void>;
+  /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
+  idle(stamp: Stamp, quiet: boolean): boolean;
+  close(): void;
+}
+
+interface Parts { readonly ledger: Ledger; readonly outbox: Outbox; readonly standing: Standing; readonly usage: UsageStore; readonly manifests: Manifests }
+
+/** Opens everything; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
+export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Promise<DeskCore> {
+  try { mkdirSync(options.path, { recursive: true, mode: 0o750 }); } catch (error) { throw storeError(`make ${options.path}`, error); }
+  const keyring = createKeyring(options.verifyKeys);
+  const lock = lockStore(join(options.path, 'lock.sqlite'));
+  try {
+    return deskCore(options, keyring, await openParts(options, keyring, stamp), stamp, () => lock.close());
+  } catch (error) {
+    lock.close();
+    throw error;
+  }
+}
+
+async function openParts(options: DeskCoreOptions, keyring: Keyring, stamp: Stamp): Promise<Parts> {
+  const path = join(options.path, 'ledger.sqlite');
+  try { return assemble(options, keyring, openLedger({ path, name: options.gate, stamp }), stamp); } catch (error) {
+    if (!(error instanceof StoreError) || !error.damaged) throw error;
+    return rebuild(options, keyring, stamp, error);
+  }
+}
+
+/** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
+async function rebuild(options: DeskCoreOptions, keyring: Keyring, stamp: Stamp, cause: StoreError): Promise<Parts> {
+  const path = join(options.path, 'ledger.sqlite');
+  const aside = setAside(path, stamp.wallMs);
+  const saved = salvage(aside);
+  const ledger = openLedger({ path, name: options.gate, stamp, aboveEpoch: saved.lastEpoch });
+  ledger.setMeta('usage_lost', '1');
+  const standing = createStanding(ledger);
+  ledger.change('take over what was saved', () => { for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode); });
+  for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
+  createOutbox(ledger).salvage(saved.rows);
+  const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, stamp));
+  const detail = `${cause.fault.cause}; set aside as ${aside.slice(aside.lastIndexOf('/') + 1)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again; epoch ${ledger.epoch()} begins`;
+  ledger.append([noteBody('fault', 'ledger', detail)], stamp);
+  options.notice('ledger', detail);
+  return assemble(options, keyring, ledger, stamp);
+}
+
+const checksOf = (keyring: Keyring, stamp: Stamp): ManifestChecks => ({
+  verify: (payload, carried) => keyring.verifyPayload(payload, carried, stamp.trusted ? stamp.wallMs : null),
+  policyProblem(policies) {
+    const read = readPolicies(policies);
+    return read.ok ? null : read.problems.join('; ').slice(0, MAX_TEXT_CHARS);
+  },
+});
+
+function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, stamp: Stamp): Parts {
+  const usage = openUsage(options, ledger);
+  for (const own of ledger.epochs()) {
+    for (let from = Math.max(own.firstSeq, usage.ownMark(own.epoch) + 1); from <= own.lastSeq; from += CATCH_UP_ROWS) {
+      for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, JSON.parse(row.entry) as StoredEntry);
+    }
+  }
+  const parts: Parts = {
+    ledger, usage,
+    outbox: createOutbox(ledger),
+    standing: createStanding(ledger),
+    manifests: openManifests({
+      ledger, folder: join(options.path, 'manifests'), checks: checksOf(keyring, stamp),
+      onUnusable: (_event, message) => options.notice('manifest', message),
+      onSwitched: (event) => takeUpto(parts, event),
+    }),
+  };
+  for (const event of parts.manifests.current()) takeUpto(parts, event);
+  return parts;
+}
+
+/** Usage is derived: a damaged one is set aside, and rows are read and fetched again. */
+function openUsage(options: DeskCoreOptions, ledger: Ledger): UsageStore {
+  const path = join(options.path, 'usage.sqlite');
+  try { return openUsageStore(path, ledger.name); } catch (error) {
+    if (!(error instanceof StoreError) || !error.damaged) throw error;
+    const aside = setAside(path, Date.parse('1970-01-01T00:00:00.000Z'));
+    ledger.setMeta('usage_lost', '1');
+    options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
+    return openUsageStore(path, ledger.name);
+  }
+}
+
+/** A manifest counts these ledgers up to here: what is below needs no fetching; own rows that are not here were lost. */
+function takeUpto({ ledger, usage }: Parts, event: EventManifest): void {
+  const { [ledger.name]: own, ...others } = event.file.head.upto;
+  usage.raise(others);
+  if (own === undefined || own[0] >= ledger.epoch()) return;
+  const last = ledger.lastSeqOf(own[0]);
+  if (last !== null && last >= own[1]) return;
+  usage.raise({ [ledger.name]: own });
+  if (ledger.meta('caught_up') === undefined) ledger.setMeta('usage_lost', '1');
+}
+
+function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, openedAt: Stamp, unlock: () => void): DeskCore {
+  let parts = opened;
+  let lost = parts.ledger.meta('usage_lost') === '1';
+  /** The files whose usage was last forgotten, by their versions. */
+  let forgotten = '';
+  const policies = new Map<string, Policy>();
+  /** Grants by the id of their decision, for `abandon`. */
+  const grants = new Map<number, AppendedRow>();
+  /** Grants whose guest was told no: returned before the next decision. */
+  const owed: AppendedRow[] = [];
+
+  const write = (bodies: readonly RowBody[], stamp: Stamp, also?: () => void): readonly AppendedRow[] => {
+    const rows = parts.ledger.append(bodies, stamp, also);
+    for (const row of rows) parts.usage.applyOwn(row.position[0], row.entry);
+    parts.ledger.tidy('busy');
+    return rows;
+  };
+  const setLost = (value: boolean): void => {
+    if (lost === value) return;
+    parts.ledger.setMeta('usage_lost', value ? '1' : '0');
+    lost = value;
+  };
+
+  const policyOf = (event: EventManifest | null, tier: string | null): Policy => {
+    if (event === null) return DEFAULT_POLICY;
+    const key = `${event.eventId} ${event.file.head.version} ${tier ?? ''}`;
+    const known = policies.get(key);
+    if (known !== undefined) return known;
+    const read = readPolicies(event.file.head.policies);
+    const policy = effectivePolicy(read.ok ? read.policies : ({} as EventPolicies), tier, options.gate);
+    if (policies.size >= MAX_CACHED_POLICIES) policies.clear();
+    policies.set(key, policy);
+    return policy;
+  };
+
+  const settleOwed = (stamp: Stamp): void => {
+    while (owed[0] !== undefined) {
+      write(returnedBodies(owed[0]), stamp);
+      owed.shift();
+    }
+  };
+
+  const core: DeskCore = {
+    status(stamp) {
+      const { ledger, outbox, standing, usage, manifests } = parts;
+      return {
+        epoch: ledger.epoch(), lastSeq: ledger.lastSeq(), backlog: outbox.backlog(), backlogOldestMs: outbox.oldestMs(), usageComplete: !lost && !usage.gaps(),
+        manifests: manifests.current().map(({ eventId, file, overlayVersion }) => ({ eventId, version: file.head.version, overlayVersion, generatedAtMs: file.generatedAtMs, expiresAtMs: file.expiresAtMs, tickets: file.head.ticket_count })),
+        modes: standing.modes(stamp.wallMs), fireLatched: fireLatched(options.path), totals: { ...usage.totals() }, diskFreeBytes: freeBytes(options.path), lastRowMs: lastRowMs(ledger),
+      };
+    },
+    decide(id, presentation, stamp, elapsedUs, answer) {
+      const startUs = elapsedUs();
+      settleOwed(stamp);
+      const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
+      const code = readCode(presentation.bytes);
+      const gathered = gatherFacts(code.kind === 'code' ? recogniseCode(code.text) : null, {
+        manifests: parts.manifests, usage: parts.usage, verify: keyring.verifyBytes, keyNowMs: stamp.trusted ? nowMs : null, inside: () => null,
+      }, typeof answer === 'object' ? answer : null);
+      const { facts, event } = gathered;
+      const foundUs = elapsedUs();
+      const policy = policyOf(event, facts.kind === 'ticket' ? facts.ticket.tier : null);
+      if (answer === 'may_ask' && facts.kind === 'unknown' && policy.unknown === 'ask' && gathered.refs.length > 0) return { ask: gathered.refs };
+      const place: PlaceFacts = {
+        gate: options.gate, direction: presentation.direction, mode: presentation.mode, nowMs, clockTrusted: stamp.trusted, online: presentation.online, usageComplete: !lost && !parts.usage.gaps(),
+      };
+      const verdict = admit(facts, policy, place);
+      const decidedUs = elapsedUs();
+      const seen = parts.usage.seenSince();
+      const latencyUs = Math.max(0, Math.round((stamp.boottimeMs - presentation.lastByteMs) * 1000 + decidedUs));
+      const [row] = write([decisionBody(verdict, gathered, presentation, latencyUs, seen.changed)], stamp) as [AppendedRow];
+      if (verdict.kind === 'grant') {
+        seen.confirm();
+        grants.set(id, row);
+        if (grants.size > MAX_ABANDONABLE) grants.delete(grants.keys().next().value as number);
+      }
+      const ticket = facts.kind === 'ticket' ? facts.ticket : null;
+      return {
+        verdict, row: row.position, eventId: ticket?.eventId ?? null, ticketId: ticket?.ticketId ?? null, ticketRef: ticket?.ticketRef ?? null, medium: facts.kind === 'ticket' ? facts.medium : 'opaque',
+        stages: { lookup_us: Math.round(foundUs - startUs), decision_us: Math.round(decidedUs - foundUs), commit_us: Math.round(elapsedUs() - decidedUs) },
+      };
+    },
+    abandon(id, stamp) {
+      const row = grants.get(id);
+      if (row === undefined) return;
+      grants.delete(id);
+      owed.push(row);
+      settleOwed(stamp);
+    },
+    record(note, stamp) {
+      const body = noteRow(parts.ledger, note);
+      const also = note.kind === 'mode' ? () => parts.standing.keepMode(note.direction, note.to, note.until === undefined ? null : Date.parse(note.until), note.from) : undefined;
+      return (write([body], stamp, also)[0] as AppendedRow).position;
+    },
+    setFireLatch(latched) { setFireLatch(options.path, latched); },
+    rememberTransaction: (transaction, expiresAtMs, stamp) => parts.standing.remember(transaction, expiresAtMs, stamp.wallMs),
+    nextBatch: (after) => parts.outbox.nextBatch(after),
+    rows(after, limit) {
+      const found: { epoch: number; entry: StoredEntry }[] = [];
+      const most = Math.min(limit, MAX_ROWS_READ);
+      for (const own of parts.ledger.epochs()) {
+        if (found.length >= most) break;
+        if (after !== null && own.epoch < after[0]) continue;
+        const from = after !== null && own.epoch === after[0] ? Math.max(own.firstSeq, after[1] + 1) : own.firstSeq;
+        for (const row of parts.ledger.read(own.epoch, from, most - found.length)) found.push({ epoch: own.epoch, entry: JSON.parse(row.entry) as StoredEntry });
+      }
+      return found;
+    },
+    acknowledge(ack, stamp) {
+      const { ahead, former, highestEpoch } = parts.outbox.acknowledge(ack);
+      if (ahead) {
+        const epoch = parts.ledger.beginEpoch(highestEpoch, stamp);
+        setLost(true);
+        const detail = `the cloud has rows of this gate that this store has not (a restored card, or a store put back): epoch ${epoch} begins`;
+        write([noteBody('fault', 'ledger', detail)], stamp);
+        options.notice('ledger', detail);
+      } else if (former && parts.ledger.meta('caught_up') === undefined) {
+        setLost(true);
+      }
+      return { backlog: parts.outbox.backlog(), ahead };
+    },
+    resend(from) { parts.outbox.resend(from); },
+    applyPeer(payload) {
+      const parsed = parsePayload(LedgerMessage, payload);
+      if (!parsed.ok) {
+        options.notice('ledger', `a peer's ledger message cannot be read: ${parsed.message}`);
+        return { applied: 0, gap: false };
+      }
+      const { gate, epoch, entries } = parsed.value;
+      const [site] = options.gate.split('/');
+      if (!gate.startsWith(`${site}/`) || (gate === options.gate && epoch >= parts.ledger.epoch())) return { applied: 0, gap: false };
+      return parts.usage.applyPeer(gate, epoch, entries);
+    },
+    vector() {
+      const vector = parts.usage.vector();
+      if (!lost) return vector;
+      // Own rows that were lost lie behind the newest epoch: the fetch must begin before them.
+      const { [options.gate]: _newest, ...others } = vector;
+      const former = parts.usage.newestBefore(options.gate, parts.ledger.epoch());
+      return former === null ? others : { ...others, [options.gate]: [...former] };
+    },
+    caughtUp() {
+      parts.usage.excuse();
+      parts.usage.flush();
+      parts.ledger.setMeta('caught_up', '1');
+      setLost(false);
+    },
+    async installManifest(file, wanted) {
+      const result = await parts.manifests.install(file, wanted);
+      policies.clear();
+      if (parts.ledger.meta('usage_lost') === '1') lost = true;
+      return result;
+    },
+    applyOverlay: (payload) => parts.manifests.applyOverlay(payload),
+    want: (payload) => parts.manifests.want(payload),
+    idle(stamp, quiet) {
+      const { ledger, outbox, usage, manifests } = parts;
+      if (usage.dirty() > 0) { usage.flush(); return true; }
+      if (ledger.verifySome(VERIFY_STEP_ROWS)) return true;
+      if (!quiet) return false;
+      outbox.flush();
+      const keeps = manifests.keeps();
+      if (outbox.prune(stamp.wallMs, keeps.map((keep) => keep.upto))) return true;
+      const versions = manifests.current().map(({ file }) => `${file.path}`).join(' ');
+      if (versions !== forgotten) {
+        const more = usage.forget((state) => keeps.some((keep) => keep.eventId === state.eventId) && keeps.every((keep) => keep.eventId !== state.eventId || wholeCovered(keep.upto, state)));
+        if (!more) forgotten = versions;
+        return true;
+      }
+      ledger.tidy('idle');
+      usage.tidy('idle');
+      return false;
+    },
+    async recover(error, stamp) {
+      if (error.file === 'manifest') return;
+      const attempts = [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()];
+      for (const attempt of attempts) { try { attempt(); } catch { /* the file is broken: it is set aside as it is */ } }
+      if (error.file === 'usage') {
+        const aside = setAside(join(options.path, 'usage.sqlite'), stamp.wallMs);
+        options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
+        parts = await openParts(options, keyring, stamp);
+        parts.ledger.setMeta('usage_lost', '1');
+      } else {
+        parts = await rebuild(options, keyring, stamp, error);
+      }
+      lost = parts.ledger.meta('usage_lost') === '1';
+      policies.clear();
+      grants.clear();
+    },
+    close() {
+      try { parts.outbox.flush(); parts.usage.close(); parts.ledger.tidy('idle'); } finally { parts.manifests.close(); parts.ledger.close(); unlock(); }
+    },
+  };
+  closeOutcomes(parts.ledger, write, openedAt);
+  return core;
+}

@@ -1,0 +1,84 @@
+/**
+ * A database that is damaged is set aside under a dated name, never deleted, and what can still be read of it is saved.
+ */
+import { existsSync, renameSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { entryHash } from '../../contract/chain.ts';
+import type { Mode } from '../../contract/ledger.ts';
+import type { Direction } from '../../contract/ids.ts';
+import { sha256Text, type StoredEntry } from './ledger.ts';
+import { openForSalvage, type Sqlite } from './sqlite.ts';
+import { syncFolder } from './standing.ts';
+
+/** Rows after each other that cannot be read, where the end of the table is unknown: then the search ends. */
+const MAX_UNREADABLE_RUN = 10_000;
+/** Rows taken over; more stay in the file that was set aside, for `stile-gate ledger recover`. */
+export const MAX_SALVAGED_ROWS = 1_000_000;
+
+export interface Salvage {
+  /** Where the damaged database lies now. */
+  readonly path: string;
+  /** Highest own epoch that could be read; 0: none. */
+  readonly lastEpoch: number;
+  /** Readable rows that were not acknowledged, in order. */
+  readonly rows: readonly { readonly epoch: number; readonly seq: number; readonly entry: string }[];
+  readonly modes: readonly { readonly direction: Direction; readonly mode: Mode; readonly until_ms: number | null; readonly from_mode: Mode | null }[];
+  readonly transactions: readonly { readonly id: string; readonly expires_at_ms: number }[];
+}
+
+/** Renames a database with its log, so that nothing of it is overwritten. Answers the new path. Errors are the file system's. */
+export function setAside(path: string, wallMs: number): string {
+  const stamp = new Date(wallMs).toISOString().replaceAll(/[-:]/g, '').replace('.', '-');
+  let target = path.replace(/\.sqlite$/, `.damaged-${stamp}.sqlite`);
+  for (let n = 2; existsSync(target); n++) target = path.replace(/\.sqlite$/, `.damaged-${stamp}-${n}.sqlite`);
+  for (const suffix of ['', '-wal', '-shm']) if (existsSync(path + suffix)) renameSync(path + suffix, target + suffix);
+  syncFolder(dirname(join(path)));
+  return target;
+}
+
+/** Reads what can be read, row by row. Total: a file that says nothing gives nothing. */
+export function salvage(path: string): Salvage {
+  const nothing: Salvage = { path, lastEpoch: 0, rows: [], modes: [], transactions: [] };
+  let db: Sqlite;
+  try { db = openForSalvage(path); } catch { return nothing; }
+  try {
+    const epochs = attempt(() => db.prepare<[], { epoch: number; first_id: number; acked_seq: number }>('SELECT epoch, first_id, acked_seq FROM epochs ORDER BY epoch').all()) ?? [];
+    return {
+      path,
+      lastEpoch: epochs.at(-1)?.epoch ?? 0,
+      rows: [...salvageEarlier(db), ...salvageRows(db, epochs)].slice(0, MAX_SALVAGED_ROWS),
+      modes: attempt(() => db.prepare<[], Salvage['modes'][number]>('SELECT direction, mode, until_ms, from_mode FROM modes').all()) ?? [],
+      transactions: attempt(() => db.prepare<[], Salvage['transactions'][number]>('SELECT id, expires_at_ms FROM transactions').all()) ?? [],
+    };
+  } finally { attempt(() => db.close()); }
+}
+
+/** Rows that this database had itself saved from an earlier one. */
+const salvageEarlier = (db: Sqlite): Salvage['rows'] => attempt(() => db.prepare<[], Salvage['rows'][number]>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq').all()) ?? [];
+
+function salvageRows(db: Sqlite, epochs: readonly { readonly epoch: number; readonly first_id: number; readonly acked_seq: number }[]): Salvage['rows'][number][] {
+  const one = attempt(() => db.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?'));
+  const rows: Salvage['rows'][number][] = [];
+  if (one === undefined) return rows;
+  const end = attempt(() => db.prepare<[], { id: number | null }>('SELECT max(id) AS id FROM rows').get())?.id ?? null;
+  epochs.forEach((own, at) => {
+    const until = (epochs[at + 1]?.first_id ?? (end === null ? Number.MAX_SAFE_INTEGER : end + 1)) - 1;
+    let previous: string | null = null;
+    for (let id = own.first_id + own.acked_seq, missing = 0; id <= until && missing < MAX_UNREADABLE_RUN; id++) {
+      const seq = id - own.first_id + 1;
+      const text = attempt(() => one.get(id))?.entry;
+      const entry = text === undefined ? undefined : attempt(() => JSON.parse(text) as StoredEntry);
+      // A row that does not follow from the readable row before it does not say what was written.
+      const sound = entry !== undefined && entry.seq === seq && (previous === null || attempt(() => entryHash(sha256Text, previous as string, entry)) === entry.hash);
+      if (!sound || text === undefined) { missing++; previous = null; continue; }
+      missing = 0;
+      previous = entry.hash;
+      rows.push({ epoch: own.epoch, seq, entry: text });
+    }
+  });
+  return rows;
+}
+
+function attempt<T>(work: () => T): T | undefined {
+  try { return work(); } catch { return undefined; }
+}

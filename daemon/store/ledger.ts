@@ -1,0 +1,266 @@
+/**
+ * The account: append-only rows (gate, epoch, seq), each with the hash of the one before. Nothing here knows what a row means.
+ *
+ * Numbers and the last hash live in memory and move only after the commit: a commit that fails leaves the ledger as it was.
+ */
+import { createHash } from 'node:crypto';
+import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
+import type { RowPosition } from '../../contract/ids.ts';
+import { createLogKeeper, openDatabase, storeError, StoreError, type Sqlite } from './sqlite.ts';
+import { migrateLedger } from './schema.ts';
+
+/** What time it is, as far as the gate knows; taken on the loop's thread and sent with each call. */
+export interface Stamp {
+  readonly boottimeMs: number;
+  readonly wallMs: number;
+  readonly bootId: string;
+  readonly offset: { readonly offsetMs: number; readonly boundMs: number } | null;
+  readonly trusted: boolean;
+}
+
+/** A row's content: `kind` and its own fields. Fields that are undefined are left out. */
+export type RowBody = { readonly kind: string } & Readonly<Record<string, unknown>>;
+export type StoredEntry = { readonly seq: number; readonly kind: string; readonly hash: string } & Readonly<Record<string, unknown>>;
+export interface AppendedRow { readonly position: RowPosition; readonly entry: StoredEntry }
+
+/** Rows whose hashes are checked before the first decision; the others are checked while the lane is idle. */
+export const VERIFY_AT_OPEN_ROWS = 100;
+
+export const sha256Text = (text: string): string => createHash('sha256').update(text, 'utf8').digest('hex');
+
+/** A chain that does not hold: the third and last thing that sets a database aside. */
+export function brokenChain(path: string, epoch: number, seq: number): StoreError {
+  return new StoreError(
+    { operation: `check the hash chain of ${path}`, cause: `row ${epoch}/${seq} does not follow from the row before it`, hint: 'The database is set aside under a dated name and a new epoch begins; keep the file, and look at the card.', healsItself: true },
+    'STORE_CHAIN', true,
+  );
+}
+
+export interface LedgerOptions {
+  readonly path: string;
+  /** `<site>/<gate>`. */
+  readonly name: string;
+  readonly stamp: Stamp;
+  /** Every new epoch lies above this one as well: the own last of a database that was set aside. */
+  readonly aboveEpoch?: number;
+}
+
+export interface Ledger {
+  readonly db: Sqlite;
+  readonly name: string;
+  /** True where this file had no rows of this gate before: new, or rebuilt. */
+  readonly fresh: boolean;
+  epoch(): number;
+  lastSeq(): number;
+  /** Every own epoch that has rows here, ascending: its first kept and its last seq. */
+  epochs(): readonly { readonly epoch: number; readonly firstSeq: number; readonly lastSeq: number }[];
+  /** Last seq of an own epoch, pruned or not; 0: it has no rows; null: not an epoch of this file. */
+  lastSeqOf(epoch: number): number | null;
+  /** Appends rows in one transaction, with what else must stand or fall with them. Durable when it returns. Throws StoreError. */
+  append(bodies: readonly RowBody[], stamp: Stamp, also?: (rows: readonly AppendedRow[]) => void): readonly AppendedRow[];
+  /** Runs a change of other tables of this database, durable when it returns. Throws StoreError. */
+  change<T>(operation: string, work: () => T): T;
+  /** Rows of an own epoch in order, as text, at most `limit`. */
+  read(epoch: number, fromSeq: number, limit: number): readonly { readonly seq: number; readonly entry: string }[];
+  /** Begins another epoch above `ackedEpoch`, the own last one and the Unix seconds. */
+  beginEpoch(ackedEpoch: number, stamp: Stamp): number;
+  /** Deletes rows of an epoch up to `uptoSeq`; the newest row always stays. Answers how many. */
+  prune(epoch: number, uptoSeq: number, limit: number): number;
+  /** Checks up to `rows` more rows of the chain, oldest first; false: all are checked. Throws StoreError (damaged). */
+  verifySome(rows: number): boolean;
+  meta(key: string): string | undefined;
+  setMeta(key: string, value: string): void;
+  /** Folds the write-ahead log into the file: when idle whenever something was written, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
+  tidy(when: 'idle' | 'busy'): void;
+  close(): void;
+}
+
+interface EpochRow { epoch: number; first_id: number; kept_hash: string | null }
+
+/** Opens or makes the ledger; a new one begins its first epoch. Throws StoreError, `damaged` where the file must be set aside. */
+export function openLedger(options: LedgerOptions): Ledger {
+  const { path, name } = options;
+  const db = openDatabase(path, { synchronous: 'full' });
+  try {
+    migrateLedger(db, path);
+    return ledgerOn(db, options);
+  } catch (error) {
+    db.close();
+    throw storeError(`open the ledger of ${name}`, error);
+  }
+}
+
+function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptions): Ledger {
+  const insert = db.prepare<[number, string]>('INSERT INTO rows (id, entry) VALUES (?, ?)');
+  const range = db.prepare<[number, number, number], { id: number; entry: string }>('SELECT id, entry FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?');
+  const metaGet = db.prepare<[string], { value: string }>('SELECT value FROM meta WHERE key = ?');
+  const metaSet = db.prepare<[string, string]>('INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
+  const begin = db.prepare('BEGIN IMMEDIATE');
+  const commit = db.prepare('COMMIT');
+  const rollback = db.prepare('ROLLBACK');
+
+  const log = createLogKeeper(db, path);
+  /** SQLite itself rolls back after a full disk or an I/O error; then there is nothing left to roll back. */
+  const transact = <T>(operation: string, work: () => T): T => {
+    try {
+      begin.run();
+      const result = work();
+      commit.run();
+      log.wrote();
+      return result;
+    } catch (error) {
+      if (db.inTransaction) rollback.run();
+      throw storeError(operation, error);
+    }
+  };
+
+  const ownName = metaGet.get('ledger')?.value;
+  if (ownName !== undefined && ownName !== name) {
+    throw new StoreError({ operation: `open ${path}`, cause: `this is the ledger of ${ownName}, not of ${name}`, hint: 'A gate with another name needs a store of its own: choose another store path, or give the gate its old name.', healsItself: false }, 'STORE_OTHER_GATE', false);
+  }
+  const epochs: { epoch: number; firstId: number; keptHash: string | null }[] = db
+    .prepare<[], EpochRow>('SELECT epoch, first_id, kept_hash FROM epochs ORDER BY epoch').all()
+    .map((row) => ({ epoch: row.epoch, firstId: row.first_id, keptHash: row.kept_hash }));
+  const bounds = db.prepare<[], { first: number | null; last: number | null }>('SELECT min(id) AS first, max(id) AS last FROM rows').get();
+  let firstId = bounds?.first ?? 0;
+  let lastId = bounds?.last ?? 0;
+  const fresh = epochs.length === 0;
+  let epoch = 0;
+  let previous = '';
+
+  const addEpoch = (ackedEpoch: number, at: Stamp): number => {
+    const next = Math.max(ackedEpoch, epoch, aboveEpoch, Math.floor(at.wallMs / 1000)) + 1;
+    // An epoch without rows is renamed rather than left behind: its first id would be the next one's too.
+    transact('begin an epoch', () => {
+      metaSet.run('ledger', name);
+      db.prepare('DELETE FROM epochs WHERE first_id > ?').run(lastId);
+      db.prepare('INSERT INTO epochs (epoch, first_id) VALUES (?, ?)').run(next, lastId + 1);
+    });
+    while ((epochs.at(-1)?.firstId ?? 0) > lastId) epochs.pop();
+    epochs.push({ epoch: next, firstId: lastId + 1, keptHash: null });
+    epoch = next;
+    previous = firstPredecessor(sha256Text, name, next);
+    return next;
+  };
+
+  const epochOfId = (id: number) => epochs.findLast((candidate) => candidate.firstId <= id);
+  const hashBefore = (id: number): string | undefined => {
+    const own = epochOfId(id);
+    if (own === undefined) return undefined;
+    if (id === own.firstId) return firstPredecessor(sha256Text, name, own.epoch);
+    const before = range.get(id - 1, id - 1, 1);
+    return before === undefined ? own.keptHash ?? undefined : (JSON.parse(before.entry) as StoredEntry).hash;
+  };
+  /** Checks rows from `fromId` on; answers the id to go on from. A hole in the ids is damage too. */
+  const verifyFrom = (fromId: number, limit: number): number => {
+    let expected = fromId;
+    let hash = hashBefore(fromId);
+    for (const row of range.iterate(fromId, lastId, limit)) {
+      const own = epochOfId(row.id);
+      if (own === undefined || row.id !== expected) throw brokenChain(path, own?.epoch ?? 0, expected - (own?.firstId ?? 0) + 1);
+      if (row.id === own.firstId) hash = firstPredecessor(sha256Text, name, own.epoch);
+      const seq = row.id - own.firstId + 1;
+      let entry: StoredEntry;
+      try { entry = JSON.parse(row.entry) as StoredEntry; } catch { throw brokenChain(path, own.epoch, seq); }
+      if (entry.seq !== seq || (hash !== undefined && entryHash(sha256Text, hash, entry) !== entry.hash)) throw brokenChain(path, own.epoch, seq);
+      hash = entry.hash;
+      expected++;
+    }
+    if (expected === fromId && fromId <= lastId) throw brokenChain(path, epochOfId(fromId)?.epoch ?? 0, fromId - (epochOfId(fromId)?.firstId ?? 0) + 1);
+    return expected;
+  };
+
+  const current = epochs.at(-1);
+  if (current === undefined) {
+    addEpoch(0, stamp);
+  } else {
+    epoch = current.epoch;
+    if (lastId > 0) verifyFrom(Math.max(firstId, lastId - VERIFY_AT_OPEN_ROWS + 1), VERIFY_AT_OPEN_ROWS);
+    previous = lastId >= current.firstId ? (hashBefore(lastId + 1) ?? '') : firstPredecessor(sha256Text, name, epoch);
+  }
+  let verifiedTo = firstId;
+  const verifyUntil = lastId;
+
+  return {
+    db, name, fresh,
+    epoch: () => epoch,
+    lastSeq: () => lastId - (epochs.at(-1)?.firstId ?? 1) + 1,
+    epochs: () => epochs
+      .map((own, at) => {
+        const end = (epochs[at + 1]?.firstId ?? lastId + 1) - 1;
+        return { epoch: own.epoch, firstSeq: Math.max(firstId, own.firstId) - own.firstId + 1, lastSeq: end - own.firstId + 1 };
+      })
+      .filter((own) => own.lastSeq >= own.firstSeq && own.lastSeq > 0),
+    lastSeqOf(wanted) {
+      const at = epochs.findIndex((own) => own.epoch === wanted);
+      const own = epochs[at];
+      return own === undefined ? null : (epochs[at + 1]?.firstId ?? lastId + 1) - own.firstId;
+    },
+    append(bodies, at, also) {
+      const start = epochs.at(-1)?.firstId ?? 1;
+      let id = lastId;
+      let hash = previous;
+      const rows = bodies.map((body) => {
+        const bare = { seq: ++id - start + 1, ...timesOf(at), ...defined(body) };
+        hash = sha256Text(hash + canonicalJson(bare));
+        return { position: [epoch, bare.seq] as RowPosition, entry: { ...bare, hash } as StoredEntry };
+      });
+      const write = () => rows.forEach((row, n) => { insert.run(lastId + 1 + n, JSON.stringify(row.entry)); });
+      if (rows.length === 1 && also === undefined) {
+        // A single statement is its own transaction: one round less.
+        try { write(); } catch (error) { throw storeError('write to the ledger', error); }
+      } else {
+        transact('write to the ledger', () => { write(); also?.(rows); });
+      }
+      if (firstId === 0 && rows.length > 0) firstId = lastId + 1;
+      lastId = id;
+      previous = hash;
+      log.wrote();
+      return rows;
+    },
+    change: transact,
+    read(wanted, fromSeq, limit) {
+      const at = epochs.findIndex((own) => own.epoch === wanted);
+      const own = epochs[at];
+      if (own === undefined) return [];
+      const end = (epochs[at + 1]?.firstId ?? lastId + 1) - 1;
+      try {
+        return range.all(own.firstId + fromSeq - 1, end, limit).map((row) => ({ seq: row.id - own.firstId + 1, entry: row.entry }));
+      } catch (error) { throw storeError('read the ledger', error); }
+    },
+    beginEpoch: addEpoch,
+    prune(wanted, uptoSeq, limit) {
+      const own = epochs.find((candidate) => candidate.epoch === wanted);
+      // Only from the front, so that what is kept stays one chain.
+      if (own === undefined || epochOfId(firstId) !== own) return 0;
+      const until = Math.min(own.firstId + uptoSeq - 1, lastId - 1, firstId + limit - 1);
+      if (until < firstId) return 0;
+      const hash = (JSON.parse(range.get(until, until, 1)?.entry ?? '{}') as Partial<StoredEntry>).hash ?? null;
+      transact('prune the ledger', () => {
+        db.prepare('DELETE FROM rows WHERE id <= ?').run(until);
+        db.prepare('UPDATE epochs SET kept_hash = ? WHERE epoch = ?').run(hash, own.epoch);
+      });
+      const count = until - firstId + 1;
+      own.keptHash = hash;
+      firstId = until + 1;
+      verifiedTo = Math.max(verifiedTo, firstId);
+      return count;
+    },
+    verifySome(limit) {
+      if (verifiedTo === 0 || verifiedTo > verifyUntil) return false;
+      try { verifiedTo = verifyFrom(verifiedTo, limit); } catch (error) { throw storeError('check the ledger', error); }
+      return verifiedTo <= verifyUntil;
+    },
+    meta: (key) => metaGet.get(key)?.value,
+    setMeta(key, value) { transact('keep a setting', () => metaSet.run(key, value)); },
+    tidy: log.tidy,
+    close: () => { db.close(); },
+  };
+}
+
+function timesOf(at: Stamp): Record<string, unknown> {
+  const times = { ts: new Date(at.wallMs).toISOString(), boot_id: at.bootId, boottime_ms: Math.round(at.boottimeMs * 1000) / 1000 };
+  return at.offset === null ? times : { ...times, clock_offset_ms: at.offset.offsetMs, clock_bound_ms: at.offset.boundMs };
+}
+
+const defined = (body: RowBody): Record<string, unknown> => Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined));

@@ -1,0 +1,270 @@
+/**
+ * The events that this gate holds: which file of each is in force, the changes since, and how both are replaced.
+ *
+ * A file is copied beside the old one, checked, synced and renamed; then one row in the ledger's database switches to it. The
+ * last good one stays until the next switch. Nothing unsigned replaces anything, and no version goes back.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { open as openFile, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { LedgerVector } from '../../contract/ids.ts';
+import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
+import { OverlayMessage, WantedManifest, WantMessage, type ManifestHead, type PublicKey } from '../../contract/manifest.ts';
+import { parsePayload } from '../../contract/parse.ts';
+import type { ManifestResult } from '../ports.ts';
+import type { Ledger } from './ledger.ts';
+import { copyHashed, hashFile, MAX_MANIFEST_BYTES, openManifestFile, type ManifestFile } from './manifest-file.ts';
+import { createOverlays, MAX_OVERLAY_ROWS, type Overlays } from './overlay.ts';
+import { storeError, StoreError } from './sqlite.ts';
+import { syncFolder } from './standing.ts';
+
+export interface EventManifest {
+  readonly eventId: string;
+  readonly file: ManifestFile;
+  readonly overlayVersion: number;
+}
+
+/** What the store cannot know by itself. */
+export interface ManifestChecks {
+  /** Signature by a pinned key, or by one that a manifest of this gate carries. */
+  verify(payload: Readonly<Record<string, unknown>>, carried: readonly PublicKey[]): 'ok' | 'signature' | 'unknown_key';
+  /** Policies that these rules do not understand could hold a restriction: null, or what is wrong. */
+  policyProblem(policies: unknown): string | null;
+}
+
+export interface Manifests {
+  /** Events in force. */
+  current(): readonly EventManifest[];
+  find(eventId: string): EventManifest | null;
+  readonly overlays: Overlays;
+  /** `upto` of every file kept, the previous ones included. */
+  keeps(): readonly { readonly eventId: string; readonly upto: LedgerVector }[];
+  /** Copies, checks, switches. In slices: decisions go on meanwhile. `switched` is called right after the switch. */
+  install(source: string, wanted: unknown): Promise<ManifestResult>;
+  applyOverlay(payload: Uint8Array): ManifestResult;
+  want(payload: Uint8Array): readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[];
+  close(): void;
+}
+
+interface ManifestRow { event_id: string; version: number; previous_version: number | null; overlay_version: number; active: number; wanted: string }
+
+export interface ManifestsOptions {
+  readonly ledger: Ledger;
+  /** `<store>/manifests`. */
+  readonly folder: string;
+  readonly checks: ManifestChecks;
+  /** Told of a file that is in the table and cannot be used any more. */
+  readonly onUnusable: (eventId: string, message: string) => void;
+  readonly onSwitched: (event: EventManifest) => void;
+}
+
+const fail = (why: Exclude<ManifestResult, { ok: true }>['why'], message: string): ManifestResult => ({ ok: false, why, message: message.slice(0, 300) });
+
+/** Opens the files in force. A file that is lost is reported and skipped: its event is unknown until it was fetched again. */
+export function openManifests(options: ManifestsOptions): Manifests {
+  const { ledger, folder, checks } = options;
+  const { db } = ledger;
+  mkdirSync(folder, { recursive: true });
+  const overlays = createOverlays(ledger);
+  const rowOf = db.prepare<[string], ManifestRow>('SELECT * FROM manifests WHERE event_id = ?');
+  const rows = db.prepare<[], ManifestRow>('SELECT * FROM manifests ORDER BY event_id');
+  const putRow = db.prepare<[string, number, number | null, number, string]>(
+    'INSERT INTO manifests (event_id, version, previous_version, overlay_version, active, wanted) VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (event_id) DO UPDATE SET version = excluded.version, previous_version = excluded.previous_version, overlay_version = excluded.overlay_version, active = 1, wanted = excluded.wanted',
+  );
+  const putOverlayVersion = db.prepare<[number, string]>('UPDATE manifests SET overlay_version = ? WHERE event_id = ?');
+  const setActive = db.prepare<[number, string]>('UPDATE manifests SET active = ? WHERE event_id = ?');
+  const pathOf = (eventId: string, version: number) => join(folder, eventId, `${version}.sqlite`);
+  const sidecarOf = (eventId: string, version: number) => join(folder, eventId, `${version}.json`);
+
+  const inForce = new Map<string, EventManifest>();
+  /** `upto` of the last good file before the one in force. */
+  const previous = new Map<string, LedgerVector>();
+  const carriedKeys = (): PublicKey[] => [...inForce.values()].flatMap((event) => event.file.head.keys);
+
+  const load = (row: ManifestRow): void => {
+    let file: ManifestFile;
+    try {
+      file = openManifestFile(pathOf(row.event_id, row.version));
+    } catch (error) {
+      options.onUnusable(row.event_id, `manifest ${row.event_id} version ${row.version}: ${(error as Error).message}`);
+      return;
+    }
+    inForce.set(row.event_id, { eventId: row.event_id, file, overlayVersion: row.overlay_version });
+    if (row.previous_version === null || !existsSync(pathOf(row.event_id, row.previous_version))) return;
+    try {
+      const old = openManifestFile(pathOf(row.event_id, row.previous_version));
+      previous.set(row.event_id, old.head.upto);
+      old.close();
+    } catch { /* not the one in force: nothing depends on it any more */ }
+  };
+  for (const row of rows.all()) if (row.active === 1) load(row);
+
+  /** The switch itself: one transaction, then memory. */
+  const switchTo = (file: ManifestFile, wanted: WantedManifest): EventManifest => {
+    const eventId = file.head.event_id;
+    const row = rowOf.get(eventId);
+    const overlayVersion = Math.max(file.head.version, row?.overlay_version ?? 0);
+    ledger.change('switch to a manifest', () => {
+      overlays.dropUpTo(eventId, file.head.version);
+      putRow.run(eventId, file.head.version, row?.version ?? null, overlayVersion, JSON.stringify(wanted));
+    });
+    const old = inForce.get(eventId);
+    const event = { eventId, file, overlayVersion };
+    inForce.set(eventId, event);
+    if (old !== undefined) { previous.set(eventId, old.file.head.upto); old.file.close(); }
+    removeOthers(eventId, [file.head.version, row?.version]);
+    options.onSwitched(event);
+    return event;
+  };
+  const removeOthers = (eventId: string, keep: readonly (number | undefined)[]): void => {
+    for (const name of readdirSync(join(folder, eventId))) {
+      const version = Number(name.split('.')[0]);
+      if (!keep.includes(version)) rmSync(join(folder, eventId, name), { force: true });
+    }
+  };
+  /** Opens a file that has the right bytes, and checks what they say. */
+  const checkContent = async (path: string, wanted: WantedManifest): Promise<ManifestFile | string> => {
+    let file: ManifestFile;
+    try { file = openManifestFile(path); } catch (error) { return (error as Error).message; }
+    const problem = headProblem(file.head, wanted) ?? checks.policyProblem(file.head.policies);
+    const counted = problem === null ? await file.count() : 0;
+    if (problem === null && counted === file.head.ticket_count) return file;
+    file.close();
+    return problem ?? `the file holds ${counted} tickets, its head says ${file.head.ticket_count}`;
+  };
+
+  const install = async (source: string, value: unknown): Promise<ManifestResult> => {
+    const parsed = WantedManifest.safeParse(value);
+    if (!parsed.success) return fail('malformed', `the wanted entry is malformed: ${parsed.error.issues[0]?.message ?? ''}`);
+    const wanted = parsed.data;
+    const verdict = checks.verify(wanted, carriedKeys());
+    if (verdict !== 'ok') return fail(verdict, `the entry for ${wanted.event_id} is not signed by a key of this gate (${wanted.key_id})`);
+    if (wanted.size > MAX_MANIFEST_BYTES) return fail('malformed', `${wanted.size} bytes, at most ${MAX_MANIFEST_BYTES}`);
+    const known = rowOf.get(wanted.event_id);
+    // The same version again is welcome where its file was lost; an older one never is.
+    if (known !== undefined && (wanted.version < known.version || (wanted.version === known.version && inForce.has(wanted.event_id)))) return fail('not_newer', `version ${known.version} of ${wanted.event_id} is known, ${wanted.version} is not newer`);
+    const home = join(folder, wanted.event_id);
+    const part = join(home, `${wanted.version}.part`);
+    const target = pathOf(wanted.event_id, wanted.version);
+    try {
+      mkdirSync(home, { recursive: true });
+      const copied = await copyHashed(source, part, wanted.size);
+      if (copied.sha256 !== wanted.sha256) return fail('checksum', `SHA-256 ${copied.sha256}, the signed entry says ${wanted.sha256}`);
+      const file = await checkContent(part, wanted);
+      if (typeof file === 'string') return fail('malformed', file);
+      file.close();
+      await writeSynced(sidecarOf(wanted.event_id, wanted.version), JSON.stringify(wanted));
+      await rename(part, target);
+      syncFolder(home);
+      syncFolder(folder);
+      switchTo(openManifestFile(target), wanted);
+      return { ok: true, version: wanted.version };
+    } catch (error) {
+      const known = storeError(`install manifest ${wanted.event_id}`, error);
+      return fail(known.code === 'STORE_TOO_LARGE' ? 'checksum' : 'io', known.message);
+    } finally { rmSync(part, { force: true }); }
+  };
+
+  return {
+    current: () => [...inForce.values()],
+    find: (eventId) => inForce.get(eventId) ?? null,
+    overlays,
+    keeps: () => [...inForce.values()].flatMap(({ eventId, file }) => [file.head.upto, ...(previous.has(eventId) ? [previous.get(eventId) as LedgerVector] : [])].map((upto) => ({ eventId, upto }))),
+    install,
+    applyOverlay(payload) {
+      const parsed = parsePayload(OverlayMessage, payload);
+      if (!parsed.ok) return fail('malformed', parsed.message);
+      const overlay = parsed.value;
+      const event = inForce.get(overlay.event_id);
+      // What was signed is what came, without the defaults that reading fills in.
+      const verdict = checks.verify(JSON.parse(Buffer.from(payload).toString('utf8')) as Record<string, unknown>, carriedKeys());
+      if (verdict !== 'ok') return fail(verdict, `the overlay of ${overlay.event_id} is not signed by a key of this gate (${overlay.key_id})`);
+      if (event === undefined) return fail('gap', `no manifest of ${overlay.event_id} is in force`);
+      if (overlay.to_version <= event.overlayVersion) return fail('not_newer', `version ${event.overlayVersion} is in force`);
+      if (overlay.from_version > event.overlayVersion) return fail('gap', `version ${event.overlayVersion} is in force, the change starts from ${overlay.from_version}`);
+      if (overlay.tickets === undefined) return fail('gap', 'the change is too large for a message');
+      if (overlays.count(overlay.event_id) + overlay.tickets.length > MAX_OVERLAY_ROWS) return fail('gap', `more than ${MAX_OVERLAY_ROWS} changes since the manifest file`);
+      const { tickets } = overlay;
+      try {
+        ledger.change('apply an overlay', () => {
+          overlays.put(overlay.event_id, overlay.to_version, tickets);
+          putOverlayVersion.run(overlay.to_version, overlay.event_id);
+        });
+      } catch (error) { return fail('io', (error as StoreError).message); }
+      inForce.set(overlay.event_id, { ...event, overlayVersion: overlay.to_version });
+      return { ok: true, version: overlay.to_version };
+    },
+    want(payload) {
+      const parsed = parsePayload(WantMessage, payload, MAX_PAYLOAD_BYTES);
+      if (!parsed.ok) throw new StoreError({ operation: 'read manifest/want', cause: parsed.message, hint: 'The cloud published something that this release cannot read: look at its version.', healsItself: true }, 'STORE_MALFORMED', false);
+      const named = new Set(parsed.value.events.map((event) => event.event_id));
+      for (const { eventId, file } of [...inForce.values()]) {
+        if (named.has(eventId)) continue;
+        ledger.change('drop an event', () => setActive.run(0, eventId));
+        inForce.delete(eventId);
+        previous.delete(eventId);
+        file.close();
+      }
+      return parsed.value.events.flatMap((wanted): { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[] => {
+        if (checks.verify(wanted, carriedKeys()) !== 'ok') {
+          options.onUnusable(wanted.event_id, `manifest/want: the entry for ${wanted.event_id} is not signed by a key of this gate`);
+          return [];
+        }
+        const event = inForce.get(wanted.event_id) ?? reviveEvent(wanted.event_id);
+        if (event === null || event.file.head.version < wanted.version) return [{ eventId: wanted.event_id, since: null, wanted }];
+        return event.overlayVersion < wanted.overlay_version ? [{ eventId: wanted.event_id, since: event.overlayVersion, wanted }] : [];
+      });
+    },
+    close() {
+      for (const { file } of inForce.values()) file.close();
+      inForce.clear();
+    },
+  };
+
+  /** An event that was dropped and is wanted again: its file is still here. */
+  function reviveEvent(eventId: string): EventManifest | null {
+    const row = rowOf.get(eventId);
+    if (row === undefined || row.active === 1 || !existsSync(pathOf(eventId, row.version))) return null;
+    ledger.change('take an event up again', () => setActive.run(1, eventId));
+    load(row);
+    const event = inForce.get(eventId) ?? null;
+    if (event !== null) options.onSwitched(event);
+    return event;
+  }
+}
+
+function headProblem(head: ManifestHead, wanted: WantedManifest): string | null {
+  if (head.event_id !== wanted.event_id) return `the file is of event ${head.event_id}, not ${wanted.event_id}`;
+  if (head.version !== wanted.version) return `the file is version ${head.version}, not ${wanted.version}`;
+  return null;
+}
+
+async function writeSynced(path: string, text: string): Promise<void> {
+  const file = await openFile(path, 'w', 0o640);
+  try { await file.writeFile(text); await file.sync(); } finally { await file.close(); }
+}
+
+/**
+ * After the ledger's database was set aside: finds the files that are still here, by the signed entry beside each, and takes the
+ * newest good one of every event up again. Not in slices: it runs before the first decision.
+ */
+export async function recoverManifests(folder: string, ledger: Ledger, checks: ManifestChecks): Promise<readonly string[]> {
+  const found: string[] = [];
+  if (!existsSync(folder)) return found;
+  for (const eventId of readdirSync(folder)) {
+    const versions = readdirSync(join(folder, eventId)).filter((name) => name.endsWith('.json')).map((name) => Number(name.slice(0, -'.json'.length))).sort((a, b) => b - a);
+    for (const version of versions) {
+      const path = join(folder, eventId, `${version}.sqlite`);
+      const wanted = readSidecar(join(folder, eventId, `${version}.json`));
+      if (wanted === null || !existsSync(path) || checks.verify(wanted, []) !== 'ok' || (await hashFile(path)).sha256 !== wanted.sha256) continue;
+      ledger.change('take a manifest up again', () => ledger.db.prepare('INSERT INTO manifests (event_id, version, overlay_version, active, wanted) VALUES (?, ?, ?, 1, ?) ON CONFLICT DO NOTHING').run(eventId, version, version, JSON.stringify(wanted)));
+      found.push(eventId);
+      break;
+    }
+  }
+  return found;
+}
+
+function readSidecar(path: string): WantedManifest | null {
+  try { return WantedManifest.safeParse(JSON.parse(readFileSync(path, 'utf8'))).data ?? null; } catch { return null; }
+}

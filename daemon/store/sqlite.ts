@@ -1,0 +1,180 @@
+/**
+ * The only place that loads better-sqlite3: opening, durability, faults, checkpoints.
+ *
+ * better-sqlite3 is compiled with WAL at synchronous=NORMAL, which loses answered commits at a power cut: a durable database is
+ * set to FULL and refuses to open unless that reads back as 2.
+ */
+import { statSync } from 'node:fs';
+import Database from 'better-sqlite3';
+import type { Fault } from '../ports.ts';
+
+export type Sqlite = Database.Database;
+export type Statement<Parameters extends unknown[] | Record<string, unknown> = unknown[], Row = unknown> = Database.Statement<Parameters, Row>;
+
+/** How long a statement waits for another connection's lock (a backup, a technician's shell), in milliseconds; then it fails as `busy`. */
+export const BUSY_TIMEOUT_MS = 1_000;
+/** Size of the write-ahead log at which it is folded into the database at once, idle or not, in bytes. */
+export const WAL_LIMIT_BYTES = 16 * 1024 * 1024;
+/** Cache of one connection, in KiB: small, because the kernel's page cache stands behind it. */
+const CACHE_KIB = 2_048;
+
+const FULL = 2;
+
+/** Which of the store's files an error is about. */
+export type StoreFile = 'ledger' | 'usage' | 'manifest';
+
+/** A database error with the fault that says how a person mends it. `damaged`: the file itself is broken, not the disk. */
+export class StoreError extends Error {
+  readonly fault: Fault;
+  readonly code: string;
+  readonly damaged: boolean;
+  readonly file: StoreFile;
+  constructor(fault: Fault, code: string, damaged: boolean, cause?: unknown, file: StoreFile = 'ledger') {
+    super(`${fault.operation}: ${fault.cause}. ${fault.hint}`, { cause });
+    this.name = 'StoreError';
+    this.fault = fault;
+    this.code = code;
+    this.damaged = damaged;
+    this.file = file;
+  }
+}
+
+/** Only these two say that the file is broken; full, busy and denied are faults to mend. */
+const DAMAGED = /^SQLITE_(CORRUPT|NOTADB)/;
+
+const HINTS: readonly (readonly [RegExp, string, string, boolean])[] = [
+  [/^SQLITE_FULL|^ENOSPC/, 'the disk is full', 'Make room on the disk that holds the store; the gate tries again by itself.', true],
+  [/^SQLITE_BUSY|^SQLITE_LOCKED/, 'another program holds the database', 'Close the other program that has the store open; the gate tries again by itself.', true],
+  [/^SQLITE_READONLY|^SQLITE_PERM|^SQLITE_AUTH|^SQLITE_CANTOPEN|^EACCES|^EPERM|^EROFS|^ENOENT/, 'the store cannot be opened for writing', 'Check that the store path exists and belongs to the gate\'s user, and that its file system is mounted read-write.', false],
+  [/^SQLITE_IOERR|^EIO/, 'the disk reports an input or output error', 'Check the card or disk (dmesg), and replace it if this repeats.', true],
+  [DAMAGED, 'the database is damaged', 'It is set aside under a dated name and a new epoch begins; keep the file, and look at the card.', true],
+];
+
+/** Any error of SQLite or of the file system as a StoreError; a StoreError stays as it is. Never holds values that were bound. */
+export function storeError(operation: string, error: unknown, file: StoreFile = 'ledger'): StoreError {
+  if (error instanceof StoreError) return error;
+  const code = (error as { code?: unknown } | null)?.code;
+  const word = typeof code === 'string' ? code : 'UNKNOWN';
+  const known = HINTS.find(([pattern]) => pattern.test(word));
+  const fault: Fault = known === undefined
+    ? { operation, cause: `${word}: ${(error as Error | null)?.message ?? String(error)}`.slice(0, 300), hint: 'This is a mistake in the gate: keep its journal and report it.', healsItself: false }
+    : { operation, cause: `${known[1]} (${word})`, hint: known[2], healsItself: known[3] };
+  return new StoreError(fault, word, DAMAGED.test(word), error, file);
+}
+
+export interface OpenOptions {
+  /** full: an answered commit survives a power cut. normal: it survives a kill of the process; for what can be fetched again. */
+  readonly synchronous: 'full' | 'normal';
+}
+
+/** Opens (or makes) a database for reading and writing, in WAL, never checkpointed by itself. Throws StoreError. */
+export function openDatabase(path: string, options: OpenOptions): Sqlite {
+  let db: Sqlite | undefined;
+  try {
+    db = new Database(path, { timeout: BUSY_TIMEOUT_MS });
+    const mode = db.pragma('journal_mode = WAL', { simple: true });
+    if (mode !== 'wal') throw fault(`open ${path}`, `journal_mode is ${String(mode)}, not wal`, 'Put the store on a local file system that supports shared memory.');
+    db.pragma(`synchronous = ${options.synchronous === 'full' ? 'FULL' : 'NORMAL'}`);
+    db.pragma('wal_autocheckpoint = 0');
+    db.pragma('foreign_keys = ON');
+    db.pragma(`cache_size = -${CACHE_KIB}`);
+    db.pragma('temp_store = MEMORY');
+    db.pragma('trusted_schema = OFF');
+    if (options.synchronous === 'full') assertDurable(db, path);
+    return db;
+  } catch (error) {
+    db?.close();
+    throw storeError(`open ${path}`, error);
+  }
+}
+
+/** Refuses a connection whose commits would not survive a power cut. */
+export function assertDurable(db: Sqlite, path: string): void {
+  const level = db.pragma('synchronous', { simple: true });
+  if (level !== FULL) throw fault(`open ${path}`, `synchronous reads ${String(level)}, not ${FULL} (FULL)`, 'Use the SQLite that the gate ships with: an answered commit must survive a power cut.');
+}
+
+/** Opens a file that never changes, for reading alone. Throws StoreError. */
+export function openImmutable(path: string): Sqlite {
+  try {
+    const db = new Database(path, { readonly: true, fileMustExist: true });
+    // Keeps its shared lock after the first read, so that a lookup asks the kernel for nothing but pages.
+    db.pragma('locking_mode = EXCLUSIVE');
+    db.pragma(`cache_size = -${CACHE_KIB}`);
+    db.pragma('trusted_schema = OFF');
+    return db;
+  } catch (error) {
+    throw storeError(`open ${path}`, error);
+  }
+}
+
+/** Opens a file that may be damaged, for reading what can still be read. Throws StoreError. */
+export function openForSalvage(path: string): Sqlite {
+  try { return new Database(path, { fileMustExist: true, timeout: BUSY_TIMEOUT_MS }); } catch (error) { throw storeError(`open ${path}`, error); }
+}
+
+/** A new file without a journal, for building an immutable one: durable only once the builder has synced it. */
+export function openForBuilding(path: string): Sqlite {
+  const db = new Database(path);
+  db.pragma('journal_mode = OFF');
+  db.pragma('synchronous = OFF');
+  db.pragma('page_size = 4096');
+  db.pragma(`cache_size = -${8 * CACHE_KIB}`);
+  return db;
+}
+
+/**
+ * One process at a time: holds an exclusive lock on `<path>` until the answer is closed or the process dies, however it dies.
+ * Throws StoreError (`busy`) where another process has it.
+ */
+export function lockStore(path: string): Sqlite {
+  let db: Sqlite | undefined;
+  try {
+    db = new Database(path, { timeout: BUSY_TIMEOUT_MS });
+    db.pragma('journal_mode = MEMORY');
+    db.exec('BEGIN EXCLUSIVE');
+    return db;
+  } catch (error) {
+    db?.close();
+    throw storeError(`lock ${path}`, error);
+  }
+}
+
+/** Commits between two looks at the log's size while the lane is busy. */
+const COMMITS_BETWEEN_LOOKS = 64;
+
+export interface LogKeeper {
+  /** After every commit. */
+  wrote(): void;
+  /**
+   * Folds the write-ahead log into the database. idle: whenever something was written; the log file keeps its length and is written
+   * over, because an append that does not grow a file syncs faster. busy: only past WAL_LIMIT_BYTES, and then the file is cut. Throws StoreError.
+   */
+  tidy(when: 'idle' | 'busy'): void;
+}
+
+export function createLogKeeper(db: Sqlite, path: string): LogKeeper {
+  let commits = 0;
+  let looked = 0;
+  return {
+    wrote() { commits++; },
+    tidy(when) {
+      if (commits === 0 || (when === 'busy' && commits - looked < COMMITS_BETWEEN_LOOKS)) return;
+      looked = commits;
+      try {
+        if (when === 'busy') {
+          if ((statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0) < WAL_LIMIT_BYTES) return;
+          db.pragma('wal_checkpoint(TRUNCATE)');
+        } else {
+          db.pragma('wal_checkpoint(RESTART)');
+        }
+      } catch (error) { throw storeError(`fold the log of ${path}`, error); }
+      commits = 0;
+      looked = 0;
+    },
+  };
+}
+
+function fault(operation: string, cause: string, hint: string): StoreError {
+  return new StoreError({ operation, cause, hint, healsItself: false }, 'STORE_REFUSED', false);
+}

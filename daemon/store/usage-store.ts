@@ -1,0 +1,270 @@
+/**
+ * Usage on disk: what the rows of every ledger of the site say about each grant, found by ticket, and how far each ledger is known.
+ *
+ * Derived data in a database of its own, without a sync per commit: the gate's own rows are read again from its ledger, peers' rows are
+ * fetched again. Changes are held in memory and written when the lane is idle, so that they never stand in a decision's way.
+ */
+import type { LedgerVector } from '../../contract/ids.ts';
+import { createLogKeeper, openDatabase, storeError, type Sqlite } from './sqlite.ts';
+import { migrateUsage } from './schema.ts';
+import { covered, keyText, mergeStates, readRow, type GrantKey, type GrantState } from './usage.ts';
+
+/** Changed grants held in memory before they are written, idle or not. */
+export const MAX_DIRTY_GRANTS = 2_000;
+/** Grants looked at in one step of `forget`. */
+const FORGET_STEP = 500;
+
+/** How far one ledger's epoch is known: 1..seq without a hole; 1..reach with holes that the cloud has too; the highest row met. */
+interface Seen { seq: number; reach: number; high: number }
+
+export interface Totals { admissions: number; refusals: number; passages: number }
+
+export interface UsageStore {
+  /** Every grant of a ticket that rows tell of, covered by a manifest or not. */
+  ofTicket(ticketRef: string): readonly GrantState[];
+  find(key: GrantKey): GrantState | null;
+  /** Takes in one row of the gate's own ledger, in order. */
+  applyOwn(epoch: number, entry: Readonly<Record<string, unknown>>): void;
+  /** Takes in rows of another ledger (or of an own epoch that was lost). Rows met before change nothing. `gap`: rows are missing before the last of these. */
+  applyPeer(ledger: string, epoch: number, entries: readonly (Readonly<Record<string, unknown>> & { readonly seq: number })[]): { readonly applied: number; readonly gap: boolean };
+  /** Up to which own row this store has taken in. */
+  ownMark(epoch: number): number;
+  /** Begins to trust a ledger from here on, because a manifest counts everything up to it. */
+  raise(upto: LedgerVector): void;
+  gaps(): boolean;
+  /** Holes below the highest row met no longer count as gaps. */
+  excuse(): void;
+  /** Newest known position of each ledger, `seen` of grants. */
+  vector(): LedgerVector;
+  /** Newest position of a ledger in epochs below this one; null: none. */
+  newestBefore(ledger: string, epoch: number): readonly [number, number] | null;
+  /** Positions that changed since the last call that was confirmed. */
+  seenSince(): { readonly changed: LedgerVector; readonly confirm: () => void };
+  totals(): Readonly<Totals>;
+  dirty(): number;
+  /** Writes what is held in memory. Throws StoreError; what could not be written is kept. */
+  flush(): void;
+  /** Drops grants that `isCovered` says are counted, words and all, by every manifest kept; a bounded step, false when through. */
+  forget(isCovered: (state: GrantState) => boolean): boolean;
+  tidy(when: 'idle' | 'busy'): void;
+  close(): void;
+}
+
+interface Row { gate: string; epoch: number; seq: number; state: string }
+
+/** Opens or makes the usage database. `own`: name of the gate's ledger. Throws StoreError. */
+export function openUsageStore(path: string, own: string): UsageStore {
+  const db = openDatabase(path, { synchronous: 'normal' });
+  try {
+    migrateUsage(db, path);
+    return usageOn(db, path, own);
+  } catch (error) {
+    db.close();
+    throw storeError(`open ${path}`, error, 'usage');
+  }
+}
+
+function usageOn(db: Sqlite, path: string, own: string): UsageStore {
+  const byTicket = db.prepare<[Buffer], Row>('SELECT gate, epoch, seq, state FROM grants WHERE ref = ?');
+  const byRow = db.prepare<[string, number, number], Row>('SELECT gate, epoch, seq, state FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
+  const drop = db.prepare<[string, number, number]>('DELETE FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
+  const put = db.prepare<[Buffer, string, number, number, string | null, string]>('INSERT INTO grants (ref, gate, epoch, seq, event_id, state) VALUES (?, ?, ?, ?, ?, ?)');
+  const putSeen = db.prepare<[string, number, number, number, number]>('INSERT INTO seen (gate, epoch, seq, reach, high) VALUES (?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, reach = excluded.reach, high = excluded.high');
+  const putTotal = db.prepare<[string, number]>('INSERT INTO totals (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
+  const page = db.prepare<[string, number, number, string, number, number, number], Row>('SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ?');
+
+  const log = createLogKeeper(db, path);
+  const dirty = new Map<string, GrantState>();
+  const dirtyOfTicket = new Map<string, Set<string>>();
+  const seen = new Map<string, Map<number, Seen>>();
+  const changedSeen = new Set<string>();
+  const unconfirmed = new Map<string, readonly [number, number]>();
+  for (const row of db.prepare<[], { gate: string; epoch: number } & Seen>('SELECT gate, epoch, seq, reach, high FROM seen').all()) {
+    epochsOf(row.gate).set(row.epoch, { seq: row.seq, reach: row.reach, high: row.high });
+  }
+  const totals: Totals = { admissions: 0, refusals: 0, passages: 0 };
+  for (const row of db.prepare<[], { key: keyof Totals; value: number }>('SELECT key, value FROM totals').all()) totals[row.key] = row.value;
+  let forgetFrom: GrantKey = { gate: '', epoch: 0, seq: 0 };
+
+  function epochsOf(ledger: string): Map<number, Seen> {
+    const known = seen.get(ledger);
+    if (known !== undefined) return known;
+    const made = new Map<number, Seen>();
+    seen.set(ledger, made);
+    return made;
+  }
+  function seenOf(ledger: string, epoch: number): Seen {
+    const epochs = epochsOf(ledger);
+    const known = epochs.get(epoch);
+    if (known !== undefined) return known;
+    const made = { seq: 0, reach: 0, high: 0 };
+    epochs.set(epoch, made);
+    return made;
+  }
+  const parse = (row: Row): GrantState => ({ ...(JSON.parse(row.state) as GrantState), gate: row.gate, epoch: row.epoch, seq: row.seq });
+  const read = <T>(work: () => T): T => { try { return work(); } catch (error) { throw storeError('read usage', error, 'usage'); } };
+  const find = (key: GrantKey): GrantState | null => {
+    const held = dirty.get(keyText(key));
+    if (held !== undefined) return held;
+    const row = read(() => byRow.get(key.gate, key.epoch, key.seq));
+    return row === undefined ? null : parse(row);
+  };
+  const hold = (state: GrantState): void => {
+    const key = keyText(state);
+    const known = find(state);
+    const merged = known === null ? state : mergeStates(known, state);
+    dirty.set(key, merged);
+    if (merged.ticketRef === null) return;
+    const keys = dirtyOfTicket.get(merged.ticketRef);
+    if (keys === undefined) dirtyOfTicket.set(merged.ticketRef, new Set([key]));
+    else keys.add(key);
+  };
+  const take = (ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): void => {
+    const state = readRow(ledger, epoch, entry);
+    if (state !== null) hold(state);
+  };
+  const markSeen = (ledger: string, epoch: number): void => { changedSeen.add(`${ledger} ${epoch}`); };
+  const count = (entry: Readonly<Record<string, unknown>>): void => {
+    if (entry['kind'] === 'refusal') totals.refusals++;
+    if (entry['kind'] !== 'passage') return;
+    const outcome = entry['outcome'];
+    if (outcome === 'passed' || outcome === 'free' || outcome === 'forced') totals.passages++;
+    if (outcome === 'passed' && typeof entry['ticket_ref'] === 'string' && entry['direction'] === 'in') totals.admissions++;
+  };
+  const newest = (epochs: ReadonlyMap<number, Seen>): readonly [number, number] | null => {
+    let epoch = 0;
+    for (const candidate of epochs.keys()) if (candidate > epoch) epoch = candidate;
+    return epoch === 0 ? null : [epoch, epochs.get(epoch)?.seq ?? 0];
+  };
+
+  const flush = (): void => {
+    if (dirty.size === 0 && changedSeen.size === 0) return;
+    try {
+      db.transaction(() => {
+        for (const state of dirty.values()) {
+          const { gate, epoch, seq, ...rest } = state;
+          drop.run(gate, epoch, seq);
+          put.run(Buffer.from(state.ticketRef ?? '', 'hex'), gate, epoch, seq, state.eventId, JSON.stringify(rest));
+        }
+        for (const name of changedSeen) {
+          const [ledger = '', epoch = '0'] = name.split(' ');
+          const at = seenOf(ledger, Number(epoch));
+          putSeen.run(ledger, Number(epoch), at.seq, at.reach, at.high);
+        }
+        for (const [key, value] of Object.entries(totals)) putTotal.run(key, value);
+      })();
+    } catch (error) { throw storeError('write usage', error, 'usage'); }
+    dirty.clear();
+    dirtyOfTicket.clear();
+    changedSeen.clear();
+    log.wrote();
+  };
+
+  return {
+    ofTicket(ticketRef) {
+      const held = [...(dirtyOfTicket.get(ticketRef) ?? [])].flatMap((key) => dirty.get(key) ?? []);
+      const keys = new Set(held.map(keyText));
+      const stored = read(() => byTicket.all(Buffer.from(ticketRef, 'hex'))).filter((row) => !keys.has(keyText(row))).map(parse);
+      return [...stored, ...held];
+    },
+    find,
+    applyOwn(epoch, entry) {
+      const at = seenOf(own, epoch);
+      const seq = entry['seq'] as number;
+      if (seq <= at.seq) return;
+      take(own, epoch, entry);
+      count(entry);
+      at.seq = at.reach = at.high = seq;
+      markSeen(own, epoch);
+    },
+    applyPeer(ledger, epoch, entries) {
+      const at = seenOf(ledger, epoch);
+      let applied = 0;
+      for (const entry of [...entries].sort((a, b) => a.seq - b.seq)) {
+        if (entry.seq <= at.seq) continue;
+        // A row after a gap counts at once; only the prefix waits for the rows before it.
+        take(ledger, epoch, entry);
+        applied++;
+        if (entry.seq === at.seq + 1) at.seq++;
+        if (entry.seq === at.reach + 1) at.reach++;
+        at.reach = Math.max(at.reach, at.seq);
+        at.high = Math.max(at.high, entry.seq);
+      }
+      if (applied > 0) {
+        markSeen(ledger, epoch);
+        unconfirmed.set(ledger, newest(epochsOf(ledger)) ?? [epoch, at.seq]);
+      }
+      if (dirty.size >= MAX_DIRTY_GRANTS) flush();
+      return { applied, gap: at.high > at.reach };
+    },
+    ownMark: (epoch) => seen.get(own)?.get(epoch)?.seq ?? 0,
+    raise(upto) {
+      for (const [ledger, [epoch, seq]] of Object.entries(upto)) {
+        const at = seenOf(ledger, epoch);
+        for (const [other, position] of epochsOf(ledger)) {
+          // What a manifest counts of older epochs is whole.
+          if (other >= epoch || position.reach >= position.high) continue;
+          position.reach = position.high;
+          markSeen(ledger, other);
+        }
+        if (at.seq >= seq) continue;
+        at.seq = seq;
+        at.reach = Math.max(at.reach, seq);
+        at.high = Math.max(at.high, seq);
+        markSeen(ledger, epoch);
+        unconfirmed.set(ledger, newest(epochsOf(ledger)) ?? [epoch, seq]);
+      }
+    },
+    gaps() {
+      for (const epochs of seen.values()) for (const at of epochs.values()) if (at.high > at.reach) return true;
+      return false;
+    },
+    excuse() {
+      for (const [ledger, epochs] of seen) {
+        for (const [epoch, at] of epochs) {
+          if (at.reach >= at.high) continue;
+          at.reach = at.high;
+          markSeen(ledger, epoch);
+        }
+      }
+    },
+    vector() {
+      return Object.fromEntries([...seen].flatMap(([ledger, epochs]) => {
+        const position = newest(epochs);
+        return position === null ? [] : [[ledger, [...position]]];
+      }));
+    },
+    newestBefore: (ledger, epoch) => newest(new Map([...(seen.get(ledger) ?? [])].filter(([other]) => other < epoch))),
+    seenSince() {
+      const changed = Object.fromEntries([...unconfirmed].filter(([ledger]) => ledger !== own).map(([ledger, position]) => [ledger, [...position]])) as LedgerVector;
+      return {
+        changed,
+        confirm() { for (const [ledger, position] of Object.entries(changed)) if (unconfirmed.get(ledger)?.[1] === position[1]) unconfirmed.delete(ledger); },
+      };
+    },
+    totals: () => totals,
+    dirty: () => dirty.size + changedSeen.size,
+    flush,
+    forget(isCovered) {
+      flush();
+      try {
+        const last: [string, number, number] = ['\uffff', Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
+        const rows = page.all(forgetFrom.gate, forgetFrom.epoch, forgetFrom.seq, ...last, FORGET_STEP);
+        const gone = rows.filter((row) => isCovered(parse(row)));
+        if (gone.length > 0) {
+          db.transaction(() => { for (const row of gone) drop.run(row.gate, row.epoch, row.seq); })();
+          log.wrote();
+        }
+        forgetFrom = rows.length < FORGET_STEP ? { gate: '', epoch: 0, seq: 0 } : (rows.at(-1) as Row);
+        return rows.length === FORGET_STEP;
+      } catch (error) { throw storeError('forget counted usage', error, 'usage'); }
+    },
+    tidy: log.tidy,
+    close() { try { flush(); } finally { db.close(); } },
+  };
+}
+
+/** Is everything that a grant's rows say counted by a snapshot? */
+export function wholeCovered(upto: LedgerVector, state: GrantState): boolean {
+  return covered(upto, state.gate, state.epoch, state.seq) && state.words.every((word) => covered(upto, word.ledger, word.epoch, word.seq));
+}
