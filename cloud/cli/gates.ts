@@ -1,0 +1,130 @@
+/** `gate`, `assign`, `gates`, `request`: which gates there are, what they are for, how they are, what they shall do. */
+import { writeFileSync } from 'node:fs';
+import { GateName } from '../../contract/ids.ts';
+import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
+import { assignGate, ensureDevice, renewToken, revokeDevice } from '../devices/assignment.ts';
+import { type GateView, listGates } from '../devices/gates.ts';
+import type { GateRequests } from '../devices/requests.ts';
+import { toldGates } from './announce.ts';
+import { CliError, EXIT, type Session } from './session.ts';
+
+export interface TokenOptions { readonly tokenFile?: string; readonly json?: boolean }
+
+/** Makes a gate (and its site); prints its token once. A known gate keeps its token. */
+export async function gateAdd(session: Session, gate: string, options: TokenOptions): Promise<void> {
+  const tenantId = await session.tenant(true);
+  const token = await makeGate(session, tenantId, gate);
+  if (token === null) throw new CliError(EXIT.failed, `the gate ${gate} is known already; a new token for it: stile-cloud gate token ${gate}`);
+  showToken(session, gate, token, options);
+}
+
+export async function gateToken(session: Session, gate: string, options: TokenOptions): Promise<void> {
+  const tenantId = await session.tenant();
+  const token = await session.database.withTenant(tenantId, (client) => renewToken(client, gate));
+  if (token === null) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
+  showToken(session, gate, token, options);
+}
+
+export async function gateRevoke(session: Session, gate: string): Promise<void> {
+  const tenantId = await session.tenant();
+  if (!(await session.database.withTenant(tenantId, (client) => revokeDevice(client, gate)))) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
+  session.terminal.out(`${gate} is revoked: its token opens nothing any more. Take its certificate out of the broker too (deploy/mosquitto).\n`);
+}
+
+export interface AssignOptions extends TokenOptions { readonly zones?: string; readonly tiers?: string; readonly none?: boolean; readonly force?: boolean; readonly wait?: boolean }
+
+/** What gates are for from now on. `site/*`: every known gate of the site. A new gate is made, and its token shown once. */
+export async function assign(session: Session, gate: string, events: readonly string[], options: AssignOptions): Promise<void> {
+  if (events.length === 0 && options.none !== true) throw new CliError(EXIT.usage, 'name the events that the gate is for, or --none to take it out of all');
+  if (events.length > 0 && options.none === true) throw new CliError(EXIT.usage, '--none takes the gate out of all events: name none beside it');
+  const tenantId = await session.tenant(true);
+  const gates = gate.endsWith('/*') ? (await session.database.withTenant(tenantId, (client) => client.query<{ name: string }>('SELECT name FROM devices WHERE site_id = $1 AND revoked_at IS NULL ORDER BY name', [gate.slice(0, -2)]))).rows.map(({ name }) => name) : [gate];
+  if (gates.length === 0) throw new CliError(EXIT.failed, `there are no gates at ${gate.slice(0, -2)} yet: stile-cloud gate add ${gate.slice(0, -2)}/<gate>`);
+  for (const name of gates) {
+    const token = await makeGate(session, tenantId, name);
+    const result = await session.database.withTenant(tenantId, (client) => assignGate(client, tenantId, name, { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) }, { force: options.force ?? false }));
+    if (token !== null) showToken(session, name, token, options);
+    if (!result.ok) throw new CliError(EXIT.failed, `${result.message}${result.code === 'UNACKNOWLEDGED_ROWS' ? ', or pass --force' : ''}`);
+    const serves = [options.zones === undefined ? null : `zones ${options.zones}`, options.tiers === undefined ? null : `tiers ${options.tiers}`].filter((part) => part !== null).join(', ');
+    session.terminal.err(`${name} is for ${events.length === 0 ? 'no event' : events.join(', ')}${serves === '' ? '' : ` (${serves})`}${result.removed.length > 0 ? `, no longer for ${result.removed.join(', ')}` : ''}\n`);
+  }
+  await toldGates(session, tenantId, options.wait ?? true);
+}
+
+/** null: it was there. */
+async function makeGate(session: Session, tenantId: string, gate: string): Promise<string | null> {
+  const made = await session.database.withTenant(tenantId, async (client) => {
+    const device = await ensureDevice(client, tenantId, gate);
+    return device.ok ? { ...device, token: device.created ? await renewToken(client, gate) : null } : device;
+  });
+  if (!made.ok) throw new CliError(made.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, made.message);
+  if (made.siteCreated) session.terminal.err(`made the site ${gate.split('/')[0]}\n`);
+  if (made.created) session.terminal.err(`made the gate ${gate}\n`);
+  return made.token;
+}
+
+function showToken(session: Session, gate: string, token: string, options: TokenOptions): void {
+  if (options.tokenFile !== undefined) {
+    writeFileSync(options.tokenFile, `${token}\n`, { mode: 0o600 });
+    session.terminal.err(`the token of ${gate} is in ${options.tokenFile}\n`);
+  } else if (options.json === true) session.terminal.out(`${JSON.stringify({ gate, token })}\n`);
+  else {
+    session.terminal.err(`the token of ${gate}, shown this once; the gate shows it to the cloud:\n`);
+    session.terminal.out(`${token}\n`);
+  }
+}
+
+const list = (text: string | undefined): string[] | null => (text === undefined ? null : text.split(',').map((part) => part.trim()).filter((part) => part !== ''));
+
+export async function gates(session: Session, options: { readonly site?: string; readonly json?: boolean }): Promise<void> {
+  const tenantId = await session.tenant();
+  const found = await session.database.withTenant(tenantId, (client) => listGates(client, options.site));
+  if (options.json === true) { session.terminal.out(`${JSON.stringify(found, null, 2)}\n`); return; }
+  if (found.length === 0) { session.terminal.err('there are no gates yet: stile-cloud assign <site>/<gate> <event>\n'); return; }
+  session.terminal.out(table(['gate', 'state', 'since', 'mode', 'backlog', 'manifest', 'last row', 'events', 'alerts'], found.map(gateLine)));
+}
+
+const gateLine = (gate: GateView): string[] => [
+  gate.gate, gate.state.replace('_', ' '), gate.since?.slice(0, 19) ?? '-', gate.mode ?? '-', String(gate.backlog ?? '-'), String(gate.manifest_version ?? '-'), gate.last_row_at?.slice(0, 19) ?? '-', gate.event_ids.join(',') || '-', gate.alerts.join(',') || '-',
+];
+
+/** Columns as wide as they must be. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
+  return [head, ...rows].map((row) => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] as number))).join('  ')).map((line) => `${line.trimEnd()}\n`).join('');
+}
+
+export interface RequestOptions { readonly actor?: string; readonly reason: string; readonly arg?: readonly string[]; readonly json?: boolean }
+
+/** The checked command and its arguments; numbers and true/false are taken as such. */
+export function requestOf(gate: string, command: string, args: readonly string[]): { readonly command: CommandName; readonly args: Record<string, unknown> } {
+  if (!GateName.safeParse(gate).success) throw new CliError(EXIT.usage, `${JSON.stringify(gate)}: a gate is named <site>/<gate>, such as arena/north-03`);
+  const known = Command.safeParse(command);
+  if (!known.success) throw new CliError(EXIT.usage, `there is no command ${JSON.stringify(command)}: ${COMMANDS.join(', ')}`);
+  const pairs = args.map((pair) => {
+    const at = pair.indexOf('=');
+    if (at < 1) throw new CliError(EXIT.usage, `--arg ${JSON.stringify(pair)}: write it such as --arg direction=in`);
+    const value = pair.slice(at + 1);
+    return [pair.slice(0, at), /^\d+$/.test(value) ? Number(value) : value] as const;
+  });
+  return { command: known.data, args: Object.fromEntries(pairs) };
+}
+
+/** Sends a command, waits for the answer, shows it. Exit code 1: the gate refused or failed; 75: no answer. */
+export async function sendRequest(session: Session, requests: GateRequests, gate: string, command: string, options: RequestOptions): Promise<void> {
+  const request = requestOf(gate, command, options.arg ?? []);
+  const tenantId = await session.tenant();
+  const known = await session.database.withTenant(tenantId, (client) => client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate]));
+  if (known.rowCount === 0) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
+  const outcome = await requests.send(gate, request.command, { actor: options.actor ?? 'system', reason: options.reason, args: request.args });
+  switch (outcome.kind) {
+    case 'malformed': throw new CliError(EXIT.usage, outcome.message);
+    case 'unsent': throw new CliError(EXIT.unreachable, `the broker could not take the request: ${outcome.message}`);
+    case 'unanswered': throw new CliError(EXIT.tryAgain, `${gate} did not answer within ${outcome.waitedMs / 1000} s: see stile-cloud gates whether it is online`);
+    case 'answered': {
+      const { response } = outcome;
+      session.terminal.out(options.json === true ? `${JSON.stringify(response)}\n` : `${gate} ${command}: ${response.status}${response.error === undefined ? '' : `, ${response.error.code}: ${response.error.message}`} (${Math.round(response.duration_ms)} ms)\n${response.data === undefined ? '' : `${JSON.stringify(response.data, null, 2)}\n`}`);
+      if (response.status === 'error') throw new CliError(EXIT.failed, `${gate} did not do it`);
+    }
+  }
+}
