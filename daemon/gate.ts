@@ -484,7 +484,7 @@ export function createGate(options: GateOptions): Gate {
     return {
       ...host, loop_lag_ms: Math.round(lag), disk_free_mb: Math.floor((status?.diskFreeBytes ?? 0) / 1_048_576), clock_trusted: clock.trusted() ? 1 : 0,
       ...(offset === null ? {} : { clock_offset_ms: offset.offsetMs, clock_bound_ms: offset.boundMs }),
-      backlog: status?.backlog ?? 0, backlog_oldest_s: Math.max(0, Math.round((status?.backlogOldestMs ?? 0) / 1_000)), manifest_version: manifest?.version ?? 0,
+      backlog: status?.backlog ?? 0, backlog_oldest_s: status?.backlogOldestMs == null ? 0 : Math.max(0, Math.round((clock.wallMs() - status.backlogOldestMs) / 1_000)), manifest_version: manifest?.version ?? 0,
       manifest_age_s: manifest === null ? 0 : Math.max(0, Math.round((clock.wallMs() - manifest.generatedAtMs) / 1_000)), reader_ok: readers.every((reader) => reader.ok()) ? 1 : 0, board_ok: boardOk ? 1 : 0,
       mode: effectiveMode(lane, 'in'), ...(effectiveMode(lane, 'out') === effectiveMode(lane, 'in') ? {} : { mode_out: effectiveMode(lane, 'out') }),
       admissions_total: counted.admissions, refusals_total: counted.refusals, passages_total: counted.passages,

@@ -59,9 +59,17 @@ export function onPassageTimeout(turn: Turn, direction: Direction): void {
     keepClosed(turn, direction);
     return nextUnit(turn, direction, grant);
   }
-  patch(turn, direction, { grant: { ...grant, phase: 'grace' } });
   keepClosed(turn, direction);
   if (turn.state[direction].mode !== 'free') lockByStop(turn, direction);
+  lockOut(turn, direction);
+}
+
+/** The lane is locked again for a unit that has not begun: only the grace is left, for a unit is released once. */
+export function lockOut(turn: Turn, direction: Direction): void {
+  const { grant } = turn.state[direction];
+  if (grant === null || grant.phase !== 'released' || turn.config.sensor === 'none') return;
+  cancelTimer(turn, `passage:${direction}`);
+  patch(turn, direction, { grant: { ...grant, phase: 'grace' } });
   setTimer(turn, `grace:${direction}`, turn.now.atMs + turn.config.passageGraceMs);
 }
 

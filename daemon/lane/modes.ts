@@ -1,8 +1,8 @@
 /** Modes of the directions, and the fire latch that lies over them. */
 import type { Direction } from '../../contract/ids.ts';
 import { dropQueue, giveUp } from './codes.ts';
-import { endRotation, settleGrant } from './grants.ts';
-import { closeRelease, openEmergency, openFree, openRelease } from './release.ts';
+import { endRotation, lockOut, settleGrant } from './grants.ts';
+import { closeRelease, openEmergency, openFree } from './release.ts';
 import { cancelTimers, endNotice, isIdle, patch, record, setTimer, type Turn } from './turn.ts';
 import { BOTH, type BaseMode, type LaneInput, type PendingMode } from './types.ts';
 
@@ -30,7 +30,7 @@ export function settleMode(turn: Turn, direction: Direction): void {
 }
 
 function applyMode(turn: Turn, direction: Direction, wanted: PendingMode): void {
-  const { mode: from, grant } = turn.state[direction];
+  const { mode: from } = turn.state[direction];
   const { mode: to, untilWallMs } = wanted;
   const until = untilWallMs === null ? {} : { until: new Date(untilWallMs).toISOString() };
   record(turn, { kind: 'mode', direction, from: turn.state.fire.latched ? 'emergency' : from, to, actor: wanted.actor, reason: wanted.reason, ...until });
@@ -44,7 +44,7 @@ function applyMode(turn: Turn, direction: Direction, wanted: PendingMode): void 
     openFree(turn, direction);
   } else if (from === 'free') {
     closeRelease(turn, direction);
-    if (grant?.phase === 'released') openRelease(turn, direction);
+    lockOut(turn, direction);
   }
 }
 
