@@ -1,13 +1,19 @@
 /** What goes between the loop's thread and the desk's worker. */
-import type { PublicKey } from '../contract/manifest.ts';
-import type { AckMessage } from '../contract/ledger.ts';
+
 import type { RowPosition } from '../contract/ids.ts';
+import type { AckMessage } from '../contract/ledger.ts';
+import type { PublicKey } from '../contract/manifest.ts';
 import type { AskedTicket } from './desk-facts.ts';
 import type { Fault, Note, Presentation } from './ports.ts';
 import type { Stamp } from './store/ledger.ts';
 
 /** `workerData` of the desk's worker. In the bundle the same file is started twice: this says which of the two it is. */
-export interface DeskWorkerData { readonly role: 'desk'; readonly path: string; readonly gate: string; readonly verifyKeys: readonly PublicKey[] }
+export interface DeskWorkerData {
+  readonly role: 'desk';
+  readonly path: string;
+  readonly gate: string;
+  readonly verifyKeys: readonly PublicKey[];
+}
 
 /** One call with its arguments. Answers are what the method of DeskCore answers. */
 export type DeskCall =
@@ -26,7 +32,12 @@ export type DeskCall =
   | { readonly name: 'installManifest'; readonly file: string; readonly wanted: unknown };
 
 /** `sentUs`: CLOCK_MONOTONIC when the stamp was taken, which all threads of a process share. */
-export interface DeskRequest { readonly id: number; readonly stamp: Stamp; readonly sentUs: number; readonly call: DeskCall }
+export interface DeskRequest {
+  readonly id: number;
+  readonly stamp: Stamp;
+  readonly sentUs: number;
+  readonly call: DeskCall;
+}
 
 export type DeskReply =
   | { readonly id: number; readonly ok: true; readonly value: unknown }

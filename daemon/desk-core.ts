@@ -7,25 +7,25 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { LedgerVector, RowPosition } from '../contract/ids.ts';
-import { LedgerMessage, type AckMessage } from '../contract/ledger.ts';
+import { type AckMessage, LedgerMessage } from '../contract/ledger.ts';
 import { MAX_TEXT_CHARS } from '../contract/limits.ts';
 import type { PublicKey } from '../contract/manifest.ts';
 import { parsePayload } from '../contract/parse.ts';
 import { admit } from '../rules/admission.ts';
 import { readCode, recogniseCode } from '../rules/code.ts';
 import type { PlaceFacts } from '../rules/facts.ts';
-import { DEFAULT_POLICY, effectivePolicy, readPolicies, type EventPolicies, type Policy } from '../rules/policy.ts';
-import { gatherFacts, type AskedTicket, type Gathered } from './desk-facts.ts';
+import { DEFAULT_POLICY, type EventPolicies, effectivePolicy, type Policy, readPolicies } from '../rules/policy.ts';
+import { type AskedTicket, type Gathered, gatherFacts } from './desk-facts.ts';
 import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
 import { createKeyring, type Keyring } from './keys.ts';
 import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, Presentation } from './ports.ts';
 import { salvage, setAside } from './store/damage.ts';
-import { openLedger, type AppendedRow, type Ledger, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
-import { openManifests, recoverManifests, type EventManifest, type ManifestChecks, type Manifests } from './store/manifests.ts';
+import { type AppendedRow, type Ledger, openLedger, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
+import { type EventManifest, type ManifestChecks, type Manifests, openManifests, recoverManifests } from './store/manifests.ts';
 import { createOutbox, type Outbox } from './store/outbox.ts';
-import { lockStore, storeError, StoreError } from './store/sqlite.ts';
-import { createStanding, fireLatched, setFireLatch, type Standing } from './store/standing.ts';
-import { openUsageStore, wholeCovered, type UsageStore } from './store/usage-store.ts';
+import { lockStore, StoreError, storeError } from './store/sqlite.ts';
+import { createStanding, fireLatched, type Standing, setFireLatch } from './store/standing.ts';
+import { openUsageStore, type UsageStore, wholeCovered } from './store/usage-store.ts';
 
 /** Own rows taken into usage at a time. */
 const CATCH_UP_ROWS = 1_000;
@@ -50,7 +50,9 @@ export interface DeskCoreOptions {
 }
 
 /** A code that is not known here, to be asked of the cloud before it is decided. */
-export interface Question { readonly ask: Gathered['refs'] }
+export interface Question {
+  readonly ask: Gathered['refs'];
+}
 
 /** How long the writer's clock ran on since the stamp was taken, in µs. */
 export type ElapsedUs = () => number;
@@ -80,11 +82,21 @@ export interface DeskCore {
   close(): void;
 }
 
-interface Parts { readonly ledger: Ledger; readonly outbox: Outbox; readonly standing: Standing; readonly usage: UsageStore; readonly manifests: Manifests }
+interface Parts {
+  readonly ledger: Ledger;
+  readonly outbox: Outbox;
+  readonly standing: Standing;
+  readonly usage: UsageStore;
+  readonly manifests: Manifests;
+}
 
 /** Opens everything; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
 export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Promise<DeskCore> {
-  try { mkdirSync(options.path, { recursive: true, mode: 0o750 }); } catch (error) { throw storeError(`make ${options.path}`, error); }
+  try {
+    mkdirSync(options.path, { recursive: true, mode: 0o750 });
+  } catch (error) {
+    throw storeError(`make ${options.path}`, error);
+  }
   const keyring = createKeyring(options.verifyKeys);
   const lock = lockStore(join(options.path, 'lock.sqlite'));
   try {
@@ -97,7 +109,9 @@ export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Prom
 
 async function openParts(options: DeskCoreOptions, keyring: Keyring, stamp: Stamp): Promise<Parts> {
   const path = join(options.path, 'ledger.sqlite');
-  try { return assemble(options, keyring, openLedger({ path, name: options.gate, stamp }), stamp); } catch (error) {
+  try {
+    return assemble(options, keyring, openLedger({ path, name: options.gate, stamp }), stamp);
+  } catch (error) {
     if (!(error instanceof StoreError) || !error.damaged) throw error;
     return rebuild(options, keyring, stamp, error);
   }
@@ -111,7 +125,9 @@ async function rebuild(options: DeskCoreOptions, keyring: Keyring, stamp: Stamp,
   const ledger = openLedger({ path, name: options.gate, stamp, aboveEpoch: saved.lastEpoch });
   ledger.setMeta('usage_lost', '1');
   const standing = createStanding(ledger);
-  ledger.change('take over what was saved', () => { for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode); });
+  ledger.change('take over what was saved', () => {
+    for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode);
+  });
   for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
   createOutbox(ledger).salvage(saved.rows);
   const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, stamp));
@@ -137,11 +153,14 @@ function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, st
     }
   }
   const parts: Parts = {
-    ledger, usage,
+    ledger,
+    usage,
     outbox: createOutbox(ledger),
     standing: createStanding(ledger),
     manifests: openManifests({
-      ledger, folder: join(options.path, 'manifests'), checks: checksOf(keyring, stamp),
+      ledger,
+      folder: join(options.path, 'manifests'),
+      checks: checksOf(keyring, stamp),
       onUnusable: (_event, message) => options.notice('manifest', message),
       onSwitched: (event) => takeUpto(parts, event),
     }),
@@ -153,7 +172,9 @@ function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, st
 /** Usage is derived: a damaged one is set aside, and rows are read and fetched again. */
 function openUsage(options: DeskCoreOptions, ledger: Ledger): UsageStore {
   const path = join(options.path, 'usage.sqlite');
-  try { return openUsageStore(path, ledger.name); } catch (error) {
+  try {
+    return openUsageStore(path, ledger.name);
+  } catch (error) {
     if (!(error instanceof StoreError) || !error.damaged) throw error;
     const aside = setAside(path, Date.parse('1970-01-01T00:00:00.000Z'));
     ledger.setMeta('usage_lost', '1');
@@ -219,9 +240,26 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
     status(stamp) {
       const { ledger, outbox, standing, usage, manifests } = parts;
       return {
-        epoch: ledger.epoch(), lastSeq: ledger.lastSeq(), backlog: outbox.backlog(), backlogOldestMs: outbox.oldestMs(), usageComplete: !lost && !usage.gaps(),
-        manifests: manifests.current().map(({ eventId, file, overlayVersion }) => ({ eventId, version: file.head.version, overlayVersion, generatedAtMs: file.generatedAtMs, expiresAtMs: file.expiresAtMs, tickets: file.head.ticket_count })),
-        modes: standing.modes(stamp.wallMs), fireLatched: fireLatched(options.path), totals: { ...usage.totals() }, diskFreeBytes: freeBytes(options.path), lastRowMs: lastRowMs(ledger),
+        epoch: ledger.epoch(),
+        lastSeq: ledger.lastSeq(),
+        backlog: outbox.backlog(),
+        backlogOldestMs: outbox.oldestMs(),
+        usageComplete: !lost && !usage.gaps(),
+        manifests: manifests
+          .current()
+          .map(({ eventId, file, overlayVersion }) => ({
+            eventId,
+            version: file.head.version,
+            overlayVersion,
+            generatedAtMs: file.generatedAtMs,
+            expiresAtMs: file.expiresAtMs,
+            tickets: file.head.ticket_count,
+          })),
+        modes: standing.modes(stamp.wallMs),
+        fireLatched: fireLatched(options.path),
+        totals: { ...usage.totals() },
+        diskFreeBytes: freeBytes(options.path),
+        lastRowMs: lastRowMs(ledger),
       };
     },
     decide(id, presentation, stamp, elapsedUs, answer) {
@@ -229,15 +267,29 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       settleOwed(stamp);
       const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
       const code = readCode(presentation.bytes);
-      const gathered = gatherFacts(code.kind === 'code' ? recogniseCode(code.text) : null, {
-        manifests: parts.manifests, usage: parts.usage, verify: keyring.verifyBytes, keyNowMs: stamp.trusted ? nowMs : null, inside: () => null,
-      }, typeof answer === 'object' ? answer : null);
+      const gathered = gatherFacts(
+        code.kind === 'code' ? recogniseCode(code.text) : null,
+        {
+          manifests: parts.manifests,
+          usage: parts.usage,
+          verify: keyring.verifyBytes,
+          keyNowMs: stamp.trusted ? nowMs : null,
+          inside: () => null,
+        },
+        typeof answer === 'object' ? answer : null,
+      );
       const { facts, event } = gathered;
       const foundUs = elapsedUs();
       const policy = policyOf(event, facts.kind === 'ticket' ? facts.ticket.tier : null);
       if (answer === 'may_ask' && facts.kind === 'unknown' && policy.unknown === 'ask' && gathered.refs.length > 0) return { ask: gathered.refs };
       const place: PlaceFacts = {
-        gate: options.gate, direction: presentation.direction, mode: presentation.mode, nowMs, clockTrusted: stamp.trusted, online: presentation.online, usageComplete: !lost && !parts.usage.gaps(),
+        gate: options.gate,
+        direction: presentation.direction,
+        mode: presentation.mode,
+        nowMs,
+        clockTrusted: stamp.trusted,
+        online: presentation.online,
+        usageComplete: !lost && !parts.usage.gaps(),
       };
       const verdict = admit(facts, policy, place);
       const decidedUs = elapsedUs();
@@ -251,7 +303,12 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       }
       const ticket = facts.kind === 'ticket' ? facts.ticket : null;
       return {
-        verdict, row: row.position, eventId: ticket?.eventId ?? null, ticketId: ticket?.ticketId ?? null, ticketRef: ticket?.ticketRef ?? null, medium: facts.kind === 'ticket' ? facts.medium : 'opaque',
+        verdict,
+        row: row.position,
+        eventId: ticket?.eventId ?? null,
+        ticketId: ticket?.ticketId ?? null,
+        ticketRef: ticket?.ticketRef ?? null,
+        medium: facts.kind === 'ticket' ? facts.medium : 'opaque',
         stages: { lookup_us: Math.round(foundUs - startUs), decision_us: Math.round(decidedUs - foundUs), commit_us: Math.round(elapsedUs() - decidedUs) },
       };
     },
@@ -264,10 +321,15 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
     },
     record(note, stamp) {
       const body = noteRow(parts.ledger, note);
-      const also = note.kind === 'mode' ? () => parts.standing.keepMode(note.direction, note.to, note.until === undefined ? null : Date.parse(note.until), note.from) : undefined;
+      const also =
+        note.kind === 'mode'
+          ? () => parts.standing.keepMode(note.direction, note.to, note.until === undefined ? null : Date.parse(note.until), note.from)
+          : undefined;
       return (write([body], stamp, also)[0] as AppendedRow).position;
     },
-    setFireLatch(latched) { setFireLatch(options.path, latched); },
+    setFireLatch(latched) {
+      setFireLatch(options.path, latched);
+    },
     rememberTransaction: (transaction, expiresAtMs, stamp) => parts.standing.remember(transaction, expiresAtMs, stamp.wallMs),
     nextBatch: (after) => parts.outbox.nextBatch(after),
     rows(after, limit) {
@@ -277,7 +339,8 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
         if (found.length >= most) break;
         if (after !== null && own.epoch < after[0]) continue;
         const from = after !== null && own.epoch === after[0] ? Math.max(own.firstSeq, after[1] + 1) : own.firstSeq;
-        for (const row of parts.ledger.read(own.epoch, from, most - found.length)) found.push({ epoch: own.epoch, entry: JSON.parse(row.entry) as StoredEntry });
+        for (const row of parts.ledger.read(own.epoch, from, most - found.length))
+          found.push({ epoch: own.epoch, entry: JSON.parse(row.entry) as StoredEntry });
       }
       return found;
     },
@@ -294,7 +357,9 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       }
       return { backlog: parts.outbox.backlog(), ahead };
     },
-    resend(from) { parts.outbox.resend(from); },
+    resend(from) {
+      parts.outbox.resend(from);
+    },
     applyPeer(payload) {
       const parsed = parsePayload(LedgerMessage, payload);
       if (!parsed.ok) {
@@ -330,15 +395,30 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
     want: (payload) => parts.manifests.want(payload),
     idle(stamp, quiet) {
       const { ledger, outbox, usage, manifests } = parts;
-      if (usage.dirty() > 0) { usage.flush(); return true; }
+      if (usage.dirty() > 0) {
+        usage.flush();
+        return true;
+      }
       if (ledger.verifySome(VERIFY_STEP_ROWS)) return true;
       if (!quiet) return false;
       outbox.flush();
       const keeps = manifests.keeps();
-      if (outbox.prune(stamp.wallMs, keeps.map((keep) => keep.upto))) return true;
-      const versions = manifests.current().map(({ file }) => `${file.path}`).join(' ');
+      if (
+        outbox.prune(
+          stamp.wallMs,
+          keeps.map((keep) => keep.upto),
+        )
+      )
+        return true;
+      const versions = manifests
+        .current()
+        .map(({ file }) => `${file.path}`)
+        .join(' ');
       if (versions !== forgotten) {
-        const more = usage.forget((state) => keeps.some((keep) => keep.eventId === state.eventId) && keeps.every((keep) => keep.eventId !== state.eventId || wholeCovered(keep.upto, state)));
+        const more = usage.forget(
+          (state) =>
+            keeps.some((keep) => keep.eventId === state.eventId) && keeps.every((keep) => keep.eventId !== state.eventId || wholeCovered(keep.upto, state)),
+        );
         if (!more) forgotten = versions;
         return true;
       }
@@ -349,7 +429,13 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
     async recover(error, stamp) {
       if (error.file === 'manifest') return;
       const attempts = [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()];
-      for (const attempt of attempts) { try { attempt(); } catch { /* the file is broken: it is set aside as it is */ } }
+      for (const attempt of attempts) {
+        try {
+          attempt();
+        } catch {
+          /* the file is broken: it is set aside as it is */
+        }
+      }
       if (error.file === 'usage') {
         const aside = setAside(join(options.path, 'usage.sqlite'), stamp.wallMs);
         options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
@@ -363,7 +449,15 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       grants.clear();
     },
     close() {
-      try { parts.outbox.flush(); parts.usage.close(); parts.ledger.tidy('idle'); } finally { parts.manifests.close(); parts.ledger.close(); unlock(); }
+      try {
+        parts.outbox.flush();
+        parts.usage.close();
+        parts.ledger.tidy('idle');
+      } finally {
+        parts.manifests.close();
+        parts.ledger.close();
+        unlock();
+      }
     },
   };
   closeOutcomes(parts.ledger, write, openedAt);

@@ -9,8 +9,8 @@ import type { CodeForm, SignedForm } from '../rules/code.ts';
 import type { Recognised, TicketFacts } from '../rules/facts.ts';
 import { checkSignature, ticketFromSignature, type VerifySignature } from '../rules/signed.ts';
 import type { EventManifest, Manifests } from './store/manifests.ts';
-import type { UsageStore } from './store/usage-store.ts';
 import { countEntries, type SnapshotEntry } from './store/usage.ts';
+import type { UsageStore } from './store/usage-store.ts';
 
 /** Bytes of SHA-256 that name a ticket. */
 const REF_BYTES = 16;
@@ -18,7 +18,12 @@ const REF_BYTES = 16;
 export type RemovedReason = 'invalid' | 'revoked' | 'canceled';
 
 /** What the cloud said of one code, in place of a manifest: facts, never a grant. */
-export interface AskedTicket { readonly eventId: string; readonly ticketRef: string; readonly found: TicketFacts | RemovedReason; readonly usage: readonly SnapshotEntry[] }
+export interface AskedTicket {
+  readonly eventId: string;
+  readonly ticketRef: string;
+  readonly found: TicketFacts | RemovedReason;
+  readonly usage: readonly SnapshotEntry[];
+}
 
 export interface FactsSources {
   readonly manifests: Manifests;
@@ -31,9 +36,18 @@ export interface FactsSources {
 }
 
 /** `refs`: the code's ticket_ref per event, for the question to the cloud. */
-export interface Gathered { readonly facts: Recognised; readonly event: EventManifest | null; readonly refs: readonly { readonly event_id: string; readonly ticket_ref: string }[] }
+export interface Gathered {
+  readonly facts: Recognised;
+  readonly event: EventManifest | null;
+  readonly refs: readonly { readonly event_id: string; readonly ticket_ref: string }[];
+}
 
-interface Hit { readonly event: EventManifest; readonly ticket: TicketFacts; readonly medium: Medium; readonly snapshot: readonly SnapshotEntry[] | null }
+interface Hit {
+  readonly event: EventManifest;
+  readonly ticket: TicketFacts;
+  readonly medium: Medium;
+  readonly snapshot: readonly SnapshotEntry[] | null;
+}
 
 export function ticketRefOf(salt: Buffer, lookupText: string): Buffer {
   return createHash('sha256').update(salt).update(lookupText, 'utf8').digest().subarray(0, REF_BYTES);
@@ -69,11 +83,19 @@ function ticketFacts({ event, ticket, medium, snapshot }: Hit, sources: FactsSou
   const states = sources.usage.ofTicket(ticket.ticketRef).filter((state) => state.eventId === event.eventId);
   const counted = snapshot === null ? event.file.usageOf(ref) : joined(event.file.usageOf(ref), snapshot);
   return {
-    kind: 'ticket', ticket, medium,
+    kind: 'ticket',
+    ticket,
+    medium,
     entries: countEntries(head.upto, counted, states),
     event: {
-      eventId: event.eventId, startsAtMs: timeOf(head.starts_at), endsAtMs: timeOf(head.ends_at), timeZone: head.time_zone,
-      manifestVersion: event.overlayVersion, manifestGeneratedAtMs: event.file.generatedAtMs, manifestExpiresAtMs: event.file.expiresAtMs, inside: sources.inside(event),
+      eventId: event.eventId,
+      startsAtMs: timeOf(head.starts_at),
+      endsAtMs: timeOf(head.ends_at),
+      timeZone: head.time_zone,
+      manifestVersion: event.overlayVersion,
+      manifestGeneratedAtMs: event.file.generatedAtMs,
+      manifestExpiresAtMs: event.file.expiresAtMs,
+      inside: sources.inside(event),
     },
   };
 }
@@ -87,7 +109,12 @@ function joined(own: readonly SnapshotEntry[], asked: readonly SnapshotEntry[]):
 }
 
 /** What one event knows of the code; null: the code cannot be of this event. */
-function findIn(event: EventManifest, form: CodeForm, sources: FactsSources, asked: readonly AskedTicket[] | null): { readonly ref: string; readonly what: Hit | RemovedReason | null } | null {
+function findIn(
+  event: EventManifest,
+  form: CodeForm,
+  sources: FactsSources,
+  asked: readonly AskedTicket[] | null,
+): { readonly ref: string; readonly what: Hit | RemovedReason | null } | null {
   const { file, eventId } = event;
   if (form.form === 'stile' && form.eventId !== eventId) return null;
   const signed = form.form !== 'opaque' && checkSignature(form, file.head.keys, sources.verify, sources.keyNowMs).ok;
@@ -99,10 +126,12 @@ function findIn(event: EventManifest, form: CodeForm, sources: FactsSources, ask
   const overlay = sources.manifests.overlays.find(eventId, key);
   if (overlay?.kind === 'removed') return { ref, what: overlay.reason };
   const answer = asked?.find((one) => one.eventId === eventId && one.ticketRef === ref);
-  if (answer !== undefined) return { ref, what: typeof answer.found === 'string' ? answer.found : { event, ticket: answer.found, medium, snapshot: answer.usage } };
+  if (answer !== undefined)
+    return { ref, what: typeof answer.found === 'string' ? answer.found : { event, ticket: answer.found, medium, snapshot: answer.usage } };
   if (overlay === null && file.revoked(ref)) return { ref, what: 'revoked' };
   const ticket = overlay?.ticket ?? file.find(key) ?? (signed ? ticketFromSignature(form as SignedForm, eventId, ref) : null);
   // The bare id of a ticket whose code is signed would find it too: where codes are signed, it opens nothing.
-  if (ticket !== null && form.form === 'opaque' && form.lookupText === ticket.ticketId && file.head.keys.some((one) => one.use === 'code')) return { ref, what: null };
+  if (ticket !== null && form.form === 'opaque' && form.lookupText === ticket.ticketId && file.head.keys.some((one) => one.use === 'code'))
+    return { ref, what: null };
   return { ref, what: ticket === null ? null : { event, ticket, medium, snapshot: null } };
 }

@@ -1,5 +1,5 @@
 /** For the desk's tests: a store in a folder of its own, signed manifests, and a clock that is set by hand. */
-import { generateKeyPairSync, randomBytes, sign, type KeyObject } from 'node:crypto';
+import { generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,7 +18,11 @@ export const SALT = '00112233445566778899aabbccddeeff';
 /** The clock's wall time at boot time 0. */
 export const BOOT_WALL_MS = Date.parse('2026-06-01T18:00:00.000Z');
 
-export interface Signer { readonly publicKey: PublicKey; readonly sign: <T extends Record<string, unknown>>(payload: T) => T & { readonly signature: string }; readonly privateKey: KeyObject }
+export interface Signer {
+  readonly publicKey: PublicKey;
+  readonly sign: <T extends Record<string, unknown>>(payload: T) => T & { readonly signature: string };
+  readonly privateKey: KeyObject;
+}
 
 export function createSigner(keyId = 'k1', use: PublicKey['use'] = 'manifest'): Signer {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519');
@@ -32,14 +36,32 @@ export function createSigner(keyId = 'k1', use: PublicKey['use'] = 'manifest'): 
 /** A folder that is removed after the test. On the disk of the temporary folder, not in memory, where that is a disk. */
 export function storeFolder(prefix = 'stile-desk-'): { readonly path: string; readonly remove: () => void } {
   const path = mkdtempSync(join(tmpdir(), prefix));
-  return { path, remove: () => { rmSync(path, { recursive: true, force: true }); } };
+  return {
+    path,
+    remove: () => {
+      rmSync(path, { recursive: true, force: true });
+    },
+  };
 }
 
 export const refOf = (code: string, salt = SALT): string => ticketRefOf(Buffer.from(salt, 'hex'), code).toString('hex');
 export const newCode = (): string => randomBytes(16).toString('hex').toUpperCase();
 
 export function ticket(code: string, change: Partial<ManifestTicket> = {}): ManifestTicket {
-  return { ticket_id: `t-${refOf(code).slice(0, 12)}`, ticket_ref: refOf(code), tier: 'standard', zone: null, status: 'valid', max_scans: null, units: 1, valid_from: null, valid_until: null, vip: false, note: null, ...change };
+  return {
+    ticket_id: `t-${refOf(code).slice(0, 12)}`,
+    ticket_ref: refOf(code),
+    tier: 'standard',
+    zone: null,
+    status: 'valid',
+    max_scans: null,
+    units: 1,
+    valid_from: null,
+    valid_until: null,
+    vip: false,
+    note: null,
+    ...change,
+  };
 }
 
 export interface ManifestSpec {
@@ -60,23 +82,52 @@ export async function makeManifest(folder: string, signer: Signer, spec: Manifes
   const file = join(folder, `${eventId}-${spec.version}-${randomBytes(4).toString('hex')}.download`);
   const { sha256, size } = await buildManifestFile(file, {
     head: {
-      schema: 1, event_id: eventId, version: spec.version, generated_at: new Date(BOOT_WALL_MS).toISOString(), expires_at: new Date(BOOT_WALL_MS + 86_400_000).toISOString(), name: 'Concert',
-      starts_at: new Date(BOOT_WALL_MS).toISOString(), ends_at: new Date(BOOT_WALL_MS + 6 * 3_600_000).toISOString(), time_zone: 'Europe/Berlin', salt: spec.salt ?? SALT, policies: spec.policies ?? {},
-      keys: [...(spec.keys ?? [])], revoked: { version: 0, refs: [] }, upto: spec.upto ?? {},
+      schema: 1,
+      event_id: eventId,
+      version: spec.version,
+      generated_at: new Date(BOOT_WALL_MS).toISOString(),
+      expires_at: new Date(BOOT_WALL_MS + 86_400_000).toISOString(),
+      name: 'Concert',
+      starts_at: new Date(BOOT_WALL_MS).toISOString(),
+      ends_at: new Date(BOOT_WALL_MS + 6 * 3_600_000).toISOString(),
+      time_zone: 'Europe/Berlin',
+      salt: spec.salt ?? SALT,
+      policies: spec.policies ?? {},
+      keys: [...(spec.keys ?? [])],
+      revoked: { version: 0, refs: [] },
+      upto: spec.upto ?? {},
     },
-    tickets: spec.tickets, usage: spec.usage ?? [],
+    tickets: spec.tickets,
+    usage: spec.usage ?? [],
   });
-  const wanted = signer.sign({ event_id: eventId, version: spec.version, overlay_version: spec.overlayVersion ?? spec.version, sha256, size, url: '/m', key_id: signer.publicKey.key_id });
+  const wanted = signer.sign({
+    event_id: eventId,
+    version: spec.version,
+    overlay_version: spec.overlayVersion ?? spec.version,
+    sha256,
+    size,
+    url: '/m',
+    key_id: signer.publicKey.key_id,
+  });
   return { file, wanted };
 }
 
 export function makeOverlay(signer: Signer, from: number, to: number, tickets: readonly TicketChange[], eventId = EVENT): Uint8Array {
-  return Buffer.from(JSON.stringify(signer.sign({ schema: 1, event_id: eventId, from_version: from, to_version: to, tickets, key_id: signer.publicKey.key_id })));
+  return Buffer.from(
+    JSON.stringify(signer.sign({ schema: 1, event_id: eventId, from_version: from, to_version: to, tickets, key_id: signer.publicKey.key_id })),
+  );
 }
 
 /** `boottimeMs` after boot, with the offset known. */
 export function stampAt(boottimeMs: number, change: Partial<Stamp> = {}): Stamp {
-  return { boottimeMs, wallMs: BOOT_WALL_MS + boottimeMs, bootId: '6f1f0c1e-0000-4000-8000-000000000001', offset: { offsetMs: BOOT_WALL_MS, boundMs: 5 }, trusted: true, ...change };
+  return {
+    boottimeMs,
+    wallMs: BOOT_WALL_MS + boottimeMs,
+    bootId: '6f1f0c1e-0000-4000-8000-000000000001',
+    offset: { offsetMs: BOOT_WALL_MS, boundMs: 5 },
+    trusted: true,
+    ...change,
+  };
 }
 
 export function show(code: string, atMs: number, change: Partial<Presentation> = {}): Presentation {
@@ -85,5 +136,12 @@ export function show(code: string, atMs: number, change: Partial<Presentation> =
 
 /** A ledger message as a peer sends it. Hashes are not checked by a gate: they are the cloud's to judge. */
 export function peerMessage(gate: string, epoch: number, entries: readonly Record<string, unknown>[]): Uint8Array {
-  return Buffer.from(JSON.stringify({ schema: 1, gate, epoch, entries: entries.map((entry) => ({ hash: '0'.repeat(64), ts: new Date(BOOT_WALL_MS).toISOString(), boot_id: 'peer', boottime_ms: 0, ...entry })) }));
+  return Buffer.from(
+    JSON.stringify({
+      schema: 1,
+      gate,
+      epoch,
+      entries: entries.map((entry) => ({ hash: '0'.repeat(64), ts: new Date(BOOT_WALL_MS).toISOString(), boot_id: 'peer', boottime_ms: 0, ...entry })),
+    }),
+  );
 }

@@ -14,34 +14,55 @@ export const OUTCOME_SCAN_ROWS = 1_000;
 /** `what` of faults, alarms and clock rows, in characters. */
 const MAX_WHAT_CHARS = 64;
 
-export const noteBody = (kind: 'fault' | 'alarm' | 'clock', what: string, detail: string): RowBody => ({ kind, what: what.slice(0, MAX_WHAT_CHARS), detail: detail.slice(0, MAX_TEXT_CHARS) });
+export const noteBody = (kind: 'fault' | 'alarm' | 'clock', what: string, detail: string): RowBody => ({
+  kind,
+  what: what.slice(0, MAX_WHAT_CHARS),
+  detail: detail.slice(0, MAX_TEXT_CHARS),
+});
 
 /** The row of a decision. A refusal names the ticket where it is known; an unknown code leaves nothing of itself. */
 export function decisionBody(verdict: Verdict, { facts }: Gathered, presentation: Presentation, latencyUs: number, seen: LedgerVector): RowBody {
   const ticket = facts.kind === 'ticket' ? { event_id: facts.ticket.eventId, ticket_id: facts.ticket.ticketId, ticket_ref: facts.ticket.ticketRef } : {};
   if (verdict.kind === 'refusal') {
     return {
-      kind: 'refusal', reason: verdict.reason, explanation: verdict.explanation.slice(0, MAX_TEXT_CHARS), ...ticket, direction: presentation.direction,
-      facts: Object.keys(verdict.facts).length === 0 ? undefined : clipped(verdict.facts), valid_again_at: verdict.validAgainAtMs === null ? undefined : new Date(verdict.validAgainAtMs).toISOString(),
+      kind: 'refusal',
+      reason: verdict.reason,
+      explanation: verdict.explanation.slice(0, MAX_TEXT_CHARS),
+      ...ticket,
+      direction: presentation.direction,
+      facts: Object.keys(verdict.facts).length === 0 ? undefined : clipped(verdict.facts),
+      valid_again_at: verdict.validAgainAtMs === null ? undefined : new Date(verdict.validAgainAtMs).toISOString(),
     };
   }
   if (facts.kind !== 'ticket') throw new Error('a grant needs a ticket');
   return {
-    kind: 'grant', ...ticket, direction: verdict.direction, type: verdict.type, units: verdict.units, medium: facts.medium, manifest_version: facts.event.manifestVersion,
-    online: presentation.online, latency_us: latencyUs, seen, flags: verdict.flags.length === 0 ? undefined : verdict.flags,
+    kind: 'grant',
+    ...ticket,
+    direction: verdict.direction,
+    type: verdict.type,
+    units: verdict.units,
+    medium: facts.medium,
+    manifest_version: facts.event.manifestVersion,
+    online: presentation.online,
+    latency_us: latencyUs,
+    seen,
+    flags: verdict.flags.length === 0 ? undefined : verdict.flags,
   };
 }
 
 const MAX_FACT_CHARS = 128;
-const clipped = (facts: Readonly<Record<string, string | number>>): Record<string, string | number> => Object.fromEntries(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? value.slice(0, MAX_FACT_CHARS) : value]));
+const clipped = (facts: Readonly<Record<string, string | number>>): Record<string, string | number> =>
+  Object.fromEntries(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? value.slice(0, MAX_FACT_CHARS) : value]));
 
 /** A passage of a grant repeats what the grant says of its ticket, so that anyone can apply it alone. */
 export function passageBody(of: RowPosition | null, grant: StoredEntry | null, direction: string, unit: number | null, outcome: PassageOutcome): RowBody {
-  const ticket = grant !== null && grant.kind === 'grant' ? { event_id: grant['event_id'], ticket_id: grant['ticket_id'], ticket_ref: grant['ticket_ref'] } : {};
+  const ticket =
+    grant !== null && grant.kind === 'grant' ? { event_id: grant['event_id'], ticket_id: grant['ticket_id'], ticket_ref: grant['ticket_ref'] } : {};
   return { kind: 'passage', of: of ?? undefined, ...ticket, direction, unit: unit ?? undefined, outcome };
 }
 
-export const returnedBodies = (row: AppendedRow): RowBody[] => Array.from({ length: Number(row.entry['units']) }, (_, n) => passageBody(row.position, row.entry, String(row.entry['direction']), n + 1, 'returned'));
+export const returnedBodies = (row: AppendedRow): RowBody[] =>
+  Array.from({ length: Number(row.entry['units']) }, (_, n) => passageBody(row.position, row.entry, String(row.entry['direction']), n + 1, 'returned'));
 
 /** The row of a note. A passage of a row that is no longer here is written without its ticket: the cloud knows the grant by its place. */
 export function noteRow(ledger: Ledger, note: Note): RowBody {
@@ -51,10 +72,14 @@ export function noteRow(ledger: Ledger, note: Note): RowBody {
       const grant = text === undefined || note.of === null || text.seq !== note.of[1] ? null : (JSON.parse(text.entry) as StoredEntry);
       return passageBody(note.of, grant, note.direction, note.unit, note.outcome);
     }
-    case 'refusal': return { kind: 'refusal', reason: note.reason, explanation: explain(note.reason), direction: note.direction };
-    case 'override': return { ...note, reason: note.reason.slice(0, MAX_TEXT_CHARS) };
-    case 'mode': return { ...note, reason: note.reason.slice(0, MAX_TEXT_CHARS) };
-    default: return noteBody(note.kind, note.what, note.detail);
+    case 'refusal':
+      return { kind: 'refusal', reason: note.reason, explanation: explain(note.reason), direction: note.direction };
+    case 'override':
+      return { ...note, reason: note.reason.slice(0, MAX_TEXT_CHARS) };
+    case 'mode':
+      return { ...note, reason: note.reason.slice(0, MAX_TEXT_CHARS) };
+    default:
+      return noteBody(note.kind, note.what, note.detail);
   }
 }
 
@@ -67,12 +92,19 @@ export function closeOutcomes(ledger: Ledger, write: (bodies: readonly RowBody[]
     budget -= limit;
     return limit > 0 ? [{ epoch: own.epoch, from: own.lastSeq - limit + 1, limit }] : [];
   });
-  for (const part of parts.reverse()) for (const row of ledger.read(part.epoch, part.from, part.limit)) take(open, part.epoch, JSON.parse(row.entry) as StoredEntry);
-  const bodies = [...open.values()].flatMap(({ position, entry, units }) => [...units].map((unit) => passageBody(position, entry, String(entry['direction'] ?? 'in'), unit, 'unknown')));
+  for (const part of parts.reverse())
+    for (const row of ledger.read(part.epoch, part.from, part.limit)) take(open, part.epoch, JSON.parse(row.entry) as StoredEntry);
+  const bodies = [...open.values()].flatMap(({ position, entry, units }) =>
+    [...units].map((unit) => passageBody(position, entry, String(entry['direction'] ?? 'in'), unit, 'unknown')),
+  );
   if (bodies.length > 0) write(bodies, stamp);
 }
 
-function take(open: Map<string, { readonly position: RowPosition; readonly entry: StoredEntry; readonly units: Set<number> }>, epoch: number, entry: StoredEntry): void {
+function take(
+  open: Map<string, { readonly position: RowPosition; readonly entry: StoredEntry; readonly units: Set<number> }>,
+  epoch: number,
+  entry: StoredEntry,
+): void {
   const releases = entry.kind === 'grant' || (entry.kind === 'override' && entry['units'] !== undefined);
   if (releases) {
     const units = new Set(Array.from({ length: Number(entry['units']) }, (_, n) => n + 1));

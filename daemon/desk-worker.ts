@@ -4,11 +4,11 @@
  * Calls are answered in the order in which they came; only the installation of a manifest runs beside them, in slices. What can wait
  * (usage, checks, pruning, checkpoints) is done between calls, and what syncs only when nobody is at the lane.
  */
-import { isMainThread, parentPort, workerData, type MessagePort } from 'node:worker_threads';
-import { monotonicUs, type DeskReply, type DeskRequest, type DeskWorkerData } from './desk-calls.ts';
-import { openDeskCore, type DeskCore } from './desk-core.ts';
+import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { type DeskReply, type DeskRequest, type DeskWorkerData, monotonicUs } from './desk-calls.ts';
+import { type DeskCore, openDeskCore } from './desk-core.ts';
 import type { Stamp } from './store/ledger.ts';
-import { storeError, StoreError } from './store/sqlite.ts';
+import { StoreError, storeError } from './store/sqlite.ts';
 
 /** After the last call, before the first thing that can wait, in milliseconds. */
 const IDLE_AFTER_MS = 5;
@@ -27,8 +27,12 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
   let laneUsedUs = 0;
   let idleTimer: NodeJS.Timeout | null = null;
 
-  const reply = (message: DeskReply): void => { port.postMessage(message); };
-  const notice = (what: string, detail: string): void => { reply({ notice: what, detail }); };
+  const reply = (message: DeskReply): void => {
+    port.postMessage(message);
+  };
+  const notice = (what: string, detail: string): void => {
+    reply({ notice: what, detail });
+  };
 
   const refuse = (request: DeskRequest, error: unknown): void => {
     const known = faultOf(request.call.name, error);
@@ -39,28 +43,55 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
   const recover = async (error: StoreError, stamp: Stamp): Promise<void> => {
     if (core === null || recovering) return;
     recovering = true;
-    try { await core.recover(error, stamp); } catch (failed) { notice('ledger', faultOf('recover', failed).message); }
+    try {
+      await core.recover(error, stamp);
+    } catch (failed) {
+      notice('ledger', faultOf('recover', failed).message);
+    }
     recovering = false;
     for (const next of waiting.splice(0)) take(next);
   };
 
   const take = (request: DeskRequest): void => {
-    if (recovering) { waiting.push(request); return; }
+    if (recovering) {
+      waiting.push(request);
+      return;
+    }
     lastStamp = request.stamp;
     const { call, id } = request;
     try {
-      if (call.name === 'open') { void open(request); return; }
-      if (core === null) throw new StoreError({ operation: call.name, cause: 'the store is not open', hint: 'Wait until open has answered.', healsItself: true }, 'STORE_CLOSED', false);
+      if (call.name === 'open') {
+        void open(request);
+        return;
+      }
+      if (core === null)
+        throw new StoreError(
+          { operation: call.name, cause: 'the store is not open', hint: 'Wait until open has answered.', healsItself: true },
+          'STORE_CLOSED',
+          false,
+        );
       if (call.name === 'installManifest') {
         const opened = core;
-        installs = installs.then(() => opened.installManifest(call.file, call.wanted)).then((value) => reply({ id, ok: true, value }), (error: unknown) => refuse(request, error));
+        installs = installs
+          .then(() => opened.installManifest(call.file, call.wanted))
+          .then(
+            (value) => reply({ id, ok: true, value }),
+            (error: unknown) => refuse(request, error),
+          );
         return;
       }
       if (call.name === 'decide' || call.name === 'record') laneUsedUs = monotonicUs();
       const value = serve(core, request);
       reply({ id, ok: true, value });
-      if (call.name === 'close') { core = null; if (idleTimer !== null) clearTimeout(idleTimer); port.close(); return; }
-    } catch (error) { refuse(request, error); }
+      if (call.name === 'close') {
+        core = null;
+        if (idleTimer !== null) clearTimeout(idleTimer);
+        port.close();
+        return;
+      }
+    } catch (error) {
+      refuse(request, error);
+    }
     idleSoon(IDLE_AFTER_MS);
   };
 
@@ -69,7 +100,9 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
     try {
       core ??= await openDeskCore({ path: data.path, gate: data.gate, verifyKeys: data.verifyKeys, notice }, request.stamp);
       reply({ id: request.id, ok: true, value: core.status(request.stamp) });
-    } catch (error) { refuse(request, error); }
+    } catch (error) {
+      refuse(request, error);
+    }
     recovering = false;
     for (const next of waiting.splice(0)) take(next);
     idleSoon(IDLE_AFTER_MS);
@@ -88,8 +121,10 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
       else if (quietMs < QUIET_AFTER_MS) idleSoon(QUIET_AFTER_MS - quietMs + 1);
     } catch (error) {
       const known = faultOf('tidy up', error);
-      if (known.damaged) { notice('ledger', known.message); void recover(known, lastStamp); }
-      else notice('disk', known.message);
+      if (known.damaged) {
+        notice('ledger', known.message);
+        void recover(known, lastStamp);
+      } else notice('disk', known.message);
       idleSoon(IDLE_RETRY_MS);
     }
   };
@@ -102,7 +137,16 @@ function faultOf(operation: string, error: unknown): StoreError {
   if (error instanceof StoreError) return error;
   const code = (error as { code?: unknown } | null)?.code;
   if (typeof code === 'string') return storeError(operation, error);
-  return new StoreError({ operation, cause: `a mistake in the gate (${error instanceof Error ? error.name : typeof error})`, hint: 'Keep the gate\'s journal and report it.', healsItself: false }, 'DESK_FAILED', false);
+  return new StoreError(
+    {
+      operation,
+      cause: `a mistake in the gate (${error instanceof Error ? error.name : typeof error})`,
+      hint: "Keep the gate's journal and report it.",
+      healsItself: false,
+    },
+    'DESK_FAILED',
+    false,
+  );
 }
 
 function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknown {
@@ -115,23 +159,40 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
         call.presentation.bytes.fill(0);
       }
     }
-    case 'abandon': return core.abandon(call.decision, stamp);
-    case 'record': return core.record(call.note, stamp);
-    case 'setFireLatch': return core.setFireLatch(call.latched);
-    case 'rememberTransaction': return core.rememberTransaction(call.transaction, call.expiresAtMs, stamp);
-    case 'nextBatch': return core.nextBatch(call.after);
-    case 'rows': return core.rows(call.after, call.limit);
-    case 'acknowledge': return core.acknowledge(call.ack, stamp);
-    case 'resend': return core.resend(call.from);
-    case 'applyPeer': return core.applyPeer(call.payload);
-    case 'applyOverlay': return core.applyOverlay(call.payload);
-    case 'want': return core.want(call.payload);
-    case 'vector': return core.vector();
-    case 'caughtUp': return core.caughtUp();
-    case 'status': return core.status(stamp);
-    case 'close': return core.close();
-    default: throw new Error(`no such call: ${call.name}`);
+    case 'abandon':
+      return core.abandon(call.decision, stamp);
+    case 'record':
+      return core.record(call.note, stamp);
+    case 'setFireLatch':
+      return core.setFireLatch(call.latched);
+    case 'rememberTransaction':
+      return core.rememberTransaction(call.transaction, call.expiresAtMs, stamp);
+    case 'nextBatch':
+      return core.nextBatch(call.after);
+    case 'rows':
+      return core.rows(call.after, call.limit);
+    case 'acknowledge':
+      return core.acknowledge(call.ack, stamp);
+    case 'resend':
+      return core.resend(call.from);
+    case 'applyPeer':
+      return core.applyPeer(call.payload);
+    case 'applyOverlay':
+      return core.applyOverlay(call.payload);
+    case 'want':
+      return core.want(call.payload);
+    case 'vector':
+      return core.vector();
+    case 'caughtUp':
+      return core.caughtUp();
+    case 'status':
+      return core.status(stamp);
+    case 'close':
+      return core.close();
+    default:
+      throw new Error(`no such call: ${call.name}`);
   }
 }
 
-if (!isMainThread && parentPort !== null && (workerData as Partial<DeskWorkerData> | null)?.role === 'desk') startDeskWorker(parentPort, workerData as DeskWorkerData);
+if (!isMainThread && parentPort !== null && (workerData as Partial<DeskWorkerData> | null)?.role === 'desk')
+  startDeskWorker(parentPort, workerData as DeskWorkerData);

@@ -7,10 +7,20 @@ import { BOOT_WALL_MS, createSigner, GATE, makeManifest, newCode, show, storeFol
 import type { Clock, Desk } from './ports.ts';
 
 const endings: (() => Promise<void> | void)[] = [];
-afterEach(async () => { for (const end of endings.splice(0).reverse()) await end(); });
+afterEach(async () => {
+  for (const end of endings.splice(0).reverse()) await end();
+});
 
 function clockAt(start: number): Clock & { now: number } {
-  const clock = { now: start, bootId: 'boot-1', boottimeMs: () => clock.now, wallMs: () => BOOT_WALL_MS + clock.now, offset: () => ({ offsetMs: BOOT_WALL_MS, boundMs: 3 }), trusted: () => true, observe: () => {} };
+  const clock = {
+    now: start,
+    bootId: 'boot-1',
+    boottimeMs: () => clock.now,
+    wallMs: () => BOOT_WALL_MS + clock.now,
+    offset: () => ({ offsetMs: BOOT_WALL_MS, boundMs: 3 }),
+    trusted: () => true,
+    observe: () => {},
+  };
   return clock;
 }
 
@@ -20,7 +30,16 @@ async function deskWith(codes: readonly string[], options: Partial<DeskOptions> 
   const signer = createSigner();
   const clock = clockAt(1_000);
   const notices: string[] = [];
-  const desk: Desk = createDesk({ path: join(folder.path, 'store'), gate: GATE, verifyKeys: [signer.publicKey], clock, notice: (what, detail) => { notices.push(`${what}: ${detail}`); }, ...options });
+  const desk: Desk = createDesk({
+    path: join(folder.path, 'store'),
+    gate: GATE,
+    verifyKeys: [signer.publicKey],
+    clock,
+    notice: (what, detail) => {
+      notices.push(`${what}: ${detail}`);
+    },
+    ...options,
+  });
   endings.push(() => desk.close());
   await desk.open();
   const { file, wanted } = await makeManifest(folder.path, signer, { version: 1, tickets: codes.map((code) => ticket(code)) });
@@ -46,7 +65,10 @@ test('a guest is admitted once, and the rows wait for the cloud, well formed', a
   expect(message).toMatchObject({ gate: GATE, epoch: first.row[0] });
   expect(message.entries.map((entry) => LedgerEntry.parse(entry).kind)).toEqual(['grant', 'passage', 'refusal', 'refusal']);
   expect(await desk.nextBatch([message.epoch, 4])).toBeNull();
-  expect(await desk.acknowledge({ schema: 1, epochs: [{ epoch: message.epoch, upto_seq: 3, missing: [] }], cloud_time: '2026-06-01T18:00:00.000Z' })).toEqual({ backlog: 1, ahead: false });
+  expect(await desk.acknowledge({ schema: 1, epochs: [{ epoch: message.epoch, upto_seq: 3, missing: [] }], cloud_time: '2026-06-01T18:00:00.000Z' })).toEqual({
+    backlog: 1,
+    ahead: false,
+  });
   expect(await desk.status()).toMatchObject({ lastSeq: 4, backlog: 1, usageComplete: true, totals: { admissions: 1, refusals: 2, passages: 1 } });
 });
 
@@ -57,7 +79,9 @@ test('nothing on the disk gives a code away', async () => {
   const unknown = newCode();
   await desk.decide(show(unknown, clock.now));
   await desk.close();
-  const files = readdirSync(join(folder, 'store'), { recursive: true }).map((name) => join(folder, 'store', String(name))).filter((path) => statSync(path).isFile());
+  const files = readdirSync(join(folder, 'store'), { recursive: true })
+    .map((name) => join(folder, 'store', String(name)))
+    .filter((path) => statSync(path).isFile());
   expect(files.length).toBeGreaterThan(3);
   for (const path of files) {
     const bytes = readFileSync(path);

@@ -3,10 +3,10 @@
  */
 import { Worker } from 'node:worker_threads';
 import type { LookupAnswer, PublicKey } from '../contract/manifest.ts';
+import { type DeskCall, type DeskReply, type DeskRequest, type DeskWorkerData, monotonicUs } from './desk-calls.ts';
+import type { Question } from './desk-core.ts';
 import type { AskedTicket } from './desk-facts.ts';
 import { askedTickets } from './desk-lookup.ts';
-import { monotonicUs, type DeskCall, type DeskReply, type DeskRequest, type DeskWorkerData } from './desk-calls.ts';
-import type { Question } from './desk-core.ts';
 import type { Clock, Decision, Desk, DeskStatus, Fault, Presentation } from './ports.ts';
 
 /** Calls that wait for the worker at once; further ones are refused as a fault: the disk has stalled. */
@@ -42,7 +42,10 @@ export class DeskError extends Error {
   }
 }
 
-interface Waiting { readonly resolve: (value: unknown) => void; readonly reject: (error: DeskError) => void }
+interface Waiting {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: DeskError) => void;
+}
 
 export function createDesk(options: DeskOptions): Desk {
   const { clock, notice = () => {}, lookup } = options;
@@ -55,11 +58,19 @@ export function createDesk(options: DeskOptions): Desk {
   let lastId = 0;
 
   const failed = (cause: string): DeskError => {
-    const fault: Fault = { operation: 'ask the desk', cause, hint: 'The gate starts the store again by itself; look at the disk and the journal if this repeats.', healsItself: true };
+    const fault: Fault = {
+      operation: 'ask the desk',
+      cause,
+      hint: 'The gate starts the store again by itself; look at the disk and the journal if this repeats.',
+      healsItself: true,
+    };
     return new DeskError(`${fault.operation}: ${cause}. ${fault.hint}`, 'DESK_GONE', fault);
   };
   const receive = (reply: DeskReply): void => {
-    if ('notice' in reply) { notice(reply.notice, reply.detail); return; }
+    if ('notice' in reply) {
+      notice(reply.notice, reply.detail);
+      return;
+    }
     const call = waiting.get(reply.id);
     waiting.delete(reply.id);
     if (reply.ok) call?.resolve(reply.value);
@@ -77,30 +88,43 @@ export function createDesk(options: DeskOptions): Desk {
     const started = new Worker(workerUrl, { workerData, name: 'stile-desk' });
     started.on('message', receive);
     // The error's text could hold anything: its name is enough.
-    started.on('error', (error) => { gone(started, `the desk's worker failed (${(error as Error | null)?.name ?? 'unknown'})`); });
-    started.on('exit', (code) => { gone(started, `the desk's worker ended with ${code}`); });
+    started.on('error', (error) => {
+      gone(started, `the desk's worker failed (${(error as Error | null)?.name ?? 'unknown'})`);
+    });
+    started.on('exit', (code) => {
+      gone(started, `the desk's worker ended with ${code}`);
+    });
     return started;
   };
   const post = (to: Worker, call: DeskCall): number => {
     const request: DeskRequest = {
-      id: ++lastId, call, sentUs: monotonicUs(),
+      id: ++lastId,
+      call,
+      sentUs: monotonicUs(),
       stamp: { boottimeMs: clock.boottimeMs(), wallMs: clock.wallMs(), bootId: clock.bootId, offset: clock.offset(), trusted: clock.trusted() },
     };
     to.postMessage(request);
     return request.id;
   };
-  const call = <T>(what: DeskCall, sent: (id: number) => void = () => {}): Promise<T> => new Promise((resolve, reject) => {
-    if (worker === null) {
-      if (what.name === 'close') { resolve(undefined as T); return; }
-      worker = start();
-      // After a worker that died, the store must be opened before it can answer anything.
-      if (what.name !== 'open') waiting.set(post(worker, { name: 'open' }), { resolve: () => {}, reject: () => {} });
-    }
-    if (waiting.size >= MAX_WAITING_CALLS) { reject(failed(`${MAX_WAITING_CALLS} calls wait already: the disk has stalled`)); return; }
-    const id = post(worker, what);
-    waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
-    sent(id);
-  });
+  const call = <T>(what: DeskCall, sent: (id: number) => void = () => {}): Promise<T> =>
+    new Promise((resolve, reject) => {
+      if (worker === null) {
+        if (what.name === 'close') {
+          resolve(undefined as T);
+          return;
+        }
+        worker = start();
+        // After a worker that died, the store must be opened before it can answer anything.
+        if (what.name !== 'open') waiting.set(post(worker, { name: 'open' }), { resolve: () => {}, reject: () => {} });
+      }
+      if (waiting.size >= MAX_WAITING_CALLS) {
+        reject(failed(`${MAX_WAITING_CALLS} calls wait already: the disk has stalled`));
+        return;
+      }
+      const id = post(worker, what);
+      waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      sent(id);
+    });
 
   const decideWith = (presentation: Presentation, answer?: 'may_ask' | readonly AskedTicket[]): Promise<Decision | Question> =>
     call({ name: 'decide', presentation, answer }, (id) => {
@@ -113,18 +137,20 @@ export function createDesk(options: DeskOptions): Desk {
     async close() {
       const closing = worker;
       if (closing === null) return;
-      const ended = new Promise<void>((resolve) => { closing.once('exit', () => resolve()); });
+      const ended = new Promise<void>((resolve) => {
+        closing.once('exit', () => resolve());
+      });
       worker = closing;
       await call<void>({ name: 'close' });
       worker = null;
       await ended;
     },
     async decide(presentation) {
-      if (lookup === undefined || !presentation.online) return await decideWith(presentation) as Decision;
+      if (lookup === undefined || !presentation.online) return (await decideWith(presentation)) as Decision;
       const first = await decideWith(presentation, 'may_ask');
       if (!('ask' in first)) return first;
       const answer = await within(lookup(first.ask), LOOKUP_BUDGET_MS);
-      return await decideWith(presentation, answer === null ? [] : askedTickets(answer)) as Decision;
+      return (await decideWith(presentation, answer === null ? [] : askedTickets(answer))) as Decision;
     },
     abandon(presentation) {
       abandoned.add(presentation);
@@ -151,6 +177,12 @@ export function createDesk(options: DeskOptions): Desk {
 /** The answer, or null where it fails or takes longer. */
 async function within<T>(answer: Promise<T | null>, budgetMs: number): Promise<T | null> {
   let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<null>((resolve) => { timer = setTimeout(() => resolve(null), budgetMs); });
-  try { return await Promise.race([answer.catch(() => null), late]); } finally { clearTimeout(timer); }
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), budgetMs);
+  });
+  try {
+    return await Promise.race([answer.catch(() => null), late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

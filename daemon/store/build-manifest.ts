@@ -2,13 +2,17 @@
  * Writes a manifest file from its head and tickets: for a gate that got a manifest as JSON, for tests, benches and the demo.
  */
 import { closeSync, fsyncSync, openSync, rmSync } from 'node:fs';
-import { MANIFEST_APPLICATION_ID, MANIFEST_TABLES, TICKET_RIGHTS, type ManifestHead, type ManifestTicket, type UsageEntry } from '../../contract/manifest.ts';
-import { openForBuilding, storeError, type Sqlite } from './sqlite.ts';
+import { MANIFEST_APPLICATION_ID, MANIFEST_TABLES, type ManifestHead, type ManifestTicket, TICKET_RIGHTS, type UsageEntry } from '../../contract/manifest.ts';
 import { hashFile } from './manifest-file.ts';
+import { openForBuilding, type Sqlite, storeError } from './sqlite.ts';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
-export interface BuiltManifest { readonly sha256: string; readonly size: number; readonly ticketCount: number }
+export interface BuiltManifest {
+  readonly sha256: string;
+  readonly size: number;
+  readonly ticketCount: number;
+}
 
 /** `ticket_count` of the head is filled in from the tickets. */
 export interface ManifestContent {
@@ -23,10 +27,20 @@ export async function buildManifestFile(path: string, content: ManifestContent):
   let ticketCount: number;
   try {
     const db = openForBuilding(path);
-    try { ticketCount = fill(db, content); } finally { db.close(); }
+    try {
+      ticketCount = fill(db, content);
+    } finally {
+      db.close();
+    }
     const file = openSync(path, 'r+');
-    try { fsyncSync(file); } finally { closeSync(file); }
-  } catch (error) { throw storeError(`build ${path}`, error); }
+    try {
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    throw storeError(`build ${path}`, error);
+  }
   return { ...(await hashFile(path)), ticketCount };
 }
 
@@ -36,7 +50,9 @@ function fill(db: Sqlite, { head, tickets, usage = [] }: ManifestContent): numbe
   db.exec('CREATE TEMP TABLE incoming AS SELECT * FROM tickets');
   const tiers = numbered(db, 'tiers');
   const zones = numbered(db, 'zones');
-  const ticket = db.prepare('INSERT INTO incoming (ref, id, tier, zone, status, max_scans, units, valid_from_ms, valid_until_ms, vip, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)');
+  const ticket = db.prepare(
+    'INSERT INTO incoming (ref, id, tier, zone, status, max_scans, units, valid_from_ms, valid_until_ms, vip, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+  );
   const entry = db.prepare('INSERT INTO usage (ref, gate, epoch, seq, at_ms, direction, units, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?)');
   const field = db.prepare('INSERT INTO head (key, value) VALUES (?, ?)');
   let count = 0;
@@ -44,8 +60,17 @@ function fill(db: Sqlite, { head, tickets, usage = [] }: ManifestContent): numbe
     for (const one of tickets) {
       const id = UUID.test(one.ticket_id) ? Buffer.from(one.ticket_id.replaceAll('-', ''), 'hex') : one.ticket_id;
       ticket.run(
-        Buffer.from(one.ticket_ref, 'hex'), id, tiers(one.tier), one.zone === null ? null : zones(one.zone), TICKET_RIGHTS.indexOf(one.status), one.max_scans,
-        one.units === 1 ? null : one.units, milliseconds(one.valid_from), milliseconds(one.valid_until), one.vip ? 1 : null, one.note,
+        Buffer.from(one.ticket_ref, 'hex'),
+        id,
+        tiers(one.tier),
+        one.zone === null ? null : zones(one.zone),
+        TICKET_RIGHTS.indexOf(one.status),
+        one.max_scans,
+        one.units === 1 ? null : one.units,
+        milliseconds(one.valid_from),
+        milliseconds(one.valid_until),
+        one.vip ? 1 : null,
+        one.note,
       );
       count++;
     }

@@ -4,9 +4,9 @@
 import { existsSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { entryHash } from '../../contract/chain.ts';
-import type { Mode } from '../../contract/ledger.ts';
 import type { Direction } from '../../contract/ids.ts';
-import { sha256Text, type StoredEntry } from './ledger.ts';
+import type { Mode } from '../../contract/ledger.ts';
+import { type StoredEntry, sha256Text } from './ledger.ts';
 import { openForSalvage, type Sqlite } from './sqlite.ts';
 import { syncFolder } from './standing.ts';
 
@@ -40,9 +40,16 @@ export function setAside(path: string, wallMs: number): string {
 export function salvage(path: string): Salvage {
   const nothing: Salvage = { path, lastEpoch: 0, rows: [], modes: [], transactions: [] };
   let db: Sqlite;
-  try { db = openForSalvage(path); } catch { return nothing; }
   try {
-    const epochs = attempt(() => db.prepare<[], { epoch: number; first_id: number; acked_seq: number }>('SELECT epoch, first_id, acked_seq FROM epochs ORDER BY epoch').all()) ?? [];
+    db = openForSalvage(path);
+  } catch {
+    return nothing;
+  }
+  try {
+    const epochs =
+      attempt(() =>
+        db.prepare<[], { epoch: number; first_id: number; acked_seq: number }>('SELECT epoch, first_id, acked_seq FROM epochs ORDER BY epoch').all(),
+      ) ?? [];
     return {
       path,
       lastEpoch: epochs.at(-1)?.epoch ?? 0,
@@ -50,13 +57,19 @@ export function salvage(path: string): Salvage {
       modes: attempt(() => db.prepare<[], Salvage['modes'][number]>('SELECT direction, mode, until_ms, from_mode FROM modes').all()) ?? [],
       transactions: attempt(() => db.prepare<[], Salvage['transactions'][number]>('SELECT id, expires_at_ms FROM transactions').all()) ?? [],
     };
-  } finally { attempt(() => db.close()); }
+  } finally {
+    attempt(() => db.close());
+  }
 }
 
 /** Rows that this database had itself saved from an earlier one. */
-const salvageEarlier = (db: Sqlite): Salvage['rows'] => attempt(() => db.prepare<[], Salvage['rows'][number]>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq').all()) ?? [];
+const salvageEarlier = (db: Sqlite): Salvage['rows'] =>
+  attempt(() => db.prepare<[], Salvage['rows'][number]>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq').all()) ?? [];
 
-function salvageRows(db: Sqlite, epochs: readonly { readonly epoch: number; readonly first_id: number; readonly acked_seq: number }[]): Salvage['rows'][number][] {
+function salvageRows(
+  db: Sqlite,
+  epochs: readonly { readonly epoch: number; readonly first_id: number; readonly acked_seq: number }[],
+): Salvage['rows'][number][] {
   const one = attempt(() => db.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?'));
   const rows: Salvage['rows'][number][] = [];
   if (one === undefined) return rows;
@@ -69,8 +82,13 @@ function salvageRows(db: Sqlite, epochs: readonly { readonly epoch: number; read
       const text = attempt(() => one.get(id))?.entry;
       const entry = text === undefined ? undefined : attempt(() => JSON.parse(text) as StoredEntry);
       // A row that does not follow from the readable row before it does not say what was written.
-      const sound = entry !== undefined && entry.seq === seq && (previous === null || attempt(() => entryHash(sha256Text, previous as string, entry)) === entry.hash);
-      if (!sound || text === undefined) { missing++; previous = null; continue; }
+      const sound =
+        entry !== undefined && entry.seq === seq && (previous === null || attempt(() => entryHash(sha256Text, previous as string, entry)) === entry.hash);
+      if (!sound || text === undefined) {
+        missing++;
+        previous = null;
+        continue;
+      }
       missing = 0;
       previous = entry.hash;
       rows.push({ epoch: own.epoch, seq, entry: text });
@@ -80,5 +98,9 @@ function salvageRows(db: Sqlite, epochs: readonly { readonly epoch: number; read
 }
 
 function attempt<T>(work: () => T): T | undefined {
-  try { return work(); } catch { return undefined; }
+  try {
+    return work();
+  } catch {
+    return undefined;
+  }
 }

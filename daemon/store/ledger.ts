@@ -6,8 +6,8 @@
 import { createHash } from 'node:crypto';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
-import { createLogKeeper, openDatabase, storeError, StoreError, type Sqlite } from './sqlite.ts';
 import { migrateLedger } from './schema.ts';
+import { createLogKeeper, openDatabase, type Sqlite, StoreError, storeError } from './sqlite.ts';
 
 /** What time it is, as far as the gate knows; taken on the loop's thread and sent with each call. */
 export interface Stamp {
@@ -21,7 +21,10 @@ export interface Stamp {
 /** A row's content: `kind` and its own fields. Fields that are undefined are left out. */
 export type RowBody = { readonly kind: string } & Readonly<Record<string, unknown>>;
 export type StoredEntry = { readonly seq: number; readonly kind: string; readonly hash: string } & Readonly<Record<string, unknown>>;
-export interface AppendedRow { readonly position: RowPosition; readonly entry: StoredEntry }
+export interface AppendedRow {
+  readonly position: RowPosition;
+  readonly entry: StoredEntry;
+}
 
 /** Rows whose hashes are checked before the first decision; the others are checked while the lane is idle. */
 export const VERIFY_AT_OPEN_ROWS = 100;
@@ -31,8 +34,14 @@ export const sha256Text = (text: string): string => createHash('sha256').update(
 /** A chain that does not hold: the third and last thing that sets a database aside. */
 export function brokenChain(path: string, epoch: number, seq: number): StoreError {
   return new StoreError(
-    { operation: `check the hash chain of ${path}`, cause: `row ${epoch}/${seq} does not follow from the row before it`, hint: 'The database is set aside under a dated name and a new epoch begins; keep the file, and look at the card.', healsItself: true },
-    'STORE_CHAIN', true,
+    {
+      operation: `check the hash chain of ${path}`,
+      cause: `row ${epoch}/${seq} does not follow from the row before it`,
+      hint: 'The database is set aside under a dated name and a new epoch begins; keep the file, and look at the card.',
+      healsItself: true,
+    },
+    'STORE_CHAIN',
+    true,
   );
 }
 
@@ -75,7 +84,11 @@ export interface Ledger {
   close(): void;
 }
 
-interface EpochRow { epoch: number; first_id: number; kept_hash: string | null }
+interface EpochRow {
+  epoch: number;
+  first_id: number;
+  kept_hash: string | null;
+}
 
 /** Opens or makes the ledger; a new one begins its first epoch. Throws StoreError, `damaged` where the file must be set aside. */
 export function openLedger(options: LedgerOptions): Ledger {
@@ -116,10 +129,20 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
 
   const ownName = metaGet.get('ledger')?.value;
   if (ownName !== undefined && ownName !== name) {
-    throw new StoreError({ operation: `open ${path}`, cause: `this is the ledger of ${ownName}, not of ${name}`, hint: 'A gate with another name needs a store of its own: choose another store path, or give the gate its old name.', healsItself: false }, 'STORE_OTHER_GATE', false);
+    throw new StoreError(
+      {
+        operation: `open ${path}`,
+        cause: `this is the ledger of ${ownName}, not of ${name}`,
+        hint: 'A gate with another name needs a store of its own: choose another store path, or give the gate its old name.',
+        healsItself: false,
+      },
+      'STORE_OTHER_GATE',
+      false,
+    );
   }
   const epochs: { epoch: number; firstId: number; keptHash: string | null }[] = db
-    .prepare<[], EpochRow>('SELECT epoch, first_id, kept_hash FROM epochs ORDER BY epoch').all()
+    .prepare<[], EpochRow>('SELECT epoch, first_id, kept_hash FROM epochs ORDER BY epoch')
+    .all()
     .map((row) => ({ epoch: row.epoch, firstId: row.first_id, keptHash: row.kept_hash }));
   const bounds = db.prepare<[], { first: number | null; last: number | null }>('SELECT min(id) AS first, max(id) AS last FROM rows').get();
   let firstId = bounds?.first ?? 0;
@@ -149,7 +172,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
     if (own === undefined) return undefined;
     if (id === own.firstId) return firstPredecessor(sha256Text, name, own.epoch);
     const before = range.get(id - 1, id - 1, 1);
-    return before === undefined ? own.keptHash ?? undefined : (JSON.parse(before.entry) as StoredEntry).hash;
+    return before === undefined ? (own.keptHash ?? undefined) : (JSON.parse(before.entry) as StoredEntry).hash;
   };
   /** Checks rows from `fromId` on; answers the id to go on from. A hole in the ids is damage too. */
   const verifyFrom = (fromId: number, limit: number): number => {
@@ -161,7 +184,11 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
       if (row.id === own.firstId) hash = firstPredecessor(sha256Text, name, own.epoch);
       const seq = row.id - own.firstId + 1;
       let entry: StoredEntry;
-      try { entry = JSON.parse(row.entry) as StoredEntry; } catch { throw brokenChain(path, own.epoch, seq); }
+      try {
+        entry = JSON.parse(row.entry) as StoredEntry;
+      } catch {
+        throw brokenChain(path, own.epoch, seq);
+      }
       if (entry.seq !== seq || (hash !== undefined && entryHash(sha256Text, hash, entry) !== entry.hash)) throw brokenChain(path, own.epoch, seq);
       hash = entry.hash;
       expected++;
@@ -182,15 +209,18 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
   const verifyUntil = lastId;
 
   return {
-    db, name, fresh,
+    db,
+    name,
+    fresh,
     epoch: () => epoch,
     lastSeq: () => lastId - (epochs.at(-1)?.firstId ?? 1) + 1,
-    epochs: () => epochs
-      .map((own, at) => {
-        const end = (epochs[at + 1]?.firstId ?? lastId + 1) - 1;
-        return { epoch: own.epoch, firstSeq: Math.max(firstId, own.firstId) - own.firstId + 1, lastSeq: end - own.firstId + 1 };
-      })
-      .filter((own) => own.lastSeq >= own.firstSeq && own.lastSeq > 0),
+    epochs: () =>
+      epochs
+        .map((own, at) => {
+          const end = (epochs[at + 1]?.firstId ?? lastId + 1) - 1;
+          return { epoch: own.epoch, firstSeq: Math.max(firstId, own.firstId) - own.firstId + 1, lastSeq: end - own.firstId + 1 };
+        })
+        .filter((own) => own.lastSeq >= own.firstSeq && own.lastSeq > 0),
     lastSeqOf(wanted) {
       const at = epochs.findIndex((own) => own.epoch === wanted);
       const own = epochs[at];
@@ -205,12 +235,22 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
         hash = sha256Text(hash + canonicalJson(bare));
         return { position: [epoch, bare.seq] as RowPosition, entry: { ...bare, hash } as StoredEntry };
       });
-      const write = () => rows.forEach((row, n) => { insert.run(lastId + 1 + n, JSON.stringify(row.entry)); });
+      const write = () =>
+        rows.forEach((row, n) => {
+          insert.run(lastId + 1 + n, JSON.stringify(row.entry));
+        });
       if (rows.length === 1 && also === undefined) {
         // A single statement is its own transaction: one round less.
-        try { write(); } catch (error) { throw storeError('write to the ledger', error); }
+        try {
+          write();
+        } catch (error) {
+          throw storeError('write to the ledger', error);
+        }
       } else {
-        transact('write to the ledger', () => { write(); also?.(rows); });
+        transact('write to the ledger', () => {
+          write();
+          also?.(rows);
+        });
       }
       if (firstId === 0 && rows.length > 0) firstId = lastId + 1;
       lastId = id;
@@ -226,7 +266,9 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
       const end = (epochs[at + 1]?.firstId ?? lastId + 1) - 1;
       try {
         return range.all(own.firstId + fromSeq - 1, end, limit).map((row) => ({ seq: row.id - own.firstId + 1, entry: row.entry }));
-      } catch (error) { throw storeError('read the ledger', error); }
+      } catch (error) {
+        throw storeError('read the ledger', error);
+      }
     },
     beginEpoch: addEpoch,
     prune(wanted, uptoSeq, limit) {
@@ -248,13 +290,21 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
     },
     verifySome(limit) {
       if (verifiedTo === 0 || verifiedTo > verifyUntil) return false;
-      try { verifiedTo = verifyFrom(verifiedTo, limit); } catch (error) { throw storeError('check the ledger', error); }
+      try {
+        verifiedTo = verifyFrom(verifiedTo, limit);
+      } catch (error) {
+        throw storeError('check the ledger', error);
+      }
       return verifiedTo <= verifyUntil;
     },
     meta: (key) => metaGet.get(key)?.value,
-    setMeta(key, value) { transact('keep a setting', () => metaSet.run(key, value)); },
+    setMeta(key, value) {
+      transact('keep a setting', () => metaSet.run(key, value));
+    },
     tidy: log.tidy,
-    close: () => { db.close(); },
+    close: () => {
+      db.close();
+    },
   };
 }
 

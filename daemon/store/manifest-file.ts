@@ -6,7 +6,7 @@ import { open as openFile, stat } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { MANIFEST_APPLICATION_ID, ManifestHead, TICKET_RIGHTS } from '../../contract/manifest.ts';
 import type { Entry, TicketFacts } from '../../rules/facts.ts';
-import { openImmutable, storeError, type Sqlite } from './sqlite.ts';
+import { openImmutable, type Sqlite, storeError } from './sqlite.ts';
 import type { SnapshotEntry } from './usage.ts';
 
 /** A manifest file larger than this is refused before it is read, in bytes: about 20 million tickets. */
@@ -34,13 +34,37 @@ export interface ManifestFile {
   close(): void;
 }
 
-interface TicketRow { id: string | Buffer; tier: number; zone: number | null; status: number; max_scans: number | null; units: number | null; valid_from_ms: number | null; valid_until_ms: number | null; vip: number | null; note: string | null }
-interface UsageRow { gate: string; epoch: number; seq: number; at_ms: number; direction: number; units: number; outcome: Entry['outcome'] }
+interface TicketRow {
+  id: string | Buffer;
+  tier: number;
+  zone: number | null;
+  status: number;
+  max_scans: number | null;
+  units: number | null;
+  valid_from_ms: number | null;
+  valid_until_ms: number | null;
+  vip: number | null;
+  note: string | null;
+}
+interface UsageRow {
+  gate: string;
+  epoch: number;
+  seq: number;
+  at_ms: number;
+  direction: number;
+  units: number;
+  outcome: Entry['outcome'];
+}
 
 /** Opens a file that was checked before. Throws StoreError, or an Error saying what about the file is not a manifest. */
 export function openManifestFile(path: string): ManifestFile {
   const db = openImmutable(path);
-  try { return readerOn(db, path); } catch (error) { db.close(); throw error; }
+  try {
+    return readerOn(db, path);
+  } catch (error) {
+    db.close();
+    throw error;
+  }
 }
 
 function readerOn(db: Sqlite, path: string): ManifestFile {
@@ -49,19 +73,34 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
   const parsed = ManifestHead.safeParse(Object.fromEntries(fields.map((field) => [field.key, JSON.parse(field.value) as unknown])));
   if (!parsed.success) throw new Error(`the head is malformed: ${parsed.error.issues[0]?.path.join('.') ?? ''} ${parsed.error.issues[0]?.message ?? ''}`);
   const head = parsed.data;
-  const names = (table: 'tiers' | 'zones', column: 'tier' | 'zone') => new Map(db.prepare<[], { id: number; name: string }>(`SELECT ${column} AS id, name FROM ${table}`).all().map((row) => [row.id, row.name]));
+  const names = (table: 'tiers' | 'zones', column: 'tier' | 'zone') =>
+    new Map(
+      db
+        .prepare<[], { id: number; name: string }>(`SELECT ${column} AS id, name FROM ${table}`)
+        .all()
+        .map((row) => [row.id, row.name]),
+    );
   const tiers = names('tiers', 'tier');
   const zones = names('zones', 'zone');
   const revoked = new Set(head.revoked.refs);
-  const one = db.prepare<[Buffer], TicketRow>('SELECT id, tier, zone, status, max_scans, units, valid_from_ms, valid_until_ms, vip, note FROM tickets WHERE ref = ?');
+  const one = db.prepare<[Buffer], TicketRow>(
+    'SELECT id, tier, zone, status, max_scans, units, valid_from_ms, valid_until_ms, vip, note FROM tickets WHERE ref = ?',
+  );
   const used = db.prepare<[Buffer], UsageRow>('SELECT gate, epoch, seq, at_ms, direction, units, outcome FROM usage WHERE ref = ? ORDER BY gate, epoch, seq');
   const range = db.prepare<[Buffer, Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ? AND ref < ?');
   const last = db.prepare<[Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ?');
 
-  const read = <T>(work: () => T): T => { try { return work(); } catch (error) { throw storeError(`read ${path}`, error, 'manifest'); } };
+  const read = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (error) {
+      throw storeError(`read ${path}`, error, 'manifest');
+    }
+  };
 
   return {
-    path, head,
+    path,
+    head,
     salt: Buffer.from(head.salt, 'hex'),
     generatedAtMs: Date.parse(head.generated_at),
     expiresAtMs: Date.parse(head.expires_at),
@@ -71,13 +110,34 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
       const status = TICKET_RIGHTS[row.status];
       const tier = tiers.get(row.tier);
       const zone = row.zone === null ? null : zones.get(row.zone);
-      if (status === undefined || tier === undefined || zone === undefined) throw new Error('the manifest file names a tier, zone or right that it does not hold');
+      if (status === undefined || tier === undefined || zone === undefined)
+        throw new Error('the manifest file names a tier, zone or right that it does not hold');
       return {
-        eventId: head.event_id, ticketId: typeof row.id === 'string' ? row.id : uuidText(row.id), ticketRef: ref.toString('hex'), tier, zone, status,
-        maxScans: row.max_scans, units: row.units ?? 1, validFromMs: row.valid_from_ms, validUntilMs: row.valid_until_ms, vip: row.vip === 1, note: row.note, source: 'manifest',
+        eventId: head.event_id,
+        ticketId: typeof row.id === 'string' ? row.id : uuidText(row.id),
+        ticketRef: ref.toString('hex'),
+        tier,
+        zone,
+        status,
+        maxScans: row.max_scans,
+        units: row.units ?? 1,
+        validFromMs: row.valid_from_ms,
+        validUntilMs: row.valid_until_ms,
+        vip: row.vip === 1,
+        note: row.note,
+        source: 'manifest',
       };
     },
-    usageOf: (ref) => read(() => used.all(ref)).map((row) => ({ gate: row.gate, epoch: row.epoch, seq: row.seq, atMs: row.at_ms, direction: row.direction === 1 ? 'out' : 'in', units: row.units, outcome: row.outcome })),
+    usageOf: (ref) =>
+      read(() => used.all(ref)).map((row) => ({
+        gate: row.gate,
+        epoch: row.epoch,
+        seq: row.seq,
+        atMs: row.at_ms,
+        direction: row.direction === 1 ? 'out' : 'in',
+        units: row.units,
+        outcome: row.outcome,
+      })),
     async count() {
       let sum = 0;
       for (let first = 0; first < COUNT_RANGES; first++) {
@@ -88,7 +148,9 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
       return sum;
     },
     revoked: (ticketRef) => revoked.has(ticketRef),
-    close: () => { db.close(); },
+    close: () => {
+      db.close();
+    },
   };
 }
 
@@ -106,21 +168,28 @@ export async function copyHashed(source: string, target: string, maxBytes: numbe
     try {
       const slice = Buffer.allocUnsafe(SLICE_BYTES);
       let size = 0;
-      for (let unsynced = 0; ;) {
+      for (let unsynced = 0; ; ) {
         const { bytesRead } = await from.read(slice, 0, SLICE_BYTES);
         if (bytesRead === 0) break;
         size += bytesRead;
         if (size > maxBytes) throw Object.assign(new Error(`the file is larger than the ${maxBytes} bytes it should have`), { code: 'STORE_TOO_LARGE' });
         const part = slice.subarray(0, bytesRead);
         hash.update(part);
-        for (let written = 0; written < bytesRead;) written += (await to.write(part, written)).bytesWritten;
+        for (let written = 0; written < bytesRead; ) written += (await to.write(part, written)).bytesWritten;
         unsynced += bytesRead;
-        if (unsynced >= SYNC_EVERY_BYTES) { await to.datasync(); unsynced = 0; }
+        if (unsynced >= SYNC_EVERY_BYTES) {
+          await to.datasync();
+          unsynced = 0;
+        }
       }
       await to.sync();
       return { sha256: hash.digest('hex'), size };
-    } finally { await to.close(); }
-  } finally { await from.close(); }
+    } finally {
+      await to.close();
+    }
+  } finally {
+    await from.close();
+  }
 }
 
 /** SHA-256 of a file, in slices. */
@@ -134,6 +203,8 @@ export async function hashFile(path: string): Promise<{ readonly sha256: string;
       if (bytesRead === 0) break;
       hash.update(slice.subarray(0, bytesRead));
     }
-  } finally { await file.close(); }
+  } finally {
+    await file.close();
+  }
   return { sha256: hash.digest('hex'), size: (await stat(path)).size };
 }

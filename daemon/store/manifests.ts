@@ -9,13 +9,13 @@ import { open as openFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LedgerVector } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
-import { OverlayMessage, WantedManifest, WantMessage, type ManifestHead, type PublicKey } from '../../contract/manifest.ts';
+import { type ManifestHead, OverlayMessage, type PublicKey, WantedManifest, WantMessage } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import type { ManifestResult } from '../ports.ts';
 import type { Ledger } from './ledger.ts';
-import { copyHashed, hashFile, MAX_MANIFEST_BYTES, openManifestFile, type ManifestFile } from './manifest-file.ts';
+import { copyHashed, hashFile, MAX_MANIFEST_BYTES, type ManifestFile, openManifestFile } from './manifest-file.ts';
 import { createOverlays, MAX_OVERLAY_ROWS, type Overlays } from './overlay.ts';
-import { storeError, StoreError } from './sqlite.ts';
+import { StoreError, storeError } from './sqlite.ts';
 import { syncFolder } from './standing.ts';
 
 export interface EventManifest {
@@ -46,7 +46,14 @@ export interface Manifests {
   close(): void;
 }
 
-interface ManifestRow { event_id: string; version: number; previous_version: number | null; overlay_version: number; active: number; wanted: string }
+interface ManifestRow {
+  event_id: string;
+  version: number;
+  previous_version: number | null;
+  overlay_version: number;
+  active: number;
+  wanted: string;
+}
 
 export interface ManifestsOptions {
   readonly ledger: Ledger;
@@ -95,7 +102,9 @@ export function openManifests(options: ManifestsOptions): Manifests {
       const old = openManifestFile(pathOf(row.event_id, row.previous_version));
       previous.set(row.event_id, old.head.upto);
       old.close();
-    } catch { /* not the one in force: nothing depends on it any more */ }
+    } catch {
+      /* not the one in force: nothing depends on it any more */
+    }
   };
   for (const row of rows.all()) if (row.active === 1) load(row);
 
@@ -111,7 +120,10 @@ export function openManifests(options: ManifestsOptions): Manifests {
     const old = inForce.get(eventId);
     const event = { eventId, file, overlayVersion };
     inForce.set(eventId, event);
-    if (old !== undefined) { previous.set(eventId, old.file.head.upto); old.file.close(); }
+    if (old !== undefined) {
+      previous.set(eventId, old.file.head.upto);
+      old.file.close();
+    }
     removeOthers(eventId, [file.head.version, row?.version]);
     options.onSwitched(event);
     return event;
@@ -125,7 +137,11 @@ export function openManifests(options: ManifestsOptions): Manifests {
   /** Opens a file that has the right bytes, and checks what they say. */
   const checkContent = async (path: string, wanted: WantedManifest): Promise<ManifestFile | string> => {
     let file: ManifestFile;
-    try { file = openManifestFile(path); } catch (error) { return (error as Error).message; }
+    try {
+      file = openManifestFile(path);
+    } catch (error) {
+      return (error as Error).message;
+    }
     const problem = headProblem(file.head, wanted) ?? checks.policyProblem(file.head.policies);
     const counted = problem === null ? await file.count() : 0;
     if (problem === null && counted === file.head.ticket_count) return file;
@@ -142,7 +158,8 @@ export function openManifests(options: ManifestsOptions): Manifests {
     if (wanted.size > MAX_MANIFEST_BYTES) return fail('malformed', `${wanted.size} bytes, at most ${MAX_MANIFEST_BYTES}`);
     const known = rowOf.get(wanted.event_id);
     // The same version again is welcome where its file was lost; an older one never is.
-    if (known !== undefined && (wanted.version < known.version || (wanted.version === known.version && inForce.has(wanted.event_id)))) return fail('not_newer', `version ${known.version} of ${wanted.event_id} is known, ${wanted.version} is not newer`);
+    if (known !== undefined && (wanted.version < known.version || (wanted.version === known.version && inForce.has(wanted.event_id))))
+      return fail('not_newer', `version ${known.version} of ${wanted.event_id} is known, ${wanted.version} is not newer`);
     const home = join(folder, wanted.event_id);
     const part = join(home, `${wanted.version}.part`);
     const target = pathOf(wanted.event_id, wanted.version);
@@ -162,14 +179,19 @@ export function openManifests(options: ManifestsOptions): Manifests {
     } catch (error) {
       const known = storeError(`install manifest ${wanted.event_id}`, error);
       return fail(known.code === 'STORE_TOO_LARGE' ? 'checksum' : 'io', known.message);
-    } finally { rmSync(part, { force: true }); }
+    } finally {
+      rmSync(part, { force: true });
+    }
   };
 
   return {
     current: () => [...inForce.values()],
     find: (eventId) => inForce.get(eventId) ?? null,
     overlays,
-    keeps: () => [...inForce.values()].flatMap(({ eventId, file }) => [file.head.upto, ...(previous.has(eventId) ? [previous.get(eventId) as LedgerVector] : [])].map((upto) => ({ eventId, upto }))),
+    keeps: () =>
+      [...inForce.values()].flatMap(({ eventId, file }) =>
+        [file.head.upto, ...(previous.has(eventId) ? [previous.get(eventId) as LedgerVector] : [])].map((upto) => ({ eventId, upto })),
+      ),
     install,
     applyOverlay(payload) {
       const parsed = parsePayload(OverlayMessage, payload);
@@ -181,22 +203,36 @@ export function openManifests(options: ManifestsOptions): Manifests {
       if (verdict !== 'ok') return fail(verdict, `the overlay of ${overlay.event_id} is not signed by a key of this gate (${overlay.key_id})`);
       if (event === undefined) return fail('gap', `no manifest of ${overlay.event_id} is in force`);
       if (overlay.to_version <= event.overlayVersion) return fail('not_newer', `version ${event.overlayVersion} is in force`);
-      if (overlay.from_version > event.overlayVersion) return fail('gap', `version ${event.overlayVersion} is in force, the change starts from ${overlay.from_version}`);
+      if (overlay.from_version > event.overlayVersion)
+        return fail('gap', `version ${event.overlayVersion} is in force, the change starts from ${overlay.from_version}`);
       if (overlay.tickets === undefined) return fail('gap', 'the change is too large for a message');
-      if (overlays.count(overlay.event_id) + overlay.tickets.length > MAX_OVERLAY_ROWS) return fail('gap', `more than ${MAX_OVERLAY_ROWS} changes since the manifest file`);
+      if (overlays.count(overlay.event_id) + overlay.tickets.length > MAX_OVERLAY_ROWS)
+        return fail('gap', `more than ${MAX_OVERLAY_ROWS} changes since the manifest file`);
       const { tickets } = overlay;
       try {
         ledger.change('apply an overlay', () => {
           overlays.put(overlay.event_id, overlay.to_version, tickets);
           putOverlayVersion.run(overlay.to_version, overlay.event_id);
         });
-      } catch (error) { return fail('io', (error as StoreError).message); }
+      } catch (error) {
+        return fail('io', (error as StoreError).message);
+      }
       inForce.set(overlay.event_id, { ...event, overlayVersion: overlay.to_version });
       return { ok: true, version: overlay.to_version };
     },
     want(payload) {
       const parsed = parsePayload(WantMessage, payload, MAX_PAYLOAD_BYTES);
-      if (!parsed.ok) throw new StoreError({ operation: 'read manifest/want', cause: parsed.message, hint: 'The cloud published something that this release cannot read: look at its version.', healsItself: true }, 'STORE_MALFORMED', false);
+      if (!parsed.ok)
+        throw new StoreError(
+          {
+            operation: 'read manifest/want',
+            cause: parsed.message,
+            hint: 'The cloud published something that this release cannot read: look at its version.',
+            healsItself: true,
+          },
+          'STORE_MALFORMED',
+          false,
+        );
       const named = new Set(parsed.value.events.map((event) => event.event_id));
       for (const { eventId, file } of [...inForce.values()]) {
         if (named.has(eventId)) continue;
@@ -241,7 +277,12 @@ function headProblem(head: ManifestHead, wanted: WantedManifest): string | null 
 
 async function writeSynced(path: string, text: string): Promise<void> {
   const file = await openFile(path, 'w', 0o640);
-  try { await file.writeFile(text); await file.sync(); } finally { await file.close(); }
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 /**
@@ -252,12 +293,19 @@ export async function recoverManifests(folder: string, ledger: Ledger, checks: M
   const found: string[] = [];
   if (!existsSync(folder)) return found;
   for (const eventId of readdirSync(folder)) {
-    const versions = readdirSync(join(folder, eventId)).filter((name) => name.endsWith('.json')).map((name) => Number(name.slice(0, -'.json'.length))).sort((a, b) => b - a);
+    const versions = readdirSync(join(folder, eventId))
+      .filter((name) => name.endsWith('.json'))
+      .map((name) => Number(name.slice(0, -'.json'.length)))
+      .sort((a, b) => b - a);
     for (const version of versions) {
       const path = join(folder, eventId, `${version}.sqlite`);
       const wanted = readSidecar(join(folder, eventId, `${version}.json`));
       if (wanted === null || !existsSync(path) || checks.verify(wanted, []) !== 'ok' || (await hashFile(path)).sha256 !== wanted.sha256) continue;
-      ledger.change('take a manifest up again', () => ledger.db.prepare('INSERT INTO manifests (event_id, version, overlay_version, active, wanted) VALUES (?, ?, ?, 1, ?) ON CONFLICT DO NOTHING').run(eventId, version, version, JSON.stringify(wanted)));
+      ledger.change('take a manifest up again', () =>
+        ledger.db
+          .prepare('INSERT INTO manifests (event_id, version, overlay_version, active, wanted) VALUES (?, ?, ?, 1, ?) ON CONFLICT DO NOTHING')
+          .run(eventId, version, version, JSON.stringify(wanted)),
+      );
       found.push(eventId);
       break;
     }
@@ -266,5 +314,9 @@ export async function recoverManifests(folder: string, ledger: Ledger, checks: M
 }
 
 function readSidecar(path: string): WantedManifest | null {
-  try { return WantedManifest.safeParse(JSON.parse(readFileSync(path, 'utf8'))).data ?? null; } catch { return null; }
+  try {
+    return WantedManifest.safeParse(JSON.parse(readFileSync(path, 'utf8'))).data ?? null;
+  } catch {
+    return null;
+  }
 }

@@ -42,21 +42,29 @@ export function createOutbox(ledger: Ledger): Outbox {
   const again = new Map<number, number>();
   const changed = new Set<number>();
   for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
-  const salvagedFrom = db.prepare<[number, number, number], { seq: number; entry: string }>('SELECT seq, entry FROM salvaged WHERE epoch = ? AND seq >= ? ORDER BY seq LIMIT ?');
-  const salvagedLeft = db.prepare<[], { epoch: number; count: number; first: number; last: number }>('SELECT epoch, count(*) AS count, min(seq) AS first, max(seq) AS last FROM salvaged GROUP BY epoch ORDER BY epoch');
+  const salvagedFrom = db.prepare<[number, number, number], { seq: number; entry: string }>(
+    'SELECT seq, entry FROM salvaged WHERE epoch = ? AND seq >= ? ORDER BY seq LIMIT ?',
+  );
+  const salvagedLeft = db.prepare<[], { epoch: number; count: number; first: number; last: number }>(
+    'SELECT epoch, count(*) AS count, min(seq) AS first, max(seq) AS last FROM salvaged GROUP BY epoch ORDER BY epoch',
+  );
   const putSalvaged = db.prepare<[number, number, string]>('INSERT INTO salvaged (epoch, seq, entry) VALUES (?, ?, ?) ON CONFLICT DO NOTHING');
   let salvaged = salvagedLeft.all();
 
   const released = (epoch: number): number => Math.min(acked.get(epoch) ?? 0, (again.get(epoch) ?? Number.MAX_SAFE_INTEGER) - 1);
   /** Everything that waits, oldest epoch first. */
-  const waiting = () => [
-    ...salvaged.map((part) => ({ epoch: part.epoch, firstSeq: part.first, lastSeq: part.last, count: part.count, salvaged: true })),
-    ...ledger.epochs().map((own) => {
-      const firstSeq = Math.max(own.firstSeq, released(own.epoch) + 1);
-      return { epoch: own.epoch, firstSeq, lastSeq: own.lastSeq, count: Math.max(0, own.lastSeq - firstSeq + 1), salvaged: false };
-    }),
-  ].filter((part) => part.count > 0).sort((a, b) => a.epoch - b.epoch);
-  const read = (part: { readonly epoch: number; readonly salvaged: boolean }, fromSeq: number, limit: number) => (part.salvaged ? salvagedFrom.all(part.epoch, fromSeq, limit) : ledger.read(part.epoch, fromSeq, limit));
+  const waiting = () =>
+    [
+      ...salvaged.map((part) => ({ epoch: part.epoch, firstSeq: part.first, lastSeq: part.last, count: part.count, salvaged: true })),
+      ...ledger.epochs().map((own) => {
+        const firstSeq = Math.max(own.firstSeq, released(own.epoch) + 1);
+        return { epoch: own.epoch, firstSeq, lastSeq: own.lastSeq, count: Math.max(0, own.lastSeq - firstSeq + 1), salvaged: false };
+      }),
+    ]
+      .filter((part) => part.count > 0)
+      .sort((a, b) => a.epoch - b.epoch);
+  const read = (part: { readonly epoch: number; readonly salvaged: boolean }, fromSeq: number, limit: number) =>
+    part.salvaged ? salvagedFrom.all(part.epoch, fromSeq, limit) : ledger.read(part.epoch, fromSeq, limit);
 
   return {
     backlog: () => waiting().reduce((sum, part) => sum + part.count, 0),
@@ -96,7 +104,10 @@ export function createOutbox(ledger: Ledger): Outbox {
       for (const { epoch, upto_seq } of ack.epochs) {
         highestEpoch = Math.max(highestEpoch, epoch);
         const last = ledger.lastSeqOf(epoch);
-        if (epoch > ledger.epoch() || (epoch === ledger.epoch() && upto_seq > (last ?? 0))) { ahead = true; continue; }
+        if (epoch > ledger.epoch() || (epoch === ledger.epoch() && upto_seq > (last ?? 0))) {
+          ahead = true;
+          continue;
+        }
         if (salvaged.some((part) => part.epoch === epoch)) {
           ledger.change('release acknowledged rows', () => db.prepare('DELETE FROM salvaged WHERE epoch = ? AND seq <= ?').run(epoch, upto_seq));
           salvaged = salvagedLeft.all();
@@ -105,7 +116,10 @@ export function createOutbox(ledger: Ledger): Outbox {
         if (last === null || upto_seq > last) former ||= upto_seq > 0;
         if (last === null) continue;
         const upto = Math.min(upto_seq, last);
-        if (upto > (acked.get(epoch) ?? 0)) { acked.set(epoch, upto); changed.add(epoch); }
+        if (upto > (acked.get(epoch) ?? 0)) {
+          acked.set(epoch, upto);
+          changed.add(epoch);
+        }
         const resent = again.get(epoch);
         if (resent !== undefined && upto >= resent) {
           if (upto >= (acked.get(epoch) ?? 0)) again.delete(epoch);
@@ -120,7 +134,9 @@ export function createOutbox(ledger: Ledger): Outbox {
       for (const [later, upto] of acked) if (later > epoch && upto > 0) again.set(later, 1);
     },
     salvage(rows) {
-      ledger.change('keep salvaged rows', () => { for (const row of rows) putSalvaged.run(row.epoch, row.seq, row.entry); });
+      ledger.change('keep salvaged rows', () => {
+        for (const row of rows) putSalvaged.run(row.epoch, row.seq, row.entry);
+      });
       salvaged = salvagedLeft.all();
     },
     prune(nowMs, keeps) {
@@ -129,11 +145,15 @@ export function createOutbox(ledger: Ledger): Outbox {
       let upto = Math.min(released(own.epoch), own.firstSeq + PRUNE_STEP_ROWS - 1);
       while (upto >= own.firstSeq && !keeps.every((keep) => covered(keep, name, own.epoch, upto))) {
         // The covered prefix ends where the weakest manifest's does.
-        const weakest = Math.min(...keeps.map((keep) => (covered(keep, name, own.epoch, own.firstSeq) ? (keep[name]?.[0] === own.epoch ? (keep[name]?.[1] ?? 0) : upto) : 0)));
+        const weakest = Math.min(
+          ...keeps.map((keep) => (covered(keep, name, own.epoch, own.firstSeq) ? (keep[name]?.[0] === own.epoch ? (keep[name]?.[1] ?? 0) : upto) : 0)),
+        );
         upto = Math.min(upto - 1, weakest);
       }
       if (upto < own.firstSeq) return false;
-      const size = (db.pragma('page_count', { simple: true }) as number) * (db.pragma('page_size', { simple: true }) as number) - (db.pragma('freelist_count', { simple: true }) as number) * 4_096;
+      const size =
+        (db.pragma('page_count', { simple: true }) as number) * (db.pragma('page_size', { simple: true }) as number) -
+        (db.pragma('freelist_count', { simple: true }) as number) * 4_096;
       if (size <= PRUNE_ABOVE_BYTES) {
         const newest = ledger.read(own.epoch, upto, 1)[0];
         const ts = newest === undefined ? Number.NaN : Date.parse(String((JSON.parse(newest.entry) as StoredEntry)['ts']));
@@ -144,8 +164,12 @@ export function createOutbox(ledger: Ledger): Outbox {
     flush() {
       if (changed.size === 0) return;
       try {
-        ledger.change('keep what was acknowledged', () => { for (const epoch of changed) db.prepare('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?').run(acked.get(epoch) ?? 0, epoch); });
-      } catch (error) { throw storeError('keep what was acknowledged', error); }
+        ledger.change('keep what was acknowledged', () => {
+          for (const epoch of changed) db.prepare('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?').run(acked.get(epoch) ?? 0, epoch);
+        });
+      } catch (error) {
+        throw storeError('keep what was acknowledged', error);
+      }
       changed.clear();
     },
   };

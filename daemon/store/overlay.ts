@@ -8,7 +8,9 @@ import type { Ledger } from './ledger.ts';
 /** Changes kept for one event; past this a new manifest file is due, and further changes are refused as `gap` so that it is fetched. */
 export const MAX_OVERLAY_ROWS = 200_000;
 
-export type OverlayHit = { readonly kind: 'ticket'; readonly ticket: TicketFacts } | { readonly kind: 'removed'; readonly reason: 'invalid' | 'revoked' | 'canceled' };
+export type OverlayHit =
+  | { readonly kind: 'ticket'; readonly ticket: TicketFacts }
+  | { readonly kind: 'removed'; readonly reason: 'invalid' | 'revoked' | 'canceled' };
 
 export interface Overlays {
   find(eventId: string, ref: Buffer): OverlayHit | null;
@@ -22,7 +24,9 @@ export interface Overlays {
 export function createOverlays(ledger: Ledger): Overlays {
   const { db } = ledger;
   const one = db.prepare<[string, Buffer], { change: string }>('SELECT change FROM overlays WHERE event_id = ? AND ref = ?');
-  const put = db.prepare<[string, Buffer, number, string]>('INSERT INTO overlays (event_id, ref, version, change) VALUES (?, ?, ?, ?) ON CONFLICT (event_id, ref) DO UPDATE SET version = excluded.version, change = excluded.change WHERE excluded.version >= version');
+  const put = db.prepare<[string, Buffer, number, string]>(
+    'INSERT INTO overlays (event_id, ref, version, change) VALUES (?, ?, ?, ?) ON CONFLICT (event_id, ref) DO UPDATE SET version = excluded.version, change = excluded.change WHERE excluded.version >= version',
+  );
   const drop = db.prepare<[string, number]>('DELETE FROM overlays WHERE event_id = ? AND version <= ?');
   const count = db.prepare<[string], { n: number }>('SELECT count(*) AS n FROM overlays WHERE event_id = ?');
   return {
@@ -34,8 +38,12 @@ export function createOverlays(ledger: Ledger): Overlays {
         ? { kind: 'removed', reason: change.reason as Extract<OverlayHit, { kind: 'removed' }>['reason'] }
         : { kind: 'ticket', ticket: factsOfChange(eventId, change as Exclude<TicketChange, { removed: true }>) };
     },
-    put(eventId, version, changes) { for (const change of changes) put.run(eventId, Buffer.from(change.ticket_ref, 'hex'), version, JSON.stringify(change)); },
-    dropUpTo(eventId, version) { drop.run(eventId, version); },
+    put(eventId, version, changes) {
+      for (const change of changes) put.run(eventId, Buffer.from(change.ticket_ref, 'hex'), version, JSON.stringify(change));
+    },
+    dropUpTo(eventId, version) {
+      drop.run(eventId, version);
+    },
     count: (eventId) => count.get(eventId)?.n ?? 0,
   };
 }
@@ -43,7 +51,18 @@ export function createOverlays(ledger: Ledger): Overlays {
 function factsOfChange(eventId: string, change: Exclude<TicketChange, { removed: true }>): TicketFacts {
   const time = (text: string | null) => (text === null ? null : Date.parse(text));
   return {
-    eventId, ticketId: change.ticket_id, ticketRef: change.ticket_ref, tier: change.tier, zone: change.zone, status: change.status, maxScans: change.max_scans, units: change.units,
-    validFromMs: time(change.valid_from), validUntilMs: time(change.valid_until), vip: change.vip, note: change.note, source: 'overlay',
+    eventId,
+    ticketId: change.ticket_id,
+    ticketRef: change.ticket_ref,
+    tier: change.tier,
+    zone: change.zone,
+    status: change.status,
+    maxScans: change.max_scans,
+    units: change.units,
+    validFromMs: time(change.valid_from),
+    validUntilMs: time(change.valid_until),
+    vip: change.vip,
+    note: change.note,
+    source: 'overlay',
   };
 }

@@ -2,7 +2,7 @@
  * The tables of the gate's own databases. Changes are additive alone: the previous release must be able to open what a newer one
  * wrote, so a higher `user_version` is never an error and never damage.
  */
-import { storeError, type Sqlite } from './sqlite.ts';
+import { type Sqlite, storeError } from './sqlite.ts';
 
 /** "StL1": the account. */
 export const LEDGER_APPLICATION_ID = 0x53744c31;
@@ -45,7 +45,7 @@ function migrate(db: Sqlite, path: string, applicationId: number, steps: readonl
     const found = db.pragma('application_id', { simple: true }) as number;
     const version = db.pragma('user_version', { simple: true }) as number;
     if (found !== applicationId && (found !== 0 || version !== 0)) {
-      throw Object.assign(new Error('this is another program\'s database'), { code: 'SQLITE_NOTADB' });
+      throw Object.assign(new Error("this is another program's database"), { code: 'SQLITE_NOTADB' });
     }
     if (version >= steps.length) return;
     db.transaction(() => {

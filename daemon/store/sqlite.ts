@@ -44,8 +44,18 @@ const DAMAGED = /^SQLITE_(CORRUPT|NOTADB)/;
 
 const HINTS: readonly (readonly [RegExp, string, string, boolean])[] = [
   [/^SQLITE_FULL|^ENOSPC/, 'the disk is full', 'Make room on the disk that holds the store; the gate tries again by itself.', true],
-  [/^SQLITE_BUSY|^SQLITE_LOCKED/, 'another program holds the database', 'Close the other program that has the store open; the gate tries again by itself.', true],
-  [/^SQLITE_READONLY|^SQLITE_PERM|^SQLITE_AUTH|^SQLITE_CANTOPEN|^EACCES|^EPERM|^EROFS|^ENOENT/, 'the store cannot be opened for writing', 'Check that the store path exists and belongs to the gate\'s user, and that its file system is mounted read-write.', false],
+  [
+    /^SQLITE_BUSY|^SQLITE_LOCKED/,
+    'another program holds the database',
+    'Close the other program that has the store open; the gate tries again by itself.',
+    true,
+  ],
+  [
+    /^SQLITE_READONLY|^SQLITE_PERM|^SQLITE_AUTH|^SQLITE_CANTOPEN|^EACCES|^EPERM|^EROFS|^ENOENT/,
+    'the store cannot be opened for writing',
+    "Check that the store path exists and belongs to the gate's user, and that its file system is mounted read-write.",
+    false,
+  ],
   [/^SQLITE_IOERR|^EIO/, 'the disk reports an input or output error', 'Check the card or disk (dmesg), and replace it if this repeats.', true],
   [DAMAGED, 'the database is damaged', 'It is set aside under a dated name and a new epoch begins; keep the file, and look at the card.', true],
 ];
@@ -56,9 +66,15 @@ export function storeError(operation: string, error: unknown, file: StoreFile = 
   const code = (error as { code?: unknown } | null)?.code;
   const word = typeof code === 'string' ? code : 'UNKNOWN';
   const known = HINTS.find(([pattern]) => pattern.test(word));
-  const fault: Fault = known === undefined
-    ? { operation, cause: `${word}: ${(error as Error | null)?.message ?? String(error)}`.slice(0, 300), hint: 'This is a mistake in the gate: keep its journal and report it.', healsItself: false }
-    : { operation, cause: `${known[1]} (${word})`, hint: known[2], healsItself: known[3] };
+  const fault: Fault =
+    known === undefined
+      ? {
+          operation,
+          cause: `${word}: ${(error as Error | null)?.message ?? String(error)}`.slice(0, 300),
+          hint: 'This is a mistake in the gate: keep its journal and report it.',
+          healsItself: false,
+        }
+      : { operation, cause: `${known[1]} (${word})`, hint: known[2], healsItself: known[3] };
   return new StoreError(fault, word, DAMAGED.test(word), error, file);
 }
 
@@ -73,7 +89,8 @@ export function openDatabase(path: string, options: OpenOptions): Sqlite {
   try {
     db = new Database(path, { timeout: BUSY_TIMEOUT_MS });
     const mode = db.pragma('journal_mode = WAL', { simple: true });
-    if (mode !== 'wal') throw fault(`open ${path}`, `journal_mode is ${String(mode)}, not wal`, 'Put the store on a local file system that supports shared memory.');
+    if (mode !== 'wal')
+      throw fault(`open ${path}`, `journal_mode is ${String(mode)}, not wal`, 'Put the store on a local file system that supports shared memory.');
     db.pragma(`synchronous = ${options.synchronous === 'full' ? 'FULL' : 'NORMAL'}`);
     db.pragma('wal_autocheckpoint = 0');
     db.pragma('foreign_keys = ON');
@@ -91,7 +108,12 @@ export function openDatabase(path: string, options: OpenOptions): Sqlite {
 /** Refuses a connection whose commits would not survive a power cut. */
 export function assertDurable(db: Sqlite, path: string): void {
   const level = db.pragma('synchronous', { simple: true });
-  if (level !== FULL) throw fault(`open ${path}`, `synchronous reads ${String(level)}, not ${FULL} (FULL)`, 'Use the SQLite that the gate ships with: an answered commit must survive a power cut.');
+  if (level !== FULL)
+    throw fault(
+      `open ${path}`,
+      `synchronous reads ${String(level)}, not ${FULL} (FULL)`,
+      'Use the SQLite that the gate ships with: an answered commit must survive a power cut.',
+    );
 }
 
 /** Opens a file that never changes, for reading alone. Throws StoreError. */
@@ -110,7 +132,11 @@ export function openImmutable(path: string): Sqlite {
 
 /** Opens a file that may be damaged, for reading what can still be read. Throws StoreError. */
 export function openForSalvage(path: string): Sqlite {
-  try { return new Database(path, { fileMustExist: true, timeout: BUSY_TIMEOUT_MS }); } catch (error) { throw storeError(`open ${path}`, error); }
+  try {
+    return new Database(path, { fileMustExist: true, timeout: BUSY_TIMEOUT_MS });
+  } catch (error) {
+    throw storeError(`open ${path}`, error);
+  }
 }
 
 /** A new file without a journal, for building an immutable one: durable only once the builder has synced it. */
@@ -157,7 +183,9 @@ export function createLogKeeper(db: Sqlite, path: string): LogKeeper {
   let commits = 0;
   let looked = 0;
   return {
-    wrote() { commits++; },
+    wrote() {
+      commits++;
+    },
     tidy(when) {
       if (commits === 0 || (when === 'busy' && commits - looked < COMMITS_BETWEEN_LOOKS)) return;
       looked = commits;
@@ -168,7 +196,9 @@ export function createLogKeeper(db: Sqlite, path: string): LogKeeper {
         } else {
           db.pragma('wal_checkpoint(RESTART)');
         }
-      } catch (error) { throw storeError(`fold the log of ${path}`, error); }
+      } catch (error) {
+        throw storeError(`fold the log of ${path}`, error);
+      }
       commits = 0;
       looked = 0;
     },

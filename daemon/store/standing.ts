@@ -23,7 +23,9 @@ export interface Standing {
 
 export function createStanding(ledger: Ledger): Standing {
   const { db } = ledger;
-  const modeRows = db.prepare<[], { direction: Direction; mode: Mode; until_ms: number | null; from_mode: Mode | null }>('SELECT direction, mode, until_ms, from_mode FROM modes');
+  const modeRows = db.prepare<[], { direction: Direction; mode: Mode; until_ms: number | null; from_mode: Mode | null }>(
+    'SELECT direction, mode, until_ms, from_mode FROM modes',
+  );
   const putMode = db.prepare<[string, string, number | null, string | null]>(
     'INSERT INTO modes (direction, mode, until_ms, from_mode) VALUES (?, ?, ?, ?) ON CONFLICT (direction) DO UPDATE SET mode = excluded.mode, until_ms = excluded.until_ms, from_mode = excluded.from_mode',
   );
@@ -32,18 +34,24 @@ export function createStanding(ledger: Ledger): Standing {
   const put = db.prepare<[string, number]>('INSERT INTO transactions (id, expires_at_ms) VALUES (?, ?) ON CONFLICT DO NOTHING');
   return {
     modes(nowMs) {
-      const found: Record<Direction, { mode: Mode; untilMs: number | null; from?: Mode }> = { in: { mode: 'controlled', untilMs: null }, out: { mode: 'controlled', untilMs: null } };
+      const found: Record<Direction, { mode: Mode; untilMs: number | null; from?: Mode }> = {
+        in: { mode: 'controlled', untilMs: null },
+        out: { mode: 'controlled', untilMs: null },
+      };
       for (const row of modeRows.all()) {
         if (row.until_ms !== null && row.until_ms <= nowMs) continue;
         found[row.direction] = { mode: row.mode, untilMs: row.until_ms, ...(row.from_mode === null ? {} : { from: row.from_mode }) };
       }
       return found;
     },
-    keepMode(direction, mode, untilMs, from) { putMode.run(direction, mode, untilMs, from); },
+    keepMode(direction, mode, untilMs, from) {
+      putMode.run(direction, mode, untilMs, from);
+    },
     remember(transaction, expiresAtMs, nowMs) {
       return ledger.change('remember a request', () => {
         forgetOld.run(nowMs);
-        if ((count.get()?.n ?? 0) >= MAX_TRANSACTIONS) throw Object.assign(new Error(`${MAX_TRANSACTIONS} requests have not expired yet`), { code: 'STORE_TRANSACTIONS_FULL' });
+        if ((count.get()?.n ?? 0) >= MAX_TRANSACTIONS)
+          throw Object.assign(new Error(`${MAX_TRANSACTIONS} requests have not expired yet`), { code: 'STORE_TRANSACTIONS_FULL' });
         return put.run(transaction, expiresAtMs).changes === 1;
       });
     },
@@ -58,16 +66,27 @@ export function setFireLatch(folder: string, latched: boolean): void {
   try {
     if (latched) {
       const file = openSync(path, 'w', 0o640);
-      try { writeSync(file, 'fire\n'); fsyncSync(file); } finally { closeSync(file); }
+      try {
+        writeSync(file, 'fire\n');
+        fsyncSync(file);
+      } finally {
+        closeSync(file);
+      }
     } else if (existsSync(path)) {
       unlinkSync(path);
     }
     syncFolder(folder);
-  } catch (error) { throw storeError(latched ? 'keep the fire latch' : 'take the fire latch back', error); }
+  } catch (error) {
+    throw storeError(latched ? 'keep the fire latch' : 'take the fire latch back', error);
+  }
 }
 
 /** Makes a rename, a new or a removed name durable. */
 export function syncFolder(folder: string): void {
   const handle = openSync(folder, 'r');
-  try { fsyncSync(handle); } finally { closeSync(handle); }
+  try {
+    fsyncSync(handle);
+  } finally {
+    closeSync(handle);
+  }
 }

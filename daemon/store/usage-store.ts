@@ -5,9 +5,9 @@
  * fetched again. Changes are held in memory and written when the lane is idle, so that they never stand in a decision's way.
  */
 import type { LedgerVector } from '../../contract/ids.ts';
-import { createLogKeeper, openDatabase, storeError, type Sqlite } from './sqlite.ts';
 import { migrateUsage } from './schema.ts';
-import { covered, keyText, mergeStates, readRow, type GrantKey, type GrantState } from './usage.ts';
+import { createLogKeeper, openDatabase, type Sqlite, storeError } from './sqlite.ts';
+import { covered, type GrantKey, type GrantState, keyText, mergeStates, readRow } from './usage.ts';
 
 /** Changed grants held in memory before they are written, idle or not. */
 export const MAX_DIRTY_GRANTS = 2_000;
@@ -15,9 +15,17 @@ export const MAX_DIRTY_GRANTS = 2_000;
 const FORGET_STEP = 500;
 
 /** How far one ledger's epoch is known: 1..seq without a hole; 1..reach with holes that the cloud has too; the highest row met. */
-interface Seen { seq: number; reach: number; high: number }
+interface Seen {
+  seq: number;
+  reach: number;
+  high: number;
+}
 
-export interface Totals { admissions: number; refusals: number; passages: number }
+export interface Totals {
+  admissions: number;
+  refusals: number;
+  passages: number;
+}
 
 export interface UsageStore {
   /** Every grant of a ticket that rows tell of, covered by a manifest or not. */
@@ -26,7 +34,11 @@ export interface UsageStore {
   /** Takes in one row of the gate's own ledger, in order. */
   applyOwn(epoch: number, entry: Readonly<Record<string, unknown>>): void;
   /** Takes in rows of another ledger (or of an own epoch that was lost). Rows met before change nothing. `gap`: rows are missing before the last of these. */
-  applyPeer(ledger: string, epoch: number, entries: readonly (Readonly<Record<string, unknown>> & { readonly seq: number })[]): { readonly applied: number; readonly gap: boolean };
+  applyPeer(
+    ledger: string,
+    epoch: number,
+    entries: readonly (Readonly<Record<string, unknown>> & { readonly seq: number })[],
+  ): { readonly applied: number; readonly gap: boolean };
   /** Up to which own row this store has taken in. */
   ownMark(epoch: number): number;
   /** Begins to trust a ledger from here on, because a manifest counts everything up to it. */
@@ -50,7 +62,12 @@ export interface UsageStore {
   close(): void;
 }
 
-interface Row { gate: string; epoch: number; seq: number; state: string }
+interface Row {
+  gate: string;
+  epoch: number;
+  seq: number;
+  state: string;
+}
 
 /** Opens or makes the usage database. `own`: name of the gate's ledger. Throws StoreError. */
 export function openUsageStore(path: string, own: string): UsageStore {
@@ -68,10 +85,16 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
   const byTicket = db.prepare<[Buffer], Row>('SELECT gate, epoch, seq, state FROM grants WHERE ref = ?');
   const byRow = db.prepare<[string, number, number], Row>('SELECT gate, epoch, seq, state FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
   const drop = db.prepare<[string, number, number]>('DELETE FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
-  const put = db.prepare<[Buffer, string, number, number, string | null, string]>('INSERT INTO grants (ref, gate, epoch, seq, event_id, state) VALUES (?, ?, ?, ?, ?, ?)');
-  const putSeen = db.prepare<[string, number, number, number, number]>('INSERT INTO seen (gate, epoch, seq, reach, high) VALUES (?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, reach = excluded.reach, high = excluded.high');
+  const put = db.prepare<[Buffer, string, number, number, string | null, string]>(
+    'INSERT INTO grants (ref, gate, epoch, seq, event_id, state) VALUES (?, ?, ?, ?, ?, ?)',
+  );
+  const putSeen = db.prepare<[string, number, number, number, number]>(
+    'INSERT INTO seen (gate, epoch, seq, reach, high) VALUES (?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, reach = excluded.reach, high = excluded.high',
+  );
   const putTotal = db.prepare<[string, number]>('INSERT INTO totals (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
-  const page = db.prepare<[string, number, number, string, number, number, number], Row>('SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ?');
+  const page = db.prepare<[string, number, number, string, number, number, number], Row>(
+    'SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ?',
+  );
 
   const log = createLogKeeper(db, path);
   const dirty = new Map<string, GrantState>();
@@ -102,7 +125,13 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     return made;
   }
   const parse = (row: Row): GrantState => ({ ...(JSON.parse(row.state) as GrantState), gate: row.gate, epoch: row.epoch, seq: row.seq });
-  const read = <T>(work: () => T): T => { try { return work(); } catch (error) { throw storeError('read usage', error, 'usage'); } };
+  const read = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (error) {
+      throw storeError('read usage', error, 'usage');
+    }
+  };
   const find = (key: GrantKey): GrantState | null => {
     const held = dirty.get(keyText(key));
     if (held !== undefined) return held;
@@ -123,7 +152,9 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     const state = readRow(ledger, epoch, entry);
     if (state !== null) hold(state);
   };
-  const markSeen = (ledger: string, epoch: number): void => { changedSeen.add(`${ledger} ${epoch}`); };
+  const markSeen = (ledger: string, epoch: number): void => {
+    changedSeen.add(`${ledger} ${epoch}`);
+  };
   const count = (entry: Readonly<Record<string, unknown>>): void => {
     if (entry['kind'] === 'refusal') totals.refusals++;
     if (entry['kind'] !== 'passage') return;
@@ -153,7 +184,9 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
         }
         for (const [key, value] of Object.entries(totals)) putTotal.run(key, value);
       })();
-    } catch (error) { throw storeError('write usage', error, 'usage'); }
+    } catch (error) {
+      throw storeError('write usage', error, 'usage');
+    }
     dirty.clear();
     dirtyOfTicket.clear();
     changedSeen.clear();
@@ -164,7 +197,9 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     ofTicket(ticketRef) {
       const held = [...(dirtyOfTicket.get(ticketRef) ?? [])].flatMap((key) => dirty.get(key) ?? []);
       const keys = new Set(held.map(keyText));
-      const stored = read(() => byTicket.all(Buffer.from(ticketRef, 'hex'))).filter((row) => !keys.has(keyText(row))).map(parse);
+      const stored = read(() => byTicket.all(Buffer.from(ticketRef, 'hex')))
+        .filter((row) => !keys.has(keyText(row)))
+        .map(parse);
       return [...stored, ...held];
     },
     find,
@@ -229,17 +264,23 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       }
     },
     vector() {
-      return Object.fromEntries([...seen].flatMap(([ledger, epochs]) => {
-        const position = newest(epochs);
-        return position === null ? [] : [[ledger, [...position]]];
-      }));
+      return Object.fromEntries(
+        [...seen].flatMap(([ledger, epochs]) => {
+          const position = newest(epochs);
+          return position === null ? [] : [[ledger, [...position]]];
+        }),
+      );
     },
     newestBefore: (ledger, epoch) => newest(new Map([...(seen.get(ledger) ?? [])].filter(([other]) => other < epoch))),
     seenSince() {
-      const changed = Object.fromEntries([...unconfirmed].filter(([ledger]) => ledger !== own).map(([ledger, position]) => [ledger, [...position]])) as LedgerVector;
+      const changed = Object.fromEntries(
+        [...unconfirmed].filter(([ledger]) => ledger !== own).map(([ledger, position]) => [ledger, [...position]]),
+      ) as LedgerVector;
       return {
         changed,
-        confirm() { for (const [ledger, position] of Object.entries(changed)) if (unconfirmed.get(ledger)?.[1] === position[1]) unconfirmed.delete(ledger); },
+        confirm() {
+          for (const [ledger, position] of Object.entries(changed)) if (unconfirmed.get(ledger)?.[1] === position[1]) unconfirmed.delete(ledger);
+        },
       };
     },
     totals: () => totals,
@@ -252,15 +293,25 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
         const rows = page.all(forgetFrom.gate, forgetFrom.epoch, forgetFrom.seq, ...last, FORGET_STEP);
         const gone = rows.filter((row) => isCovered(parse(row)));
         if (gone.length > 0) {
-          db.transaction(() => { for (const row of gone) drop.run(row.gate, row.epoch, row.seq); })();
+          db.transaction(() => {
+            for (const row of gone) drop.run(row.gate, row.epoch, row.seq);
+          })();
           log.wrote();
         }
         forgetFrom = rows.length < FORGET_STEP ? { gate: '', epoch: 0, seq: 0 } : (rows.at(-1) as Row);
         return rows.length === FORGET_STEP;
-      } catch (error) { throw storeError('forget counted usage', error, 'usage'); }
+      } catch (error) {
+        throw storeError('forget counted usage', error, 'usage');
+      }
     },
     tidy: log.tidy,
-    close() { try { flush(); } finally { db.close(); } },
+    close() {
+      try {
+        flush();
+      } finally {
+        db.close();
+      }
+    },
   };
 }
 

@@ -35,7 +35,12 @@ export interface GrantState extends GrantKey {
 }
 
 /** One counted grant of a manifest's snapshot. */
-export interface SnapshotEntry extends GrantKey { readonly atMs: number; readonly direction: Direction; readonly units: number; readonly outcome: Entry['outcome'] }
+export interface SnapshotEntry extends GrantKey {
+  readonly atMs: number;
+  readonly direction: Direction;
+  readonly units: number;
+  readonly outcome: Entry['outcome'];
+}
 
 const RANK: Readonly<Record<Word['outcome'], number>> = { unknown: 1, stuck: 1, returned: 2, passed: 3 };
 const SETTLED_RANK = 4;
@@ -66,7 +71,8 @@ function wordOn(words: readonly Word[], unit: number): Word | null {
 
 /** The strongest of the words on the units that count. */
 const OUTCOME_ORDER: readonly Entry['outcome'][] = ['open', 'unknown', 'stuck', 'passed'];
-const strongestOutcome = (outcomes: readonly Entry['outcome'][]): Entry['outcome'] => outcomes.reduce((best, next) => (OUTCOME_ORDER.indexOf(next) > OUTCOME_ORDER.indexOf(best) ? next : best), 'open');
+const strongestOutcome = (outcomes: readonly Entry['outcome'][]): Entry['outcome'] =>
+  outcomes.reduce((best, next) => (OUTCOME_ORDER.indexOf(next) > OUTCOME_ORDER.indexOf(best) ? next : best), 'open');
 
 /** Units that count, and as what, of a grant whose units all have their words here. */
 function countRows(units: readonly number[], words: readonly Word[]): { readonly units: number; readonly outcome: Entry['outcome'] } {
@@ -85,10 +91,17 @@ const upTo = (units: number): number[] => Array.from({ length: units }, (_, n) =
  * takes one of them (returned) or confirms one (passed). Exact for one guest a ticket; for parties exact as long as no unit is revived
  * that was returned below the snapshot.
  */
-function countChanged(base: Pick<SnapshotEntry, 'units' | 'outcome'>, words: readonly Word[], grantedUnits: number): { readonly units: number; readonly outcome: Entry['outcome'] } {
+function countChanged(
+  base: Pick<SnapshotEntry, 'units' | 'outcome'>,
+  words: readonly Word[],
+  grantedUnits: number,
+): { readonly units: number; readonly outcome: Entry['outcome'] } {
   if (words.length === 0) return base;
   const whole = Math.max(base.units, grantedUnits);
-  const all = wordOn(words.filter((word) => word.unit === null), 0);
+  const all = wordOn(
+    words.filter((word) => word.unit === null),
+    0,
+  );
   const named = [...new Set(words.flatMap((word) => (word.unit === null ? [] : [word.unit])))];
   let units = all === null ? base.units : all.outcome === 'returned' ? 0 : whole;
   const outcomes: Entry['outcome'][] = all === null || all.outcome === 'returned' ? [base.outcome] : [all.outcome];
@@ -128,13 +141,16 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
       continue;
     }
     // Counted by the snapshot as wholly returned: only a stronger word above it brings it back.
-    const above = state.words.filter((word) => !covered(upto, word.ledger, word.epoch, word.seq) && (word.settled || word.outcome === 'passed' || word.outcome === 'returned'));
+    const above = state.words.filter(
+      (word) => !covered(upto, word.ledger, word.epoch, word.seq) && (word.settled || word.outcome === 'passed' || word.outcome === 'returned'),
+    );
     const returned: Word = { ledger: state.gate, epoch: 0, seq: 0, unit: null, outcome: 'returned', settled: false };
     const named = above.flatMap((word) => (word.unit === null ? [] : [word.unit]));
     const units = state.known ? upTo(state.units) : named.length === 0 ? [1] : [...new Set(named)];
     push(state, state.atMs, state.direction, countRows(units, [...above, returned]));
   }
-  return counted.sort((a, b) => a.atMs - b.atMs || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0) || comparePositions([a.key.epoch, a.key.seq], [b.key.epoch, b.key.seq]))
+  return counted
+    .sort((a, b) => a.atMs - b.atMs || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0) || comparePositions([a.key.epoch, a.key.seq], [b.key.epoch, b.key.seq]))
     .map(({ key: _key, ...entry }) => entry);
 }
 
@@ -144,7 +160,13 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
 export function readRow(ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): GrantState | null {
   const seq = entry['seq'];
   if (typeof seq !== 'number') return null;
-  const at = { eventId: text(entry['event_id']), ticketId: text(entry['ticket_id']), ticketRef: text(entry['ticket_ref']), direction: entry['direction'] === 'out' ? 'out' : 'in', atMs: correctedMs(entry) } as const;
+  const at = {
+    eventId: text(entry['event_id']),
+    ticketId: text(entry['ticket_id']),
+    ticketRef: text(entry['ticket_ref']),
+    direction: entry['direction'] === 'out' ? 'out' : 'in',
+    atMs: correctedMs(entry),
+  } as const;
   if (entry['kind'] === 'grant') {
     if (at.ticketRef === null) return null;
     return { gate: ledger, epoch, seq, known: true, ...at, units: integer(entry['units']) ?? 1, words: [] };
@@ -174,7 +196,10 @@ export function readRow(ledger: string, epoch: number, entry: Readonly<Record<st
 export function mergeStates(a: GrantState, b: GrantState): GrantState {
   const base = !a.known && b.known ? b : a;
   const other = base === a ? b : a;
-  const words = [...base.words, ...other.words.filter((word) => !base.words.some((own) => own.ledger === word.ledger && own.epoch === word.epoch && own.seq === word.seq))];
+  const words = [
+    ...base.words,
+    ...other.words.filter((word) => !base.words.some((own) => own.ledger === word.ledger && own.epoch === word.epoch && own.seq === word.seq)),
+  ];
   const described = base.known || base.ticketRef !== null ? base : other.ticketRef !== null ? other : base;
   return { ...described, known: base.known, atMs: base.known ? base.atMs : Math.min(a.atMs, b.atMs), ticketId: described.ticketId ?? other.ticketId, words };
 }
