@@ -9,14 +9,20 @@ type Refused = readonly [given: string, facts: Given, reason: string, explanatio
 /** Given → granted so. */
 type Granted = readonly [given: string, facts: Given, grant: Partial<Grant>];
 
-const refuses = (title: string, table: readonly Refused[]) =>
-  test.each(table)(`${title}: %s`, (_, given, reason, explanation, againInMs) => {
-    expect(judged(given)).toMatchObject({ kind: 'refusal', reason, explanation, validAgainAtMs: againInMs === undefined ? null : NOW_MS + againInMs });
-  });
-const grants = (title: string, table: readonly Granted[]) =>
-  test.each(table)(`${title}: %s`, (_, given, grant) => {
-    expect(judged(given)).toMatchObject({ kind: 'grant', flags: [], ...grant });
-  });
+const refuses = (title: string, table: readonly Refused[]) => {
+  for (const [name, given, reason, explanation, againInMs] of table) {
+    test(`${title}: ${name}`, () => {
+      expect(judged(given)).toMatchObject({ kind: 'refusal', reason, explanation, validAgainAtMs: againInMs === undefined ? null : NOW_MS + againInMs });
+    });
+  }
+};
+const grants = (title: string, table: readonly Granted[]) => {
+  for (const [name, given, grant] of table) {
+    test(`${title}: ${name}`, () => {
+      expect(judged(given)).toMatchObject({ kind: 'grant', flags: [], ...grant });
+    });
+  }
+};
 
 const kind = (facts: Recognised, place = PLACE) => admit(facts, DEFAULT_POLICY, place);
 

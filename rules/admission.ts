@@ -51,16 +51,33 @@ function decide(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
 const ENTRY_CHECKS: readonly Check[] = [checkRight, checkClock, checkTime, checkPlace, checkApproval, checkKnowledge, checkVenueRule];
 
 function enter(ask: Ask): Verdict {
-  for (const check of ENTRY_CHECKS) {
-    const refused = check(ask);
-    if (refused !== null) return refused;
-  }
-  const units = entitledUnits(ask);
-  if (typeof units !== 'number') return units;
+  const units = judgeEntry(ask, ENTRY_CHECKS);
+  if (typeof units !== 'number') return keepPromise(ask, units);
   const full = checkCapacity(ask, units);
   if (full !== null) return full;
   const again = ask.usage.visits.length > 0;
   return grant(ask, again ? 'reentry' : 'first_entry', units, again ? ask.usage.lastInMs : null);
+}
+
+function judgeEntry(ask: Ask, checks: readonly Check[]): number | Refusal {
+  for (const check of checks) {
+    const refused = check(ask);
+    if (refused !== null) return refused;
+  }
+  return entitledUnits(ask);
+}
+
+/** What will still hold at another time: not the list's age, not what this gate has yet to learn. */
+const LASTING_CHECKS: readonly Check[] = [checkRight, checkTime, checkPlace, checkApproval, checkVenueRule];
+
+/** "Valid again at" is a promise: it is left out where something else would refuse the ticket then. */
+function keepPromise(ask: Ask, refused: Refusal): Refusal {
+  if (refused.validAgainAtMs === null) return refused;
+  // Bounds are met or passed a millisecond later, whether they include their own moment or not.
+  const then: Ask = { ...ask, place: { ...ask.place, nowMs: refused.validAgainAtMs + 1 }, flags: new Set() };
+  if (typeof judgeEntry(then, LASTING_CHECKS) === 'number') return refused;
+  const { valid_again_at: _broken, ...facts } = refused.facts;
+  return refusal(ask, refused.reason, facts);
 }
 
 /** A guest who is inside is let out, whatever became of the ticket. */
@@ -78,6 +95,9 @@ function grant(ask: Ask, type: Grant['type'], units: number, lastEntryMs: number
   return { kind: 'grant', type, direction: ask.place.direction, units, flags: [...ask.flags], lastEntryMs, vip: ask.ticket.vip };
 }
 
+/** A fact of a refusal has at most 128 characters on the wire. */
+const MAX_NOTE_CHARS = 128;
+
 /** What the ticket is. unpaid and unapproved come later: a person may override them. */
 function checkRight(ask: Ask): Refusal | null {
   const { status, note, source } = ask.ticket;
@@ -91,7 +111,7 @@ function checkRight(ask: Ask): Refusal | null {
     case 'unapproved':
       return null;
     case 'blocked':
-      return refusal(ask, 'blocked', note === null ? {} : { note });
+      return refusal(ask, 'blocked', note === null ? {} : { note: note.slice(0, MAX_NOTE_CHARS) });
     case 'expired':
       return refusal(ask, 'invalid_time', ask.ticket.validUntilMs === null ? {} : { valid_until: show(ask, ask.ticket.validUntilMs) });
     default:

@@ -19,9 +19,13 @@ export interface Ask {
 /** Refuses, or has nothing against it. */
 export type Check = (ask: Ask) => Refusal | null;
 
-/** A refusal with its explanation. `validAgainAtMs`: when the same ticket would be admitted here, where that can be said. */
-export function refusal(ask: Ask, reason: Reason, facts: ReasonFacts = {}, validAgainAtMs: number | null = null): Refusal {
-  const all = validAgainAtMs === null ? facts : { ...facts, valid_again_at: showTime(validAgainAtMs, ask.place.nowMs, ask.event.timeZone, 'up') };
+/** The end of the year 9999: the last moment that a time on the wire can name. */
+const MAX_TIME_MS = 253_402_300_799_999;
+
+/** A refusal with its explanation. `againMs`: when the same ticket would be admitted here; left out where that is no time to come. */
+export function refusal(ask: Ask, reason: Reason, facts: ReasonFacts = {}, againMs: number | null = null): Refusal {
+  const validAgainAtMs = againMs !== null && againMs > ask.place.nowMs && againMs <= MAX_TIME_MS ? againMs : null;
+  const all = validAgainAtMs === null ? facts : { ...facts, valid_again_at: show(ask, validAgainAtMs, 'up') };
   return { kind: 'refusal', reason, facts: all, explanation: explain(reason, all), validAgainAtMs };
 }
 

@@ -4,14 +4,20 @@ import { DAY_MS, entry, exit, GATE, type Given, HOUR_MS, judged, MINUTE_MS, NOW_
 
 type Refused = readonly [given: string, facts: Given, reason: string, explanation: string, againInMs?: number];
 type Granted = readonly [given: string, facts: Given, grant: Partial<Grant>];
-const refuses = (title: string, table: readonly Refused[]) =>
-  test.each(table)(`${title}: %s`, (_, given, reason, explanation, againInMs) => {
-    expect(judged(given)).toMatchObject({ kind: 'refusal', reason, explanation, validAgainAtMs: againInMs === undefined ? null : NOW_MS + againInMs });
-  });
-const grants = (title: string, table: readonly Granted[]) =>
-  test.each(table)(`${title}: %s`, (_, given, grant) => {
-    expect(judged(given)).toMatchObject({ kind: 'grant', type: 'reentry', flags: [], ...grant });
-  });
+const refuses = (title: string, table: readonly Refused[]) => {
+  for (const [name, given, reason, explanation, againInMs] of table) {
+    test(`${title}: ${name}`, () => {
+      expect(judged(given)).toMatchObject({ kind: 'refusal', reason, explanation, validAgainAtMs: againInMs === undefined ? null : NOW_MS + againInMs });
+    });
+  }
+};
+const grants = (title: string, table: readonly Granted[]) => {
+  for (const [name, given, grant] of table) {
+    test(`${title}: ${name}`, () => {
+      expect(judged(given)).toMatchObject({ kind: 'grant', type: 'reentry', flags: [], ...grant });
+    });
+  }
+};
 
 const ago = (ms: number, gate = 'arena/south-01') => entry({ atMs: NOW_MS - ms, gate });
 const twice = [ago(2 * DAY_MS), ago(DAY_MS)];
@@ -41,10 +47,16 @@ grants('entries in total', [
 refuses('entries per day, per gate, on so many days', [
   [
     "today's are used",
-    { ticket: { maxScans: 9 }, policy: { entries: { per_day: 2 } }, entries: [ago(HOUR_MS), ago(2 * HOUR_MS)] },
+    { event: { endsAtMs: null }, ticket: { maxScans: 9 }, policy: { entries: { per_day: 2 } }, entries: [ago(HOUR_MS), ago(2 * HOUR_MS)] },
     'max_entries',
     'no entries left today, valid again at 2027-05-02 00:00',
     5 * HOUR_MS,
+  ],
+  [
+    "today's are used, and tomorrow the event is over",
+    { ticket: { maxScans: 9 }, policy: { entries: { per_day: 2 } }, entries: [ago(HOUR_MS), ago(2 * HOUR_MS)] },
+    'max_entries',
+    'no entries left',
   ],
   [
     "today's are used, and this was the last day",

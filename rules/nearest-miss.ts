@@ -8,7 +8,6 @@ import { type Ask, type Check, gateName, refusal, show } from './ask.ts';
 import { evaluate, holds, withoutTime } from './logic.ts';
 import { isOperation, operation, type RuleNode } from './venue-rule.ts';
 import { nextDayMs } from './venue-time.ts';
-import { checkTime } from './windows.ts';
 
 /** How hard a condition is to meet, and by how much it was missed. */
 interface Miss {
@@ -119,8 +118,8 @@ const MAX_TRIES = 64;
 const LOOK_AHEAD_DAYS = 8;
 
 /**
- * When the rule would hold: the first moment, of all that it names and of the coming days, at which it does and the
- * ticket is valid; null where none is found.
+ * When the rule would hold: the first moment, of all that it names and of the coming days, at which it does; null
+ * where none is found.
  */
 function nextHoldsMs(rule: RuleNode, ask: Ask): number | null {
   const { nowMs } = ask.place;
@@ -130,7 +129,7 @@ function nextHoldsMs(rule: RuleNode, ask: Ask): number | null {
   for (const dayMs of days) collectMoments(rule, at(ask, dayMs), moments);
   const later = [...moments].filter((momentMs) => momentMs > nowMs).sort((a, b) => a - b);
   // isAfter is strict: the moment itself is still refused, the next millisecond is not.
-  return later.slice(0, MAX_TRIES).find((momentMs) => holds(rule, at(ask, momentMs + 1)) && checkTime(at(ask, momentMs + 1)) === null) ?? null;
+  return later.slice(0, MAX_TRIES).find((momentMs) => holds(rule, at(ask, momentMs + 1))) ?? null;
 }
 
 const at = (ask: Ask, nowMs: number): Ask => ({ ...ask, place: { ...ask.place, nowMs } });

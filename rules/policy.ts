@@ -179,10 +179,9 @@ const MAX_PROBLEMS = 20;
 export function readPolicies(value: unknown): PoliciesResult {
   const result = EventPolicies.safeParse(value);
   if (result.success) return { ok: true, policies: result.data };
-  return {
-    ok: false,
-    problems: result.error.issues.slice(0, MAX_PROBLEMS).map((issue) => `${['policies', ...issue.path.map(String)].join('.')}: ${issue.message}`),
-  };
+  const text = (issue: z.core.$ZodIssue) => (issue.code === 'invalid_key' ? (issue.issues[0]?.message ?? issue.message) : issue.message);
+  const problems = result.error.issues.slice(0, MAX_PROBLEMS).map((issue) => `${['policies', ...issue.path.map(String)].join('.')}: ${text(issue)}`);
+  return { ok: false, problems };
 }
 
 /**

@@ -36,10 +36,12 @@ export function readPretix(text: string): PretixForm | null {
   };
 }
 
+/** One spelling alone: the same bytes in another spelling would be another text, and so another ticket under the same signature. */
 function fromBase64(text: string): Uint8Array | null {
   if (!BASE64.test(text)) return null;
   try {
-    return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const raw = atob(text);
+    return btoa(raw) === text ? Uint8Array.from(raw, (character) => character.charCodeAt(0)) : null;
   } catch {
     return null;
   }

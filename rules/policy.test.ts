@@ -1,0 +1,81 @@
+import { expect, test } from 'vitest';
+import { DEFAULT_POLICY, effectivePolicy, Policy, readPolicies, serves } from './policy.ts';
+
+const problems = (value: unknown): readonly string[] => {
+  const result = readPolicies(value);
+  return result.ok ? [] : result.problems;
+};
+
+test('without a word every rule has its default', () => {
+  expect(effectivePolicy({}, null, 'arena/north-03')).toEqual(DEFAULT_POLICY);
+  expect(Policy.parse(DEFAULT_POLICY)).toEqual(DEFAULT_POLICY);
+  expect(DEFAULT_POLICY).toMatchObject({
+    duplicate_window_s: 10,
+    reentry: { rule: 'none' },
+    vip_reentry: 'always',
+    unknown: 'ask',
+    manifest_stale: 'admit_and_flag',
+    clock_untrusted: 'admit_and_flag',
+    usage_lost: 'refuse',
+  });
+});
+
+test("a gate's word goes before a tier's, a tier's before the event's, key by key", () => {
+  const result = readPolicies({
+    event: { duplicate_window_s: 1, unknown: 'refuse', reentry: { rule: 'after_exit', max: 3, min_gap_s: 60 }, entries: { total: 4 } },
+    tiers: { vip: { duplicate_window_s: 2, reentry: { rule: 'always', max: 9 } }, 'vip:balcony': { reentry: { max: 8 } }, crew: { duplicate_window_s: 99 } },
+    gates: { 'arena/north-03': { duplicate_window_s: 3, reentry: { rule: 'none' }, zones: ['north'], tiers: ['vip'] }, 'arena/south-01': { unknown: 'ask' } },
+  });
+  if (!result.ok) throw new Error(result.problems.join('\n'));
+  const at = (tier: string | null, gate: string) => effectivePolicy(result.policies, tier, gate);
+  expect(at('vip', 'arena/north-03')).toMatchObject({
+    duplicate_window_s: 3,
+    unknown: 'refuse',
+    zones: ['north'],
+    tiers: ['vip'],
+    reentry: { rule: 'none', max: 9, min_gap_s: 60 },
+    entries: { total: 4, per_day: null },
+  });
+  expect(at('vip', 'arena/west-01')).toMatchObject({ duplicate_window_s: 2, zones: null, reentry: { rule: 'always', max: 9 } });
+  expect(at('vip:balcony', 'arena/west-01')).toMatchObject({ duplicate_window_s: 2, reentry: { rule: 'always', max: 8 } });
+  expect(at('standard', 'arena/west-01')).toMatchObject({ duplicate_window_s: 1, reentry: { rule: 'after_exit', max: 3 } });
+  expect(at(null, 'arena/south-01')).toMatchObject({ unknown: 'ask' });
+  for (const tier of ['vip', 'constructor', '__proto__', null]) expect(() => Policy.parse(at(tier, 'arena/north-03'))).not.toThrow();
+});
+
+test('every mistake is reported at once, each with its key', () => {
+  expect(
+    problems({
+      event: { re_entry: 'none', reentry: { rule: 'sometimes' }, duplicate_window_s: -1, schedule: [{ days: [8], from: '24:00', until: '25:00' }] },
+      tiers: { 'a b': {}, vip: { zones: ['x'] } },
+      gates: { north: {}, 'arena/north-03': { admission: { from: '2027-05-01T17:00:00.000Z', until: '2027-05-01T16:00:00.000Z' }, rules: { log: 1 } } },
+      doors: {},
+    }),
+  ).toEqual([
+    'policies.event.duplicate_window_s: Too small: expected number to be >=0',
+    'policies.event.schedule.0.days.0: Too big: expected number to be <=7',
+    'policies.event.schedule.0.from: an opening begins at 00:00 to 23:59',
+    'policies.event.schedule.0.until: a clock time is HH:MM, 00:00 to 24:00',
+    'policies.event.reentry.rule: Invalid option: expected one of "none"|"after_exit"|"always"',
+    'policies.event: Unrecognized key: "re_entry"',
+    'policies.tiers.a b: an id has 1 to 64 letters, digits or . _ : @ -',
+    'policies.tiers.vip: Unrecognized key: "zones"',
+    'policies.gates.north: a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03',
+    'policies.gates.arena/north-03.rules: not a rule that can be judged: unknown operator "log"',
+    'policies.gates.arena/north-03.admission: from is not before until',
+    'policies: Unrecognized key: "doors"',
+  ]);
+});
+
+test.each([null, undefined, 1, 'x', [], { event: null }, { gates: [] }, { tiers: { vip: 1 } }])('no policies: %j', (value) => {
+  expect(problems(value).length).toBeGreaterThan(0);
+});
+
+test('however many mistakes there are, twenty are told', () => {
+  expect(problems({ tiers: Object.fromEntries(Array.from({ length: 50 }, (_, n) => [`t${n}`, { unpaid: 'maybe' }])) })).toHaveLength(20);
+});
+
+test('a part before a colon serves all that it begins', () => {
+  expect([serves(null, 'x'), serves(['a'], 'a'), serves(['a'], 'a:b:c'), serves(['a:b'], 'a:b:c')]).toEqual([true, true, true, true]);
+  expect([serves([], 'x'), serves(['a'], 'ab'), serves(['a:b'], 'a'), serves([''], ':a')]).toEqual([false, false, false, false]);
+});
