@@ -14,6 +14,7 @@ const action = fc.oneof(
   { weight: 5, arbitrary: fc.record({ do: fc.constant('answer' as const), what: fc.constantFrom('grant' as const, 'grant' as const, 'refusal' as const, 'failed' as const), units: fc.integer({ min: 1, max: 3 }), which: fc.nat(5) }) },
   { weight: 6, arbitrary: fc.record({ do: fc.constant('line' as const), line: fc.constantFrom(...LINES.slice(0, 6)), active: fc.boolean() }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('fire' as const), active: fc.boolean() }) },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant('late' as const), which: fc.nat(5) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('reset' as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('open' as const), direction, units: fc.integer({ min: 1, max: 3 }) }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('mode' as const), direction, mode: fc.constantFrom('controlled' as const, 'controlled' as const, 'free' as const, 'locked' as const, 'out_of_service' as const) }) },
@@ -31,6 +32,8 @@ const laneConfig: fc.Arbitrary<LaneConfig> = fc.record({
 /** What the outside knows: rights that were given, and what became of them. Kept apart from the lane's own state. */
 function createWitness(world: LaneWorld, config: LaneConfig) {
   const waiting: { readonly presentation: number; readonly direction: Direction }[] = [];
+  /** Given up by the lane: the desk returns them, so what still comes gives no right. */
+  const late: { readonly presentation: number; readonly direction: Direction }[] = [];
   const rights: Record<Direction, number> = { in: 0, out: 0 };
   const edges: Record<Direction, number> = { in: 0, out: 0 };
   /** Units of every right, by its row or override, that have no outcome yet. */
@@ -45,6 +48,7 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
   function saw(effects: readonly LaneEffect[]): void {
     for (const effect of effects) {
       if (effect.kind === 'decide') waiting.push(effect);
+      if (effect.kind === 'abandon') late.push(...waiting.filter((one) => one.presentation === effect.presentation));
       if (effect.kind === 'abandon' || effect.kind === 'drop') forget(effect.presentation);
       if (effect.kind === 'record') noted(effect.note, effect.override);
       if (effect.kind === 'write' && effect.active && effect.output !== 'stop') {
@@ -83,6 +87,11 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
           opens += 1;
           give(`1000/${opens}`, asked.direction, one.units);
           return saw(world.send({ kind: 'verdict', direction: asked.direction, presentation: asked.presentation, row: [1_000, opens], verdict: { kind: 'grant', units: one.units, attention: false } }));
+        }
+        case 'late': {
+          const given = late[one.which % Math.max(1, late.length)];
+          if (given !== undefined) saw(world.grant(given.presentation, { direction: given.direction }).effects);
+          return;
         }
         case 'line': return saw(world.line(one.line, one.active));
         case 'fire': {
