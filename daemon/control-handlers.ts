@@ -13,6 +13,8 @@ import type { Desk } from './ports.ts';
 const MAX_RECENT = 20;
 /** A watcher gets a new status at most so often; between, only what happened. */
 const STATUS_PERIOD_MS = 500;
+/** The desk is waited for so long; a stalled disk must not keep the status from people. */
+const DESK_WAIT_MS = 1_000;
 /** Rows of one `ledger` call; the caller asks again from the last. */
 const MAX_ROWS = 500;
 
@@ -23,8 +25,8 @@ export interface HandlerParts {
   readonly gate: Gate;
   readonly desk: Desk;
   readonly startedAtMs: number;
-  /** From the process's start to the first possible decision; null: not yet. */
-  readonly startMs: () => number | null;
+  /** Resolves when guests can be decided, with how long that took from the process's start, ms. Calls wait for it. */
+  readonly ready: Promise<number>;
 }
 
 export interface ControlHandlers {
@@ -45,24 +47,33 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     if (event.kind === 'decision') seen.decision(event.decision);
     else seen.snapshot(event.snapshot);
   });
-  const status = () => statusOf(parts, parts.gate.state(), recent);
+  let startMs = 0;
+  const ready = parts.ready.then((ms) => { startMs = ms; });
+  const statusNow = (desk = parts.gate.state().desk) => statusOf(parts, { ...parts.gate.state(), desk }, recent, startMs);
+  /** With the desk asked anew; where it does not answer in time, as last heard. */
+  const status = async () => {
+    const late = new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), DESK_WAIT_MS).unref());
+    return statusNow(await Promise.race([parts.desk.status().catch(() => undefined), late]));
+  };
 
   const order = (command: Command, args: Readonly<Record<string, unknown>>) => {
     const { actor, reason, ...rest } = args;
     return obey(parts.gate, command, rest, actor, reason);
   };
-  return {
-    close: end,
-    handlers: {
-      status: async () => status(),
-      manifest: async () => ({ manifests: status().manifests }),
-      watch: (_args, context) => watch(context, parts.gate, status, watchers),
-      ledger: (args, context) => ledger(args, context, parts.desk),
-      open: (args) => order('open', args),
-      mode: (args) => order('mode', args),
-      'reset-emergency': (args) => order('reset-emergency', args),
-    },
+  const handlers: Handlers = {
+    status,
+    manifest: async () => ({ manifests: (await status()).manifests }),
+    watch: (_args, context) => watch(context, parts.gate, statusNow, watchers),
+    ledger: (args, context) => ledger(args, context, parts.desk),
+    open: (args) => order('open', args),
+    mode: (args) => order('mode', args),
+    'reset-emergency': (args) => order('reset-emergency', args),
   };
+  const whenReady = Object.entries(handlers).map(([name, handler]) => [name, async (args: Readonly<Record<string, unknown>>, context: CallContext) => {
+    await ready;
+    return handler(args, context);
+  }] as const);
+  return { close: end, handlers: Object.fromEntries(whenReady) };
 }
 
 async function obey(gate: Gate, command: Command, args: Record<string, unknown>, actor: unknown, reason: unknown): Promise<unknown> {
@@ -111,7 +122,7 @@ async function ledger(args: Readonly<Record<string, unknown>>, { send }: CallCon
 
 const timestamp = (ms: number): string => new Date(ms).toISOString();
 
-function statusOf({ config, version, clock, startedAtMs, startMs }: HandlerParts, now: GateSnapshot, recent: readonly RecentLine[]): GateStatus {
+function statusOf({ config, version, clock, startedAtMs }: HandlerParts, now: GateSnapshot, recent: readonly RecentLine[], startMs: number): GateStatus {
   const { desk } = now;
   const offset = clock.offset();
   const mode = (direction: 'in' | 'out') => ({ mode: now[direction].mode, until: now[direction].untilWallMs === null ? null : timestamp(now[direction].untilWallMs) });
@@ -123,7 +134,7 @@ function statusOf({ config, version, clock, startedAtMs, startMs }: HandlerParts
     fire: now.fire,
     readers: now.readers.map(({ name, direction, ok }) => ({ name, direction, path: config.readers.find((reader) => reader.name === name)?.path ?? '', ok })),
     board: { driver: config.board.driver, ok: now.boardOk },
-    ledger: { epoch: desk?.epoch ?? 0, last_seq: desk?.lastSeq ?? 0, backlog: desk?.backlog ?? 0, backlog_oldest_s: desk?.backlogOldestMs == null ? null : Math.round(desk.backlogOldestMs / 1000), usage_complete: desk?.usageComplete ?? false },
+    ledger: { epoch: desk?.epoch ?? 0, last_seq: desk?.lastSeq ?? 0, backlog: desk?.backlog ?? 0, backlog_oldest_s: desk?.backlogOldestMs == null ? null : Math.max(0, Math.round((clock.wallMs() - desk.backlogOldestMs) / 1000)), usage_complete: desk?.usageComplete ?? false },
     manifests: (desk?.manifests ?? []).map((one): ManifestStatus => ({ event_id: one.eventId, version: one.version, overlay_version: one.overlayVersion, generated_at: timestamp(one.generatedAtMs), expires_at: timestamp(one.expiresAtMs), tickets: one.tickets })),
     totals: now.totals,
     disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
@@ -131,7 +142,7 @@ function statusOf({ config, version, clock, startedAtMs, startMs }: HandlerParts
     clock: { wall: timestamp(clock.wallMs()), trusted: clock.trusted(), why: clock.why(), offset_ms: offset?.offsetMs ?? null, bound_ms: offset?.boundMs ?? null },
     alerts: now.alerts.map(({ id, severity, message, sinceWallMs }) => ({ id, severity, message, since: timestamp(sinceWallMs) })),
     recent: [...recent],
-    start_ms: startMs() ?? 0,
+    start_ms: startMs,
   };
 }
 

@@ -1,0 +1,42 @@
+/** run: the gate itself, as a process: signals, unexpected errors, exit codes. */
+import { runGate } from '../main.ts';
+import { ControlError } from '../control.ts';
+import { CliError, EXIT } from './exit.ts';
+import type { CommonOptions } from './main.ts';
+import { requireConfig } from './settings.ts';
+
+/** Returns when the gate has stopped. A second signal ends the process at once; the unit's stop step then returns the outputs. */
+export async function run(options: CommonOptions): Promise<void> {
+  const config = requireConfig(options.config);
+  // A signal or an error that comes while the parts still open is kept until they have.
+  const asked = Promise.withResolvers<string>();
+  let signals = 0;
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      signals += 1;
+      if (signals > 1) process.exit(EXIT.failed);
+      asked.resolve(signal);
+    });
+  }
+  // A closed terminal is no reason to leave a lane.
+  process.on('SIGHUP', () => undefined);
+  const unexpected = Promise.withResolvers<unknown>();
+  process.on('uncaughtException', (error) => unexpected.resolve(error));
+  process.on('unhandledRejection', (error) => unexpected.resolve(error));
+
+  const gate = await runGate(config).catch((error: unknown) => {
+    if (error instanceof ControlError) throw new CliError(EXIT.failed, error.message, error.hint);
+    throw error;
+  });
+  const end = await Promise.race([
+    asked.promise.then((reason) => ({ reason })),
+    gate.restartAsked.then(() => ({ reason: 'restart asked for' })),
+    unexpected.promise.then((error) => ({ error })),
+  ]);
+  if ('error' in end) {
+    await gate.panic(end.error);
+    process.exit(EXIT.failed);
+  }
+  const whole = await gate.stop(end.reason);
+  process.exit(whole ? EXIT.done : EXIT.failed);
+}

@@ -1,0 +1,205 @@
+/**
+ * Composition: opens the parts of one gate in order and gives them back in reverse. What a part does is its own business;
+ * what is said here is who gets whom, and in which order.
+ *
+ * log → clock → control socket (so that two gates never drive one lane) → board, desk, readers (gate.open: from here on guests
+ * are decided) → uplink and its library → telemetry. The watchdog is fed only where the loop has turned.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { createBoard } from './board/create-board.ts';
+import { type LaneBoard, writeReleaseFile } from './board/release-file.ts';
+import { createClock, type GateClock } from './clock.ts';
+import type { Config } from './config.ts';
+import { createControl } from './control.ts';
+import { createHandlers } from './control-handlers.ts';
+import { createDesk, LOOKUP_BUDGET_MS } from './desk.ts';
+import { createGate, type Gate, type GateSync } from './gate.ts';
+import { systemTimers } from './gate/timers.ts';
+import { createHostHealth, gateInfo } from './host.ts';
+import { createLateUplink, createNoUplink } from './late-uplink.ts';
+import type { MqttUplink } from './link/mqtt-uplink.ts';
+import { createLog, type Log, type LogLevel } from './log.ts';
+import type { Board, Desk, Uplink } from './ports.ts';
+import { createSerialReader } from './reader/serial-reader.ts';
+import { stileVersion, type Version } from './version.ts';
+
+/** Beside the control socket: /run/stile/release.conf, where the unit's stop step looks. */
+const RELEASE_FILE_NAME = 'release.conf';
+/** daemon/store/standing.ts keeps it; importing that here would load the database's library into the loop's thread. */
+const FIRE_LATCH_FILE = 'fire-latched';
+/** `health` and `stats` go out so often, ms (CONTRACT.md). */
+const HEALTH_MS = 30_000;
+const STATS_MS = 60_000;
+/** The clock is looked at for jumps, and the watchdog fed, so often, ms. Below half of the unit's WatchdogSec (3 s). */
+const LOOK_MS = 1_000;
+/** The loop must have turned within this for the watchdog to be fed, ms. */
+const TURNED_WITHIN_MS = 1_500;
+/** Every part together has so long to be given back; what then remains ends with the process. The unit waits 10 s. */
+const STOP_BOUND_MS = 9_500;
+/** After an error that nobody expected, the board has so long to go into its defined state, ms. */
+const PANIC_BOUND_MS = 500;
+
+export interface RunningGate {
+  readonly gate: Gate;
+  readonly log: Log;
+  /** Nobody new; who is under way is waited for; everything is given back, in reverse. At most STOP_BOUND_MS. Answers whether all was given back. */
+  stop(reason: string): Promise<boolean>;
+  /** The defined state at once, without waiting for anybody: for errors that nobody expected. The process must end then. */
+  panic(error: unknown): Promise<void>;
+  /** Resolves when an operator asked for a restart and the lane is idle. */
+  readonly restartAsked: Promise<void>;
+}
+
+type Release = { readonly what: string; readonly run: () => Promise<void> | void };
+
+/** Opens everything. Rejects where the gate can't run at all, after giving back what was opened: another gate runs here, or the board fails. */
+export async function runGate(config: Config): Promise<RunningGate> {
+  const startedAtMs = Date.now();
+  const version = stileVersion();
+  const log = createLog(config.log.level, { gate: config.gate });
+  const releases: Release[] = [];
+  const stop = createStop(releases, log);
+  try {
+    const clock = createClock({ floorMs: Math.max(version.builtAtMs, config.certificate?.notBeforeMs ?? 0) });
+    log.info('the gate starts', { version: version.version, commit: version.commit, boot_id: clock.bootId, config_sha256: config.sha256 });
+    const restart = Promise.withResolvers<void>();
+    const ready = Promise.withResolvers<number>();
+
+    const link = composeLink(config, clock, version, log);
+    const board = withReleaseFile(config, clock, log);
+    const readers = config.readers.map((reader) => createSerialReader(reader, clock));
+    const { uplink, desk, sync } = link;
+    const gate = createGate({ config: { gate: config.gate, lane: config.turnstile }, clock, desk, board, readers, uplink, sync, log, timers: systemTimers(), restart: () => restart.resolve() });
+
+    // First of all: it answers to one gate only, so a second one ends here and never touches the lane.
+    const calls = createHandlers({ config, version: version.version, clock, gate, desk, startedAtMs, ready: ready.promise });
+    const control = createControl({ ...config.control, handlers: calls.handlers, warn: (message, fields) => log.warn(message, fields) });
+    await control.open();
+    releases.push({ what: 'control socket', run: async () => { calls.close(); await control.close(); } });
+
+    releases.push({ what: 'gate', run: () => gate.close('stopped') });
+    await gate.open();
+    const startMs = Math.round(performance.now());
+    board.follow(gate);
+    clock.raiseFloor(gate.state().desk?.lastRowMs ?? 0);
+    ready.resolve(startMs);
+
+    const end = startTelemetry({ gate, uplink, desk, clock, log, alive: () => undefined });
+    releases.push({ what: 'telemetry', run: end });
+    log.info('the gate decides', { start_ms: startMs, clock_trusted: clock.trusted() });
+    return { gate, log, stop, restartAsked: restart.promise, panic: (error) => panic(error, gate, board, log) };
+  } catch (error) {
+    log.error('the gate could not start', { error });
+    await stop('start failed');
+    throw error;
+  }
+}
+
+/** Desk, uplink and fetching: they know one another only here. */
+function composeLink(config: Config, clock: GateClock, version: Version, log: Log): { readonly uplink: Uplink; readonly desk: Desk; readonly sync: GateSync } {
+  const { mqtt, gate } = config;
+  const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
+  const late = mqtt === null ? null : createLateUplink<MqttUplink>(async () => {
+    const { createUplink } = await import('./link/mqtt-uplink.ts');
+    const file = (path: string | null) => (path === null ? undefined : readFileSync(path));
+    return createUplink({
+      gate, clock, desk, url: mqtt.url, ca: file(mqtt.ca), cert: file(mqtt.cert), key: file(mqtt.key), username: mqtt.username ?? undefined, password: file(mqtt.passwordFile)?.toString('utf8').trim(),
+      info: gateInfo(config, clock, version), log: linkLog,
+    });
+  }, (error) => log.error('the uplink could not be loaded: the gate works alone', { error }));
+  const desk = createDesk({
+    path: config.store.path, gate, verifyKeys: config.keys, clock,
+    notice: (what, detail) => log.warn('the store says', { what, detail }),
+    lookup: async (refs) => (await late?.loaded()?.ask([...refs], LOOKUP_BUDGET_MS))?.tickets ?? null,
+  });
+  return { desk, uplink: late ?? createNoUplink(), sync: createLocalSync(desk, log) };
+}
+
+/** Without a cloud to fetch from: what comes by itself is taken, the rest can't be had. */
+function createLocalSync(desk: Desk, log: Log): GateSync {
+  return {
+    async want(payload) {
+      const missing = await desk.want(payload);
+      if (missing.length > 0) log.warn('tickets are wanted that cannot be fetched: no cloud is configured', { events: missing.map(({ eventId }) => eventId) });
+    },
+    overlay: async (payload) => void (await desk.applyOverlay(payload)),
+    async gap() { log.warn('rows of the site\'s other gates are missing and cannot be fetched: no cloud is configured'); },
+    async refresh() { return { fetched: 0, why: 'no cloud is configured' }; },
+  };
+}
+
+/** The board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */
+function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard & { follow(gate: Gate): void } {
+  const path = join(dirname(config.control.socket), RELEASE_FILE_NAME);
+  // Before the desk is open the latch is read from the disk itself: it must hold from the first moment.
+  const board = createBoard(config.board, clock, { startOpen: () => existsSync(join(config.store.path, FIRE_LATCH_FILE)), draw: (line) => void process.stderr.write(`${line}\n`) });
+  let written: boolean | null = null;
+  const write = (releaseOpen: boolean) => {
+    if (written === releaseOpen) return;
+    try {
+      writeReleaseFile(path, board.releaseTargets(releaseOpen));
+      written = releaseOpen;
+    } catch (error) {
+      log.error('the stop step does not know the lane\'s outputs: its file could not be written', { path, cause: (error as Error).message });
+    }
+  };
+  return {
+    ...board,
+    async open(listener, failed) {
+      await board.open(listener, failed);
+      write(existsSync(join(config.store.path, FIRE_LATCH_FILE)));
+    },
+    follow: (gate) => void gate.subscribe((event) => event.kind === 'snapshot' && write(event.snapshot.fire.latched || event.snapshot.fire.asserted)),
+  };
+}
+
+/** Health, stats, the clock's jumps and the watchdog. Answers how to end it. */
+function startTelemetry(parts: { readonly gate: Gate; readonly uplink: Uplink; readonly desk: Desk; readonly clock: GateClock; readonly log: Log; readonly alive: () => void }): () => void {
+  const { gate, uplink, desk, clock, log, alive } = parts;
+  const { health, stats } = gate.telemetry();
+  const host = createHostHealth();
+  const look = () => {
+    if (clock.boottimeMs() - gate.lastTurnMs() <= TURNED_WITHIN_MS) alive();
+    const jump = clock.look();
+    if (jump === null) return;
+    log.warn('the system\'s clock was set', { by_ms: Math.round(jump.byMs) });
+    // Also when the store fails: the note is lost, and the rows\' own times show the jump all the same.
+    void desk.record({ kind: 'clock', what: 'jump', detail: `the system's clock was set by ${Math.round(jump.byMs)} ms` }).catch(() => undefined);
+  };
+  const timers = [setInterval(look, LOOK_MS), setInterval(() => uplink.health(health(host())), HEALTH_MS), setInterval(() => uplink.stats(stats()), STATS_MS)];
+  // The first health at once, so that the retained one is not of the last run.
+  uplink.health(health(host()));
+  return () => timers.forEach(clearInterval);
+}
+
+/** Runs the releases once, in reverse; whoever calls again waits for the same end. */
+function createStop(releases: readonly Release[], log: Log): (reason: string) => Promise<boolean> {
+  let ending: Promise<boolean> | null = null;
+  const run = async (reason: string): Promise<boolean> => {
+    log.info('the gate stops', { reason });
+    const giveBack = async () => {
+      for (const { what, run: release } of releases.toReversed()) {
+        try {
+          await release();
+        } catch (error) {
+          log.error('a part could not be given back', { what, error });
+        }
+      }
+      return true;
+    };
+    const whole = await Promise.race([giveBack(), new Promise<boolean>((resolve) => setTimeout(() => resolve(false), STOP_BOUND_MS).unref())]);
+    log.info(whole ? 'the gate has stopped' : 'the gate stops without having given everything back', { reason });
+    log.flush();
+    return whole;
+  };
+  return (reason) => (ending ??= run(reason));
+}
+
+/** The store and the cloud are left as they are: only the lane's state matters now. */
+async function panic(error: unknown, gate: Gate, board: Board, log: Log): Promise<void> {
+  log.error('an error that nobody expected: the lane goes into its defined state, and the process ends', { error });
+  const { latched, asserted } = gate.state().fire;
+  await Promise.race([board.close({ releaseOpen: latched || asserted }).catch(() => undefined), new Promise((resolve) => setTimeout(resolve, PANIC_BOUND_MS))]);
+  log.flush();
+}
