@@ -14,6 +14,10 @@ export interface Libc {
   tcgetattr(fd: number, termios: Buffer): number;
   cfmakeraw(termios: Buffer): void;
   tcsetattr(fd: number, when: number, termios: Buffer): number;
+  /** Answers a descriptor, or -1. */
+  socket(domain: number, type: number, protocol: number): number;
+  /** Answers the bytes sent, or -1. */
+  sendto(fd: number, bytes: Buffer, length: number, flags: number, address: Buffer, addressLength: number): number;
 }
 
 /** struct termios has 60 bytes on 64-bit Linux; a buffer of this holds it anywhere. */
@@ -31,5 +35,7 @@ export function loadLibc(): Libc {
     tcgetattr: library.func('int tcgetattr(int, _Out_ uint8_t *)'),
     cfmakeraw: library.func('void cfmakeraw(_Inout_ uint8_t *)'),
     tcsetattr: library.func('int tcsetattr(int, int, uint8_t *)'),
+    socket: library.func('int socket(int, int, int)'),
+    sendto: library.func('ssize_t sendto(int, uint8_t *, size_t, int, uint8_t *, uint32_t)'),
   };
 }

@@ -58,6 +58,8 @@ export interface UplinkOptions extends TlsIdentity {
   readonly lateAnswer?: (answer: LookupAnswer) => void;
   /** More of the peers' rows came than could be applied, and some were dropped: fetch the site's ledger. */
   readonly peersDropped?: () => void;
+  /** The link came up: what was missed meanwhile can be fetched (manifest-sync.ts). */
+  readonly connected?: () => void;
   /** Shorter waits for tests; the defaults are the constants of outbox.ts, connection.ts and questions.ts. */
   readonly timing?: {
     readonly reconnectFirstMs?: number;
@@ -257,6 +259,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       told = null;
       log('info', 'connected to the broker', { protocol: session.protocol === 5 ? 'MQTT 5' : 'MQTT 3.1.1', session: id });
       void emit({ kind: 'online' });
+      options.connected?.();
       time.start(question);
       // The retained ack comes first, else rows would be sent that are acknowledged already.
       ledgerTimer = setTimeout(startLedger, FIRST_ACK_WAIT_MS);

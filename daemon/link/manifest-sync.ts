@@ -1,0 +1,364 @@
+/**
+ * Brings what the gate shall know of tickets onto its card, and what it missed of its peers: on `manifest/want` the files that the desk asks
+ * for, on a gap the signed overlays in between, on a gap among peers' rows the site's ledger. Works in the background, one thing
+ * at a time, tries again until it is so, and says by the alert `manifest` when it is not.
+ */
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
+import { OverlayMessage, WantedManifest } from '../../contract/manifest.ts';
+import { parsePayload } from '../../contract/parse.ts';
+import type { Desk, ManifestResult, Uplink } from '../ports.ts';
+import { createBackoff } from './backoff.ts';
+import { type CloudClient, problemOf } from './cloud-client.ts';
+import { download } from './download.ts';
+import { createJsonItems } from './json-items.ts';
+import type { LinkLog } from './log.ts';
+import { readSiteLedger } from './site-ledger.ts';
+
+/** Waits between attempts. */
+export const RETRY_FIRST_MS = 1_000;
+export const RETRY_MAX_MS = 60_000;
+/** A larger file is not fetched. */
+export const MAX_MANIFEST_BYTES = 1024 * 1024 * 1024;
+/** Failures in a row before operators are told; a forged or unreadable file is told at once. */
+const FAILURES_BEFORE_ALERT = 2;
+/** In one round: the files, then the overlays after them, then what came meanwhile. */
+const MAX_STEPS_PER_ROUND = 16;
+/** The site's ledger is read when the link comes up, once more after this (rows that were on their way meanwhile), then every CATCH_UP_PERIOD_MS. */
+export const CATCH_UP_AGAIN_MS = 20_000;
+export const CATCH_UP_PERIOD_MS = 300_000;
+const SQLITE_TYPE = 'application/vnd.sqlite3';
+
+export interface ManifestSyncOptions {
+  readonly gate: string;
+  readonly client: CloudClient;
+  readonly desk: Pick<Desk, 'want' | 'installManifest' | 'applyOverlay' | 'applyPeer' | 'vector' | 'caughtUp' | 'status'>;
+  readonly alerts: Pick<Uplink, 'raise' | 'clear'>;
+  /** For files that are on their way, such as `<store>/incoming`. Emptied of what is not wanted any more. */
+  readonly folder: string;
+  readonly log: LinkLog;
+  /** Shorter waits for tests. */
+  readonly timing?: { readonly retryFirstMs?: number; readonly retryMaxMs?: number; readonly catchUpAgainMs?: number; readonly catchUpPeriodMs?: number };
+}
+
+export interface SyncStatus {
+  /** The file on its way. */
+  readonly fetching: { readonly eventId: string; readonly receivedBytes: number; readonly sizeBytes: number } | null;
+  /** Why the last attempt failed; null: everything that is wanted is here. */
+  readonly failing: string | null;
+  /** Why the site's ledger could not be read; null: read to its end. */
+  readonly ledgerFailing: string | null;
+}
+
+/** None of these throws or rejects; what takes long goes on in the background. */
+export interface ManifestSync {
+  /** `manifest/want` as it came. */
+  want(payload: Uint8Array): Promise<void>;
+  /** An overlay as it came. */
+  overlay(payload: Uint8Array): Promise<void>;
+  /** Rows of peers are missing: read the site's ledger. */
+  gap(): Promise<void>;
+  /** The link came up. */
+  connected(): void;
+  /** Everything anew, and waits for it; answers how it stands then. */
+  refresh(): Promise<SyncStatus>;
+  status(): SyncStatus;
+  /** Stops what is under way; a file that is half here is continued next time. */
+  close(): Promise<void>;
+}
+
+type Brought = { readonly ok: true; readonly applied: number } | Extract<Outcome, { ok: false }>;
+type Outcome = { readonly ok: true } | { readonly ok: false; readonly lasting: boolean; readonly message: string };
+
+export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
+  const { desk, client, gate, log, timing = {} } = options;
+  const waits = { firstMs: timing.retryFirstMs ?? RETRY_FIRST_MS, maxMs: timing.retryMaxMs ?? RETRY_MAX_MS };
+  const stopped = new AbortController();
+  /** Events whose overlays have a gap that the last want may not know of. */
+  const gaps = new Set<string>();
+  let want: Uint8Array | null = null;
+  let fetching: SyncStatus['fetching'] = null;
+  let fetchingSha: string | null = null;
+  let abortFetch: AbortController | null = null;
+  let alerted = false;
+  let periodic: NodeJS.Timeout | undefined;
+  let again: NodeJS.Timeout | undefined;
+
+  const manifests = createWorker({ ...waits, stopped: stopped.signal, round: bringManifests, failed: manifestsFail, done: manifestsDone });
+  const ledger = createWorker({
+    ...waits,
+    stopped: stopped.signal,
+    round: bringLedger,
+    failed: (message, failures) => {
+      if (failures === 1) log('warn', "the site's ledger could not be read to its end; it is tried again", { cause: message });
+    },
+    done: () => undefined,
+  });
+
+  async function bringManifests(): Promise<Outcome> {
+    await mkdir(options.folder, { recursive: true, mode: 0o700 });
+    for (let step = 0; step < MAX_STEPS_PER_ROUND; step++) {
+      const wanted = want;
+      const needs = wanted === null ? [] : await desk.want(wanted);
+      if (step === 0) await tidy(needs.map(({ wanted: one }) => WantedManifest.safeParse(one).data?.sha256));
+      if (needs.length === 0 && gaps.size === 0) return { ok: true };
+      const failures: Extract<Outcome, { ok: false }>[] = [];
+      for (const need of needs) {
+        if (want !== wanted) break;
+        const outcome = await attempted(bring(need));
+        if (!outcome.ok) failures.push(outcome);
+      }
+      for (const eventId of [...gaps]) {
+        const outcome = await attempted(closeGap(eventId));
+        if (outcome.ok) gaps.delete(eventId);
+        else failures.push(outcome);
+      }
+      // Where something newer is wanted meanwhile, what failed may not matter any more.
+      if (failures.length > 0 && want === wanted)
+        return { ok: false, lasting: failures.every(({ lasting }) => lasting), message: failures.map(({ message }) => message).join('; ') };
+    }
+    return { ok: false, lasting: false, message: 'what is wanted changes faster than it can be fetched' };
+  }
+
+  async function bring(need: Awaited<ReturnType<Desk['want']>>[number]): Promise<Outcome> {
+    const wanted = WantedManifest.safeParse(need.wanted);
+    if (!wanted.success) return { ok: false, lasting: true, message: `${need.eventId}: what is wanted cannot be read` };
+    if (need.since === null) return bringFile(wanted.data);
+    const brought = await bringOverlays(need.eventId, need.since);
+    return brought.ok && brought.applied === 0
+      ? { ok: false, lasting: false, message: `${need.eventId}: the cloud gave no changes after version ${need.since}` }
+      : brought;
+  }
+
+  async function bringFile(wanted: WantedManifest): Promise<Outcome> {
+    const { event_id: eventId, sha256, size } = wanted;
+    if (size > MAX_MANIFEST_BYTES)
+      return { ok: false, lasting: true, message: `${eventId}: ${size} bytes are more than this gate takes (${MAX_MANIFEST_BYTES})` };
+    const path = join(options.folder, `${sha256}.part`);
+    const abort = new AbortController();
+    abortFetch = abort;
+    fetchingSha = sha256;
+    fetching = { eventId, receivedBytes: 0, sizeBytes: size };
+    try {
+      const got = await download(client, {
+        url: withDevice(wanted.url),
+        path,
+        sizeBytes: size,
+        sha256,
+        accept: SQLITE_TYPE,
+        signal: AbortSignal.any([abort.signal, stopped.signal]),
+        progress: (receivedBytes) => {
+          fetching = { eventId, receivedBytes, sizeBytes: size };
+        },
+      });
+      if (!got.ok) return { ...got, message: `${eventId} version ${wanted.version}: ${got.message}` };
+      const installed = await desk.installManifest(path, wanted);
+      if (installed.ok || installed.why !== 'io') await rm(path, { force: true });
+      if (installed.ok) log('info', 'a manifest is in force', { event_id: eventId, version: installed.version, bytes: size });
+      return judged(eventId, installed);
+    } finally {
+      fetching = null;
+      fetchingSha = null;
+      abortFetch = null;
+    }
+  }
+
+  /** The signed overlays from `since` on, as the topic `overlay` would have brought them. */
+  async function bringOverlays(eventId: string, since: number): Promise<Brought> {
+    const response = await client.get(withDevice(`/offline/manifest/${encodeURIComponent(eventId)}?since=${since}`), {
+      accept: 'application/json',
+      signal: stopped.signal,
+    });
+    if (response.status !== 200) {
+      const problem = await problemOf(response);
+      // The cloud builds a new file now, and will say so in manifest/want.
+      return { ok: false, lasting: response.status === 409, message: `${eventId} changes since version ${since}: ${problem.text}` };
+    }
+    const items = createJsonItems(['manifest.overlays.*'], MAX_PAYLOAD_BYTES);
+    let applied = 0;
+    try {
+      for await (const chunk of response.body) {
+        for (const { bytes } of items.push(chunk)) {
+          const outcome = judged(eventId, await desk.applyOverlay(bytes));
+          if (!outcome.ok) return outcome;
+          applied += 1;
+        }
+      }
+    } finally {
+      response.body.destroy();
+    }
+    items.end();
+    return { ok: true, applied };
+  }
+
+  async function closeGap(eventId: string): Promise<Outcome> {
+    const held = (await desk.status()).manifests.find((manifest) => manifest.eventId === eventId);
+    // Without a file there is nothing to change: manifest/want brings one.
+    return held === undefined ? { ok: true } : await bringOverlays(eventId, held.overlayVersion);
+  }
+
+  async function bringLedger(): Promise<Outcome> {
+    const rows = await readSiteLedger({ gate, client, desk }, stopped.signal);
+    if (rows > 0) log('info', "rows were taken from the cloud's copy of the site's ledger", { rows });
+    return { ok: true };
+  }
+
+  function withDevice(address: string): string {
+    const absolute = !address.startsWith('/');
+    const url = new URL(address, 'http://cloud.invalid');
+    if (!url.searchParams.has('device_id')) url.searchParams.set('device_id', gate);
+    return absolute ? url.href : url.pathname + url.search;
+  }
+
+  /** Removes half files that nobody wants any more. */
+  async function tidy(wanted: readonly (string | undefined)[]): Promise<void> {
+    for (const name of await readdir(options.folder))
+      if (name.endsWith('.part') && !wanted.includes(name.slice(0, -'.part'.length))) await rm(join(options.folder, name), { force: true });
+  }
+
+  function manifestsFail(message: string, failures: number, lasting: boolean): void {
+    if (failures === 1) log('warn', 'manifests could not be brought up to date; it is tried again', { cause: message });
+    if (failures < FAILURES_BEFORE_ALERT && !lasting) return;
+    alerted = true;
+    options.alerts.raise('manifest', 'warning', `The tickets on this gate are not up to date: ${message}`.slice(0, 512));
+  }
+  function manifestsDone(): void {
+    if (!alerted) return;
+    alerted = false;
+    options.alerts.clear('manifest');
+  }
+
+  return {
+    async want(payload) {
+      want = payload;
+      // A download that is still wanted goes on; another one makes room.
+      if (fetchingSha !== null && !Buffer.from(payload).includes(fetchingSha)) abortFetch?.abort(new Error('something newer is wanted'));
+      manifests.kick();
+    },
+    async overlay(payload) {
+      try {
+        const result = await desk.applyOverlay(payload);
+        if (result.ok || result.why === 'not_newer') return;
+        const overlay = parsePayload(OverlayMessage, payload);
+        if (result.why !== 'gap' || !overlay.ok) {
+          log('error', 'an overlay was refused', { why: result.why, cause: result.message });
+          if (result.why !== 'gap' && result.why !== 'io') manifestsFail(`an overlay was refused: ${result.message}`, FAILURES_BEFORE_ALERT, true);
+        }
+        if (overlay.ok && (result.why === 'gap' || result.why === 'io')) gaps.add(overlay.value.event_id);
+        manifests.kick();
+      } catch (error) {
+        log('error', 'an overlay could not be applied', { cause: (error as Error).message });
+      }
+    },
+    async gap() {
+      ledger.kick();
+    },
+    connected() {
+      ledger.kick();
+      clearTimeout(again);
+      clearInterval(periodic);
+      again = setTimeout(() => ledger.kick(), timing.catchUpAgainMs ?? CATCH_UP_AGAIN_MS);
+      periodic = setInterval(() => ledger.kick(), timing.catchUpPeriodMs ?? CATCH_UP_PERIOD_MS);
+    },
+    async refresh() {
+      await Promise.all([manifests.attempt(), ledger.attempt()]);
+      return this.status();
+    },
+    status: () => ({ fetching, failing: manifests.failing(), ledgerFailing: ledger.failing() }),
+    async close() {
+      clearTimeout(again);
+      clearInterval(periodic);
+      stopped.abort(new Error('the gate stops'));
+      await Promise.all([manifests.idle(), ledger.idle()]);
+    },
+  };
+}
+
+/** not_newer is as good as done; a gap or a disk fault may pass; a bad signature or content does not until something else is wanted. */
+function judged(eventId: string, result: ManifestResult): Outcome {
+  if (result.ok || result.why === 'not_newer') return { ok: true };
+  return { ok: false, lasting: result.why !== 'io' && result.why !== 'gap', message: `${eventId}: ${result.message} (${result.why})` };
+}
+
+const attempted = (work: Promise<Outcome>): Promise<Outcome> =>
+  work.catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: (error as Error).message || String(error) }));
+
+interface Worker {
+  /** There is something to do. A wait between attempts is cut short. */
+  kick(): void;
+  /** Does it now, and answers when one attempt is over. */
+  attempt(): Promise<void>;
+  idle(): Promise<void>;
+  failing(): string | null;
+}
+
+/** One round at a time; again with backoff until it succeeds. A `lasting` failure waits the longest, or until it is kicked. */
+function createWorker(options: {
+  readonly firstMs: number;
+  readonly maxMs: number;
+  readonly stopped: AbortSignal;
+  readonly round: () => Promise<Outcome>;
+  readonly failed: (message: string, failures: number, lasting: boolean) => void;
+  readonly done: () => void;
+}): Worker {
+  const backoff = createBackoff(options);
+  let running: Promise<void> | null = null;
+  let kicked = false;
+  let failing: string | null = null;
+  let wake: (() => void) | null = null;
+  let attempts: (() => void)[] = [];
+
+  const run = async () => {
+    while (kicked && !options.stopped.aborted) {
+      kicked = false;
+      const waiting = attempts;
+      attempts = [];
+      const outcome = await options
+        .round()
+        .catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: (error as Error).message || String(error) }));
+      failing = outcome.ok ? null : outcome.message;
+      if (!options.stopped.aborted) {
+        if (outcome.ok) {
+          backoff.reset();
+          options.done();
+        } else options.failed(outcome.message, backoff.failures() + 1, outcome.lasting);
+      }
+      for (const answer of waiting) answer();
+      if (outcome.ok || options.stopped.aborted) continue;
+      const waitMs = Math.max(backoff.next(), outcome.lasting ? options.maxMs / 2 : 0);
+      if (!kicked) await interrupted(waitMs);
+      kicked = true;
+    }
+    for (const answer of attempts.splice(0)) answer();
+  };
+  const interrupted = async (ms: number) => {
+    const woken = new AbortController();
+    wake = () => woken.abort();
+    await sleep(ms, undefined, { signal: AbortSignal.any([woken.signal, options.stopped]) }).catch(() => undefined);
+    wake = null;
+  };
+  const kick = () => {
+    kicked = true;
+    wake?.();
+    if (running === null && !options.stopped.aborted)
+      running = run().finally(() => {
+        running = null;
+        if (kicked && !options.stopped.aborted) kick();
+      });
+  };
+  return {
+    kick,
+    attempt: () =>
+      new Promise((resolve) => {
+        if (options.stopped.aborted) return resolve();
+        attempts.push(resolve);
+        kick();
+      }),
+    idle: async () => {
+      await running;
+    },
+    failing: () => failing,
+  };
+}

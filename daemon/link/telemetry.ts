@@ -1,0 +1,79 @@
+/** What the machine says of itself, for `info` and `health`. A reading that is not there is absent, never zero. */
+import { globSync, readFileSync } from 'node:fs';
+import { release } from 'node:os';
+import { dirname, join } from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+
+export interface MachineFacts {
+  readonly kernel: string;
+  readonly hardware_model: string | null;
+  readonly hardware_serial: string | null;
+  readonly image: string | null;
+}
+export interface MachineReadings {
+  readonly rss_mb: number;
+  readonly uptime_s: number;
+  readonly cpu_temp_c?: number;
+  readonly under_voltage?: 0 | 1;
+}
+
+export interface Telemetry {
+  /** Does not change while the machine runs. */
+  facts(): MachineFacts;
+  readings(): MachineReadings;
+  /** The longest the loop was late since the last call, ms; null before the first tick. */
+  loopLagMs(): number | null;
+  close(): void;
+}
+
+/** How often the loop's delay is sampled. */
+const LAG_RESOLUTION_MS = 20;
+
+/** `root`: where /proc, /sys and /etc hang, for tests. */
+export function createTelemetry(options: { readonly root?: string } = {}): Telemetry {
+  const root = options.root ?? '/';
+  const read = (path: string): string | null => {
+    try {
+      return readFileSync(join(root, path), 'utf8').replaceAll('\0', '').trim();
+    } catch {
+      return null;
+    }
+  };
+  // The firmware tells of too little voltage through the hwmon device `rpi_volt`; which number it has differs by boot.
+  const hwmons = globSync(join(root, 'sys/class/hwmon/hwmon*/name')).map((path) => path.slice(root.length));
+  const voltage = hwmons.find((path) => read(path) === 'rpi_volt');
+  const alarm = voltage === undefined ? null : join(dirname(voltage), 'in0_lcrit_alarm');
+  const zone = globSync(join(root, 'sys/class/thermal/thermal_zone*/type'))
+    .map((path) => path.slice(root.length))
+    .find((path) => /cpu|soc|x86_pkg/.test(read(path) ?? ''));
+  const temperature = join(zone === undefined ? 'sys/class/thermal/thermal_zone0' : dirname(zone), 'temp');
+  const delay = monitorEventLoopDelay({ resolution: LAG_RESOLUTION_MS });
+  delay.enable();
+  return {
+    facts: () => ({
+      kernel: release(),
+      hardware_model: read('proc/device-tree/model')?.slice(0, 128) ?? null,
+      hardware_serial: read('proc/device-tree/serial-number')?.slice(0, 64) ?? null,
+      image: read('etc/stile/image')?.slice(0, 64) ?? null,
+    }),
+    readings() {
+      const milliCelsius = read(temperature);
+      const low = alarm === null ? null : read(alarm);
+      return {
+        rss_mb: Math.round(process.memoryUsage.rss() / 104_857.6) / 10,
+        uptime_s: Math.round(process.uptime()),
+        ...(milliCelsius !== null && /^-?\d+$/.test(milliCelsius) ? { cpu_temp_c: Math.round(Number(milliCelsius) / 100) / 10 } : {}),
+        ...(low === '0' || low === '1' ? { under_voltage: Number(low) as 0 | 1 } : {}),
+      };
+    },
+    loopLagMs() {
+      // The histogram counts whole intervals; what is above the resolution is lateness.
+      const lag = delay.count === 0 ? null : Math.max(0, delay.max / 1e6 - LAG_RESOLUTION_MS);
+      delay.reset();
+      return lag === null ? null : Math.round(lag * 10) / 10;
+    },
+    close() {
+      delay.disable();
+    },
+  };
+}
