@@ -64,7 +64,7 @@ export function stepFraming(config: FramingConfig, state: FramingState, bytes: U
   const work = new Work(state);
   const pauseMs = atMs - state.byteAtMs;
   if (config.mode === 'silence') {
-    if (pauseMs >= config.silenceMs) work.end();
+    if (pauseMs >= config.silenceMs) work.endTrimmed();
   } else if (bytes.length > 0 && pauseMs >= PARTIAL_TIMEOUT_MS) work.forget();
   for (const byte of bytes) {
     if (config.mode === 'silence') takeUntilSilence(work, byte, atMs);
@@ -72,7 +72,7 @@ export function stepFraming(config: FramingConfig, state: FramingState, bytes: U
     else takeLine(work, byte, atMs, config.mode);
   }
   const next = work.state(bytes.length > 0 ? atMs : state.byteAtMs);
-  const waiting = config.mode === 'silence' && (next.held.length > 0 || next.companion !== null || next.dropping);
+  const waiting = config.mode === 'silence' && (next.held.length > 0 || next.dropping);
   return { state: next, framed: work.framed, deadlineMs: waiting ? next.byteAtMs + config.silenceMs : null };
 }
 
@@ -85,7 +85,7 @@ function takeLine(work: Work, byte: number, atMs: number, mode: 'cr' | 'lf' | 'c
 
 /** Readers that say nothing at the end may still say CR LF; it is not part of the code. */
 function takeUntilSilence(work: Work, byte: number, atMs: number): void {
-  if (byte === CR || byte === LF) work.hold(byte, atMs);
+  if (byte === CR || byte === LF) work.addBreak(byte);
   else work.add(byte, atMs);
 }
 
@@ -145,6 +145,12 @@ class Work {
     this.restart();
   }
 
+  /** Ends a frame without the line breaks at its end. */
+  endTrimmed(): void {
+    while (this.length > 0 && (this.buffer[this.length - 1] === CR || this.buffer[this.length - 1] === LF)) this.length -= 1;
+    this.end();
+  }
+
   /** A beginning that was left alone. What was too long has been counted already. */
   forget(): void {
     if (this.length > 0 && !this.dropping) this.garble('framing');
@@ -161,6 +167,11 @@ class Work {
     if (this.dropping) return;
     this.release(atMs);
     this.put(byte, atMs);
+  }
+
+  /** A line break that may be the code's end: its time does not count. */
+  addBreak(byte: number): void {
+    if (this.length > 0 && !this.dropping) this.put(byte, this.codeAtMs);
   }
 
   state(byteAtMs: number): FramingState {

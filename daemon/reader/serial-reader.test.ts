@@ -1,0 +1,187 @@
+/** The real serialport on real pseudo-terminals. */
+import { execFileSync } from 'node:child_process';
+import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { SerialPort } from 'serialport';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Reader, ReaderEvent } from '../ports.ts';
+import { openPtyPair, type PtyPair } from '../sim/pty-pair.ts';
+import { createSerialReader, REOPEN_FIRST_MS, REOPEN_MAX_MS, reopenWaitMs, type SerialReaderOptions } from './serial-reader.ts';
+
+const clock = { boottimeMs: () => performance.now() };
+let folder: string;
+let pair: PtyPair;
+let reader: Reader | null = null;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'stile-reader-'));
+  pair = openPtyPair({ readerLink: join(folder, 'reader'), guestLink: join(folder, 'guest') });
+});
+afterEach(async () => {
+  await reader?.close();
+  reader = null;
+  pair.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+function read(options: Partial<SerialReaderOptions> = {}): ReaderEvent[] {
+  const events: ReaderEvent[] = [];
+  reader = createSerialReader({ name: 'in', direction: 'in', path: pair.readerPath, baud: 115_200, frame: 'crlf', ...options }, clock);
+  reader.open((event) => events.push(event));
+  return events;
+}
+
+/** Not synchronously: the pair is joined in this process, and a full wire would wait for it for ever. */
+const show = (bytes: string | Uint8Array): Promise<void> => writeFile(pair.guestPath, typeof bytes === 'string' ? Buffer.from(bytes, 'latin1') : bytes);
+
+const frames = (events: ReaderEvent[]): string[] => events.flatMap((event) => (event.kind === 'frame' ? [Buffer.from(event.bytes).toString('latin1')] : []));
+const kinds = (events: ReaderEvent[]): string[] => events.map(({ kind }) => kind);
+const isUp = () => expect.poll(() => reader?.ok(), { timeout: 10_000, interval: 5 }).toBe(true);
+const readFrames = (events: ReaderEvent[], wanted: string[]) => expect.poll(() => frames(events), { timeout: 5_000, interval: 5 }).toEqual(wanted);
+
+describe.each([9_600, 19_200, 38_400, 57_600, 115_200])('at %i baud', (baud) => {
+  test('codes arrive', async () => {
+    const events = read({ baud });
+    await isUp();
+    await show('CODE-1\r\nCODE-2\r');
+    await readFrames(events, ['CODE-1', 'CODE-2']);
+  });
+});
+
+test.each([
+  ['cr', 'A\rB\r\n'],
+  ['lf', 'A\nB\r\n'],
+  ['stx_etx', '\x02A\x03\x02B\x03\r\n'],
+] as const)('%s-ended codes arrive', async (frame, wire) => {
+  const events = read({ frame });
+  await isUp();
+  await show(wire);
+  await readFrames(events, ['A', 'B']);
+});
+
+test('a code ended by silence arrives by itself, in a process that does nothing else', async () => {
+  const events = read({ frame: 'silence', silenceMs: 40 });
+  await isUp();
+  await show('SIL');
+  await show('ENT');
+  await readFrames(events, ['SILENT']);
+  await show('AGAIN');
+  await readFrames(events, ['SILENT', 'AGAIN']);
+});
+
+test("a person may type echo at the guest's end, again and again", async () => {
+  const events = read();
+  await isUp();
+  execFileSync('/bin/sh', ['-c', 'for code in ONE TWO THREE; do echo "$code" > "$0"; done', pair.guestPath]);
+  await readFrames(events, ['ONE', 'TWO', 'THREE']);
+});
+
+test('every byte gets through as it is, and rubbish does not stop the reader', async () => {
+  const events = read();
+  await isUp();
+  const bytes = Uint8Array.from({ length: 256 }, (_, index) => index).filter((byte) => byte !== 10 && byte !== 13);
+  await show(bytes);
+  await show('\r');
+  await readFrames(events, [Buffer.from(bytes).toString('latin1')]);
+  for (let index = 0; index < 40; index++) await show(new Uint8Array(4_000).fill(index % 2 === 0 ? 0 : 0xff));
+  await show('\rGOOD\r\n');
+  await expect.poll(() => frames(events).at(-1), { timeout: 5_000 }).toBe('GOOD');
+  expect(events.filter((event) => event.kind === 'garbled' && event.why === 'too_long')).toHaveLength(1);
+});
+
+test('a reader that is unplugged is down at once, and up again under the same path', async () => {
+  const events = read();
+  await isUp();
+  const busyBefore = process.cpuUsage();
+  for (let round = 1; round <= 3; round++) {
+    pair.unplug();
+    await expect.poll(() => reader?.ok(), { timeout: 2_000, interval: 5 }).toBe(false);
+    await show('LOST\r\n');
+    pair.plug();
+    await isUp();
+    await show(`ROUND-${round}\r\n`);
+    await expect.poll(() => frames(events).at(-1), { timeout: 5_000 }).toBe(`ROUND-${round}`);
+  }
+  expect(frames(events)).toEqual(['ROUND-1', 'ROUND-2', 'ROUND-3']);
+  expect(kinds(events).filter((kind) => kind === 'up')).toHaveLength(4);
+  const down = events.find((event) => event.kind === 'down');
+  expect(down).toMatchObject({
+    reader: 'in',
+    fault: { healsItself: true, cause: expect.stringMatching(/hung up|unplugged|No such file/), hint: expect.stringContaining('plug the reader in') },
+  });
+  // serialport's own reading takes a hang-up for "nothing yet" and asks again at the full load of a core.
+  const busy = process.cpuUsage(busyBefore);
+  expect((busy.user + busy.system) / 1_000).toBeLessThan(5_000);
+});
+
+test('a half-read code does not survive the plug', async () => {
+  const events = read();
+  await isUp();
+  await show('HALF');
+  pair.unplug();
+  await expect.poll(() => reader?.ok(), { timeout: 2_000, interval: 5 }).toBe(false);
+  pair.plug();
+  await isUp();
+  await show('WHOLE\r\n');
+  await readFrames(events, ['WHOLE']);
+});
+
+test('a port that is not there at the start is waited for', async () => {
+  pair.unplug();
+  const events = read();
+  await expect.poll(() => kinds(events)).toEqual(['down']);
+  pair.plug();
+  await isUp();
+  await show('CODE\r\n');
+  await readFrames(events, ['CODE']);
+});
+
+test('a port that another program has locked is waited for, with a hint', async () => {
+  const other = new SerialPort({ path: pair.readerPath, baudRate: 9_600, autoOpen: false });
+  await new Promise<void>((resolve, reject) => other.open((error) => (error ? reject(error) : resolve())));
+  const events = read();
+  await expect.poll(() => kinds(events)).toEqual(['down']);
+  expect(events[0]).toMatchObject({ fault: { cause: expect.stringContaining('lock'), hint: expect.stringContaining('another program') } });
+  await new Promise((resolve) => other.close(resolve));
+  await isUp();
+  await show('CODE\r\n');
+  await readFrames(events, ['CODE']);
+});
+
+test('a file that is no port is a fault, not a crash', async () => {
+  const path = join(folder, 'file');
+  closeSync(openSync(path, 'w'));
+  const events = read({ path });
+  await expect.poll(() => kinds(events)).toEqual(['down']);
+  expect(reader?.ok()).toBe(false);
+});
+
+test('nothing is reported after close, and the port is free', async () => {
+  const events = read();
+  await isUp();
+  await reader?.close();
+  events.length = 0;
+  await show('LATE\r\n');
+  const next = read();
+  await isUp();
+  await show('CODE\r\n');
+  await expect.poll(() => frames(next).at(-1)).toBe('CODE');
+  expect(events).toEqual([]);
+});
+
+test('closing while it waits or opens ends it', async () => {
+  for (const plugged of [true, false]) {
+    if (!plugged) pair.unplug();
+    const events = read();
+    await reader?.close();
+    const count = events.length;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect([events.length, reader?.ok()]).toEqual([count, false]);
+  }
+});
+
+test('the wait before reopening grows, is jittered and bounded', () => {
+  expect([reopenWaitMs(0, 1), reopenWaitMs(1, 1), reopenWaitMs(2, 1)]).toEqual([REOPEN_FIRST_MS, REOPEN_FIRST_MS * 2, REOPEN_FIRST_MS * 4]);
+  expect([reopenWaitMs(1_000_000, 1), reopenWaitMs(1_000_000, 0)]).toEqual([REOPEN_MAX_MS, REOPEN_MAX_MS / 2]);
+});
