@@ -108,7 +108,8 @@ function callerOf(request: FastifyRequest): string {
 }
 
 function addIdentity(app: App, options: HttpOptions): void {
-  app.addHook('onRequest', async (request) => {
+  // After every onRequest hook, so that the limit of requests holds for wrong tokens too; before the body is read.
+  app.addHook('preParsing', async (request) => {
     const who = request.routeOptions.config?.who;
     if (who === undefined || who === 'open') return;
     const bearer = /^Bearer +(\S{8,512})$/i.exec(request.headers.authorization ?? '')?.[1] ?? null;

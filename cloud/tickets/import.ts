@@ -59,11 +59,12 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
   if (exists.rowCount === 0) throw new UnknownEventError(`there is no event ${eventId}: make it first with stile-cloud event put ${eventId}`);
 
   const totals = { lines: 0, created: 0, updated: 0, unchanged: 0, refused: 0 };
-  const mistakes: string[] = [];
+  const reported: { readonly line: number; readonly text: string }[] = [];
+  const mistakes = () => reported.toSorted((a, b) => a.line - b.line).map(({ text }) => text);
   const ignored = new Set<string>(source.columns.filter((name) => !(KNOWN_FIELDS as readonly string[]).includes(name)));
   const refuse = (line: number, problem: FieldProblem, counts = true) => {
     if (counts) totals.refused++;
-    if (mistakes.length < MAX_REPORTED) mistakes.push(`${options.path}:${line}: ${problem.field}: ${problem.what}: ${problem.mend}`);
+    if (reported.length < MAX_REPORTED) reported.push({ line, text: `${options.path}:${line}: ${problem.field}: ${problem.what}: ${problem.mend}` });
   };
   const add = (result: { created: number; updated: number; unchanged: number }) => {
     totals.created += result.created;
@@ -118,7 +119,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       if (totals.created + totals.updated > 0) await tellGates(client, tenantId, eventId, true);
     }).then(() => false, (error: unknown) => { if (error instanceof Refused) return true; throw error; });
     if (rolledBack) Object.assign(totals, { created: 0, updated: 0, unchanged: 0 });
-    return { ...totals, mistakes, ignored: [...ignored], rolledBack };
+    return { ...totals, mistakes: mistakes(), ignored: [...ignored], rolledBack };
   }
 
   let mark: number | null = null;
@@ -151,5 +152,5 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       await tellGates(client, tenantId, eventId, true);
     });
   }
-  return { ...totals, mistakes, ignored: [...ignored], rolledBack: false };
+  return { ...totals, mistakes: mistakes(), ignored: [...ignored], rolledBack: false };
 }

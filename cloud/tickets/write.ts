@@ -3,6 +3,7 @@
  * as it is. Raises the event's version when anything changed; the caller marks the outbox (`tellGates`).
  * Locks: the event, then its tickets, sorted.
  */
+import type { TicketState } from '../../contract/manifest.ts';
 import type { DatabaseClient } from '../database.ts';
 import { ticketRef } from './codes.ts';
 import type { FieldProblem, TicketFields } from './fields.ts';
@@ -23,6 +24,26 @@ export interface WriteResult {
   readonly problems: ReadonlyMap<number, FieldProblem>;
 }
 
+/** A ticket as it stands, or shall stand, in Postgres. Times as ISO 8601, the ref in hex. */
+interface Stored {
+  readonly ticket_id: string;
+  readonly ref: string;
+  readonly tier: string;
+  readonly zone: string | null;
+  readonly status: TicketState;
+  readonly blocked: boolean;
+  readonly approved: boolean;
+  readonly max_scans: number | null;
+  readonly units: number;
+  readonly valid_from: string | null;
+  readonly valid_until: string | null;
+  readonly vip: boolean;
+  readonly note: string | null;
+}
+const COLUMNS = ['tier', 'zone', 'status', 'blocked', 'approved', 'max_scans', 'units', 'valid_from', 'valid_until', 'vip', 'note'] as const satisfies readonly (keyof Stored)[];
+const DEFAULTS = { tier: 'standard', zone: null, status: 'sold', blocked: false, approved: true, max_scans: null, units: 1, valid_from: null, valid_until: null, vip: false, note: null } as const;
+const UNUSED_STATES: ReadonlySet<TicketState> = new Set(['sold', 'minted', 'active', 'transferred']);
+
 /** Holds the event against other writers until the transaction ends; null: no such event. */
 export async function lockEvent(client: DatabaseClient, eventId: string): Promise<LockedEvent | null> {
   const { rows } = await client.query<{ salt: Buffer; version: number; next: number }>('SELECT salt, version, next_event_version(version) AS next FROM events WHERE event_id = $1 FOR UPDATE', [eventId]);
@@ -35,76 +56,89 @@ export async function tellGates(client: DatabaseClient, tenantId: string, eventI
   await client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, $3)", [tenantId, eventId, build]);
 }
 
-const WRITE = `
-WITH given AS (
-  SELECT j, j->>'ticket_id' AS ticket_id, decode(j->>'ref', 'hex') AS ref FROM jsonb_array_elements($3::jsonb) AS j
-), wanted AS (
-  SELECT g.ticket_id, coalesce(g.ref, t.ticket_ref) AS ticket_ref, coalesce(j->>'tier', t.tier, 'standard') AS tier,
-    CASE WHEN j ? 'zone' THEN j->>'zone' ELSE t.zone END AS zone,
-    -- The ticketing side's "sold" is older news than the gates' "used".
-    CASE WHEN j->>'status' IN ('sold', 'minted', 'active', 'transferred') AND t.status IN ('checked_in', 'used') THEN t.status
-      ELSE coalesce((j->>'status')::ticket_status, t.status, 'sold') END AS status,
-    coalesce((j->>'blocked')::boolean, t.blocked, false) AS blocked, coalesce((j->>'approved')::boolean, t.approved, true) AS approved,
-    CASE WHEN j ? 'max_scans' THEN (j->>'max_scans')::integer ELSE t.max_scans END AS max_scans, coalesce((j->>'units')::integer, t.units, 1) AS units,
-    CASE WHEN j ? 'valid_from' THEN (j->>'valid_from')::timestamptz ELSE t.valid_from END AS valid_from,
-    CASE WHEN j ? 'valid_until' THEN (j->>'valid_until')::timestamptz ELSE t.valid_until END AS valid_until,
-    coalesce((j->>'vip')::boolean, t.vip, false) AS vip, CASE WHEN j ? 'note' THEN j->>'note' ELSE t.note END AS note
-  FROM given g LEFT JOIN tickets t ON t.tenant_id = $1 AND t.event_id = $2 AND t.ticket_id = g.ticket_id
-), written AS (
-  INSERT INTO tickets AS o (tenant_id, event_id, ticket_id, ticket_ref, tier, zone, status, blocked, approved, max_scans, units, valid_from, valid_until, vip, note, changed_version)
-  SELECT $1, $2, ticket_id, ticket_ref, tier, zone, status, blocked, approved, max_scans, units, valid_from, valid_until, vip, note, $4 FROM wanted ORDER BY ticket_id
-  ON CONFLICT (tenant_id, event_id, ticket_id) DO UPDATE SET ticket_ref = excluded.ticket_ref, tier = excluded.tier, zone = excluded.zone, status = excluded.status, blocked = excluded.blocked,
-    approved = excluded.approved, max_scans = excluded.max_scans, units = excluded.units, valid_from = excluded.valid_from, valid_until = excluded.valid_until, vip = excluded.vip, note = excluded.note,
-    changed_version = excluded.changed_version, row_version = o.row_version + 1, updated_at = now()
-  WHERE (o.ticket_ref, o.tier, o.zone, o.status, o.blocked, o.approved, o.max_scans, o.units, o.valid_from, o.valid_until, o.vip, o.note)
-    IS DISTINCT FROM (excluded.ticket_ref, excluded.tier, excluded.zone, excluded.status, excluded.blocked, excluded.approved, excluded.max_scans, excluded.units, excluded.valid_from, excluded.valid_until, excluded.vip, excluded.note)
-  RETURNING (xmax = 0) AS created
-)
-SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT created) AS updated FROM written`;
-
-/** The codes are hashed here and go no further. `event` must have been locked in this transaction. At most some thousands at once. */
-export async function writeTickets(client: DatabaseClient, tenantId: string, event: LockedEvent, tickets: readonly TicketFields[]): Promise<WriteResult> {
-  const rows = tickets.map(({ code, ...rest }) => ({ ...rest, ...(code === undefined ? {} : { ref: ticketRef(event.salt, code).toString('hex') }) }) as Omit<TicketFields, 'code'> & { readonly ref?: string });
-  const problems = await findProblems(client, tenantId, event.eventId, rows);
-  const good = rows.filter((_, index) => !problems.has(index));
-  if (good.length === 0) return { created: 0, updated: 0, unchanged: 0, problems };
-  const json = JSON.stringify(good);
-  const key = [tenantId, event.eventId, json];
-
-  const tiers = [...new Set(good.map(({ tier }) => tier ?? 'standard'))].sort();
-  await client.query('INSERT INTO ticket_types (tenant_id, event_id, tier) SELECT $1, $2, tier FROM unnest($3::text[]) AS tier ON CONFLICT DO NOTHING', [tenantId, event.eventId, tiers]);
-  // The old code of a ticket that has a new one opens nothing any more; a code that is used again is no tombstone.
-  await client.query(
-    `INSERT INTO ticket_tombstones (tenant_id, event_id, ticket_ref, ticket_id, reason, changed_version)
-     SELECT $1, $2, t.ticket_ref, t.ticket_id, 'revoked', $4 FROM jsonb_array_elements($3::jsonb) AS j JOIN tickets t ON t.tenant_id = $1 AND t.event_id = $2 AND t.ticket_id = j->>'ticket_id'
-     WHERE j ? 'ref' AND t.ticket_ref <> decode(j->>'ref', 'hex') ORDER BY t.ticket_ref
-     ON CONFLICT (tenant_id, event_id, ticket_ref) DO UPDATE SET reason = excluded.reason, ticket_id = excluded.ticket_id, changed_version = excluded.changed_version`, [...key, event.nextVersion],
-  );
-  await client.query("DELETE FROM ticket_tombstones s USING jsonb_array_elements($3::jsonb) AS j WHERE s.tenant_id = $1 AND s.event_id = $2 AND s.ticket_ref = decode(j->>'ref', 'hex')", key);
-  const { created = 0, updated = 0 } = (await client.query<{ created: number; updated: number }>(WRITE, [...key, event.nextVersion])).rows[0] ?? {};
-  if (created + updated > 0) await raiseVersion(client, event);
-  return { created, updated, unchanged: good.length - created - updated, problems };
-}
-
 export async function raiseVersion(client: DatabaseClient, event: LockedEvent): Promise<void> {
   await client.query('UPDATE events SET version = $2, updated_at = now() WHERE event_id = $1', [event.eventId, event.nextVersion]);
 }
 
-/** Locks the tickets that are there, sorted, and finds what Postgres would refuse the whole set for. */
-async function findProblems(client: DatabaseClient, tenantId: string, eventId: string, rows: readonly { readonly ticket_id: string; readonly ref?: string }[]): Promise<Map<number, FieldProblem>> {
+const WRITE = `
+INSERT INTO tickets AS o (tenant_id, event_id, ticket_id, ticket_ref, ${COLUMNS.join(', ')}, changed_version)
+SELECT $1, $2, ticket_id, decode(ref, 'hex'), ${COLUMNS.join(', ')}, $4
+FROM jsonb_to_recordset($3::jsonb) AS given (ticket_id text, ref text, tier text, zone text, status ticket_status, blocked boolean, approved boolean, max_scans integer, units integer, valid_from timestamptz, valid_until timestamptz, vip boolean, note text)
+ORDER BY ticket_id
+ON CONFLICT (tenant_id, event_id, ticket_id) DO UPDATE SET ticket_ref = excluded.ticket_ref, ${COLUMNS.map((name) => `${name} = excluded.${name}`).join(', ')},
+  changed_version = excluded.changed_version, row_version = o.row_version + 1, updated_at = now()`;
+
+/** The codes are hashed here and go no further. `event` must have been locked in this transaction. At most some thousands at once. */
+export async function writeTickets(client: DatabaseClient, tenantId: string, event: LockedEvent, tickets: readonly TicketFields[]): Promise<WriteResult> {
+  const given = tickets.map(({ code, ...rest }): Given => ({ ...rest, ref: code === undefined ? null : ticketRef(event.salt, code).toString('hex') }));
+  const known = await lockTickets(client, event.eventId, given.map(({ ticket_id }) => ticket_id));
+  const problems = await findProblems(client, event.eventId, given, known);
+  const good = given.filter((_, index) => !problems.has(index));
+  const changed = good.flatMap((ticket): Stored[] => {
+    const before = known.get(ticket.ticket_id);
+    const after = merged(before, ticket);
+    return before !== undefined && before.ref === after.ref && COLUMNS.every((name) => before[name] === after[name]) ? [] : [after];
+  });
+  const created = changed.filter(({ ticket_id }) => !known.has(ticket_id)).length;
+  const result = { created, updated: changed.length - created, unchanged: good.length - changed.length, problems };
+  if (changed.length === 0) return result;
+
+  const tiers = [...new Set(changed.map(({ tier }) => tier))].sort();
+  await client.query('INSERT INTO ticket_types (tenant_id, event_id, tier) SELECT $1, $2, tier FROM unnest($3::text[]) AS tier ON CONFLICT DO NOTHING', [tenantId, event.eventId, tiers]);
+  // The old code of a ticket that has a new one opens nothing any more; a code that is used again is no tombstone.
+  const replaced = changed.flatMap(({ ticket_id, ref }) => { const old = known.get(ticket_id)?.ref; return old === undefined || old === ref ? [] : [{ ticketId: ticket_id, ref: old }]; });
+  await bury(client, tenantId, event, replaced);
+  await client.query('DELETE FROM ticket_tombstones WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref = ANY($3)', [tenantId, event.eventId, changed.map(({ ref }) => Buffer.from(ref, 'hex'))]);
+  await client.query(WRITE, [tenantId, event.eventId, JSON.stringify(changed), event.nextVersion]);
+  await raiseVersion(client, event);
+  return result;
+}
+
+type Given = Omit<TicketFields, 'code'> & { readonly ref: string | null };
+
+/** What is not given stays as it was. The ticketing side's "sold" is older news than the gates' "used". */
+function merged(before: Stored | undefined, given: Given): Stored {
+  const base = before ?? { ...DEFAULTS, ticket_id: given.ticket_id, ref: given.ref ?? '' };
+  const fields = Object.fromEntries(COLUMNS.flatMap((name) => (given[name] === undefined ? [] : [[name, given[name]]]))) as Partial<Stored>;
+  const used = before !== undefined && (before.status === 'checked_in' || before.status === 'used') && fields.status !== undefined && UNUSED_STATES.has(fields.status);
+  return { ...base, ...fields, ...(used ? { status: before.status } : {}), ref: given.ref ?? base.ref };
+}
+
+/** Refs that open nothing any more, told as `revoked`. */
+export async function bury(client: DatabaseClient, tenantId: string, event: LockedEvent, refs: readonly { readonly ticketId: string; readonly ref: string }[]): Promise<void> {
+  if (refs.length === 0) return;
+  await client.query(
+    `INSERT INTO ticket_tombstones (tenant_id, event_id, ticket_ref, ticket_id, reason, changed_version)
+     SELECT $1, $2, decode(ref, 'hex'), ticket_id, 'revoked', $5 FROM unnest($3::text[], $4::text[]) AS t (ref, ticket_id) ORDER BY ref
+     ON CONFLICT (tenant_id, event_id, ticket_ref) DO UPDATE SET reason = excluded.reason, ticket_id = excluded.ticket_id, changed_version = excluded.changed_version`,
+    [tenantId, event.eventId, refs.map(({ ref }) => ref), refs.map(({ ticketId }) => ticketId), event.nextVersion],
+  );
+}
+
+async function lockTickets(client: DatabaseClient, eventId: string, ids: readonly string[]): Promise<Map<string, Stored>> {
+  const { rows } = await client.query<Omit<Stored, 'valid_from' | 'valid_until'> & { valid_from: Date | null; valid_until: Date | null }>(
+    `SELECT ticket_id, encode(ticket_ref, 'hex') AS ref, ${COLUMNS.join(', ')} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = ANY($2) ORDER BY ticket_id FOR UPDATE`, [eventId, ids],
+  );
+  return new Map(rows.map((row) => [row.ticket_id, { ...row, valid_from: row.valid_from?.toISOString() ?? null, valid_until: row.valid_until?.toISOString() ?? null }]));
+}
+
+/** Finds what Postgres would refuse the whole set for. */
+async function findProblems(client: DatabaseClient, eventId: string, given: readonly Given[], known: ReadonlyMap<string, Stored>): Promise<Map<number, FieldProblem>> {
   const problems = new Map<number, FieldProblem>();
-  const known = new Set((await client.query<{ ticket_id: string }>('SELECT ticket_id FROM tickets WHERE tenant_id = $1 AND event_id = $2 AND ticket_id = ANY($3) ORDER BY ticket_id FOR UPDATE', [tenantId, eventId, rows.map(({ ticket_id }) => ticket_id)])).rows.map(({ ticket_id }) => ticket_id));
-  const refs = rows.flatMap(({ ref }) => (ref === undefined ? [] : [ref]));
-  const holders = new Map((await client.query<{ ref: string; ticket_id: string }>("SELECT encode(ticket_ref, 'hex') AS ref, ticket_id FROM tickets WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref IN (SELECT decode(r, 'hex') FROM unnest($3::text[]) AS r)", [tenantId, eventId, refs])).rows.map(({ ref, ticket_id }) => [ref, ticket_id]));
+  const refs = given.flatMap(({ ref }) => (ref === null ? [] : [Buffer.from(ref, 'hex')]));
+  const { rows } = await client.query<{ ref: string; ticket_id: string }>("SELECT encode(ticket_ref, 'hex') AS ref, ticket_id FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_ref = ANY($2)", [eventId, refs]);
+  const holders = new Map(rows.map(({ ref, ticket_id }) => [ref, ticket_id]));
   const ids = new Set<string>();
-  const seen = new Map<string, string>();
-  rows.forEach(({ ticket_id, ref }, index) => {
-    const holder = ref === undefined ? undefined : holders.get(ref) ?? seen.get(ref);
+  given.forEach((ticket, index) => {
+    const { ticket_id, ref } = ticket;
+    const holder = ref === null ? undefined : holders.get(ref);
+    const { valid_from, valid_until } = merged(known.get(ticket_id), ticket);
     if (ids.has(ticket_id)) problems.set(index, { field: 'ticket_id', what: `${JSON.stringify(ticket_id)} was given before`, mend: 'name each ticket once' });
-    else if (ref === undefined && !known.has(ticket_id)) problems.set(index, { field: 'code', what: 'is missing', mend: 'a new ticket needs the code that its QR says' });
+    else if (ref === null && !known.has(ticket_id)) problems.set(index, { field: 'code', what: 'is missing', mend: 'a new ticket needs the code that its QR says' });
     else if (holder !== undefined && holder !== ticket_id) problems.set(index, { field: 'code', what: `is already the code of ticket ${JSON.stringify(holder)}`, mend: 'give every ticket a code of its own' });
+    else if (valid_from !== null && valid_until !== null && valid_from > valid_until) problems.set(index, { field: 'valid_until', what: `${valid_until} is before valid_from ${valid_from}`, mend: 'put them in order' });
     ids.add(ticket_id);
-    if (ref !== undefined && !problems.has(index)) seen.set(ref, ticket_id);
+    if (ref !== null && !problems.has(index)) holders.set(ref, ticket_id);
   });
   return problems;
 }
