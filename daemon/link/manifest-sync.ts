@@ -5,16 +5,15 @@
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { OverlayMessage, WantedManifest } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import type { Desk, ManifestResult, Uplink } from '../ports.ts';
-import { createBackoff } from './backoff.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { download } from './download.ts';
 import { createJsonItems } from './json-items.ts';
 import type { LinkLog } from './log.ts';
+import { attempted, createRetryWorker, type Outcome } from './retry-worker.ts';
 import { readSiteLedger } from './site-ledger.ts';
 
 /** Waits between attempts. */
@@ -70,7 +69,6 @@ export interface ManifestSync {
 }
 
 type Brought = { readonly ok: true; readonly applied: number } | Extract<Outcome, { ok: false }>;
-type Outcome = { readonly ok: true } | { readonly ok: false; readonly lasting: boolean; readonly message: string };
 
 export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   const { desk, client, gate, log, timing = {} } = options;
@@ -86,8 +84,8 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   let periodic: NodeJS.Timeout | undefined;
   let again: NodeJS.Timeout | undefined;
 
-  const manifests = createWorker({ ...waits, stopped: stopped.signal, round: bringManifests, failed: manifestsFail, done: manifestsDone });
-  const ledger = createWorker({
+  const manifests = createRetryWorker({ ...waits, stopped: stopped.signal, round: bringManifests, failed: manifestsFail, done: manifestsDone });
+  const ledger = createRetryWorker({
     ...waits,
     stopped: stopped.signal,
     round: bringLedger,
@@ -280,85 +278,4 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
 function judged(eventId: string, result: ManifestResult): Outcome {
   if (result.ok || result.why === 'not_newer') return { ok: true };
   return { ok: false, lasting: result.why !== 'io' && result.why !== 'gap', message: `${eventId}: ${result.message} (${result.why})` };
-}
-
-const attempted = (work: Promise<Outcome>): Promise<Outcome> =>
-  work.catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: (error as Error).message || String(error) }));
-
-interface Worker {
-  /** There is something to do. A wait between attempts is cut short. */
-  kick(): void;
-  /** Does it now, and answers when one attempt is over. */
-  attempt(): Promise<void>;
-  idle(): Promise<void>;
-  failing(): string | null;
-}
-
-/** One round at a time; again with backoff until it succeeds. A `lasting` failure waits the longest, or until it is kicked. */
-function createWorker(options: {
-  readonly firstMs: number;
-  readonly maxMs: number;
-  readonly stopped: AbortSignal;
-  readonly round: () => Promise<Outcome>;
-  readonly failed: (message: string, failures: number, lasting: boolean) => void;
-  readonly done: () => void;
-}): Worker {
-  const backoff = createBackoff(options);
-  let running: Promise<void> | null = null;
-  let kicked = false;
-  let failing: string | null = null;
-  let wake: (() => void) | null = null;
-  let attempts: (() => void)[] = [];
-
-  const run = async () => {
-    while (kicked && !options.stopped.aborted) {
-      kicked = false;
-      const waiting = attempts;
-      attempts = [];
-      const outcome = await options
-        .round()
-        .catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: (error as Error).message || String(error) }));
-      failing = outcome.ok ? null : outcome.message;
-      if (!options.stopped.aborted) {
-        if (outcome.ok) {
-          backoff.reset();
-          options.done();
-        } else options.failed(outcome.message, backoff.failures() + 1, outcome.lasting);
-      }
-      for (const answer of waiting) answer();
-      if (outcome.ok || options.stopped.aborted) continue;
-      const waitMs = Math.max(backoff.next(), outcome.lasting ? options.maxMs / 2 : 0);
-      if (!kicked) await interrupted(waitMs);
-      kicked = true;
-    }
-    for (const answer of attempts.splice(0)) answer();
-  };
-  const interrupted = async (ms: number) => {
-    const woken = new AbortController();
-    wake = () => woken.abort();
-    await sleep(ms, undefined, { signal: AbortSignal.any([woken.signal, options.stopped]) }).catch(() => undefined);
-    wake = null;
-  };
-  const kick = () => {
-    kicked = true;
-    wake?.();
-    if (running === null && !options.stopped.aborted)
-      running = run().finally(() => {
-        running = null;
-        if (kicked && !options.stopped.aborted) kick();
-      });
-  };
-  return {
-    kick,
-    attempt: () =>
-      new Promise((resolve) => {
-        if (options.stopped.aborted) return resolve();
-        attempts.push(resolve);
-        kick();
-      }),
-    idle: async () => {
-      await running;
-    },
-    failing: () => failing,
-  };
 }

@@ -13,26 +13,17 @@ import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import type { AlertId, AlertMessage, EventMessage, HealthMessage, InfoMessage, Severity, StateMessage, StatsMessage } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
-import { DELIVERY, gateSubscriptions, parseTopic, type Topic, topicOf } from '../../contract/topics.ts';
+import { DELIVERY, type Topic, topicOf } from '../../contract/topics.ts';
 import type { Clock, Desk, Uplink, UplinkEvent } from '../ports.ts';
 import { createBackoff } from './backoff.ts';
 import { learnProtocol, linkFault, RECONNECT_FIRST_MS, RECONNECT_MAX_MS, STEADY_AFTER_MS, TAKEN_OVER_WAIT_MS, UNKNOWN_PROTOCOL } from './connection.ts';
+import { inboxOf, sortIncoming } from './inbox.ts';
 import type { LinkLog } from './log.ts';
 import { createOutbox } from './outbox.ts';
 import { createPeerQueue } from './peer-queue.ts';
 import { createLookupAsker, createTimeAsker } from './questions.ts';
 import { createRequestDesk } from './request-desk.ts';
-import { requestWord } from './requests.ts';
-import {
-  type Incoming,
-  openSession,
-  type ProtocolVersion,
-  type Published,
-  type Session,
-  type SessionEnd,
-  type SubscribeRequest,
-  type TlsIdentity,
-} from './session.ts';
+import { type Incoming, openSession, type ProtocolVersion, type Published, type Session, type SessionEnd, type TlsIdentity } from './session.ts';
 
 /** `close` waits so long for the broker to take the last state, and again so long for the end of the connection. */
 export const CLOSE_BOUND_MS = 2_000;
@@ -40,6 +31,9 @@ export const CLOSE_BOUND_MS = 2_000;
 export const FIRST_ACK_WAIT_MS = 250;
 /** No SUBACK within this time: the connection is dropped and made anew. */
 export const SUBSCRIBE_TIMEOUT_MS = 10_000;
+/** A health that is no older than this is published when a connection comes up; the next one is due then anyway. */
+export const HEALTH_HOLDS_MS = 30_000;
+const MAX_LOGGED_TOPIC = 200;
 
 export interface UplinkOptions extends TlsIdentity {
   /** `<site>/<gate>`: client id and user name. */
@@ -87,6 +81,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   const refusedKinds = new Set<string>();
   let listener: (event: UplinkEvent) => void | Promise<void> = () => {};
   let info = options.info;
+  let health: { readonly body: Omit<HealthMessage, 'schema'>; readonly atMs: number } | null = null;
   let attempt: Session | null = null;
   /** The connection, from CONNACK on. `subscribed` is what `online` means; the ledger flows from its first ack or a short wait on. */
   let live: { readonly session: Session; readonly id: string; readonly sinceMs: number; readonly since: string; subscribed: boolean; ledger: boolean } | null =
@@ -173,25 +168,28 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   };
 
   const received = (message: Incoming) => {
-    const { topic, payload } = message;
-    const word = requestWord(topic, gate);
-    if (word !== null) return payload.byteLength === 0 ? undefined : requests.received(word, message);
-    const parsed = parseTopic(topic);
-    if (parsed === null) return log('debug', 'a message on a topic of no meaning was ignored', { topic });
-    if (payload.byteLength > MAX_PAYLOAD_BYTES)
-      return log('warn', `a ${parsed.kind} of ${payload.byteLength} bytes was refused unread; at most ${MAX_PAYLOAD_BYTES}`);
-    if (parsed.kind === 'ledger') return parsed.gate === gate || payload.byteLength === 0 ? undefined : peers.push(payload);
-    if (!('gate' in parsed) || parsed.gate !== gate) return;
-    if (parsed.kind === 'alert') {
-      // Our own, retained from before: what is not raised any more is cleared.
-      if (message.retained && payload.byteLength > 0 && !alerts.has(parsed.alert)) void publish(live?.session ?? attempt ?? undefined, parsed, '');
-      return;
+    const { payload } = message;
+    const what = sortIncoming(message, gate);
+    switch (what.kind) {
+      case 'request':
+        return requests.received(what.word, message);
+      case 'peer':
+        return peers.push(payload);
+      case 'ack':
+        return acknowledged(payload);
+      case 'time_answer':
+        return time.answered(what.n, payload);
+      case 'lookup_answer':
+        return lookups.answered(what.n, payload);
+      case 'want':
+      case 'overlay':
+        return void emit({ kind: what.kind, payload });
+      // Retained from before: what is not raised any more is cleared.
+      case 'own_alert':
+        return alerts.has(what.alert) ? undefined : void publish(live?.session, { kind: 'alert', gate, alert: what.alert }, '');
+      case 'ignored':
+        return what.why === null ? undefined : log('warn', what.why, { topic: message.topic.slice(0, MAX_LOGGED_TOPIC) });
     }
-    if (payload.byteLength === 0) return;
-    if (parsed.kind === 'time_answer') return time.answered(parsed.n, payload);
-    if (parsed.kind === 'lookup_answer') return lookups.answered(parsed.n, payload);
-    if (parsed.kind === 'ack') return acknowledged(payload);
-    if (parsed.kind === 'want' || parsed.kind === 'overlay') void emit({ kind: parsed.kind, payload });
   };
   const acknowledged = (payload: Uint8Array) => {
     const ack = parsePayload(AckMessage, payload);
@@ -245,7 +243,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     try {
       const since = now();
       live = { session, id, sinceMs: clock.boottimeMs(), since, subscribed: false, ledger: false };
-      const refused = await session.subscribe(subscriptionsOf(gate));
+      const refused = await session.subscribe(inboxOf(gate));
       clearTimeout(timeout);
       if (live?.session !== session || closing) return;
       live.subscribed = true;
@@ -256,6 +254,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       void publish(session, { kind: 'state', gate }, stateOf('online', id, since, 'connected'));
       void tell({ kind: 'info', gate }, info);
       for (const [alert, body] of alerts) void tell({ kind: 'alert', gate, alert }, body);
+      if (health !== null && clock.boottimeMs() - health.atMs <= HEALTH_HOLDS_MS) void tell({ kind: 'health', gate }, health.body);
       told = null;
       log('info', 'connected to the broker', { protocol: session.protocol === 5 ? 'MQTT 5' : 'MQTT 3.1.1', session: id });
       void emit({ kind: 'online' });
@@ -325,8 +324,9 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     kick: () => {
       if (live?.ledger) outbox.kick();
     },
-    health: (health: Omit<HealthMessage, 'schema'>) => {
-      void tell({ kind: 'health', gate }, health);
+    health(body) {
+      health = { body, atMs: clock.boottimeMs() };
+      void tell({ kind: 'health', gate }, body);
     },
     stats: (stats: Omit<StatsMessage, 'schema'>) => {
       void tell({ kind: 'stats', gate }, stats);
@@ -346,12 +346,4 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     protocol: () => (live?.subscribed !== true ? null : live.session.protocol),
     inFlight: () => outbox.inFlight(),
   };
-}
-
-/** The gate's inbox, and its own alerts, to see which of them are retained from before. */
-function subscriptionsOf(gate: string): readonly SubscribeRequest[] {
-  const inbox = gateSubscriptions(gate).map(
-    (filter): SubscribeRequest => ({ filter, qos: filter.endsWith('/time/+') ? 0 : 1, noLocal: true, retainAsPublished: true }),
-  );
-  return [...inbox, { filter: `${topicOf({ kind: 'state', gate }).replace(/state$/, '')}alert/+`, qos: 0, noLocal: true, retainAsPublished: false }];
 }

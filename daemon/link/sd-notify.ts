@@ -29,6 +29,8 @@ const MAX_WAITING = 16;
 export interface SdNotifyOptions {
   /** Default: NOTIFY_SOCKET of the environment. */
   readonly socket?: string | undefined;
+  /** The C library, where it is at hand; else it is loaded when it is needed. */
+  readonly libc?: () => Pick<Libc, 'socket' | 'sendto'>;
   /** Told once, where NOTIFY_SOCKET is set but cannot be used. */
   readonly failed?: (message: string) => void;
 }
@@ -46,14 +48,20 @@ export function createSdNotify(options: SdNotifyOptions = {}): SdNotify {
   };
   const address = path === '' ? null : socketAddress(path);
   if (typeof address === 'string') fail(address);
-  if (address instanceof Buffer) {
-    import('../libc.ts')
-      .then(({ loadLibc }) => {
-        send = openSocket(loadLibc(), address, fail);
-        for (const lines of waiting) send?.(lines);
-        waiting = [];
-      })
-      .catch((error: unknown) => fail((error as Error).message));
+  const begin = (libc: Pick<Libc, 'socket' | 'sendto'>, to: Buffer) => {
+    send = openSocket(libc, to, fail);
+    for (const lines of waiting) send?.(lines);
+    waiting = [];
+  };
+  const broken = (error: unknown) => fail((error as Error).message);
+  if (address instanceof Buffer && options.libc !== undefined) {
+    try {
+      begin(options.libc(), address);
+    } catch (error) {
+      broken(error);
+    }
+  } else if (address instanceof Buffer) {
+    import('../libc.ts').then(({ loadLibc }) => begin(loadLibc(), address)).catch(broken);
   }
   const say = (lines: string) => {
     if (send !== null) send(lines);
@@ -80,7 +88,7 @@ function socketAddress(path: string): Buffer | string {
   return Buffer.concat([family, name]);
 }
 
-function openSocket(libc: Libc, address: Buffer, fail: (why: string) => void): ((text: string) => void) | null {
+function openSocket(libc: Pick<Libc, 'socket' | 'sendto'>, address: Buffer, fail: (why: string) => void): ((text: string) => void) | null {
   const fd = libc.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
   if (fd < 0) {
     fail('no socket is to be had');
