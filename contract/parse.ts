@@ -13,7 +13,10 @@ const utf8 = new TextDecoder('utf-8', { fatal: true });
 /** Depth of nesting that is still parsed: no message of ours has more than 6. JSON.parse alone accepts a million. */
 const MAX_DEPTH = 32;
 
-/** Total: never throws. */
+/**
+ * Bytes → a value that the schema knows. Total: never throws. The message says where and why, and repeats no value of the
+ * payload: it may be logged and quarantined beside it.
+ */
 export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, maxBytes = MAX_PAYLOAD_BYTES): Parsed<z.infer<S>> {
   if (bytes.byteLength > maxBytes) return fail('oversized', `${bytes.byteLength} bytes, at most ${maxBytes}`);
   let text: string;
@@ -26,15 +29,32 @@ export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, 
   let value: unknown;
   try {
     value = JSON.parse(text);
-  } catch (error) {
-    return fail('not_json', (error as Error).message);
+  } catch {
+    return fail('not_json', 'the payload is not JSON');
   }
+  const unfit = unstorable(value);
+  if (unfit !== null) return fail('malformed', unfit);
   const version = (value as { schema?: unknown } | null)?.schema;
   if (typeof version === 'number' && version !== SCHEMA_VERSION) return fail('wrong_version', `schema ${version}, this side speaks ${SCHEMA_VERSION}`);
   const result = schema.safeParse(value);
   if (result.success) return { ok: true, value: result.data };
   const first = result.error.issues[0];
   return fail('malformed', first === undefined ? 'malformed' : `${first.path.map(String).join('.') || '(whole)'}: ${first.message}`);
+}
+
+/**
+ * JSON can say what neither PostgreSQL's jsonb nor RFC 8785 can hold: U+0000, half a surrogate pair, a number beyond a
+ * double (parsed as Infinity). Found here, wherever it stands, so that nothing fails later with such a row in its batch.
+ */
+function unstorable(value: unknown): string | null {
+  if (typeof value === 'string') return value.includes('\0') || !value.isWellFormed() ? 'a text holds U+0000 or half a surrogate pair' : null;
+  if (typeof value === 'number') return Number.isFinite(value) ? null : 'a number is too large';
+  if (typeof value !== 'object' || value === null) return null;
+  for (const [key, part] of Object.entries(value)) {
+    const why = unstorable(key) ?? unstorable(part);
+    if (why !== null) return why;
+  }
+  return null;
 }
 
 function tooDeep(text: string): boolean {

@@ -1,0 +1,85 @@
+/** Every schema by its public name, and what each topic carries: what examples, JSON Schema and the AsyncAPI document are made from. */
+import type { z } from 'zod';
+import * as http from './http.ts';
+import * as ledger from './ledger.ts';
+import * as manifest from './manifest.ts';
+import * as messages from './messages.ts';
+import { COMMANDS, ResponseMessage, requestSchema } from './requests.ts';
+import type { Topic } from './topics.ts';
+
+/** Payloads of the topics, by kind. Requests are one schema a command: `request-<command>`. */
+export const TOPIC_SCHEMAS = {
+  state: messages.StateMessage,
+  info: messages.InfoMessage,
+  health: messages.HealthMessage,
+  stats: messages.StatsMessage,
+  ledger: ledger.LedgerMessage,
+  event: messages.EventMessage,
+  alert: messages.AlertMessage,
+  response: ResponseMessage,
+  ack: ledger.AckMessage,
+  want: manifest.WantMessage,
+  overlay: manifest.OverlayMessage,
+  lookup: manifest.LookupQuestion,
+  lookup_answer: manifest.LookupAnswer,
+  time: messages.TimeQuestion,
+  time_answer: messages.TimeAnswer,
+  cloud_state: messages.CloudStateMessage,
+} as const satisfies Record<Exclude<Topic['kind'], 'request' | 'site_request'>, z.ZodType>;
+
+export const REQUEST_SCHEMAS: Readonly<Record<string, z.ZodType>> = Object.fromEntries(
+  COMMANDS.map((command) => [`request-${command}`, requestSchema(command)]),
+);
+
+/** A row of the ledger, by kind. */
+export const ENTRY_SCHEMAS: Readonly<Record<`entry-${ledger.LedgerEntryKind}`, z.ZodType>> = {
+  'entry-grant': ledger.GrantEntry,
+  'entry-refusal': ledger.RefusalEntry,
+  'entry-passage': ledger.PassageEntry,
+  'entry-settlement': ledger.SettlementEntry,
+  'entry-override': ledger.OverrideEntry,
+  'entry-mode': ledger.ModeEntry,
+  'entry-fault': ledger.FaultEntry,
+  'entry-alarm': ledger.AlarmEntry,
+  'entry-clock': ledger.ClockEntry,
+};
+
+/** Bodies of the HTTP interface, and what a manifest file says of itself. */
+export const BODY_SCHEMAS = {
+  'http-error': http.HttpError,
+  'offline-manifest-response': manifest.OfflineManifestResponse,
+  'reconcile-request': http.ReconcileRequest,
+  'reconcile-scan': http.OfflineScan,
+  'reconcile-response': http.ReconcileResponse,
+  'scan-request': http.ScanRequest,
+  'scan-response': http.ScanResponse,
+  'site-ledger-response': http.SiteLedgerResponse,
+  'tickets-write': http.TicketsWrite,
+  'ticket-action-request': http.TicketActionRequest,
+  'event-write': http.EventWrite,
+  'assignment-write': http.AssignmentWrite,
+  'gates-response': http.GatesResponse,
+  'refusals-response': http.RefusalsResponse,
+  'gate-request-body': http.GateRequestBody,
+  'settle-request': http.SettleRequest,
+  'history-response': http.HistoryResponse,
+  'occupancy-response': http.OccupancyResponse,
+  'conflicts-response': http.ConflictsResponse,
+  'enroll-request': http.EnrollRequest,
+  'enroll-response': http.EnrollResponse,
+  'manifest-head': manifest.ManifestHead,
+  'manifest-ticket': manifest.ManifestTicket,
+  tombstone: manifest.Tombstone,
+  'usage-entry': manifest.UsageEntry,
+} as const satisfies Record<string, z.ZodType>;
+
+/** The file name's form of a topic's kind. */
+export const schemaName = (kind: string): string => kind.replaceAll('_', '-');
+
+/** All of them, by name: `contract/examples/<name>/` and `contract/generated/<name>.schema.json`. */
+export const SCHEMAS: Readonly<Record<string, z.ZodType>> = {
+  ...Object.fromEntries(Object.entries(TOPIC_SCHEMAS).map(([kind, schema]) => [schemaName(kind), schema])),
+  ...REQUEST_SCHEMAS,
+  ...ENTRY_SCHEMAS,
+  ...BODY_SCHEMAS,
+};
