@@ -35,8 +35,10 @@ interface Kernel {
   read(number: number, attribute: string): string;
   /** Every `direction` that was written, in order, as "number direction". */
   readonly directions: string[];
-  /** How often an export is denied yet, as by udev at boot. */
+  /** How often an export is denied yet, as at boot. */
   denials: number;
+  /** For so long after each export the line is root's alone, until udev comes to it. */
+  udevMs: number;
   /** Lines that another driver holds. */
   readonly busy: Set<number>;
   /** Exported lines on which onoff swallows the error of setting the direction. */
@@ -73,12 +75,14 @@ function standIn(): Kernel {
         }
         if (kernel.busy.has(number)) fail('EBUSY');
         mkdirSync(path(number));
+        exported.set(number, performance.now());
         const rest = Object.entries(CONTRACT_LANE.inputs).find(([, { line }]) => BASE + line === number)?.[0] as InputName | undefined;
         put(number, 'value', pending.get(number) ?? (rest && INPUTS_AT_REST[rest] === 'high' ? '1' : '0'));
         put(number, 'direction', 'in');
         put(number, 'edge', 'none');
         put(number, 'active_low', '0');
       }
+      if (performance.now() - (exported.get(number) ?? 0) < kernel.udevMs) fail('EACCES');
       put(number, 'active_low', options.activeLow ? '1' : '0');
       if (!kernel.stubborn.has(number)) this.apply(direction);
       if (direction === 'in') put(number, 'edge', edge);
@@ -110,6 +114,7 @@ function standIn(): Kernel {
       rmSync(path(this.number), { recursive: true, force: true });
     }
   }
+  const exported = new Map<number, number>();
   /** Levels on wires whose lines are not exported. */
   const pending = new Map<number, string>();
   const kernel: Kernel = {
@@ -124,6 +129,7 @@ function standIn(): Kernel {
     read,
     directions: [],
     denials: 0,
+    udevMs: 0,
     busy: new Set(),
     stubborn: new Set(),
     broken: false,
@@ -198,6 +204,18 @@ test('waits for udev where the lines are denied at boot', async () => {
   const kernel = standIn();
   kernel.denials = 2;
   const board = boardOn(kernel);
+  await board.open(
+    () => {},
+    () => {},
+  );
+  expect(board.ok()).toBe(true);
+  await board.close({ releaseOpen: false });
+});
+
+test('waits for udev after each export, and does not make it begin anew', async () => {
+  const kernel = standIn();
+  kernel.udevMs = 250;
+  const board = boardOn(kernel, { openWaitMs: 6_000 });
   await board.open(
     () => {},
     () => {},

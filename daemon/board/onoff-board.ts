@@ -6,7 +6,7 @@
  * set an input's bias: the firmware does (lines.ts, firmwareLines), or a resistor. Outputs are not unexported, neither at the
  * start nor at the end: a line that is given back may float until it is claimed again, and a lane would open for an instant.
  */
-import { existsSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, writeFileSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { BoardEvent, Clock, Fault, InputName, OutputName } from '../ports.ts';
 import { findChip, type GpioChip, SYSFS_ROOT } from './gpio-chip.ts';
@@ -123,7 +123,10 @@ export function createOnoffBoard(options: OnoffBoardOptions, clock: Pick<Clock, 
       outputs.set(line.name, { line, pin });
     }
     for (const line of lines.inputs) {
-      inputs.set(line.name, { line, pin: await untilDeadline(clock, deadlineMs, () => claimInput(Gpio, root, found.base + line.line)) });
+      const number = found.base + line.line;
+      // Whoever exported it may have set it up in any way: it is given back first, once.
+      await untilDeadline(clock, deadlineMs, () => unexport(root, number));
+      inputs.set(line.name, { line, pin: await untilDeadline(clock, deadlineMs, () => claimInput(Gpio, root, number)) });
     }
   };
 
@@ -204,21 +207,26 @@ async function loadOnoff(): Promise<PinConstructor> {
 /** Driven to `level` from the first moment, never by way of plain `out` (which is low). `before`: claimed by an earlier `open` of this process. */
 function claimOutput(Gpio: PinConstructor, root: string, number: number, level: Level, before: Pin | undefined): Pin {
   before?.setDirection(level);
+  if (before === undefined) mayBeSetUp(root, number, ['direction', 'value', 'active_low']);
   const pin = before ?? new Gpio(number, level, 'none', { activeLow: false });
   // onoff swallows errors on a line that was exported already, so what it did is read back.
   if (pin.direction() === 'out' && !pin.activeLow() && pin.readSync() === (level === 'high' ? 1 : 0)) return pin;
   if (before === undefined) pin.unexport();
-  else unexport(root, number);
   throw Object.assign(new Error(`line ${number} does not take direction ${level}`), { code: 'EBUSY' });
 }
 
-/** A line that is exported already may be set up in any way: it is given back first. */
 function claimInput(Gpio: PinConstructor, root: string, number: number): Pin {
-  unexport(root, number);
+  mayBeSetUp(root, number, ['direction', 'value', 'active_low', 'edge']);
   const pin = new Gpio(number, 'in', 'both', { activeLow: false });
   if (pin.direction() === 'in' && pin.edge() === 'both' && !pin.activeLow()) return pin;
   pin.unexport();
   throw Object.assign(new Error(`line ${number} does not take direction in with edge both`), { code: 'EBUSY' });
+}
+
+/** A line that is exported already, by an attempt before udev came to it: waited for, since exporting it anew would make udev begin anew. */
+function mayBeSetUp(root: string, number: number, attributes: readonly string[]): void {
+  if (!existsSync(`${root}/gpio${number}`)) return;
+  for (const attribute of attributes) accessSync(`${root}/gpio${number}/${attribute}`, constants.R_OK | constants.W_OK);
 }
 
 function unexport(root: string, number: number): void {
