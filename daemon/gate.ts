@@ -5,38 +5,30 @@
  * Inputs are queued and taken one at a time; nothing acts inside a reaction. A release follows the decision's promise, which
  * resolves after its commit. Fire and the staff button need neither the desk nor the uplink.
  */
-import type { Direction, RowPosition } from '../contract/ids.ts';
 import type { HealthMessage, StatsMessage } from '../contract/messages.ts';
-import { explain } from '../contract/reasons.ts';
 import { type Alerts, createAlerts } from './gate/alerts.ts';
 import { type CommandResult, createCommands, type GateCommand, type UntimedInput } from './gate/commands.ts';
 import { createDecisions } from './gate/decisions.ts';
+import { createKeeper } from './gate/keeper.ts';
 import { createNotes } from './gate/notes.ts';
 import { createOutputs } from './gate/outputs.ts';
+import { healthOf, type HostHealth, type Reported, snapshotOf } from './gate/report.ts';
 import { runSelftest } from './gate/selftest.ts';
 import { createTally } from './gate/tally.ts';
+import { createTelling } from './gate/telling.ts';
 import type { GateLog, Timers } from './gate/timers.ts';
-import { createWatch, type DirectionView, type GateEvent, type GateSnapshot } from './gate/watch.ts';
+import { createWatch, type GateEvent, type GateSnapshot } from './gate/watch.ts';
 import type { LaneConfig } from './lane/config.ts';
 import { initialLane, step } from './lane/turnstile.ts';
-import { BOTH, type BaseMode, effectiveMode, type LaneEffect, type LaneInput, type LaneState, type TimerName } from './lane/types.ts';
-import { type Board, type BoardEvent, type Clock, type Decision, type Desk, type DeskStatus, type Fault, INPUT_NAMES, type Note, type Presentation, type Reader, type ReaderEvent, type Uplink, type UplinkEvent } from './ports.ts';
+import { BOTH, type LaneEffect, type LaneInput, type LaneState, type TimerName } from './lane/types.ts';
+import { type Board, type BoardEvent, type Clock, type Desk, type Fault, INPUT_NAMES, type Reader, type ReaderEvent, type Uplink, type UplinkEvent } from './ports.ts';
 
 /** The loop looks around so often: failed writes, alerts, the watchdog's proof that it turns. ms */
 export const TICK_MS = 250;
-/** The desk is asked for its status so often, ms. */
-export const STATUS_MS = 5_000;
 /** `close` waits so long for who is under way, then returns what is open. ms */
 export const CLOSE_WAIT_MS = 8_000;
 /** `close` waits so long for the last rows to be written, ms. */
 export const FLUSH_WAIT_MS = 2_000;
-/** Pause before a desk that could not be opened is tried again, ms; doubled each time up to the greatest. */
-const DESK_RETRY_MS = { first: 2_000, greatest: 30_000 } as const;
-/** `open` waits so long for the desk, then goes on without it: codes are refused with `error` until it is open. ms */
-const DESK_WAIT_MS = 5_000;
-/** Override rows remembered, so that their passages are not counted as admissions. */
-const MAX_OVERRIDE_ROWS = 64;
-
 /** Manifests and the site's ledger, fetched over HTTP: the link's part, handed in. None may throw into the loop. */
 export interface GateSync {
   /** `manifest/want` as it came. */
@@ -61,14 +53,6 @@ export interface GateOptions {
   readonly timers: Timers;
   /** The lane is idle and an operator asked for it: end the process so that it is started again. */
   readonly restart: () => void;
-}
-
-/** What only the process knows of itself, for `health`. */
-export interface HostHealth {
-  readonly rss_mb: number;
-  readonly uptime_s: number;
-  readonly cpu_temp_c?: number;
-  readonly under_voltage?: 0 | 1;
 }
 
 export interface Gate {
@@ -97,33 +81,27 @@ export function createGate(options: GateOptions): Gate {
   const { gate, lane: config } = options.config;
 
   let lane: LaneState = initialLane();
-  let status: DeskStatus | null = null;
-  let deskOpen = false;
   let boardOk = false;
   let closing = false;
-  let statusAsked = false;
-  let statusAtMs = Number.NEGATIVE_INFINITY;
+  let totalsBefore = { admissions: 0, refusals: 0, passages: 0 };
   let tick: { cancel(): void } | null = null;
-  let deskRetry: { cancel(): void } | null = null;
   let lastTurnMs = clock.boottimeMs();
   let lagMs = 0;
-  let latchWanted: boolean | null = null;
-  let latchUnderWay = false;
   let idle: (() => void) | null = null;
   let restarting = false;
   let selftesting = false;
   const inputs: LaneInput[] = [];
   let stepping = false;
   const running = new Map<TimerName, { cancel(): void }>();
-  const overrideRows = new Set<string>();
   const taps = new Set<(event: BoardEvent) => void>();
 
   const tally = createTally(clock.boottimeMs());
+  const telling = createTelling({ clock, uplink, watch: () => watch, tally });
   const watch = createWatch({ snapshot, timers, failed: (error) => log.warn('a watcher failed and is taken off', { cause: said(error) }) });
   const alerts: Alerts = createAlerts({
     uplink, clock,
     changed({ id, severity, message }, active) {
-      tellUplink('alert', active ? severity : 'info', { alert: id, active: active ? 1 : 0, message });
+      telling.event('alert', active ? severity : 'info', { alert: id, active: active ? 1 : 0, message });
       log.info(active ? 'alert raised' : 'alert cleared', { alert: id, severity, detail: message });
       watch.changed();
     },
@@ -132,11 +110,26 @@ export function createGate(options: GateOptions): Gate {
     board, clock, timers, lamps: config.lamps, changed: () => watch.changed(),
     failed: (output, error) => boardFailed({ operation: `write ${output}`, cause: said(error), hint: 'see stile-gate doctor', healsItself: true }),
   });
-  const notes = createNotes({ record: (note) => desk.record(note), timers, written: noteWritten, failed: deskFailed });
-  const decisions = createDecisions({ desk, clock, online: () => uplink.online(), ready: () => deskOpen, dispatch, decided, failed: deskFailed, answered: deskWorks });
+  const notes = createNotes({
+    record: (note) => desk.record(note), timers, failed: (error) => keeper.failed(error),
+    written(note, row) {
+      keeper.works();
+      telling.written(note, row);
+    },
+  });
+  const keeper = createKeeper({
+    desk, clock, timers, log, alerts, dispatch, lane: () => lane, note: (note) => void notes.add(note), changed: () => watch.changed(),
+    opened() {
+      totalsBefore = keeper.status()?.totals ?? totalsBefore;
+      notes.start();
+    },
+  });
+  const decisions = createDecisions({
+    desk, clock, dispatch, online: () => uplink.online(), ready: () => keeper.isOpen(), decided: telling.decided, failed: (error) => keeper.failed(error), answered: () => keeper.works(),
+  });
   const command = createCommands({
     lane: () => lane, dispatch, notes, desk, uplink, clock, timers, refresh: () => sync.refresh(),
-    diagnostics: async () => ({ ...snapshot(), desk: deskOpen ? await desk.status() : null }),
+    diagnostics: async () => ({ ...snapshot(), desk: keeper.isOpen() ? await desk.status() : null }),
     selftest,
   });
 
@@ -174,10 +167,10 @@ export function createGate(options: GateOptions): Gate {
       case 'abandon': return giveUp(effect.presentation, effect.why);
       case 'drop': return decisions.drop(effect.presentation);
       case 'record': return void notes.add(effect.note, effect.override);
-      case 'fire_latch': return keepLatch(effect.latched);
+      case 'fire_latch': return keeper.keepLatch(effect.latched);
       case 'raise': return alerts.raise(effect.alert, effect.severity, effect.message);
       case 'clear': return alerts.clear(effect.alert);
-      case 'refused': return refusedHere(effect.direction, effect.reason);
+      case 'refused': return telling.refusedHere(effect.direction, effect.reason);
       case 'idle': return idle?.();
     }
   }
@@ -195,120 +188,9 @@ export function createGate(options: GateOptions): Gate {
     running.delete(timer);
   }
 
-  // ---------------------------------------------------------------- decisions
-
-  function decided(decision: Decision, presentation: Presentation, latencyUs: number): void {
-    const { verdict, row, eventId, ticketId, ticketRef, stages } = decision;
-    const { direction, reader } = presentation;
-    const refusal = verdict.kind === 'refusal';
-    tally.decided(latencyUs);
-    if (refusal) tally.refused(verdict.reason);
-    const words = refusal ? verdict.explanation : grantWords(verdict);
-    watch.decided({
-      wallMs: clock.wallMs(), direction, reader, outcome: verdict.kind, reason: refusal ? verdict.reason : null, words, eventId, ticketId, ticketRef,
-      units: refusal ? 0 : verdict.units, flags: refusal ? [] : verdict.flags, row, latencyUs: Math.round(latencyUs), stages,
-    });
-    tellUplink(verdict.kind, 'info', { direction, words, ...(refusal ? { reason: verdict.reason } : { type: verdict.type, units: verdict.units }), ...(ticketRef === null ? {} : { ticket_ref: ticketRef }), epoch: row[0], seq: row[1] });
-    uplink.kick();
-  }
-
-  /** Refused without the desk. */
-  function refusedHere(direction: Direction, reason: 'unreadable' | 'gate_locked' | 'error'): void {
-    tally.refused(reason);
-    const words = explain(reason);
-    watch.decided({ wallMs: clock.wallMs(), direction, reader: null, outcome: 'refusal', reason, words, eventId: null, ticketId: null, ticketRef: null, units: 0, flags: [], row: null, latencyUs: null, stages: null });
-    tellUplink('refusal', 'info', { direction, reason, words });
-  }
-
   function giveUp(presentation: number, why: 'late' | 'overruled'): void {
     decisions.abandon(presentation);
-    if (why === 'late') diskBad('the store has not answered in time');
-  }
-
-  // ---------------------------------------------------------------- the desk: notes, faults, latch
-
-  function noteWritten(note: Note, row: RowPosition): void {
-    deskWorks();
-    if (note.kind === 'passage') tally.passage(note.outcome, note.direction, note.of !== null && !overrideRows.has(note.of.join('/')));
-    if (note.kind === 'override') {
-      overrideRows.add(row.join('/'));
-      const oldest = overrideRows.values().next();
-      if (overrideRows.size > MAX_OVERRIDE_ROWS && !oldest.done) overrideRows.delete(oldest.value);
-    }
-    if (note.kind === 'override' && note.action === 'open') {
-      watch.decided({ wallMs: clock.wallMs(), direction: note.direction ?? 'in', reader: null, outcome: 'override', reason: null, words: `opened by ${note.actor}: ${note.reason}`, eventId: null, ticketId: null, ticketRef: null, units: note.units ?? 1, flags: [], row: null, latencyUs: null, stages: null });
-    }
-    if (note.kind !== 'refusal') tellUplink(note.kind, note.kind === 'alarm' || note.kind === 'fault' ? 'warning' : 'info', { ...note });
-    uplink.kick();
-  }
-
-  function deskFailed(error: unknown): void {
-    const fault = (error as { fault?: Fault } | null)?.fault;
-    diskBad(fault === undefined ? said(error) : `${fault.operation}: ${fault.cause}. ${fault.hint}`);
-  }
-
-  function diskBad(why: string): void {
-    alerts.raise('disk', 'critical', `nothing can be recorded, so nobody is admitted: ${why}`);
-    if (!lane.diskOk) return;
-    log.error('the store failed', { cause: why });
-    dispatch({ kind: 'condition', condition: 'disk', ok: false });
-    // Its own retries show when the disk works again.
-    void notes.add({ kind: 'fault', what: 'disk', detail: why.slice(0, 500) });
-  }
-
-  function deskWorks(): void {
-    if (lane.diskOk) return;
-    alerts.clear('disk');
-    log.info('the store works again');
-    dispatch({ kind: 'condition', condition: 'disk', ok: true });
-    if (notes.dropped() > 0) log.error('notes gave way to the bound while the store had failed', { count: notes.dropped() });
-  }
-
-  function keepLatch(latched: boolean): void {
-    latchWanted = latched;
-    if (!deskOpen || latchUnderWay) return;
-    latchUnderWay = true;
-    desk.setFireLatch(latched).then(() => {
-      if (latchWanted === latched) latchWanted = null;
-    }, deskFailed).finally(() => {
-      latchUnderWay = false;
-    });
-  }
-
-  /** A disk that stalls at the start holds neither the button nor the readers. */
-  async function openDeskWithin(): Promise<void> {
-    await new Promise<void>((resolve) => {
-      const late = timers.after(DESK_WAIT_MS, resolve);
-      void openDesk(DESK_RETRY_MS.first).then(() => {
-        late.cancel();
-        resolve();
-      });
-    });
-    if (!deskOpen && lane.diskOk) diskBad('the store does not open in time');
-  }
-
-  async function openDesk(waitMs: number): Promise<void> {
-    try {
-      status = await desk.open();
-    } catch (error) {
-      deskFailed(error);
-      dispatch({ kind: 'condition', condition: 'booted', ok: true });
-      if (!closing) deskRetry = timers.after(waitMs, () => void openDesk(Math.min(waitMs * 2, DESK_RETRY_MS.greatest)));
-      return;
-    }
-    deskOpen = true;
-    statusAtMs = clock.boottimeMs();
-    openedWith ??= status.totals;
-    const restored = (direction: Direction): { mode: BaseMode; untilWallMs: number | null } => {
-      const { mode, untilMs, from } = (status as DeskStatus).modes[direction];
-      return { mode: mode !== 'emergency' ? mode : from === undefined || from === 'emergency' ? 'controlled' : from, untilWallMs: untilMs };
-    };
-    dispatch({ kind: 'restore', modes: { in: restored('in'), out: restored('out') }, fireLatched: latchWanted ?? status.fireLatched });
-    deskWorks();
-    notes.start();
-    judgeStatus(status);
-    dispatch({ kind: 'condition', condition: 'booted', ok: true });
-    if (lane.fire.latched && !status.fireLatched) keepLatch(true);
+    if (why === 'late') keeper.bad('the store has not answered in time');
   }
 
   // ---------------------------------------------------------------- looking around
@@ -320,37 +202,12 @@ export function createGate(options: GateOptions): Gate {
     lastTurnMs = nowMs;
     outputs.repair();
     if (boardOk !== board.ok()) setBoard(board.ok());
-    if (latchWanted !== null) keepLatch(latchWanted);
+    keeper.around();
     if (clock.trusted()) alerts.clear('clock');
     else alerts.raise('clock', 'warning', 'the wall clock is not trusted: validity is judged by the policy for it');
-    if (deskOpen && !statusAsked && nowMs - statusAtMs >= STATUS_MS) void askStatus();
     tick = timers.after(TICK_MS, around);
   }
   let lastTickMs = clock.boottimeMs();
-
-  async function askStatus(): Promise<void> {
-    statusAsked = true;
-    try {
-      status = await desk.status();
-      judgeStatus(status);
-    } catch (error) {
-      deskFailed(error);
-    } finally {
-      statusAsked = false;
-      statusAtMs = clock.boottimeMs();
-      watch.changed();
-    }
-  }
-
-  function judgeStatus({ manifests, usageComplete }: DeskStatus): void {
-    const stale = manifests.filter((one) => one.expiresAtMs <= clock.wallMs());
-    if (manifests.length === 0) alerts.raise('manifest', 'critical', 'no ticket list: nobody can be admitted');
-    else if (stale.length > 0) alerts.raise('manifest', 'warning', `the ticket list is too old: ${stale.map((one) => one.eventId).join(', ')}`);
-    else alerts.clear('manifest');
-    if (lane.manifestOk !== manifests.length > 0) dispatch({ kind: 'condition', condition: 'manifest', ok: manifests.length > 0 });
-    if (usageComplete) alerts.clear('ledger');
-    else alerts.raise('ledger', 'warning', 'usage is not complete: this gate does not yet know everybody who is inside');
-  }
 
   // ---------------------------------------------------------------- board and readers
 
@@ -419,14 +276,10 @@ export function createGate(options: GateOptions): Gate {
 
   async function acknowledged(ack: Extract<UplinkEvent, { kind: 'ack' }>['ack']): Promise<void> {
     const { backlog, ahead } = await desk.acknowledge(ack);
-    if (status !== null) status = { ...status, backlog };
+    keeper.backlog(backlog);
     if (ahead) log.warn('the cloud knows rows that this ledger does not have: a new epoch was begun');
     uplink.kick();
     watch.changed();
-  }
-
-  function tellUplink(type: string, severity: 'info' | 'warning' | 'critical', detail: Record<string, unknown>): void {
-    uplink.event({ type, severity, ts: new Date(clock.wallMs()).toISOString(), detail });
   }
 
   // ---------------------------------------------------------------- what people see
@@ -452,43 +305,24 @@ export function createGate(options: GateOptions): Gate {
     }
   }
 
-  function view(direction: Direction): DirectionView {
-    const one = lane[direction];
-    return {
-      mode: effectiveMode(lane, direction), pendingMode: one.pendingMode?.mode ?? null, untilWallMs: one.untilWallMs, signal: one.signal, lamps: outputs.lamps()[direction],
-      released: outputs.level(`release_${direction}`), grant: one.grant === null ? null : { unit: one.grant.unit, units: one.grant.units, phase: one.grant.phase }, deciding: one.deciding !== null,
-    };
-  }
-
   /** Totals of the ledger as it was opened, and what has been since. */
   function totals() {
     const since = tally.totals();
-    const before = openedWith ?? since;
-    return openedWith === null ? since : { admissions: before.admissions + since.admissions, refusals: before.refusals + since.refusals, passages: before.passages + since.passages };
-  }
-  let openedWith: DeskStatus['totals'] | null = null;
-
-  function snapshot(): GateSnapshot {
-    return {
-      gate, wallMs: clock.wallMs(), in: view('in'), out: view('out'), buzzer: outputs.level('buzzer'), fire: { ...lane.fire }, tamper: lane.tamper, online: uplink.online(), diskOk: lane.diskOk, boardOk,
-      readers: readers.map((reader) => ({ name: reader.name, direction: reader.direction, ok: reader.ok() })), desk: status, pendingNotes: notes.pending(), totals: totals(), alerts: alerts.active(), decisions: watch.decisions(),
-    };
+    return { admissions: totalsBefore.admissions + since.admissions, refusals: totalsBefore.refusals + since.refusals, passages: totalsBefore.passages + since.passages };
   }
 
-  function health(host: HostHealth): Omit<HealthMessage, 'schema'> {
-    const offset = clock.offset();
-    const manifest = status?.manifests.reduce<DeskStatus['manifests'][number] | null>((newest, one) => (newest === null || one.generatedAtMs > newest.generatedAtMs ? one : newest), null) ?? null;
-    const counted = totals();
-    const lag = Math.max(0, lagMs);
+  function reported(): Reported {
+    return { gate, clock, uplink, readers, outputs, lane, boardOk, desk: keeper.status(), pendingNotes: notes.pending(), totals: totals(), alerts: alerts.active(), decisions: watch.decisions() };
+  }
+
+  function snapshot() {
+    return snapshotOf(reported());
+  }
+
+  function health(host: HostHealth) {
+    const lag = lagMs;
     lagMs = 0;
-    return {
-      ...host, loop_lag_ms: Math.round(lag), disk_free_mb: Math.floor((status?.diskFreeBytes ?? 0) / 1_048_576), clock_trusted: clock.trusted() ? 1 : 0,
-      ...(offset === null ? {} : { clock_offset_ms: offset.offsetMs, clock_bound_ms: offset.boundMs }),
-      backlog: status?.backlog ?? 0, backlog_oldest_s: status?.backlogOldestMs == null ? 0 : Math.max(0, Math.round((clock.wallMs() - status.backlogOldestMs) / 1_000)), manifest_version: manifest?.version ?? 0,
-      manifest_age_s: manifest === null ? 0 : Math.max(0, Math.round((clock.wallMs() - manifest.generatedAtMs) / 1_000)), reader_ok: readers.every((reader) => reader.ok()) ? 1 : 0, board_ok: boardOk ? 1 : 0,
-      mode: effectiveMode(lane, 'in'), ...(effectiveMode(lane, 'out') === effectiveMode(lane, 'in') ? {} : { mode_out: effectiveMode(lane, 'out') }),
-      admissions_total: counted.admissions, refusals_total: counted.refusals, passages_total: counted.passages,
-    };
+    return healthOf(reported(), host, lag);
   }
 
   // ---------------------------------------------------------------- beginning and end
@@ -519,7 +353,7 @@ export function createGate(options: GateOptions): Gate {
         restarting = true;
         options.restart();
       };
-      await openDeskWithin();
+      await keeper.open();
       for (const reader of readers) reader.open(onReader);
       judgeReaders();
       uplink.open(onUplink);
@@ -527,13 +361,13 @@ export function createGate(options: GateOptions): Gate {
     async close(reason) {
       if (closing) return;
       closing = true;
-      deskRetry?.cancel();
+      keeper.close();
       await Promise.all(readers.map((reader) => reader.close()));
       await drain();
       dispatch({ kind: 'stop' });
       outputs.close();
       await board.close({ releaseOpen: lane.fire.latched || lane.fire.asserted });
-      if (deskOpen && !(await notes.flush(FLUSH_WAIT_MS))) log.error('the last notes could not be written', { count: notes.pending() });
+      if (keeper.isOpen() && !(await notes.flush(FLUSH_WAIT_MS))) log.error('the last notes could not be written', { count: notes.pending() });
       notes.close();
       await uplink.close(reason);
       tick?.cancel();
@@ -547,11 +381,6 @@ export function createGate(options: GateOptions): Gate {
     lastTurnMs: () => lastTurnMs,
     telemetry: () => ({ health, stats: () => tally.take(clock.boottimeMs()) }),
   };
-}
-
-function grantWords({ type, units, flags }: Extract<Decision['verdict'], { kind: 'grant' }>): string {
-  const what = type === 'first_entry' ? 'admitted' : type === 'reentry' ? 'admitted again' : 'let out';
-  return `${what}${units > 1 ? `, ${units} guests` : ''}${flags.length > 0 ? ` (${flags.join(', ')})` : ''}`;
 }
 
 function said(error: unknown): string {

@@ -1,0 +1,174 @@
+/**
+ * How the store is doing: opened, and again where it does not open; failed and working again; the fire latch on the
+ * disk; its status from time to time. Alerts `disk`, `manifest` and `ledger` are raised here. Nothing here holds the lane.
+ */
+import type { Direction } from '../../contract/ids.ts';
+import type { BaseMode, LaneNote, LaneState } from '../lane/types.ts';
+import type { Clock, Desk, DeskStatus, Fault } from '../ports.ts';
+import type { Alerts } from './alerts.ts';
+import type { UntimedInput } from './commands.ts';
+import type { GateLog, Timers } from './timers.ts';
+
+/** The desk is asked for its status so often, ms. */
+export const STATUS_MS = 5_000;
+/** `open` waits so long for the desk, then goes on without it: codes are refused with `error` until it is open. ms */
+const DESK_WAIT_MS = 5_000;
+/** Pause before a desk that could not be opened is tried again, ms; doubled each time up to the greatest. */
+const DESK_RETRY_MS = { first: 2_000, greatest: 30_000 } as const;
+/** Of a cause, in a row. */
+const MAX_DETAIL_CHARS = 500;
+
+export interface Keeper {
+  /** Waits for the desk within a bound; one that fails or stalls is tried again on its own. Never rejects. */
+  open(): Promise<void>;
+  isOpen(): boolean;
+  status(): DeskStatus | null;
+  /** An acknowledgement said how much still waits. */
+  backlog(rows: number): void;
+  /** A call to the desk was refused. */
+  failed(error: unknown): void;
+  /** The desk does not answer, or not in time. */
+  bad(why: string): void;
+  /** The desk did what it was asked. */
+  works(): void;
+  keepLatch(latched: boolean): void;
+  /** Call it from time to time: what failed is tried again, the status asked for. */
+  around(): void;
+  close(): void;
+}
+
+export interface KeeperOptions {
+  readonly desk: Pick<Desk, 'open' | 'status' | 'setFireLatch'>;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly log: GateLog;
+  readonly alerts: Alerts;
+  readonly lane: () => LaneState;
+  readonly dispatch: (input: UntimedInput) => void;
+  readonly note: (note: LaneNote) => void;
+  /** The desk is open: notes may be written. */
+  readonly opened: () => void;
+  readonly changed: () => void;
+}
+
+export function createKeeper(options: KeeperOptions): Keeper {
+  const { desk, clock, timers, log, alerts, lane, dispatch } = options;
+  let status: DeskStatus | null = null;
+  let isOpen = false;
+  let closed = false;
+  let asked = false;
+  let askedAtMs = Number.NEGATIVE_INFINITY;
+  let retry: { cancel(): void } | null = null;
+  let latchWanted: boolean | null = null;
+  let latchUnderWay = false;
+
+  function failed(error: unknown): void {
+    const fault = (error as { fault?: Fault } | null)?.fault;
+    bad(fault === undefined ? (error instanceof Error ? error.message : String(error)) : `${fault.operation}: ${fault.cause}. ${fault.hint}`);
+  }
+
+  function bad(why: string): void {
+    alerts.raise('disk', 'critical', `nothing can be recorded, so nobody is admitted: ${why}`);
+    if (!lane().diskOk) return;
+    log.error('the store failed', { cause: why });
+    dispatch({ kind: 'condition', condition: 'disk', ok: false });
+    // Tried again until it is written, it shows when the disk works.
+    options.note({ kind: 'fault', what: 'disk', detail: why.slice(0, MAX_DETAIL_CHARS) });
+  }
+
+  function works(): void {
+    if (lane().diskOk) return;
+    alerts.clear('disk');
+    log.info('the store works again');
+    dispatch({ kind: 'condition', condition: 'disk', ok: true });
+  }
+
+  function keepLatch(latched: boolean): void {
+    latchWanted = latched;
+    if (!isOpen || latchUnderWay) return;
+    latchUnderWay = true;
+    desk.setFireLatch(latched).then(() => {
+      if (latchWanted === latched) latchWanted = null;
+    }, failed).finally(() => {
+      latchUnderWay = false;
+    });
+  }
+
+  async function openDesk(waitMs: number): Promise<void> {
+    try {
+      status = await desk.open();
+    } catch (error) {
+      failed(error);
+      dispatch({ kind: 'condition', condition: 'booted', ok: true });
+      if (!closed) retry = timers.after(waitMs, () => void openDesk(Math.min(waitMs * 2, DESK_RETRY_MS.greatest)));
+      return;
+    }
+    isOpen = true;
+    askedAtMs = clock.boottimeMs();
+    // An order of this process that is not on the disk yet is newer than what the disk says.
+    dispatch({ kind: 'restore', modes: { in: restored(status, 'in'), out: restored(status, 'out') }, fireLatched: latchWanted ?? status.fireLatched });
+    works();
+    options.opened();
+    judge(status);
+    dispatch({ kind: 'condition', condition: 'booted', ok: true });
+    if (latchWanted !== null) keepLatch(latchWanted);
+  }
+
+  async function askStatus(): Promise<void> {
+    asked = true;
+    try {
+      status = await desk.status();
+      judge(status);
+    } catch (error) {
+      failed(error);
+    } finally {
+      asked = false;
+      askedAtMs = clock.boottimeMs();
+      options.changed();
+    }
+  }
+
+  function judge({ manifests, usageComplete }: DeskStatus): void {
+    const stale = manifests.filter((one) => one.expiresAtMs <= clock.wallMs());
+    if (manifests.length === 0) alerts.raise('manifest', 'critical', 'no ticket list: nobody can be admitted');
+    else if (stale.length > 0) alerts.raise('manifest', 'warning', `the ticket list is too old: ${stale.map((one) => one.eventId).join(', ')}`);
+    else alerts.clear('manifest');
+    if (lane().manifestOk !== manifests.length > 0) dispatch({ kind: 'condition', condition: 'manifest', ok: manifests.length > 0 });
+    if (usageComplete) alerts.clear('ledger');
+    else alerts.raise('ledger', 'warning', 'usage is not complete: this gate does not yet know everybody who is inside');
+  }
+
+  return {
+    async open() {
+      // A disk that stalls at the start holds neither the button nor the readers.
+      await new Promise<void>((resolve) => {
+        const late = timers.after(DESK_WAIT_MS, resolve);
+        void openDesk(DESK_RETRY_MS.first).then(() => {
+          late.cancel();
+          resolve();
+        });
+      });
+      if (!isOpen && lane().diskOk) bad('the store does not open in time');
+    },
+    isOpen: () => isOpen,
+    status: () => status,
+    backlog(rows) {
+      if (status !== null) status = { ...status, backlog: rows };
+    },
+    failed, bad, works, keepLatch,
+    around() {
+      if (latchWanted !== null) keepLatch(latchWanted);
+      if (isOpen && !asked && clock.boottimeMs() - askedAtMs >= STATUS_MS) void askStatus();
+    },
+    close() {
+      closed = true;
+      retry?.cancel();
+    },
+  };
+}
+
+/** In emergency the mode before it is what a reset goes back to; where that is not known, only ticket holders pass. */
+function restored(status: DeskStatus, direction: Direction): { readonly mode: BaseMode; readonly untilWallMs: number | null } {
+  const { mode, untilMs, from } = status.modes[direction];
+  return { mode: mode !== 'emergency' ? mode : from === undefined || from === 'emergency' ? 'controlled' : from, untilWallMs: untilMs };
+}

@@ -1,0 +1,75 @@
+/** What has been decided and recorded, told on: to those who watch, to the tally, to the uplink's live events. Codes are not known here. */
+import type { Direction, RowPosition } from '../../contract/ids.ts';
+import type { Severity } from '../../contract/messages.ts';
+import { explain, type Reason } from '../../contract/reasons.ts';
+import type { Grant } from '../../rules/facts.ts';
+import type { Clock, Decision, Note, Presentation, Uplink } from '../ports.ts';
+import type { Tally } from './tally.ts';
+import type { ShownDecision, Watch } from './watch.ts';
+
+/** Override rows remembered, so that their passages are not counted as admissions. */
+const MAX_OVERRIDE_ROWS = 64;
+
+export interface Telling {
+  decided(decision: Decision, presentation: Presentation, latencyUs: number): void;
+  /** Refused without the desk. */
+  refusedHere(direction: Direction, reason: Reason): void;
+  written(note: Note, row: RowPosition): void;
+  event(type: string, severity: Severity, detail: Record<string, unknown>): void;
+}
+
+export function createTelling(options: { readonly clock: Clock; readonly uplink: Pick<Uplink, 'event' | 'kick'>; readonly watch: () => Watch; readonly tally: Tally }): Telling {
+  const { clock, uplink, watch, tally } = options;
+  const overrideRows = new Set<string>();
+
+  const event: Telling['event'] = (type, severity, detail) => uplink.event({ type, severity, ts: new Date(clock.wallMs()).toISOString(), detail });
+  const show = (decision: Pick<ShownDecision, 'direction' | 'outcome' | 'words'> & Partial<ShownDecision>) => watch().decided({
+    wallMs: clock.wallMs(), reader: null, reason: null, eventId: null, ticketId: null, ticketRef: null, units: 0, flags: [], row: null, latencyUs: null, stages: null, ...decision,
+  });
+
+  function knowOverride(row: RowPosition): void {
+    overrideRows.add(row.join('/'));
+    const oldest = overrideRows.values().next();
+    if (overrideRows.size > MAX_OVERRIDE_ROWS && !oldest.done) overrideRows.delete(oldest.value);
+  }
+
+  return {
+    event,
+    decided({ verdict, row, eventId, ticketId, ticketRef, stages }, { direction, reader }, latencyUs) {
+      tally.decided(latencyUs);
+      const known = { direction, reader, eventId, ticketId, ticketRef, row, latencyUs: Math.round(latencyUs), stages };
+      const detail = { direction, ...(ticketRef === null ? {} : { ticket_ref: ticketRef }), epoch: row[0], seq: row[1] };
+      if (verdict.kind === 'refusal') {
+        tally.refused(verdict.reason);
+        show({ ...known, outcome: 'refusal', reason: verdict.reason, words: verdict.explanation });
+        event('refusal', 'info', { ...detail, reason: verdict.reason, words: verdict.explanation });
+      } else {
+        const words = grantWords(verdict);
+        show({ ...known, outcome: 'grant', words, units: verdict.units, flags: verdict.flags });
+        event('grant', 'info', { ...detail, type: verdict.type, units: verdict.units, words });
+      }
+      uplink.kick();
+    },
+    refusedHere(direction, reason) {
+      tally.refused(reason);
+      const words = explain(reason);
+      show({ direction, outcome: 'refusal', reason, words });
+      event('refusal', 'info', { direction, reason, words });
+    },
+    written(note, row) {
+      if (note.kind === 'passage') tally.passage(note.outcome, note.direction, note.of !== null && !overrideRows.has(note.of.join('/')));
+      if (note.kind === 'override') {
+        knowOverride(row);
+        if (note.action === 'open') show({ direction: note.direction ?? 'in', outcome: 'override', words: `opened by ${note.actor}: ${note.reason}`, units: note.units ?? 1, row });
+      }
+      // A refusal was told when the guest saw it.
+      if (note.kind !== 'refusal') event(note.kind, note.kind === 'alarm' || note.kind === 'fault' ? 'warning' : 'info', { ...note });
+      uplink.kick();
+    },
+  };
+}
+
+function grantWords({ type, units, flags }: Grant): string {
+  const what = type === 'first_entry' ? 'admitted' : type === 'reentry' ? 'admitted again' : 'let out';
+  return `${what}${units > 1 ? `, ${units} guests` : ''}${flags.length > 0 ? ` (${flags.join(', ')})` : ''}`;
+}
