@@ -23,19 +23,12 @@ export const LedgerGateId = z.string().regex(NAME_PART, 'a gate id has 1 to 31 o
 export const GateId = LedgerGateId.refine((id) => id !== CLOUD_GATE, '"cloud" is reserved');
 export type GateId = z.infer<typeof GateId>;
 
-const fullName = (gate: typeof LedgerGateId) =>
-  z
-    .string()
-    .max(63)
-    .refine((name) => {
-      const [site, id, ...rest] = name.split('/');
-      return rest.length === 0 && SiteId.safeParse(site).success && gate.safeParse(id).success;
-    }, 'a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03');
+const FULL_NAME_HINT = 'a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03';
 
 /** `<site>/<gate>` of a real gate: its MQTT user name, client id and certificate's common name. */
-export const GateName = fullName(GateId);
+export const GateName = z.string().regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/(?!cloud$)[a-z0-9][a-z0-9-]{0,30}$/, FULL_NAME_HINT);
 /** `<site>/<gate>` of whoever writes a ledger: a real gate, or `<site>/cloud`. */
-export const LedgerName = fullName(LedgerGateId);
+export const LedgerName = z.string().regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/[a-z0-9][a-z0-9-]{0,30}$/, FULL_NAME_HINT);
 export type GateName = z.infer<typeof GateName>;
 
 /** Splits `<site>/<gate>`. The name must have been checked before. */
