@@ -1,8 +1,8 @@
 /**
  * What the ledger must remember besides decisions, on its way to the desk: in order, again until it is written.
  *
- * While the disk works, notes are handed over at once (the desk keeps their order among decisions). When one fails,
- * it and all later ones wait here and are tried again, one after the other, so the order stays.
+ * While the disk works, notes are handed over at once (the desk keeps their order among decisions). When one fails, it and
+ * all later ones wait here; the first of them is tried again from time to time, and once it is written the rest follows.
  */
 import type { RowPosition } from '../../contract/ids.ts';
 import type { LaneNote } from '../lane/types.ts';
@@ -54,7 +54,10 @@ export function createNotes(options: NotesOptions): Notes {
   let closed = false;
   let failing: Pending[] = [];
   let retry: { cancel(): void } | null = null;
+  /** After a failure: one at a time until one is written. */
+  let probing = false;
   let dropped = 0;
+  let droppedUntold = 0;
   let settled: (() => void)[] = [];
 
   /** The note as the desk takes it; null: its override's row is not known yet. */
@@ -71,6 +74,7 @@ export function createNotes(options: NotesOptions): Notes {
     try {
       const row = await record(note);
       underWay.delete(pending);
+      probing = false;
       if (pending.override !== null) know(pending.override, row);
       pending.done(row);
       written(note, row);
@@ -93,22 +97,32 @@ export function createNotes(options: NotesOptions): Notes {
     if (failing.length > 0 && underWay.size === 0) {
       waiting.unshift(...failing);
       failing = [];
+      probing = true;
       retry ??= closed ? null : timers.after(RETRY_MS, () => {
         retry = null;
         turn();
       });
     }
-    while (started && retry === null && failing.length === 0 && waiting[0] !== undefined) {
+    while (started && retry === null && failing.length === 0 && waiting[0] !== undefined && (!probing || underWay.size === 0)) {
       const note = ready(waiting[0].note);
       if (note === null && underWay.size > 0) break;
       const pending = waiting.shift() as Pending;
       // An override that gave way to the bound leaves its passage without a row to point at.
       void handOver(pending, note ?? { ...(pending.note as Extract<LaneNote, { kind: 'passage' }>), of: null });
     }
-    if (waiting.length === 0 && failing.length === 0 && underWay.size === 0) {
-      for (const resolve of settled) resolve();
-      settled = [];
-    }
+    if (!isEmpty()) return;
+    if (droppedUntold > 0) return tellDropped();
+    for (const resolve of settled) resolve();
+    settled = [];
+  }
+
+  const isEmpty = () => waiting.length === 0 && failing.length === 0 && underWay.size === 0;
+
+  function tellDropped(): void {
+    const note: LaneNote = { kind: 'fault', what: 'notes_lost', detail: `${droppedUntold} notes gave way while the store had failed (${MAX_PENDING_NOTES} are kept)` };
+    droppedUntold = 0;
+    waiting.push({ note, override: null, done: () => undefined });
+    turn();
   }
 
   function makeRoom(): void {
@@ -118,6 +132,7 @@ export function createNotes(options: NotesOptions): Notes {
     if (index < 0) index = waiting.findIndex(uncounted);
     waiting.splice(Math.max(0, index), 1);
     dropped += 1;
+    droppedUntold += 1;
   }
 
   return {
@@ -133,7 +148,7 @@ export function createNotes(options: NotesOptions): Notes {
       turn();
     },
     async flush(withinMs) {
-      if (waiting.length === 0 && failing.length === 0 && underWay.size === 0) return true;
+      if (isEmpty()) return true;
       return new Promise((resolve) => {
         const late = timers.after(withinMs, () => resolve(false));
         settled.push(() => {
