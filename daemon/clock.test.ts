@@ -6,15 +6,25 @@ import { createClock, createSimClock, estimate, systemTime, widened } from './cl
 const OFFSET = Date.UTC(2026, 5, 1);
 /** A round trip whose ways out and back take so long. */
 const trip = (askedMs: number, outMs: number, backMs: number, workMs = 1) => ({
-  askedMs, cloudReceivedMs: askedMs + outMs + OFFSET, cloudAnsweredMs: askedMs + outMs + workMs + OFFSET, answeredMs: askedMs + outMs + workMs + backMs,
+  askedMs,
+  cloudReceivedMs: askedMs + outMs + OFFSET,
+  cloudAnsweredMs: askedMs + outMs + workMs + OFFSET,
+  answeredMs: askedMs + outMs + workMs + backMs,
 });
 
 test('the true offset lies within the bound, whatever the ways out and back took', () => {
-  fc.assert(fc.property(fc.double({ min: 0, max: 4000, noNaN: true }), fc.double({ min: 0, max: 4000, noNaN: true }), fc.double({ min: 0, max: 500, noNaN: true }), (out, back, work) => {
-    const found = estimate(trip(10_000, out, back, work));
-    expect(found).not.toBeNull();
-    expect(Math.abs((found?.offsetMs ?? Number.NaN) - OFFSET)).toBeLessThanOrEqual((found?.boundMs ?? 0) + 1e-3);
-  }));
+  fc.assert(
+    fc.property(
+      fc.double({ min: 0, max: 4000, noNaN: true }),
+      fc.double({ min: 0, max: 4000, noNaN: true }),
+      fc.double({ min: 0, max: 500, noNaN: true }),
+      (out, back, work) => {
+        const found = estimate(trip(10_000, out, back, work));
+        expect(found).not.toBeNull();
+        expect(Math.abs((found?.offsetMs ?? Number.NaN) - OFFSET)).toBeLessThanOrEqual((found?.boundMs ?? 0) + 1e-3);
+      },
+    ),
+  );
 });
 
 test('of many round trips the best bound is kept, until drift has widened it past a newer one', () => {
@@ -38,7 +48,8 @@ test('samples that cannot be are left out', () => {
     { ...trip(1000, 5, 5), cloudAnsweredMs: OFFSET },
     { ...trip(1000, 5, 5), cloudReceivedMs: Number.NaN },
     trip(1000, 9000, 9000),
-  ]) expect(estimate(sample)).toBeNull();
+  ])
+    expect(estimate(sample)).toBeNull();
 });
 
 test('drift widens a bound and never narrows it', () => {
@@ -48,7 +59,7 @@ test('drift widens a bound and never narrows it', () => {
   expect(widened(found, 11_000)).toBeCloseTo(6);
 });
 
-test('without a time server the gate trusts, and shows, the cloud\'s time', () => {
+test("without a time server the gate trusts, and shows, the cloud's time", () => {
   const clock = createSimClock({ wallMs: Date.UTC(2020, 0, 1), synchronised: false, boottimeMs: 5000 });
   expect(clock.trusted()).toBe(false);
   expect(clock.wallMs()).toBe(Date.UTC(2020, 0, 1));

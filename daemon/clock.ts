@@ -37,7 +37,11 @@ export function estimate(sample: Sample): Estimate | null {
   const roundTripMs = answeredMs - askedMs - (cloudAnsweredMs - cloudReceivedMs);
   if (![askedMs, answeredMs, cloudReceivedMs, cloudAnsweredMs].every(Number.isFinite)) return null;
   if (answeredMs < askedMs || cloudAnsweredMs < cloudReceivedMs || roundTripMs < -CLOUD_STEP_MS || roundTripMs > MAX_ROUND_TRIP_MS) return null;
-  return { offsetMs: (cloudReceivedMs + cloudAnsweredMs) / 2 - (askedMs + answeredMs) / 2, boundMs: Math.max(0, roundTripMs) / 2 + CLOUD_STEP_MS, atMs: answeredMs };
+  return {
+    offsetMs: (cloudReceivedMs + cloudAnsweredMs) / 2 - (askedMs + answeredMs) / 2,
+    boundMs: Math.max(0, roundTripMs) / 2 + CLOUD_STEP_MS,
+    atMs: answeredMs,
+  };
 }
 
 /** An estimate's bound some time later: quartz drift widens it. */
@@ -92,9 +96,11 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
   const judge = (): { readonly trusted: boolean; readonly why: string } => {
     const cloud = cloudMs();
     const boundMs = offset()?.boundMs ?? 0;
-    if (synchronised && cloud !== null && disagreement() > boundMs + MAX_DISAGREEMENT_MS) return { trusted: false, why: `the time server's clock and the cloud's differ by ${Math.round(disagreement())} ms` };
+    if (synchronised && cloud !== null && disagreement() > boundMs + MAX_DISAGREEMENT_MS)
+      return { trusted: false, why: `the time server's clock and the cloud's differ by ${Math.round(disagreement())} ms` };
     if (!synchronised && cloud === null) return { trusted: false, why: 'no time server, and no round trip with the cloud yet' };
-    if ((synchronised ? source.systemMs() : (cloud as number)) < floorMs) return { trusted: false, why: 'the clock shows a time before this gate was made or last used' };
+    if ((synchronised ? source.systemMs() : (cloud as number)) < floorMs)
+      return { trusted: false, why: 'the clock shows a time before this gate was made or last used' };
     return { trusted: true, why: synchronised ? 'the system follows a time server' : `measured against the cloud, within ${Math.ceil(boundMs)} ms` };
   };
   return {
@@ -159,18 +165,30 @@ function readBootId(): string {
 }
 
 /** A clock that stands still until it is told: for tests and simulation. */
-export function createSimClock(start: { readonly boottimeMs?: number; readonly wallMs?: number; readonly bootId?: string; readonly synchronised?: boolean } = {}) {
+export function createSimClock(
+  start: { readonly boottimeMs?: number; readonly wallMs?: number; readonly bootId?: string; readonly synchronised?: boolean } = {},
+) {
   let boottimeMs = start.boottimeMs ?? 1_000;
   let systemMs = start.wallMs ?? Date.UTC(2026, 0, 1);
   let synchronised = start.synchronised ?? true;
-  const clock = createClock({ source: { boottimeMs: () => boottimeMs, systemMs: () => systemMs, synchronised: () => synchronised, bootId: start.bootId ?? 'sim-boot' } });
+  const clock = createClock({
+    source: { boottimeMs: () => boottimeMs, systemMs: () => systemMs, synchronised: () => synchronised, bootId: start.bootId ?? 'sim-boot' },
+  });
   return {
     ...clock,
     /** Both clocks go on. */
-    advance(ms: number): void { boottimeMs += ms; systemMs += ms; },
+    advance(ms: number): void {
+      boottimeMs += ms;
+      systemMs += ms;
+    },
     /** The system's clock is set. */
-    setWall(unixMs: number): void { systemMs = unixMs; },
-    setSynchronised(value: boolean): void { synchronised = value; clock.look(); },
+    setWall(unixMs: number): void {
+      systemMs = unixMs;
+    },
+    setSynchronised(value: boolean): void {
+      synchronised = value;
+      clock.look();
+    },
   };
 }
 export type SimClock = ReturnType<typeof createSimClock>;

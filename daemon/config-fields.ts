@@ -83,13 +83,23 @@ export function plain<T>(expected: string, check: (value: unknown) => Checked<T>
 export const isNull = (tree: Tree): boolean => tree.kind === 'scalar' && tree.value === null;
 
 export const text = (expected: string, fits: (value: string) => boolean = (value) => value.length > 0 && value.length <= 4096): Field<string> =>
-  plain<string>(expected, (value) => (typeof value !== 'string' ? { what: `${shown(value)} is not text`, mend: `give ${expected}, in quotes` } : fits(value) ? { value } : { what: `${shown(value)} does not fit` }));
+  plain<string>(expected, (value) =>
+    typeof value !== 'string'
+      ? { what: `${shown(value)} is not text`, mend: `give ${expected}, in quotes` }
+      : fits(value)
+        ? { value }
+        : { what: `${shown(value)} does not fit` },
+  );
 
 export const integer = (min: number, max: number, unit = ''): Field<number> =>
   plain<number>(`a whole number from ${min} to ${max}${unit === '' ? '' : ` (${unit})`}`, (value) =>
-    typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max ? { value } : { what: typeof value === 'number' ? `${value} is outside ${min} to ${max}` : `${shown(value)} is not a whole number` });
+    typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max
+      ? { value }
+      : { what: typeof value === 'number' ? `${value} is outside ${min} to ${max}` : `${shown(value)} is not a whole number` },
+  );
 
-export const flag = (): Field<boolean> => plain<boolean>('true or false', (value) => (typeof value === 'boolean' ? { value } : { what: `${shown(value)} is neither true nor false` }));
+export const flag = (): Field<boolean> =>
+  plain<boolean>('true or false', (value) => (typeof value === 'boolean' ? { value } : { what: `${shown(value)} is neither true nor false` }));
 
 export function oneOf<const T extends string | number>(choices: readonly T[]): Field<T> {
   const list = choices.join(', ');
@@ -122,7 +132,8 @@ export function list<T>(item: Field<T>, options: { min: number; max: number; wha
         report.mistakes.push({ ...tree.origin, key, what: 'is not a list', mend: `give ${wanted}, each line beginning with "- "` });
         return undefined;
       }
-      if (tree.items.length < options.min || tree.items.length > options.max) report.mistakes.push({ ...tree.origin, key, what: `has ${tree.items.length} entries`, mend: `give ${wanted}` });
+      if (tree.items.length < options.min || tree.items.length > options.max)
+        report.mistakes.push({ ...tree.origin, key, what: `has ${tree.items.length} entries`, mend: `give ${wanted}` });
       const values = tree.items.map((entry, index) => item.read(entry, `${key}[${index}]`, entry.origin, report));
       return values.every((value) => value !== undefined) ? (values as T[]) : undefined;
     },
@@ -211,7 +222,12 @@ function unknownKeys(map: MapTree | null, below: ReadonlyMap<string, unknown>, k
   for (const [name, value] of map?.entries ?? []) {
     if (below.has(name)) continue;
     const near = suggest(name, [...below.keys()]);
-    report.mistakes.push({ ...value.origin, key: path(key, name), what: 'is not a setting', mend: near === null ? `known here: ${[...below.keys()].join(', ')}` : `did you mean ${near}?` });
+    report.mistakes.push({
+      ...value.origin,
+      key: path(key, name),
+      what: 'is not a setting',
+      mend: near === null ? `known here: ${[...below.keys()].join(', ')}` : `did you mean ${near}?`,
+    });
   }
 }
 

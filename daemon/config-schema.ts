@@ -1,8 +1,8 @@
 /** Every setting of a gate: its name, what it may be, and what it is when it is not given. */
 import { GateName } from '../contract/ids.ts';
-import { INPUT_NAMES, type InputName, OUTPUT_NAMES, type OutputName } from './ports.ts';
 import { type Field, flag, integer, list, named, oneOf, optional, plain, section, shown, text, type Value, withShort } from './config-fields.ts';
 import { DEFAULT_LANE_CONFIG, FREE_BYS, LAMP_SETS, LANE_BOUNDS, type LaneConfig, RELEASES, SENSORS, WHILE_OPENS } from './lane/config.ts';
+import { INPUT_NAMES, type InputName, OUTPUT_NAMES, type OutputName } from './ports.ts';
 
 export const BAUD_RATES = [9_600, 19_200, 38_400, 57_600, 115_200] as const;
 /** How a reader ends a code. `silence`: by saying nothing for a while. */
@@ -17,7 +17,7 @@ const MAX_LINE = 53;
 const MAX_READERS = 8;
 
 const name = (what: string) => text(`${what} of 1 to 31 of a-z, 0-9 and -`, (value) => /^[a-z0-9][a-z0-9-]{0,30}$/.test(value));
-const gateName = plain<string>('the gate\'s name as <site>/<gate>, such as arena/north-03', (value) => {
+const gateName = plain<string>("the gate's name as <site>/<gate>, such as arena/north-03", (value) => {
   const result = GateName.safeParse(value);
   return result.success ? { value: result.data } : { what: `${shown(value)} is not a gate's name` };
 });
@@ -25,7 +25,7 @@ const path = (what: string) => text(`the path of ${what}`, (value) => value.leng
 
 const reader = section({
   name: name('a name'),
-  path: path('the reader\'s port, such as /dev/stile-reader-in'),
+  path: path("the reader's port, such as /dev/stile-reader-in"),
   baud: optional(oneOf(BAUD_RATES), 115_200),
   frame: optional(oneOf(FRAMES), 'crlf'),
   direction: optional(oneOf(['in', 'out']), 'in'),
@@ -33,7 +33,8 @@ const reader = section({
   silenceMs: optional(integer(5, 1_000, 'milliseconds'), 50),
 });
 
-const lane = <K extends keyof typeof LANE_BOUNDS>(key: K): Field<number> => optional(integer(LANE_BOUNDS[key].min, LANE_BOUNDS[key].max, 'milliseconds'), DEFAULT_LANE_CONFIG[key]);
+const lane = <K extends keyof typeof LANE_BOUNDS>(key: K): Field<number> =>
+  optional(integer(LANE_BOUNDS[key].min, LANE_BOUNDS[key].max, 'milliseconds'), DEFAULT_LANE_CONFIG[key]);
 /** The type says that no setting of the lane is missing here. */
 const turnstile: Field<LaneConfig> = section({
   release: optional(oneOf(RELEASES), DEFAULT_LANE_CONFIG.release),
@@ -71,20 +72,24 @@ export const INPUT_WIRING: Readonly<Record<InputName, { active: 'high' | 'low'; 
   fire: { active: 'low', bias: 'pull-down' },
   tamper: { active: 'high', bias: 'pull-up' },
 };
-const input = (which: InputName) => withShort({
-  line,
-  active: optional(oneOf(LEVELS), INPUT_WIRING[which].active),
-  bias: optional(oneOf(BIASES), INPUT_WIRING[which].bias),
-  /** null: as the turnstile's settings say. */
-  debounceMs: optional(integer(0, 1_000, 'milliseconds'), null),
-}, 'line');
+const input = (which: InputName) =>
+  withShort(
+    {
+      line,
+      active: optional(oneOf(LEVELS), INPUT_WIRING[which].active),
+      bias: optional(oneOf(BIASES), INPUT_WIRING[which].bias),
+      /** null: as the turnstile's settings say. */
+      debounceMs: optional(integer(0, 1_000, 'milliseconds'), null),
+    },
+    'line',
+  );
 
 const board = section({
   driver: optional(oneOf(DRIVERS), 'gpio'),
   outputs: named<OutputName, Value<typeof output>>(OUTPUT_NAMES, () => output),
   inputs: named<InputName, Value<ReturnType<typeof input>>>(INPUT_NAMES, input),
   /** Sim only: a unix socket on which the software turnstile shows its outputs and takes its inputs. */
-  simSocket: optional(path('the software turnstile\'s socket'), null),
+  simSocket: optional(path("the software turnstile's socket"), null),
   /** Sim only: draw the lamps on standard output. */
   simDraw: optional(flag(), false),
   /** Sim only: guests walk through by themselves after a release. */
@@ -93,25 +98,30 @@ const board = section({
   simPassageMs: optional(integer(10, 60_000, 'milliseconds'), 800),
 });
 
-const url = (protocols: readonly string[], example: string) => plain<string>(`an address such as ${example}`, (value) => {
-  if (typeof value !== 'string' || !URL.canParse(value)) return { what: 'is not an address' };
-  const parsed = new URL(value);
-  if (!protocols.includes(parsed.protocol)) return { what: `begins with ${parsed.protocol}//, which is not spoken here`, mend: `give an address such as ${example}` };
-  if (parsed.username !== '' || parsed.password !== '') return { what: 'holds a user name or password', mend: 'take them out; give username and password_file (mqtt) or token_file (cloud) instead' };
-  return { value };
-});
+const url = (protocols: readonly string[], example: string) =>
+  plain<string>(`an address such as ${example}`, (value) => {
+    if (typeof value !== 'string' || !URL.canParse(value)) return { what: 'is not an address' };
+    const parsed = new URL(value);
+    if (!protocols.includes(parsed.protocol))
+      return { what: `begins with ${parsed.protocol}//, which is not spoken here`, mend: `give an address such as ${example}` };
+    if (parsed.username !== '' || parsed.password !== '')
+      return { what: 'holds a user name or password', mend: 'take them out; give username and password_file (mqtt) or token_file (cloud) instead' };
+    return { value };
+  });
 
 const mqtt = section({
   url: url(['mqtt:', 'mqtts:'], 'mqtts://broker.example:8883'),
   ca: optional(path('the CA certificate, PEM'), null),
-  cert: optional(path('the gate\'s certificate, PEM'), null),
-  key: optional(path('the gate\'s private key, PEM'), null),
+  cert: optional(path("the gate's certificate, PEM"), null),
+  key: optional(path("the gate's private key, PEM"), null),
   username: optional(text('a user name'), null),
   passwordFile: optional(path('a file that holds the password alone'), null),
 });
 
 const cloud = section({
   url: url(['http:', 'https:'], 'https://cloud.example'),
+  /** null: the system's authorities. */
+  ca: optional(path('the CA certificate of the cloud, PEM'), null),
   tokenFile: optional(path('a file that holds the device token alone'), null),
   /** JSON list of PublicKey (contract/manifest.ts), pinned at enrolment. */
   keys: optional(path('the file of pinned keys, JSON'), null),

@@ -4,8 +4,8 @@
  */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { isMap, isScalar, isSeq, LineCounter, parseDocument, type ParsedNode } from 'yaml';
-import { envName, type Field, knownKeys, type Mistake, type Origin, type Tree, suggest } from './config-fields.ts';
+import { isMap, isScalar, isSeq, LineCounter, type ParsedNode, parseDocument } from 'yaml';
+import { envName, type Field, knownKeys, type Mistake, type Origin, suggest, type Tree } from './config-fields.ts';
 
 /** A larger file is refused before it is parsed: a gate's settings take a few kilobytes. */
 const MAX_CONFIG_BYTES = 256 * 1024;
@@ -39,10 +39,13 @@ export function readSources(file: string, env: Readonly<Record<string, string | 
 function extraFiles(folder: string, mistakes: Mistake[]): string[] {
   let names: string[];
   try {
-    names = readdirSync(folder).filter((name) => name.endsWith('.yaml') && !name.startsWith('.')).sort();
+    names = readdirSync(folder)
+      .filter((name) => name.endsWith('.yaml') && !name.startsWith('.'))
+      .sort();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    if (code !== 'ENOENT') mistakes.push({ key: '', file: folder, line: null, what: `cannot be listed (${code})`, mend: 'make the folder readable for the gate' });
+    if (code !== 'ENOENT')
+      mistakes.push({ key: '', file: folder, line: null, what: `cannot be listed (${code})`, mend: 'make the folder readable for the gate' });
     return [];
   }
   if (names.length > MAX_CONFIG_FILES) {
@@ -59,12 +62,12 @@ function readYamlFile(file: string, mistakes: Mistake[]): Tree | null {
   let text: string;
   try {
     const size = statSync(file).size;
-    if (size > MAX_CONFIG_BYTES) return fail(`${size} bytes, at most ${MAX_CONFIG_BYTES}`, 'this is not a gate\'s configuration');
+    if (size > MAX_CONFIG_BYTES) return fail(`${size} bytes, at most ${MAX_CONFIG_BYTES}`, "this is not a gate's configuration");
     text = readFileSync(file, 'utf8');
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === 'ENOENT') return fail('there is no such file', 'write it (docs/gate.yaml.example shows every setting), or name another with --config');
-    return fail(`cannot be read (${code})`, 'make it a file that the gate\'s user may read');
+    return fail(`cannot be read (${code})`, "make it a file that the gate's user may read");
   }
   return parseYaml(text, file, mistakes);
 }
@@ -74,7 +77,13 @@ export function parseYaml(text: string, file: string, mistakes: Mistake[]): Tree
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
   for (const error of document.errors) {
-    mistakes.push({ key: '', file, line: lines.linePos(error.pos[0]).line, what: `not readable as YAML: ${error.message.split('\n')[0]}`, mend: 'mend the indentation, quotes or brackets there' });
+    mistakes.push({
+      key: '',
+      file,
+      line: lines.linePos(error.pos[0]).line,
+      what: `not readable as YAML: ${error.message.split('\n')[0]}`,
+      mend: 'mend the indentation, quotes or brackets there',
+    });
   }
   if (document.errors.length > 0 || document.contents === null) return document.errors.length > 0 ? null : emptyMap({ file, line: 1 });
   const tree = toTree(document.contents as ParsedNode, file, lines, mistakes, 0);
@@ -101,7 +110,10 @@ function toTree(node: ParsedNode | null, file: string, lines: LineCounter, mista
     const entries = new Map<string, Tree>();
     for (const pair of node.items) {
       const key = pair.key as ParsedNode;
-      if (!isScalar(key) || typeof key.value !== 'string') { fail('a key must be a word', 'see docs/gate.yaml.example'); continue; }
+      if (!isScalar(key) || typeof key.value !== 'string') {
+        fail('a key must be a word', 'see docs/gate.yaml.example');
+        continue;
+      }
       const value = toTree(pair.value as ParsedNode | null, file, lines, mistakes, depth + 1);
       // A value's line is its key's: that is where a person looks for it.
       if (value !== null) entries.set(key.value, { ...value, origin: { file, line: lines.linePos(key.range[0]).line } });
@@ -137,7 +149,13 @@ function readEnvironment(env: Readonly<Record<string, string | undefined>>, sche
     const path = byName.get(name.replace(/__/g, '_'));
     if (path === undefined) {
       const near = suggest(name, [...byName.keys()]);
-      warnings.push({ key: name, file: 'environment', line: null, what: 'is no setting of a gate and is left out', mend: near === null ? 'unset it if it was meant for the gate' : `did you mean ${near}?` });
+      warnings.push({
+        key: name,
+        file: 'environment',
+        line: null,
+        what: 'is no setting of a gate and is left out',
+        mend: near === null ? 'unset it if it was meant for the gate' : `did you mean ${near}?`,
+      });
       continue;
     }
     const origin: Origin = { file: `environment ${name}`, line: null };

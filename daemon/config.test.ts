@@ -2,11 +2,11 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, test } from 'vitest';
 import fc from 'fast-check';
+import { afterAll, expect, test } from 'vitest';
 import { effectiveSettings, formatMistakes, loadConfig } from './config.ts';
-import { parseYaml } from './config-source.ts';
 import { suggest } from './config-fields.ts';
+import { parseYaml } from './config-source.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'stile-config-'));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -46,8 +46,16 @@ test('a short file takes the defaults, and short forms mean the same as long one
   expect(config.board.outputs.release_out).toEqual({ line: 27, active: 'high', safe: null });
   expect(config.board.inputs.fire).toEqual({ line: 19, active: 'low', bias: 'pull-down', debounceMs: null });
   expect(config.turnstile).toMatchObject({ release: 'pulse', pulseMs: 200, passageTimeoutMs: 5000, passageGraceMs: 1500, stuckTimeoutMs: 30_000 });
-  expect(config).toMatchObject({ site: 'arena', gateId: 'north-03', mqtt: null, store: { path: '/var/lib/stile' }, control: { socket: '/run/stile/gate.sock', group: 'stile-operators' } });
-  expect(() => { (config.turnstile as { pulseMs: number }).pulseMs = 1; }).toThrow(TypeError);
+  expect(config).toMatchObject({
+    site: 'arena',
+    gateId: 'north-03',
+    mqtt: null,
+    store: { path: '/var/lib/stile' },
+    control: { socket: '/run/stile/gate.sock', group: 'stile-operators' },
+  });
+  expect(() => {
+    (config.turnstile as { pulseMs: number }).pulseMs = 1;
+  }).toThrow(TypeError);
 });
 
 test('the example in docs is right', () => {
@@ -63,14 +71,32 @@ test.each([
   ['line twice', GOOD.replace('fire: 19', 'fire: 17'), 'board.inputs.fire', 6, 'already used by board.outputs.release_in'],
   ['bound', `${GOOD}turnstile: { pulse_ms: 6000 }\n`, 'turnstile.pulse_ms', 7, '6000 is outside 50 to 5000'],
   ['word', `${GOOD}turnstile: { release: pules }\n`, 'turnstile.release', 7, 'did you mean pulse?'],
-  ['number where text is meant', GOOD.replace('arena/north-03', '3'), 'gate', 1, 'is not a gate\'s name'],
-  ['gate\'s name', GOOD.replace('arena', 'Arena'), 'gate', 1, 'such as arena/north-03'],
-  ['reserved gate', GOOD.replace('north-03', 'cloud'), 'gate', 1, 'is not a gate\'s name'],
+  ['number where text is meant', GOOD.replace('arena/north-03', '3'), 'gate', 1, "is not a gate's name"],
+  ["gate's name", GOOD.replace('arena', 'Arena'), 'gate', 1, 'such as arena/north-03'],
+  ['reserved gate', GOOD.replace('north-03', 'cloud'), 'gate', 1, "is not a gate's name"],
   ['baud', GOOD.replace('path:', 'baud: 9601, path:'), 'readers[0].baud', 3, '9600, 19200'],
   ['no sensor line', GOOD.replace('passage_out: 21, ', ''), 'board.inputs.passage_out', 6, 'turnstile.sensor'],
-  ['reader without release', GOOD.replace('reader-in }', 'reader-in, direction: out }').replace(', release_out: 27', ''), 'readers[0].direction', 3, 'release_out'],
-  ['two readers, one port', GOOD.replace('reader-in }', 'reader-in }\n  - { name: out, path: /dev/stile-reader-in, direction: out }'), 'readers[1].path', 4, 'same as readers[0].path'],
-  ['times that contradict', `${GOOD}turnstile: { passage_timeout_ms: 30000, stuck_timeout_ms: 20000 }\n`, 'turnstile.stuck_timeout_ms', 7, 'passage_timeout_ms'],
+  [
+    'reader without release',
+    GOOD.replace('reader-in }', 'reader-in, direction: out }').replace(', release_out: 27', ''),
+    'readers[0].direction',
+    3,
+    'release_out',
+  ],
+  [
+    'two readers, one port',
+    GOOD.replace('reader-in }', 'reader-in }\n  - { name: out, path: /dev/stile-reader-in, direction: out }'),
+    'readers[1].path',
+    4,
+    'same as readers[0].path',
+  ],
+  [
+    'times that contradict',
+    `${GOOD}turnstile: { passage_timeout_ms: 30000, stuck_timeout_ms: 20000 }\n`,
+    'turnstile.stuck_timeout_ms',
+    7,
+    'passage_timeout_ms',
+  ],
   ['certificate without key', `${GOOD}mqtt: { url: "mqtts://b:8883", cert: /nowhere.pem }\n`, 'mqtt.key', 7, 'belong together'],
   ['unreadable certificate', `${GOOD}mqtt: { url: "mqtts://b:8883", ca: /nowhere.pem }\n`, 'mqtt.ca', 7, 'ENOENT'],
   ['address', `${GOOD}mqtt: { url: "http://b" }\n`, 'mqtt.url', 7, 'mqtts://'],
@@ -88,16 +114,25 @@ test.each([
 });
 
 test('every mistake is told at once', () => {
-  const found = mistakes(GOOD.replace('arena/', '').replace('release_out: 27', 'release_out: 17, bell: 3').replace('in, path', 'in, bord: 3, path').concat('turnstile: { pulse_ms: fast }\n'));
+  const found = mistakes(
+    GOOD.replace('arena/', '')
+      .replace('release_out: 27', 'release_out: 17, bell: 3')
+      .replace('in, path', 'in, bord: 3, path')
+      .concat('turnstile: { pulse_ms: fast }\n'),
+  );
   expect(found.map((one) => one.key)).toEqual(['gate', 'readers[0].bord', 'turnstile.pulse_ms', 'board.outputs.bell', 'board.outputs.release_out']);
 });
 
 test('conf.d is read after the file and the environment last; maps merge, lists replace, null takes out', () => {
-  const { config } = good(GOOD, { STILE_TURNSTILE_PULSE_MS: '400', STILE_MQTT__URL: 'mqtt://127.0.0.1:1883', STILE_BOARD_OUTPUTS_GREEN_IN: '{ line: 5, active: low }' }, {
-    'conf.d/20.yaml': 'turnstile: { pulse_ms: 300, repeat_ms: 1000 }\nboard: { inputs: { passage_out: null }, outputs: { release_out: null } }\n',
-    'conf.d/10.yaml': 'turnstile: { pulse_ms: 250, refused_ms: 2000 }\n',
-    'conf.d/README': 'not yaml: [',
-  });
+  const { config } = good(
+    GOOD,
+    { STILE_TURNSTILE_PULSE_MS: '400', STILE_MQTT__URL: 'mqtt://127.0.0.1:1883', STILE_BOARD_OUTPUTS_GREEN_IN: '{ line: 5, active: low }' },
+    {
+      'conf.d/20.yaml': 'turnstile: { pulse_ms: 300, repeat_ms: 1000 }\nboard: { inputs: { passage_out: null }, outputs: { release_out: null } }\n',
+      'conf.d/10.yaml': 'turnstile: { pulse_ms: 250, refused_ms: 2000 }\n',
+      'conf.d/README': 'not yaml: [',
+    },
+  );
   expect(config.turnstile).toMatchObject({ pulseMs: 400, repeatMs: 1000, refusedMs: 2000 });
   expect(config.mqtt?.url).toBe('mqtt://127.0.0.1:1883');
   expect(config.board.outputs).toEqual({ release_in: { line: 17, active: 'high', safe: 'low' }, green_in: { line: 5, active: 'low', safe: null } });
@@ -122,7 +157,7 @@ test('what is pasted in the wrong place is not repeated', () => {
   expect(text).not.toMatch(/hunter2|MIIabc/);
 });
 
-test('relative paths are meant from their file\'s folder', () => {
+test("relative paths are meant from their file's folder", () => {
   const { config } = good(`${GOOD}store: { path: store }\ncontrol: { socket: run/gate.sock }\n`);
   expect(config.store.path).toBe(join(config.files[0] as string, '../store'));
   expect(config.control.socket).toBe(join(config.files[0] as string, '../run/gate.sock'));
@@ -136,7 +171,28 @@ test('a sim board needs no lines', () => {
 
 test('certificate and key are checked against each other and the name', () => {
   const folder = mkdtempSync(join(root, 'tls-'));
-  const make = (name: string, cn: string) => execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', join(folder, `${name}.key`), '-out', join(folder, `${name}.pem`), '-subj', `/CN=${cn}`, '-days', '2'], { stdio: 'ignore' });
+  const make = (name: string, cn: string) =>
+    execFileSync(
+      'openssl',
+      [
+        'req',
+        '-x509',
+        '-newkey',
+        'ec',
+        '-pkeyopt',
+        'ec_paramgen_curve:P-256',
+        '-nodes',
+        '-keyout',
+        join(folder, `${name}.key`),
+        '-out',
+        join(folder, `${name}.pem`),
+        '-subj',
+        `/CN=${cn}`,
+        '-days',
+        '2',
+      ],
+      { stdio: 'ignore' },
+    );
   make('a', 'arena\\/north-03');
   make('b', 'arena\\/north-04');
   const mqtt = (cert: string, key: string) => `${GOOD}mqtt: { url: "mqtts://b:8883", cert: ${folder}/${cert}.pem, key: ${folder}/${key}.key }\n`;
@@ -156,12 +212,22 @@ test('the shown settings load again to the same', () => {
 });
 
 test('any text is either settings or a list of mistakes', () => {
-  fc.assert(fc.property(fc.oneof(fc.string(), fc.json(), fc.string().map((text) => `gate: ${text}`)), (text) => {
-    const file = join(root, 'any.yaml');
-    writeFileSync(file, text);
-    const loaded = loadConfig(file);
-    return loaded.ok || loaded.mistakes.length > 0;
-  }), { numRuns: 300 });
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        fc.string(),
+        fc.json(),
+        fc.string().map((text) => `gate: ${text}`),
+      ),
+      (text) => {
+        const file = join(root, 'any.yaml');
+        writeFileSync(file, text);
+        const loaded = loadConfig(file);
+        return loaded.ok || loaded.mistakes.length > 0;
+      },
+    ),
+    { numRuns: 300 },
+  );
 });
 
 test('aliases are refused, so a small file cannot become a large tree', () => {

@@ -4,7 +4,7 @@
  * | call | args | data |
  * |---|---|---|
  * | `status` | | GateStatus |
- * | `watch` | | endless items: `{"status": GateStatus}` at first and at most twice a second, `{"line": RecentLine}` as it happens |
+ * | `watch` | | endless items: `{"status": GateStatus}` at first, with every change (at most ten a second) and every 5 s, `{"line": RecentLine}` as it happens |
  * | `open` | direction, units, actor, reason | `{"row": [epoch, seq]}` |
  * | `mode` | mode, direction?, until?, actor, reason | `{}` |
  * | `reset-emergency` | actor, reason | `{}` |
@@ -47,12 +47,24 @@ export interface GateStatus {
   readonly fire: { readonly asserted: boolean; readonly latched: boolean };
   readonly readers: readonly { readonly name: string; readonly direction: Direction; readonly path: string; readonly ok: boolean }[];
   readonly board: { readonly driver: string; readonly ok: boolean };
-  readonly ledger: { readonly epoch: number; readonly last_seq: number; readonly backlog: number; readonly backlog_oldest_s: number | null; readonly usage_complete: boolean };
+  readonly ledger: {
+    readonly epoch: number;
+    readonly last_seq: number;
+    readonly backlog: number;
+    readonly backlog_oldest_s: number | null;
+    readonly usage_complete: boolean;
+  };
   readonly manifests: readonly ManifestStatus[];
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
   readonly disk_free_mb: number;
   readonly uplink: { readonly url: string | null; readonly online: boolean };
-  readonly clock: { readonly wall: string; readonly trusted: boolean; readonly why: string; readonly offset_ms: number | null; readonly bound_ms: number | null };
+  readonly clock: {
+    readonly wall: string;
+    readonly trusted: boolean;
+    readonly why: string;
+    readonly offset_ms: number | null;
+    readonly bound_ms: number | null;
+  };
   readonly alerts: readonly { readonly id: string; readonly severity: Severity; readonly since: string; readonly message: string }[];
   /** The newest last; at most 20. */
   readonly recent: readonly RecentLine[];

@@ -5,14 +5,16 @@ import type { GateClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { type CallContext, ControlError, type Handlers } from './control.ts';
 import type { GateStatus, LedgerRow, ManifestStatus, RecentLine, WatchItem } from './control-calls.ts';
-import type { Gate } from './gate.ts';
 import type { ActiveAlert, GateSnapshot, ShownDecision } from './gate/watch.ts';
+import type { Gate } from './gate.ts';
 import type { Desk } from './ports.ts';
 
 /** Lines kept for whoever asks for the status. */
 const MAX_RECENT = 20;
 /** A watcher gets a new status at most so often; between, only what happened. */
-const STATUS_PERIOD_MS = 500;
+const STATUS_PERIOD_MS = 100;
+/** Uptime and backlog go on while nothing happens: a status so often at least. */
+const STEADY_PERIOD_MS = 5_000;
 /** The desk is waited for so long; a stalled disk must not keep the status from people. */
 const DESK_WAIT_MS = 1_000;
 /** Rows of one `ledger` call; the caller asks again from the last. */
@@ -43,12 +45,16 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     if (recent.length > MAX_RECENT) recent.shift();
     for (const watcher of watchers) watcher(line);
   });
-  const end = parts.gate.subscribe((event) => {
-    if (event.kind === 'decision') seen.decision(event.decision);
-    else seen.snapshot(event.snapshot);
-  });
+  let end: () => void = () => undefined;
+  // From the first decision on: what the lane does while it opens is no news.
   let startMs = 0;
-  const ready = parts.ready.then((ms) => { startMs = ms; });
+  const ready = parts.ready.then((ms) => {
+    startMs = ms;
+    end = parts.gate.subscribe((event) => {
+      if (event.kind === 'decision') seen.decision(event.decision);
+      else seen.snapshot(event.snapshot);
+    });
+  });
   const statusNow = (desk = parts.gate.state().desk) => statusOf(parts, { ...parts.gate.state(), desk }, recent, startMs);
   /** With the desk asked anew; where it does not answer in time, as last heard. */
   const status = async () => {
@@ -69,15 +75,22 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     mode: (args) => order('mode', args),
     'reset-emergency': (args) => order('reset-emergency', args),
   };
-  const whenReady = Object.entries(handlers).map(([name, handler]) => [name, async (args: Readonly<Record<string, unknown>>, context: CallContext) => {
-    await ready;
-    return handler(args, context);
-  }] as const);
-  return { close: end, handlers: Object.fromEntries(whenReady) };
+  const whenReady = Object.entries(handlers).map(
+    ([name, handler]) =>
+      [
+        name,
+        async (args: Readonly<Record<string, unknown>>, context: CallContext) => {
+          await ready;
+          return handler(args, context);
+        },
+      ] as const,
+  );
+  return { close: () => end(), handlers: Object.fromEntries(whenReady) };
 }
 
 async function obey(gate: Gate, command: Command, args: Record<string, unknown>, actor: unknown, reason: unknown): Promise<unknown> {
-  if (typeof actor !== 'string' || typeof reason !== 'string') throw new ControlError('malformed', 'actor and reason are missing', 'both are recorded: give who and why');
+  if (typeof actor !== 'string' || typeof reason !== 'string')
+    throw new ControlError('malformed', 'actor and reason are missing', 'both are recorded: give who and why');
   const result = await gate.command({ command, args, actor, reason });
   if (result.status === 'ok') return result.data;
   throw new ControlError(result.error.code === 'malformed' ? 'malformed' : result.error.code === 'refused' ? 'refused' : 'failed', result.error.message);
@@ -99,8 +112,7 @@ async function watch({ send, gone }: CallContext, gate: Gate, status: () => Gate
   const end = gate.subscribe(() => {
     if (later === undefined) later = setTimeout(tell, Math.max(0, sentMs + STATUS_PERIOD_MS - performance.now()));
   });
-  // Uptime and backlog go on while nothing happens.
-  const steady = setInterval(tell, 10 * STATUS_PERIOD_MS);
+  const steady = setInterval(tell, STEADY_PERIOD_MS);
   try {
     await new Promise<void>((resolve) => gone.addEventListener('abort', () => resolve(), { once: true }));
   } finally {
@@ -125,21 +137,50 @@ const timestamp = (ms: number): string => new Date(ms).toISOString();
 function statusOf({ config, version, clock, startedAtMs }: HandlerParts, now: GateSnapshot, recent: readonly RecentLine[], startMs: number): GateStatus {
   const { desk } = now;
   const offset = clock.offset();
-  const mode = (direction: 'in' | 'out') => ({ mode: now[direction].mode, until: now[direction].untilWallMs === null ? null : timestamp(now[direction].untilWallMs) });
+  const mode = (direction: 'in' | 'out') => ({
+    mode: now[direction].mode,
+    until: now[direction].untilWallMs === null ? null : timestamp(now[direction].untilWallMs),
+  });
   return {
-    gate: config.gate, version, pid: process.pid, started_at: timestamp(startedAtMs), uptime_s: Math.round(process.uptime()), config_files: config.files,
+    gate: config.gate,
+    version,
+    pid: process.pid,
+    started_at: timestamp(startedAtMs),
+    uptime_s: Math.round(process.uptime()),
+    config_files: config.files,
     modes: { in: mode('in'), out: mode('out') },
     signals: { in: now.in.signal, out: now.out.signal },
     lamps: { in: now.in.lamps, out: now.out.lamps },
     fire: now.fire,
     readers: now.readers.map(({ name, direction, ok }) => ({ name, direction, path: config.readers.find((reader) => reader.name === name)?.path ?? '', ok })),
     board: { driver: config.board.driver, ok: now.boardOk },
-    ledger: { epoch: desk?.epoch ?? 0, last_seq: desk?.lastSeq ?? 0, backlog: desk?.backlog ?? 0, backlog_oldest_s: desk?.backlogOldestMs == null ? null : Math.max(0, Math.round((clock.wallMs() - desk.backlogOldestMs) / 1000)), usage_complete: desk?.usageComplete ?? false },
-    manifests: (desk?.manifests ?? []).map((one): ManifestStatus => ({ event_id: one.eventId, version: one.version, overlay_version: one.overlayVersion, generated_at: timestamp(one.generatedAtMs), expires_at: timestamp(one.expiresAtMs), tickets: one.tickets })),
+    ledger: {
+      epoch: desk?.epoch ?? 0,
+      last_seq: desk?.lastSeq ?? 0,
+      backlog: desk?.backlog ?? 0,
+      backlog_oldest_s: desk?.backlogOldestMs == null ? null : Math.max(0, Math.round((clock.wallMs() - desk.backlogOldestMs) / 1000)),
+      usage_complete: desk?.usageComplete ?? false,
+    },
+    manifests: (desk?.manifests ?? []).map(
+      (one): ManifestStatus => ({
+        event_id: one.eventId,
+        version: one.version,
+        overlay_version: one.overlayVersion,
+        generated_at: timestamp(one.generatedAtMs),
+        expires_at: timestamp(one.expiresAtMs),
+        tickets: one.tickets,
+      }),
+    ),
     totals: now.totals,
     disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
     uplink: { url: config.mqtt?.url ?? null, online: now.online },
-    clock: { wall: timestamp(clock.wallMs()), trusted: clock.trusted(), why: clock.why(), offset_ms: offset?.offsetMs ?? null, bound_ms: offset?.boundMs ?? null },
+    clock: {
+      wall: timestamp(clock.wallMs()),
+      trusted: clock.trusted(),
+      why: clock.why(),
+      offset_ms: offset?.offsetMs ?? null,
+      bound_ms: offset?.boundMs ?? null,
+    },
     alerts: now.alerts.map(({ id, severity, message, sinceWallMs }) => ({ id, severity, message, since: timestamp(sinceWallMs) })),
     recent: [...recent],
     start_ms: startMs,
@@ -149,23 +190,33 @@ function statusOf({ config, version, clock, startedAtMs }: HandlerParts, now: Ga
 /** Snapshots into lines: what has changed since the last one, in words. */
 function createDifferences(tell: (line: RecentLine) => void) {
   let last: GateSnapshot | null = null;
-  const alertLine = (at: number, { severity, message }: ActiveAlert, ended: boolean) => tell({ at: timestamp(at), direction: null, kind: 'alert', words: ended ? `over: ${message}` : `${severity}: ${message}` });
+  const alertLine = (at: number, { severity, message }: ActiveAlert, ended: boolean) =>
+    tell({ at: timestamp(at), direction: null, kind: 'alert', words: ended ? `over: ${message}` : `${severity}: ${message}` });
   return {
     decision({ wallMs, direction, outcome, words, ticketId }: ShownDecision): void {
-      tell({ at: timestamp(wallMs), direction, kind: outcome === 'grant' ? 'granted' : outcome === 'refusal' ? 'refused' : 'override', words: `${outcome === 'refusal' ? 'refused: ' : ''}${words}${ticketId === null ? '' : ` (ticket ${ticketId})`}` });
+      tell({
+        at: timestamp(wallMs),
+        direction,
+        kind: outcome === 'grant' ? 'granted' : outcome === 'refusal' ? 'refused' : 'override',
+        words: `${outcome === 'refusal' ? 'refused: ' : ''}${words}${ticketId === null ? '' : ` (ticket ${ticketId})`}`,
+      });
     },
     snapshot(now: GateSnapshot): void {
       const before = last;
       last = now;
       if (before === null) return;
       for (const direction of ['in', 'out'] as const) {
-        if (before[direction].mode !== now[direction].mode) tell({ at: timestamp(now.wallMs), direction, kind: 'mode', words: `mode ${before[direction].mode} → ${now[direction].mode}` });
+        if (before[direction].mode !== now[direction].mode)
+          tell({ at: timestamp(now.wallMs), direction, kind: 'mode', words: `mode ${before[direction].mode} → ${now[direction].mode}` });
       }
-      for (const alert of now.alerts) if (!before.alerts.some(({ id, message }) => id === alert.id && message === alert.message)) alertLine(now.wallMs, alert, false);
+      for (const alert of now.alerts)
+        if (!before.alerts.some(({ id, message }) => id === alert.id && message === alert.message)) alertLine(now.wallMs, alert, false);
       for (const alert of before.alerts) if (!now.alerts.some(({ id }) => id === alert.id)) alertLine(now.wallMs, alert, true);
-      if (before.online !== now.online) tell({ at: timestamp(now.wallMs), direction: null, kind: 'alert', words: now.online ? 'broker online' : 'broker offline' });
+      if (before.online !== now.online)
+        tell({ at: timestamp(now.wallMs), direction: null, kind: 'alert', words: now.online ? 'broker online' : 'broker offline' });
       const passed = now.totals.passages - before.totals.passages;
-      if (passed > 0) tell({ at: timestamp(now.wallMs), direction: null, kind: 'passage', words: passed === 1 ? 'one guest passed' : `${passed} guests passed` });
+      if (passed > 0)
+        tell({ at: timestamp(now.wallMs), direction: null, kind: 'passage', words: passed === 1 ? 'one guest passed' : `${passed} guests passed` });
     },
   };
 }

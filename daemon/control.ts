@@ -65,7 +65,9 @@ export function createControl(options: ControlOptions): Control {
       server = createServer((client) => {
         if (clients.size >= MAX_CLIENTS) {
           client.on('error', () => undefined);
-          client.end(`${JSON.stringify({ id: null, ok: false, error: { code: 'busy', message: `${MAX_CLIENTS} clients are connected already`, hint: 'close one of them' } })}\n`);
+          client.end(
+            `${JSON.stringify({ id: null, ok: false, error: { code: 'busy', message: `${MAX_CLIENTS} clients are connected already`, hint: 'close one of them' } })}\n`,
+          );
           return;
         }
         clients.add(client);
@@ -97,7 +99,8 @@ async function clearWay(path: string): Promise<void> {
     probe.setTimeout(PROBE_MS, () => done(true));
     probe.on('connect', () => done(true)).on('error', () => done(false));
   });
-  if (answered) throw new ControlError('refused', `another gate is running on ${path}`, 'stop it first, or give this one its own control.socket and store.path');
+  if (answered)
+    throw new ControlError('refused', `another gate is running on ${path}`, 'stop it first, or give this one its own control.socket and store.path');
   rmSync(path, { force: true });
 }
 
@@ -106,7 +109,15 @@ async function listen(server: Server, { socket, group, warn }: ControlOptions): 
   const before = process.umask(0o177);
   try {
     await new Promise<void>((resolve, reject) => {
-      server.once('error', (error) => reject(new ControlError('failed', `the control socket ${socket} cannot be made: ${error.message}`, 'make its folder, writable for the gate\'s user, or set control.socket')));
+      server.once('error', (error) =>
+        reject(
+          new ControlError(
+            'failed',
+            `the control socket ${socket} cannot be made: ${error.message}`,
+            "make its folder, writable for the gate's user, or set control.socket",
+          ),
+        ),
+      );
       server.listen(socket, resolve);
     });
   } finally {
@@ -119,15 +130,17 @@ async function listen(server: Server, { socket, group, warn }: ControlOptions): 
     chmodSync(socket, gid === null ? 0o600 : 0o660);
   } catch (error) {
     chmodSync(socket, 0o600);
-    warn('the control socket is the gate\'s alone: its group could not be set', { socket, group, cause: (error as Error).message });
+    warn("the control socket is the gate's alone: its group could not be set", { socket, group, cause: (error as Error).message });
     return;
   }
-  if (gid === null) warn('the control socket is the gate\'s alone: there is no such group', { socket, group });
+  if (gid === null) warn("the control socket is the gate's alone: there is no such group", { socket, group });
 }
 
 function groupId(name: string): number | null {
   try {
-    const line = readFileSync('/etc/group', 'utf8').split('\n').find((entry) => entry.startsWith(`${name}:`));
+    const line = readFileSync('/etc/group', 'utf8')
+      .split('\n')
+      .find((entry) => entry.startsWith(`${name}:`));
     const gid = Number(line?.split(':')[2]);
     return line !== undefined && Number.isInteger(gid) ? gid : null;
   } catch {
@@ -159,9 +172,11 @@ function serve(client: Socket, handlers: Handlers): void {
       return;
     }
     const { id = null, call: name, args = {} } = request ?? {};
-    if (typeof name !== 'string' || typeof args !== 'object' || args === null) return void fail(id, 'malformed', 'a call is {"id": 1, "call": "status", "args": {}}');
+    if (typeof name !== 'string' || typeof args !== 'object' || args === null)
+      return void fail(id, 'malformed', 'a call is {"id": 1, "call": "status", "args": {}}');
     const handler = Object.hasOwn(handlers, name) ? handlers[name] : undefined;
-    if (handler === undefined) return void fail(id, 'unknown_call', `this gate knows no call ${name.slice(0, 32)}`, `it knows ${Object.keys(handlers).join(', ')}`);
+    if (handler === undefined)
+      return void fail(id, 'unknown_call', `this gate knows no call ${name.slice(0, 32)}`, `it knows ${Object.keys(handlers).join(', ')}`);
     if (calls >= MAX_CALLS) return void fail(id, 'busy', `${MAX_CALLS} calls are under way already`, 'wait for one of them');
     calls++;
     try {

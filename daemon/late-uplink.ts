@@ -6,7 +6,10 @@ import type { AlertId, Severity } from '../contract/messages.ts';
 import type { Uplink, UplinkEvent } from './ports.ts';
 
 /** Until `load` has given the real one, alerts are kept, and what may be lost is dropped. `failed`: it could not be loaded. */
-export function createLateUplink<U extends Uplink>(load: () => Promise<U>, failed: (error: unknown) => void): Uplink & { /** The real one, once it is there. */ loaded(): U | null } {
+export function createLateUplink<U extends Uplink>(
+  load: () => Promise<U>,
+  failed: (error: unknown) => void,
+): Uplink & { /** The real one, once it is there. */ loaded(): U | null } {
   const alerts = new Map<AlertId, { severity: Severity; message: string }>();
   let real: U | null = null;
   let loading: Promise<void> | null = null;
@@ -50,5 +53,16 @@ export function createLateUplink<U extends Uplink>(load: () => Promise<U>, faile
 /** No broker is configured: rows stay in the ledger. */
 export function createNoUplink(): Uplink {
   const nothing = () => undefined;
-  return { open: nothing, close: async () => undefined, online: () => false, kick: nothing, health: nothing, stats: nothing, info: nothing, event: nothing, raise: nothing, clear: nothing };
+  return {
+    open: nothing,
+    close: async () => undefined,
+    online: () => false,
+    kick: nothing,
+    health: nothing,
+    stats: nothing,
+    info: nothing,
+    event: nothing,
+    raise: nothing,
+    clear: nothing,
+  };
 }

@@ -25,13 +25,22 @@ export function createLog(level: LogLevel, base: Fields = {}): Log {
   const destination = pino.destination({ dest: 2, sync: false, maxLength: MAX_WAITING_BYTES });
   // A closed or broken stderr must not end the gate.
   destination.on('error', () => undefined);
-  const logger = pino({
-    level, base, timestamp: pino.stdTimeFunctions.isoTime, messageKey: 'msg',
-    formatters: { level: (label) => ({ level: label }) },
-    redact: { paths: SECRET_FIELDS.flatMap((name) => [name, `*.${name}`]), censor: '(hidden)' },
-    serializers: { error: pino.stdSerializers.err },
-  }, destination);
-  const write = (name: LogLevel) => (message: string, fields: Fields = {}) => logger[name](fields, message);
+  const logger = pino(
+    {
+      level,
+      base,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      messageKey: 'msg',
+      formatters: { level: (label) => ({ level: label }) },
+      redact: { paths: SECRET_FIELDS.flatMap((name) => [name, `*.${name}`]), censor: '(hidden)' },
+      serializers: { error: pino.stdSerializers.err },
+    },
+    destination,
+  );
+  const write =
+    (name: LogLevel) =>
+    (message: string, fields: Fields = {}) =>
+      logger[name](fields, message);
   return {
     debug: write('debug'),
     info: write('info'),

@@ -5,24 +5,24 @@
  * log → clock → control socket (so that two gates never drive one lane) → board, desk, readers (gate.open: from here on guests
  * are decided) → uplink and its library → telemetry. The watchdog is fed only where the loop has turned.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createBoard } from './board/create-board.ts';
 import { type LaneBoard, writeReleaseFile } from './board/release-file.ts';
 import { createClock, type GateClock } from './clock.ts';
+import { composeLink } from './compose-link.ts';
 import type { Config } from './config.ts';
 import { createControl } from './control.ts';
 import { createHandlers } from './control-handlers.ts';
-import { createDesk, LOOKUP_BUDGET_MS } from './desk.ts';
-import { createGate, type Gate, type GateSync } from './gate.ts';
 import { systemTimers } from './gate/timers.ts';
-import { createHostHealth, gateInfo } from './host.ts';
-import { createLateUplink, createNoUplink } from './late-uplink.ts';
-import type { MqttUplink } from './link/mqtt-uplink.ts';
-import { createLog, type Log, type LogLevel } from './log.ts';
+import { createGate, type Gate } from './gate.ts';
+import { gateInfo } from './info.ts';
+import { createSdNotify, type SdNotify } from './link/sd-notify.ts';
+import { createTelemetry, type Telemetry } from './link/telemetry.ts';
+import { createLog, type Log } from './log.ts';
 import type { Board, Desk, Uplink } from './ports.ts';
 import { createSerialReader } from './reader/serial-reader.ts';
-import { stileVersion, type Version } from './version.ts';
+import { stileVersion } from './version.ts';
 
 /** Beside the control socket: /run/stile/release.conf, where the unit's stop step looks. */
 const RELEASE_FILE_NAME = 'release.conf';
@@ -66,27 +66,55 @@ export async function runGate(config: Config): Promise<RunningGate> {
     const restart = Promise.withResolvers<void>();
     const ready = Promise.withResolvers<number>();
 
-    const link = composeLink(config, clock, version, log);
+    const telemetry = createTelemetry();
+    releases.push({ what: 'telemetry', run: () => telemetry.close() });
+    const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts()), log);
     const board = withReleaseFile(config, clock, log);
     const readers = config.readers.map((reader) => createSerialReader(reader, clock));
     const { uplink, desk, sync } = link;
-    const gate = createGate({ config: { gate: config.gate, lane: config.turnstile }, clock, desk, board, readers, uplink, sync, log, timers: systemTimers(), restart: () => restart.resolve() });
+    const gate = createGate({
+      config: { gate: config.gate, lane: config.turnstile },
+      clock,
+      desk,
+      board,
+      readers,
+      uplink,
+      sync,
+      log,
+      timers: systemTimers(),
+      restart: () => restart.resolve(),
+    });
 
     // First of all: it answers to one gate only, so a second one ends here and never touches the lane.
     const calls = createHandlers({ config, version: version.version, clock, gate, desk, startedAtMs, ready: ready.promise });
     const control = createControl({ ...config.control, handlers: calls.handlers, warn: (message, fields) => log.warn(message, fields) });
     await control.open();
-    releases.push({ what: 'control socket', run: async () => { calls.close(); await control.close(); } });
+    releases.push({
+      what: 'control socket',
+      run: async () => {
+        calls.close();
+        await control.close();
+      },
+    });
 
     releases.push({ what: 'gate', run: () => gate.close('stopped') });
+    releases.push({ what: 'fetching', run: () => link.close() });
     await gate.open();
     const startMs = Math.round(performance.now());
     board.follow(gate);
     clock.raiseFloor(gate.state().desk?.lastRowMs ?? 0);
     ready.resolve(startMs);
 
-    const end = startTelemetry({ gate, uplink, desk, clock, log, alive: () => undefined });
-    releases.push({ what: 'telemetry', run: end });
+    const notify = createSdNotify({ failed: (message) => log.warn(message) });
+    const end = startReports({ gate, uplink, desk, clock, log, telemetry, notify });
+    releases.push({
+      what: 'reports',
+      run: () => {
+        end();
+        notify.stopping();
+      },
+    });
+    notify.ready(`gate ${config.gate} decides, ${gate.state().desk?.manifests.length ?? 0} events`);
     log.info('the gate decides', { start_ms: startMs, clock_trusted: clock.trusted() });
     return { gate, log, stop, restartAsked: restart.promise, panic: (error) => panic(error, gate, board, log) };
   } catch (error) {
@@ -96,44 +124,14 @@ export async function runGate(config: Config): Promise<RunningGate> {
   }
 }
 
-/** Desk, uplink and fetching: they know one another only here. */
-function composeLink(config: Config, clock: GateClock, version: Version, log: Log): { readonly uplink: Uplink; readonly desk: Desk; readonly sync: GateSync } {
-  const { mqtt, gate } = config;
-  const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
-  const late = mqtt === null ? null : createLateUplink<MqttUplink>(async () => {
-    const { createUplink } = await import('./link/mqtt-uplink.ts');
-    const file = (path: string | null) => (path === null ? undefined : readFileSync(path));
-    return createUplink({
-      gate, clock, desk, url: mqtt.url, ca: file(mqtt.ca), cert: file(mqtt.cert), key: file(mqtt.key), username: mqtt.username ?? undefined, password: file(mqtt.passwordFile)?.toString('utf8').trim(),
-      info: gateInfo(config, clock, version), log: linkLog,
-    });
-  }, (error) => log.error('the uplink could not be loaded: the gate works alone', { error }));
-  const desk = createDesk({
-    path: config.store.path, gate, verifyKeys: config.keys, clock,
-    notice: (what, detail) => log.warn('the store says', { what, detail }),
-    lookup: async (refs) => (await late?.loaded()?.ask([...refs], LOOKUP_BUDGET_MS))?.tickets ?? null,
-  });
-  return { desk, uplink: late ?? createNoUplink(), sync: createLocalSync(desk, log) };
-}
-
-/** Without a cloud to fetch from: what comes by itself is taken, the rest can't be had. */
-function createLocalSync(desk: Desk, log: Log): GateSync {
-  return {
-    async want(payload) {
-      const missing = await desk.want(payload);
-      if (missing.length > 0) log.warn('tickets are wanted that cannot be fetched: no cloud is configured', { events: missing.map(({ eventId }) => eventId) });
-    },
-    overlay: async (payload) => void (await desk.applyOverlay(payload)),
-    async gap() { log.warn('rows of the site\'s other gates are missing and cannot be fetched: no cloud is configured'); },
-    async refresh() { return { fetched: 0, why: 'no cloud is configured' }; },
-  };
-}
-
 /** The board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */
 function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard & { follow(gate: Gate): void } {
   const path = join(dirname(config.control.socket), RELEASE_FILE_NAME);
   // Before the desk is open the latch is read from the disk itself: it must hold from the first moment.
-  const board = createBoard(config.board, clock, { startOpen: () => existsSync(join(config.store.path, FIRE_LATCH_FILE)), draw: (line) => void process.stderr.write(`${line}\n`) });
+  const board = createBoard(config.board, clock, {
+    startOpen: () => existsSync(join(config.store.path, FIRE_LATCH_FILE)),
+    draw: (line) => void process.stderr.write(`${line}\n`),
+  });
   let written: boolean | null = null;
   const write = (releaseOpen: boolean) => {
     if (written === releaseOpen) return;
@@ -141,7 +139,7 @@ function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard 
       writeReleaseFile(path, board.releaseTargets(releaseOpen));
       written = releaseOpen;
     } catch (error) {
-      log.error('the stop step does not know the lane\'s outputs: its file could not be written', { path, cause: (error as Error).message });
+      log.error("the stop step does not know the lane's outputs: its file could not be written", { path, cause: (error as Error).message });
     }
   };
   return {
@@ -155,21 +153,32 @@ function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard 
 }
 
 /** Health, stats, the clock's jumps and the watchdog. Answers how to end it. */
-function startTelemetry(parts: { readonly gate: Gate; readonly uplink: Uplink; readonly desk: Desk; readonly clock: GateClock; readonly log: Log; readonly alive: () => void }): () => void {
-  const { gate, uplink, desk, clock, log, alive } = parts;
+function startReports(parts: {
+  readonly gate: Gate;
+  readonly uplink: Uplink;
+  readonly desk: Desk;
+  readonly clock: GateClock;
+  readonly log: Log;
+  readonly telemetry: Telemetry;
+  readonly notify: SdNotify;
+}): () => void {
+  const { gate, uplink, desk, clock, log, telemetry, notify } = parts;
   const { health, stats } = gate.telemetry();
-  const host = createHostHealth();
   const look = () => {
-    if (clock.boottimeMs() - gate.lastTurnMs() <= TURNED_WITHIN_MS) alive();
+    if (clock.boottimeMs() - gate.lastTurnMs() <= TURNED_WITHIN_MS) notify.watchdog();
     const jump = clock.look();
     if (jump === null) return;
-    log.warn('the system\'s clock was set', { by_ms: Math.round(jump.byMs) });
+    log.warn("the system's clock was set", { by_ms: Math.round(jump.byMs) });
     // Also when the store fails: the note is lost, and the rows\' own times show the jump all the same.
     void desk.record({ kind: 'clock', what: 'jump', detail: `the system's clock was set by ${Math.round(jump.byMs)} ms` }).catch(() => undefined);
   };
-  const timers = [setInterval(look, LOOK_MS), setInterval(() => uplink.health(health(host())), HEALTH_MS), setInterval(() => uplink.stats(stats()), STATS_MS)];
+  const timers = [
+    setInterval(look, LOOK_MS),
+    setInterval(() => uplink.health(health(telemetry.readings())), HEALTH_MS),
+    setInterval(() => uplink.stats(stats()), STATS_MS),
+  ];
   // The first health at once, so that the retained one is not of the last run.
-  uplink.health(health(host()));
+  uplink.health(health(telemetry.readings()));
   return () => timers.forEach(clearInterval);
 }
 

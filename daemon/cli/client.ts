@@ -7,7 +7,12 @@ const ANSWER_MS = 30_000;
 /** One line of an answer; the gate sends far less. */
 const MAX_LINE_BYTES = 4 * 1024 * 1024;
 
-type Answer = { readonly item?: unknown; readonly ok?: boolean; readonly data?: unknown; readonly error?: { readonly code: string; readonly message: string; readonly hint: string } };
+type Answer = {
+  readonly item?: unknown;
+  readonly ok?: boolean;
+  readonly data?: unknown;
+  readonly error?: { readonly code: string; readonly message: string; readonly hint: string };
+};
 
 export interface GateClient {
   /** One call at a time. Throws CliError with the exit code that fits. */
@@ -40,7 +45,18 @@ export async function connectGate(socketPath: string): Promise<GateClient> {
   return {
     call<T>(name: string, args: Record<string, unknown> = {}, onItem?: (item: unknown) => void): Promise<T> {
       return new Promise<T>((resolve, reject) => {
-        const timer = onItem === undefined ? setTimeout(() => settle(() => reject(new CliError(EXIT.tryAgain, `the gate did not answer within ${ANSWER_MS / 1000} s`, 'try again; see the gate\'s journal if it stays so'))), ANSWER_MS) : undefined;
+        const timer =
+          onItem === undefined
+            ? setTimeout(
+                () =>
+                  settle(() =>
+                    reject(
+                      new CliError(EXIT.tryAgain, `the gate did not answer within ${ANSWER_MS / 1000} s`, "try again; see the gate's journal if it stays so"),
+                    ),
+                  ),
+                ANSWER_MS,
+              )
+            : undefined;
         const settle = (how: () => void) => {
           clearTimeout(timer);
           waiting = null;
@@ -65,6 +81,7 @@ function refusal(error: Answer['error']): CliError {
 }
 
 function unreachable(path: string, code: string): CliError {
-  if (code === 'EACCES') return new CliError(EXIT.failed, `you may not use ${path}`, 'join the group stile-operators (usermod -aG stile-operators you), or use sudo');
+  if (code === 'EACCES')
+    return new CliError(EXIT.failed, `you may not use ${path}`, 'join the group stile-operators (usermod -aG stile-operators you), or use sudo');
   return new CliError(EXIT.unreachable, `no gate answers on ${path} (${code})`, 'start it (systemctl start stile-gate), or name its socket with --socket');
 }

@@ -12,7 +12,10 @@ export function checkConfig(options: CommonOptions & { readonly skipFiles?: bool
   if (options.json === true) process.stdout.write(`${JSON.stringify({ ok: loaded.ok, mistakes, warnings: loaded.warnings }, null, 2)}\n`);
   else for (const warning of loaded.warnings) process.stderr.write(`warning: ${formatMistake(warning)}\n`);
   if (loaded.ok) {
-    if (options.json !== true) process.stdout.write(`${options.config}: ok${loaded.config.files.length > 1 ? `, with ${loaded.config.files.length - 1} from conf.d` : ''}; this is gate ${loaded.config.gate}\n`);
+    if (options.json !== true)
+      process.stdout.write(
+        `${options.config}: ok${loaded.config.files.length > 1 ? `, with ${loaded.config.files.length - 1} from conf.d` : ''}; this is gate ${loaded.config.gate}\n`,
+      );
     return;
   }
   if (options.json === true) process.exitCode = EXIT.badConfig;
@@ -29,11 +32,15 @@ export function showConfig(options: CommonOptions & { readonly bootLines?: boole
   const settings = effectiveSettings(config);
   const loaded = loadConfig(options.config, process.env);
   const origins = loaded.ok ? loaded.origins : new Map();
-  print(options.json, settings, () => flat(settings).map(([key, value]) => {
-    const origin = nearest(origins, key);
-    const from = origin === undefined ? 'default' : origin.line === null ? origin.file : `${origin.file}:${origin.line}`;
-    return `${`${key}: ${JSON.stringify(value)}`.padEnd(56)} # ${from}`;
-  }).join('\n'));
+  print(options.json, settings, () =>
+    flat(settings)
+      .map(([key, value]) => {
+        const origin = nearest(origins, key);
+        const from = origin === undefined ? 'default' : origin.line === null ? origin.file : `${origin.file}:${origin.line}`;
+        return `${`${key}: ${JSON.stringify(value)}`.padEnd(56)} # ${from}`;
+      })
+      .join('\n'),
+  );
 }
 
 function flat(value: unknown, key = ''): [string, unknown][] {

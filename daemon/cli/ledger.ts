@@ -15,7 +15,7 @@ const PAGE_ROWS = 500;
 
 /** Every kept row in order. */
 async function* allRows(gate: GateClient, after: readonly [number, number] | null = null): AsyncGenerator<LedgerRow> {
-  for (let from = after; ;) {
+  for (let from = after; ; ) {
     const page: LedgerRow[] = [];
     await gate.call('ledger', { ...(from === null ? {} : { after: from }), limit: PAGE_ROWS }, (item) => page.push(item as LedgerRow));
     yield* page;
@@ -38,7 +38,19 @@ export async function list(options: CommonOptions & { readonly last: number; rea
     }
     return kept;
   });
-  print(options.json, rows, () => (rows.length === 0 ? 'no rows' : columns(rows.map((row) => [`${row.epoch}/${row.entry.seq}`, String(row.entry.ts).slice(0, 10), clockTime(String(row.entry.ts)), row.entry.kind, rowWords(row.entry)]))));
+  print(options.json, rows, () =>
+    rows.length === 0
+      ? 'no rows'
+      : columns(
+          rows.map((row) => [
+            `${row.epoch}/${row.entry.seq}`,
+            String(row.entry.ts).slice(0, 10),
+            clockTime(String(row.entry.ts)),
+            row.entry.kind,
+            rowWords(row.entry),
+          ]),
+        ),
+  );
 }
 
 const HIDDEN = new Set(['seq', 'kind', 'ts', 'hash', 'boot_id', 'boottime_ms', 'clock_offset_ms', 'clock_bound_ms', 'seen', 'facts']);
@@ -46,7 +58,10 @@ const HIDDEN = new Set(['seq', 'kind', 'ts', 'hash', 'boot_id', 'boottime_ms', '
 /** A row's own fields; refusals by their explanation. */
 function rowWords(entry: LedgerRow['entry']): string {
   if (entry.kind === 'refusal') return `${entry.reason}: ${entry.explanation}${entry.ticket_id === undefined ? '' : ` (ticket ${entry.ticket_id})`}`;
-  return Object.entries(entry).filter(([key]) => !HIDDEN.has(key)).map(([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`).join(' ');
+  return Object.entries(entry)
+    .filter(([key]) => !HIDDEN.has(key))
+    .map(([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    .join(' ');
 }
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
@@ -75,7 +90,8 @@ export function verifyChain(gate: string): { add(row: LedgerRow): boolean; resul
         previous = entry.seq === 1 ? firstPredecessor(sha256, gate, epoch) : null;
       }
       if (problem === null && entry.seq !== current.upto_seq + 1) problem = `row ${epoch}/${current.upto_seq + 1} is missing`;
-      if (problem === null && previous !== null && entryHash(sha256, previous, entry) !== entry.hash) problem = `row ${epoch}/${entry.seq} was changed, or the one before it`;
+      if (problem === null && previous !== null && entryHash(sha256, previous, entry) !== entry.hash)
+        problem = `row ${epoch}/${entry.seq} was changed, or the one before it`;
       if (problem !== null) return false;
       current.upto_seq = entry.seq;
       previous = entry.hash;
@@ -93,10 +109,17 @@ export async function verify(options: CommonOptions): Promise<void> {
     for await (const row of allRows(gate)) if (!chain.add(row)) break;
     return chain.result();
   });
-  print(options.json, result, () => (result.ok ? `${plural(result.rows, 'row')}, none missing, none changed` : `after ${plural(result.rows, 'good row')}: ${result.problem}`));
+  print(options.json, result, () =>
+    result.ok ? `${plural(result.rows, 'row')}, none missing, none changed` : `after ${plural(result.rows, 'good row')}: ${result.problem}`,
+  );
   if (!result.ok) {
     if (options.json === true) process.exitCode = EXIT.failed;
-    else throw new CliError(EXIT.failed, 'the ledger does not hold', 'keep the card; export what there is (stile-gate ledger export), and ask the cloud what it has');
+    else
+      throw new CliError(
+        EXIT.failed,
+        'the ledger does not hold',
+        'keep the card; export what there is (stile-gate ledger export), and ask the cloud what it has',
+      );
   }
 }
 
@@ -106,7 +129,8 @@ export async function exportRows(options: CommonOptions): Promise<void> {
     let entries: LedgerRow['entry'][] = [];
     let epoch = 0;
     const write = async () => {
-      if (entries.length > 0 && !process.stdout.write(`${JSON.stringify({ schema: SCHEMA_VERSION, gate: name, epoch, entries })}\n`)) await once(process.stdout, 'drain');
+      if (entries.length > 0 && !process.stdout.write(`${JSON.stringify({ schema: SCHEMA_VERSION, gate: name, epoch, entries })}\n`))
+        await once(process.stdout, 'drain');
       entries = [];
     };
     for await (const row of allRows(gate)) {

@@ -21,47 +21,69 @@ const wholeNumber = (min: number, max: number) => (value: string) => {
 };
 
 function command(parent: Command, name: string, summary: string, examples: readonly string[]): Command {
-  return parent.command(name).description(summary)
-    .addOption(new Option('-c, --config <file>', 'the gate\'s configuration').env('STILE_CONFIG').default(DEFAULT_CONFIG_FILE))
+  return parent
+    .command(name)
+    .description(summary)
+    .addOption(new Option('-c, --config <file>', "the gate's configuration").env('STILE_CONFIG').default(DEFAULT_CONFIG_FILE))
     .addHelpText('after', `\nFor example:\n${examples.map((example) => `  ${example}`).join('\n')}`);
 }
-const socket = () => new Option('--socket <path>', 'the running gate\'s control socket, where it is not the configured one').env('STILE_SOCKET');
+const socket = () => new Option('--socket <path>', "the running gate's control socket, where it is not the configured one").env('STILE_SOCKET');
 const json = () => new Option('--json', 'for programs: JSON instead of words');
 const direction = () => new Option('--direction <direction>', 'in or out').choices(['in', 'out']);
-const person = (to: Command): Command => to
-  .requiredOption('--reason <words>', 'why; it is recorded')
-  .option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
+const person = (to: Command): Command =>
+  to.requiredOption('--reason <words>', 'why; it is recorded').option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
 
 function program(): Command {
   const root = new Command('stile-gate')
     .description('Admits guests at one turnstile: reads codes, decides from the tickets on this machine, opens, records.')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Exit codes: 0 done, 1 failed, 2 usage, 69 gate not reachable, 75 try again, 78 bad configuration.
 
 First steps:
   stile-gate check-config              is /etc/stile/gate.yaml right?
   stile-gate doctor                    is every part well, and if not, what mends it?
   stile-gate watch                     see what guests and lamps do, live
-  stile-gate open --reason "wheelchair"`)
+  stile-gate open --reason "wheelchair"`,
+    )
     .showHelpAfterError('(stile-gate --help says more)')
     .exitOverride();
 
-  command(root, 'run', 'Runs the gate until it is told to stop (SIGTERM, SIGINT).', ['stile-gate run', 'stile-gate run --config ./gate.yaml'])
-    .action(async (options: CommonOptions) => (await import('./run.ts')).run(options));
-  command(root, 'check-config', 'Says whether the configuration is right, and every mistake in it with file, line and mend.', ['stile-gate check-config', 'stile-gate check-config --config ./gate.yaml --json'])
-    .addOption(json()).option('--skip-files', 'do not look at the files that it names (certificates, keys), as before they are there')
+  command(root, 'run', 'Runs the gate until it is told to stop (SIGTERM, SIGINT).', ['stile-gate run', 'stile-gate run --config ./gate.yaml']).action(
+    async (options: CommonOptions) => (await import('./run.ts')).run(options),
+  );
+  command(root, 'check-config', 'Says whether the configuration is right, and every mistake in it with file, line and mend.', [
+    'stile-gate check-config',
+    'stile-gate check-config --config ./gate.yaml --json',
+  ])
+    .addOption(json())
+    .option('--skip-files', 'do not look at the files that it names (certificates, keys), as before they are there')
     .action(async (options: CommonOptions & { skipFiles?: boolean }) => (await import('./config-commands.ts')).checkConfig(options));
-  command(root, 'config', 'Shows the settings in effect, defaults included, and where each came from.', ['stile-gate config', 'stile-gate config --boot-lines >> /boot/firmware/config.txt'])
-    .addOption(json()).option('--boot-lines', 'the gpio= lines for the Pi\'s config.txt, which hold the outputs from power-on')
+  command(root, 'config', 'Shows the settings in effect, defaults included, and where each came from.', [
+    'stile-gate config',
+    'stile-gate config --boot-lines >> /boot/firmware/config.txt',
+  ])
+    .addOption(json())
+    .option('--boot-lines', "the gpio= lines for the Pi's config.txt, which hold the outputs from power-on")
     .action(async (options: CommonOptions & { bootLines?: boolean }) => (await import('./config-commands.ts')).showConfig(options));
-  command(root, 'doctor', 'Looks at every part and says ok, warn or fail, with the cause and the mend. Changes nothing.', ['stile-gate doctor', 'stile-gate doctor --json | jq \'.checks[] | select(.result != "ok")\''])
-    .addOption(socket()).addOption(json())
+  command(root, 'doctor', 'Looks at every part and says ok, warn or fail, with the cause and the mend. Changes nothing.', [
+    'stile-gate doctor',
+    'stile-gate doctor --json | jq \'.checks[] | select(.result != "ok")\'',
+  ])
+    .addOption(socket())
+    .addOption(json())
     .action(async (options: CommonOptions) => (await import('./doctor.ts')).doctor(options));
   command(root, 'status', 'Says how the running gate is.', ['stile-gate status', 'stile-gate status --json | jq .ledger.backlog'])
-    .addOption(socket()).addOption(json())
+    .addOption(socket())
+    .addOption(json())
     .action(async (options: CommonOptions) => (await import('./status.ts')).status(options));
-  command(root, 'watch', 'Shows lamps, mode, the last decisions in words and the backlog, live. Ctrl-C ends it.', ['stile-gate watch', 'stile-gate watch --json    (a line of JSON for everything that happens)'])
-    .addOption(socket()).addOption(json())
+  command(root, 'watch', 'Shows lamps, mode, the last decisions in words and the backlog, live. Ctrl-C ends it.', [
+    'stile-gate watch',
+    'stile-gate watch --json    (a line of JSON for everything that happens)',
+  ])
+    .addOption(socket())
+    .addOption(json())
     .action(async (options: CommonOptions) => (await import('./watch.ts')).watch(options));
   operations(root);
   records(root);
@@ -69,32 +91,61 @@ First steps:
 }
 
 function operations(root: Command): void {
-  person(command(root, 'open', 'Lets guests through without a ticket. Recorded as an override.', ['stile-gate open --reason "wheelchair"', 'stile-gate open --units 3 --reason "school class" --actor anna-7']))
-    .addOption(direction().default('in')).option('--units <n>', 'how many guests', wholeNumber(1, 100), 1).addOption(socket()).addOption(json())
+  person(
+    command(root, 'open', 'Lets guests through without a ticket. Recorded as an override.', [
+      'stile-gate open --reason "wheelchair"',
+      'stile-gate open --units 3 --reason "school class" --actor anna-7',
+    ]),
+  )
+    .addOption(direction().default('in'))
+    .option('--units <n>', 'how many guests', wholeNumber(1, 100), 1)
+    .addOption(socket())
+    .addOption(json())
     .action(async (options) => (await import('./operate.ts')).open(options));
-  person(command(root, 'mode', 'Puts the lane into a mode: controlled, free, locked or out_of_service.', ['stile-gate mode free --until 18:00 --reason "doors open"', 'stile-gate mode controlled --reason "doors closed"', 'stile-gate mode locked --direction out --reason "one way only"']))
+  person(
+    command(root, 'mode', 'Puts the lane into a mode: controlled, free, locked or out_of_service.', [
+      'stile-gate mode free --until 18:00 --reason "doors open"',
+      'stile-gate mode controlled --reason "doors closed"',
+      'stile-gate mode locked --direction out --reason "one way only"',
+    ]),
+  )
     .argument('<mode>', 'controlled (by decision), free (open, counted), locked (nobody), out_of_service')
-    .addOption(direction()).option('--until <time>', 'ends by itself: HH:MM (today or tomorrow, this machine\'s time) or ISO 8601').addOption(socket()).addOption(json())
+    .addOption(direction())
+    .option('--until <time>', "ends by itself: HH:MM (today or tomorrow, this machine's time) or ISO 8601")
+    .addOption(socket())
+    .addOption(json())
     .action(async (mode: string, options) => (await import('./operate.ts')).mode(mode, options));
-  person(command(root, 'reset-emergency', 'Ends the emergency after the fire input has cleared.', ['stile-gate reset-emergency --reason "false alarm, fire brigade has left"']))
-    .addOption(socket()).addOption(json())
+  person(
+    command(root, 'reset-emergency', 'Ends the emergency after the fire input has cleared.', [
+      'stile-gate reset-emergency --reason "false alarm, fire brigade has left"',
+    ]),
+  )
+    .addOption(socket())
+    .addOption(json())
     .action(async (options) => (await import('./operate.ts')).resetEmergency(options));
 }
 
 function records(root: Command): void {
-  const ledger = root.command('ledger').description('Reads the gate\'s record of what happened. Changes nothing.');
+  const ledger = root.command('ledger').description("Reads the gate's record of what happened. Changes nothing.");
   command(ledger, 'ls', 'Lists rows, the newest last.', ['stile-gate ledger ls', 'stile-gate ledger ls -n 500 --kind refusal'])
-    .option('-n, --last <n>', 'so many rows', wholeNumber(1, 100_000), 20).option('--kind <kind>', 'only rows of this kind: grant, refusal, passage, override, mode, fault, alarm, clock').addOption(socket()).addOption(json())
+    .option('-n, --last <n>', 'so many rows', wholeNumber(1, 100_000), 20)
+    .option('--kind <kind>', 'only rows of this kind: grant, refusal, passage, override, mode, fault, alarm, clock')
+    .addOption(socket())
+    .addOption(json())
     .action(async (options) => (await import('./ledger.ts')).list(options));
   command(ledger, 'verify', 'Checks that no row is missing and none was changed.', ['stile-gate ledger verify'])
-    .addOption(socket()).addOption(json())
+    .addOption(socket())
+    .addOption(json())
     .action(async (options) => (await import('./ledger.ts')).verify(options));
-  command(ledger, 'export', 'Writes every kept row as ledger messages, one JSON object a line; stile-cloud import --ledger takes it.', ['stile-gate ledger export > north-03.jsonl'])
+  command(ledger, 'export', 'Writes every kept row as ledger messages, one JSON object a line; stile-cloud import --ledger takes it.', [
+    'stile-gate ledger export > north-03.jsonl',
+  ])
     .addOption(socket())
     .action(async (options) => (await import('./ledger.ts')).exportRows(options));
   const manifest = root.command('manifest').description('Reads what this gate knows of the tickets.');
   command(manifest, 'show', 'Says which events this gate admits for, and how old its tickets are.', ['stile-gate manifest show'])
-    .addOption(socket()).addOption(json())
+    .addOption(socket())
+    .addOption(json())
     .action(async (options) => (await import('./status.ts')).manifestShow(options));
 }
 

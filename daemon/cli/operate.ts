@@ -13,18 +13,34 @@ interface PersonOptions extends CommonOptions {
 export async function open(options: PersonOptions & { readonly direction: string; readonly units: number }): Promise<void> {
   const args = { direction: options.direction, units: options.units, actor: actorOf(options), reason: options.reason };
   const data = await withGate(options, (gate) => gate.call<Record<string, unknown>>('open', args));
-  print(options.json, data, () => `open for ${options.units === 1 ? 'one guest' : `${options.units} guests`}, direction ${options.direction}; recorded under ${args.actor}`);
+  print(
+    options.json,
+    data,
+    () => `open for ${options.units === 1 ? 'one guest' : `${options.units} guests`}, direction ${options.direction}; recorded under ${args.actor}`,
+  );
 }
 
 const MODES = ['controlled', 'free', 'locked', 'out_of_service'];
 
 export async function mode(wanted: string, options: PersonOptions & { readonly direction?: string; readonly until?: string }): Promise<void> {
   const name = wanted.replaceAll('-', '_');
-  if (!MODES.includes(name)) throw new CliError(EXIT.usage, `there is no mode ${wanted}`, `modes are ${MODES.join(', ')}; emergency is entered by the fire input alone`);
+  if (!MODES.includes(name))
+    throw new CliError(EXIT.usage, `there is no mode ${wanted}`, `modes are ${MODES.join(', ')}; emergency is entered by the fire input alone`);
   const until = options.until === undefined ? undefined : untilTime(options.until);
-  const args = { mode: name, ...(options.direction === undefined ? {} : { direction: options.direction }), ...(until === undefined ? {} : { until }), actor: actorOf(options), reason: options.reason };
+  const args = {
+    mode: name,
+    ...(options.direction === undefined ? {} : { direction: options.direction }),
+    ...(until === undefined ? {} : { until }),
+    actor: actorOf(options),
+    reason: options.reason,
+  };
   const data = await withGate(options, (gate) => gate.call<Record<string, unknown>>('mode', args));
-  print(options.json, data, () => `${options.direction === undefined ? 'the lane' : `direction ${options.direction}`} is told to be ${name}${until === undefined ? '' : ` until ${until}`}; recorded under ${args.actor}`);
+  print(
+    options.json,
+    data,
+    () =>
+      `${options.direction === undefined ? 'the lane' : `direction ${options.direction}`} is told to be ${name}${until === undefined ? '' : ` until ${until}`}; recorded under ${args.actor}`,
+  );
 }
 
 export async function resetEmergency(options: PersonOptions): Promise<void> {
@@ -34,7 +50,8 @@ export async function resetEmergency(options: PersonOptions): Promise<void> {
 
 function actorOf(options: PersonOptions): string {
   const actor = options.actor ?? process.env.SUDO_USER ?? userInfo().username;
-  if (!ActorId.safeParse(actor).success) throw new CliError(EXIT.usage, `"${actor}" is not a staff id`, 'give --actor with 1 to 64 letters, digits or . _ : @ -');
+  if (!ActorId.safeParse(actor).success)
+    throw new CliError(EXIT.usage, `"${actor}" is not a staff id`, 'give --actor with 1 to 64 letters, digits or . _ : @ -');
   return actor;
 }
 

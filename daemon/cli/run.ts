@@ -1,6 +1,7 @@
 /** run: the gate itself, as a process: signals, unexpected errors, exit codes. */
-import { runGate } from '../main.ts';
+
 import { ControlError } from '../control.ts';
+import { runGate } from '../main.ts';
 import { CliError, EXIT } from './exit.ts';
 import type { CommonOptions } from './main.ts';
 import { requireConfig } from './settings.ts';

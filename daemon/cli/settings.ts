@@ -20,7 +20,7 @@ export function socketOf(options: { readonly config: string; readonly socket?: s
   const loaded = loadConfig(options.config, process.env);
   if (loaded.ok) return loaded.config.control.socket;
   if (options.config === DEFAULT_CONFIG_FILE) return DEFAULT_SOCKET;
-  throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(loaded.mistakes).trimEnd()}`, 'or name the gate\'s socket with --socket');
+  throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(loaded.mistakes).trimEnd()}`, "or name the gate's socket with --socket");
 }
 
 /** Connects, does the work, closes. */

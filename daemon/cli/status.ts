@@ -35,13 +35,27 @@ export function statusWords(found: GateStatus): string {
 }
 
 export const backlogWords = ({ ledger }: GateStatus): string =>
-  ledger.backlog === 0 ? 'all of it acknowledged by the cloud' : `${plural(ledger.backlog, 'row')} not acknowledged yet${ledger.backlog_oldest_s === null ? '' : `, the oldest ${age(ledger.backlog_oldest_s)} old`}`;
+  ledger.backlog === 0
+    ? 'all of it acknowledged by the cloud'
+    : `${plural(ledger.backlog, 'row')} not acknowledged yet${ledger.backlog_oldest_s === null ? '' : `, the oldest ${age(ledger.backlog_oldest_s)} old`}`;
 
 const manifestWords = (one: ManifestStatus): string => `${one.event_id} version ${one.overlay_version}, ${plural(one.tickets, 'ticket')}`;
 
 export async function manifestShow(options: CommonOptions): Promise<void> {
   const { manifests } = await withGate(options, (gate) => gate.call<{ manifests: readonly ManifestStatus[] }>('manifest'));
-  print(options.json, manifests, () => manifests.length === 0
-    ? 'this gate holds no tickets: every code is refused. Assign it an event: stile-cloud assign'
-    : columns([['event', 'version', 'with changes to', 'tickets', 'made', 'expires'], ...manifests.map((one) => [one.event_id, String(one.version), String(one.overlay_version), String(one.tickets), `${ageOf(one.generated_at)} ago`, one.expires_at])]));
+  print(options.json, manifests, () =>
+    manifests.length === 0
+      ? 'this gate holds no tickets: every code is refused. Assign it an event: stile-cloud assign'
+      : columns([
+          ['event', 'version', 'with changes to', 'tickets', 'made', 'expires'],
+          ...manifests.map((one) => [
+            one.event_id,
+            String(one.version),
+            String(one.overlay_version),
+            String(one.tickets),
+            `${ageOf(one.generated_at)} ago`,
+            one.expires_at,
+          ]),
+        ]),
+  );
 }

@@ -2,8 +2,8 @@
 import type { Direction } from '../../contract/ids.ts';
 import type { GateStatus, RecentLine, WatchItem } from '../control-calls.ts';
 import type { CommonOptions } from './main.ts';
-import { backlogWords } from './status.ts';
 import { withGate } from './settings.ts';
+import { backlogWords } from './status.ts';
 import { ageOf, clockTime, plural } from './words.ts';
 
 /** Lines of the screen that tell what happened. */

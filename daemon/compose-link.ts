@@ -1,0 +1,118 @@
+/** Desk, uplink and fetching, put together: they know one another only here. What MQTT and HTTP need is loaded after the readers are open. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { InfoMessage } from '../contract/messages.ts';
+import type { Config } from './config.ts';
+import { createDesk, LOOKUP_BUDGET_MS } from './desk.ts';
+import type { GateSync } from './gate.ts';
+import { createLateUplink, createNoUplink } from './late-uplink.ts';
+import type { ManifestSync } from './link/manifest-sync.ts';
+import type { MqttUplink } from './link/mqtt-uplink.ts';
+import type { Log, LogLevel } from './log.ts';
+import type { Clock, Desk, Uplink } from './ports.ts';
+
+export interface Link {
+  readonly desk: Desk;
+  readonly uplink: Uplink;
+  readonly sync: GateSync;
+  /** Ends what is being fetched. The uplink and the desk are the gate's to close. */
+  close(): Promise<void>;
+}
+
+/** Does nothing yet: the gate opens desk and uplink. `info` is asked for when the uplink is loaded. */
+export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log): Link {
+  const { mqtt, cloud, gate } = config;
+  const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
+
+  const uplink: Uplink & { loaded?(): MqttUplink | null } =
+    mqtt === null
+      ? createNoUplink()
+      : createLateUplink(
+          async () => {
+            const { createUplink } = await import('./link/mqtt-uplink.ts');
+            return createUplink({
+              gate,
+              clock,
+              desk,
+              url: mqtt.url,
+              ca: bytes(mqtt.ca),
+              cert: bytes(mqtt.cert),
+              key: bytes(mqtt.key),
+              username: mqtt.username ?? undefined,
+              password: secret(mqtt.passwordFile),
+              info: info(),
+              log: linkLog,
+              peersDropped: () => void sync.gap(),
+            });
+          },
+          (error) => log.error('the uplink could not be loaded: the gate works alone', { error }),
+        );
+
+  const desk = createDesk({
+    path: config.store.path,
+    gate,
+    verifyKeys: config.keys,
+    clock,
+    notice: (what, detail) => log.warn('the store says', { what, detail }),
+    lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], LOOKUP_BUDGET_MS))?.tickets ?? null,
+  });
+
+  let fetching: Promise<ManifestSync> | null = null;
+  const load = async (): Promise<ManifestSync> => {
+    const [{ createManifestSync }, { createCloudClient }] = await Promise.all([import('./link/manifest-sync.ts'), import('./link/cloud-client.ts')]);
+    const { url, ca, tokenFile } = cloud as NonNullable<Config['cloud']>;
+    const client = createCloudClient({ url, token: secret(tokenFile), ca: bytes(ca), cert: bytes(mqtt?.cert ?? null), key: bytes(mqtt?.key ?? null) });
+    return createManifestSync({ gate, client, desk, alerts: uplink, folder: join(config.store.path, 'incoming'), log: linkLog });
+  };
+  const late = (): Promise<ManifestSync> => (fetching ??= load());
+  const sync: GateSync =
+    cloud === null
+      ? createLocalSync(desk, log)
+      : {
+          want: async (payload) => (await late()).want(payload),
+          overlay: async (payload) => (await late()).overlay(payload),
+          gap: async () => (await late()).gap(),
+          refresh: async () => (await late()).refresh(),
+        };
+
+  const connected = () => {
+    if (cloud !== null)
+      late().then(
+        (loaded) => loaded.connected(),
+        (error) => log.error('fetching could not be loaded', { error }),
+      );
+  };
+  return {
+    desk,
+    sync,
+    uplink: {
+      ...uplink,
+      open: (listener) =>
+        uplink.open((event) => {
+          if (event.kind === 'online') connected();
+          return listener(event);
+        }),
+    },
+    close: async () => (await fetching?.catch(() => null))?.close(),
+  };
+}
+
+const bytes = (path: string | null): Buffer | undefined => (path === null ? undefined : readFileSync(path));
+const secret = (path: string | null): string | undefined => (path === null ? undefined : readFileSync(path, 'utf8').trim());
+
+/** Without a cloud to fetch from: what comes by itself is taken, the rest can't be had. */
+function createLocalSync(desk: Desk, log: Log): GateSync {
+  return {
+    async want(payload) {
+      const missing = await desk.want(payload);
+      if (missing.length > 0) log.warn('tickets are wanted that cannot be fetched: no cloud is configured', { events: missing.map(({ eventId }) => eventId) });
+    },
+    overlay: async (payload) => void (await desk.applyOverlay(payload)),
+    async gap() {
+      log.warn("rows of the site's other gates are missing and cannot be fetched: no cloud is configured");
+    },
+    async refresh() {
+      return { fetched: 0, why: 'no cloud is configured' };
+    },
+  };
+}

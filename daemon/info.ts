@@ -1,0 +1,21 @@
+/** What `info` says: the program, the machine, the configuration. */
+import type { InfoMessage } from '../contract/messages.ts';
+import type { Config } from './config.ts';
+import type { MachineFacts } from './link/telemetry.ts';
+import type { Clock } from './ports.ts';
+import type { Version } from './version.ts';
+
+/** Published, retained, with every connection. */
+export function gateInfo(config: Config, clock: Clock, { version, commit }: Version, facts: MachineFacts): Omit<InfoMessage, 'schema'> {
+  return {
+    version,
+    commit,
+    runtime: `node ${process.version}`,
+    ...facts,
+    boot_id: clock.bootId,
+    booted_at: new Date(clock.wallMs() - clock.boottimeMs()).toISOString(),
+    config_sha256: config.sha256,
+    readers: config.readers.map(({ name, path, baud, direction }) => ({ name, path: path.slice(0, 255), baud, direction })),
+    cert_expires_at: config.certificate === null ? null : new Date(config.certificate.notAfterMs).toISOString(),
+  };
+}
