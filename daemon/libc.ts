@@ -36,6 +36,6 @@ export function loadLibc(): Libc {
     cfmakeraw: library.func('void cfmakeraw(_Inout_ uint8_t *)'),
     tcsetattr: library.func('int tcsetattr(int, int, uint8_t *)'),
     socket: library.func('int socket(int, int, int)'),
-    sendto: library.func('ssize_t sendto(int, uint8_t *, size_t, int, uint8_t *, uint32_t)'),
+    sendto: library.func('intptr_t sendto(int, uint8_t *, size_t, int, uint8_t *, uint32_t)'),
   };
 }
