@@ -23,6 +23,7 @@ import { salvage, setAside } from './store/damage.ts';
 import { type AppendedRow, type Ledger, openLedger, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
 import { type EventManifest, type ManifestChecks, type Manifests, openManifests, recoverManifests } from './store/manifests.ts';
 import { createOutbox, type Outbox } from './store/outbox.ts';
+import { createSalvageBox } from './store/salvage-box.ts';
 import { lockStore, StoreError, storeError } from './store/sqlite.ts';
 import { createStanding, fireLatched, type Standing, setFireLatch } from './store/standing.ts';
 import { openUsageStore, type UsageStore, wholeCovered } from './store/usage-store.ts';
@@ -129,7 +130,7 @@ async function rebuild(options: DeskCoreOptions, keyring: Keyring, stamp: Stamp,
     for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode);
   });
   for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
-  createOutbox(ledger).salvage(saved.rows);
+  createSalvageBox(ledger).put(saved);
   const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, stamp));
   const detail = `${cause.fault.cause}; set aside as ${aside.slice(aside.lastIndexOf('/') + 1)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again; epoch ${ledger.epoch()} begins`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
@@ -162,10 +163,10 @@ function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, st
       folder: join(options.path, 'manifests'),
       checks: checksOf(keyring, stamp),
       onUnusable: (_event, message) => options.notice('manifest', message),
-      onSwitched: (event) => takeUpto(parts, event),
+      onSwitched: () => takeUpto(parts),
     }),
   };
-  for (const event of parts.manifests.current()) takeUpto(parts, event);
+  takeUpto(parts);
   return parts;
 }
 
@@ -183,15 +184,16 @@ function openUsage(options: DeskCoreOptions, ledger: Ledger): UsageStore {
   }
 }
 
-/** A manifest counts these ledgers up to here: what is below needs no fetching; own rows that are not here were lost. */
-function takeUpto({ ledger, usage }: Parts, event: EventManifest): void {
-  const { [ledger.name]: own, ...others } = event.file.head.upto;
-  usage.raise(others);
-  if (own === undefined || own[0] >= ledger.epoch()) return;
-  const last = ledger.lastSeqOf(own[0]);
-  if (last !== null && last >= own[1]) return;
-  usage.raise({ [ledger.name]: own });
-  if (ledger.meta('caught_up') === undefined) ledger.setMeta('usage_lost', '1');
+/** Manifests count ledgers up to a row: what is below needs no fetching; own rows that are counted and not here were lost. */
+function takeUpto({ ledger, usage, manifests }: Parts): void {
+  const uptos = manifests.current().map((event) => event.file.head.upto);
+  usage.countFrom(uptos, (name, epoch) => name === ledger.name && ledger.lastSeqOf(epoch) !== null);
+  if (ledger.meta('caught_up') !== undefined) return;
+  const lostRows = uptos.some((upto) => {
+    const own = upto[ledger.name];
+    return own !== undefined && own[0] < ledger.epoch() && (ledger.lastSeqOf(own[0]) ?? 0) < own[1];
+  });
+  if (lostRows) ledger.setMeta('usage_lost', '1');
 }
 
 function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, openedAt: Stamp, unlock: () => void): DeskCore {
@@ -245,16 +247,14 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
         backlog: outbox.backlog(),
         backlogOldestMs: outbox.oldestMs(),
         usageComplete: !lost && !usage.gaps(),
-        manifests: manifests
-          .current()
-          .map(({ eventId, file, overlayVersion }) => ({
-            eventId,
-            version: file.head.version,
-            overlayVersion,
-            generatedAtMs: file.generatedAtMs,
-            expiresAtMs: file.expiresAtMs,
-            tickets: file.head.ticket_count,
-          })),
+        manifests: manifests.current().map(({ eventId, file, overlayVersion }) => ({
+          eventId,
+          version: file.head.version,
+          overlayVersion,
+          generatedAtMs: file.generatedAtMs,
+          expiresAtMs: file.expiresAtMs,
+          tickets: file.head.ticket_count,
+        })),
         modes: standing.modes(stamp.wallMs),
         fireLatched: fireLatched(options.path),
         totals: { ...usage.totals() },

@@ -22,6 +22,8 @@ export interface Salvage {
   readonly lastEpoch: number;
   /** Readable rows that were not acknowledged, in order. */
   readonly rows: readonly { readonly epoch: number; readonly seq: number; readonly entry: string }[];
+  /** How far each own epoch was acknowledged. */
+  readonly acked: readonly { readonly epoch: number; readonly seq: number }[];
   readonly modes: readonly { readonly direction: Direction; readonly mode: Mode; readonly until_ms: number | null; readonly from_mode: Mode | null }[];
   readonly transactions: readonly { readonly id: string; readonly expires_at_ms: number }[];
 }
@@ -38,7 +40,7 @@ export function setAside(path: string, wallMs: number): string {
 
 /** Reads what can be read, row by row. Total: a file that says nothing gives nothing. */
 export function salvage(path: string): Salvage {
-  const nothing: Salvage = { path, lastEpoch: 0, rows: [], modes: [], transactions: [] };
+  const nothing: Salvage = { path, lastEpoch: 0, rows: [], acked: [], modes: [], transactions: [] };
   let db: Sqlite;
   try {
     db = openForSalvage(path);
@@ -54,6 +56,10 @@ export function salvage(path: string): Salvage {
       path,
       lastEpoch: epochs.at(-1)?.epoch ?? 0,
       rows: [...salvageEarlier(db), ...salvageRows(db, epochs)].slice(0, MAX_SALVAGED_ROWS),
+      acked: [
+        ...(attempt(() => db.prepare<[], { epoch: number; seq: number }>('SELECT epoch, acked_seq AS seq FROM salvaged_epochs').all()) ?? []),
+        ...epochs.map((own) => ({ epoch: own.epoch, seq: own.acked_seq })),
+      ],
       modes: attempt(() => db.prepare<[], Salvage['modes'][number]>('SELECT direction, mode, until_ms, from_mode FROM modes').all()) ?? [],
       transactions: attempt(() => db.prepare<[], Salvage['transactions'][number]>('SELECT id, expires_at_ms FROM transactions').all()) ?? [],
     };

@@ -9,6 +9,7 @@ import type { AckMessage } from '../../contract/ledger.ts';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { OutboxBatch } from '../ports.ts';
 import type { Ledger, StoredEntry } from './ledger.ts';
+import { createSalvageBox, type SalvagedPart } from './salvage-box.ts';
 import { storeError } from './sqlite.ts';
 import { covered } from './usage.ts';
 
@@ -19,6 +20,22 @@ export const PRUNE_ABOVE_BYTES = 256 * 1024 * 1024;
 /** Rows pruned in one step, so that a decision waits for no more than that. */
 export const PRUNE_STEP_ROWS = 500;
 
+const PAGE_BYTES = 4096;
+
+type Rows = readonly { readonly seq: number; readonly entry: string }[];
+interface Part {
+  readonly epoch: number;
+  readonly firstSeq: number;
+  readonly lastSeq: number;
+  readonly saved: SalvagedPart | null;
+}
+
+/** Wall time of a row, Unix ms. */
+function timeOf(row: Rows[number] | undefined): number | null {
+  const ts = row === undefined ? Number.NaN : Date.parse(String((JSON.parse(row.entry) as StoredEntry)['ts']));
+  return Number.isNaN(ts) ? null : ts;
+}
+
 export interface Outbox {
   backlog(): number;
   /** Wall time of the oldest row that waits, Unix ms. */
@@ -27,8 +44,6 @@ export interface Outbox {
   /** `ahead`: the cloud has rows of this epoch, or a later epoch, that this ledger has not. `former`: it knows older epochs that are not here. */
   acknowledge(ack: AckMessage): { readonly ahead: boolean; readonly former: boolean; readonly highestEpoch: number };
   resend(from: RowPosition): void;
-  /** Rows of a database that was set aside, with how far each epoch was acknowledged there. */
-  salvage(rows: readonly { readonly epoch: number; readonly seq: number; readonly entry: string }[]): void;
   /** One bounded step; false: nothing more to prune. `keeps`: what each manifest kept covers. */
   prune(nowMs: number, keeps: readonly LedgerVector[]): boolean;
   /** Writes what was acknowledged. Throws StoreError. */
@@ -42,58 +57,53 @@ export function createOutbox(ledger: Ledger): Outbox {
   const again = new Map<number, number>();
   const changed = new Set<number>();
   for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
-  const salvagedFrom = db.prepare<[number, number, number], { seq: number; entry: string }>(
-    'SELECT seq, entry FROM salvaged WHERE epoch = ? AND seq >= ? ORDER BY seq LIMIT ?',
-  );
-  const salvagedLeft = db.prepare<[], { epoch: number; count: number; first: number; last: number }>(
-    'SELECT epoch, count(*) AS count, min(seq) AS first, max(seq) AS last FROM salvaged GROUP BY epoch ORDER BY epoch',
-  );
-  const putSalvaged = db.prepare<[number, number, string]>('INSERT INTO salvaged (epoch, seq, entry) VALUES (?, ?, ?) ON CONFLICT DO NOTHING');
-  let salvaged = salvagedLeft.all();
+  const box = createSalvageBox(ledger);
 
   const released = (epoch: number): number => Math.min(acked.get(epoch) ?? 0, (again.get(epoch) ?? Number.MAX_SAFE_INTEGER) - 1);
-  /** Everything that waits, oldest epoch first. */
-  const waiting = () =>
+  /** Everything that waits for an acknowledgement, oldest epoch first. */
+  const waiting = (): Part[] =>
     [
-      ...salvaged.map((part) => ({ epoch: part.epoch, firstSeq: part.first, lastSeq: part.last, count: part.count, salvaged: true })),
-      ...ledger.epochs().map((own) => {
-        const firstSeq = Math.max(own.firstSeq, released(own.epoch) + 1);
-        return { epoch: own.epoch, firstSeq, lastSeq: own.lastSeq, count: Math.max(0, own.lastSeq - firstSeq + 1), salvaged: false };
-      }),
-    ]
-      .filter((part) => part.count > 0)
-      .sort((a, b) => a.epoch - b.epoch);
-  const read = (part: { readonly epoch: number; readonly salvaged: boolean }, fromSeq: number, limit: number) =>
-    part.salvaged ? salvagedFrom.all(part.epoch, fromSeq, limit) : ledger.read(part.epoch, fromSeq, limit);
+      ...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })),
+      ...ledger.epochs().map((own) => ({ ...own, firstSeq: Math.max(own.firstSeq, released(own.epoch) + 1), saved: null })),
+    ].sort((a, b) => a.epoch - b.epoch);
+  const count = (part: Part): number => Math.max(0, part.lastSeq - part.firstSeq + 1);
+  const read = (part: Part, fromSeq: number, limit: number): Rows => {
+    if (fromSeq > part.lastSeq) return [];
+    return part.saved === null ? ledger.read(part.epoch, fromSeq, limit) : box.read(part.epoch, fromSeq, Math.min(limit, part.lastSeq - fromSeq + 1));
+  };
+  /** As many of the rows as fit a message. */
+  const pack = (epoch: number, rows: Rows): { readonly payload: Buffer; readonly uptoSeq: number } => {
+    const head = `{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(name)},"epoch":${epoch},"entries":[`;
+    let bytes = Buffer.byteLength(head) + 2;
+    const taken: string[] = [];
+    let uptoSeq = 0;
+    for (const row of rows) {
+      bytes += Buffer.byteLength(row.entry) + 1;
+      if (taken.length > 0 && bytes > MAX_PAYLOAD_BYTES) break;
+      taken.push(row.entry);
+      uptoSeq = row.seq;
+    }
+    return { payload: Buffer.from(`${head}${taken.join(',')}]}`), uptoSeq };
+  };
 
   return {
-    backlog: () => waiting().reduce((sum, part) => sum + part.count, 0),
+    backlog: () => waiting().reduce((sum, part) => sum + count(part), 0),
     oldestMs() {
-      const part = waiting()[0];
-      if (part === undefined) return null;
-      const row = read(part, part.firstSeq, 1)[0];
-      const ts = row === undefined ? Number.NaN : Date.parse(String((JSON.parse(row.entry) as StoredEntry)['ts']));
-      return Number.isNaN(ts) ? null : ts;
+      const part = waiting().find((one) => count(one) > 0);
+      return part === undefined ? null : timeOf(read(part, part.firstSeq, 1)[0]);
     },
     nextBatch(after) {
       for (const part of waiting()) {
         if (after !== null && part.epoch < after[0]) continue;
         const from = after !== null && part.epoch === after[0] ? Math.max(part.firstSeq, after[1] + 1) : part.firstSeq;
-        if (from > part.lastSeq) continue;
         const rows = read(part, from, MAX_LEDGER_ENTRIES);
-        const first = rows[0];
-        if (first === undefined) continue;
-        const head = `{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(name)},"epoch":${part.epoch},"entries":[`;
-        let bytes = Buffer.byteLength(head) + 2;
-        const taken: string[] = [];
-        let uptoSeq = first.seq;
-        for (const row of rows) {
-          bytes += Buffer.byteLength(row.entry) + 1;
-          if (taken.length > 0 && bytes > MAX_PAYLOAD_BYTES) break;
-          taken.push(row.entry);
-          uptoSeq = row.seq;
-        }
-        return { epoch: part.epoch, fromSeq: first.seq, uptoSeq, payload: Buffer.from(`${head}${taken.join(',')}]}`) };
+        if (rows[0] !== undefined) return { epoch: part.epoch, fromSeq: rows[0].seq, ...pack(part.epoch, rows) };
+        const behind = part.saved === null ? [] : box.behind(part.saved, MAX_LEDGER_ENTRIES);
+        if (behind[0] === undefined) continue;
+        const { payload, uptoSeq } = pack(part.epoch, behind);
+        box.handedOut(part.epoch, uptoSeq);
+        // The cloud can never acknowledge these: the batch is done when what lies before the hole is.
+        return { epoch: part.epoch, fromSeq: behind[0].seq, uptoSeq: part.lastSeq, payload };
       }
       return null;
     },
@@ -108,10 +118,7 @@ export function createOutbox(ledger: Ledger): Outbox {
           ahead = true;
           continue;
         }
-        if (salvaged.some((part) => part.epoch === epoch)) {
-          ledger.change('release acknowledged rows', () => db.prepare('DELETE FROM salvaged WHERE epoch = ? AND seq <= ?').run(epoch, upto_seq));
-          salvaged = salvagedLeft.all();
-        }
+        box.acknowledged(epoch, upto_seq);
         // An epoch of ours that is not here any more, or has lost its end.
         if (last === null || upto_seq > last) former ||= upto_seq > 0;
         if (last === null) continue;
@@ -133,31 +140,17 @@ export function createOutbox(ledger: Ledger): Outbox {
       // Later epochs as well: the cloud lost everything from there on.
       for (const [later, upto] of acked) if (later > epoch && upto > 0) again.set(later, 1);
     },
-    salvage(rows) {
-      ledger.change('keep salvaged rows', () => {
-        for (const row of rows) putSalvaged.run(row.epoch, row.seq, row.entry);
-      });
-      salvaged = salvagedLeft.all();
-    },
     prune(nowMs, keeps) {
       const own = ledger.epochs()[0];
       if (own === undefined) return false;
-      let upto = Math.min(released(own.epoch), own.firstSeq + PRUNE_STEP_ROWS - 1);
-      while (upto >= own.firstSeq && !keeps.every((keep) => covered(keep, name, own.epoch, upto))) {
-        // The covered prefix ends where the weakest manifest's does.
-        const weakest = Math.min(
-          ...keeps.map((keep) => (covered(keep, name, own.epoch, own.firstSeq) ? (keep[name]?.[0] === own.epoch ? (keep[name]?.[1] ?? 0) : upto) : 0)),
-        );
-        upto = Math.min(upto - 1, weakest);
-      }
+      const step = Math.min(released(own.epoch), own.firstSeq + PRUNE_STEP_ROWS - 1);
+      // The covered prefix ends where the weakest manifest's does.
+      const upto = Math.min(step, ...keeps.map((keep) => (covered(keep, name, own.epoch, step) ? step : keep[name]?.[0] === own.epoch ? keep[name][1] : 0)));
       if (upto < own.firstSeq) return false;
-      const size =
-        (db.pragma('page_count', { simple: true }) as number) * (db.pragma('page_size', { simple: true }) as number) -
-        (db.pragma('freelist_count', { simple: true }) as number) * 4_096;
-      if (size <= PRUNE_ABOVE_BYTES) {
-        const newest = ledger.read(own.epoch, upto, 1)[0];
-        const ts = newest === undefined ? Number.NaN : Date.parse(String((JSON.parse(newest.entry) as StoredEntry)['ts']));
-        if (Number.isNaN(ts) || nowMs - ts < KEEP_ROWS_MS) return false;
+      const pages = (db.pragma('page_count', { simple: true }) as number) - (db.pragma('freelist_count', { simple: true }) as number);
+      if (pages * PAGE_BYTES <= PRUNE_ABOVE_BYTES) {
+        const newestMs = timeOf(ledger.read(own.epoch, upto, 1)[0]);
+        if (newestMs === null || nowMs - newestMs < KEEP_ROWS_MS) return false;
       }
       return ledger.prune(own.epoch, upto, PRUNE_STEP_ROWS) > 0;
     },

@@ -19,6 +19,7 @@ const LEDGER_STEPS: readonly string[] = [
   CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, acked_seq INTEGER NOT NULL DEFAULT 0, kept_hash TEXT);
   -- Unacknowledged rows of a database that was set aside: sent like any other, never chained to.
   CREATE TABLE salvaged (epoch INTEGER NOT NULL, seq INTEGER NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (epoch, seq)) WITHOUT ROWID;
+  CREATE TABLE salvaged_epochs (epoch INTEGER PRIMARY KEY, acked_seq INTEGER NOT NULL);
   CREATE TABLE modes (direction TEXT PRIMARY KEY, mode TEXT NOT NULL, until_ms INTEGER, from_mode TEXT) WITHOUT ROWID;
   CREATE TABLE transactions (id TEXT PRIMARY KEY, expires_at_ms INTEGER NOT NULL) WITHOUT ROWID;
   -- Which file of an event is in force. active 0: no longer wanted; kept so that its version never goes back.
@@ -30,8 +31,8 @@ const LEDGER_STEPS: readonly string[] = [
 
 const USAGE_STEPS: readonly string[] = [
   `
-  -- How far each ledger is known without a hole (seq), with excused holes (reach), and the highest row met (high).
-  CREATE TABLE seen (gate TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, reach INTEGER NOT NULL, high INTEGER NOT NULL, PRIMARY KEY (gate, epoch)) WITHOUT ROWID;
+  -- How far each ledger is known without a hole (seq), of that from manifests alone, unread (base), with excused holes (reach), and the highest row met (high).
+  CREATE TABLE seen (gate TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, base INTEGER NOT NULL, reach INTEGER NOT NULL, high INTEGER NOT NULL, PRIMARY KEY (gate, epoch)) WITHOUT ROWID;
   -- One row a grant, words and all. ref is empty while only its key is known.
   CREATE TABLE grants (ref BLOB NOT NULL, gate TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, event_id TEXT, state TEXT NOT NULL, PRIMARY KEY (ref, gate, epoch, seq)) WITHOUT ROWID;
   CREATE INDEX grants_by_row ON grants (gate, epoch, seq);

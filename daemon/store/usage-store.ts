@@ -14,9 +14,10 @@ export const MAX_DIRTY_GRANTS = 2_000;
 /** Grants looked at in one step of `forget`. */
 const FORGET_STEP = 500;
 
-/** How far one ledger's epoch is known: 1..seq without a hole; 1..reach with holes that the cloud has too; the highest row met. */
+/** How far one ledger's epoch is known: 1..seq without a hole, of which 1..base from manifests alone; 1..reach with holes that the cloud has too; the highest row met. */
 interface Seen {
   seq: number;
+  base: number;
   reach: number;
   high: number;
 }
@@ -41,8 +42,8 @@ export interface UsageStore {
   ): { readonly applied: number; readonly gap: boolean };
   /** Up to which own row this store has taken in. */
   ownMark(epoch: number): number;
-  /** Begins to trust a ledger from here on, because a manifest counts everything up to it. */
-  raise(upto: LedgerVector): void;
+  /** What the manifests in force all count needs no reading; what only some of them count does. `isOwn`: rows that the gate's own ledger holds. */
+  countFrom(uptos: readonly LedgerVector[], isOwn: (ledger: string, epoch: number) => boolean): void;
   gaps(): boolean;
   /** Holes below the highest row met no longer count as gaps. */
   excuse(): void;
@@ -60,6 +61,8 @@ export interface UsageStore {
   forget(isCovered: (state: GrantState) => boolean): boolean;
   tidy(when: 'idle' | 'busy'): void;
   close(): void;
+  /** Closes without writing what is held in memory: as a crash would. */
+  abandon(): void;
 }
 
 interface Row {
@@ -88,8 +91,8 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
   const put = db.prepare<[Buffer, string, number, number, string | null, string]>(
     'INSERT INTO grants (ref, gate, epoch, seq, event_id, state) VALUES (?, ?, ?, ?, ?, ?)',
   );
-  const putSeen = db.prepare<[string, number, number, number, number]>(
-    'INSERT INTO seen (gate, epoch, seq, reach, high) VALUES (?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, reach = excluded.reach, high = excluded.high',
+  const putSeen = db.prepare<[string, number, number, number, number, number]>(
+    'INSERT INTO seen (gate, epoch, seq, base, reach, high) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, base = excluded.base, reach = excluded.reach, high = excluded.high',
   );
   const putTotal = db.prepare<[string, number]>('INSERT INTO totals (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
   const page = db.prepare<[string, number, number, string, number, number, number], Row>(
@@ -102,8 +105,8 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
   const seen = new Map<string, Map<number, Seen>>();
   const changedSeen = new Set<string>();
   const unconfirmed = new Map<string, readonly [number, number]>();
-  for (const row of db.prepare<[], { gate: string; epoch: number } & Seen>('SELECT gate, epoch, seq, reach, high FROM seen').all()) {
-    epochsOf(row.gate).set(row.epoch, { seq: row.seq, reach: row.reach, high: row.high });
+  for (const row of db.prepare<[], { gate: string; epoch: number } & Seen>('SELECT gate, epoch, seq, base, reach, high FROM seen').all()) {
+    epochsOf(row.gate).set(row.epoch, { seq: row.seq, base: row.base, reach: row.reach, high: row.high });
   }
   const totals: Totals = { admissions: 0, refusals: 0, passages: 0 };
   for (const row of db.prepare<[], { key: keyof Totals; value: number }>('SELECT key, value FROM totals').all()) totals[row.key] = row.value;
@@ -120,7 +123,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     const epochs = epochsOf(ledger);
     const known = epochs.get(epoch);
     if (known !== undefined) return known;
-    const made = { seq: 0, reach: 0, high: 0 };
+    const made = { seq: 0, base: 0, reach: 0, high: 0 };
     epochs.set(epoch, made);
     return made;
   }
@@ -180,7 +183,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
         for (const name of changedSeen) {
           const [ledger = '', epoch = '0'] = name.split(' ');
           const at = seenOf(ledger, Number(epoch));
-          putSeen.run(ledger, Number(epoch), at.seq, at.reach, at.high);
+          putSeen.run(ledger, Number(epoch), at.seq, at.base, at.reach, at.high);
         }
         for (const [key, value] of Object.entries(totals)) putTotal.run(key, value);
       })();
@@ -209,7 +212,9 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       if (seq <= at.seq) return;
       take(own, epoch, entry);
       count(entry);
-      at.seq = at.reach = at.high = seq;
+      at.seq = seq;
+      at.reach = seq;
+      at.high = seq;
       markSeen(own, epoch);
     },
     applyPeer(ledger, epoch, entries) {
@@ -233,21 +238,29 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       return { applied, gap: at.high > at.reach };
     },
     ownMark: (epoch) => seen.get(own)?.get(epoch)?.seq ?? 0,
-    raise(upto) {
-      for (const [ledger, [epoch, seq]] of Object.entries(upto)) {
-        const at = seenOf(ledger, epoch);
-        for (const [other, position] of epochsOf(ledger)) {
-          // What a manifest counts of older epochs is whole.
-          if (other >= epoch || position.reach >= position.high) continue;
-          position.reach = position.high;
-          markSeen(ledger, other);
+    countFrom(uptos, isOwn) {
+      if (uptos.length === 0) return;
+      for (const ledger of new Set([...seen.keys(), ...uptos.flatMap(Object.keys)])) {
+        const named = uptos.flatMap((upto) => upto[ledger]?.[0] ?? []);
+        for (const epoch of new Set([...(seen.get(ledger)?.keys() ?? []), ...named])) {
+          if (isOwn(ledger, epoch)) continue;
+          const floor = Math.min(...uptos.map((upto) => positionIn(upto, ledger, epoch)));
+          const known = seen.get(ledger)?.get(epoch);
+          if (floor > (known?.seq ?? 0)) {
+            const at = seenOf(ledger, epoch);
+            // What a manifest counts of an epoch that has ended is whole.
+            at.seq = at.base = floor === Number.POSITIVE_INFINITY ? at.high : floor;
+            at.reach = Math.max(at.reach, at.seq);
+            at.high = Math.max(at.high, at.seq);
+            unconfirmed.set(ledger, newest(epochsOf(ledger)) ?? [epoch, at.seq]);
+          } else if (known !== undefined && floor < known.base) {
+            // A manifest that counts less: the rows between were never read here, and must be fetched.
+            known.seq = known.base = known.reach = floor;
+          } else {
+            continue;
+          }
+          markSeen(ledger, epoch);
         }
-        if (at.seq >= seq) continue;
-        at.seq = seq;
-        at.reach = Math.max(at.reach, seq);
-        at.high = Math.max(at.high, seq);
-        markSeen(ledger, epoch);
-        unconfirmed.set(ledger, newest(epochsOf(ledger)) ?? [epoch, seq]);
       }
     },
     gaps() {
@@ -305,6 +318,9 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       }
     },
     tidy: log.tidy,
+    abandon() {
+      db.close();
+    },
     close() {
       try {
         flush();
@@ -313,6 +329,12 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       }
     },
   };
+}
+
+/** Last row of one epoch that a vector counts: none, some, or all of an epoch that has ended. */
+function positionIn(upto: LedgerVector, ledger: string, epoch: number): number {
+  const [known, seq] = upto[ledger] ?? [0, 0];
+  return known > epoch ? Number.POSITIVE_INFINITY : known === epoch ? seq : 0;
 }
 
 /** Is everything that a grant's rows say counted by a snapshot? */

@@ -2,7 +2,7 @@
  * How often a ticket was used, from ledgers alone. Pure: a snapshot (what a manifest counts, up to a row of each ledger), the
  * grants and words that rows above it tell, and out come the entries.
  *
- * Per unit the strongest word counts: settlement > passed > returned > stuck, unknown. A grant without a word counts from its
+ * Per unit the strongest word counts: settlement > passed > returned > stuck > unknown. A grant without a word counts from its
  * commit; stuck and unknown count as used; returned gives the unit back. What arrives twice, late or in another order changes nothing.
  */
 import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
@@ -42,8 +42,8 @@ export interface SnapshotEntry extends GrantKey {
   readonly outcome: Entry['outcome'];
 }
 
-const RANK: Readonly<Record<Word['outcome'], number>> = { unknown: 1, stuck: 1, returned: 2, passed: 3 };
-const SETTLED_RANK = 4;
+const RANK: Readonly<Record<Word['outcome'], number>> = { unknown: 1, stuck: 2, returned: 3, passed: 4 };
+const SETTLED_RANK = 5;
 
 export const keyText = (key: GrantKey): string => `${key.gate} ${key.epoch} ${key.seq}`;
 
@@ -140,11 +140,10 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
       push(state, state.atMs, state.direction, countRows(units, state.words));
       continue;
     }
-    // Counted by the snapshot as wholly returned: only a stronger word above it brings it back.
-    const above = state.words.filter(
-      (word) => !covered(upto, word.ledger, word.epoch, word.seq) && (word.settled || word.outcome === 'passed' || word.outcome === 'returned'),
-    );
-    const returned: Word = { ledger: state.gate, epoch: 0, seq: 0, unit: null, outcome: 'returned', settled: false };
+    // Counted by the snapshot as wholly given back. A gate never says `passed` of a unit that it has returned, so a passage above the
+    // snapshot means that a settlement gave it back: only another settlement is as strong.
+    const above = state.words.filter((word) => word.settled && !covered(upto, word.ledger, word.epoch, word.seq));
+    const returned: Word = { ledger: state.gate, epoch: 0, seq: 0, unit: null, outcome: 'returned', settled: true };
     const named = above.flatMap((word) => (word.unit === null ? [] : [word.unit]));
     const units = state.known ? upTo(state.units) : named.length === 0 ? [1] : [...new Set(named)];
     push(state, state.atMs, state.direction, countRows(units, [...above, returned]));

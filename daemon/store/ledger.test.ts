@@ -1,0 +1,280 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, expect, test } from 'vitest';
+import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { stampAt, storeFolder } from '../desk-fixture.ts';
+import { type Ledger, openLedger, type StoredEntry, sha256Text } from './ledger.ts';
+import { assertDurable, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
+
+const NAME = 'arena/north-01';
+const endings: (() => void)[] = [];
+afterEach(() => {
+  for (const end of endings.splice(0).reverse()) end();
+});
+
+function folder(): string {
+  const made = storeFolder('stile-ledger-');
+  endings.push(made.remove);
+  return made.path;
+}
+function opened(path: string, change: Partial<Parameters<typeof openLedger>[0]> = {}): Ledger {
+  const ledger = openLedger({ path, name: NAME, stamp: stampAt(1_000), ...change });
+  endings.push(() => ledger.close());
+  return ledger;
+}
+const note = (detail: string) => ({ kind: 'clock', what: 'test', detail });
+const all = (ledger: Ledger): StoredEntry[] =>
+  ledger.epochs().flatMap((own) => ledger.read(own.epoch, own.firstSeq, 1_000_000).map((row) => JSON.parse(row.entry) as StoredEntry));
+
+test('a thousand rows are one chain, as the contract says it, also over a restart', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const ledger = opened(path);
+  for (let n = 0; n < 500; n++) ledger.append([note(`${n}`)], stampAt(n));
+  ledger.append(
+    Array.from({ length: 100 }, (_, n) => note(`together ${n}`)),
+    stampAt(500),
+  );
+  endings.pop();
+  ledger.close();
+  const again = opened(path, { stamp: stampAt(9_000) });
+  expect(again.fresh).toBe(false);
+  for (let n = 600; n < 1_000; n++) again.append([note(`${n}`)], stampAt(n));
+  const rows = all(again);
+  expect(rows).toHaveLength(1_000);
+  let previous = firstPredecessor(sha256Text, NAME, again.epoch());
+  rows.forEach((row, n) => {
+    expect(row.seq).toBe(n + 1);
+    expect(entryHash(sha256Text, previous, row)).toBe(row.hash);
+    previous = row.hash;
+  });
+  while (again.verifySome(300)) {
+    /* every step must hold */
+  }
+});
+
+test('a changed row, a missing row and a swapped row are each found', () => {
+  for (const harm of [
+    "UPDATE rows SET entry = replace(entry, 'row 7', 'row 8') WHERE id = 7",
+    'DELETE FROM rows WHERE id = 7',
+    'UPDATE rows SET entry = (SELECT entry FROM rows WHERE id = 8) WHERE id = 7',
+  ]) {
+    const path = join(folder(), 'ledger.sqlite');
+    const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
+    for (let n = 1; n <= 300; n++) ledger.append([note(`row ${n}`)], stampAt(n));
+    ledger.close();
+    const db = openForSalvage(path);
+    db.exec(harm);
+    db.close();
+    const again = opened(path);
+    expect(() => {
+      while (again.verifySome(50)) {
+        /* until found */
+      }
+    }).toThrow(/does not follow/);
+  }
+});
+
+test('a change within the newest rows is found before the first decision', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
+  for (let n = 1; n <= 30; n++) ledger.append([note(`row ${n}`)], stampAt(n));
+  ledger.close();
+  const db = openForSalvage(path);
+  db.exec("UPDATE rows SET entry = replace(entry, 'row 29', 'row 92') WHERE id = 29");
+  db.close();
+  expect(() => openLedger({ path, name: NAME, stamp: stampAt(1) })).toThrow(expect.objectContaining({ damaged: true, code: 'STORE_CHAIN' }));
+});
+
+test('epochs: above the acknowledged one, the own last one and the Unix seconds; an unused one leaves no trace', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const stamp = stampAt(0);
+  const seconds = Math.floor(stamp.wallMs / 1000);
+  const ledger = opened(path, { stamp });
+  expect(ledger.epoch()).toBe(seconds + 1);
+  expect(ledger.beginEpoch(seconds + 100, stamp)).toBe(seconds + 101);
+  ledger.append([note('a'), note('b')], stamp);
+  expect(ledger.beginEpoch(5, stamp)).toBe(seconds + 102);
+  ledger.append([note('c')], stamp);
+  expect(ledger.epochs()).toEqual([
+    { epoch: seconds + 101, firstSeq: 1, lastSeq: 2 },
+    { epoch: seconds + 102, firstSeq: 1, lastSeq: 1 },
+  ]);
+  expect(ledger.lastSeqOf(seconds + 101)).toBe(2);
+  expect(ledger.lastSeqOf(seconds + 1)).toBeNull();
+  while (ledger.verifySome(1)) {
+    /* the chain begins anew with each epoch */
+  }
+});
+
+test('pruned from the front alone; what is kept stays one chain, and numbers go on', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
+  for (let n = 1; n <= 20; n++) ledger.append([note(`${n}`)], stampAt(n));
+  expect(ledger.prune(ledger.epoch(), 10, 4)).toBe(4);
+  expect(ledger.prune(ledger.epoch(), 10, 100)).toBe(6);
+  expect(ledger.prune(ledger.epoch(), 100, 100)).toBe(9);
+  ledger.close();
+  const again = opened(path);
+  expect(again.epochs()).toEqual([{ epoch: again.epoch(), firstSeq: 20, lastSeq: 20 }]);
+  expect(again.append([note('next')], stampAt(30))[0]?.position).toEqual([again.epoch(), 21]);
+  while (again.verifySome(5)) {
+    /* from the pruned row's hash on */
+  }
+});
+
+test('a commit that failed leaves the ledger as it was', () => {
+  const ledger = opened(join(folder(), 'ledger.sqlite'));
+  ledger.append([note('1')], stampAt(1));
+  expect(() =>
+    ledger.append([note('2'), note('3')], stampAt(2), () => {
+      throw new Error('no');
+    }),
+  ).toThrow(StoreError);
+  expect(ledger.lastSeq()).toBe(1);
+  expect(ledger.append([note('2')], stampAt(3))[0]?.position[1]).toBe(2);
+  expect(all(ledger).map((row) => row['detail'])).toEqual(['1', '2']);
+});
+
+test('synchronous reads FULL, and a connection that reads anything else is refused', () => {
+  const ledger = opened(join(folder(), 'ledger.sqlite'));
+  expect(ledger.db.pragma('synchronous', { simple: true })).toBe(2);
+  expect(ledger.db.pragma('journal_mode', { simple: true })).toBe('wal');
+  ledger.db.pragma('synchronous = NORMAL');
+  expect(() => assertDurable(ledger.db, 'ledger.sqlite')).toThrow(/synchronous reads 1, not 2/);
+});
+
+test('a newer schema and another gate: the one is opened, the other refused, neither is damage', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
+  ledger.append([note('1')], stampAt(1));
+  ledger.db.exec('CREATE TABLE of_a_later_release (x)');
+  ledger.db.pragma('user_version = 99');
+  ledger.close();
+  const again = openLedger({ path, name: NAME, stamp: stampAt(2) });
+  expect(again.append([note('2')], stampAt(2))[0]?.position[1]).toBe(2);
+  again.close();
+  expect(() => openLedger({ path, name: 'arena/south-01', stamp: stampAt(1) })).toThrow(
+    expect.objectContaining({ damaged: false, message: expect.stringContaining('ledger of arena/north-01') }),
+  );
+});
+
+test("a file that is no database, or another program's, is damage", () => {
+  const home = folder();
+  writeFileSync(join(home, 'rubbish.sqlite'), Buffer.alloc(8_192, 'x'));
+  expect(() => openLedger({ path: join(home, 'rubbish.sqlite'), name: NAME, stamp: stampAt(1) })).toThrow(
+    expect.objectContaining({ damaged: true, code: 'SQLITE_NOTADB' }),
+  );
+  const other = openForBuilding(join(home, 'other.sqlite'));
+  other.exec('CREATE TABLE rows (a)');
+  other.pragma('application_id = 7');
+  other.close();
+  expect(() => openLedger({ path: join(home, 'other.sqlite'), name: NAME, stamp: stampAt(1) })).toThrow(expect.objectContaining({ damaged: true }));
+});
+
+test('one process at a time', () => {
+  const path = join(folder(), 'lock.sqlite');
+  const lock = lockStore(path);
+  expect(() => lockStore(path)).toThrow(
+    expect.objectContaining({ damaged: false, fault: expect.objectContaining({ cause: expect.stringContaining('another program') }) }),
+  );
+  lock.close();
+  lockStore(path).close();
+});
+
+test('killed in a loop of commits, nothing that was answered is lost', { timeout: 60_000 }, async () => {
+  const path = join(folder(), 'ledger.sqlite');
+  let answered: [number, number] = [0, 0];
+  for (let round = 0; round < 5; round++) {
+    const child = spawn(process.execPath, [fileURLToPath(new URL('./ledger-writer.fixture.ts', import.meta.url)), path, NAME], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let said = '';
+    child.stdout.on('data', (chunk: Buffer) => {
+      said += chunk.toString();
+      if (said.length > 800 * (round + 1)) child.kill('SIGKILL');
+    });
+    await once(child, 'close');
+    const lines = said.split('\n');
+    // The last line may have been cut; the one before it was answered.
+    const [epoch = 0, seq = 0] = (lines.at(-2) ?? '').split(' ').map(Number);
+    expect(seq).toBeGreaterThan(answered[1]);
+    answered = [epoch, seq];
+    const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
+    expect(ledger.epoch()).toBe(epoch);
+    expect(ledger.lastSeq()).toBeGreaterThanOrEqual(seq);
+    while (ledger.verifySome(1_000)) {
+      /* whole */
+    }
+    ledger.close();
+  }
+});
+
+const mounted = ((): string | null => {
+  const at = join('/tmp', `stile-full-${process.pid}`);
+  try {
+    mkdirSync(at);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', at], { stdio: 'ignore' });
+    return at;
+  } catch {
+    rmSync(at, { recursive: true, force: true });
+    return null;
+  }
+})();
+
+test.skipIf(mounted === null)('a full disk rejects and heals; the account goes on without a gap (needs root to mount a small file system)', () => {
+  const at = mounted as string;
+  try {
+    const ledger = openLedger({ path: join(at, 'ledger.sqlite'), name: NAME, stamp: stampAt(1) });
+    ledger.append([note('first')], stampAt(1));
+    // Everything but one page is taken by something else.
+    let size = 1024 * 1024;
+    for (; size > 1_024; size = Math.floor(size / 2)) {
+      for (let n = 0; ; n++) {
+        try {
+          writeFileSync(join(at, `other-${size}-${n}`), Buffer.alloc(size));
+        } catch {
+          rmSync(join(at, `other-${size}-${n}`), { force: true });
+          break;
+        }
+      }
+    }
+    let refused: unknown;
+    let committed = 1;
+    for (let n = 0; n < 100 && refused === undefined; n++) {
+      try {
+        ledger.append([note('x'.repeat(400))], stampAt(n));
+        committed++;
+      } catch (error) {
+        refused = error;
+      }
+    }
+    expect(refused).toMatchObject({ damaged: false, fault: { healsItself: true } });
+    expect(ledger.lastSeq()).toBe(committed);
+    expect(() => ledger.append([note('still full')], stampAt(5))).toThrow(StoreError);
+    execFileSync('sh', ['-c', `rm -f ${at}/other-*`]);
+    expect(ledger.append([note('room again')], stampAt(6))[0]?.position[1]).toBe(committed + 1);
+    ledger.close();
+    const again = openLedger({ path: join(at, 'ledger.sqlite'), name: NAME, stamp: stampAt(7) });
+    expect(all(again).map((row) => row.seq)).toEqual(Array.from({ length: committed + 1 }, (_, n) => n + 1));
+    while (again.verifySome(50)) {
+      /* whole */
+    }
+    again.close();
+  } finally {
+    execFileSync('umount', [at]);
+    rmSync(at, { recursive: true, force: true });
+  }
+});
+
+test('the log is folded when idle and written over, and cut when it has grown past its bound', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const ledger = opened(path);
+  for (let n = 0; n < 50; n++) ledger.append([note('x'.repeat(400))], stampAt(n));
+  const grown = readFileSync(`${path}-wal`).length;
+  ledger.tidy('idle');
+  for (let n = 0; n < 40; n++) ledger.append([note('x'.repeat(400))], stampAt(n));
+  expect(readFileSync(`${path}-wal`).length).toBe(grown);
+});
