@@ -11,7 +11,7 @@ const files = (folder: string): string[] => (existsSync(folder) ? readdirSync(fo
 const OTHERS = ['chain', 'decisions'];
 
 test('every folder of examples belongs to a schema', () => {
-  expect(readdirSync(root).filter((name) => !OTHERS.includes(name) && !(name in SCHEMAS))).toEqual([]);
+  expect(readdirSync(root).filter((name) => !name.endsWith('.md') && !OTHERS.includes(name) && !(name in SCHEMAS))).toEqual([]);
 });
 
 for (const [name, schema] of Object.entries(SCHEMAS)) {
