@@ -186,6 +186,9 @@ CREATE TABLE quarantine (
   UNIQUE NULLS NOT DISTINCT (tenant_id, topic, reason, payload_sha256)
 );
 
+-- Alerts that the cloud raised itself: no gate can clear them.
+ALTER TABLE device_alerts ADD COLUMN by_cloud boolean NOT NULL DEFAULT false;
+
 -- The policies of an event at each of its versions: a grant is judged by those that its gate had.
 CREATE TABLE event_policies (
   tenant_id uuid NOT NULL,

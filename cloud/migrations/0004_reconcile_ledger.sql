@@ -71,7 +71,7 @@ DECLARE
 BEGIN
   WITH clone AS (
     SELECT DISTINCT ON (i.gate, i.epoch, i.seq, i.hash) i.* FROM unnest(input) AS i
-    JOIN ledger_rows l ON l.tenant_id = current_tenant_id() AND l.gate = i.gate AND l.epoch = i.epoch AND l.seq = i.seq
+    CROSS JOIN LATERAL (SELECT r.hash FROM ledger_rows r WHERE r.tenant_id = current_tenant_id() AND r.gate = i.gate AND r.epoch = i.epoch AND r.seq = i.seq LIMIT 1) AS l
     WHERE l.hash <> decode(i.hash, 'hex') ORDER BY i.gate, i.epoch, i.seq, i.hash
   ), kept AS (
     INSERT INTO quarantine AS q (tenant_id, topic, reason, detail, payload_sha256, payload_bytes, payload)
@@ -79,8 +79,8 @@ BEGIN
       substring(convert_to(c.entry, 'UTF8') FOR 65536) FROM clone c
     ON CONFLICT (tenant_id, topic, reason, payload_sha256) DO UPDATE SET times = q.times + 1, last_at = now()
   ), alert AS (
-    INSERT INTO device_alerts (tenant_id, device, alert_id, alert)
-    SELECT DISTINCT current_tenant_id(), c.gate, 'clone', jsonb_build_object('schema', 1, 'since', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), 'severity', 'critical',
+    INSERT INTO device_alerts (tenant_id, device, alert_id, by_cloud, alert)
+    SELECT DISTINCT current_tenant_id(), c.gate, 'clone', true, jsonb_build_object('schema', 1, 'since', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), 'severity', 'critical',
       'message', 'rows came under keys that are stored with other contents: two machines may be writing as this gate') FROM clone c JOIN devices d ON d.tenant_id = current_tenant_id() AND d.name = c.gate
     ON CONFLICT (tenant_id, device, alert_id) DO NOTHING
   )
@@ -132,10 +132,10 @@ BEGIN
   FROM (
     SELECT f.gate, f.epoch, f.seq + s.step AS seq FROM unnest(fresh) AS f CROSS JOIN (VALUES (0), (1)) AS s (step)
     JOIN ledger_epochs e ON e.tenant_id = tenant AND e.gate = f.gate AND e.epoch = f.epoch
-    WHERE e.stored @> (f.seq - 1 + 2 * s.step)
+    WHERE e.stored @> (f.seq - 1 + 2 * s.step) OFFSET 0
   ) AS x
-  JOIN ledger_rows p ON p.tenant_id = tenant AND p.gate = x.gate AND p.epoch = x.epoch AND p.seq = x.seq - 1
-  JOIN ledger_rows l ON l.tenant_id = tenant AND l.gate = x.gate AND l.epoch = x.epoch AND l.seq = x.seq;
+  CROSS JOIN LATERAL (SELECT r.hash FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = x.gate AND r.epoch = x.epoch AND r.seq = x.seq - 1 LIMIT 1) AS p
+  CROSS JOIN LATERAL (SELECT r.hash, r.entry FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = x.gate AND r.epoch = x.epoch AND r.seq = x.seq LIMIT 1) AS l;
   UPDATE ledger_epochs e SET stored = n.stored, upto_seq = CASE WHEN n.stored @> 1::bigint THEN (SELECT upper(r) - 1 FROM unnest(n.stored) AS r ORDER BY r LIMIT 1) ELSE 0 END, last_row_at = now()
   FROM (
     SELECT f.gate, f.epoch, (SELECT s.stored FROM ledger_epochs s WHERE s.tenant_id = tenant AND s.gate = f.gate AND s.epoch = f.epoch) + range_agg(int8range(f.seq, f.seq, '[]')) AS stored
@@ -240,8 +240,8 @@ CREATE FUNCTION flag_chain_breaks(gates text[], epochs bigint[], seqs bigint[]) 
     JOIN ledger_epochs e ON e.tenant_id = current_tenant_id() AND e.gate = k.gate AND e.epoch = k.epoch AND e.stored @> k.seq
     ON CONFLICT DO NOTHING RETURNING b.gate, b.epoch, b.seq
   ), alert AS (
-    INSERT INTO device_alerts (tenant_id, device, alert_id, alert)
-    SELECT DISTINCT current_tenant_id(), f.gate, 'ledger', jsonb_build_object('schema', 1, 'since', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), 'severity', 'critical',
+    INSERT INTO device_alerts (tenant_id, device, alert_id, by_cloud, alert)
+    SELECT DISTINCT current_tenant_id(), f.gate, 'ledger', true, jsonb_build_object('schema', 1, 'since', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), 'severity', 'critical',
       'message', 'a row does not carry the hash of the one before it') FROM flagged f JOIN devices d ON d.tenant_id = current_tenant_id() AND d.name = f.gate
     ON CONFLICT (tenant_id, device, alert_id) DO NOTHING
   )

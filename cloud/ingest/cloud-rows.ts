@@ -1,0 +1,94 @@
+/** Rows that the cloud wrote itself, told to the gates of their site; and tickets that appeared after their grants, settled. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { DELIVERY, topicOf } from '../../contract/topics.ts';
+import type { CloudBroker } from '../broker.ts';
+import type { Database, DatabaseClient } from '../database.ts';
+import type { Log } from '../log.ts';
+
+/** How often committed rows are looked for. */
+const PUBLISH_EVERY_MS = 250;
+/** How often tickets are looked for that appeared while their grants were being judged. */
+const SETTLE_EVERY_MS = 10_000;
+const TENANTS_AT_ONCE = 100;
+
+export interface CloudRowsAccount {
+  readonly unpublishedCloudRows: (client: DatabaseClient, limit: number) => Promise<readonly { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }[]>;
+  readonly markPublished: (client: DatabaseClient, ledger: string, epoch: number, seq: number) => Promise<void>;
+}
+
+export interface CloudRows {
+  open(): void;
+  /** Publishes what waits, once; answers how many rows. */
+  publish(): Promise<number>;
+  /** Settles what appeared, once; answers how many tickets. */
+  settle(): Promise<number>;
+  close(): Promise<void>;
+}
+
+export function createCloudRows(options: { readonly database: Database; readonly broker: Pick<CloudBroker, 'publish' | 'connected'>; readonly account: CloudRowsAccount; readonly log: Log }): CloudRows {
+  const { database, broker, account, log } = options;
+  const stop = new AbortController();
+  let loop: Promise<void> | null = null;
+
+  async function publish(): Promise<number> {
+    let published = 0;
+    const { rows: tenants } = await database.withoutTenant((client) => client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_unpublished_rows($1)', [TENANTS_AT_ONCE]));
+    for (const { tenant_id } of tenants) {
+      const ledgers = await database.withTenant(tenant_id, (client) => account.unpublishedCloudRows(client, MAX_LEDGER_ENTRIES));
+      for (const { ledger, epoch, entries } of ledgers) {
+        for (const part of parts(entries)) {
+          await broker.publish(topicOf({ kind: 'ledger', gate: ledger }), JSON.stringify({ schema: SCHEMA_VERSION, gate: ledger, epoch, entries: part }), DELIVERY.ledger);
+          await database.withTenant(tenant_id, (client) => account.markPublished(client, ledger, epoch, (part.at(-1) as { seq: number }).seq));
+          published += part.length;
+        }
+      }
+    }
+    return published;
+  }
+
+  async function settle(): Promise<number> {
+    let settled = 0;
+    const { rows: tenants } = await database.withoutTenant((client) => client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_appeared_tickets($1)', [TENANTS_AT_ONCE]));
+    for (const { tenant_id } of tenants) settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_appeared_tickets() AS n'))).rows[0]?.n ?? 0;
+    return settled;
+  }
+
+  return {
+    open() {
+      loop ??= (async () => {
+        let nextSettle = 0;
+        while (!stop.signal.aborted) {
+          try {
+            if (broker.connected()) await publish();
+            if (Date.now() >= nextSettle) { nextSettle = Date.now() + SETTLE_EVERY_MS; await settle(); }
+          } catch (error) {
+            log.warn({ error: (error as Error).message }, 'rows of the cloud could not be published; trying again');
+          }
+          await sleep(PUBLISH_EVERY_MS, undefined, { signal: stop.signal }).catch(() => {});
+        }
+      })();
+    },
+    publish, settle,
+    async close() {
+      stop.abort();
+      await loop;
+    },
+  };
+}
+
+/** Room that the message needs beside its entries. */
+const ENVELOPE_BYTES = 512;
+
+/** As many entries as a message may hold. */
+function* parts(entries: readonly Readonly<Record<string, unknown>>[]): Generator<readonly Readonly<Record<string, unknown>>[]> {
+  let part: Readonly<Record<string, unknown>>[] = [];
+  let bytes = ENVELOPE_BYTES;
+  for (const entry of entries) {
+    const size = Buffer.byteLength(JSON.stringify(entry)) + 1;
+    if (part.length > 0 && bytes + size > MAX_PAYLOAD_BYTES) { yield part; part = []; bytes = ENVELOPE_BYTES; }
+    part.push(entry);
+    bytes += size;
+  }
+  if (part.length > 0) yield part;
+}

@@ -1,0 +1,137 @@
+/**
+ * Everything that devices say, taken in: ledgers into the account, last words onto their devices, questions answered.
+ * Stateless: any number of these may run on one shared subscription, and any of them may be killed at any time.
+ */
+import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { LookupQuestion, type LookupAnswer } from '../../contract/manifest.ts';
+import { TimeQuestion } from '../../contract/messages.ts';
+import { parsePayload } from '../../contract/parse.ts';
+import { DELIVERY, INGEST_SHARE, INGEST_SUBSCRIPTIONS, parseTopic, topicOf } from '../../contract/topics.ts';
+import { CLOUD_GATE } from '../../contract/ids.ts';
+import type { CloudBroker, IncomingMessage } from '../broker.ts';
+import type { Database } from '../database.ts';
+import type { Log } from '../log.ts';
+import { type CloudRowsAccount, createCloudRows } from './cloud-rows.ts';
+import { type Account, createLedgerIntake, type LedgerIntakeStats } from './ledgers.ts';
+import { createQuarantine } from './quarantine.ts';
+import { createSenders } from './senders.ts';
+import { createTelemetry } from './telemetry.ts';
+
+/** Lookups under way; further ones are left unanswered: the gate decides alone after its 300 ms. */
+const MAX_LOOKUPS = 64;
+/** Of these one ingester is enough; the others (last words, responses) are for every process, and a shared subscription would leave out what is retained. */
+const SHARED = ['ledger', 'lookup', 'time'];
+
+/** What an ingest subscribes to, by the broker that it has: shared where the broker can (not aedes). */
+export function ingestSubscriptions(shared: boolean): string[] {
+  return INGEST_SUBSCRIPTIONS.filter((filter) => !filter.endsWith('/stats')).map((filter) => (shared && SHARED.includes(filter.split('/').at(-1) as string) ? INGEST_SHARE + filter : filter));
+}
+
+export interface IngestOptions<Row> {
+  readonly database: Database;
+  readonly broker: CloudBroker;
+  /** reconcile's functions. */
+  readonly account: Account<Row> & CloudRowsAccount;
+  /** Facts about the tickets of a lookup; never a grant. Without it lookups stay unanswered. */
+  readonly lookup?: (tenantId: string, gate: string, question: LookupQuestion) => Promise<LookupAnswer['tickets']>;
+  /** Answers of gates to commands, for whoever waits. Called for every process. */
+  readonly onResponse?: (topic: string, payload: Uint8Array) => void;
+  readonly log: Log;
+}
+
+export interface IngestStats { readonly ledgers: LedgerIntakeStats; readonly telemetry: { readonly received: number; readonly written: number; readonly refused: number; readonly waiting: number }; readonly lookups: number; readonly lookups_refused: number; readonly times: number; readonly foreign: number }
+
+export interface Ingest {
+  /** Hand this to the broker as `onMessage`. Never throws, never waits. */
+  receive(message: IncomingMessage): void;
+  /** Begins to publish the cloud's own rows. Messages are taken in from the beginning. */
+  open(): void;
+  /** Everything that was taken is committed (tests). */
+  idle(): Promise<void>;
+  /** Ends after the transaction in hand. What waits stays unacknowledged and comes again. Close before the broker. */
+  close(): Promise<void>;
+  stats(): IngestStats;
+}
+
+export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
+  const { database, broker, account, log } = options;
+  const senders = createSenders(database);
+  const quarantine = createQuarantine(database);
+  const ledgers = createLedgerIntake({ database, broker, senders, quarantine, account, log });
+  const telemetry = createTelemetry({ database, senders, quarantine, log, onOnline: (tenantId, gate) => void acknowledgeAnew(tenantId, gate) });
+  const cloudRows = createCloudRows({ database, broker, account, log });
+  const counts = { lookups: 0, lookups_refused: 0, times: 0, foreign: 0 };
+  let lookups = 0;
+
+  /** A broker that lost what it retained gives a gate no ack: so every gate that comes gets it anew. */
+  async function acknowledgeAnew(tenantId: string, gate: string): Promise<void> {
+    try {
+      const ack = (await database.withTenant(tenantId, (client) => account.acksFor(client, [gate]))).get(gate);
+      if (ack !== undefined && ack.epochs.length > 0) await broker.publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack);
+    } catch (error) {
+      log.warn({ gate, error: (error as Error).message }, 'an acknowledgement could not be sent anew');
+    }
+  }
+
+  function answerTime(gate: string, message: IncomingMessage): void {
+    const received = performance.timeOrigin + performance.now();
+    const question = parsePayload(TimeQuestion, message.payload);
+    if (!question.ok) return;
+    counts.times += 1;
+    const { n, boot_id, sent_boottime_ms } = question.value;
+    const { qos, retain, expiry_s } = DELIVERY.time_answer;
+    broker.publish(topicOf({ kind: 'time_answer', gate, n }), JSON.stringify({ schema: SCHEMA_VERSION, n, boot_id, sent_boottime_ms, received_unix_ms: received, answered_unix_ms: performance.timeOrigin + performance.now() }), { qos, retain, expirySeconds: expiry_s as number }).catch(() => {});
+  }
+
+  async function answerLookup(gate: string, message: IncomingMessage): Promise<void> {
+    const question = parsePayload(LookupQuestion, message.payload);
+    if (!question.ok || options.lookup === undefined || lookups >= MAX_LOOKUPS) { counts.lookups_refused += 1; return; }
+    lookups += 1;
+    try {
+      const sender = await senders.resolve(gate);
+      if (sender.kind !== 'device') { counts.lookups_refused += 1; return; }
+      const tickets = await options.lookup(sender.tenantId, gate, question.value);
+      const payload = JSON.stringify({ schema: SCHEMA_VERSION, n: question.value.n, tickets } satisfies LookupAnswer);
+      if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) throw new Error('the answer is larger than a message may be');
+      const { qos, retain, expiry_s } = DELIVERY.lookup_answer;
+      await broker.publish(topicOf({ kind: 'lookup_answer', gate, n: question.value.n }), payload, { qos, retain, expirySeconds: expiry_s as number });
+      counts.lookups += 1;
+    } catch (error) {
+      counts.lookups_refused += 1;
+      log.warn({ gate, error: (error as Error).message }, 'a lookup was not answered');
+    } finally {
+      lookups -= 1;
+    }
+  }
+
+  return {
+    receive(message) {
+      const topic = parseTopic(message.topic);
+      if (topic?.kind === 'ledger') {
+        // Our own rows come back by the subscription.
+        if (topic.gate.endsWith(`/${CLOUD_GATE}`)) return message.acknowledge();
+        return ledgers.take(topic.gate, message);
+      }
+      message.acknowledge();
+      switch (topic?.kind) {
+        case 'time': return answerTime(topic.gate, message);
+        case 'lookup': return void answerLookup(topic.gate, message);
+        case 'response': return options.onResponse?.(message.topic, message.payload);
+        case 'alert': return telemetry.take(topic, message);
+        case 'state': case 'info': case 'health': return telemetry.take({ kind: topic.kind, gate: topic.gate }, message);
+        default: counts.foreign += 1;
+      }
+    },
+    open: () => cloudRows.open(),
+    async idle() {
+      await ledgers.idle();
+      await telemetry.flush();
+    },
+    async close() {
+      await cloudRows.close();
+      await ledgers.close();
+      await telemetry.close();
+    },
+    stats: () => ({ ledgers: ledgers.stats(), telemetry: telemetry.stats(), ...counts }),
+  };
+}

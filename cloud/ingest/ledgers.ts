@@ -1,0 +1,216 @@
+/**
+ * Ledger messages → one transaction → acknowledgement. Whatever arrived while the last commit ran is taken together:
+ * no timer, and the batch grows with the load. The broker and the gate hear of a row after its commit, never before.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { Epoch, LedgerName } from '../../contract/ids.ts';
+import type { AckMessage } from '../../contract/ledger.ts';
+import { MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { type ParseFailure, parsePayload } from '../../contract/parse.ts';
+import { DELIVERY, topicOf } from '../../contract/topics.ts';
+import type { CloudBroker, IncomingMessage } from '../broker.ts';
+import { type Database, type DatabaseClient, isTransient } from '../database.ts';
+import type { Log } from '../log.ts';
+import type { Quarantine, Quarantined, QuarantineReason } from './quarantine.ts';
+import type { Sender, Senders } from './senders.ts';
+
+/** Rows of one transaction: enough to spread the cost of a commit, few enough that none waits long. */
+const MAX_BATCH_ROWS = 1_000;
+/** Messages that wait for the next transaction. With MQTT 5 the broker stops sending before that (receiveMaximum); beyond, one is let go, unacknowledged: its gate sends it again. */
+const MAX_WAITING_MESSAGES = 2_000;
+/** While the database is away: 0.1 s, doubling, at most 5 s. */
+const RETRY_MIN_MS = 100;
+const RETRY_MAX_MS = 5_000;
+
+/** Rows as the account takes them, made by `readRow` of reconcile; ingest does not look inside. */
+export interface ReadRow<Row> { (gate: string, epoch: number, entry: unknown): Row | null }
+
+export interface Account<Row> {
+  readonly readRow: ReadRow<Row>;
+  /** Appends and judges, in the transaction. */
+  readonly reconcile: (client: DatabaseClient, rows: readonly Row[]) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
+  readonly acksFor: (client: DatabaseClient, gates: readonly string[]) => Promise<Map<string, AckMessage>>;
+}
+
+export interface LedgerIntakeOptions<Row> {
+  readonly database: Database;
+  readonly broker: Pick<CloudBroker, 'publish'>;
+  readonly senders: Senders;
+  readonly quarantine: Quarantine;
+  readonly account: Account<Row>;
+  readonly log: Log;
+}
+
+export interface LedgerIntakeStats { messages: number; rows: number; duplicates: number; batches: number; quarantined: number; let_go: number; retries: number; waiting: number; breaks: number; clones: number }
+
+export interface LedgerIntake {
+  /** Takes a message in; never waits. `gate` is the topic's. */
+  take(gate: string, message: IncomingMessage): void;
+  /** Resolves when everything that was taken is done with. */
+  idle(): Promise<void>;
+  /** Ends after the transaction in hand; what waits is left unacknowledged, and will come again. */
+  close(): Promise<void>;
+  stats(): LedgerIntakeStats;
+}
+
+/** Entries are read one by one: one that cannot be read must not hide the others. */
+const Envelope = z.looseObject({ schema: z.literal(SCHEMA_VERSION), gate: LedgerName, epoch: Epoch, entries: z.array(z.unknown()).min(1).max(MAX_LEDGER_ENTRIES) });
+
+interface Waiting<Row> {
+  readonly gate: string;
+  readonly message: IncomingMessage;
+  readonly rows: readonly Row[];
+  /** What to put away, besides or instead of the rows. */
+  readonly bad: readonly Omit<Quarantined, 'topic'>[];
+}
+
+export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): LedgerIntake {
+  const { database, senders, quarantine, account, log } = options;
+  let waiting: Waiting<Row>[] = [];
+  let running: Promise<void> | null = null;
+  let closed = false;
+  const stop = new AbortController();
+  const counts: LedgerIntakeStats = { messages: 0, rows: 0, duplicates: 0, batches: 0, quarantined: 0, let_go: 0, retries: 0, waiting: 0, breaks: 0, clones: 0 };
+
+  /** Runs until it succeeds, the error is not one that passes, or ingest closes (then undefined). */
+  async function patiently<T>(work: () => Promise<T>): Promise<T | undefined> {
+    for (let wait = RETRY_MIN_MS; !closed; wait = Math.min(wait * 2, RETRY_MAX_MS)) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!isTransient(error)) throw error;
+        counts.retries += 1;
+        log.warn({ error: (error as Error).message, wait_ms: wait }, 'the database could not take ledger rows; trying again');
+        await sleep(wait, undefined, { signal: stop.signal }).catch(() => {});
+      }
+    }
+    return undefined;
+  }
+
+  function read(gate: string, message: IncomingMessage): Waiting<Row> {
+    const parsed = parsePayload(Envelope, message.payload);
+    const bad = (reason: QuarantineReason, detail: string, payload: Uint8Array = message.payload) => ({ reason, detail, payload });
+    if (!parsed.ok) return { gate, message, rows: [], bad: [bad(REASONS[parsed.error], parsed.message)] };
+    if (parsed.value.gate !== gate) return { gate, message, rows: [], bad: [bad('mismatch', `the topic says ${gate}, the message says ${parsed.value.gate}`)] };
+    const rows: Row[] = [];
+    const unreadable: Omit<Quarantined, 'topic'>[] = [];
+    for (const [index, entry] of parsed.value.entries.entries()) {
+      const row = account.readRow(gate, parsed.value.epoch, entry);
+      if (row !== null) rows.push(row);
+      else unreadable.push(bad('unreadable', `entry ${index + 1} of epoch ${parsed.value.epoch} has no readable seq, kind and hash`, Buffer.from(JSON.stringify(entry) ?? '')));
+    }
+    return { gate, message, rows, bad: unreadable };
+  }
+
+  async function run(): Promise<void> {
+    while (waiting.length > 0 && !closed) {
+      // Senders first: a transaction holds messages of one tenant.
+      const resolved = await patiently(async () => {
+        const found = new Map<string, Sender>();
+        for (const { gate } of waiting.slice(0, MAX_WAITING_MESSAGES)) if (!found.has(gate)) found.set(gate, await senders.resolve(gate));
+        return found;
+      });
+      if (resolved === undefined) return;
+      const batch: Waiting<Row>[] = [];
+      const rest: Waiting<Row>[] = [];
+      let tenantId: string | null = null;
+      let rows = 0;
+      for (const item of waiting) {
+        const sender = resolved.get(item.gate);
+        if (sender === undefined) { rest.push(item); continue; }
+        if (sender.kind !== 'device') { batch.push({ ...item, rows: [], bad: [{ reason: sender.kind === 'revoked' ? 'revoked_device' : 'unknown_device', detail: item.gate, payload: item.message.payload }] }); continue; }
+        tenantId ??= sender.tenantId;
+        if (sender.tenantId !== tenantId || (rows > 0 && rows + item.rows.length > MAX_BATCH_ROWS)) { rest.push(item); continue; }
+        rows += item.rows.length;
+        batch.push(item);
+      }
+      waiting = rest;
+      await settle(tenantId, batch, resolved);
+    }
+  }
+
+  async function settle(tenantId: string | null, batch: readonly Waiting<Row>[], resolved: ReadonlyMap<string, Sender>): Promise<void> {
+    for (const item of batch) for (const bad of item.bad) {
+      const sender = resolved.get(item.gate);
+      counts.quarantined += 1;
+      log.warn({ gate: item.gate, reason: bad.reason, detail: bad.detail }, 'a ledger message was quarantined');
+      await patiently(() => quarantine.put(sender === undefined || sender.kind === 'unknown' ? null : sender.tenantId, { topic: item.message.topic, ...bad })).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
+    }
+    const withRows = batch.filter(({ rows }) => rows.length > 0);
+    const failed = tenantId === null ? [] : await commit(tenantId, withRows);
+    // What a whole batch could not do, its messages try one by one.
+    for (const item of failed) {
+      const [still] = failed.length === 1 && withRows.length === 1 ? [item] : await commit(tenantId as string, [item]);
+      if (still === undefined || closed) continue;
+      counts.quarantined += 1;
+      await patiently(() => quarantine.put(tenantId, { topic: item.message.topic, reason: 'failed', detail: lastError, payload: item.message.payload })).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
+      item.message.acknowledge();
+    }
+    if (closed) return;
+    const gates = [...new Set(batch.filter(({ gate, rows }) => rows.length === 0 && resolved.get(gate)?.kind === 'device').map(({ gate }) => gate))];
+    // Every ledger message is answered, also one of which nothing could be read.
+    if (tenantId !== null && gates.length > 0) await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => account.acksFor(client, gates)))).catch((error: Error) => log.error({ error: error.message }, 'no acknowledgement could be read'));
+    for (const { message, rows } of batch) if (rows.length === 0) message.acknowledge();
+  }
+
+  let lastError = '';
+
+  /** One transaction; answers the messages that it could not do. */
+  async function commit(tenantId: string, items: readonly Waiting<Row>[]): Promise<readonly Waiting<Row>[]> {
+    if (items.length === 0) return [];
+    const gates = [...new Set(items.map(({ gate }) => gate))];
+    try {
+      const done = await patiently(() => database.withTenant(tenantId, async (client) => {
+        const outcome = await account.reconcile(client, items.flatMap(({ rows }) => rows));
+        return { outcome, acks: await account.acksFor(client, gates) };
+      }));
+      if (done === undefined) return [];
+      counts.batches += 1;
+      counts.rows += done.outcome.stored;
+      counts.duplicates += done.outcome.duplicates;
+      counts.breaks += done.outcome.breaks.length;
+      counts.clones += done.outcome.clones.length;
+      if (done.outcome.clones.length > 0) log.error({ rows: done.outcome.clones.slice(0, 10) }, 'rows came again with other contents: quarantined');
+      if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, 'a ledger\'s chain is broken');
+      publishAcks(done.acks);
+      for (const { message } of items) message.acknowledge();
+      return [];
+    } catch (error) {
+      lastError = (error as Error).message;
+      log.error({ error: lastError, messages: items.length }, 'ledger rows could not be reconciled');
+      return items;
+    }
+  }
+
+  /** Not waited for: an ack that is lost is given again with the next message. */
+  function publishAcks(acks: ReadonlyMap<string, AckMessage>): void {
+    for (const [gate, ack] of acks) {
+      options.broker.publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack).catch((error: Error) => log.warn({ gate, error: error.message }, 'an acknowledgement could not be sent'));
+    }
+  }
+
+  return {
+    take(gate, message) {
+      counts.messages += 1;
+      if (closed) return;
+      if (waiting.length >= MAX_WAITING_MESSAGES) {
+        // Acknowledged to the broker, not to the gate: it sends again what has no ack.
+        counts.let_go += 1;
+        message.acknowledge();
+        return;
+      }
+      waiting.push(read(gate, message));
+      running ??= Promise.resolve().then(run).catch((error: Error) => log.error({ error: error.message }, 'ledger intake')).finally(() => { running = null; });
+    },
+    async idle() { while (running !== null) await running; },
+    async close() {
+      closed = true;
+      stop.abort();
+      await running;
+    },
+    stats: () => ({ ...counts, waiting: waiting.length }),
+  };
+}
+
+const REASONS: Readonly<Record<ParseFailure['error'], QuarantineReason>> = { oversized: 'oversized', not_utf8: 'unreadable', not_json: 'unreadable', wrong_version: 'wrong_version', malformed: 'unreadable' };

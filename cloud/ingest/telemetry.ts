@@ -1,0 +1,127 @@
+/**
+ * The last word of every device: state, info, health, alerts. Only the newest of each kind is kept, in memory until it is
+ * written (twice a second, for all devices of a tenant together) and then on the device's row.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { AlertMessage, HealthMessage, InfoMessage, StateMessage } from '../../contract/messages.ts';
+import { parsePayload } from '../../contract/parse.ts';
+import type { IncomingMessage } from '../broker.ts';
+import { type Database, isTransient } from '../database.ts';
+import type { Log } from '../log.ts';
+import type { Quarantine } from './quarantine.ts';
+import type { Senders } from './senders.ts';
+
+const WRITE_EVERY_MS = 500;
+/** Devices times kinds that wait to be written; beyond, the oldest is let go (its device says it again). */
+const MAX_WAITING = 50_000;
+
+export type TelemetryTopic = { readonly kind: 'state' | 'info' | 'health'; readonly gate: string } | { readonly kind: 'alert'; readonly gate: string; readonly alert: string };
+
+export interface Telemetry {
+  take(topic: TelemetryTopic, message: IncomingMessage): void;
+  /** Writes what waits, now. */
+  flush(): Promise<void>;
+  /** Writes what waits, then ends. */
+  close(): Promise<void>;
+  stats(): { readonly received: number; readonly written: number; readonly refused: number; readonly waiting: number };
+}
+
+export interface TelemetryOptions {
+  readonly database: Database;
+  readonly senders: Senders;
+  readonly quarantine: Quarantine;
+  readonly log: Log;
+  /** A gate said that it is online (again). */
+  readonly onOnline?: (tenantId: string, gate: string) => void;
+}
+
+const SCHEMAS = { state: StateMessage, info: InfoMessage, health: HealthMessage, alert: AlertMessage } as const;
+interface Word { readonly topic: TelemetryTopic; readonly text: string | null; readonly session: string | null; readonly online: boolean }
+
+export function createTelemetry(options: TelemetryOptions): Telemetry {
+  const { database, senders, quarantine, log } = options;
+  let waiting = new Map<string, Word>();
+  const counts = { received: 0, written: 0, refused: 0 };
+  let loop: Promise<void> | null = null;
+  const stop = new AbortController();
+  let writing: Promise<void> = Promise.resolve();
+
+  async function refuse(topic: TelemetryTopic, message: IncomingMessage, reason: 'oversized' | 'wrong_version' | 'unreadable', detail: string): Promise<void> {
+    counts.refused += 1;
+    const sender = await senders.resolve(topic.gate);
+    await quarantine.put(sender.kind === 'unknown' ? null : sender.tenantId, { topic: message.topic, reason: sender.kind === 'unknown' ? 'unknown_device' : reason, detail, payload: message.payload });
+  }
+
+  async function write(): Promise<void> {
+    if (waiting.size === 0) return;
+    const words = waiting;
+    waiting = new Map();
+    const byTenant = new Map<string, Word[]>();
+    try {
+      for (const word of words.values()) {
+        const sender = await senders.resolve(word.topic.gate);
+        // Of unknown and revoked devices nothing is kept; their ledgers are quarantined.
+        if (sender.kind !== 'device') { counts.refused += 1; continue; }
+        byTenant.set(sender.tenantId, [...(byTenant.get(sender.tenantId) ?? []), word]);
+      }
+      for (const [tenantId, theirs] of byTenant) {
+        theirs.sort((a, b) => (a.topic.gate < b.topic.gate ? -1 : a.topic.gate > b.topic.gate ? 1 : 0));
+        await database.withTenant(tenantId, async (client) => {
+          await client.query('SELECT note_device_words($1::jsonb)', [JSON.stringify(theirs.map(({ topic, text, session, online }) => ({ device: topic.gate, kind: topic.kind, alert_id: topic.kind === 'alert' ? topic.alert : null, word: text, session, online })))]);
+        });
+        counts.written += theirs.length;
+        for (const { topic, online } of theirs) if (topic.kind === 'state' && online) options.onOnline?.(tenantId, topic.gate);
+      }
+    } catch (error) {
+      log.warn({ error: (error as Error).message }, 'device states could not be written');
+      if (!isTransient(error)) return;
+      // Again with the next round, unless something newer came meanwhile.
+      for (const [key, word] of words) if (!waiting.has(key)) waiting.set(key, word);
+    }
+  }
+
+  const flush = () => { writing = writing.then(write); return writing; };
+
+  async function writeRegularly(): Promise<void> {
+    while (!stop.signal.aborted) {
+      await sleep(WRITE_EVERY_MS, undefined, { signal: stop.signal }).catch(() => {});
+      await flush();
+    }
+  }
+
+  return {
+    take(topic, message) {
+      counts.received += 1;
+      loop ??= writeRegularly();
+      const cleared = topic.kind === 'alert' && message.payload.byteLength === 0;
+      const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload);
+      if (parsed !== null && !parsed.ok) {
+        const reason = parsed.error === 'oversized' || parsed.error === 'wrong_version' ? parsed.error : 'unreadable';
+        refuse(topic, message, reason, parsed.message).catch((error: Error) => log.warn({ error: error.message }, 'quarantine failed'));
+        return;
+      }
+      const value = parsed === null ? null : (parsed.value as Record<string, unknown>);
+      const key = topic.kind === 'alert' ? `${topic.gate}/alert/${topic.alert}` : `${topic.gate}/${topic.kind}`;
+      waiting.delete(key);
+      waiting.set(key, { topic, text: value === null ? null : storable(value), session: typeof value?.['session'] === 'string' ? value['session'] : null, online: value?.['state'] === 'online' });
+      if (waiting.size > MAX_WAITING) waiting.delete(waiting.keys().next().value as string);
+    },
+    flush,
+    async close() {
+      stop.abort();
+      await loop;
+      await flush();
+    },
+    stats: () => ({ ...counts, waiting: waiting.size }),
+  };
+}
+
+/** JSON that jsonb takes: without NUL and lone surrogates, in keys neither. */
+function storable(value: unknown): string {
+  const clean = (text: string) => text.toWellFormed().replaceAll('\u0000', '');
+  return JSON.stringify(value, (_key, inner: unknown) => {
+    if (typeof inner === 'string') return clean(inner);
+    if (typeof inner !== 'object' || inner === null || Array.isArray(inner)) return inner;
+    return Object.fromEntries(Object.entries(inner).map(([key, item]) => [clean(key), item]));
+  });
+}
