@@ -12,6 +12,8 @@ export interface MqttSettings {
   readonly ca: string | null;
   readonly cert: string | null;
   readonly key: string | null;
+  /** Take part in a shared subscription, so that several ingesters divide the work; null: `ingest` does, `all` does not. */
+  readonly shared: boolean | null;
 }
 
 export interface CloudConfig {
@@ -47,6 +49,7 @@ export const SETTINGS: readonly { readonly name: string; readonly what: string; 
   { name: 'STILE_MQTT_CA', what: 'PEM file of the authority that the broker\'s certificate is checked by', fallback: 'the system\'s' },
   { name: 'STILE_MQTT_CERT', what: 'PEM file of this service\'s own certificate (with STILE_MQTT_KEY)', fallback: 'none' },
   { name: 'STILE_MQTT_KEY', what: 'PEM file of its key', fallback: 'none' },
+  { name: 'STILE_MQTT_SHARED', what: 'yes: several ingesters divide the work by a shared subscription (not every broker can)', fallback: 'yes for ingest, no for all' },
   { name: 'STILE_HTTP_HOST', what: 'address to listen on', fallback: '127.0.0.1' },
   { name: 'STILE_HTTP_PORT', what: 'port to listen on, 0 for any free one', fallback: '8080' },
   { name: 'STILE_PUBLIC_URL', what: 'how gates reach this service, such as https://cloud.example', fallback: 'http://<host>:<port>' },
@@ -97,6 +100,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   if (needs.mqtt && text('STILE_MQTT_URL') === null) mistakes.push('STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');
   const mqttFiles = { ca: file('STILE_MQTT_CA'), cert: file('STILE_MQTT_CERT'), key: file('STILE_MQTT_KEY') };
   if ((mqttFiles.cert === null) !== (mqttFiles.key === null)) mistakes.push('STILE_MQTT_CERT and STILE_MQTT_KEY: give both or neither');
+  const sharedWord = text('STILE_MQTT_SHARED')?.toLowerCase() ?? null;
+  if (sharedWord !== null && sharedWord !== 'yes' && sharedWord !== 'no') mistakes.push('STILE_MQTT_SHARED: write yes or no');
   const publicUrl = url('STILE_PUBLIC_URL', ['http:', 'https:'], 'such as https://cloud.example')?.replace(/\/+$/, '') ?? null;
   const caCert = file('STILE_CA_CERT');
   const caKey = file('STILE_CA_KEY');
@@ -117,7 +122,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   return {
     ok: true,
     config: Object.freeze({
-      databaseUrl, mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles }),
+      databaseUrl, mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles, shared: sharedWord === null ? null : sharedWord === 'yes' }),
       http: Object.freeze({ host: text('STILE_HTTP_HOST') ?? '127.0.0.1', port, publicUrl, deviceNameHeader: header, ratePerMinute }),
       signingKeyFile: text('STILE_SIGNING_KEY_FILE') ?? '/var/lib/stile-cloud/signing-key.pem',
       tenant, logLevel, manifestTtlHours, ca: caCert === null || caKey === null ? null : Object.freeze({ cert: caCert, key: caKey }), host,

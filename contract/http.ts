@@ -76,7 +76,13 @@ export const TicketWrite = z.looseObject({
   code: z.string().min(1).max(1024).optional(),
   tier: TierId,
   zone: ZoneId.nullable().optional(),
-  status: TicketState.default('sold'),
+  /** Absent: as it was; a new ticket is `sold`. */
+  status: TicketState.optional(),
+  blocked: z.boolean().optional(),
+  approved: z.boolean().optional(),
+  vip: z.boolean().optional(),
+  /** For the staff at the gate; no personal data. */
+  note: Text.nullable().optional(),
   max_scans: z.int().min(1).nullable().optional(),
   units: z.int().min(1).max(MAX_UNITS).optional(),
   valid_from: Timestamp.nullable().optional(),
@@ -84,7 +90,7 @@ export const TicketWrite = z.looseObject({
 });
 export type TicketWrite = z.infer<typeof TicketWrite>;
 export const TicketsWrite = z.looseObject({ tickets: z.array(TicketWrite).min(1).max(1000) });
-export const TicketAction = z.enum(['transfer', 'revoke', 'block', 'refund']);
+export const TicketAction = z.enum(['transfer', 'revoke', 'block', 'unblock', 'refund']);
 export const TicketActionRequest = z.looseObject({
   reason: Text.min(1),
   actor: ActorId.optional(),

@@ -17,7 +17,7 @@ export function newToken(prefix: string): { readonly token: string; readonly sha
 }
 export const tokenHash = (token: string): Buffer => createHash('sha256').update(token, 'utf8').digest();
 
-export type Refusal = { readonly ok: false; readonly code: 'BAD_REQUEST' | 'NOT_FOUND' | 'SITE_TAKEN' | 'UNACKNOWLEDGED_ROWS' | 'REVOKED'; readonly message: string };
+export type Refusal = { readonly ok: false; readonly code: 'BAD_REQUEST' | 'NOT_FOUND' | 'SITE_TAKEN' | 'OTHER_SITE' | 'UNACKNOWLEDGED_ROWS' | 'REVOKED'; readonly message: string };
 
 export type DeviceResult = { readonly ok: true; readonly created: boolean; readonly siteCreated: boolean } | Refusal;
 
@@ -62,9 +62,15 @@ export async function assignGate(client: DatabaseClient, tenantId: string, gate:
   const device = (await client.query<{ backlog: number | null; revoked: boolean }>("SELECT (health->>'backlog')::bigint AS backlog, revoked_at IS NOT NULL AS revoked FROM devices WHERE name = $1 FOR UPDATE", [gate])).rows[0];
   if (device === undefined) return { ok: false, code: 'NOT_FOUND', message: `there is no gate ${gate}: make it with stile-cloud gate add ${gate}` };
   if (device.revoked) return { ok: false, code: 'REVOKED', message: `the gate ${gate} is revoked: give it a new token with stile-cloud gate token ${gate}` };
-  const known = new Set((await client.query<{ event_id: string }>('SELECT event_id FROM events WHERE event_id = ANY($1)', [assignment.eventIds])).rows.map(({ event_id }) => event_id));
+  const { site } = splitGateName(gate);
+  const events = (await client.query<{ event_id: string; site_id: string | null }>('SELECT event_id, site_id FROM events WHERE event_id = ANY($1)', [assignment.eventIds])).rows;
+  const known = new Set(events.map(({ event_id }) => event_id));
   const unknown = assignment.eventIds.filter((id) => !known.has(id));
   if (unknown.length > 0) return { ok: false, code: 'NOT_FOUND', message: `there is no event ${unknown.join(', ')}: make it first with stile-cloud event put` };
+  // An event is at one site, whose gates know of each other's entries.
+  const elsewhere = events.find(({ site_id }) => site_id !== null && site_id !== site);
+  if (elsewhere !== undefined) return { ok: false, code: 'OTHER_SITE', message: `${elsewhere.event_id} is at the site ${elsewhere.site_id}, and ${gate} is not: move it with stile-cloud event put ${elsewhere.event_id} --site ${site}` };
+  await client.query('UPDATE events SET site_id = $2 WHERE event_id = ANY($1) AND site_id IS NULL', [assignment.eventIds, site]);
   const old = (await client.query<{ event_id: string; limited: boolean }>('SELECT event_id, zones IS NOT NULL OR tiers IS NOT NULL AS limited FROM gate_assignments WHERE gate = $1', [gate])).rows;
   const before = old.map(({ event_id }) => event_id);
   const removed = before.filter((id) => !assignment.eventIds.includes(id));

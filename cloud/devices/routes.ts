@@ -8,7 +8,7 @@ import { assignGate, ensureDevice, type Refusal } from './assignment.ts';
 import { listGates } from './gates.ts';
 import type { GateRequests } from './requests.ts';
 
-const STATUS: Readonly<Record<Refusal['code'], number>> = { BAD_REQUEST: 400, NOT_FOUND: 404, SITE_TAKEN: 409, UNACKNOWLEDGED_ROWS: 409, REVOKED: 409 };
+const STATUS: Readonly<Record<Refusal['code'], number>> = { BAD_REQUEST: 400, NOT_FOUND: 404, SITE_TAKEN: 409, OTHER_SITE: 409, UNACKNOWLEDGED_ROWS: 409, REVOKED: 409 };
 const GateParams = z.object({ site: SiteId, gate: GateId });
 
 export interface DeviceRouteOptions {

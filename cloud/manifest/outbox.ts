@@ -14,7 +14,7 @@ const MARKS_AT_ONCE = 200;
 /** A mark that was taken comes due again after so long, in case its taker died. */
 const LEASE_S = 120;
 /** After a failure a mark waits 1, 2, 4 … s, at most this. */
-const MAX_BACKOFF_S = 60;
+const MAX_BACKOFF_S = 30;
 /** Without a notification, so often. */
 const POLL_MS = 1_000;
 /** How often manifests that grow old are looked for. */
@@ -33,6 +33,8 @@ export type Listen = (onNotice: () => void) => Promise<{ close(): Promise<void> 
 export interface OutboxOptions extends BuildOptions, WantOptions {
   readonly database: Database;
   readonly publish: Publish;
+  /** False while the broker is away: marks then wait as they are. */
+  readonly canPublish: () => boolean;
   readonly listen: Listen;
   readonly log: Log;
 }
@@ -156,7 +158,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
 
   /** One drain at a time; a notice during it is another one after it. */
   function kick(): void {
-    if (closed) return;
+    if (closed || !options.canPublish()) return;
     if (running !== null) { again = true; return; }
     running = drain().catch((error: Error) => log.warn({ error: error.message }, 'the outbox cannot be read; it is tried again')).finally(() => {
       running = null;
@@ -192,7 +194,10 @@ export function createOutbox(options: OutboxOptions): Outbox {
         await database.withTenant(tenant_id, (client) => client.query(
           "INSERT INTO outbox (tenant_id, kind, key) SELECT DISTINCT $1::uuid, 'gate', gate FROM gate_assignments a WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.kind = 'gate' AND o.key = a.gate)", [tenant_id],
         ));
+        // What failed while the broker was away need not wait any longer.
+        await database.withTenant(tenant_id, (client) => client.query('UPDATE outbox SET due_at = now() WHERE attempts > 0'));
       }
+      kick();
     },
   };
 }

@@ -1,0 +1,184 @@
+/**
+ * The cloud's composition root: `serve` (HTTP, and what gates are told), `ingest` (what gates say), or
+ * both in one process. Opens part after part, and releases them in reverse.
+ */
+import { readFileSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { TOPIC_ROOT } from '../contract/topics.ts';
+import { type CloudBroker, createBroker, type IncomingMessage } from './broker.ts';
+import type { CloudConfig } from './config.ts';
+import { createDatabase, type Database } from './database.ts';
+import { createIdentify } from './devices/identity.ts';
+import { createGateRequests, type GateRequests } from './devices/requests.ts';
+import { registerDeviceRoutes } from './devices/routes.ts';
+import { type App, createHttp } from './http.ts';
+import { createIngest, type Ingest, ingestSubscriptions } from './ingest/ingest.ts';
+import type { Log } from './log.ts';
+import { lookUp } from './manifest/lookup.ts';
+import { createOutbox, type Outbox } from './manifest/outbox.ts';
+import { registerManifestRoutes } from './manifest/routes.ts';
+import { openRegisteredSigner, type RegisteredSigner } from './manifest/signing-keys.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
+import { migrationFiles } from './migrate.ts';
+import { listenTo } from './notices.ts';
+import { acksFor } from './reconcile/acknowledge.ts';
+import { markPublished, unpublishedCloudRows } from './reconcile/cloud-ledger.ts';
+import { registerAccountRoutes } from './reconcile/routes.ts';
+import { readRow, reconcile } from './reconcile/rows.ts';
+import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
+import { registerTicketRoutes } from './tickets/routes.ts';
+
+/** How long readiness waits for the database. */
+const READINESS_TIMEOUT_MS = 2_000;
+/** How long a start waits for the broker; then it goes on without, and connects when it can. */
+const BROKER_WAIT_MS = 5_000;
+/** HTTP answers, tells gates and takes in at once. */
+const MAX_CONNECTIONS = 20;
+
+export interface CloudParts { readonly serve: boolean; readonly ingest: boolean }
+
+export interface RunningCloud {
+  /** Where HTTP listens; null without `serve`. */
+  readonly url: string | null;
+  /** True while database and broker can be reached. */
+  ready(): Promise<boolean>;
+  /** Stops in reverse order; again: the same promise. */
+  stop(): Promise<void>;
+}
+
+/** The database is not of this version; says what to run. */
+export class NotMigratedError extends Error {
+  override name = 'NotMigratedError';
+}
+
+/** Starts the parts. Throws what stands in the way (SigningKeyError, NotMigratedError, PostgreSQL's and the port's errors), with everything released. */
+export async function startCloud(config: CloudConfig, parts: CloudParts, log: Log): Promise<RunningCloud> {
+  const releases: { readonly what: string; readonly release: () => Promise<void> }[] = [];
+  const held = (what: string, release: () => Promise<void>) => { releases.push({ what, release }); };
+  let stopping: Promise<void> | null = null;
+  const stop = () => (stopping ??= releaseAll(releases, log));
+  try {
+    const url = await open(config, parts, log, held);
+    return { url: url.listening, ready: async () => Object.values(await url.readiness()).every((problem) => problem === null), stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (what: string, release: () => Promise<void>) => void) {
+  if (config.mqtt === null) throw new TypeError('serve and ingest need a broker: readConfig with { mqtt: true }');
+  const metrics = createMetrics();
+  const database = createDatabase({ url: config.databaseUrl, name: 'stile-cloud', maxConnections: MAX_CONNECTIONS, onError: (error) => log.warn({ error: error.message }, 'an idle connection to the database broke') });
+  held('database', () => database.close());
+  await checkMigrated(database);
+  const signing = parts.serve ? await openSigning(database, config, log) : null;
+
+  const shared = config.mqtt.shared ?? !parts.serve;
+  let ingest: Ingest | null = null;
+  let requests: GateRequests | null = null;
+  let outbox: Outbox | null = null;
+  const onMessage = (message: IncomingMessage) => {
+    if (ingest !== null) return ingest.receive(message);
+    message.acknowledge();
+    requests?.receive(message.topic, message.payload);
+  };
+  const broker = createBroker({
+    settings: config.mqtt, host: config.host, onMessage,
+    subscriptions: parts.ingest ? ingestSubscriptions(shared) : [`${TOPIC_ROOT}/+/+/response/+`],
+    onConnection: (connected, reason) => {
+      log[connected ? 'info' : 'warn']({ reason }, connected ? 'connected to the broker' : 'not connected to the broker');
+      // A broker that came back may have lost what it retained.
+      if (connected) void outbox?.republishAll().catch((error: Error) => log.warn({ error: error.message }, 'gates could not be told anew'));
+    },
+  });
+  held('broker', () => broker.close());
+  if (parts.serve) requests = createGateRequests({ publish: (topic, payload, delivery) => broker.publish(topic, payload, delivery) });
+  if (parts.ingest) {
+    ingest = createIngest({
+      database, broker, log, account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
+      lookup: (tenantId, gate, question) => database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
+      onResponse: (topic, payload) => requests?.receive(topic, payload),
+    });
+    held('ingest', () => (ingest as Ingest).close());
+  }
+  if (!(await broker.open(BROKER_WAIT_MS))) log.warn({ url: config.mqtt.url }, 'the broker cannot be reached yet; it is tried again');
+  ingest?.open();
+  addMetrics(metrics, database, broker, ingest);
+
+  const readiness = async () => ({ database: await databaseProblem(database), broker: broker.connected() ? null : 'not connected' });
+  let listening: string | null = null;
+  if (signing !== null) {
+    const app = await openHttp(config, { database, requests, signing, metrics, readiness, log });
+    held('http', () => app.close());
+    await app.listen({ host: config.http.host, port: config.http.port });
+    const { port } = app.server.address() as AddressInfo;
+    listening = `http://${config.http.host.includes(':') ? `[${config.http.host}]` : config.http.host}:${port}`;
+    outbox = createOutbox({
+      database, log, readUsage: manifestUsage, keys: signing.keys, signer: signing.signer, ttlHours: config.manifestTtlHours, publicUrl: config.http.publicUrl ?? listening,
+      publish: (topic, payload, delivery) => broker.publish(topic, payload, delivery), canPublish: () => broker.connected(),
+      listen: (onNotice) => listenTo(config.databaseUrl, 'stile_outbox', log, onNotice),
+    });
+    await outbox.open();
+    held('outbox', () => (outbox as Outbox).close());
+    await outbox.republishAll();
+  }
+  return { listening, readiness };
+}
+
+interface HttpParts { readonly database: Database; readonly requests: GateRequests | null; readonly signing: RegisteredSigner; readonly metrics: Metrics; readonly readiness: () => Promise<Readonly<Record<string, string | null>>>; readonly log: Log }
+
+async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
+  const { database, signing } = parts;
+  const app = await createHttp({
+    log: parts.log, metrics: parts.metrics, version: ownVersion(), identify: createIdentify(database), readiness: parts.readiness, deviceNameHeader: config.http.deviceNameHeader, ratePerMinute: config.http.ratePerMinute,
+  });
+  registerManifestRoutes(app, { database, signer: signing.signer, keys: signing.keys, readUsage: manifestUsage, ttlHours: config.manifestTtlHours });
+  registerDeviceRoutes(app, { database, requests: parts.requests });
+  registerTicketRoutes(app, { database });
+  registerAccountRoutes(app, { database });
+  return app;
+}
+
+async function openSigning(database: Database, config: CloudConfig, log: Log): Promise<RegisteredSigner> {
+  const signing = await openRegisteredSigner(database, config.signingKeyFile);
+  if (signing.created) log.warn({ file: config.signingKeyFile, key_id: signing.signer.keyId }, 'MADE A NEW SIGNING KEY: keep a copy in a safe place; gates trust manifests by it alone (stile-cloud keys prints its public half)');
+  if (signing.unknownBefore) log.warn({ file: config.signingKeyFile, key_id: signing.signer.keyId }, 'the signing key is another one than before: gates that pinned the old one alone refuse what it signs');
+  return signing;
+}
+
+/** Every file of migrations/ must have landed; newer ones in the database are a newer program's. */
+async function checkMigrated(database: Database): Promise<void> {
+  const { rows } = await database.asOwner((client) => client.query<{ there: boolean }>("SELECT to_regclass('migration_hashes') IS NOT NULL AS there"));
+  const landed = rows[0]?.there === true ? new Set((await database.asOwner((client) => client.query<{ name: string }>('SELECT name FROM migration_hashes'))).rows.map(({ name }) => name)) : new Set<string>();
+  const missing = [...migrationFiles().keys()].filter((name) => !landed.has(name));
+  if (missing.length > 0) throw new NotMigratedError(`the database lacks ${missing.length === 1 ? `the migration ${missing[0]}` : `${missing.length} migrations`}: run stile-cloud migrate first`);
+}
+
+async function databaseProblem(database: Database): Promise<string | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<string>((done) => { timer = setTimeout(() => done(`no answer within ${READINESS_TIMEOUT_MS} ms`), READINESS_TIMEOUT_MS); });
+  const asked = database.withoutTenant((client) => client.query('SELECT 1')).then(() => null, (error: Error) => error.message || 'not reachable');
+  try { return await Promise.race([asked, late]); } finally { clearTimeout(timer); }
+}
+
+function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, ingest: Ingest | null): void {
+  metrics.gauge('stile_broker_connected', '1 while the broker is connected', () => (broker.connected() ? 1 : 0));
+  metrics.gauge('stile_database_connections', 'Connections to the database', () => database.stats().total);
+  metrics.gauge('stile_database_waiting', 'Callers that wait for a connection', () => database.stats().waiting);
+  if (ingest === null) return;
+  for (const [name, help] of [['rows', 'Ledger rows stored'], ['duplicates', 'Ledger rows that were there already'], ['batches', 'Transactions'], ['quarantined', 'Messages put away'], ['waiting', 'Messages that wait'], ['retries', 'Transactions tried again'], ['clones', 'Keys that came with another hash'], ['breaks', 'Broken places in chains']] as const) {
+    metrics.gauge(`stile_ingest_${name}`, `${help}, since the start`, () => ingest.stats().ledgers[name]);
+  }
+}
+
+async function releaseAll(releases: { readonly what: string; readonly release: () => Promise<void> }[], log: Log): Promise<void> {
+  for (const { what, release } of releases.splice(0).reverse()) {
+    await release().catch((error: Error) => log.warn({ what, error: error.message }, 'could not be released properly'));
+  }
+}
+
+function ownVersion(): string {
+  try { return (JSON.parse(readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8')) as { version: string }).version; } catch { return 'unknown'; }
+}
