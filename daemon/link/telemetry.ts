@@ -67,7 +67,7 @@ export function createTelemetry(options: { readonly root?: string } = {}): Telem
       };
     },
     loopLagMs() {
-      // The histogram counts whole intervals; what is above the resolution is lateness.
+      // The histogram counts whole intervals; what is above the resolution is lateness. The first interval after a reset is not counted.
       const lag = delay.count === 0 ? null : Math.max(0, delay.max / 1e6 - LAG_RESOLUTION_MS);
       delay.reset();
       return lag === null ? null : Math.round(lag * 10) / 10;
