@@ -9,75 +9,120 @@ const direction = fc.constantFrom<Direction>('in', 'out');
 const action = fc.oneof(
   { weight: 6, arbitrary: fc.record({ do: fc.constant('show' as const), direction, code: fc.constantFrom('good', 'good-2', 'good-3', 'bad', 'good-1') }) },
   { weight: 5, arbitrary: fc.record({ do: fc.constant('pass' as const), direction }) },
-  { weight: 2, arbitrary: fc.record({ do: fc.constant('disk' as const), delayMs: fc.constantFrom(0, 0, 15, 400, 5_000), fails: fc.constantFrom(false, false, true) }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ do: fc.constant('disk' as const), delayMs: fc.constantFrom(0, 0, 15, 400, 5_000), fails: fc.constantFrom(false, false, true) }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('button' as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('fire' as const), active: fc.boolean() }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('order' as const), command: fc.constantFrom('open' as const, 'reset-emergency' as const), direction }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('mode' as const), mode: fc.constantFrom('controlled' as const, 'free' as const, 'locked' as const) }) },
-  { weight: 6, arbitrary: fc.record({ do: fc.constant('wait' as const), ms: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.integer({ min: 300, max: 12_000 })) }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({ do: fc.constant('wait' as const), ms: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.integer({ min: 300, max: 12_000 })) }),
+  },
 );
 type Action = typeof action extends fc.Arbitrary<infer T> ? T : never;
 
 async function run(world: GateWorld, one: Action): Promise<void> {
   const order = (command: 'open' | 'reset-emergency' | 'mode', args: object) => void world.gate.command({ command, args, actor: 'staff-1', reason: 'test' });
   switch (one.do) {
-    case 'show': return world.show(one.code, one.direction);
-    case 'pass': return world.pass(one.direction);
-    case 'disk': world.disk.delayMs = one.delayMs; world.disk.fails = one.fails; return;
-    case 'button': await world.line('button', true); await world.wait(40); return world.line('button', false);
+    case 'show':
+      return world.show(one.code, one.direction);
+    case 'pass':
+      return world.pass(one.direction);
+    case 'disk':
+      world.disk.delayMs = one.delayMs;
+      world.disk.fails = one.fails;
+      return;
+    case 'button':
+      await world.line('button', true);
+      await world.wait(40);
+      return world.line('button', false);
     case 'fire': {
       await world.line('fire', one.active);
       if (one.active) expect([world.gate.state().in.mode, world.gate.state().fire.asserted]).toEqual(['emergency', true]);
       return;
     }
-    case 'order': return order(one.command, one.command === 'open' ? { direction: one.direction } : {});
-    case 'mode': return order('mode', { mode: one.mode });
-    case 'wait': return world.wait(one.ms);
+    case 'order':
+      return order(one.command, one.command === 'open' ? { direction: one.direction } : {});
+    case 'mode':
+      return order('mode', { mode: one.mode });
+    case 'wait':
+      return world.wait(one.ms);
   }
 }
 
 /** How many rotations the ledger (or the button) allowed, against how many edges the releases had. */
 function check(world: GateWorld, presses: number, edges: Readonly<Record<Direction, number>>): void {
   for (const way of BOTH) {
-    const allowed = world.rows.reduce((sum, { note }) => sum + (note.kind === 'grant' && note.direction === way ? note.units : note.kind === 'override' && note.action === 'open' && note.direction === way && note.actor !== 'button' ? (note.units ?? 1) : 0), 0);
+    const allowed = world.rows.reduce(
+      (sum, { note }) =>
+        sum +
+        (note.kind === 'grant' && note.direction === way
+          ? note.units
+          : note.kind === 'override' && note.action === 'open' && note.direction === way && note.actor !== 'button'
+            ? (note.units ?? 1)
+            : 0),
+      0,
+    );
     expect(edges[way], `releases ${way}`).toBeLessThanOrEqual(allowed + (way === 'in' ? presses : 0));
   }
 }
 
 test('any guests, disks and operators', async () => {
-  await fc.assert(fc.asyncProperty(fc.array(action, { maxLength: 30 }), async (actions) => {
-    const world = await createGateWorld();
-    let presses = 0;
-    let counted = 0;
-    const edges = { in: 0, out: 0 };
-    const count = () => {
-      for (const [, output, active] of world.writes.slice(counted)) if (active && output !== 'stop' && opensByGrant) edges[output === 'release_in' ? 'in' : 'out'] += 1;
-      counted = world.writes.length;
-    };
-    let opensByGrant = true;
-    for (const one of actions) {
-      if (one.do === 'button') presses += 1;
-      // Edges in a free lane or in emergency are nobody's: those of a step that may be both are left out.
-      const before = world.gate.state();
-      opensByGrant = one.do !== 'fire' && one.do !== 'mode' && before.in.mode !== 'free' && before.in.mode !== 'emergency' && before.out.mode !== 'free' && before.in.pendingMode !== 'free';
-      await run(world, one);
-      count();
-      check(world, presses, edges);
-    }
-    await quiet(world);
-    const owed = new Map(world.rows.flatMap(({ position, note }) => {
-      const units = note.kind === 'grant' ? note.units : note.kind === 'override' && note.action === 'open' ? (note.units ?? 1) : 0;
-      return units === 0 ? [] : [[position.join('/'), new Set(Array.from({ length: units }, (_, index) => index + 1))] as const];
-    }));
-    for (const { note } of world.rows) {
-      if (note.kind === 'passage' && note.of !== null) expect(owed.get(note.of.join('/'))?.delete(note.unit ?? 0), 'one outcome a unit').toBe(true);
-    }
-    expect([...owed].filter(([, units]) => units.size > 0)).toEqual([]);
-    const state = world.gate.state();
-    expect([state.in.signal, state.out.signal, state.in.released, state.out.released, state.diskOk, state.pendingNotes]).toEqual(['ready', 'ready', false, false, true, 0]);
-    expect([...world.alerts.keys()].filter((id) => id !== 'manifest')).toEqual([]);
-    expect(world.latchOnDisk ?? false).toBe(false);
-  }), { numRuns: 120 });
+  await fc.assert(
+    fc.asyncProperty(fc.array(action, { maxLength: 30 }), async (actions) => {
+      const world = await createGateWorld();
+      let presses = 0;
+      let counted = 0;
+      const edges = { in: 0, out: 0 };
+      const count = () => {
+        for (const [, output, active] of world.writes.slice(counted))
+          if (active && output !== 'stop' && opensByGrant) edges[output === 'release_in' ? 'in' : 'out'] += 1;
+        counted = world.writes.length;
+      };
+      let opensByGrant = true;
+      for (const one of actions) {
+        if (one.do === 'button') presses += 1;
+        // Edges in a free lane or in emergency are nobody's: those of a step that may be both are left out.
+        const before = world.gate.state();
+        opensByGrant =
+          one.do !== 'fire' &&
+          one.do !== 'mode' &&
+          before.in.mode !== 'free' &&
+          before.in.mode !== 'emergency' &&
+          before.out.mode !== 'free' &&
+          before.in.pendingMode !== 'free';
+        await run(world, one);
+        count();
+        check(world, presses, edges);
+      }
+      await quiet(world);
+      const owed = new Map(
+        world.rows.flatMap(({ position, note }) => {
+          const units = note.kind === 'grant' ? note.units : note.kind === 'override' && note.action === 'open' ? (note.units ?? 1) : 0;
+          return units === 0 ? [] : [[position.join('/'), new Set(Array.from({ length: units }, (_, index) => index + 1))] as const];
+        }),
+      );
+      for (const { note } of world.rows) {
+        if (note.kind === 'passage' && note.of !== null) expect(owed.get(note.of.join('/'))?.delete(note.unit ?? 0), 'one outcome a unit').toBe(true);
+      }
+      expect([...owed].filter(([, units]) => units.size > 0)).toEqual([]);
+      const state = world.gate.state();
+      expect([state.in.signal, state.out.signal, state.in.released, state.out.released, state.diskOk, state.pendingNotes]).toEqual([
+        'ready',
+        'ready',
+        false,
+        false,
+        true,
+        0,
+      ]);
+      expect([...world.alerts.keys()].filter((id) => id !== 'manifest')).toEqual([]);
+      expect(world.latchOnDisk ?? false).toBe(false);
+    }),
+    { numRuns: 400 },
+  );
 }, 60_000);
 
 /** The disk works, nobody comes, the operators put everything right. */

@@ -51,7 +51,10 @@ test('a disk that stalls for 5 s: pulses end on time, fire is obeyed, the guest 
   world.disk.delayMs = 5_000;
   await world.show('good');
   await world.wait(200);
-  expect(world.writes.filter(([, output]) => output === 'release_out')).toEqual([[10_001, 'release_out', true], [10_201, 'release_out', false]]);
+  expect(world.writes.filter(([, output]) => output === 'release_out')).toEqual([
+    [10_001, 'release_out', true],
+    [10_201, 'release_out', false],
+  ]);
   await world.wait(100);
   expect(world.gate.state().in.signal).toBe('working');
   await world.wait(2_600);
@@ -83,13 +86,24 @@ test('a disk that fails: nobody is admitted; button and fire work and are record
   expect(world.words()).toEqual([]);
   world.disk.fails = false;
   await world.wait(3_000);
-  expect(world.words().filter((word) => !word.startsWith('fault'))).toEqual(['refusal error', 'override open by button', 'passed 1 of 7/3', 'alarm fire', 'in controlled → emergency', 'out controlled → emergency']);
+  expect(world.words().filter((word) => !word.startsWith('fault'))).toEqual([
+    'refusal error',
+    'override open by button',
+    'passed 1 of 7/3',
+    'alarm fire',
+    'in controlled → emergency',
+    'out controlled → emergency',
+  ]);
   expect([world.alerts.has('disk'), world.gate.state().diskOk, world.latchOnDisk, world.gate.state().pendingNotes]).toEqual([false, true, true, 0]);
   expect(world.gate.telemetry().stats()).toMatchObject({ admissions: 0, passages: 1 });
 });
 
 test('a desk that does not open is tried again; fire works meanwhile and is kept', async () => {
-  const world = await createGateWorld({ before: (one) => { one.disk.openFails = true; } });
+  const world = await createGateWorld({
+    before: (one) => {
+      one.disk.openFails = true;
+    },
+  });
   expect([world.gate.state().diskOk, world.alerts.has('disk')]).toEqual([false, true]);
   await world.line('fire', true);
   expect(world.level('release_in')).toBe(true);
@@ -111,13 +125,21 @@ test('open: recorded first, then released; refused while the lane is taken or th
   expect(releases(world).length).toBe(1);
   world.disk.fails = false;
   await world.wait(5_000);
-  expect(world.words().filter((word) => !word.startsWith('fault')).slice(3)).toEqual(['override open by staff-1', expect.stringMatching(/^returned 1 of/)]);
+  expect(
+    world
+      .words()
+      .filter((word) => !word.startsWith('fault'))
+      .slice(3),
+  ).toEqual(['override open by staff-1', expect.stringMatching(/^returned 1 of/)]);
   expect(releases(world).length).toBe(1);
 });
 
 test('mode: an override and a mode row; an end in the past is refused; args are checked', async () => {
   const world = await createGateWorld();
-  expect(await world.request('mode', { mode: 'free', direction: 'out', until: new Date(WORLD_WALL_MS + 60_000).toISOString() })).toMatchObject({ status: 'ok', data: { mode_in: 'controlled', mode_out: 'free', recorded: true } });
+  expect(await world.request('mode', { mode: 'free', direction: 'out', until: new Date(WORLD_WALL_MS + 60_000).toISOString() })).toMatchObject({
+    status: 'ok',
+    data: { mode_in: 'controlled', mode_out: 'free', recorded: true },
+  });
   expect([world.words(), world.level('release_out')]).toEqual([['override mode by staff-1', 'out controlled → free'], true]);
   await world.wait(60_000);
   expect(world.gate.state().out.mode).toBe('controlled');
@@ -163,7 +185,14 @@ test('refresh, resend and what the cloud says reach their parts', async () => {
   await world.uplinkSays({ kind: 'peer', payload: Buffer.from('rows') });
   await world.uplinkSays({ kind: 'want', payload: Buffer.from('{}') });
   await world.uplinkSays({ kind: 'overlay', payload: Buffer.from('{}') });
-  expect(world.calls.filter((call) => call.startsWith('sync') || call.startsWith('desk a') || call.startsWith('desk r'))).toEqual(['sync refresh', 'desk resend 7/3', 'desk acknowledge', 'sync gap', 'sync want', 'sync overlay']);
+  expect(world.calls.filter((call) => call.startsWith('sync') || call.startsWith('desk a') || call.startsWith('desk r'))).toEqual([
+    'sync refresh',
+    'desk resend 7/3',
+    'desk acknowledge',
+    'sync gap',
+    'sync want',
+    'sync overlay',
+  ]);
 });
 
 test('selftest: refused unless out of service; names swapped passage lines; fire ends it', async () => {
@@ -187,10 +216,18 @@ test('selftest: refused unless out of service; names swapped passage lines; fire
   expect([world.level('release_in'), world.level('release_out'), world.level('stop')]).toEqual([true, true, false]);
 });
 
-test('at start the ledger\'s modes hold, and the latch on the disk opens', async () => {
-  const locked = await createGateWorld({ before: (one) => { one.status = { modes: { in: { mode: 'locked', untilMs: null }, out: { mode: 'free', untilMs: null } } }; } });
+test("at start the ledger's modes hold, and the latch on the disk opens", async () => {
+  const locked = await createGateWorld({
+    before: (one) => {
+      one.status = { modes: { in: { mode: 'locked', untilMs: null }, out: { mode: 'free', untilMs: null } } };
+    },
+  });
   expect([locked.gate.state().in.mode, locked.gate.state().out.mode, locked.level('release_out'), locked.words()]).toEqual(['locked', 'free', true, []]);
-  const fire = await createGateWorld({ before: (one) => { one.status = { fireLatched: true, modes: { in: { mode: 'emergency', untilMs: null, from: 'locked' }, out: { mode: 'emergency', untilMs: null } } }; } });
+  const fire = await createGateWorld({
+    before: (one) => {
+      one.status = { fireLatched: true, modes: { in: { mode: 'emergency', untilMs: null, from: 'locked' }, out: { mode: 'emergency', untilMs: null } } };
+    },
+  });
   expect([fire.gate.state().in.mode, fire.level('release_in'), fire.alerts.has('fire')]).toEqual(['emergency', true, true]);
   await fire.request('reset-emergency');
   expect([fire.gate.state().in.mode, fire.gate.state().out.mode, fire.level('release_in')]).toEqual(['locked', 'controlled', false]);
@@ -229,7 +266,11 @@ test('close is bounded: a passage that does not end is unknown, and open under f
 test('a reader that goes and comes back: alert and lamp', async () => {
   const world = await createGateWorld({ readers: ['in'] });
   await world.reader({ kind: 'down', reader: 'in', fault: { operation: 'open /dev/stile-reader-in', cause: 'gone', hint: 'plug it in', healsItself: true } });
-  expect([world.alerts.get('reader-in'), world.gate.state().in.signal, world.gate.state().out.signal]).toEqual(['open /dev/stile-reader-in: gone. plug it in', 'no_reader', 'ready']);
+  expect([world.alerts.get('reader-in'), world.gate.state().in.signal, world.gate.state().out.signal]).toEqual([
+    'open /dev/stile-reader-in: gone. plug it in',
+    'no_reader',
+    'ready',
+  ]);
   await world.reader({ kind: 'up', reader: 'in' });
   expect([world.alerts.has('reader-in'), world.gate.state().in.signal]).toEqual([false, 'ready']);
 });
@@ -251,7 +292,15 @@ test('health: flat numbers; clock and manifest raise their alerts', async () => 
   world.clockTrusted = false;
   await world.wait(6_000);
   expect([world.alerts.has('clock'), world.alerts.has('manifest'), world.gate.state().in.signal]).toEqual([true, true, 'no_manifest']);
-  expect(world.gate.telemetry().health({ rss_mb: 60, uptime_s: 5 })).toMatchObject({ rss_mb: 60, uptime_s: 5, clock_trusted: 0, mode: 'controlled', manifest_version: 0, board_ok: 1, reader_ok: 1 });
+  expect(world.gate.telemetry().health({ rss_mb: 60, uptime_s: 5 })).toMatchObject({
+    rss_mb: 60,
+    uptime_s: 5,
+    clock_trusted: 0,
+    mode: 'controlled',
+    manifest_version: 0,
+    board_ok: 1,
+    reader_ok: 1,
+  });
   expect(world.nowMs() - world.gate.lastTurnMs()).toBeLessThanOrEqual(250);
 });
 
@@ -260,4 +309,46 @@ test('a press of the button is seen in the last decisions', async () => {
   await world.line('button', true);
   await world.wait(50);
   expect(world.gate.state().decisions.at(-1)).toMatchObject({ outcome: 'override', words: 'opened by button: staff button' });
+});
+
+test('a direction whose passage line is not wired: the release counts as the passage there', async () => {
+  const world = await createGateWorld({ unwired: ['passage_out'] });
+  await world.show('good', 'out');
+  await world.show('good', 'in');
+  await world.wait(10_000);
+  expect(world.words()).toEqual(['grant out', 'passed 1 of 7/1', 'grant in', 'returned 1 of 7/3']);
+});
+
+test('the latch on the disk holds before the desk is open, and no press of the button closes it', async () => {
+  const world = await createGateWorld({
+    startOpen: true,
+    before: (one) => {
+      one.disk.openFails = true;
+    },
+  });
+  await world.line('button', true);
+  await world.wait(1_000);
+  expect([world.level('release_in'), world.level('release_out'), world.gate.state().in.mode]).toEqual([true, true, 'emergency']);
+  world.status = {
+    fireLatched: true,
+    modes: { in: { mode: 'emergency', untilMs: null, from: 'locked' }, out: { mode: 'emergency', untilMs: null, from: 'locked' } },
+  };
+  world.disk.openFails = false;
+  await world.wait(3_000);
+  expect(world.words().filter((word) => word.includes('→'))).toEqual([]);
+  await world.request('reset-emergency');
+  expect(world.gate.state().in.mode).toBe('locked');
+});
+
+test('fire before the desk was open: the row of it names the mode that was', async () => {
+  const world = await createGateWorld({
+    before: (one) => {
+      one.disk.openFails = true;
+    },
+  });
+  await world.line('fire', true);
+  world.status = { modes: { in: { mode: 'locked', untilMs: null }, out: { mode: 'controlled', untilMs: null } } };
+  world.disk.openFails = false;
+  await world.wait(3_000);
+  expect(world.words().filter((word) => word.startsWith('in '))).toEqual(['in controlled → emergency', 'in locked → emergency']);
 });

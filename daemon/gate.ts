@@ -5,6 +5,7 @@
  * Inputs are queued and taken one at a time; nothing acts inside a reaction. A release follows the decision's promise, which
  * resolves after its commit. Fire and the staff button need neither the desk nor the uplink.
  */
+import type { Direction } from '../contract/ids.ts';
 import type { HealthMessage, StatsMessage } from '../contract/messages.ts';
 import { type Alerts, createAlerts } from './gate/alerts.ts';
 import { type CommandResult, createCommands, type GateCommand, type UntimedInput } from './gate/commands.ts';
@@ -21,7 +22,18 @@ import { createWatch, type GateEvent, type GateSnapshot } from './gate/watch.ts'
 import type { LaneConfig } from './lane/config.ts';
 import { initialLane, step } from './lane/turnstile.ts';
 import { BOTH, type LaneEffect, type LaneInput, type LaneState, type TimerName } from './lane/types.ts';
-import { type Board, type BoardEvent, type Clock, type Desk, type Fault, INPUT_NAMES, type Reader, type ReaderEvent, type Uplink, type UplinkEvent } from './ports.ts';
+import {
+  type Board,
+  type BoardEvent,
+  type Clock,
+  type Desk,
+  type Fault,
+  INPUT_NAMES,
+  type Reader,
+  type ReaderEvent,
+  type Uplink,
+  type UplinkEvent,
+} from './ports.ts';
 
 /** The loop looks around so often: failed writes, alerts, the watchdog's proof that it turns. ms */
 export const TICK_MS = 250;
@@ -29,6 +41,8 @@ export const TICK_MS = 250;
 export const CLOSE_WAIT_MS = 8_000;
 /** `close` waits so long for the last rows to be written, ms. */
 export const FLUSH_WAIT_MS = 2_000;
+const CONTROLLED = { mode: 'controlled', untilWallMs: null } as const;
+
 /** Manifests and the site's ledger, fetched over HTTP: the link's part, handed in. None may throw into the loop. */
 export interface GateSync {
   /** `manifest/want` as it came. */
@@ -51,6 +65,8 @@ export interface GateOptions {
   readonly sync: GateSync;
   readonly log: GateLog;
   readonly timers: Timers;
+  /** The fire latch as the disk says, before the desk is open: it holds from the first moment. */
+  readonly startOpen?: () => boolean;
   /** The lane is idle and an operator asked for it: end the process so that it is started again. */
   readonly restart: () => void;
 }
@@ -78,7 +94,8 @@ export interface Gate {
 /** Nothing happens before `open`. */
 export function createGate(options: GateOptions): Gate {
   const { clock, desk, board, uplink, readers, log, timers, sync } = options;
-  const { gate, lane: config } = options.config;
+  const { gate } = options.config;
+  let config = options.config.lane;
 
   let lane: LaneState = initialLane();
   let boardOk = false;
@@ -99,7 +116,8 @@ export function createGate(options: GateOptions): Gate {
   const telling = createTelling({ clock, uplink, watch: () => watch, tally });
   const watch = createWatch({ snapshot, timers, failed: (error) => log.warn('a watcher failed and is taken off', { cause: said(error) }) });
   const alerts: Alerts = createAlerts({
-    uplink, clock,
+    uplink,
+    clock,
     changed({ id, severity, message }, active) {
       telling.event('alert', active ? severity : 'info', { alert: id, active: active ? 1 : 0, message });
       log.info(active ? 'alert raised' : 'alert cleared', { alert: id, severity, detail: message });
@@ -107,28 +125,56 @@ export function createGate(options: GateOptions): Gate {
     },
   });
   const outputs = createOutputs({
-    board, clock, timers, lamps: config.lamps, changed: () => watch.changed(),
+    board,
+    clock,
+    timers,
+    lamps: config.lamps,
+    changed: () => watch.changed(),
     failed: (output, error) => boardFailed({ operation: `write ${output}`, cause: said(error), hint: 'see stile-gate doctor', healsItself: true }),
   });
   const notes = createNotes({
-    record: (note) => desk.record(note), timers, failed: (error) => keeper.failed(error),
+    record: (note) => desk.record(note),
+    timers,
+    failed: (error) => keeper.failed(error),
     written(note, row) {
       keeper.works();
       telling.written(note, row);
     },
   });
   const keeper = createKeeper({
-    desk, clock, timers, log, alerts, dispatch, lane: () => lane, note: (note) => void notes.add(note), changed: () => watch.changed(),
+    desk,
+    clock,
+    timers,
+    log,
+    alerts,
+    dispatch,
+    lane: () => lane,
+    note: (note) => void notes.add(note),
+    changed: () => watch.changed(),
     opened() {
       totalsBefore = keeper.status()?.totals ?? totalsBefore;
       notes.start();
     },
   });
   const decisions = createDecisions({
-    desk, clock, dispatch, online: () => uplink.online(), ready: () => keeper.isOpen(), decided: telling.decided, failed: (error) => keeper.failed(error), answered: () => keeper.works(),
+    desk,
+    clock,
+    dispatch,
+    online: () => uplink.online(),
+    ready: () => keeper.isOpen(),
+    decided: telling.decided,
+    failed: (error) => keeper.failed(error),
+    answered: () => keeper.works(),
   });
   const command = createCommands({
-    lane: () => lane, dispatch, notes, desk, uplink, clock, timers, refresh: () => sync.refresh(),
+    lane: () => lane,
+    dispatch,
+    notes,
+    desk,
+    uplink,
+    clock,
+    timers,
+    refresh: () => sync.refresh(),
     diagnostics: async () => ({ ...snapshot(), desk: keeper.isOpen() ? await desk.status() : null }),
     selftest,
   });
@@ -159,28 +205,44 @@ export function createGate(options: GateOptions): Gate {
 
   function carryOut(effect: LaneEffect): void {
     switch (effect.kind) {
-      case 'write': return outputs.write(effect.output, effect.active);
-      case 'signal': return outputs.show(effect.direction, effect.signal);
-      case 'set_timer': return setTimer(effect.timer, effect.dueMs);
-      case 'cancel_timer': return cancelTimer(effect.timer);
-      case 'decide': return decisions.decide(effect.presentation, effect.direction, effect.mode);
-      case 'abandon': return giveUp(effect.presentation, effect.why);
-      case 'drop': return decisions.drop(effect.presentation);
-      case 'record': return void notes.add(effect.note, effect.override);
-      case 'fire_latch': return keeper.keepLatch(effect.latched);
-      case 'raise': return alerts.raise(effect.alert, effect.severity, effect.message);
-      case 'clear': return alerts.clear(effect.alert);
-      case 'refused': return telling.refusedHere(effect.direction, effect.reason);
-      case 'idle': return idle?.();
+      case 'write':
+        return outputs.write(effect.output, effect.active);
+      case 'signal':
+        return outputs.show(effect.direction, effect.signal);
+      case 'set_timer':
+        return setTimer(effect.timer, effect.dueMs);
+      case 'cancel_timer':
+        return cancelTimer(effect.timer);
+      case 'decide':
+        return decisions.decide(effect.presentation, effect.direction, effect.mode);
+      case 'abandon':
+        return giveUp(effect.presentation, effect.why);
+      case 'drop':
+        return decisions.drop(effect.presentation);
+      case 'record':
+        return void notes.add(effect.note, effect.override);
+      case 'fire_latch':
+        return keeper.keepLatch(effect.latched);
+      case 'raise':
+        return alerts.raise(effect.alert, effect.severity, effect.message);
+      case 'clear':
+        return alerts.clear(effect.alert);
+      case 'refused':
+        return telling.refusedHere(effect.direction, effect.reason);
+      case 'idle':
+        return idle?.();
     }
   }
 
   function setTimer(timer: TimerName, dueMs: number): void {
     running.get(timer)?.cancel();
-    running.set(timer, timers.after(dueMs - clock.boottimeMs(), () => {
-      running.delete(timer);
-      dispatch({ kind: 'timer', timer });
-    }));
+    running.set(
+      timer,
+      timers.after(dueMs - clock.boottimeMs(), () => {
+        running.delete(timer);
+        dispatch({ kind: 'timer', timer });
+      }),
+    );
   }
 
   function cancelTimer(timer: TimerName): void {
@@ -232,9 +294,13 @@ export function createGate(options: GateOptions): Gate {
 
   function onReader(event: ReaderEvent): void {
     switch (event.kind) {
-      case 'frame': return dispatch(decisions.present(event));
-      case 'garbled': return dispatch({ kind: 'garbled', direction: event.direction });
-      case 'up': case 'down': return readerChanged(event);
+      case 'frame':
+        return dispatch(decisions.present(event));
+      case 'garbled':
+        return dispatch({ kind: 'garbled', direction: event.direction });
+      case 'up':
+      case 'down':
+        return readerChanged(event);
     }
   }
 
@@ -253,17 +319,36 @@ export function createGate(options: GateOptions): Gate {
     }
   }
 
+  /** A direction whose passage line is not wired would return every grant: there the release counts, and the log says so. */
+  function findSensors(): void {
+    const wired = (direction: Direction) => (config.sensor === 'beams' ? board.has('beam_a') && board.has('beam_b') : board.has(`passage_${direction}`));
+    const unsensed = config.sensor === 'none' ? [] : BOTH.filter((direction) => !wired(direction));
+    config = { ...config, unsensed };
+    const blind = unsensed.filter((direction) => board.has(`release_${direction}`));
+    if (blind.length > 0) log.warn('no passage line is configured: the release counts as the passage', { directions: blind.join(', '), sensor: config.sensor });
+  }
+
   // ---------------------------------------------------------------- the uplink
 
   async function onUplink(event: UplinkEvent): Promise<void> {
     try {
       switch (event.kind) {
-        case 'online': alerts.clear('uplink'); uplink.kick(); return watch.changed();
-        case 'offline': alerts.raise('uplink', 'warning', `${event.fault.operation}: ${event.fault.cause}`); return watch.changed();
-        case 'ack': return await acknowledged(event.ack);
-        case 'peer': if ((await desk.applyPeer(event.payload)).gap) await sync.gap(); return;
-        case 'want': return await sync.want(event.payload);
-        case 'overlay': return await sync.overlay(event.payload);
+        case 'online':
+          alerts.clear('uplink');
+          uplink.kick();
+          return watch.changed();
+        case 'offline':
+          alerts.raise('uplink', 'warning', `${event.fault.operation}: ${event.fault.cause}`);
+          return watch.changed();
+        case 'ack':
+          return await acknowledged(event.ack);
+        case 'peer':
+          if ((await desk.applyPeer(event.payload)).gap) await sync.gap();
+          return;
+        case 'want':
+          return await sync.want(event.payload);
+        case 'overlay':
+          return await sync.overlay(event.payload);
         case 'request': {
           const { actor, reason, transaction, args } = event.request;
           return event.respond(await command({ command: event.command, args, actor, reason, transaction }));
@@ -291,7 +376,11 @@ export function createGate(options: GateOptions): Gate {
     outputs.write('stop', false);
     try {
       const steps = await runSelftest({
-        board, config, timers, write: outputs.write, ended: () => lane.fire.latched || closing,
+        board,
+        config,
+        timers,
+        write: outputs.write,
+        ended: () => lane.fire.latched || closing,
         listen: (listener) => {
           taps.add(listener);
           return () => void taps.delete(listener);
@@ -308,11 +397,28 @@ export function createGate(options: GateOptions): Gate {
   /** Totals of the ledger as it was opened, and what has been since. */
   function totals() {
     const since = tally.totals();
-    return { admissions: totalsBefore.admissions + since.admissions, refusals: totalsBefore.refusals + since.refusals, passages: totalsBefore.passages + since.passages };
+    return {
+      admissions: totalsBefore.admissions + since.admissions,
+      refusals: totalsBefore.refusals + since.refusals,
+      passages: totalsBefore.passages + since.passages,
+    };
   }
 
   function reported(): Reported {
-    return { gate, clock, uplink, readers, outputs, lane, boardOk, desk: keeper.status(), pendingNotes: notes.pending(), totals: totals(), alerts: alerts.active(), decisions: watch.decisions() };
+    return {
+      gate,
+      clock,
+      uplink,
+      readers,
+      outputs,
+      lane,
+      boardOk,
+      desk: keeper.status(),
+      pendingNotes: notes.pending(),
+      totals: totals(),
+      alerts: alerts.active(),
+      decisions: watch.decisions(),
+    };
   }
 
   function snapshot() {
@@ -342,10 +448,12 @@ export function createGate(options: GateOptions): Gate {
     async open() {
       await board.open(onBoard, boardFailed);
       boardOk = board.ok();
+      findSensors();
       for (const input of INPUT_NAMES) {
         if (board.has(input)) take({ kind: 'line', input, active: board.read(input), initial: true, atMs: clock.boottimeMs(), wallMs: clock.wallMs() });
       }
       for (const direction of BOTH) outputs.show(direction, lane[direction].signal);
+      if (options.startOpen?.() === true) dispatch({ kind: 'restore', modes: { in: CONTROLLED, out: CONTROLLED }, fireLatched: true });
       lastTickMs = clock.boottimeMs();
       tick = timers.after(TICK_MS, around);
       idle = () => {

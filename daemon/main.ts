@@ -82,6 +82,7 @@ export async function runGate(config: Config): Promise<RunningGate> {
       sync,
       log,
       timers: systemTimers(),
+      startOpen: () => latchedOnDisk(config),
       restart: () => restart.resolve(),
     });
 
@@ -124,12 +125,16 @@ export async function runGate(config: Config): Promise<RunningGate> {
   }
 }
 
+function latchedOnDisk(config: Config): boolean {
+  return existsSync(join(config.store.path, FIRE_LATCH_FILE));
+}
+
 /** The board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */
 function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard & { follow(gate: Gate): void } {
   const path = join(dirname(config.control.socket), RELEASE_FILE_NAME);
   // Before the desk is open the latch is read from the disk itself: it must hold from the first moment.
   const board = createBoard(config.board, clock, {
-    startOpen: () => existsSync(join(config.store.path, FIRE_LATCH_FILE)),
+    startOpen: () => latchedOnDisk(config),
     draw: (line) => void process.stderr.write(`${line}\n`),
   });
   let written: boolean | null = null;

@@ -10,7 +10,11 @@ export interface Alerts {
   active(): readonly ActiveAlert[];
 }
 
-export function createAlerts(options: { readonly uplink: Pick<Uplink, 'raise' | 'clear'>; readonly clock: Pick<Clock, 'wallMs'>; readonly changed: (alert: ActiveAlert, active: boolean) => void }): Alerts {
+export function createAlerts(options: {
+  readonly uplink: Pick<Uplink, 'raise' | 'clear'>;
+  readonly clock: Pick<Clock, 'wallMs'>;
+  readonly changed: (alert: ActiveAlert, active: boolean) => void;
+}): Alerts {
   const standing = new Map<AlertId, ActiveAlert>();
   return {
     raise(id, severity, message) {

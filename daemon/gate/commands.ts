@@ -53,16 +53,24 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
   const { lane, dispatch, notes, clock, timers } = options;
 
   const override = (order: GateCommand, rest: Partial<Extract<LaneNote, { kind: 'override' }>> = {}) =>
-    notes.add({ kind: 'override', actor: order.actor, action: order.command, reason: order.reason, ...rest, ...(order.transaction === undefined ? {} : { transaction: order.transaction }) });
+    notes.add({
+      kind: 'override',
+      actor: order.actor,
+      action: order.command,
+      reason: order.reason,
+      ...rest,
+      ...(order.transaction === undefined ? {} : { transaction: order.transaction }),
+    });
 
   /** The row, or null where it is not written within the bound (it is still tried). */
-  const within = (row: Promise<RowPosition>): Promise<RowPosition | null> => new Promise((resolve) => {
-    const late = timers.after(RECORD_WAIT_MS, () => resolve(null));
-    void row.then((position) => {
-      late.cancel();
-      resolve(position);
+  const within = (row: Promise<RowPosition>): Promise<RowPosition | null> =>
+    new Promise((resolve) => {
+      const late = timers.after(RECORD_WAIT_MS, () => resolve(null));
+      void row.then((position) => {
+        late.cancel();
+        resolve(position);
+      });
     });
-  });
 
   const modes = () => ({ mode_in: effectiveMode(lane(), 'in'), mode_out: effectiveMode(lane(), 'out') });
 
@@ -86,11 +94,16 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     for (let unit = 1; unit <= units; unit += 1) void notes.add({ kind: 'passage', of: { row }, direction, unit, outcome: 'returned' });
   }
 
-  async function mode(order: GateCommand, args: { mode: 'controlled' | 'free' | 'locked' | 'out_of_service'; direction?: Direction | undefined; until?: string | undefined }): Promise<CommandResult> {
+  async function mode(
+    order: GateCommand,
+    args: { mode: 'controlled' | 'free' | 'locked' | 'out_of_service'; direction?: Direction | undefined; until?: string | undefined },
+  ): Promise<CommandResult> {
     const untilWallMs = args.until === undefined ? null : Date.parse(args.until);
     if (untilWallMs !== null && untilWallMs <= clock.wallMs()) return refused('until is in the past');
     const directions = args.direction === undefined ? BOTH : [args.direction];
-    const row = within(override(order, { ...(args.direction === undefined ? {} : { direction: args.direction }), ...(args.until === undefined ? {} : { until: args.until }) }));
+    const row = within(
+      override(order, { ...(args.direction === undefined ? {} : { direction: args.direction }), ...(args.until === undefined ? {} : { until: args.until }) }),
+    );
     dispatch({ kind: 'mode', directions, mode: args.mode, untilWallMs, actor: order.actor, reason: order.reason });
     const waits = directions.filter((direction) => lane()[direction].pendingMode !== null);
     return ok({ ...modes(), waits_for_passage: waits, recorded: (await row) !== null });
@@ -114,18 +127,24 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
   }
 
   async function selftest(order: GateCommand): Promise<CommandResult> {
-    if (!BOTH.every((direction) => effectiveMode(lane(), direction) === 'out_of_service')) return refused('a self-test moves the lane: put both directions out of service first (mode out_of_service)');
+    if (!BOTH.every((direction) => effectiveMode(lane(), direction) === 'out_of_service'))
+      return refused('a self-test moves the lane: put both directions out of service first (mode out_of_service)');
     if ((await within(override(order))) === null) return failed('the self-test could not be recorded: see the alert disk');
     return ok(await options.selftest());
   }
 
   async function run(order: GateCommand): Promise<CommandResult> {
     switch (order.command) {
-      case 'open': return open(order, order.args as Parameters<typeof open>[1]);
-      case 'mode': return mode(order, order.args as Parameters<typeof mode>[1]);
-      case 'reset-emergency': return reset(order);
-      case 'restart': return restart(order);
-      case 'selftest': return selftest(order);
+      case 'open':
+        return open(order, order.args as Parameters<typeof open>[1]);
+      case 'mode':
+        return mode(order, order.args as Parameters<typeof mode>[1]);
+      case 'reset-emergency':
+        return reset(order);
+      case 'restart':
+        return restart(order);
+      case 'selftest':
+        return selftest(order);
       case 'refresh': {
         const found = await options.refresh();
         return ok({ recorded: (await within(override(order))) !== null, ...(typeof found === 'object' && found !== null ? found : {}) });
@@ -136,17 +155,28 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
         options.uplink.kick();
         return ok({ recorded: (await within(override(order))) !== null });
       }
-      case 'diagnostics': return ok(await options.diagnostics());
+      case 'diagnostics':
+        return ok(await options.diagnostics());
     }
   }
 
   return async (command) => {
-    if (!Object.hasOwn(CommandArgs, command.command)) return { status: 'error', error: { code: 'unknown_command', message: `this gate knows ${Object.keys(CommandArgs).join(', ')}` } };
+    if (!Object.hasOwn(CommandArgs, command.command))
+      return { status: 'error', error: { code: 'unknown_command', message: `this gate knows ${Object.keys(CommandArgs).join(', ')}` } };
     const args = CommandArgs[command.command].safeParse(command.args ?? {});
-    if (!args.success) return { status: 'error', error: { code: 'malformed', message: `args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${issue.message}`).join('; ')}`.slice(0, MAX_TEXT_CHARS) } };
-    if (!ActorId.safeParse(command.actor).success) return { status: 'error', error: { code: 'malformed', message: 'actor: a staff id of 1 to 64 letters, digits or . _ : @ -' } };
+    if (!args.success)
+      return {
+        status: 'error',
+        error: {
+          code: 'malformed',
+          message: `args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${issue.message}`).join('; ')}`.slice(0, MAX_TEXT_CHARS),
+        },
+      };
+    if (!ActorId.safeParse(command.actor).success)
+      return { status: 'error', error: { code: 'malformed', message: 'actor: a staff id of 1 to 64 letters, digits or . _ : @ -' } };
     const reason = command.reason.trim();
-    if (reason === '' || reason.length > MAX_TEXT_CHARS) return { status: 'error', error: { code: 'malformed', message: `reason: 1 to ${MAX_TEXT_CHARS} characters` } };
+    if (reason === '' || reason.length > MAX_TEXT_CHARS)
+      return { status: 'error', error: { code: 'malformed', message: `reason: 1 to ${MAX_TEXT_CHARS} characters` } };
     try {
       return await run({ ...command, reason, args: args.data });
     } catch (error) {

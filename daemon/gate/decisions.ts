@@ -65,7 +65,10 @@ export function createDecisions(options: DecisionsOptions): Decisions {
       if (!waiting.delete(number)) return;
       const { verdict } = decision;
       options.dispatch({
-        kind: 'verdict', direction: presentation.direction, presentation: number, row: decision.row,
+        kind: 'verdict',
+        direction: presentation.direction,
+        presentation: number,
+        row: decision.row,
         verdict: verdict.kind === 'grant' ? { kind: 'grant', units: verdict.units, attention: wantsAttention(verdict) } : { kind: 'refusal' },
       });
       options.decided(decision, presentation, (clock.boottimeMs() - presentation.lastByteMs) * 1_000);

@@ -5,13 +5,32 @@ import type { Command } from '../../contract/requests.ts';
 import type { Verdict } from '../../rules/facts.ts';
 import { createGate, type Gate, type GateSync } from '../gate.ts';
 import { DEFAULT_LANE_CONFIG, type LaneConfig } from '../lane/config.ts';
-import type { Board, BoardEvent, Clock, Decision, Desk, DeskStatus, InputName, Note, OutputName, Presentation, Reader, ReaderEvent, Uplink, UplinkEvent } from '../ports.ts';
+import type {
+  Board,
+  BoardEvent,
+  Clock,
+  Decision,
+  Desk,
+  DeskStatus,
+  InputName,
+  Note,
+  OutputName,
+  Presentation,
+  Reader,
+  ReaderEvent,
+  Uplink,
+  UplinkEvent,
+} from '../ports.ts';
 import type { Timers } from './timers.ts';
 
 export const WORLD_WALL_MS = Date.UTC(2026, 5, 1, 18, 0, 0);
 
 /** A row as the ledger has it: a note, or a decision. */
-export type WorldRow = { readonly position: RowPosition; readonly atMs: number; readonly note: Note | { readonly kind: 'grant' | 'decided refusal'; readonly units: number; readonly direction: Direction } };
+export type WorldRow = {
+  readonly position: RowPosition;
+  readonly atMs: number;
+  readonly note: Note | { readonly kind: 'grant' | 'decided refusal'; readonly units: number; readonly direction: Direction };
+};
 
 export interface GateWorld {
   readonly gate: Gate;
@@ -25,7 +44,10 @@ export interface GateWorld {
   pass(direction?: Direction): Promise<void>;
   uplinkSays(event: UplinkEvent): Promise<void>;
   /** A request from the cloud; answers the response. */
-  request(command: Command, args?: object): Promise<{ readonly status: string; readonly data?: Record<string, unknown>; readonly error?: { readonly code: string; readonly message: string } }>;
+  request(
+    command: Command,
+    args?: object,
+  ): Promise<{ readonly status: string; readonly data?: Record<string, unknown>; readonly error?: { readonly code: string; readonly message: string } }>;
   readonly rows: WorldRow[];
   /** Rows in short words. */
   words(): readonly string[];
@@ -45,7 +67,16 @@ export interface GateWorld {
 
 const GATE = 'arena/north-03';
 
-export async function createGateWorld(options: { config?: Partial<LaneConfig>; readers?: readonly Direction[]; before?: (world: GateWorld) => void; closed?: boolean } = {}): Promise<GateWorld> {
+export async function createGateWorld(
+  options: {
+    config?: Partial<LaneConfig>;
+    readers?: readonly Direction[];
+    unwired?: readonly (InputName | OutputName)[];
+    startOpen?: boolean;
+    before?: (world: GateWorld) => void;
+    closed?: boolean;
+  } = {},
+): Promise<GateWorld> {
   const config = { ...DEFAULT_LANE_CONFIG, ...options.config };
   let nowMs = 10_000;
   let serial = 0;
@@ -60,50 +91,108 @@ export async function createGateWorld(options: { config?: Partial<LaneConfig>; r
   };
   const later = (ms: number) => new Promise<void>((resolve) => void timers.after(ms, resolve));
   const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
-  const clock: Clock = { boottimeMs: () => nowMs, wallMs: () => WORLD_WALL_MS + nowMs, bootId: 'boot', offset: () => ({ offsetMs: WORLD_WALL_MS, boundMs: 5 }), trusted: () => world.clockTrusted, observe: () => undefined };
+  const clock: Clock = {
+    boottimeMs: () => nowMs,
+    wallMs: () => WORLD_WALL_MS + nowMs,
+    bootId: 'boot',
+    offset: () => ({ offsetMs: WORLD_WALL_MS, boundMs: 5 }),
+    trusted: () => world.clockTrusted,
+    observe: () => undefined,
+  };
 
   const levels = new Map<OutputName, boolean>();
   const inputs = new Map<InputName, boolean>();
   let boardSays: (event: BoardEvent) => void = () => undefined;
   const board: Board = {
-    async open(listener) { boardSays = listener; world.calls.push('board open'); },
-    has: () => true,
+    async open(listener) {
+      boardSays = listener;
+      world.calls.push('board open');
+    },
+    has: (line) => !(options.unwired ?? []).includes(line),
     write(output, active) {
       if (world.board.failWrites) throw new Error('EIO');
       levels.set(output, active);
       if (output.startsWith('release') || output === 'stop') world.writes.push([nowMs, output, active]);
     },
     read: (input) => inputs.get(input) ?? false,
-    async close({ releaseOpen }) { world.calls.push(`board close${releaseOpen ? ', open' : ''}`); },
+    async close({ releaseOpen }) {
+      world.calls.push(`board close${releaseOpen ? ', open' : ''}`);
+    },
     ok: () => world.board.okay && !world.board.failWrites,
   };
 
   const readerSays = new Map<Direction, (event: ReaderEvent) => void>();
   const readerOk = new Map<Direction, boolean>();
   const readers: Reader[] = (options.readers ?? ['in', 'out']).map((direction) => ({
-    name: direction, direction,
-    open(listener) { readerSays.set(direction, listener); readerOk.set(direction, true); world.calls.push(`reader ${direction} open`); listener({ kind: 'up', reader: direction }); },
-    async close() { world.calls.push(`reader ${direction} close`); },
+    name: direction,
+    direction,
+    open(listener) {
+      readerSays.set(direction, listener);
+      readerOk.set(direction, true);
+      world.calls.push(`reader ${direction} open`);
+      listener({ kind: 'up', reader: direction });
+    },
+    async close() {
+      world.calls.push(`reader ${direction} close`);
+    },
     ok: () => readerOk.get(direction) ?? false,
   }));
 
-  const desk = createMemoryDesk(() => world, later, () => nowMs);
+  const desk = createMemoryDesk(
+    () => world,
+    later,
+    () => nowMs,
+  );
   let uplinkListener: (event: UplinkEvent) => void | Promise<void> = () => undefined;
   const alerts = new Map<AlertId, string>();
   const uplink: Uplink = {
-    open(listener) { uplinkListener = listener; world.calls.push('uplink open'); },
-    async close(reason) { world.calls.push(`uplink close ${reason}`); },
-    online: () => true, kick: () => undefined, health: () => undefined, stats: () => undefined, info: () => undefined,
-    event({ type, detail }) { world.events.push({ type: String(type), detail: detail as Record<string, unknown> }); },
+    open(listener) {
+      uplinkListener = listener;
+      world.calls.push('uplink open');
+    },
+    async close(reason) {
+      world.calls.push(`uplink close ${reason}`);
+    },
+    online: () => true,
+    kick: () => undefined,
+    health: () => undefined,
+    stats: () => undefined,
+    info: () => undefined,
+    event({ type, detail }) {
+      world.events.push({ type: String(type), detail: detail as Record<string, unknown> });
+    },
     raise: (alert, _, message) => void alerts.set(alert, message),
     clear: (alert) => void alerts.delete(alert),
   };
   const sync: GateSync = {
-    async want() { world.calls.push('sync want'); }, async overlay() { world.calls.push('sync overlay'); }, async gap() { world.calls.push('sync gap'); },
-    async refresh() { world.calls.push('sync refresh'); return { fetched: 1 }; },
+    async want() {
+      world.calls.push('sync want');
+    },
+    async overlay() {
+      world.calls.push('sync overlay');
+    },
+    async gap() {
+      world.calls.push('sync gap');
+    },
+    async refresh() {
+      world.calls.push('sync refresh');
+      return { fetched: 1 };
+    },
   };
   const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
-  const gate = createGate({ config: { gate: GATE, lane: config }, clock, desk, board, readers, uplink, sync, log, timers, restart: () => void world.calls.push('restart') });
+  const gate = createGate({
+    config: { gate: GATE, lane: config },
+    clock,
+    desk,
+    board,
+    readers,
+    uplink,
+    sync,
+    log,
+    timers,
+    restart: () => void world.calls.push('restart'),
+    startOpen: () => options.startOpen === true,
+  });
 
   async function wait(ms: number): Promise<void> {
     const untilMs = nowMs + ms;
@@ -120,7 +209,19 @@ export async function createGateWorld(options: { config?: Partial<LaneConfig>; r
   }
 
   const world: GateWorld = {
-    gate, wait, nowMs: () => nowMs, rows: [], writes: [], alerts, events: [], calls: [], disk: { delayMs: 0, fails: false, openFails: false }, clockTrusted: true, status: {}, board: { okay: true, failWrites: false }, latchOnDisk: null,
+    gate,
+    wait,
+    nowMs: () => nowMs,
+    rows: [],
+    writes: [],
+    alerts,
+    events: [],
+    calls: [],
+    disk: { delayMs: 0, fails: false, openFails: false },
+    clockTrusted: true,
+    status: {},
+    board: { okay: true, failWrites: false },
+    latchOnDisk: null,
     async show(code, direction = 'in') {
       await world.reader({ kind: 'frame', reader: direction, direction, bytes: Buffer.from(code), atMs: nowMs, lastByteMs: nowMs });
     },
@@ -147,23 +248,34 @@ export async function createGateWorld(options: { config?: Partial<LaneConfig>; r
     },
     async request(command, args = {}) {
       const answer = new Promise<Awaited<ReturnType<GateWorld['request']>>>((resolve) => {
-        const request = { schema: 1 as const, transaction: `tx-${serial}-0000`, actor: 'staff-1', reason: 'test', issued_at: '2026-06-01T18:00:00.000Z', expires_at: '2026-06-01T19:00:00.000Z', args };
+        const request = {
+          schema: 1 as const,
+          transaction: `tx-${serial}-0000`,
+          actor: 'staff-1',
+          reason: 'test',
+          issued_at: '2026-06-01T18:00:00.000Z',
+          expires_at: '2026-06-01T19:00:00.000Z',
+          args,
+        };
         void uplinkListener({ kind: 'request', command, request: request as never, respond: (response) => resolve(response as never) });
       });
       await settle();
       let done = false;
-      void answer.then(() => { done = true; });
+      void answer.then(() => {
+        done = true;
+      });
       for (let waited = 0; waited < 60_000 && !done; waited += 100) await wait(done ? 0 : 100);
       return answer;
     },
-    words: () => world.rows.map(({ note }) => {
-      if (note.kind === 'passage') return `${note.outcome} ${note.unit ?? ''} of ${note.of?.join('/') ?? 'nobody'}`;
-      if (note.kind === 'refusal') return `refusal ${note.reason}`;
-      if (note.kind === 'override') return `override ${note.action} by ${note.actor}`;
-      if (note.kind === 'mode') return `${note.direction} ${note.from} → ${note.to}`;
-      if (note.kind === 'grant' || note.kind === 'decided refusal') return `${note.kind} ${note.direction}`;
-      return `${note.kind} ${(note as Extract<Note, { what: string }>).what}`;
-    }),
+    words: () =>
+      world.rows.map(({ note }) => {
+        if (note.kind === 'passage') return `${note.outcome} ${note.unit ?? ''} of ${note.of?.join('/') ?? 'nobody'}`;
+        if (note.kind === 'refusal') return `refusal ${note.reason}`;
+        if (note.kind === 'override') return `override ${note.action} by ${note.actor}`;
+        if (note.kind === 'mode') return `${note.direction} ${note.from} → ${note.to}`;
+        if (note.kind === 'grant' || note.kind === 'decided refusal') return `${note.kind} ${note.direction}`;
+        return `${note.kind} ${(note as Extract<Note, { what: string }>).what}`;
+      }),
     level: (output) => levels.get(output) ?? false,
   };
   options.before?.(world);
@@ -182,7 +294,8 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
   let turn: Promise<unknown> = Promise.resolve();
   const abandoned = new Set<Presentation>();
   const granted = new Map<Presentation, Decision>();
-  const fault = () => Object.assign(new Error('disk full'), { fault: { operation: 'commit', cause: 'the disk is full', hint: 'make room', healsItself: true } });
+  const fault = () =>
+    Object.assign(new Error('disk full'), { fault: { operation: 'commit', cause: 'the disk is full', hint: 'make room', healsItself: true } });
 
   function append(note: WorldRow['note']): RowPosition {
     seq += 1;
@@ -201,12 +314,21 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
   }
   function giveBack(presentation: Presentation, decision: Decision): void {
     if (decision.verdict.kind !== 'grant') return;
-    for (let unit = 1; unit <= decision.verdict.units; unit += 1) append({ kind: 'passage', of: decision.row, direction: presentation.direction, unit, outcome: 'returned' });
+    for (let unit = 1; unit <= decision.verdict.units; unit += 1)
+      append({ kind: 'passage', of: decision.row, direction: presentation.direction, unit, outcome: 'returned' });
   }
   const status = (): DeskStatus => ({
-    epoch: 7, lastSeq: seq, backlog: seq, backlogOldestMs: null, usageComplete: true,
+    epoch: 7,
+    lastSeq: seq,
+    backlog: seq,
+    backlogOldestMs: null,
+    usageComplete: true,
     manifests: [{ eventId: 'fair', version: 3, overlayVersion: 0, generatedAtMs: WORLD_WALL_MS, expiresAtMs: WORLD_WALL_MS + 86_400_000, tickets: 10 }],
-    modes: { in: { mode: 'controlled', untilMs: null }, out: { mode: 'controlled', untilMs: null } }, fireLatched: world().latchOnDisk ?? false, totals: { admissions: 0, refusals: 0, passages: 0 }, diskFreeBytes: 1e9, ...world().status,
+    modes: { in: { mode: 'controlled', untilMs: null }, out: { mode: 'controlled', untilMs: null } },
+    fireLatched: world().latchOnDisk ?? false,
+    totals: { admissions: 0, refusals: 0, passages: 0 },
+    diskFreeBytes: 1e9,
+    ...world().status,
   });
   return {
     async open() {
@@ -214,19 +336,38 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
       world().calls.push('desk open');
       return status();
     },
-    async close() { world().calls.push('desk close'); },
-    decide: (presentation) => inOrder(() => {
-      const code = Buffer.from(presentation.bytes).toString();
-      const verdict: Verdict = code.startsWith('good')
-        ? { kind: 'grant', type: 'first_entry', direction: presentation.direction, units: Number(code.split('-')[1] ?? 1), flags: [], lastEntryMs: null, vip: false }
-        : { kind: 'refusal', reason: 'already_redeemed', facts: {}, explanation: 'already used at 18:02, gate north-01', validAgainAtMs: null };
-      const units = verdict.kind === 'grant' ? verdict.units : 0;
-      const row = append({ kind: verdict.kind === 'grant' ? 'grant' : 'decided refusal', units, direction: presentation.direction });
-      const decision: Decision = { verdict, row, eventId: 'fair', ticketId: 't1', ticketRef: 'ab'.repeat(16), medium: 'opaque', stages: { lookup_us: 5, decision_us: 5, commit_us: 90 } };
-      granted.set(presentation, decision);
-      if (abandoned.has(presentation)) giveBack(presentation, decision);
-      return decision;
-    }),
+    async close() {
+      world().calls.push('desk close');
+    },
+    decide: (presentation) =>
+      inOrder(() => {
+        const code = Buffer.from(presentation.bytes).toString();
+        const verdict: Verdict = code.startsWith('good')
+          ? {
+              kind: 'grant',
+              type: 'first_entry',
+              direction: presentation.direction,
+              units: Number(code.split('-')[1] ?? 1),
+              flags: [],
+              lastEntryMs: null,
+              vip: false,
+            }
+          : { kind: 'refusal', reason: 'already_redeemed', facts: {}, explanation: 'already used at 18:02, gate north-01', validAgainAtMs: null };
+        const units = verdict.kind === 'grant' ? verdict.units : 0;
+        const row = append({ kind: verdict.kind === 'grant' ? 'grant' : 'decided refusal', units, direction: presentation.direction });
+        const decision: Decision = {
+          verdict,
+          row,
+          eventId: 'fair',
+          ticketId: 't1',
+          ticketRef: 'ab'.repeat(16),
+          medium: 'opaque',
+          stages: { lookup_us: 5, decision_us: 5, commit_us: 90 },
+        };
+        granted.set(presentation, decision);
+        if (abandoned.has(presentation)) giveBack(presentation, decision);
+        return decision;
+      }),
     abandon(presentation) {
       abandoned.add(presentation);
       const decision = granted.get(presentation);
@@ -236,8 +377,13 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
     setFireLatch: (latched) => inOrder(() => void (world().latchOnDisk = latched)),
     rememberTransaction: async () => true,
     nextBatch: async () => null,
-    async acknowledge() { world().calls.push('desk acknowledge'); return { backlog: 0, ahead: false }; },
-    async resend(from) { world().calls.push(`desk resend ${from.join('/')}`); },
+    async acknowledge() {
+      world().calls.push('desk acknowledge');
+      return { backlog: 0, ahead: false };
+    },
+    async resend(from) {
+      world().calls.push(`desk resend ${from.join('/')}`);
+    },
     applyPeer: async (payload) => ({ applied: 1, gap: Buffer.from(payload).toString() === 'gap' }),
     vector: async () => ({}),
     caughtUp: async () => undefined,

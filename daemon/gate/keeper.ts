@@ -87,11 +87,14 @@ export function createKeeper(options: KeeperOptions): Keeper {
     latchWanted = latched;
     if (!isOpen || latchUnderWay) return;
     latchUnderWay = true;
-    desk.setFireLatch(latched).then(() => {
-      if (latchWanted === latched) latchWanted = null;
-    }, failed).finally(() => {
-      latchUnderWay = false;
-    });
+    desk
+      .setFireLatch(latched)
+      .then(() => {
+        if (latchWanted === latched) latchWanted = null;
+      }, failed)
+      .finally(() => {
+        latchUnderWay = false;
+      });
   }
 
   async function openDesk(waitMs: number): Promise<void> {
@@ -106,7 +109,11 @@ export function createKeeper(options: KeeperOptions): Keeper {
     isOpen = true;
     askedAtMs = clock.boottimeMs();
     // An order of this process that is not on the disk yet is newer than what the disk says.
-    dispatch({ kind: 'restore', modes: { in: restored(status, 'in'), out: restored(status, 'out') }, fireLatched: latchWanted ?? status.fireLatched });
+    dispatch({
+      kind: 'restore',
+      modes: { in: restored(status, 'in'), out: restored(status, 'out') },
+      fireLatched: status.fireLatched && latchWanted !== false,
+    });
     works();
     options.opened();
     judge(status);
@@ -155,7 +162,10 @@ export function createKeeper(options: KeeperOptions): Keeper {
     backlog(rows) {
       if (status !== null) status = { ...status, backlog: rows };
     },
-    failed, bad, works, keepLatch,
+    failed,
+    bad,
+    works,
+    keepLatch,
     around() {
       if (latchWanted !== null) keepLatch(latchWanted);
       if (isOpen && !asked && clock.boottimeMs() - askedAtMs >= STATUS_MS) void askStatus();

@@ -15,7 +15,9 @@ function createDisk() {
     },
   };
   const notes = createNotes({
-    timers, written: () => undefined, failed: () => void (disk.faults += 1),
+    timers,
+    written: () => undefined,
+    failed: () => void (disk.faults += 1),
     async record(note): Promise<RowPosition> {
       disk.tries += 1;
       if (disk.fails) throw new Error('disk full');
@@ -24,7 +26,15 @@ function createDisk() {
     },
   });
   const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
-  return { disk, notes, settle, async later() { for (const run of disk.waiting.splice(0)) run(); await settle(); } };
+  return {
+    disk,
+    notes,
+    settle,
+    async later() {
+      for (const run of disk.waiting.splice(0)) run();
+      await settle();
+    },
+  };
 }
 const alarm = (what: string): LaneNote => ({ kind: 'alarm', what, detail: '' });
 const passed = (override: number): LaneNote => ({ kind: 'passage', of: { override }, direction: 'in', unit: 1, outcome: 'passed' });
@@ -40,7 +50,10 @@ test('nothing is written before the desk is open; then all in order, a passage p
   expect([disk.tries, notes.pending()]).toEqual([0, 3]);
   notes.start();
   await settle();
-  expect([names(disk.rows), disk.rows[2]]).toEqual([['a', 'override', 'passage'], { kind: 'passage', of: [1, 2], direction: 'in', unit: 1, outcome: 'passed' }]);
+  expect([names(disk.rows), disk.rows[2]]).toEqual([
+    ['a', 'override', 'passage'],
+    { kind: 'passage', of: [1, 2], direction: 'in', unit: 1, outcome: 'passed' },
+  ]);
 });
 
 test('a disk that fails is tried by one note at a time; when it works all are written, in order', async () => {

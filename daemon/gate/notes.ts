@@ -98,10 +98,12 @@ export function createNotes(options: NotesOptions): Notes {
       waiting.unshift(...failing);
       failing = [];
       probing = true;
-      retry ??= closed ? null : timers.after(RETRY_MS, () => {
-        retry = null;
-        turn();
-      });
+      retry ??= closed
+        ? null
+        : timers.after(RETRY_MS, () => {
+            retry = null;
+            turn();
+          });
     }
     while (started && retry === null && failing.length === 0 && waiting[0] !== undefined && (!probing || underWay.size === 0)) {
       const note = ready(waiting[0].note);
@@ -119,7 +121,11 @@ export function createNotes(options: NotesOptions): Notes {
   const isEmpty = () => waiting.length === 0 && failing.length === 0 && underWay.size === 0;
 
   function tellDropped(): void {
-    const note: LaneNote = { kind: 'fault', what: 'notes_lost', detail: `${droppedUntold} notes gave way while the store had failed (${MAX_PENDING_NOTES} are kept)` };
+    const note: LaneNote = {
+      kind: 'fault',
+      what: 'notes_lost',
+      detail: `${droppedUntold} notes gave way while the store had failed (${MAX_PENDING_NOTES} are kept)`,
+    };
     droppedUntold = 0;
     waiting.push({ note, override: null, done: () => undefined });
     turn();

@@ -12,7 +12,11 @@ const LAMP_MS = 300;
 const SIGNALS: readonly OutputName[] = ['green_in', 'amber_in', 'red_in', 'green_out', 'amber_out', 'red_out', 'buzzer'];
 const LEVELS: readonly InputName[] = ['passage_in', 'passage_out', 'beam_a', 'beam_b', 'button', 'fire', 'tamper'];
 
-export interface SelftestStep { readonly name: string; readonly result: 'ok' | 'warn' | 'fail' | 'absent'; readonly detail: string }
+export interface SelftestStep {
+  readonly name: string;
+  readonly result: 'ok' | 'warn' | 'fail' | 'absent';
+  readonly detail: string;
+}
 
 export interface SelftestOptions {
   readonly board: Board;
@@ -41,7 +45,11 @@ export async function runSelftest(options: SelftestOptions): Promise<readonly Se
   for (const input of LEVELS) {
     if (!board.has(input)) continue;
     const active = board.read(input);
-    steps.push({ name: input, result: active ? 'warn' : 'ok', detail: active ? 'is active while nobody is there: wrong "active" in the configuration, or it is stuck' : 'at rest' });
+    steps.push({
+      name: input,
+      result: active ? 'warn' : 'ok',
+      detail: active ? 'is active while nobody is there: wrong "active" in the configuration, or it is stuck' : 'at rest',
+    });
   }
   for (const direction of ['in', 'out'] as const) {
     if (!board.has(`release_${direction}`)) continue;

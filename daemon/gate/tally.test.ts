@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { StatsMessage } from '../../contract/messages.ts';
 import { createTally } from './tally.ts';
 
-test('a window is taken and begun anew; totals go on; the message is the contract\'s', () => {
+test("a window is taken and begun anew; totals go on; the message is the contract's", () => {
   const tally = createTally(0);
   tally.refused('gap');
   tally.refused('gap');
@@ -14,7 +14,17 @@ test('a window is taken and begun anew; totals go on; the message is the contrac
   tally.passage('stuck', 'in', true);
   for (let us = 1; us <= 100; us += 1) tally.decided(us);
   const stats = tally.take(60_000);
-  expect(stats).toEqual({ window_s: 60, admissions: 1, refusals: 2, passages: 4, returned: 1, exits: 1, decision_p50_us: 51, decision_p99_us: 100, refused_gap: 2 });
+  expect(stats).toEqual({
+    window_s: 60,
+    admissions: 1,
+    refusals: 2,
+    passages: 4,
+    returned: 1,
+    exits: 1,
+    decision_p50_us: 51,
+    decision_p99_us: 100,
+    refused_gap: 2,
+  });
   expect(StatsMessage.safeParse({ schema: 1, ...stats }).success).toBe(true);
   expect(tally.take(120_000)).toMatchObject({ window_s: 60, admissions: 0, refusals: 0, decision_p50_us: 0 });
   expect(tally.totals()).toEqual({ admissions: 1, refusals: 2, passages: 4 });

@@ -54,7 +54,10 @@ export function createTally(nowMs: number, random: () => number = Math.random): 
       latencies.sort((a, b) => a - b);
       const at = (share: number) => Math.round(latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * share))] ?? 0);
       const stats = {
-        window_s: Math.max(0, atMs - sinceMs) / 1_000, ...counts, decision_p50_us: at(0.5), decision_p99_us: at(0.99),
+        window_s: Math.max(0, atMs - sinceMs) / 1_000,
+        ...counts,
+        decision_p50_us: at(0.5),
+        decision_p99_us: at(0.99),
         ...Object.fromEntries([...reasons].map(([reason, count]) => [`refused_${reason}`, count])),
       };
       sinceMs = atMs;

@@ -18,14 +18,31 @@ export interface Telling {
   event(type: string, severity: Severity, detail: Record<string, unknown>): void;
 }
 
-export function createTelling(options: { readonly clock: Clock; readonly uplink: Pick<Uplink, 'event' | 'kick'>; readonly watch: () => Watch; readonly tally: Tally }): Telling {
+export function createTelling(options: {
+  readonly clock: Clock;
+  readonly uplink: Pick<Uplink, 'event' | 'kick'>;
+  readonly watch: () => Watch;
+  readonly tally: Tally;
+}): Telling {
   const { clock, uplink, watch, tally } = options;
   const overrideRows = new Set<string>();
 
   const event: Telling['event'] = (type, severity, detail) => uplink.event({ type, severity, ts: new Date(clock.wallMs()).toISOString(), detail });
-  const show = (decision: Pick<ShownDecision, 'direction' | 'outcome' | 'words'> & Partial<ShownDecision>) => watch().decided({
-    wallMs: clock.wallMs(), reader: null, reason: null, eventId: null, ticketId: null, ticketRef: null, units: 0, flags: [], row: null, latencyUs: null, stages: null, ...decision,
-  });
+  const show = (decision: Pick<ShownDecision, 'direction' | 'outcome' | 'words'> & Partial<ShownDecision>) =>
+    watch().decided({
+      wallMs: clock.wallMs(),
+      reader: null,
+      reason: null,
+      eventId: null,
+      ticketId: null,
+      ticketRef: null,
+      units: 0,
+      flags: [],
+      row: null,
+      latencyUs: null,
+      stages: null,
+      ...decision,
+    });
 
   function knowOverride(row: RowPosition): void {
     overrideRows.add(row.join('/'));
@@ -60,7 +77,8 @@ export function createTelling(options: { readonly clock: Clock; readonly uplink:
       if (note.kind === 'passage') tally.passage(note.outcome, note.direction, note.of !== null && !overrideRows.has(note.of.join('/')));
       if (note.kind === 'override') {
         knowOverride(row);
-        if (note.action === 'open') show({ direction: note.direction ?? 'in', outcome: 'override', words: `opened by ${note.actor}: ${note.reason}`, units: note.units ?? 1, row });
+        if (note.action === 'open')
+          show({ direction: note.direction ?? 'in', outcome: 'override', words: `opened by ${note.actor}: ${note.reason}`, units: note.units ?? 1, row });
       }
       // A refusal was told when the guest saw it.
       if (note.kind !== 'refusal') event(note.kind, note.kind === 'alarm' || note.kind === 'fault' ? 'warning' : 'info', { ...note });

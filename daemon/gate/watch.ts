@@ -46,7 +46,12 @@ export interface DirectionView {
   readonly deciding: boolean;
 }
 
-export interface ActiveAlert { readonly id: AlertId; readonly severity: Severity; readonly message: string; readonly sinceWallMs: number }
+export interface ActiveAlert {
+  readonly id: AlertId;
+  readonly severity: Severity;
+  readonly message: string;
+  readonly sinceWallMs: number;
+}
 
 export interface GateSnapshot {
   readonly gate: string;
@@ -69,9 +74,7 @@ export interface GateSnapshot {
   readonly decisions: readonly ShownDecision[];
 }
 
-export type GateEvent =
-  | { readonly kind: 'snapshot'; readonly snapshot: GateSnapshot }
-  | { readonly kind: 'decision'; readonly decision: ShownDecision };
+export type GateEvent = { readonly kind: 'snapshot'; readonly snapshot: GateSnapshot } | { readonly kind: 'decision'; readonly decision: ShownDecision };
 
 /** Decisions kept for whoever begins to watch. */
 export const MAX_DECISIONS_SHOWN = 20;

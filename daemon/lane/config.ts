@@ -5,6 +5,8 @@
  * camelCase here; the same names otherwise).
  */
 
+import type { Direction } from '../../contract/ids.ts';
+
 /**
  * `pulse`: a short signal, the turnstile waits by its own timer (5 s on common models).
  * `hold`: the signal is held until the passage begins, or the time is up.
@@ -38,6 +40,8 @@ export interface LaneConfig {
   readonly pulseMs: number;
   readonly freeBy: FreeBy;
   readonly sensor: Sensor;
+  /** Directions whose sensor lines are not wired, found by the loop, not configured: there the release counts as the passage. */
+  readonly unsensed?: readonly Direction[];
   /** From the release until the passage must have begun. Without a sensor: how long one guest takes; the next code is heard after it. */
   readonly passageTimeoutMs: number;
   /** After that, before `returned` is committed: a passage begun by then belongs to the grant. */
@@ -83,6 +87,11 @@ export const DEFAULT_LANE_CONFIG: LaneConfig = {
   refusedMs: 3_000,
   alarmMs: 10_000,
 };
+
+/** Does a passage in this direction show? */
+export function hasSensor(config: LaneConfig, direction: Direction): boolean {
+  return config.sensor !== 'none' && config.unsensed?.includes(direction) !== true;
+}
 
 /** Least and greatest value of each figure, both allowed. Outside: a mistake in the configuration, named with its key. */
 export const LANE_BOUNDS = {

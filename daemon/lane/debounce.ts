@@ -80,7 +80,8 @@ export function beam(state: BeamState, which: Beam, change: LevelChange): { read
   const levels = which === 'beam_a' ? { a: change.active, b: state.b } : { a: state.a, b: change.active };
   const next: BeamState = { ...state, ...levels, lastCleared: change.active ? state.lastCleared : which };
   if (change.active) {
-    if (next.first === null) return { state: { ...next, first: which, gapUntilMs: null }, events: [{ kind: 'started', direction: wayOf(which), atMs: change.atMs }] };
+    if (next.first === null)
+      return { state: { ...next, first: which, gapUntilMs: null }, events: [{ kind: 'started', direction: wayOf(which), atMs: change.atMs }] };
     return { state: { ...next, both: next.both || which !== next.first, gapUntilMs: null }, events: [] };
   }
   if (next.a || next.b || next.first === null) return { state: next, events: [] };

@@ -1,6 +1,7 @@
 /** Grants and passages: one unit after the other is released, begun, passed, or given back. */
 import type { Direction } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
+import { hasSensor } from './config.ts';
 import type { PassageEvent } from './debounce.ts';
 import { closeRelease, lockByStop, openRelease, renewFree } from './release.ts';
 import { cancelTimer, cancelTimers, endNotice, notify, patch, record, setTimer, type Turn } from './turn.ts';
@@ -20,7 +21,7 @@ function beginUnit(turn: Turn, direction: Direction, grant: OpenGrant): void {
   patch(turn, direction, { grant: { ...grant, phase: 'released' } });
   openRelease(turn, direction);
   setTimer(turn, `passage:${direction}`, turn.now.atMs + turn.config.passageTimeoutMs);
-  if (turn.config.sensor === 'none') recordUnit(turn, direction, grant.by, grant.unit, 'passed');
+  if (!hasSensor(turn.config, direction)) recordUnit(turn, direction, grant.by, grant.unit, 'passed');
 }
 
 function recordUnit(turn: Turn, direction: Direction, by: OpenedBy, unit: number, outcome: PassageOutcome): void {
@@ -55,7 +56,7 @@ function keepClosed(turn: Turn, direction: Direction): void {
 export function onPassageTimeout(turn: Turn, direction: Direction): void {
   const { grant } = turn.state[direction];
   if (grant === null || grant.phase !== 'released') return;
-  if (turn.config.sensor === 'none') {
+  if (!hasSensor(turn.config, direction)) {
     keepClosed(turn, direction);
     return nextUnit(turn, direction, grant);
   }
@@ -67,7 +68,7 @@ export function onPassageTimeout(turn: Turn, direction: Direction): void {
 /** The lane is locked again for a unit that has not begun: only the grace is left, for a unit is released once. */
 export function lockOut(turn: Turn, direction: Direction): void {
   const { grant } = turn.state[direction];
-  if (grant === null || grant.phase !== 'released' || turn.config.sensor === 'none') return;
+  if (grant === null || grant.phase !== 'released' || !hasSensor(turn.config, direction)) return;
   cancelTimer(turn, `passage:${direction}`);
   patch(turn, direction, { grant: { ...grant, phase: 'grace' } });
   setTimer(turn, `grace:${direction}`, turn.now.atMs + turn.config.passageGraceMs);
@@ -85,7 +86,7 @@ export function onGraceTimeout(turn: Turn, direction: Direction): void {
 export function settleGrant(turn: Turn, direction: Direction, begun: Extract<PassageOutcome, 'unknown' | 'stuck'> | null): void {
   const { grant } = turn.state[direction];
   if (grant === null) return;
-  const counted = turn.config.sensor === 'none';
+  const counted = !hasSensor(turn.config, direction);
   if (grant.phase !== 'passing') {
     returnUnits(turn, direction, grant.by, counted ? grant.unit + 1 : grant.unit, grant.units);
     return endGrant(turn, direction);

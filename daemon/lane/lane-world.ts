@@ -16,7 +16,10 @@ export interface LaneWorld {
   /** A code is shown; answers its presentation's number and the effects. */
   show(code: string, direction?: Direction): { readonly presentation: number; readonly effects: readonly LaneEffect[] };
   /** The decision of a presentation arrives, committed. Answers its row and the effects. */
-  grant(presentation: number, options?: { readonly units?: number; readonly attention?: boolean; readonly direction?: Direction }): { readonly row: RowPosition; readonly effects: readonly LaneEffect[] };
+  grant(
+    presentation: number,
+    options?: { readonly units?: number; readonly attention?: boolean; readonly direction?: Direction },
+  ): { readonly row: RowPosition; readonly effects: readonly LaneEffect[] };
   refuse(presentation: number, direction?: Direction): readonly LaneEffect[];
   /** A whole passage: begun, finished after `ms`, and long enough at rest to count. */
   pass(direction?: Direction, ms?: number): readonly LaneEffect[];
@@ -69,7 +72,8 @@ export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
   }
 
   const world: LaneWorld = {
-    send, wait,
+    send,
+    wait,
     line: (input, active) => send({ kind: 'line', input, active, initial: false }),
     show(code, direction = 'in') {
       presentations += 1;

@@ -59,14 +59,14 @@ export function onUntil(turn: Turn, direction: Direction): void {
   const { untilWallMs } = turn.state[direction];
   if (untilWallMs === null) return;
   if (turn.now.wallMs < untilWallMs) return armUntil(turn, direction);
-  applyMode(turn, direction, { mode: 'controlled', untilWallMs: null, actor: 'system', reason: 'the mode\'s time is over' });
+  applyMode(turn, direction, { mode: 'controlled', untilWallMs: null, actor: 'system', reason: "the mode's time is over" });
 }
 
-/** What the ledger and the disk remember. Writes no row, but for an end that passed while the gate was off. */
+/** What the ledger and the disk remember. Writes no row, but where fire came before it and so told a wrong mode. */
 export function onRestore(turn: Turn, input: Input<'restore'>): void {
   for (const direction of BOTH) {
     const { mode, untilWallMs } = input.modes[direction];
-    if (turn.state.fire.latched && mode !== turn.state[direction].mode) recordEmergency(turn, direction, mode);
+    if (turn.state.fire.latched && !input.fireLatched && mode !== turn.state[direction].mode) recordEmergency(turn, direction, mode);
     patch(turn, direction, { mode, untilWallMs, pendingMode: null });
     if (mode === 'free' && !turn.state.fire.latched && !input.fireLatched) openFree(turn, direction);
     if (untilWallMs !== null) setTimer(turn, `until:${direction}`, turn.now.atMs + Math.min(UNTIL_CHECK_MS, Math.max(0, untilWallMs - turn.now.wallMs)));
@@ -107,7 +107,12 @@ function recordEmergency(turn: Turn, direction: Direction, from: BaseMode): void
 }
 
 function raiseFire(turn: Turn): void {
-  turn.effects.push({ kind: 'raise', alert: 'fire', severity: 'critical', message: 'fire input: the lane is open until the input clears and somebody resets it' });
+  turn.effects.push({
+    kind: 'raise',
+    alert: 'fire',
+    severity: 'critical',
+    message: 'fire input: the lane is open until the input clears and somebody resets it',
+  });
 }
 
 /** Only once the input is clear. */

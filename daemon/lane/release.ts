@@ -117,8 +117,10 @@ export function lockByStop(turn: Turn, direction: Direction): void {
 
 /** Held while both directions are closed and nothing is under way; a pulse of it ends by itself. */
 export function settleStop(turn: Turn): void {
-  const closed = !turn.state.fire.latched && !turn.state.stopped
-    && BOTH.every((one) => ['locked', 'out_of_service'].includes(turn.state[one].mode) && isIdle(turn.state, one));
+  const closed =
+    !turn.state.fire.latched &&
+    !turn.state.stopped &&
+    BOTH.every((one) => ['locked', 'out_of_service'].includes(turn.state[one].mode) && isIdle(turn.state, one));
   if (closed) setStop(turn, true);
   else if (turn.state.timers.stop === undefined) setStop(turn, false);
 }

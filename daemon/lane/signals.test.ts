@@ -30,29 +30,44 @@ test('LANE.md: what a guest sees and hears', () => {
   expect(runs('free', 'green', 2_000)).toEqual([2_000]);
   expect(runs('emergency', 'green', 1_000)).toEqual([250, 250, 250, 250]);
   expect(runs('alarm', 'red', 800)).toEqual([200, 200, 200, 200]);
-  expect(['granted', 'granted_attention', 'refused', 'ready', 'busy', 'closed', 'free'].map((signal) => beepsOf(signal as Signal))).toEqual([1, 2, 2, 0, 0, 0, 0]);
+  expect(['granted', 'granted_attention', 'refused', 'ready', 'busy', 'closed', 'free'].map((signal) => beepsOf(signal as Signal))).toEqual([
+    1, 2, 2, 0, 0, 0, 0,
+  ]);
   const flashes = (signal: Signal) => runs(signal, 'amber', 2_500).filter((_, index) => index % 2 === 0).length;
-  expect([flashes('booting'), runs('no_manifest', 'amber', 2_250), runs('no_reader', 'amber', 2_750)]).toEqual([2, [250, 250, 250, 1_500], [250, 250, 250, 250, 250, 1_500]]);
+  expect([flashes('booting'), runs('no_manifest', 'amber', 2_250), runs('no_reader', 'amber', 2_750)]).toEqual([
+    2,
+    [250, 250, 250, 1_500],
+    [250, 250, 250, 250, 250, 1_500],
+  ]);
 });
 
 test('each direction has its lamps; a shared set shows the more urgent', () => {
   const shown = { in: { signal: 'granted', sinceMs: 1_000 }, out: { signal: 'closed', sinceMs: 0 } } as const;
   const own = picture(shown, 'per_direction', 1_500);
-  expect([own.outputs.get('green_in'), own.outputs.get('red_in'), own.outputs.get('green_out'), own.outputs.get('red_out'), own.outputs.get('buzzer')]).toEqual([true, false, false, true, false]);
+  expect([own.outputs.get('green_in'), own.outputs.get('red_in'), own.outputs.get('green_out'), own.outputs.get('red_out'), own.outputs.get('buzzer')]).toEqual(
+    [true, false, false, true, false],
+  );
   const shared = picture(shown, 'shared', 1_050);
-  expect([shared.outputs.get('green_in'), shared.outputs.get('red_in'), shared.outputs.has('green_out'), shared.outputs.get('buzzer')]).toEqual([true, false, false, true]);
+  expect([shared.outputs.get('green_in'), shared.outputs.get('red_in'), shared.outputs.has('green_out'), shared.outputs.get('buzzer')]).toEqual([
+    true,
+    false,
+    false,
+    true,
+  ]);
 });
 
 test('the next look is never missed: between two looks nothing changes', () => {
-  fc.assert(fc.property(fc.constantFrom(...SIGNALS), fc.constantFrom(...SIGNALS), fc.integer({ min: 0, max: 20_000 }), (a, b, atMs) => {
-    const shown = { in: { signal: a, sinceMs: 100 }, out: { signal: b, sinceMs: 300 } };
-    const now = picture(shown, 'per_direction', atMs);
-    expect(now.nextMs === null || now.nextMs > atMs).toBe(true);
-    const until = now.nextMs ?? atMs + 10_000;
-    for (const later of [atMs + (until - atMs) / 2, until - 0.5]) {
-      if (later > atMs) expect(picture(shown, 'per_direction', later).outputs).toEqual(now.outputs);
-    }
-  }));
+  fc.assert(
+    fc.property(fc.constantFrom(...SIGNALS), fc.constantFrom(...SIGNALS), fc.integer({ min: 0, max: 20_000 }), (a, b, atMs) => {
+      const shown = { in: { signal: a, sinceMs: 100 }, out: { signal: b, sinceMs: 300 } };
+      const now = picture(shown, 'per_direction', atMs);
+      expect(now.nextMs === null || now.nextMs > atMs).toBe(true);
+      const until = now.nextMs ?? atMs + 10_000;
+      for (const later of [atMs + (until - atMs) / 2, until - 0.5]) {
+        if (later > atMs) expect(picture(shown, 'per_direction', later).outputs).toEqual(now.outputs);
+      }
+    }),
+  );
 });
 
 test('lamps that do not blink settle: nothing to look at again', () => {

@@ -8,7 +8,20 @@ import type { LaneOutput } from './types.ts';
 
 /** What a direction says, the most urgent first: on a lane with one set of lamps, the earlier one shows. */
 export const SIGNALS = [
-  'emergency', 'alarm', 'granted_attention', 'granted', 'refused', 'busy', 'working', 'free', 'booting', 'disk', 'no_reader', 'no_manifest', 'ready', 'closed',
+  'emergency',
+  'alarm',
+  'granted_attention',
+  'granted',
+  'refused',
+  'busy',
+  'working',
+  'free',
+  'booting',
+  'disk',
+  'no_reader',
+  'no_manifest',
+  'ready',
+  'closed',
 ] as const;
 export type Signal = (typeof SIGNALS)[number];
 

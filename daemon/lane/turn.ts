@@ -22,16 +22,38 @@ const LONG_AGO_MS = -1e12;
 
 function initialDirection(): DirectionState {
   return {
-    mode: 'controlled', untilWallMs: null, pendingMode: null, deciding: null, grant: null, rotation: null, release: { state: 'off', again: false, offSinceMs: LONG_AGO_MS },
-    queue: [], recent: [], notice: null, signal: 'booting', readerOk: true,
+    mode: 'controlled',
+    untilWallMs: null,
+    pendingMode: null,
+    deciding: null,
+    grant: null,
+    rotation: null,
+    release: { state: 'off', again: false, offSinceMs: LONG_AGO_MS },
+    queue: [],
+    recent: [],
+    notice: null,
+    signal: 'booting',
+    readerOk: true,
   };
 }
 
 /** A lane that has just been switched on: controlled, closed, booting. `condition: booted` ends the booting. */
 export function initialLane(): LaneState {
   return {
-    in: initialDirection(), out: initialDirection(), fire: { asserted: false, latched: false }, tamper: false, lines: {}, beams: NO_ONE, timers: {},
-    nextOverride: 1, draining: 'no', stopHeld: false, booted: false, manifestOk: true, diskOk: true, stopped: false,
+    in: initialDirection(),
+    out: initialDirection(),
+    fire: { asserted: false, latched: false },
+    tamper: false,
+    lines: {},
+    beams: NO_ONE,
+    timers: {},
+    nextOverride: 1,
+    draining: 'no',
+    stopHeld: false,
+    booted: false,
+    manifestOk: true,
+    diskOk: true,
+    stopped: false,
   };
 }
 

@@ -11,23 +11,49 @@ const direction = fc.constantFrom<Direction>('in', 'out');
 const LINES: readonly LaneLine[] = ['passage_in', 'passage_out', 'beam_a', 'beam_b', 'button', 'tamper', 'fire'];
 const action = fc.oneof(
   { weight: 4, arbitrary: fc.record({ do: fc.constant('show' as const), direction, code: fc.constantFrom('a', 'b', 'c') }) },
-  { weight: 5, arbitrary: fc.record({ do: fc.constant('answer' as const), what: fc.constantFrom('grant' as const, 'grant' as const, 'refusal' as const, 'failed' as const), units: fc.integer({ min: 1, max: 3 }), which: fc.nat(5) }) },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      do: fc.constant('answer' as const),
+      what: fc.constantFrom('grant' as const, 'grant' as const, 'refusal' as const, 'failed' as const),
+      units: fc.integer({ min: 1, max: 3 }),
+      which: fc.nat(5),
+    }),
+  },
   { weight: 6, arbitrary: fc.record({ do: fc.constant('line' as const), line: fc.constantFrom(...LINES.slice(0, 6)), active: fc.boolean() }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('fire' as const), active: fc.boolean() }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('late' as const), which: fc.nat(5) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('reset' as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('open' as const), direction, units: fc.integer({ min: 1, max: 3 }) }) },
-  { weight: 2, arbitrary: fc.record({ do: fc.constant('mode' as const), direction, mode: fc.constantFrom('controlled' as const, 'controlled' as const, 'free' as const, 'locked' as const, 'out_of_service' as const) }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('mode' as const),
+      direction,
+      mode: fc.constantFrom('controlled' as const, 'controlled' as const, 'free' as const, 'locked' as const, 'out_of_service' as const),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('drain' as const), cancel: fc.boolean() }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('garbled' as const), direction }) },
-  { weight: 7, arbitrary: fc.record({ do: fc.constant('wait' as const), ms: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 40, max: 3_000 }), fc.integer({ min: 3_000, max: 40_000 })) }) },
+  {
+    weight: 7,
+    arbitrary: fc.record({
+      do: fc.constant('wait' as const),
+      ms: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 40, max: 3_000 }), fc.integer({ min: 3_000, max: 40_000 })),
+    }),
+  },
 );
 type Action = typeof action extends fc.Arbitrary<infer T> ? T : never;
 
-const laneConfig: fc.Arbitrary<LaneConfig> = fc.record({
-  release: fc.constantFrom('pulse' as const, 'hold' as const), freeBy: fc.constantFrom('hold' as const, 'repulse' as const),
-  sensor: fc.constantFrom('none' as const, 'per_direction' as const, 'beams' as const), whileOpen: fc.constantFrom('wait' as const, 'queue' as const), passageGraceMs: fc.constantFrom(0, 1_500),
-}).map((change) => ({ ...DEFAULT_LANE_CONFIG, ...change }));
+const laneConfig: fc.Arbitrary<LaneConfig> = fc
+  .record({
+    release: fc.constantFrom('pulse' as const, 'hold' as const),
+    freeBy: fc.constantFrom('hold' as const, 'repulse' as const),
+    sensor: fc.constantFrom('none' as const, 'per_direction' as const, 'beams' as const),
+    whileOpen: fc.constantFrom('wait' as const, 'queue' as const),
+    passageGraceMs: fc.constantFrom(0, 1_500),
+  })
+  .map((change) => ({ ...DEFAULT_LANE_CONFIG, ...change }));
 
 /** What the outside knows: rights that were given, and what became of them. Kept apart from the lane's own state. */
 function createWitness(world: LaneWorld, config: LaneConfig) {
@@ -77,7 +103,8 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
     owed: () => [...owed].filter(([, units]) => units.size > 0).map(([key]) => key),
     run(one: Action): void {
       switch (one.do) {
-        case 'show': return saw(world.show(one.code, one.direction).effects);
+        case 'show':
+          return saw(world.show(one.code, one.direction).effects);
         case 'answer': {
           const asked = waiting[one.which % Math.max(1, waiting.length)];
           if (asked === undefined) return;
@@ -86,29 +113,43 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
           if (one.what === 'refusal') return saw(world.refuse(asked.presentation, asked.direction));
           opens += 1;
           give(`1000/${opens}`, asked.direction, one.units);
-          return saw(world.send({ kind: 'verdict', direction: asked.direction, presentation: asked.presentation, row: [1_000, opens], verdict: { kind: 'grant', units: one.units, attention: false } }));
+          return saw(
+            world.send({
+              kind: 'verdict',
+              direction: asked.direction,
+              presentation: asked.presentation,
+              row: [1_000, opens],
+              verdict: { kind: 'grant', units: one.units, attention: false },
+            }),
+          );
         }
         case 'late': {
           const given = late[one.which % Math.max(1, late.length)];
           if (given !== undefined) saw(world.grant(given.presentation, { direction: given.direction }).effects);
           return;
         }
-        case 'line': return saw(world.line(one.line, one.active));
+        case 'line':
+          return saw(world.line(one.line, one.active));
         case 'fire': {
           saw(world.line('fire', one.active));
           if (one.active && !wasLatched) expect([world.driven('release_in'), world.driven('release_out'), world.driven('stop')]).toEqual([true, true, false]);
           return;
         }
-        case 'reset': return saw(world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'over' }));
+        case 'reset':
+          return saw(world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'over' }));
         case 'open': {
           opens += 1;
           give(`1000/${opens}`, one.direction, one.units);
           return saw(world.send({ kind: 'open', direction: one.direction, units: one.units, row: [1_000, opens] }));
         }
-        case 'mode': return saw(world.send({ kind: 'mode', directions: [one.direction], mode: one.mode, untilWallMs: null, actor: 'staff-1', reason: 'test' }));
-        case 'drain': return saw(world.send({ kind: 'drain', cancel: one.cancel }));
-        case 'garbled': return saw(world.send({ kind: 'garbled', direction: one.direction }));
-        case 'wait': return saw(waitAndWatch(one.ms));
+        case 'mode':
+          return saw(world.send({ kind: 'mode', directions: [one.direction], mode: one.mode, untilWallMs: null, actor: 'staff-1', reason: 'test' }));
+        case 'drain':
+          return saw(world.send({ kind: 'drain', cancel: one.cancel }));
+        case 'garbled':
+          return saw(world.send({ kind: 'garbled', direction: one.direction }));
+        case 'wait':
+          return saw(waitAndWatch(one.ms));
       }
     },
     before(): void {
@@ -126,7 +167,10 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
         const since = drivenSince[way];
         if (!world.driven(`release_${way}`) || open) drivenSince[way] = null;
         else if (since === null) drivenSince[way] = world.nowMs();
-        else expect(world.nowMs() - since, `release ${way} driven too long`).toBeLessThanOrEqual((config.release === 'hold' ? config.passageTimeoutMs : config.pulseMs) + 50);
+        else
+          expect(world.nowMs() - since, `release ${way} driven too long`).toBeLessThanOrEqual(
+            (config.release === 'hold' ? config.passageTimeoutMs : config.pulseMs) + 50,
+          );
       }
     }
     return effects;
@@ -136,26 +180,32 @@ let wasLatched = false;
 let drivenSince: Record<Direction, number | null> = { in: null, out: null };
 
 test('any inputs in any order', () => {
-  fc.assert(fc.property(laneConfig, fc.array(action, { maxLength: 60 }), (config, actions) => {
-    drivenSince = { in: null, out: null };
-    const world = createLaneWorld(config);
-    const witness = createWitness(world, config);
-    for (const one of actions) {
-      witness.before();
-      witness.run(one);
-      // A release follows a step, so a new one is measured from now on.
-      for (const way of BOTH) if (!world.driven(`release_${way}`)) drivenSince[way] = null;
-    }
-    // All is quiet: lines at rest, no fire, nobody shows anything.
-    for (const line of LINES) witness.saw(world.line(line, false));
-    witness.saw(world.wait(200));
-    witness.run({ do: 'reset' });
-    witness.run({ do: 'drain', cancel: true });
-    for (const way of BOTH) witness.run({ do: 'mode', direction: way, mode: 'controlled' });
-    witness.saw(world.wait(400_000));
-    expect(witness.owed(), 'every unit has an outcome').toEqual([]);
-    expect([world.driven('release_in'), world.driven('release_out'), world.driven('stop')]).toEqual([false, false, false]);
-    expect(BOTH.map((way) => [isIdle(world.state(), way), world.state()[way].signal])).toEqual([[true, 'ready'], [true, 'ready']]);
-    expect([...world.timers().keys()]).toEqual([]);
-  }), { numRuns: 1_500 });
+  fc.assert(
+    fc.property(laneConfig, fc.array(action, { maxLength: 60 }), (config, actions) => {
+      drivenSince = { in: null, out: null };
+      const world = createLaneWorld(config);
+      const witness = createWitness(world, config);
+      for (const one of actions) {
+        witness.before();
+        witness.run(one);
+        // A release follows a step, so a new one is measured from now on.
+        for (const way of BOTH) if (!world.driven(`release_${way}`)) drivenSince[way] = null;
+      }
+      // All is quiet: lines at rest, no fire, nobody shows anything.
+      for (const line of LINES) witness.saw(world.line(line, false));
+      witness.saw(world.wait(200));
+      witness.run({ do: 'reset' });
+      witness.run({ do: 'drain', cancel: true });
+      for (const way of BOTH) witness.run({ do: 'mode', direction: way, mode: 'controlled' });
+      witness.saw(world.wait(400_000));
+      expect(witness.owed(), 'every unit has an outcome').toEqual([]);
+      expect([world.driven('release_in'), world.driven('release_out'), world.driven('stop')]).toEqual([false, false, false]);
+      expect(BOTH.map((way) => [isIdle(world.state(), way), world.state()[way].signal])).toEqual([
+        [true, 'ready'],
+        [true, 'ready'],
+      ]);
+      expect([...world.timers().keys()]).toEqual([]);
+    }),
+    { numRuns: 1_500 },
+  );
 });

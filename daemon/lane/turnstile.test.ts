@@ -4,20 +4,34 @@ import { effectiveMode, openRefusal } from './turnstile.ts';
 import type { LaneEffect, LaneNote } from './types.ts';
 
 /** Passages and refusals as short words: "passed 1 of 1/7". */
-const words = (notes: readonly LaneNote[]) => notes.map((note) => {
-  if (note.kind === 'passage') return `${note.outcome}${note.unit === null ? '' : ` ${note.unit}`}${note.of === null ? '' : 'row' in note.of ? ` of ${note.of.row.join('/')}` : ` of override ${note.of.override}`}`;
-  if (note.kind === 'refusal') return `refused ${note.reason}`;
-  if (note.kind === 'mode') return `${note.direction} ${note.from} → ${note.to} by ${note.actor}`;
-  if (note.kind === 'override') return `override ${note.action} by ${note.actor}`;
-  return `${note.kind} ${note.what}`;
-});
+const words = (notes: readonly LaneNote[]) =>
+  notes.map((note) => {
+    if (note.kind === 'passage')
+      return `${note.outcome}${note.unit === null ? '' : ` ${note.unit}`}${note.of === null ? '' : 'row' in note.of ? ` of ${note.of.row.join('/')}` : ` of override ${note.of.override}`}`;
+    if (note.kind === 'refusal') return `refused ${note.reason}`;
+    if (note.kind === 'mode') return `${note.direction} ${note.from} → ${note.to} by ${note.actor}`;
+    if (note.kind === 'override') return `override ${note.action} by ${note.actor}`;
+    return `${note.kind} ${note.what}`;
+  });
 const kinds = (effects: readonly LaneEffect[]) => effects.map((effect) => effect.kind);
 const dropped = (effects: readonly LaneEffect[]) => effects.flatMap((effect) => (effect.kind === 'drop' ? [effect.shown] : []));
 const signal = (world: LaneWorld, direction: 'in' | 'out' = 'in') => world.state()[direction].signal;
-const alerts = (effects: readonly LaneEffect[]) => effects.flatMap((effect) => (effect.kind === 'raise' ? [`+${effect.alert}`] : effect.kind === 'clear' ? [`-${effect.alert}`] : []));
+const alerts = (effects: readonly LaneEffect[]) =>
+  effects.flatMap((effect) => (effect.kind === 'raise' ? [`+${effect.alert}`] : effect.kind === 'clear' ? [`-${effect.alert}`] : []));
 const admit = (world: LaneWorld, code = 'ticket', units = 1) => world.grant(world.show(code).presentation, { units });
-const command = (world: LaneWorld, mode: 'controlled' | 'free' | 'locked' | 'out_of_service', options: { directions?: readonly ('in' | 'out')[]; untilWallMs?: number } = {}) =>
-  world.send({ kind: 'mode', directions: options.directions ?? ['in', 'out'], mode, untilWallMs: options.untilWallMs ?? null, actor: 'staff-1', reason: 'test' });
+const command = (
+  world: LaneWorld,
+  mode: 'controlled' | 'free' | 'locked' | 'out_of_service',
+  options: { directions?: readonly ('in' | 'out')[]; untilWallMs?: number } = {},
+) =>
+  world.send({
+    kind: 'mode',
+    directions: options.directions ?? ['in', 'out'],
+    mode,
+    untilWallMs: options.untilWallMs ?? null,
+    actor: 'staff-1',
+    reason: 'test',
+  });
 
 // ---------------------------------------------------------------- grants and passages
 
@@ -153,7 +167,12 @@ test('beams: the way in is a, then b; who leans in and goes back is not counted,
   world.line('beam_a', false);
   world.wait(1_000);
   expect(words(world.notes())).toEqual([]);
-  for (const [line, active] of [['beam_a', true], ['beam_b', true], ['beam_a', false], ['beam_b', false]] as const) {
+  for (const [line, active] of [
+    ['beam_a', true],
+    ['beam_b', true],
+    ['beam_a', false],
+    ['beam_b', false],
+  ] as const) {
     world.line(line, active);
     world.wait(100);
   }
@@ -380,7 +399,11 @@ test('locked waits for an open grant; no new guest meanwhile', () => {
   const world = createLaneWorld();
   admit(world);
   command(world, 'locked');
-  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.state().in.pendingMode?.mode]).toEqual(['controlled', 'locked', 'locked']);
+  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.state().in.pendingMode?.mode]).toEqual([
+    'controlled',
+    'locked',
+    'locked',
+  ]);
   expect(dropped(world.show('next').effects)).toEqual(['busy']);
   world.pass();
   expect([effectiveMode(world.state(), 'in'), world.driven('stop')]).toEqual(['locked', true]);
@@ -403,7 +426,11 @@ test('a mode with an end goes back to controlled, by the wall clock', () => {
   world.wait(149_000);
   expect(effectiveMode(world.state(), 'in')).toBe('locked');
   world.wait(1_000);
-  expect([effectiveMode(world.state(), 'in'), words(world.notes()).at(-1), world.driven('stop')]).toEqual(['controlled', 'out locked → controlled by system', false]);
+  expect([effectiveMode(world.state(), 'in'), words(world.notes()).at(-1), world.driven('stop')]).toEqual([
+    'controlled',
+    'out locked → controlled by system',
+    false,
+  ]);
 });
 
 test('what the ledger says at start: no row, a free lane opens, an end that has passed is ended', () => {
@@ -461,10 +488,37 @@ test.each<[string, (world: LaneWorld) => void]>([
   ['free', (world) => void command(world, 'free')],
   ['deciding', (world) => void world.show('ticket')],
   ['granted', (world) => void admit(world)],
-  ['in the gap between two edges', (world) => { admit(world, 'party', 2); world.pass('in', 30); world.wait(200); }],
-  ['in grace', (world) => { admit(world); world.wait(5_500); }],
-  ['passing', (world) => { admit(world); world.line('passage_in', true); world.wait(10); }],
-  ['stuck', (world) => { admit(world); world.line('passage_in', true); world.wait(31_000); }],
+  [
+    'in the gap between two edges',
+    (world) => {
+      admit(world, 'party', 2);
+      world.pass('in', 30);
+      world.wait(200);
+    },
+  ],
+  [
+    'in grace',
+    (world) => {
+      admit(world);
+      world.wait(5_500);
+    },
+  ],
+  [
+    'passing',
+    (world) => {
+      admit(world);
+      world.line('passage_in', true);
+      world.wait(10);
+    },
+  ],
+  [
+    'stuck',
+    (world) => {
+      admit(world);
+      world.line('passage_in', true);
+      world.wait(31_000);
+    },
+  ],
   ['draining', (world) => void world.send({ kind: 'drain', cancel: false })],
   ['stopped', (world) => void world.send({ kind: 'stop' })],
 ])('fire is answered in the same step: %s', (_, prepare) => {
@@ -488,8 +542,20 @@ test('fire is latched until the input clears and somebody resets it; then the mo
   expect([effectiveMode(world.state(), 'in'), world.driven('release_in')]).toEqual(['emergency', true]);
   const effects = world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'drill is over' });
   expect(effects).toContainEqual({ kind: 'fire_latch', latched: false });
-  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.driven('release_in'), world.driven('release_out')]).toEqual(['controlled', 'locked', false, false]);
-  expect(words(world.notes())).toEqual(['out controlled → locked by staff-1', 'alarm fire', 'in controlled → emergency by system', 'out locked → emergency by system', 'in emergency → controlled by staff-1', 'out emergency → locked by staff-1']);
+  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.driven('release_in'), world.driven('release_out')]).toEqual([
+    'controlled',
+    'locked',
+    false,
+    false,
+  ]);
+  expect(words(world.notes())).toEqual([
+    'out controlled → locked by staff-1',
+    'alarm fire',
+    'in controlled → emergency by system',
+    'out locked → emergency by system',
+    'in emergency → controlled by staff-1',
+    'out emergency → locked by staff-1',
+  ]);
 });
 
 test('in emergency nothing is admitted: an open grant is returned, an awaited one given up, passages are free', () => {
@@ -526,7 +592,12 @@ test('a mode commanded in emergency holds after the reset', () => {
 test('the latch from the disk opens at start, without new rows', () => {
   const world = createLaneWorld();
   world.send({ kind: 'restore', modes: { in: { mode: 'controlled', untilWallMs: null }, out: { mode: 'free', untilWallMs: null } }, fireLatched: true });
-  expect([world.driven('release_in'), world.driven('release_out'), effectiveMode(world.state(), 'in'), words(world.notes())]).toEqual([true, true, 'emergency', []]);
+  expect([world.driven('release_in'), world.driven('release_out'), effectiveMode(world.state(), 'in'), words(world.notes())]).toEqual([
+    true,
+    true,
+    'emergency',
+    [],
+  ]);
 });
 
 test('tamper raises an alert and a row; the mode stays', () => {

@@ -5,7 +5,21 @@
  * Fire is tried first, in every state. A release follows only a committed decision, a recorded or button override,
  * a free lane, or fire. One release a unit; what has not begun is returned.
  */
-import { onButton, onCode, onDecisionFailed, onGarbled, onOpen, onQueueTimeout, onRefuseTimeout, onVerdict, onWait, dropQueue, giveUp, settleQueue, cannotOpen } from './codes.ts';
+import {
+  onButton,
+  onCode,
+  onDecisionFailed,
+  onGarbled,
+  onOpen,
+  onQueueTimeout,
+  onRefuseTimeout,
+  onVerdict,
+  onWait,
+  dropQueue,
+  giveUp,
+  settleQueue,
+  cannotOpen,
+} from './codes.ts';
 import type { LaneConfig } from './config.ts';
 import { AT_REST, beam, beamGap, debounce, settle, type Debounced, type Holds, type LevelChange } from './debounce.ts';
 import { onGraceTimeout, onPassage, onPassageTimeout, onStuck, settleGrant } from './grants.ts';
@@ -33,20 +47,35 @@ export function openRefusal(state: LaneState, direction: 'in' | 'out'): string |
 
 function act(turn: Turn, input: LaneInput): void {
   switch (input.kind) {
-    case 'code': return onCode(turn, input);
-    case 'garbled': return onGarbled(turn, input.direction);
-    case 'verdict': return onVerdict(turn, input);
-    case 'decision_failed': return onDecisionFailed(turn, input);
-    case 'line': return onLine(turn, input.input, input.active, input.initial);
-    case 'timer': return onTimer(turn, input.timer);
-    case 'open': return onOpen(turn, input);
-    case 'mode': return onMode(turn, input);
-    case 'reset_emergency': return onResetEmergency(turn, input);
-    case 'restore': return onRestore(turn, input);
-    case 'condition': return onCondition(turn, input.condition, input.ok);
-    case 'reader': return patch(turn, input.direction, { readerOk: input.ok });
-    case 'drain': turn.state.draining = input.cancel ? 'no' : 'waiting'; return;
-    case 'stop': return onStop(turn);
+    case 'code':
+      return onCode(turn, input);
+    case 'garbled':
+      return onGarbled(turn, input.direction);
+    case 'verdict':
+      return onVerdict(turn, input);
+    case 'decision_failed':
+      return onDecisionFailed(turn, input);
+    case 'line':
+      return onLine(turn, input.input, input.active, input.initial);
+    case 'timer':
+      return onTimer(turn, input.timer);
+    case 'open':
+      return onOpen(turn, input);
+    case 'mode':
+      return onMode(turn, input);
+    case 'reset_emergency':
+      return onResetEmergency(turn, input);
+    case 'restore':
+      return onRestore(turn, input);
+    case 'condition':
+      return onCondition(turn, input.condition, input.ok);
+    case 'reader':
+      return patch(turn, input.direction, { readerOk: input.ok });
+    case 'drain':
+      turn.state.draining = input.cancel ? 'no' : 'waiting';
+      return;
+    case 'stop':
+      return onStop(turn);
   }
 }
 
@@ -82,17 +111,23 @@ function follow(turn: Turn, input: LaneLine, seen: Debounced): void {
 
 function onLevel(turn: Turn, input: LaneLine, change: LevelChange, initial: boolean): void {
   switch (input) {
-    case 'passage_in': case 'passage_out':
+    case 'passage_in':
+    case 'passage_out':
       if (turn.config.sensor !== 'per_direction') return;
       return onPassage(turn, { kind: change.active ? 'started' : 'finished', direction: input === 'passage_in' ? 'in' : 'out', atMs: change.atMs }, initial);
-    case 'beam_a': case 'beam_b': {
+    case 'beam_a':
+    case 'beam_b': {
       if (turn.config.sensor !== 'beams') return;
       const seen = beam(turn.state.beams, input, change);
       return followBeams(turn, seen, initial);
     }
-    case 'button': if (change.active && !initial) onButton(turn); return;
-    case 'tamper': return onTamper(turn, change.active);
-    case 'fire': return;
+    case 'button':
+      if (change.active && !initial) onButton(turn);
+      return;
+    case 'tamper':
+      return onTamper(turn, change.active);
+    case 'fire':
+      return;
   }
 }
 
@@ -130,17 +165,28 @@ function onTimer(turn: Turn, timer: TimerName): void {
 
 function onDirectionTimer(turn: Turn, name: DirectionTimer, direction: 'in' | 'out'): void {
   switch (name) {
-    case 'pulse': return onPulseEnd(turn, direction);
-    case 'edge': return onGapEnd(turn, direction);
-    case 'passage': return onPassageTimeout(turn, direction);
-    case 'grace': return onGraceTimeout(turn, direction);
-    case 'stuck': return onStuck(turn, direction);
-    case 'repulse': return renewFree(turn, direction);
-    case 'wait': return onWait(turn, direction);
-    case 'refuse': return onRefuseTimeout(turn, direction);
-    case 'notice': return endNotice(turn, direction);
-    case 'until': return onUntil(turn, direction);
-    case 'queue': return onQueueTimeout(turn, direction);
+    case 'pulse':
+      return onPulseEnd(turn, direction);
+    case 'edge':
+      return onGapEnd(turn, direction);
+    case 'passage':
+      return onPassageTimeout(turn, direction);
+    case 'grace':
+      return onGraceTimeout(turn, direction);
+    case 'stuck':
+      return onStuck(turn, direction);
+    case 'repulse':
+      return renewFree(turn, direction);
+    case 'wait':
+      return onWait(turn, direction);
+    case 'refuse':
+      return onRefuseTimeout(turn, direction);
+    case 'notice':
+      return endNotice(turn, direction);
+    case 'until':
+      return onUntil(turn, direction);
+    case 'queue':
+      return onQueueTimeout(turn, direction);
   }
 }
 

@@ -136,36 +136,71 @@ export interface At {
   readonly wallMs: number;
 }
 
-export type LaneInput = At & (
+export type LaneInput = At &
   /** A code before a reader. `presentation`: the caller's number for it; `fingerprint`: equal for equal codes, and tells nothing of them. */
-  | { readonly kind: 'code'; readonly direction: Direction; readonly presentation: number; readonly fingerprint: string; readonly lastByteMs: number }
-  | { readonly kind: 'garbled'; readonly direction: Direction }
-  | { readonly kind: 'verdict'; readonly direction: Direction; readonly presentation: number; readonly row: RowPosition; readonly verdict: { readonly kind: 'grant'; readonly units: number; readonly attention: boolean } | { readonly kind: 'refusal' } }
-  /** The desk could not decide (disk full, busy, denied). */
-  | { readonly kind: 'decision_failed'; readonly direction: Direction; readonly presentation: number }
-  /** A line of the board, as it is: edge or level. `initial`: read at start. */
-  | { readonly kind: 'line'; readonly input: LaneLine; readonly active: boolean; readonly initial: boolean }
-  | { readonly kind: 'timer'; readonly timer: TimerName }
-  /** An operator's opening, recorded as `row`. */
-  | { readonly kind: 'open'; readonly direction: Direction; readonly units: number; readonly row: RowPosition }
-  | { readonly kind: 'mode'; readonly directions: readonly Direction[]; readonly mode: BaseMode; readonly untilWallMs: number | null; readonly actor: string; readonly reason: string }
-  | { readonly kind: 'reset_emergency'; readonly actor: string; readonly reason: string }
-  /** What is known at start: modes from the ledger, the fire latch from the disk. */
-  | { readonly kind: 'restore'; readonly modes: Readonly<Record<Direction, { readonly mode: BaseMode; readonly untilWallMs: number | null }>>; readonly fireLatched: boolean }
-  | { readonly kind: 'condition'; readonly condition: 'booted' | 'manifest' | 'disk'; readonly ok: boolean }
-  | { readonly kind: 'reader'; readonly direction: Direction; readonly ok: boolean }
-  /** No new guests from now on; `idle` follows when nothing is open. `cancel`: go on as before. */
-  | { readonly kind: 'drain'; readonly cancel: boolean }
-  /** The process ends now: open grants are settled as far as they can be, releases return. */
-  | { readonly kind: 'stop' }
-);
+  (
+    | { readonly kind: 'code'; readonly direction: Direction; readonly presentation: number; readonly fingerprint: string; readonly lastByteMs: number }
+    | { readonly kind: 'garbled'; readonly direction: Direction }
+    | {
+        readonly kind: 'verdict';
+        readonly direction: Direction;
+        readonly presentation: number;
+        readonly row: RowPosition;
+        readonly verdict: { readonly kind: 'grant'; readonly units: number; readonly attention: boolean } | { readonly kind: 'refusal' };
+      }
+    /** The desk could not decide (disk full, busy, denied). */
+    | { readonly kind: 'decision_failed'; readonly direction: Direction; readonly presentation: number }
+    /** A line of the board, as it is: edge or level. `initial`: read at start. */
+    | { readonly kind: 'line'; readonly input: LaneLine; readonly active: boolean; readonly initial: boolean }
+    | { readonly kind: 'timer'; readonly timer: TimerName }
+    /** An operator's opening, recorded as `row`. */
+    | { readonly kind: 'open'; readonly direction: Direction; readonly units: number; readonly row: RowPosition }
+    | {
+        readonly kind: 'mode';
+        readonly directions: readonly Direction[];
+        readonly mode: BaseMode;
+        readonly untilWallMs: number | null;
+        readonly actor: string;
+        readonly reason: string;
+      }
+    | { readonly kind: 'reset_emergency'; readonly actor: string; readonly reason: string }
+    /** What is known at start: modes from the ledger, the fire latch from the disk. */
+    | {
+        readonly kind: 'restore';
+        readonly modes: Readonly<Record<Direction, { readonly mode: BaseMode; readonly untilWallMs: number | null }>>;
+        readonly fireLatched: boolean;
+      }
+    | { readonly kind: 'condition'; readonly condition: 'booted' | 'manifest' | 'disk'; readonly ok: boolean }
+    | { readonly kind: 'reader'; readonly direction: Direction; readonly ok: boolean }
+    /** No new guests from now on; `idle` follows when nothing is open. `cancel`: go on as before. */
+    | { readonly kind: 'drain'; readonly cancel: boolean }
+    /** The process ends now: open grants are settled as far as they can be, releases return. */
+    | { readonly kind: 'stop' }
+  );
 
 /** What the ledger must remember. A passage may point at an override whose row is still being written. */
 export type LaneNote =
   | { readonly kind: 'passage'; readonly of: OpenedBy | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
   | { readonly kind: 'refusal'; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'>; readonly direction: Direction }
-  | { readonly kind: 'override'; readonly actor: string; readonly action: string; readonly reason: string; readonly direction?: Direction; readonly units?: number; readonly until?: string; readonly transaction?: string }
-  | { readonly kind: 'mode'; readonly direction: Direction; readonly from: Mode; readonly to: Mode; readonly actor: string; readonly reason: string; readonly until?: string }
+  | {
+      readonly kind: 'override';
+      readonly actor: string;
+      readonly action: string;
+      readonly reason: string;
+      readonly direction?: Direction;
+      readonly units?: number;
+      readonly until?: string;
+      readonly transaction?: string;
+    }
+  | {
+      readonly kind: 'mode';
+      readonly direction: Direction;
+      readonly from: Mode;
+      readonly to: Mode;
+      readonly actor: string;
+      readonly reason: string;
+      readonly until?: string;
+    }
   | { readonly kind: 'fault' | 'alarm'; readonly what: string; readonly detail: string };
 
 export type LaneEffect =
@@ -180,7 +215,12 @@ export type LaneEffect =
   /** Give the decision up; if it is a grant after all, the desk returns it. `late`: it took too long; `overruled`: something else came first. */
   | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number; readonly why: 'late' | 'overruled' }
   /** The presentation ends here without the desk: forget its bytes. `shown`: what the guest was told; `repeat`: the same verdict again. */
-  | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: 'busy' | 'repeat' | 'held' | 'gate_locked' | 'open' | 'error' }
+  | {
+      readonly kind: 'drop';
+      readonly direction: Direction;
+      readonly presentation: number;
+      readonly shown: 'busy' | 'repeat' | 'held' | 'gate_locked' | 'open' | 'error';
+    }
   /** `override`: the number under which passages point at this row. */
   | { readonly kind: 'record'; readonly note: LaneNote; readonly override?: number }
   | { readonly kind: 'fire_latch'; readonly latched: boolean }
