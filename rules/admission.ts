@@ -11,7 +11,7 @@ import { type Ask, admitInSpite, type Check, gateName, refusal, show } from './a
 import { checkCapacity, entitledUnits } from './entitlement.ts';
 import type { Grant, PlaceFacts, Recognised, Refusal, Verdict } from './facts.ts';
 import { checkVenueRule } from './nearest-miss.ts';
-import { type Policy, serves } from './policy.ts';
+import { gateForZone, type Policy, serves } from './policy.ts';
 import { usageOf } from './usage.ts';
 import { checkTime } from './windows.ts';
 
@@ -126,8 +126,9 @@ function checkClock(ask: Ask): Refusal | null {
 function checkPlace(ask: Ask): Refusal | null {
   const { ticket, policy } = ask;
   if (!serves(policy.tiers, ticket.tier)) return refusal(ask, 'product', { tier: ticket.tier });
-  if (ticket.zone !== null && !serves(policy.zones, ticket.zone)) return refusal(ask, 'zone', { zone: ticket.zone });
-  return null;
+  if (ticket.zone === null || serves(policy.zones, ticket.zone)) return null;
+  const other = gateForZone(policy, ticket.zone);
+  return refusal(ask, 'zone', { zone: ticket.zone, ...(other === null ? {} : { other_gate: gateName(other) }) });
 }
 
 function checkApproval(ask: Ask): Refusal | null {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { DEFAULT_POLICY, effectivePolicy, Policy, readPolicies, serves } from './policy.ts';
+import { DEFAULT_POLICY, effectivePolicy, gateForZone, Policy, readPolicies, serves } from './policy.ts';
 
 const problems = (value: unknown): readonly string[] => {
   const result = readPolicies(value);
@@ -73,6 +73,23 @@ test.each([null, undefined, 1, 'x', [], { event: null }, { gates: [] }, { tiers:
 
 test('however many mistakes there are, twenty are told', () => {
   expect(problems({ tiers: Object.fromEntries(Array.from({ length: 50 }, (_, n) => [`t${n}`, { unpaid: 'maybe' }])) })).toHaveLength(20);
+});
+
+test('a zone that is served elsewhere is found, also as part of another', () => {
+  const policy = effectivePolicy(
+    { gates: { 'arena/b': { zones: ['east'] }, 'arena/a': { zones: ['east', 'west:1'] }, 'arena/here': { zones: ['south'] } } },
+    null,
+    'arena/here',
+  );
+  expect(['east', 'east:12', 'west:1', 'west', 'south', 'constructor', ''].map((zone) => gateForZone(policy, zone))).toEqual([
+    'arena/a',
+    'arena/a',
+    'arena/a',
+    null,
+    null,
+    null,
+    null,
+  ]);
 });
 
 test('a part before a colon serves all that it begins', () => {

@@ -111,6 +111,8 @@ export const Policy = z.strictObject({
   passback: z.strictObject(passback),
   occupancy: z.strictObject(occupancy),
   ...served,
+  /** Which other gate serves a zone, as the policies of gates say: to send a guest there. */
+  zones_elsewhere: z.record(ZoneId, GateName),
 });
 export type Policy = z.infer<typeof Policy>;
 
@@ -161,6 +163,7 @@ export const DEFAULT_POLICY: Policy = {
   occupancy: { limit: null, mode: 'alert' },
   zones: null,
   tiers: null,
+  zones_elsewhere: {},
 };
 
 /** Does a list of zones or tiers serve this one? A part before a colon serves all that it begins. */
@@ -192,7 +195,25 @@ export function effectivePolicy(policies: EventPolicies, tier: string | null, ga
   const tiers = policies.tiers ?? {};
   const named = tier === null ? [] : [...Array.from(tier.matchAll(/:/g), (colon) => tier.slice(0, colon.index)), tier];
   const layers: readonly (GatePolicy | undefined)[] = [policies.event, ...named.map((name) => own(tiers, name)), own(policies.gates ?? {}, gate)];
-  return layers.reduce<Policy>((policy, layer) => (layer === undefined ? policy : merge(policy, layer)), DEFAULT_POLICY);
+  const policy = layers.reduce<Policy>((sum, layer) => (layer === undefined ? sum : merge(sum, layer)), DEFAULT_POLICY);
+  return { ...policy, zones_elsewhere: zonesElsewhere(policies, gate) };
+}
+
+function zonesElsewhere(policies: EventPolicies, gate: string): Record<string, string> {
+  const zones = new Map<string, string>();
+  for (const [name, { zones: list }] of Object.entries(policies.gates ?? {}).sort(([a], [b]) => (a < b ? -1 : 1))) {
+    if (name !== gate) for (const zone of list ?? []) if (!zones.has(zone)) zones.set(zone, name);
+  }
+  return Object.fromEntries(zones);
+}
+
+/** A gate that serves this zone, or one that it is part of; null: none is known. */
+export function gateForZone(policy: Policy, zone: string): string | null {
+  for (let end = zone.length; end > 0; end = zone.lastIndexOf(':', end - 1)) {
+    const gate = own(policy.zones_elsewhere, zone.slice(0, end));
+    if (gate !== undefined) return gate;
+  }
+  return null;
 }
 
 const own = <T>(record: Readonly<Record<string, T>>, key: string): T | undefined => (Object.hasOwn(record, key) ? record[key] : undefined);
