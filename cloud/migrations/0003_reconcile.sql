@@ -150,7 +150,7 @@ DECLARE
   policy_key text;
   -- The replay's state.
   party integer; visits integer; inside integer; expected integer; last_in timestamptz; visit_days date[]; visit_gates text[]; first_in timestamptz; entries integer; last_scan timestamptz;
-  winner record; has_winner boolean; verdict text; cause text; allowance integer; gap_s double precision; forgotten boolean;
+  winner admissions; has_winner boolean; verdict text; cause text; allowance integer; gap_s double precision; forgotten boolean;
   -- What changes.
   changed admissions[] := '{}';
   clash conflicts[] := '{}';
@@ -165,7 +165,7 @@ BEGIN
     LEFT JOIN events e ON e.tenant_id = tenant AND e.event_id = k.event_id
     ORDER BY k.event_id, k.ticket_id
   LOOP
-    party := ticket.units; visits := 0; inside := 0; expected := 0; last_in := NULL; visit_days := '{}'; visit_gates := '{}'; first_in := NULL; entries := 0; last_scan := NULL; has_winner := false; policy_key := NULL;
+    party := ticket.units; visits := 0; inside := 0; expected := 0; last_in := NULL; visit_days := '{}'; visit_gates := '{}'; first_in := NULL; entries := 0; last_scan := NULL; has_winner := false; winner := NULL; policy_key := NULL;
     FOR a IN
       SELECT adm AS row_was, s.used, s.uncertain, s.outcome,
         s.used > 0 AND (coalesce(max(adm.at_high) FILTER (WHERE s.used > 0) OVER before >= adm.at_low, false) OR coalesce(min(adm.at_low) FILTER (WHERE s.used > 0) OVER after <= adm.at_high, false)) AS overlapping
@@ -230,8 +230,7 @@ BEGIN
       END IF;
       IF verdict = 'excess' THEN
         clash := clash || ROW(tenant, ticket.event_id, ticket.ticket_id, row_now.gate, row_now.epoch, row_now.seq,
-          CASE WHEN has_winner THEN winner.gate END, CASE WHEN has_winner THEN winner.epoch END, CASE WHEN has_winner THEN winner.seq END,
-          cause, row_now.at, CASE WHEN has_winner THEN winner.at END, a.overlapping, now())::conflicts;
+          winner.gate, winner.epoch, winner.seq, cause, row_now.at, winner.at, a.overlapping, now())::conflicts;
       END IF;
       IF (row_now.verdict, row_now.cause, row_now.overlapping, row_now.units_used, row_now.units_uncertain, row_now.outcome) IS DISTINCT FROM (verdict, cause, a.overlapping, a.used::smallint, a.uncertain::smallint, a.outcome) THEN
         IF row_now.verdict IS NOT NULL THEN deltas := deltas || counts_of(row_now.gate, row_now.event_id, -1, row_now.verdict, row_now.direction, row_now.units_used, row_now.units_uncertain); END IF;

@@ -1,0 +1,118 @@
+/** The same rows in any order, any batches, any number of times, give the same tables (ACCOUNT.md "Verdicts"). SETS=1000 for a long run. */
+import fc from 'fast-check';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
+import { BOOT_MS, testLedger, type TestLedger } from '../../test/ledgers.ts';
+import { type LedgerRow, reconcile } from './rows.ts';
+
+const SETS = Number(process.env['SETS'] ?? 40);
+let fresh: FreshDatabase;
+beforeAll(async () => { fresh = await freshDatabase(); });
+afterAll(() => fresh.drop());
+
+const TICKETS = 4;
+/** What a gate does next. Tickets beyond TICKETS are unknown to the cloud. */
+const action = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant('grant' as const), ticket: fc.integer({ min: 1, max: TICKETS + 1 }), direction: fc.constantFrom('in', 'in', 'in', 'out'), units: fc.constantFrom(1, 1, 1, 2, 3), afterMs: fc.integer({ min: 0, max: 30_000 }) }) },
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant('passage' as const), back: fc.integer({ min: 0, max: 3 }), outcome: fc.constantFrom('passed', 'passed', 'returned', 'unknown', 'stuck'), unit: fc.constantFrom(1, 1, 1, 2, 3, undefined) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('boot' as const), offset: fc.constantFrom(null, -60_000, 0, 0, 45_000) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('offset' as const), offset: fc.constantFrom(-30_000, 0, 0), bound: fc.constantFrom(5, 20, 20, 500) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('settlement' as const), gate: fc.integer({ min: 0, max: 1 }), back: fc.integer({ min: 0, max: 5 }), outcome: fc.constantFrom('passed', 'returned'), unit: fc.constantFrom(undefined, 1, 2) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('other' as const), what: fc.constantFrom('free', 'forced', 'refusal', 'nonsense') }) },
+);
+const policies = fc.constantFrom(
+  {},
+  { event: { reentry: { rule: 'after_exit', counts_as_entry: false, max: 2 } } },
+  { event: { reentry: { rule: 'always', min_gap_s: 20 }, entries: { total: 3, per_gate: 2 } } },
+  { event: { reentry: { rule: 'always' }, passback: { mode: 'hard', forget_after_s: 60 }, entries: { days: 1, per_day: 4 }, duplicate_window_s: 0 } },
+);
+const history = fc.record({ policies, actions: fc.array(fc.tuple(fc.integer({ min: 0, max: 1 }), action), { minLength: 1, maxLength: 24 }) });
+type History = typeof history extends fc.Arbitrary<infer T> ? T : never;
+
+/** The rows of a history, at a venue. */
+function play(venue: Venue, { actions }: History): LedgerRow[] {
+  const ledgers: TestLedger[] = [testLedger(venue, 0), testLedger(venue, 1)];
+  const cloud = testLedger({ ...venue, gates: [`${venue.site}/cloud`] }, 0);
+  const now = [1_000, 1_300];
+  const grants: { gate: number; seq: number; ticket: TestTicket; entry: Parameters<TestLedger['passage']>[0] }[] = [];
+  let boots = 0;
+  for (const [gate, act] of actions) {
+    const ledger = ledgers[gate] as TestLedger;
+    now[gate] = (now[gate] as number) + 700;
+    switch (act.kind) {
+      case 'grant': {
+        now[gate] = (now[gate] as number) + act.afterMs;
+        const ticket = venue.tickets[act.ticket - 1] ?? { ticketId: 'STRANGER', code: '', ticketRef: 'ef'.repeat(16) };
+        const entry = ledger.grant(ticket, now[gate] as number, { direction: act.direction, units: act.units, type: act.direction === 'out' ? 'exit' : 'first_entry' });
+        grants.push({ gate, seq: entry.seq, ticket, entry });
+        break;
+      }
+      case 'passage': {
+        const own = grants.filter((grant) => grant.gate === gate).at(-1 - act.back);
+        if (own !== undefined) ledger.passage(own.entry, now[gate] as number, act.outcome, act.unit === undefined ? { unit: undefined } : { unit: act.unit });
+        break;
+      }
+      case 'boot': ledger.reboot(`boot-${gate}-${++boots}`, act.offset === null ? null : BOOT_MS + act.offset, 50); break;
+      case 'offset': ledger.reboot(ledger.entries.at(-1)?.['boot_id'] as string | undefined ?? 'first', BOOT_MS + act.offset, act.bound); break;
+      case 'settlement': {
+        const grant = grants.filter((one) => one.gate === act.gate).at(-1 - act.back);
+        if (grant !== undefined) cloud.add('settlement', now[gate] as number, { of: [venue.gates[grant.gate], 1, grant.seq], outcome: act.outcome, actor: 'op-1', reason: 'test', event_id: venue.eventId, ticket_id: grant.ticket.ticketId, ...(act.unit === undefined ? {} : { unit: act.unit }) });
+        break;
+      }
+      case 'other':
+        if (act.what === 'refusal') ledger.add('refusal', now[gate] as number, { reason: 'invalid', explanation: 'not a ticket for this event' });
+        else if (act.what === 'nonsense') ledger.add('grant', now[gate] as number, { ticket_id: 'T-1' });
+        else ledger.add('passage', now[gate] as number, { direction: 'in', outcome: act.what, event_id: venue.eventId });
+    }
+  }
+  return [...ledgers, cloud].flatMap((ledger) => ledger.rows());
+}
+
+const TABLES = [
+  "SELECT replace(gate, $1, '') AS gate, epoch, seq, event_id, ticket_id, granted, direction, units, at_low, at, at_high, placed, word_1, words, word_all, units_used, units_uncertain, outcome, verdict, cause, overlapping FROM admissions WHERE granted ORDER BY 1, 2, 3",
+  'SELECT event_id, ticket_id, entries, first_at, last_at, known FROM ticket_usage WHERE entries > 0 ORDER BY 1, 2',
+  'SELECT ticket_id, status, scan_count, first_scanned_at, last_scanned_at, status_before_entry FROM tickets ORDER BY 1',
+  "SELECT ticket_id, replace(loser_gate, $1, '') AS loser, loser_seq, replace(winner_gate, $1, '') AS winner, winner_seq, cause, loser_at, winner_at, overlapping FROM conflicts ORDER BY 1, 2, 3",
+  "SELECT replace(gate, $1, '') AS gate, event_id, grants, winners, reentries, exits, excess, annulled, entered, exited, uncertain, free_passages, forced_passages, overrides, refusals FROM gate_counts ORDER BY 1, 2",
+  "SELECT replace(gate, $1, '') AS gate, epoch, stored, upto_seq FROM ledger_epochs ORDER BY 1, 2",
+];
+async function tables(venue: Venue): Promise<unknown[]> {
+  return fresh.database.withTenant(venue.tenantId, async (client) => {
+    const all: unknown[] = [];
+    for (const sql of TABLES) all.push((await client.query(sql, sql.includes('$1') ? [venue.site] : [])).rows);
+    return all;
+  });
+}
+
+const take = (venue: Venue, rows: readonly LedgerRow[]) => fresh.database.withTenant(venue.tenantId, (client) => reconcile(client, rows));
+
+test(`${SETS} sets of rows, in order and once, and shuffled, doubled and cut into batches: the same tables`, { timeout: 30_000 + SETS * 2_000 }, async () => {
+  await fc.assert(fc.asyncProperty(history, fc.infiniteStream(fc.nat()), async (story, random) => {
+    const next = (below: number) => (random.next().value as number) % below;
+    const options = { tickets: TICKETS, policies: story.policies };
+    const [plain, mixed] = [await makeVenue(fresh.url, options), await makeVenue(fresh.url, options)];
+    for (const venue of [plain, mixed]) await fresh.database.withTenant(venue.tenantId, async (client) => {
+      await client.query("UPDATE tickets SET units = 3 WHERE ticket_id = 'T-2'");
+      await client.query("UPDATE tickets SET vip = true WHERE ticket_id = 'T-3'");
+    });
+    await take(plain, play(plain, story));
+    const rows = play(mixed, story);
+    const order = [...rows, ...rows.filter(() => next(4) === 0)];
+    for (let i = order.length - 1; i > 0; i--) {
+      const j = next(i + 1);
+      [order[i], order[j]] = [order[j] as LedgerRow, order[i] as LedgerRow];
+    }
+    while (order.length > 0) await take(mixed, order.splice(0, 1 + next(6)));
+    expect(await tables(mixed)).toEqual(await tables(plain));
+    const { rows: sums } = await fresh.database.withTenant(plain.tenantId, (client) => client.query<{ n: number }>("SELECT count(*) AS n FROM gate_counts WHERE grants <> winners + reentries + exits + excess + annulled"));
+    expect(sums[0]?.n).toBe(0);
+    // The sums are those of the rows.
+    const { rows: differ } = await fresh.database.withTenant(mixed.tenantId, (client) => client.query(`
+      SELECT gate, sum(grants) FROM (
+        SELECT gate, event_id, grants, winners, excess, entered, exited, uncertain FROM gate_counts WHERE event_id <> ''
+        UNION ALL SELECT gate, event_id, -count(*), -count(*) FILTER (WHERE verdict = 'winner'), -count(*) FILTER (WHERE verdict = 'excess'), -coalesce(sum(units_used) FILTER (WHERE direction = 'in'), 0), -coalesce(sum(units_used) FILTER (WHERE direction = 'out'), 0), -sum(units_uncertain)
+        FROM admissions WHERE granted GROUP BY 1, 2) AS sums
+      GROUP BY gate, event_id HAVING (sum(grants), sum(winners), sum(excess), sum(entered), sum(exited), sum(uncertain)) <> (0, 0, 0, 0, 0, 0)`));
+    expect(differ).toEqual([]);
+  }), { numRuns: SETS });
+});
