@@ -5,14 +5,15 @@
  * Inputs are queued and taken one at a time; nothing acts inside a reaction. A release follows the decision's promise, which
  * resolves after its commit. Fire and the staff button need neither the desk nor the uplink.
  */
-import type { Direction } from '../contract/ids.ts';
 import type { HealthMessage, StatsMessage } from '../contract/messages.ts';
 import { type Alerts, createAlerts } from './gate/alerts.ts';
 import { type CommandResult, createCommands, type GateCommand, type UntimedInput } from './gate/commands.ts';
 import { createDecisions } from './gate/decisions.ts';
+import { createInbox, type GateSync } from './gate/inbox.ts';
 import { createKeeper } from './gate/keeper.ts';
 import { createNotes } from './gate/notes.ts';
 import { createOutputs } from './gate/outputs.ts';
+import { createPeripherals } from './gate/peripherals.ts';
 import { healthOf, type HostHealth, type Reported, snapshotOf } from './gate/report.ts';
 import { runSelftest } from './gate/selftest.ts';
 import { createTally } from './gate/tally.ts';
@@ -22,18 +23,7 @@ import { createWatch, type GateEvent, type GateSnapshot } from './gate/watch.ts'
 import type { LaneConfig } from './lane/config.ts';
 import { initialLane, step } from './lane/turnstile.ts';
 import { BOTH, type LaneEffect, type LaneInput, type LaneState, type TimerName } from './lane/types.ts';
-import {
-  type Board,
-  type BoardEvent,
-  type Clock,
-  type Desk,
-  type Fault,
-  INPUT_NAMES,
-  type Reader,
-  type ReaderEvent,
-  type Uplink,
-  type UplinkEvent,
-} from './ports.ts';
+import type { Board, Clock, Desk, Reader, Uplink } from './ports.ts';
 
 /** The loop looks around so often: failed writes, alerts, the watchdog's proof that it turns. ms */
 export const TICK_MS = 250;
@@ -43,17 +33,7 @@ export const CLOSE_WAIT_MS = 8_000;
 export const FLUSH_WAIT_MS = 2_000;
 const CONTROLLED = { mode: 'controlled', untilWallMs: null } as const;
 
-/** Manifests and the site's ledger, fetched over HTTP: the link's part, handed in. None may throw into the loop. */
-export interface GateSync {
-  /** `manifest/want` as it came. */
-  want(payload: Uint8Array): Promise<void>;
-  /** A signed overlay as it came. */
-  overlay(payload: Uint8Array): Promise<void>;
-  /** A peer's rows have a gap: fetch the site's ledger. */
-  gap(): Promise<void>;
-  /** Fetch what is wanted now; what it says goes into the answer. */
-  refresh(): Promise<unknown>;
-}
+export type { GateSync };
 
 export interface GateOptions {
   readonly config: { /** `<site>/<gate>`. */ readonly gate: string; readonly lane: LaneConfig };
@@ -98,7 +78,6 @@ export function createGate(options: GateOptions): Gate {
   let config = options.config.lane;
 
   let lane: LaneState = initialLane();
-  let boardOk = false;
   let closing = false;
   let totalsBefore = { admissions: 0, refusals: 0, passages: 0 };
   let tick: { cancel(): void } | null = null;
@@ -106,11 +85,10 @@ export function createGate(options: GateOptions): Gate {
   let lagMs = 0;
   let idle: (() => void) | null = null;
   let restarting = false;
-  let selftesting = false;
+  let giveLinesBack: (() => void) | null = null;
   const inputs: LaneInput[] = [];
   let stepping = false;
   const running = new Map<TimerName, { cancel(): void }>();
-  const taps = new Set<(event: BoardEvent) => void>();
 
   const tally = createTally(clock.boottimeMs());
   const telling = createTelling({ clock, uplink, watch: () => watch, tally });
@@ -130,7 +108,7 @@ export function createGate(options: GateOptions): Gate {
     timers,
     lamps: config.lamps,
     changed: () => watch.changed(),
-    failed: (output, error) => boardFailed({ operation: `write ${output}`, cause: said(error), hint: 'see stile-gate doctor', healsItself: true }),
+    failed: (output, error) => peripherals.boardFailed({ operation: `write ${output}`, cause: said(error), hint: 'see stile-gate doctor', healsItself: true }),
   });
   const notes = createNotes({
     record: (note) => desk.record(note),
@@ -166,6 +144,17 @@ export function createGate(options: GateOptions): Gate {
     failed: (error) => keeper.failed(error),
     answered: () => keeper.works(),
   });
+  const peripherals = createPeripherals({
+    board,
+    readers,
+    clock,
+    alerts,
+    log,
+    lane: () => lane,
+    dispatch,
+    present: decisions.present,
+    note: (note) => void notes.add(note),
+  });
   const command = createCommands({
     lane: () => lane,
     dispatch,
@@ -179,15 +168,13 @@ export function createGate(options: GateOptions): Gate {
     selftest,
   });
 
+  const inbox = createInbox({ desk, uplink, sync, alerts, log, command, backlog: keeper.backlog, changed: () => watch.changed() });
+
   // ---------------------------------------------------------------- the loop
 
   /** Queues an input; takes all that wait, one step each. */
-  function dispatch(input: UntimedInput): void {
-    take({ ...input, atMs: clock.boottimeMs(), wallMs: clock.wallMs() } as LaneInput);
-  }
-
-  function take(input: LaneInput): void {
-    inputs.push(input);
+  function dispatch(input: UntimedInput, atMs: number = clock.boottimeMs()): void {
+    inputs.push({ ...input, atMs, wallMs: clock.wallMs() } as LaneInput);
     if (stepping) return;
     stepping = true;
     try {
@@ -263,7 +250,7 @@ export function createGate(options: GateOptions): Gate {
     lastTickMs = nowMs;
     lastTurnMs = nowMs;
     outputs.repair();
-    if (boardOk !== board.ok()) setBoard(board.ok());
+    peripherals.around();
     keeper.around();
     if (clock.trusted()) alerts.clear('clock');
     else alerts.raise('clock', 'warning', 'the wall clock is not trusted: validity is judged by the policy for it');
@@ -271,107 +258,12 @@ export function createGate(options: GateOptions): Gate {
   }
   let lastTickMs = clock.boottimeMs();
 
-  // ---------------------------------------------------------------- board and readers
-
-  function boardFailed(fault: Fault): void {
-    if (boardOk) void notes.add({ kind: 'fault', what: 'board', detail: `${fault.operation}: ${fault.cause}`.slice(0, 500) });
-    boardOk = false;
-    alerts.raise('board', 'critical', `${fault.operation}: ${fault.cause}. ${fault.hint}`);
-  }
-
-  function setBoard(good: boolean): void {
-    boardOk = good;
-    if (good) alerts.clear('board');
-    else alerts.raise('board', 'critical', 'the board reports a fault');
-  }
-
-  function onBoard(event: BoardEvent): void {
-    for (const tap of taps) tap(event);
-    // While the lane tries itself, only fire counts; levels read every 250 ms bring the rest up to date after.
-    if (selftesting && event.input !== 'fire') return;
-    take({ kind: 'line', input: event.input, active: event.active, initial: false, atMs: event.atMs, wallMs: clock.wallMs() });
-  }
-
-  function onReader(event: ReaderEvent): void {
-    switch (event.kind) {
-      case 'frame':
-        return dispatch(decisions.present(event));
-      case 'garbled':
-        return dispatch({ kind: 'garbled', direction: event.direction });
-      case 'up':
-      case 'down':
-        return readerChanged(event);
-    }
-  }
-
-  function readerChanged(event: Extract<ReaderEvent, { kind: 'up' | 'down' }>): void {
-    const alert = `reader-${event.reader}` as const;
-    if (event.kind === 'up') alerts.clear(alert);
-    else alerts.raise(alert, 'critical', `${event.fault.operation}: ${event.fault.cause}. ${event.fault.hint}`);
-    judgeReaders();
-  }
-
-  function judgeReaders(): void {
-    for (const direction of BOTH) {
-      const own = readers.filter((reader) => reader.direction === direction);
-      const good = own.length === 0 || own.some((reader) => reader.ok());
-      if (good !== lane[direction].readerOk) dispatch({ kind: 'reader', direction, ok: good });
-    }
-  }
-
-  /** A direction whose passage line is not wired would return every grant: there the release counts, and the log says so. */
-  function findSensors(): void {
-    const wired = (direction: Direction) => (config.sensor === 'beams' ? board.has('beam_a') && board.has('beam_b') : board.has(`passage_${direction}`));
-    const unsensed = config.sensor === 'none' ? [] : BOTH.filter((direction) => !wired(direction));
-    config = { ...config, unsensed };
-    const blind = unsensed.filter((direction) => board.has(`release_${direction}`));
-    if (blind.length > 0) log.warn('no passage line is configured: the release counts as the passage', { directions: blind.join(', '), sensor: config.sensor });
-  }
-
-  // ---------------------------------------------------------------- the uplink
-
-  async function onUplink(event: UplinkEvent): Promise<void> {
-    try {
-      switch (event.kind) {
-        case 'online':
-          alerts.clear('uplink');
-          uplink.kick();
-          return watch.changed();
-        case 'offline':
-          alerts.raise('uplink', 'warning', `${event.fault.operation}: ${event.fault.cause}`);
-          return watch.changed();
-        case 'ack':
-          return await acknowledged(event.ack);
-        case 'peer':
-          if ((await desk.applyPeer(event.payload)).gap) await sync.gap();
-          return;
-        case 'want':
-          return await sync.want(event.payload);
-        case 'overlay':
-          return await sync.overlay(event.payload);
-        case 'request': {
-          const { actor, reason, transaction, args } = event.request;
-          return event.respond(await command({ command: event.command, args, actor, reason, transaction }));
-        }
-      }
-    } catch (error) {
-      log.warn('what the uplink brought could not be taken', { what: event.kind, cause: said(error) });
-    }
-  }
-
-  async function acknowledged(ack: Extract<UplinkEvent, { kind: 'ack' }>['ack']): Promise<void> {
-    const { backlog, ahead } = await desk.acknowledge(ack);
-    keeper.backlog(backlog);
-    if (ahead) log.warn('the cloud knows rows that this ledger does not have: a new epoch was begun');
-    uplink.kick();
-    watch.changed();
-  }
-
   // ---------------------------------------------------------------- what people see
 
   async function selftest(): Promise<Record<string, unknown>> {
-    if (selftesting) throw new Error('a self-test is running already');
-    selftesting = true;
+    if (giveLinesBack !== null) throw new Error('a self-test is running already');
+    // Who turns the turnstile now is nobody's passage.
+    giveLinesBack = peripherals.borrow(() => undefined);
     const stopWas = outputs.level('stop');
     outputs.write('stop', false);
     try {
@@ -381,14 +273,12 @@ export function createGate(options: GateOptions): Gate {
         timers,
         write: outputs.write,
         ended: () => lane.fire.latched || closing,
-        listen: (listener) => {
-          taps.add(listener);
-          return () => void taps.delete(listener);
-        },
+        listen: peripherals.borrow,
       });
       return { steps };
     } finally {
-      selftesting = false;
+      giveLinesBack();
+      giveLinesBack = null;
       if (stopWas && !lane.fire.latched) outputs.write('stop', true);
       for (const direction of BOTH) outputs.show(direction, lane[direction].signal);
     }
@@ -412,7 +302,7 @@ export function createGate(options: GateOptions): Gate {
       readers,
       outputs,
       lane,
-      boardOk,
+      boardOk: peripherals.boardOk(),
       desk: keeper.status(),
       pendingNotes: notes.pending(),
       totals: totals(),
@@ -446,14 +336,11 @@ export function createGate(options: GateOptions): Gate {
 
   return {
     async open() {
-      await board.open(onBoard, boardFailed);
-      boardOk = board.ok();
-      findSensors();
-      for (const input of INPUT_NAMES) {
-        if (board.has(input)) take({ kind: 'line', input, active: board.read(input), initial: true, atMs: clock.boottimeMs(), wallMs: clock.wallMs() });
-      }
-      for (const direction of BOTH) outputs.show(direction, lane[direction].signal);
+      await peripherals.openBoard();
+      config = { ...config, unsensed: peripherals.unsensed(config) };
       if (options.startOpen?.() === true) dispatch({ kind: 'restore', modes: { in: CONTROLLED, out: CONTROLLED }, fireLatched: true });
+      peripherals.readLevels();
+      for (const direction of BOTH) outputs.show(direction, lane[direction].signal);
       lastTickMs = clock.boottimeMs();
       tick = timers.after(TICK_MS, around);
       idle = () => {
@@ -462,9 +349,8 @@ export function createGate(options: GateOptions): Gate {
         options.restart();
       };
       await keeper.open();
-      for (const reader of readers) reader.open(onReader);
-      judgeReaders();
-      uplink.open(onUplink);
+      peripherals.openReaders();
+      uplink.open(inbox);
     },
     async close(reason) {
       if (closing) return;

@@ -13,6 +13,8 @@ import type { Timers } from './timers.ts';
 export const MAX_PENDING_NOTES = 1_000;
 /** Pause before a failed note is tried again, ms. */
 const RETRY_MS = 1_000;
+/** Notes handed over and not answered yet, while the disk stalls; further ones wait here, so that decisions find room at the desk. */
+const MAX_UNDER_WAY = 100;
 /** Overrides whose row is remembered for their passages. */
 const MAX_OVERRIDES_KNOWN = 64;
 
@@ -105,7 +107,7 @@ export function createNotes(options: NotesOptions): Notes {
             turn();
           });
     }
-    while (started && retry === null && failing.length === 0 && waiting[0] !== undefined && (!probing || underWay.size === 0)) {
+    while (started && retry === null && failing.length === 0 && waiting[0] !== undefined && underWay.size < (probing ? 1 : MAX_UNDER_WAY)) {
       const note = ready(waiting[0].note);
       if (note === null && underWay.size > 0) break;
       const pending = waiting.shift() as Pending;
