@@ -3,15 +3,30 @@ import { readConfig } from './config.ts';
 
 test('defaults are those of a single machine', () => {
   const result = readConfig({ DATABASE_URL: 'postgres://stile@127.0.0.1/stile' }, { mqtt: false });
-  expect(result).toMatchObject({ ok: true, config: { mqtt: null, http: { host: '127.0.0.1', port: 8080, publicUrl: null }, tenant: 'default', logLevel: 'info', manifestTtlHours: 24, ca: null } });
+  expect(result).toMatchObject({
+    ok: true,
+    config: { mqtt: null, http: { host: '127.0.0.1', port: 8080, publicUrl: null }, tenant: 'default', logLevel: 'info', manifestTtlHours: 24, ca: null },
+  });
   expect(Object.isFrozen(result.ok && result.config)).toBe(true);
 });
 
 test('every mistake is named at once, each by its setting', () => {
-  const result = readConfig({ DATABASE_URL: 'mysql://x', STILE_MQTT_URL: 'tcp', STILE_MQTT_CERT: '/nowhere/cert.pem', STILE_HTTP_PORT: '70000', STILE_LOG_LEVEL: 'loud', STILE_CA_CERT: '/nowhere/ca.pem', STILE_PUBLIC_URL: 'cloud.example' }, { mqtt: true });
+  const result = readConfig(
+    {
+      DATABASE_URL: 'mysql://x',
+      STILE_MQTT_URL: 'tcp',
+      STILE_MQTT_CERT: '/nowhere/cert.pem',
+      STILE_HTTP_PORT: '70000',
+      STILE_LOG_LEVEL: 'loud',
+      STILE_CA_CERT: '/nowhere/ca.pem',
+      STILE_PUBLIC_URL: 'cloud.example',
+    },
+    { mqtt: true },
+  );
   expect(result.ok).toBe(false);
   const text = result.ok ? '' : result.mistakes.join('\n');
-  for (const name of ['DATABASE_URL', 'STILE_MQTT_URL', 'STILE_MQTT_CERT', 'STILE_HTTP_PORT', 'STILE_LOG_LEVEL', 'STILE_CA_CERT', 'STILE_PUBLIC_URL']) expect(text).toContain(name);
+  for (const name of ['DATABASE_URL', 'STILE_MQTT_URL', 'STILE_MQTT_CERT', 'STILE_HTTP_PORT', 'STILE_LOG_LEVEL', 'STILE_CA_CERT', 'STILE_PUBLIC_URL'])
+    expect(text).toContain(name);
   expect(text).toContain('give both or neither');
 });
 

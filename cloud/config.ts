@@ -45,20 +45,32 @@ export interface CloudConfig {
 /** What a setting is for, its default, and how it is written: shown by `stile-cloud --help` and in mistakes. */
 export const SETTINGS: readonly { readonly name: string; readonly what: string; readonly fallback: string }[] = [
   { name: 'DATABASE_URL', what: 'PostgreSQL, such as postgres://stile:secret@db.example/stile', fallback: 'required' },
-  { name: 'STILE_MQTT_URL', what: 'broker, such as mqtts://broker.example:8883 or mqtt://127.0.0.1:1883', fallback: 'required by serve, ingest, all and request' },
-  { name: 'STILE_MQTT_CA', what: 'PEM file of the authority that the broker\'s certificate is checked by', fallback: 'the system\'s' },
-  { name: 'STILE_MQTT_CERT', what: 'PEM file of this service\'s own certificate (with STILE_MQTT_KEY)', fallback: 'none' },
+  {
+    name: 'STILE_MQTT_URL',
+    what: 'broker, such as mqtts://broker.example:8883 or mqtt://127.0.0.1:1883',
+    fallback: 'required by serve, ingest, all and request',
+  },
+  { name: 'STILE_MQTT_CA', what: "PEM file of the authority that the broker's certificate is checked by", fallback: "the system's" },
+  { name: 'STILE_MQTT_CERT', what: "PEM file of this service's own certificate (with STILE_MQTT_KEY)", fallback: 'none' },
   { name: 'STILE_MQTT_KEY', what: 'PEM file of its key', fallback: 'none' },
-  { name: 'STILE_MQTT_SHARED', what: 'yes: several ingesters divide the work by a shared subscription (not every broker can)', fallback: 'yes for ingest, no for all' },
+  {
+    name: 'STILE_MQTT_SHARED',
+    what: 'yes: several ingesters divide the work by a shared subscription (not every broker can)',
+    fallback: 'yes for ingest, no for all',
+  },
   { name: 'STILE_HTTP_HOST', what: 'address to listen on', fallback: '127.0.0.1' },
   { name: 'STILE_HTTP_PORT', what: 'port to listen on, 0 for any free one', fallback: '8080' },
   { name: 'STILE_PUBLIC_URL', what: 'how gates reach this service, such as https://cloud.example', fallback: 'http://<host>:<port>' },
-  { name: 'STILE_DEVICE_NAME_HEADER', what: 'header in which a TLS proxy hands on the client certificate\'s common name', fallback: 'not used' },
+  { name: 'STILE_DEVICE_NAME_HEADER', what: "header in which a TLS proxy hands on the client certificate's common name", fallback: 'not used' },
   { name: 'STILE_HTTP_RATE', what: 'requests a minute of one caller', fallback: '1200' },
-  { name: 'STILE_SIGNING_KEY_FILE', what: 'Ed25519 key (PKCS8 PEM) that signs manifests; made on first start', fallback: '/var/lib/stile-cloud/signing-key.pem' },
+  {
+    name: 'STILE_SIGNING_KEY_FILE',
+    what: 'Ed25519 key (PKCS8 PEM) that signs manifests; made on first start',
+    fallback: '/var/lib/stile-cloud/signing-key.pem',
+  },
   { name: 'STILE_TENANT', what: 'tenant that commands act for', fallback: 'default' },
   { name: 'STILE_MANIFEST_TTL_HOURS', what: 'how long a manifest holds without news', fallback: '24' },
-  { name: 'STILE_CA_CERT', what: 'PEM file of the authority that signs gates\' certificates (with STILE_CA_KEY)', fallback: 'no enrolment' },
+  { name: 'STILE_CA_CERT', what: "PEM file of the authority that signs gates' certificates (with STILE_CA_KEY)", fallback: 'no enrolment' },
   { name: 'STILE_CA_KEY', what: 'PEM file of its key', fallback: 'no enrolment' },
   { name: 'STILE_HOST', what: 'name of this machine in _cloud/<host>/state', fallback: 'the host name' },
   { name: 'STILE_LOG_LEVEL', what: LOG_LEVELS.join(', '), fallback: 'info' },
@@ -72,7 +84,10 @@ const HEADER = /^[a-z0-9-]{1,64}$/;
 /** Reads the environment. Never throws; names every mistake with its mend. Files are only looked for, not read. */
 export function readConfig(env: Readonly<Record<string, string | undefined>>, needs: { readonly mqtt: boolean }): ConfigResult {
   const mistakes: string[] = [];
-  const text = (name: string): string | null => { const value = env[name]?.trim(); return value === undefined || value === '' ? null : value; };
+  const text = (name: string): string | null => {
+    const value = env[name]?.trim();
+    return value === undefined || value === '' ? null : value;
+  };
   const file = (name: string): string | null => {
     const path = text(name);
     if (path !== null && !existsSync(path)) mistakes.push(`${name}: there is no file ${path}; give the path of a PEM file`);
@@ -95,7 +110,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   };
 
   const databaseUrl = url('DATABASE_URL', ['postgres:', 'postgresql:'], 'such as postgres://stile@127.0.0.1:5432/stile');
-  if (databaseUrl === null && text('DATABASE_URL') === null) mistakes.push('DATABASE_URL: missing; say which PostgreSQL to use, such as postgres://stile@127.0.0.1:5432/stile');
+  if (databaseUrl === null && text('DATABASE_URL') === null)
+    mistakes.push('DATABASE_URL: missing; say which PostgreSQL to use, such as postgres://stile@127.0.0.1:5432/stile');
   const mqttUrl = url('STILE_MQTT_URL', ['mqtt:', 'mqtts:'], 'such as mqtt://127.0.0.1:1883');
   if (needs.mqtt && text('STILE_MQTT_URL') === null) mistakes.push('STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');
   const mqttFiles = { ca: file('STILE_MQTT_CA'), cert: file('STILE_MQTT_CERT'), key: file('STILE_MQTT_KEY') };
@@ -116,16 +132,25 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   const port = number('STILE_HTTP_PORT', 8080, 0, 65_535);
   const ratePerMinute = number('STILE_HTTP_RATE', 1_200, 1, 10_000_000);
   const manifestTtlHours = number('STILE_MANIFEST_TTL_HOURS', 24, 1, 24 * 31);
-  const host = (text('STILE_HOST') ?? hostname()).replace(/[^A-Za-z0-9.-]/g, '-').replace(/^[.-]+/, '').slice(0, 64) || 'cloud';
+  const host =
+    (text('STILE_HOST') ?? hostname())
+      .replace(/[^A-Za-z0-9.-]/g, '-')
+      .replace(/^[.-]+/, '')
+      .slice(0, 64) || 'cloud';
 
   if (mistakes.length > 0 || databaseUrl === null || logLevel === undefined) return { ok: false, mistakes };
   return {
     ok: true,
     config: Object.freeze({
-      databaseUrl, mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles, shared: sharedWord === null ? null : sharedWord === 'yes' }),
+      databaseUrl,
+      mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles, shared: sharedWord === null ? null : sharedWord === 'yes' }),
       http: Object.freeze({ host: text('STILE_HTTP_HOST') ?? '127.0.0.1', port, publicUrl, deviceNameHeader: header, ratePerMinute }),
       signingKeyFile: text('STILE_SIGNING_KEY_FILE') ?? '/var/lib/stile-cloud/signing-key.pem',
-      tenant, logLevel, manifestTtlHours, ca: caCert === null || caKey === null ? null : Object.freeze({ cert: caCert, key: caKey }), host,
+      tenant,
+      logLevel,
+      manifestTtlHours,
+      ca: caCert === null || caKey === null ? null : Object.freeze({ cert: caCert, key: caKey }),
+      host,
     }),
   };
 }

@@ -8,8 +8,23 @@
 import { createHash } from 'node:crypto';
 import fastifyRateLimit from '@fastify/rate-limit';
 import fastifySwagger from '@fastify/swagger';
-import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest, type RawReplyDefaultExpression, type RawRequestDefaultExpression, type RawServerDefault } from 'fastify';
-import { hasZodFastifySchemaValidationErrors, isResponseSerializationError, jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type RawReplyDefaultExpression,
+  type RawRequestDefaultExpression,
+  type RawServerDefault,
+} from 'fastify';
+import {
+  hasZodFastifySchemaValidationErrors,
+  isResponseSerializationError,
+  jsonSchemaTransform,
+  serializerCompiler,
+  validatorCompiler,
+  type ZodTypeProvider,
+} from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { isTransient } from './database.ts';
 import type { Log } from './log.ts';
@@ -24,16 +39,32 @@ const MAX_NAMED_PROBLEMS = 10;
 
 /** Who may call a route: anyone, a device, an operator, or either of the two. */
 export type Who = 'open' | 'device' | 'operator' | 'any';
-export interface DeviceIdentity { readonly kind: 'device'; readonly tenantId: string; readonly device: string }
+export interface DeviceIdentity {
+  readonly kind: 'device';
+  readonly tenantId: string;
+  readonly device: string;
+}
 /** `actor` null: a service that names the acting person itself. */
-export interface OperatorIdentity { readonly kind: 'operator'; readonly tenantId: string; readonly name: string; readonly actor: string | null }
+export interface OperatorIdentity {
+  readonly kind: 'operator';
+  readonly tenantId: string;
+  readonly name: string;
+  readonly actor: string | null;
+}
 export type Identity = DeviceIdentity | OperatorIdentity;
 /** What the caller showed: a bearer token, or the name in its certificate as a trusted proxy hands it on. */
-export interface Credentials { readonly token: string | null; readonly deviceName: string | null }
+export interface Credentials {
+  readonly token: string | null;
+  readonly deviceName: string | null;
+}
 
 declare module 'fastify' {
-  interface FastifyRequest { identity: Identity | null }
-  interface FastifyContextConfig { who?: Who }
+  interface FastifyRequest {
+    identity: Identity | null;
+  }
+  interface FastifyContextConfig {
+    who?: Who;
+  }
 }
 
 export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, ZodTypeProvider>;
@@ -68,14 +99,27 @@ export interface HttpOptions {
 
 /** Makes the app with the open paths; nothing listens before `app.listen`. */
 export async function createHttp(options: HttpOptions): Promise<App> {
-  const server = Fastify({ bodyLimit: MAX_BODY_BYTES, requestTimeout: REQUEST_TIMEOUT_MS, forceCloseConnections: 'idle', routerOptions: { maxParamLength: 200 }, logger: false });
+  const server = Fastify({
+    bodyLimit: MAX_BODY_BYTES,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    forceCloseConnections: 'idle',
+    routerOptions: { maxParamLength: 200 },
+    logger: false,
+  });
   server.setValidatorCompiler(validatorCompiler);
   server.setSerializerCompiler(serializerCompiler);
   const app = server.withTypeProvider<ZodTypeProvider>() as unknown as App;
   // A request without a body, though it says that it has one in JSON.
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
-    if (body === '') { done(null, {}); return; }
-    try { done(null, JSON.parse(body as string)); } catch { done(new HttpProblem(400, 'NOT_JSON', 'the body is not JSON')); }
+    if (body === '') {
+      done(null, {});
+      return;
+    }
+    try {
+      done(null, JSON.parse(body as string));
+    } catch {
+      done(new HttpProblem(400, 'NOT_JSON', 'the body is not JSON'));
+    }
   });
   app.decorateRequest('identity', null);
   app.addHook('onRoute', (route) => {
@@ -83,13 +127,23 @@ export async function createHttp(options: HttpOptions): Promise<App> {
   });
   addErrors(app, options);
   await app.register(fastifyRateLimit, {
-    max: options.ratePerMinute, timeWindow: '1 minute', keyGenerator: callerOf, allowList: (request) => OPEN_PATHS.has(request.url),
-    errorResponseBuilder: (_request, context) => new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${context.max} requests a minute: try again in ${context.after}`),
+    max: options.ratePerMinute,
+    timeWindow: '1 minute',
+    keyGenerator: callerOf,
+    allowList: (request) => OPEN_PATHS.has(request.url),
+    errorResponseBuilder: (_request, context) =>
+      new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${context.max} requests a minute: try again in ${context.after}`),
   });
   await app.register(fastifySwagger, {
     openapi: {
-      openapi: '3.1.0', info: { title: 'Stile', description: 'Tickets, gates and what happened at them', version: options.version },
-      components: { securitySchemes: { device: { type: 'http', scheme: 'bearer', description: 'a device\'s token' }, operator: { type: 'http', scheme: 'bearer', description: 'an operator\'s token' } } },
+      openapi: '3.1.0',
+      info: { title: 'Stile', description: 'Tickets, gates and what happened at them', version: options.version },
+      components: {
+        securitySchemes: {
+          device: { type: 'http', scheme: 'bearer', description: "a device's token" },
+          operator: { type: 'http', scheme: 'bearer', description: "an operator's token" },
+        },
+      },
     },
     transform: jsonSchemaTransform,
   });
@@ -116,9 +170,17 @@ function addIdentity(app: App, options: HttpOptions): void {
     const named = options.deviceNameHeader === null ? undefined : request.headers[options.deviceNameHeader];
     const identity = await options.identify({ token: bearer, deviceName: typeof named === 'string' ? named : null });
     if (identity === null) {
-      throw new HttpProblem(401, 'UNAUTHENTICATED', bearer === null ? 'say who is calling: Authorization: Bearer <token>' : 'this token opens nothing: it was never given, has been replaced, or is revoked', { 'www-authenticate': 'Bearer' });
+      throw new HttpProblem(
+        401,
+        'UNAUTHENTICATED',
+        bearer === null
+          ? 'say who is calling: Authorization: Bearer <token>'
+          : 'this token opens nothing: it was never given, has been replaced, or is revoked',
+        { 'www-authenticate': 'Bearer' },
+      );
     }
-    if (who !== 'any' && identity.kind !== who) throw new HttpProblem(403, 'FORBIDDEN', who === 'device' ? 'this call is for devices' : 'this call is for operators');
+    if (who !== 'any' && identity.kind !== who)
+      throw new HttpProblem(403, 'FORBIDDEN', who === 'device' ? 'this call is for devices' : 'this call is for operators');
     request.identity = identity;
   });
 }
@@ -144,16 +206,25 @@ export function actorOf(operator: OperatorIdentity, named: string | undefined): 
 export const ErrorBody = z.object({ success: z.literal(false), error: z.string(), message: z.string() });
 
 function addErrors(app: App, { log }: HttpOptions): void {
-  const answer = (reply: FastifyReply, status: number, error: string, message: string) => reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify({ success: false, error, message }));
-  app.setNotFoundHandler((request, reply) => answer(reply, 404, 'NO_SUCH_PATH', `there is nothing at ${request.method} ${request.url.split('?')[0]?.slice(0, 200)}; see /openapi.json`));
+  const answer = (reply: FastifyReply, status: number, error: string, message: string) =>
+    reply
+      .code(status)
+      .type('application/json; charset=utf-8')
+      .send(JSON.stringify({ success: false, error, message }));
+  app.setNotFoundHandler((request, reply) =>
+    answer(reply, 404, 'NO_SUCH_PATH', `there is nothing at ${request.method} ${request.url.split('?')[0]?.slice(0, 200)}; see /openapi.json`),
+  );
   app.setErrorHandler((error: Error & { statusCode?: number; code?: string }, request, reply) => {
     if (error instanceof HttpProblem) return answer(reply.headers(error.headers), error.status, error.code, error.message);
     if (hasZodFastifySchemaValidationErrors(error)) {
       const where = error.validationContext ?? 'body';
-      const problems = error.validation.slice(0, MAX_NAMED_PROBLEMS).map(({ instancePath, message }) => `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${message ?? 'is wrong'}`);
+      const problems = error.validation
+        .slice(0, MAX_NAMED_PROBLEMS)
+        .map(({ instancePath, message }) => `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${message ?? 'is wrong'}`);
       return answer(reply, 400, 'BAD_REQUEST', problems.join('; '));
     }
-    if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return answer(reply, 413, 'TOO_LARGE', `the body has more than ${MAX_BODY_BYTES} bytes: send less at once`);
+    if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE')
+      return answer(reply, 413, 'TOO_LARGE', `the body has more than ${MAX_BODY_BYTES} bytes: send less at once`);
     if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return answer(reply, 415, 'NOT_JSON', 'send the body as application/json');
     if (typeof error.statusCode === 'number' && error.statusCode < 500) return answer(reply, error.statusCode, 'BAD_REQUEST', error.message);
     if (isTransient(error)) {
@@ -174,13 +245,18 @@ function addMetrics(app: App, metrics: Metrics): void {
 }
 
 function addOpenPaths(app: App, options: HttpOptions): void {
-  app.get('/healthz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'The process runs' } }, async () => ({ success: true, version: options.version }));
+  app.get('/healthz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'The process runs' } }, async () => ({
+    success: true,
+    version: options.version,
+  }));
   app.get('/readyz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'Database and broker can be reached' } }, async (_request, reply) => {
     const parts = await options.readiness();
     const wrong = Object.entries(parts).filter(([, problem]) => problem !== null);
     if (wrong.length === 0) return { success: true, parts: Object.keys(parts) };
     return reply.code(503).send({ success: false, error: 'NOT_READY', message: wrong.map(([part, problem]) => `${part}: ${problem}`).join('; ') });
   });
-  app.get('/metrics', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'Numbers in Prometheus\' text' } }, async (_request, reply) => reply.type(options.metrics.contentType).send(await options.metrics.text()));
+  app.get('/metrics', { config: { who: 'open' }, schema: { tags: ['health'], summary: "Numbers in Prometheus' text" } }, async (_request, reply) =>
+    reply.type(options.metrics.contentType).send(await options.metrics.text()),
+  );
   app.get('/openapi.json', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'This description' } }, async () => app.swagger());
 }

@@ -15,7 +15,15 @@ export interface Log {
 
 /** JSON lines on stderr, so that stdout stays for answers. */
 export function createLog(options: { readonly level: LogLevel; readonly name: string }): Log {
-  return pino({ level: options.level, base: { name: options.name }, timestamp: pino.stdTimeFunctions.isoTime, redact: ['token', 'code', 'authorization', '*.token', '*.code', '*.authorization'] }, pino.destination({ fd: 2, sync: false }));
+  return pino(
+    {
+      level: options.level,
+      base: { name: options.name },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      redact: ['token', 'code', 'authorization', '*.token', '*.code', '*.authorization'],
+    },
+    pino.destination({ fd: 2, sync: false }),
+  );
 }
 
 /** For tests and for commands that speak to a person: says nothing. */

@@ -36,7 +36,10 @@ const BROKER_WAIT_MS = 5_000;
 /** HTTP answers, tells gates and takes in at once. */
 const MAX_CONNECTIONS = 20;
 
-export interface CloudParts { readonly serve: boolean; readonly ingest: boolean }
+export interface CloudParts {
+  readonly serve: boolean;
+  readonly ingest: boolean;
+}
 
 export interface RunningCloud {
   /** Where HTTP listens; null without `serve`. */
@@ -55,7 +58,9 @@ export class NotMigratedError extends Error {
 /** Starts the parts. Throws what stands in the way (SigningKeyError, NotMigratedError, PostgreSQL's and the port's errors), with everything released. */
 export async function startCloud(config: CloudConfig, parts: CloudParts, log: Log): Promise<RunningCloud> {
   const releases: { readonly what: string; readonly release: () => Promise<void> }[] = [];
-  const held = (what: string, release: () => Promise<void>) => { releases.push({ what, release }); };
+  const held = (what: string, release: () => Promise<void>) => {
+    releases.push({ what, release });
+  };
   let stopping: Promise<void> | null = null;
   const stop = () => (stopping ??= releaseAll(releases, log));
   try {
@@ -70,7 +75,12 @@ export async function startCloud(config: CloudConfig, parts: CloudParts, log: Lo
 async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (what: string, release: () => Promise<void>) => void) {
   if (config.mqtt === null) throw new TypeError('serve and ingest need a broker: readConfig with { mqtt: true }');
   const metrics = createMetrics();
-  const database = createDatabase({ url: config.databaseUrl, name: 'stile-cloud', maxConnections: MAX_CONNECTIONS, onError: (error) => log.warn({ error: error.message }, 'an idle connection to the database broke') });
+  const database = createDatabase({
+    url: config.databaseUrl,
+    name: 'stile-cloud',
+    maxConnections: MAX_CONNECTIONS,
+    onError: (error) => log.warn({ error: error.message }, 'an idle connection to the database broke'),
+  });
   held('database', () => database.close());
   await checkMigrated(database);
   const signing = parts.serve ? await openSigning(database, config, log) : null;
@@ -85,7 +95,9 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     requests?.receive(message.topic, message.payload);
   };
   const broker = createBroker({
-    settings: config.mqtt, host: config.host, onMessage,
+    settings: config.mqtt,
+    host: config.host,
+    onMessage,
     subscriptions: parts.ingest ? ingestSubscriptions(shared) : [`${TOPIC_ROOT}/+/+/response/+`],
     onConnection: (connected, reason) => {
       log[connected ? 'info' : 'warn']({ reason }, connected ? 'connected to the broker' : 'not connected to the broker');
@@ -97,7 +109,10 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
   if (parts.serve) requests = createGateRequests({ publish: (topic, payload, delivery) => broker.publish(topic, payload, delivery) });
   if (parts.ingest) {
     ingest = createIngest({
-      database, broker, log, account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
+      database,
+      broker,
+      log,
+      account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
       lookup: (tenantId, gate, question) => database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
       onResponse: (topic, payload) => requests?.receive(topic, payload),
     });
@@ -116,8 +131,15 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     const { port } = app.server.address() as AddressInfo;
     listening = `http://${config.http.host.includes(':') ? `[${config.http.host}]` : config.http.host}:${port}`;
     outbox = createOutbox({
-      database, log, readUsage: manifestUsage, keys: signing.keys, signer: signing.signer, ttlHours: config.manifestTtlHours, publicUrl: config.http.publicUrl ?? listening,
-      publish: (topic, payload, delivery) => broker.publish(topic, payload, delivery), canPublish: () => broker.connected(),
+      database,
+      log,
+      readUsage: manifestUsage,
+      keys: signing.keys,
+      signer: signing.signer,
+      ttlHours: config.manifestTtlHours,
+      publicUrl: config.http.publicUrl ?? listening,
+      publish: (topic, payload, delivery) => broker.publish(topic, payload, delivery),
+      canPublish: () => broker.connected(),
       listen: (onNotice) => listenTo(config.databaseUrl, 'stile_outbox', log, onNotice),
     });
     await outbox.open();
@@ -127,12 +149,25 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
   return { listening, readiness };
 }
 
-interface HttpParts { readonly database: Database; readonly requests: GateRequests | null; readonly signing: RegisteredSigner; readonly metrics: Metrics; readonly readiness: () => Promise<Readonly<Record<string, string | null>>>; readonly log: Log }
+interface HttpParts {
+  readonly database: Database;
+  readonly requests: GateRequests | null;
+  readonly signing: RegisteredSigner;
+  readonly metrics: Metrics;
+  readonly readiness: () => Promise<Readonly<Record<string, string | null>>>;
+  readonly log: Log;
+}
 
 async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   const { database, signing } = parts;
   const app = await createHttp({
-    log: parts.log, metrics: parts.metrics, version: ownVersion(), identify: createIdentify(database), readiness: parts.readiness, deviceNameHeader: config.http.deviceNameHeader, ratePerMinute: config.http.ratePerMinute,
+    log: parts.log,
+    metrics: parts.metrics,
+    version: ownVersion(),
+    identify: createIdentify(database),
+    readiness: parts.readiness,
+    deviceNameHeader: config.http.deviceNameHeader,
+    ratePerMinute: config.http.ratePerMinute,
   });
   registerManifestRoutes(app, { database, signer: signing.signer, keys: signing.keys, readUsage: manifestUsage, ttlHours: config.manifestTtlHours });
   registerDeviceRoutes(app, { database, requests: parts.requests });
@@ -143,24 +178,49 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
 
 async function openSigning(database: Database, config: CloudConfig, log: Log): Promise<RegisteredSigner> {
   const signing = await openRegisteredSigner(database, config.signingKeyFile);
-  if (signing.created) log.warn({ file: config.signingKeyFile, key_id: signing.signer.keyId }, 'MADE A NEW SIGNING KEY: keep a copy in a safe place; gates trust manifests by it alone (stile-cloud keys prints its public half)');
-  if (signing.unknownBefore) log.warn({ file: config.signingKeyFile, key_id: signing.signer.keyId }, 'the signing key is another one than before: gates that pinned the old one alone refuse what it signs');
+  if (signing.created)
+    log.warn(
+      { file: config.signingKeyFile, key_id: signing.signer.keyId },
+      'MADE A NEW SIGNING KEY: keep a copy in a safe place; gates trust manifests by it alone (stile-cloud keys prints its public half)',
+    );
+  if (signing.unknownBefore)
+    log.warn(
+      { file: config.signingKeyFile, key_id: signing.signer.keyId },
+      'the signing key is another one than before: gates that pinned the old one alone refuse what it signs',
+    );
   return signing;
 }
 
 /** Every file of migrations/ must have landed; newer ones in the database are a newer program's. */
 async function checkMigrated(database: Database): Promise<void> {
   const { rows } = await database.asOwner((client) => client.query<{ there: boolean }>("SELECT to_regclass('migration_hashes') IS NOT NULL AS there"));
-  const landed = rows[0]?.there === true ? new Set((await database.asOwner((client) => client.query<{ name: string }>('SELECT name FROM migration_hashes'))).rows.map(({ name }) => name)) : new Set<string>();
+  const landed =
+    rows[0]?.there === true
+      ? new Set((await database.asOwner((client) => client.query<{ name: string }>('SELECT name FROM migration_hashes'))).rows.map(({ name }) => name))
+      : new Set<string>();
   const missing = [...migrationFiles().keys()].filter((name) => !landed.has(name));
-  if (missing.length > 0) throw new NotMigratedError(`the database lacks ${missing.length === 1 ? `the migration ${missing[0]}` : `${missing.length} migrations`}: run stile-cloud migrate first`);
+  if (missing.length > 0)
+    throw new NotMigratedError(
+      `the database lacks ${missing.length === 1 ? `the migration ${missing[0]}` : `${missing.length} migrations`}: run stile-cloud migrate first`,
+    );
 }
 
 async function databaseProblem(database: Database): Promise<string | null> {
   let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<string>((done) => { timer = setTimeout(() => done(`no answer within ${READINESS_TIMEOUT_MS} ms`), READINESS_TIMEOUT_MS); });
-  const asked = database.withoutTenant((client) => client.query('SELECT 1')).then(() => null, (error: Error) => error.message || 'not reachable');
-  try { return await Promise.race([asked, late]); } finally { clearTimeout(timer); }
+  const late = new Promise<string>((done) => {
+    timer = setTimeout(() => done(`no answer within ${READINESS_TIMEOUT_MS} ms`), READINESS_TIMEOUT_MS);
+  });
+  const asked = database
+    .withoutTenant((client) => client.query('SELECT 1'))
+    .then(
+      () => null,
+      (error: Error) => error.message || 'not reachable',
+    );
+  try {
+    return await Promise.race([asked, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, ingest: Ingest | null): void {
@@ -168,7 +228,16 @@ function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, i
   metrics.gauge('stile_database_connections', 'Connections to the database', () => database.stats().total);
   metrics.gauge('stile_database_waiting', 'Callers that wait for a connection', () => database.stats().waiting);
   if (ingest === null) return;
-  for (const [name, help] of [['rows', 'Ledger rows stored'], ['duplicates', 'Ledger rows that were there already'], ['batches', 'Transactions'], ['quarantined', 'Messages put away'], ['waiting', 'Messages that wait'], ['retries', 'Transactions tried again'], ['clones', 'Keys that came with another hash'], ['breaks', 'Broken places in chains']] as const) {
+  for (const [name, help] of [
+    ['rows', 'Ledger rows stored'],
+    ['duplicates', 'Ledger rows that were there already'],
+    ['batches', 'Transactions'],
+    ['quarantined', 'Messages put away'],
+    ['waiting', 'Messages that wait'],
+    ['retries', 'Transactions tried again'],
+    ['clones', 'Keys that came with another hash'],
+    ['breaks', 'Broken places in chains'],
+  ] as const) {
     metrics.gauge(`stile_ingest_${name}`, `${help}, since the start`, () => ingest.stats().ledgers[name]);
   }
 }
@@ -180,5 +249,9 @@ async function releaseAll(releases: { readonly what: string; readonly release: (
 }
 
 function ownVersion(): string {
-  try { return (JSON.parse(readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8')) as { version: string }).version; } catch { return 'unknown'; }
+  try {
+    return (JSON.parse(readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8')) as { version: string }).version;
+  } catch {
+    return 'unknown';
+  }
 }

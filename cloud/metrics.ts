@@ -26,9 +26,15 @@ export function createMetrics(): Metrics {
     },
     gauge(name, help, read) {
       new Gauge({
-        name, help, registers: [registry],
+        name,
+        help,
+        registers: [registry],
         async collect() {
-          try { this.set(await read()); } catch { this.reset(); }
+          try {
+            this.set(await read());
+          } catch {
+            this.reset();
+          }
         },
       });
     },

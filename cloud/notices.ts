@@ -15,7 +15,10 @@ export async function listenTo(url: string, channel: string, log: Log, onNotice:
   async function connect(): Promise<void> {
     try {
       const opened = await connectOwner(url);
-      if (closed) { await opened.close(); return; }
+      if (closed) {
+        await opened.close();
+        return;
+      }
       connection = opened;
       opened.client.on('notification', onNotice);
       opened.client.on('end', () => again(opened));

@@ -12,12 +12,24 @@ export function createServiceNotifier(env: Readonly<Record<string, string | unde
   const asked = env['NOTIFY_SOCKET'] !== undefined && env['NOTIFY_SOCKET'] !== '';
   const watchdogMs = Number(env['WATCHDOG_USEC'] ?? 0) / 1000;
   let timer: NodeJS.Timeout | undefined;
-  const tell = (...words: string[]) => { execFile('systemd-notify', words, () => {}); };
+  const tell = (...words: string[]) => {
+    execFile('systemd-notify', words, () => {});
+  };
   return {
     ready(alive) {
       if (!asked) return;
       tell('--ready', `--pid=${process.pid}`);
-      if (watchdogMs > 0) timer = setInterval(() => void alive().then((well) => { if (well) tell('WATCHDOG=1'); }, () => {}), watchdogMs / 3);
+      if (watchdogMs > 0)
+        timer = setInterval(
+          () =>
+            void alive().then(
+              (well) => {
+                if (well) tell('WATCHDOG=1');
+              },
+              () => {},
+            ),
+          watchdogMs / 3,
+        );
     },
     stopping() {
       clearInterval(timer);

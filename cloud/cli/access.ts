@@ -9,30 +9,59 @@ import { CliError, EXIT, type Session } from './session.ts';
 /** An enrolment token that is not used within this many hours opens nothing. */
 const ENROLMENT_TOKEN_HOURS = 72;
 
-export interface OperatorOptions { readonly actor?: string; readonly anyActor?: boolean; readonly days?: number; readonly tokenFile?: string; readonly json?: boolean }
+export interface OperatorOptions {
+  readonly actor?: string;
+  readonly anyActor?: boolean;
+  readonly days?: number;
+  readonly tokenFile?: string;
+  readonly json?: boolean;
+}
 
 /** Gives somebody (or a service) a token for the operators' calls; shown once. */
 export async function operatorAdd(session: Session, name: string, options: OperatorOptions): Promise<void> {
-  const actor = options.anyActor === true ? null : options.actor ?? name;
-  if (actor !== null && !ActorId.safeParse(actor).success) throw new CliError(EXIT.usage, `${JSON.stringify(actor)} is not a staff id: 1 to 64 letters, digits or . _ : @ - (never a person's name); give one with --actor, or --any-actor for a service`);
+  const actor = options.anyActor === true ? null : (options.actor ?? name);
+  if (actor !== null && !ActorId.safeParse(actor).success)
+    throw new CliError(
+      EXIT.usage,
+      `${JSON.stringify(actor)} is not a staff id: 1 to 64 letters, digits or . _ : @ - (never a person's name); give one with --actor, or --any-actor for a service`,
+    );
   const tenantId = await session.tenant(true);
   const { token, sha256 } = newToken(OPERATOR_TOKEN_PREFIX);
   try {
-    await session.database.withTenant(tenantId, (client) => client.query('INSERT INTO operator_tokens (tenant_id, token_sha256, name, actor, expires_at) VALUES ($1, $2, $3, $4, now() + make_interval(days => $5))', [tenantId, sha256, name, actor, options.days ?? 365]));
+    await session.database.withTenant(tenantId, (client) =>
+      client.query(
+        'INSERT INTO operator_tokens (tenant_id, token_sha256, name, actor, expires_at) VALUES ($1, $2, $3, $4, now() + make_interval(days => $5))',
+        [tenantId, sha256, name, actor, options.days ?? 365],
+      ),
+    );
   } catch (error) {
-    if (sqlState(error) === '23505') throw new CliError(EXIT.failed, `there is an operator ${name} already: stile-cloud operator revoke ${name}, or choose another name`);
+    if (sqlState(error) === '23505')
+      throw new CliError(EXIT.failed, `there is an operator ${name} already: stile-cloud operator revoke ${name}, or choose another name`);
     throw error;
   }
-  if (options.tokenFile !== undefined) { writeFileSync(options.tokenFile, `${token}\n`, { mode: 0o600 }); session.terminal.err(`the token of ${name} is in ${options.tokenFile}\n`); }
-  else if (options.json === true) session.terminal.out(`${JSON.stringify({ name, actor, token })}\n`);
-  else { session.terminal.err(`the token of ${name}, shown this once:\n`); session.terminal.out(`${token}\n`); }
+  if (options.tokenFile !== undefined) {
+    writeFileSync(options.tokenFile, `${token}\n`, { mode: 0o600 });
+    session.terminal.err(`the token of ${name} is in ${options.tokenFile}\n`);
+  } else if (options.json === true) session.terminal.out(`${JSON.stringify({ name, actor, token })}\n`);
+  else {
+    session.terminal.err(`the token of ${name}, shown this once:\n`);
+    session.terminal.out(`${token}\n`);
+  }
 }
 
 export async function operatorList(session: Session, options: { readonly json?: boolean }): Promise<void> {
   const tenantId = await session.tenant();
-  const { rows } = await session.database.withTenant(tenantId, (client) => client.query<{ name: string; actor: string | null; created_at: Date; expires_at: Date | null; revoked_at: Date | null }>('SELECT name, actor, created_at, expires_at, revoked_at FROM operator_tokens ORDER BY name'));
+  const { rows } = await session.database.withTenant(tenantId, (client) =>
+    client.query<{ name: string; actor: string | null; created_at: Date; expires_at: Date | null; revoked_at: Date | null }>(
+      'SELECT name, actor, created_at, expires_at, revoked_at FROM operator_tokens ORDER BY name',
+    ),
+  );
   if (options.json === true) session.terminal.out(`${JSON.stringify(rows, null, 2)}\n`);
-  else for (const row of rows) session.terminal.out(`${row.name}  acts for ${row.actor ?? 'anyone'}  ${row.revoked_at === null ? `until ${row.expires_at?.toISOString() ?? 'revoked'}` : 'revoked'}\n`);
+  else
+    for (const row of rows)
+      session.terminal.out(
+        `${row.name}  acts for ${row.actor ?? 'anyone'}  ${row.revoked_at === null ? `until ${row.expires_at?.toISOString() ?? 'revoked'}` : 'revoked'}\n`,
+      );
 }
 
 export async function operatorRevoke(session: Session, name: string): Promise<void> {
@@ -54,11 +83,21 @@ export async function enrolToken(session: Session, gate: string, options: { read
   const tenantId = await session.tenant();
   const { token, sha256 } = newToken(ENROLMENT_TOKEN_PREFIX);
   try {
-    await session.database.withTenant(tenantId, (client) => client.query('INSERT INTO enrolment_tokens (tenant_id, token_sha256, device, expires_at) VALUES ($1, $2, $3, now() + make_interval(hours => $4))', [tenantId, sha256, gate, options.hours ?? ENROLMENT_TOKEN_HOURS]));
+    await session.database.withTenant(tenantId, (client) =>
+      client.query('INSERT INTO enrolment_tokens (tenant_id, token_sha256, device, expires_at) VALUES ($1, $2, $3, now() + make_interval(hours => $4))', [
+        tenantId,
+        sha256,
+        gate,
+        options.hours ?? ENROLMENT_TOKEN_HOURS,
+      ]),
+    );
   } catch (error) {
     if (sqlState(error) === '23503') throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gate add ${gate}`);
     throw error;
   }
   if (options.json === true) session.terminal.out(`${JSON.stringify({ gate, token })}\n`);
-  else { session.terminal.err(`for ${gate}, once, within ${options.hours ?? ENROLMENT_TOKEN_HOURS} h:\n`); session.terminal.out(`${token}\n`); }
+  else {
+    session.terminal.err(`for ${gate}, once, within ${options.hours ?? ENROLMENT_TOKEN_HOURS} h:\n`);
+    session.terminal.out(`${token}\n`);
+  }
 }

@@ -5,27 +5,53 @@ import { refusals } from '../reconcile/questions.ts';
 import { table } from './gates.ts';
 import { CliError, EXIT, type Session } from './session.ts';
 
-export interface RefusalOptions { readonly gate?: string; readonly since?: string; readonly limit?: number; readonly json?: boolean }
-
-export async function refusalsCommand(session: Session, options: RefusalOptions): Promise<void> {
-  if (options.gate !== undefined && !GateName.safeParse(options.gate).success) throw new CliError(EXIT.usage, `--gate ${JSON.stringify(options.gate)}: a gate is named <site>/<gate>, such as arena/north-03`);
-  const tenantId = await session.tenant();
-  const found = await session.database.withTenant(tenantId, (client) => refusals(client, options.gate ?? null, sinceOf(options.since ?? '24h'), options.limit ?? 100));
-  if (options.json === true) { session.terminal.out(`${JSON.stringify(found, null, 2)}\n`); return; }
-  if (found.length === 0) { session.terminal.err('nobody was refused in this time\n'); return; }
-  session.terminal.out(table(['when', 'gate', 'reason', 'ticket', 'explanation'], found.map((row) => [row.at.slice(0, 19), row.gate, row.reason, row.ticket_id ?? '-', row.explanation])));
+export interface RefusalOptions {
+  readonly gate?: string;
+  readonly since?: string;
+  readonly limit?: number;
+  readonly json?: boolean;
 }
 
-export interface SettleOptions { readonly actor: string; readonly reason: string }
+export async function refusalsCommand(session: Session, options: RefusalOptions): Promise<void> {
+  if (options.gate !== undefined && !GateName.safeParse(options.gate).success)
+    throw new CliError(EXIT.usage, `--gate ${JSON.stringify(options.gate)}: a gate is named <site>/<gate>, such as arena/north-03`);
+  const tenantId = await session.tenant();
+  const found = await session.database.withTenant(tenantId, (client) =>
+    refusals(client, options.gate ?? null, sinceOf(options.since ?? '24h'), options.limit ?? 100),
+  );
+  if (options.json === true) {
+    session.terminal.out(`${JSON.stringify(found, null, 2)}\n`);
+    return;
+  }
+  if (found.length === 0) {
+    session.terminal.err('nobody was refused in this time\n');
+    return;
+  }
+  session.terminal.out(
+    table(
+      ['when', 'gate', 'reason', 'ticket', 'explanation'],
+      found.map((row) => [row.at.slice(0, 19), row.gate, row.reason, row.ticket_id ?? '-', row.explanation]),
+    ),
+  );
+}
+
+export interface SettleOptions {
+  readonly actor: string;
+  readonly reason: string;
+}
 
 /** Says of a grant whose passage is not known that the guest passed, or did not. The gates learn it from the cloud's ledger. */
 export async function settleCommand(session: Session, gate: string, epoch: string, seq: string, outcome: string, options: SettleOptions): Promise<void> {
   if (outcome !== 'passed' && outcome !== 'returned') throw new CliError(EXIT.usage, `${JSON.stringify(outcome)}: say passed or returned`);
   const position = [Number(epoch), Number(seq)] as const;
-  if (!LedgerName.safeParse(gate).success || position.some((part) => !Number.isSafeInteger(part) || part < 1)) throw new CliError(EXIT.usage, 'name the grant by its gate, epoch and seq, such as: settle arena/north-03 1795000000 17 returned');
+  if (!LedgerName.safeParse(gate).success || position.some((part) => !Number.isSafeInteger(part) || part < 1))
+    throw new CliError(EXIT.usage, 'name the grant by its gate, epoch and seq, such as: settle arena/north-03 1795000000 17 returned');
   const tenantId = await session.tenant();
-  const settled = await session.database.withTenant(tenantId, (client) => settle(client, { of: [gate, ...position], outcome, actor: options.actor, reason: options.reason }));
-  if (settled === null) throw new CliError(EXIT.failed, `there is no grant ${gate} ${epoch} ${seq}: stile-cloud refusals and GET /tickets/:id/history name them`);
+  const settled = await session.database.withTenant(tenantId, (client) =>
+    settle(client, { of: [gate, ...position], outcome, actor: options.actor, reason: options.reason }),
+  );
+  if (settled === null)
+    throw new CliError(EXIT.failed, `there is no grant ${gate} ${epoch} ${seq}: stile-cloud refusals and GET /tickets/:id/history name them`);
   session.terminal.out(`${gate} ${epoch} ${seq} is settled as ${outcome}\n`);
 }
 

@@ -8,7 +8,10 @@ import type { GateRequests } from '../devices/requests.ts';
 import { toldGates } from './announce.ts';
 import { CliError, EXIT, type Session } from './session.ts';
 
-export interface TokenOptions { readonly tokenFile?: string; readonly json?: boolean }
+export interface TokenOptions {
+  readonly tokenFile?: string;
+  readonly json?: boolean;
+}
 
 /** Makes a gate (and its site); prints its token once. A known gate keeps its token. */
 export async function gateAdd(session: Session, gate: string, options: TokenOptions): Promise<void> {
@@ -27,26 +30,51 @@ export async function gateToken(session: Session, gate: string, options: TokenOp
 
 export async function gateRevoke(session: Session, gate: string): Promise<void> {
   const tenantId = await session.tenant();
-  if (!(await session.database.withTenant(tenantId, (client) => revokeDevice(client, gate)))) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
+  if (!(await session.database.withTenant(tenantId, (client) => revokeDevice(client, gate))))
+    throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
   session.terminal.out(`${gate} is revoked: its token opens nothing any more. Take its certificate out of the broker too (deploy/mosquitto).\n`);
 }
 
-export interface AssignOptions extends TokenOptions { readonly zones?: string; readonly tiers?: string; readonly none?: boolean; readonly force?: boolean; readonly wait?: boolean }
+export interface AssignOptions extends TokenOptions {
+  readonly zones?: string;
+  readonly tiers?: string;
+  readonly none?: boolean;
+  readonly force?: boolean;
+  readonly wait?: boolean;
+}
 
 /** What gates are for from now on. `site/*`: every known gate of the site. A new gate is made, and its token shown once. */
 export async function assign(session: Session, gate: string, events: readonly string[], options: AssignOptions): Promise<void> {
   if (events.length === 0 && options.none !== true) throw new CliError(EXIT.usage, 'name the events that the gate is for, or --none to take it out of all');
   if (events.length > 0 && options.none === true) throw new CliError(EXIT.usage, '--none takes the gate out of all events: name none beside it');
   const tenantId = await session.tenant(true);
-  const gates = gate.endsWith('/*') ? (await session.database.withTenant(tenantId, (client) => client.query<{ name: string }>('SELECT name FROM devices WHERE site_id = $1 AND revoked_at IS NULL ORDER BY name', [gate.slice(0, -2)]))).rows.map(({ name }) => name) : [gate];
+  const gates = gate.endsWith('/*')
+    ? (
+        await session.database.withTenant(tenantId, (client) =>
+          client.query<{ name: string }>('SELECT name FROM devices WHERE site_id = $1 AND revoked_at IS NULL ORDER BY name', [gate.slice(0, -2)]),
+        )
+      ).rows.map(({ name }) => name)
+    : [gate];
   if (gates.length === 0) throw new CliError(EXIT.failed, `there are no gates at ${gate.slice(0, -2)} yet: stile-cloud gate add ${gate.slice(0, -2)}/<gate>`);
   for (const name of gates) {
     const token = await makeGate(session, tenantId, name);
-    const result = await session.database.withTenant(tenantId, (client) => assignGate(client, tenantId, name, { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) }, { force: options.force ?? false }));
+    const result = await session.database.withTenant(tenantId, (client) =>
+      assignGate(
+        client,
+        tenantId,
+        name,
+        { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) },
+        { force: options.force ?? false },
+      ),
+    );
     if (token !== null) showToken(session, name, token, options);
     if (!result.ok) throw new CliError(EXIT.failed, `${result.message}${result.code === 'UNACKNOWLEDGED_ROWS' ? ', or pass --force' : ''}`);
-    const serves = [options.zones === undefined ? null : `zones ${options.zones}`, options.tiers === undefined ? null : `tiers ${options.tiers}`].filter((part) => part !== null).join(', ');
-    session.terminal.err(`${name} is for ${events.length === 0 ? 'no event' : events.join(', ')}${serves === '' ? '' : ` (${serves})`}${result.removed.length > 0 ? `, no longer for ${result.removed.join(', ')}` : ''}\n`);
+    const serves = [options.zones === undefined ? null : `zones ${options.zones}`, options.tiers === undefined ? null : `tiers ${options.tiers}`]
+      .filter((part) => part !== null)
+      .join(', ');
+    session.terminal.err(
+      `${name} is for ${events.length === 0 ? 'no event' : events.join(', ')}${serves === '' ? '' : ` (${serves})`}${result.removed.length > 0 ? `, no longer for ${result.removed.join(', ')}` : ''}\n`,
+    );
   }
   await toldGates(session, tenantId, options.wait ?? true);
 }
@@ -74,27 +102,55 @@ function showToken(session: Session, gate: string, token: string, options: Token
   }
 }
 
-const list = (text: string | undefined): string[] | null => (text === undefined ? null : text.split(',').map((part) => part.trim()).filter((part) => part !== ''));
+const list = (text: string | undefined): string[] | null =>
+  text === undefined
+    ? null
+    : text
+        .split(',')
+        .map((part) => part.trim())
+        .filter((part) => part !== '');
 
 export async function gates(session: Session, options: { readonly site?: string; readonly json?: boolean }): Promise<void> {
   const tenantId = await session.tenant();
   const found = await session.database.withTenant(tenantId, (client) => listGates(client, options.site));
-  if (options.json === true) { session.terminal.out(`${JSON.stringify(found, null, 2)}\n`); return; }
-  if (found.length === 0) { session.terminal.err('there are no gates yet: stile-cloud assign <site>/<gate> <event>\n'); return; }
+  if (options.json === true) {
+    session.terminal.out(`${JSON.stringify(found, null, 2)}\n`);
+    return;
+  }
+  if (found.length === 0) {
+    session.terminal.err('there are no gates yet: stile-cloud assign <site>/<gate> <event>\n');
+    return;
+  }
   session.terminal.out(table(['gate', 'state', 'since', 'mode', 'backlog', 'manifest', 'last row', 'events', 'alerts'], found.map(gateLine)));
 }
 
 const gateLine = (gate: GateView): string[] => [
-  gate.gate, gate.state.replace('_', ' '), gate.since?.slice(0, 19) ?? '-', gate.mode ?? '-', String(gate.backlog ?? '-'), String(gate.manifest_version ?? '-'), gate.last_row_at?.slice(0, 19) ?? '-', gate.event_ids.join(',') || '-', gate.alerts.join(',') || '-',
+  gate.gate,
+  gate.state.replace('_', ' '),
+  gate.since?.slice(0, 19) ?? '-',
+  gate.mode ?? '-',
+  String(gate.backlog ?? '-'),
+  String(gate.manifest_version ?? '-'),
+  gate.last_row_at?.slice(0, 19) ?? '-',
+  gate.event_ids.join(',') || '-',
+  gate.alerts.join(',') || '-',
 ];
 
 /** Columns as wide as they must be. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
-  return [head, ...rows].map((row) => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] as number))).join('  ')).map((line) => `${line.trimEnd()}\n`).join('');
+  return [head, ...rows]
+    .map((row) => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] as number))).join('  '))
+    .map((line) => `${line.trimEnd()}\n`)
+    .join('');
 }
 
-export interface RequestOptions { readonly actor?: string; readonly reason: string; readonly arg?: readonly string[]; readonly json?: boolean }
+export interface RequestOptions {
+  readonly actor?: string;
+  readonly reason: string;
+  readonly arg?: readonly string[];
+  readonly json?: boolean;
+}
 
 /** The checked command and its arguments; numbers and true/false are taken as such. */
 export function requestOf(gate: string, command: string, args: readonly string[]): { readonly command: CommandName; readonly args: Record<string, unknown> } {
@@ -118,12 +174,19 @@ export async function sendRequest(session: Session, requests: GateRequests, gate
   if (known.rowCount === 0) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
   const outcome = await requests.send(gate, request.command, { actor: options.actor ?? 'system', reason: options.reason, args: request.args });
   switch (outcome.kind) {
-    case 'malformed': throw new CliError(EXIT.usage, outcome.message);
-    case 'unsent': throw new CliError(EXIT.unreachable, `the broker could not take the request: ${outcome.message}`);
-    case 'unanswered': throw new CliError(EXIT.tryAgain, `${gate} did not answer within ${outcome.waitedMs / 1000} s: see stile-cloud gates whether it is online`);
+    case 'malformed':
+      throw new CliError(EXIT.usage, outcome.message);
+    case 'unsent':
+      throw new CliError(EXIT.unreachable, `the broker could not take the request: ${outcome.message}`);
+    case 'unanswered':
+      throw new CliError(EXIT.tryAgain, `${gate} did not answer within ${outcome.waitedMs / 1000} s: see stile-cloud gates whether it is online`);
     case 'answered': {
       const { response } = outcome;
-      session.terminal.out(options.json === true ? `${JSON.stringify(response)}\n` : `${gate} ${command}: ${response.status}${response.error === undefined ? '' : `, ${response.error.code}: ${response.error.message}`} (${Math.round(response.duration_ms)} ms)\n${response.data === undefined ? '' : `${JSON.stringify(response.data, null, 2)}\n`}`);
+      session.terminal.out(
+        options.json === true
+          ? `${JSON.stringify(response)}\n`
+          : `${gate} ${command}: ${response.status}${response.error === undefined ? '' : `, ${response.error.code}: ${response.error.message}`} (${Math.round(response.duration_ms)} ms)\n${response.data === undefined ? '' : `${JSON.stringify(response.data, null, 2)}\n`}`,
+      );
       if (response.status === 'error') throw new CliError(EXIT.failed, `${gate} did not do it`);
     }
   }

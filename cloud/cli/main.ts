@@ -1,8 +1,8 @@
 /** The command line `stile-cloud`: names, options and help. What commands do stands beside. The only file of the cloud that imports commander. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { SETTINGS } from '../config.ts';
-import { refusalsCommand, settleCommand } from './account.ts';
 import { enrolToken, keys, operatorAdd, operatorList, operatorRevoke } from './access.ts';
+import { refusalsCommand, settleCommand } from './account.ts';
 import { assign, gateAdd, gateRevoke, gates, gateToken, requestOf, sendRequest } from './gates.ts';
 import { eventList, eventPut, eventShow, importCommand } from './rights.ts';
 import { migrateCommand, runCommand, withRequests } from './services.ts';
@@ -30,7 +30,7 @@ export async function runCli(argv: readonly string[], terminal: Terminal): Promi
     await program.parseAsync([...argv], { from: 'user' });
     return EXIT.done;
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 || error.code === 'commander.help' && argv.length === 0 ? EXIT.done : EXIT.usage;
+    if (error instanceof CommanderError) return error.exitCode === 0 || (error.code === 'commander.help' && argv.length === 0) ? EXIT.done : EXIT.usage;
     const { exitCode, message } = failureOf(error);
     terminal.err(`stile-cloud: ${message}\n`);
     return exitCode;
@@ -40,15 +40,20 @@ export async function runCli(argv: readonly string[], terminal: Terminal): Promi
 function createProgram(terminal: Terminal): Command {
   const program = new Command('stile-cloud')
     .description('The cloud side of Stile: tickets, gates and the one account of what happened at them.')
-    .exitOverride().configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
-    .showHelpAfterError('(--help says more)').addHelpText('after', EXAMPLES);
-  const session = (command: Command, work: (session: Session) => Promise<void>, options: SessionOptions = {}) => withSession(terminal, { ...options, tenant: command.optsWithGlobals<{ tenant?: string }>().tenant }, work);
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
+    .showHelpAfterError('(--help says more)')
+    .addHelpText('after', EXAMPLES);
+  const session = (command: Command, work: (session: Session) => Promise<void>, options: SessionOptions = {}) =>
+    withSession(terminal, { ...options, tenant: command.optsWithGlobals<{ tenant?: string }>().tenant }, work);
   const add = (parent: Command, name: string, description: string) => parent.command(name).description(description).copyInheritedSettings(program);
   const tenantOption = () => new Option('--tenant <name>', 'act for this tenant').default(undefined, 'STILE_TENANT');
 
   add(program, 'migrate', 'brings the database to this version').action(() => migrateCommand(terminal));
   add(program, 'serve', 'answers HTTP and tells gates their tickets, until it is stopped').action(() => runCommand(terminal, { serve: true, ingest: false }));
-  add(program, 'ingest', 'takes in what gates say, until it is stopped; any number side by side').action(() => runCommand(terminal, { serve: false, ingest: true }));
+  add(program, 'ingest', 'takes in what gates say, until it is stopped; any number side by side').action(() =>
+    runCommand(terminal, { serve: false, ingest: true }),
+  );
   add(program, 'all', 'serve and ingest in one process').action(() => runCommand(terminal, { serve: true, ingest: true }));
 
   addRights(program, add, session, tenantOption);
@@ -64,55 +69,134 @@ type TenantOption = () => Option;
 function addRights(program: Command, add: Add, session: Run, tenant: TenantOption): void {
   const event = add(program, 'event', 'events: put, list, show');
   add(event, 'put <event>', 'makes or changes an event; what is not given stays as it is')
-    .option('--name <name>').option('--site <site>', 'where it is; the site is made where it is new').option('--starts <time>', 'such as 2026-07-01T20:00+02:00, or none').option('--ends <time>')
-    .option('--time-zone <zone>', 'such as Europe/Berlin').option('--policies <file>', 'YAML or JSON: who may enter when (see docs/policies.yaml.example)').option('--no-wait', 'do not wait until gates are told').addOption(tenant())
-    .addHelpText('after', '\nExample:\n  stile-cloud event put concert-1 --site arena --name "Concert" --starts 2026-07-01T20:00+02:00 --policies policies.yaml')
+    .option('--name <name>')
+    .option('--site <site>', 'where it is; the site is made where it is new')
+    .option('--starts <time>', 'such as 2026-07-01T20:00+02:00, or none')
+    .option('--ends <time>')
+    .option('--time-zone <zone>', 'such as Europe/Berlin')
+    .option('--policies <file>', 'YAML or JSON: who may enter when (see docs/policies.yaml.example)')
+    .option('--no-wait', 'do not wait until gates are told')
+    .addOption(tenant())
+    .addHelpText(
+      'after',
+      '\nExample:\n  stile-cloud event put concert-1 --site arena --name "Concert" --starts 2026-07-01T20:00+02:00 --policies policies.yaml',
+    )
     .action((id: string, options, command: Command) => session(command, (open) => eventPut(open, id, options)));
-  add(event, 'list', 'every event with its tickets, gates and manifest').option('--json').addOption(tenant()).action((options, command: Command) => session(command, (open) => eventList(open, options)));
-  add(event, 'show <event>', 'one event with its policies, as JSON').option('--json').addOption(tenant()).action((id: string, _options, command: Command) => session(command, (open) => eventShow(open, id)));
+  add(event, 'list', 'every event with its tickets, gates and manifest')
+    .option('--json')
+    .addOption(tenant())
+    .action((options, command: Command) => session(command, (open) => eventList(open, options)));
+  add(event, 'show <event>', 'one event with its policies, as JSON')
+    .option('--json')
+    .addOption(tenant())
+    .action((id: string, _options, command: Command) => session(command, (open) => eventShow(open, id)));
 
   add(program, 'import <event> <file>', 'imports tickets from CSV (with a header) or JSON Lines; the same file again changes nothing')
-    .addOption(new Option('--format <format>').choices(['csv', 'jsonl']).default(undefined, 'by the file')).option('--strict', 'nothing is imported unless every line can be').option('--allow-weak-codes', 'take codes that could be guessed (fewer than 96 random bits)')
-    .option('--json').option('--no-wait', 'do not wait until gates are told').addOption(tenant())
-    .addHelpText('after', '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed at the door and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A')
+    .addOption(new Option('--format <format>').choices(['csv', 'jsonl']).default(undefined, 'by the file'))
+    .option('--strict', 'nothing is imported unless every line can be')
+    .option('--allow-weak-codes', 'take codes that could be guessed (fewer than 96 random bits)')
+    .option('--json')
+    .option('--no-wait', 'do not wait until gates are told')
+    .addOption(tenant())
+    .addHelpText(
+      'after',
+      '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed at the door and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A',
+    )
     .action((id: string, file: string, options, command: Command) => session(command, (open) => importCommand(open, id, file, options)));
 }
 
 function addGates(program: Command, add: Add, session: Run, tenant: TenantOption): void {
   add(program, 'assign <gate> [events...]', 'says which events a gate (or every gate of <site>/*) is for; a new gate is made and its token shown once')
-    .option('--zones <zones>', 'serves these zones only, such as A,B').option('--tiers <tiers>', 'serves these tiers only').option('--none', 'for no event any more').option('--force', 'also while the gate has rows that have not arrived')
-    .option('--token-file <file>', 'write a new gate\'s token here (mode 600) instead of showing it').option('--json').option('--no-wait', 'do not wait until gates are told').addOption(tenant())
+    .option('--zones <zones>', 'serves these zones only, such as A,B')
+    .option('--tiers <tiers>', 'serves these tiers only')
+    .option('--none', 'for no event any more')
+    .option('--force', 'also while the gate has rows that have not arrived')
+    .option('--token-file <file>', "write a new gate's token here (mode 600) instead of showing it")
+    .option('--json')
+    .option('--no-wait', 'do not wait until gates are told')
+    .addOption(tenant())
     .addHelpText('after', '\nExamples:\n  stile-cloud assign arena/north-03 concert-1 --zones A,B\n  stile-cloud assign "arena/*" concert-1 concert-2')
     .action((gate: string, events: string[], options, command: Command) => session(command, (open) => assign(open, gate, events, options)));
-  add(program, 'gates', 'every gate, worst first: online or not, mode, backlog, manifest, alerts').option('--site <site>').option('--json').addOption(tenant()).action((options, command: Command) => session(command, (open) => gates(open, options)));
+  add(program, 'gates', 'every gate, worst first: online or not, mode, backlog, manifest, alerts')
+    .option('--site <site>')
+    .option('--json')
+    .addOption(tenant())
+    .action((options, command: Command) => session(command, (open) => gates(open, options)));
 
   const gate = add(program, 'gate', 'one gate: add, token, revoke');
-  add(gate, 'add <gate>', 'makes a gate and shows its token once').option('--token-file <file>').option('--json').addOption(tenant()).action((name: string, options, command: Command) => session(command, (open) => gateAdd(open, name, options)));
-  add(gate, 'token <gate>', 'gives a gate a new token; the old one opens nothing any more').option('--token-file <file>').option('--json').addOption(tenant()).action((name: string, options, command: Command) => session(command, (open) => gateToken(open, name, options)));
-  add(gate, 'revoke <gate>', 'takes a gate\'s identity away').addOption(tenant()).action((name: string, _options, command: Command) => session(command, (open) => gateRevoke(open, name)));
+  add(gate, 'add <gate>', 'makes a gate and shows its token once')
+    .option('--token-file <file>')
+    .option('--json')
+    .addOption(tenant())
+    .action((name: string, options, command: Command) => session(command, (open) => gateAdd(open, name, options)));
+  add(gate, 'token <gate>', 'gives a gate a new token; the old one opens nothing any more')
+    .option('--token-file <file>')
+    .option('--json')
+    .addOption(tenant())
+    .action((name: string, options, command: Command) => session(command, (open) => gateToken(open, name, options)));
+  add(gate, 'revoke <gate>', "takes a gate's identity away")
+    .addOption(tenant())
+    .action((name: string, _options, command: Command) => session(command, (open) => gateRevoke(open, name)));
 
-  add(program, 'request <gate> <command>', 'sends a gate a command and waits for its answer: open, mode, reset-emergency, refresh, selftest, resend, restart, diagnostics')
-    .requiredOption('--reason <text>', 'why; it is recorded').requiredOption('--actor <id>', 'your staff id (never a name); it is recorded').option('--arg <name=value>', 'an argument of the command; again for more', (pair: string, before: string[]) => [...before, pair], [] as string[]).option('--json').addOption(tenant())
-    .addHelpText('after', '\nExamples:\n  stile-cloud request arena/north-03 open --actor s-17 --reason "wheelchair"\n  stile-cloud request arena/north-03 mode --arg mode=free --arg direction=out --actor s-17 --reason "end of the show"\n\nExit code 1: the gate refused; 75: it did not answer in time.')
+  add(
+    program,
+    'request <gate> <command>',
+    'sends a gate a command and waits for its answer: open, mode, reset-emergency, refresh, selftest, resend, restart, diagnostics',
+  )
+    .requiredOption('--reason <text>', 'why; it is recorded')
+    .requiredOption('--actor <id>', 'your staff id (never a name); it is recorded')
+    .option('--arg <name=value>', 'an argument of the command; again for more', (pair: string, before: string[]) => [...before, pair], [] as string[])
+    .option('--json')
+    .addOption(tenant())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  stile-cloud request arena/north-03 open --actor s-17 --reason "wheelchair"\n  stile-cloud request arena/north-03 mode --arg mode=free --arg direction=out --actor s-17 --reason "end of the show"\n\nExit code 1: the gate refused; 75: it did not answer in time.',
+    )
     .action((name: string, what: string, options, command: Command) => {
       requestOf(name, what, options.arg);
       return session(command, (open) => withRequests(open, (requests) => sendRequest(open, requests, name, what, options)), { mqtt: true });
     });
-  add(program, 'refusals', 'why guests were refused, newest first').option('--gate <gate>').option('--since <time>', 'such as 30m, 24h, 7d or a time', '24h').option('--limit <n>', 'at most so many', whole(1, 1000), 100).option('--json').addOption(tenant())
+  add(program, 'refusals', 'why guests were refused, newest first')
+    .option('--gate <gate>')
+    .option('--since <time>', 'such as 30m, 24h, 7d or a time', '24h')
+    .option('--limit <n>', 'at most so many', whole(1, 1000), 100)
+    .option('--json')
+    .addOption(tenant())
     .action((options, command: Command) => session(command, (open) => refusalsCommand(open, options)));
-  add(program, 'settle <gate> <epoch> <seq> <outcome>', 'says of a grant whose passage is not known: passed or returned').requiredOption('--actor <id>', 'your staff id; it is recorded').requiredOption('--reason <text>').addOption(tenant())
-    .action((name: string, epoch: string, seq: string, outcome: string, options, command: Command) => session(command, (open) => settleCommand(open, name, epoch, seq, outcome, options)));
+  add(program, 'settle <gate> <epoch> <seq> <outcome>', 'says of a grant whose passage is not known: passed or returned')
+    .requiredOption('--actor <id>', 'your staff id; it is recorded')
+    .requiredOption('--reason <text>')
+    .addOption(tenant())
+    .action((name: string, epoch: string, seq: string, outcome: string, options, command: Command) =>
+      session(command, (open) => settleCommand(open, name, epoch, seq, outcome, options)),
+    );
 }
 
 function addAccess(program: Command, add: Add, session: Run, tenant: TenantOption): void {
-  add(program, 'keys', 'prints the public keys that gates pin, as their key file').option('--json').action((_options, command: Command) => session(command, (open) => keys(open)));
-  add(program, 'enroll <gate>', 'makes a one-use token that buys the gate its certificate (POST /enroll)').option('--hours <n>', 'good for so long', whole(1, 24 * 365), 72).option('--json').addOption(tenant())
+  add(program, 'keys', 'prints the public keys that gates pin, as their key file')
+    .option('--json')
+    .action((_options, command: Command) => session(command, (open) => keys(open)));
+  add(program, 'enroll <gate>', 'makes a one-use token that buys the gate its certificate (POST /enroll)')
+    .option('--hours <n>', 'good for so long', whole(1, 24 * 365), 72)
+    .option('--json')
+    .addOption(tenant())
     .action((name: string, options, command: Command) => session(command, (open) => enrolToken(open, name, options)));
   const operator = add(program, 'operator', 'who may ask over HTTP: add, list, revoke');
-  add(operator, 'add <name>', 'gives somebody or a service a token, shown once').option('--actor <id>', 'the staff id it acts for; default: its name').option('--any-actor', 'a service that names the acting person itself').option('--days <n>', 'good for so long', whole(1, 3650), 365).option('--token-file <file>').option('--json').addOption(tenant())
+  add(operator, 'add <name>', 'gives somebody or a service a token, shown once')
+    .option('--actor <id>', 'the staff id it acts for; default: its name')
+    .option('--any-actor', 'a service that names the acting person itself')
+    .option('--days <n>', 'good for so long', whole(1, 3650), 365)
+    .option('--token-file <file>')
+    .option('--json')
+    .addOption(tenant())
     .action((name: string, options, command: Command) => session(command, (open) => operatorAdd(open, name, options)));
-  add(operator, 'list', 'every token by name').option('--json').addOption(tenant()).action((options, command: Command) => session(command, (open) => operatorList(open, options)));
-  add(operator, 'revoke <name>', 'takes a token away').addOption(tenant()).action((name: string, _options, command: Command) => session(command, (open) => operatorRevoke(open, name)));
+  add(operator, 'list', 'every token by name')
+    .option('--json')
+    .addOption(tenant())
+    .action((options, command: Command) => session(command, (open) => operatorList(open, options)));
+  add(operator, 'revoke <name>', 'takes a token away')
+    .addOption(tenant())
+    .action((name: string, _options, command: Command) => session(command, (open) => operatorRevoke(open, name)));
 }
 
 function whole(min: number, max: number): (text: string) => number {
@@ -125,7 +209,13 @@ function whole(min: number, max: number): (text: string) => number {
 
 if (import.meta.main) {
   process.exitCode = await runCli(process.argv.slice(2), {
-    env: process.env, interactive: process.stderr.isTTY === true,
-    out: (text) => { process.stdout.write(text); }, err: (text) => { process.stderr.write(text); },
+    env: process.env,
+    interactive: process.stderr.isTTY === true,
+    out: (text) => {
+      process.stdout.write(text);
+    },
+    err: (text) => {
+      process.stderr.write(text);
+    },
   });
 }

@@ -1,10 +1,9 @@
 /** `event`, `import`: what guests may, from files and the command line. */
-import { readFileSync } from 'node:fs';
-import { parseDocument } from 'yaml';
 import { putEvent } from '../manifest/events.ts';
-import { importTickets, type ImportReport, UnknownEventError } from '../tickets/import.ts';
-import { type SourceFormat, SourceError } from '../tickets/source.ts';
+import { type ImportReport, importTickets, UnknownEventError } from '../tickets/import.ts';
+import { SourceError, type SourceFormat } from '../tickets/source.ts';
 import { toldGates } from './announce.ts';
+import { readPolicies } from './policies-file.ts';
 import { CliError, EXIT, type Session } from './session.ts';
 
 /** Between two lines of progress, in milliseconds. */
@@ -24,9 +23,16 @@ export interface EventOptions {
 export async function eventPut(session: Session, eventId: string, options: EventOptions): Promise<void> {
   const policies = options.policies === undefined ? undefined : readPolicies(options.policies);
   const tenantId = await session.tenant(true);
-  const result = await session.database.withTenant(tenantId, (client) => putEvent(client, tenantId, eventId, {
-    name: options.name, site: options.site, starts_at: time('--starts', options.starts), ends_at: time('--ends', options.ends), time_zone: options.timeZone, policies,
-  }));
+  const result = await session.database.withTenant(tenantId, (client) =>
+    putEvent(client, tenantId, eventId, {
+      name: options.name,
+      site: options.site,
+      starts_at: time('--starts', options.starts),
+      ends_at: time('--ends', options.ends),
+      time_zone: options.timeZone,
+      policies,
+    }),
+  );
   if (!result.ok) throw new CliError(result.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, result.message.replaceAll('; ', '\n'));
   if (result.siteCreated) session.terminal.err(`made the site ${options.site}\n`);
   session.terminal.out(`event ${eventId}: ${result.created ? 'made' : result.changed ? `changed, version ${result.version}` : 'nothing to change'}\n`);
@@ -36,26 +42,54 @@ export async function eventPut(session: Session, eventId: string, options: Event
 
 export async function eventList(session: Session, options: { readonly json?: boolean }): Promise<void> {
   const tenantId = await session.tenant();
-  const { rows } = await session.database.withTenant(tenantId, (client) => client.query<{ event_id: string; name: string; site: string | null; starts_at: Date | null; tickets: number; gates: number; version: number; manifest_version: number | null }>(
-    `SELECT e.event_id, e.name, e.site_id AS site, e.starts_at, e.version,
+  const { rows } = await session.database.withTenant(tenantId, (client) =>
+    client.query<{
+      event_id: string;
+      name: string;
+      site: string | null;
+      starts_at: Date | null;
+      tickets: number;
+      gates: number;
+      version: number;
+      manifest_version: number | null;
+    }>(
+      `SELECT e.event_id, e.name, e.site_id AS site, e.starts_at, e.version,
        (SELECT count(*) FROM tickets t WHERE t.tenant_id = e.tenant_id AND t.event_id = e.event_id) AS tickets,
        (SELECT count(*) FROM gate_assignments a WHERE a.tenant_id = e.tenant_id AND a.event_id = e.event_id) AS gates,
        (SELECT max(m.version) FROM manifests m WHERE m.tenant_id = e.tenant_id AND m.event_id = e.event_id) AS manifest_version
      FROM events e ORDER BY e.starts_at NULLS LAST, e.event_id LIMIT 1000`,
-  ));
-  if (options.json === true) { session.terminal.out(`${JSON.stringify(rows, null, 2)}\n`); return; }
-  if (rows.length === 0) { session.terminal.err('there are no events yet: stile-cloud event put <id> --site <site> --name <name>\n'); return; }
-  for (const row of rows) session.terminal.out(`${row.event_id}  ${row.name}  ${row.site ?? '-'}  ${row.starts_at?.toISOString() ?? 'no start'}  ${row.tickets} tickets  ${row.gates} gates  manifest ${row.manifest_version ?? 'none'}\n`);
+    ),
+  );
+  if (options.json === true) {
+    session.terminal.out(`${JSON.stringify(rows, null, 2)}\n`);
+    return;
+  }
+  if (rows.length === 0) {
+    session.terminal.err('there are no events yet: stile-cloud event put <id> --site <site> --name <name>\n');
+    return;
+  }
+  for (const row of rows)
+    session.terminal.out(
+      `${row.event_id}  ${row.name}  ${row.site ?? '-'}  ${row.starts_at?.toISOString() ?? 'no start'}  ${row.tickets} tickets  ${row.gates} gates  manifest ${row.manifest_version ?? 'none'}\n`,
+    );
 }
 
 export async function eventShow(session: Session, eventId: string): Promise<void> {
   const tenantId = await session.tenant();
-  const { rows } = await session.database.withTenant(tenantId, (client) => client.query('SELECT event_id, site_id AS site, name, starts_at, ends_at, time_zone, policies, version FROM events WHERE event_id = $1', [eventId]));
+  const { rows } = await session.database.withTenant(tenantId, (client) =>
+    client.query('SELECT event_id, site_id AS site, name, starts_at, ends_at, time_zone, policies, version FROM events WHERE event_id = $1', [eventId]),
+  );
   if (rows[0] === undefined) throw new CliError(EXIT.failed, `there is no event ${eventId}: stile-cloud event list`);
   session.terminal.out(`${JSON.stringify(rows[0], null, 2)}\n`);
 }
 
-export interface ImportCommandOptions { readonly format?: SourceFormat; readonly strict?: boolean; readonly allowWeakCodes?: boolean; readonly json?: boolean; readonly wait?: boolean }
+export interface ImportCommandOptions {
+  readonly format?: SourceFormat;
+  readonly strict?: boolean;
+  readonly allowWeakCodes?: boolean;
+  readonly json?: boolean;
+  readonly wait?: boolean;
+}
 
 export async function importCommand(session: Session, eventId: string, path: string, options: ImportCommandOptions): Promise<void> {
   const tenantId = await session.tenant();
@@ -64,7 +98,13 @@ export async function importCommand(session: Session, eventId: string, path: str
   let report: ImportReport;
   try {
     report = await importTickets({
-      database: session.database, tenantId, eventId, path, format: options.format, strict: options.strict ?? false, allowWeakCodes: options.allowWeakCodes ?? false,
+      database: session.database,
+      tenantId,
+      eventId,
+      path,
+      format: options.format,
+      strict: options.strict ?? false,
+      allowWeakCodes: options.allowWeakCodes ?? false,
       onProgress: ({ lines, refused }) => {
         if (performance.now() - shownAt < PROGRESS_EVERY_MS) return;
         shownAt = performance.now();
@@ -82,9 +122,20 @@ export async function importCommand(session: Session, eventId: string, path: str
   if (report.refused > report.mistakes.length) session.terminal.err(`… ${report.refused} lines refused in all\n`);
   const { mistakes, ...counts } = report;
   if (options.json === true) session.terminal.out(`${JSON.stringify({ ...counts, mistakes })}\n`);
-  else session.terminal.out(report.rolledBack ? `nothing imported: ${report.refused} lines are wrong (--strict)\n` : `${report.created} new, ${report.updated} changed, ${report.unchanged} as before, ${report.refused} refused, of ${report.lines} lines\n`);
+  else
+    session.terminal.out(
+      report.rolledBack
+        ? `nothing imported: ${report.refused} lines are wrong (--strict)\n`
+        : `${report.created} new, ${report.updated} changed, ${report.unchanged} as before, ${report.refused} refused, of ${report.lines} lines\n`,
+    );
   if (report.created + report.updated > 0) await toldGates(session, tenantId, options.wait ?? true);
-  if (report.refused > 0) throw new CliError(EXIT.failed, report.rolledBack ? 'mend the lines above and import again' : 'the lines above were left out: mend them and import the file again; what is in stays as it is');
+  if (report.refused > 0)
+    throw new CliError(
+      EXIT.failed,
+      report.rolledBack
+        ? 'mend the lines above and import again'
+        : 'the lines above were left out: mend them and import the file again; what is in stays as it is',
+    );
 }
 
 function time(option: string, value: string | undefined): string | null | undefined {
@@ -92,16 +143,10 @@ function time(option: string, value: string | undefined): string | null | undefi
   if (value === 'none') return null;
   const zoned = /(Z|[+-]\d{2}:?\d{2})$/.test(value);
   const at = Date.parse(value.replace(' ', 'T'));
-  if (!zoned || Number.isNaN(at)) throw new CliError(EXIT.usage, `${option} ${JSON.stringify(value)}: write the time with its zone, such as 2026-07-01T20:00+02:00 or 2026-07-01T18:00:00Z, or none`);
+  if (!zoned || Number.isNaN(at))
+    throw new CliError(
+      EXIT.usage,
+      `${option} ${JSON.stringify(value)}: write the time with its zone, such as 2026-07-01T20:00+02:00 or 2026-07-01T18:00:00Z, or none`,
+    );
   return new Date(at).toISOString();
-}
-
-/** YAML (or JSON, which is YAML). What it says is checked where it is written. */
-function readPolicies(file: string): unknown {
-  let text: string;
-  try { text = readFileSync(file, 'utf8'); } catch (error) { throw new CliError(EXIT.usage, `--policies ${file}: ${(error as Error).message}`); }
-  const document = parseDocument(text, { prettyErrors: true, maxAliasCount: 100 } as object);
-  const mistakes = [...document.errors, ...document.warnings];
-  if (mistakes.length > 0) throw new CliError(EXIT.usage, mistakes.map((mistake) => `${file}: ${mistake.message}`).join('\n'));
-  return document.toJS() ?? {};
 }

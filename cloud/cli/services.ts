@@ -1,12 +1,13 @@
 /** `migrate`, `serve`, `ingest`, `all`, and the broker for `request`. */
+
+import { TOPIC_ROOT } from '../../contract/topics.ts';
 import { createBroker } from '../broker.ts';
 import { createGateRequests, type GateRequests } from '../devices/requests.ts';
 import { createLog } from '../log.ts';
 import { type CloudParts, NotMigratedError, startCloud } from '../main.ts';
 import { SigningKeyError } from '../manifest/signing.ts';
-import { migrate, MigrationError } from '../migrate.ts';
+import { MigrationError, migrate } from '../migrate.ts';
 import { createServiceNotifier } from '../systemd.ts';
-import { TOPIC_ROOT } from '../../contract/topics.ts';
 import { CliError, configOf, EXIT, type Session, type Terminal } from './session.ts';
 
 /** How long `request` waits for the broker. */
@@ -28,12 +29,15 @@ export async function migrateCommand(terminal: Terminal): Promise<void> {
 export async function runCommand(terminal: Terminal, parts: CloudParts): Promise<void> {
   const config = configOf(terminal, { mqtt: true });
   const log = createLog({ level: config.logLevel, name: 'stile-cloud' });
-  const stopAsked = new Promise<string>((done) => { for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => done(signal)); });
+  const stopAsked = new Promise<string>((done) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => done(signal));
+  });
   const service = createServiceNotifier(terminal.env);
   const running = await startCloud(config, parts, log).catch((error: unknown) => {
     if (error instanceof SigningKeyError || error instanceof NotMigratedError) throw new CliError(EXIT.badConfig, error.message);
     const code = (error as { code?: unknown })?.code;
-    if (code === 'EADDRINUSE' || code === 'EACCES' || code === 'EADDRNOTAVAIL') throw new CliError(EXIT.badConfig, `cannot listen on ${config.http.host}:${config.http.port} (${String(code)}): set STILE_HTTP_HOST and STILE_HTTP_PORT`);
+    if (code === 'EADDRINUSE' || code === 'EACCES' || code === 'EADDRNOTAVAIL')
+      throw new CliError(EXIT.badConfig, `cannot listen on ${config.http.host}:${config.http.port} (${String(code)}): set STILE_HTTP_HOST and STILE_HTTP_PORT`);
     throw error;
   });
   log.info({ ...parts, url: running.url }, 'started');
@@ -42,7 +46,10 @@ export async function runCommand(terminal: Terminal, parts: CloudParts): Promise
   const signal = await stopAsked;
   log.info({ signal }, 'stopping');
   service.stopping();
-  const cut = setTimeout(() => { log.error({}, 'the stop took too long and is cut short'); process.exit(EXIT.failed); }, STOP_TIMEOUT_MS);
+  const cut = setTimeout(() => {
+    log.error({}, 'the stop took too long and is cut short');
+    process.exit(EXIT.failed);
+  }, STOP_TIMEOUT_MS);
   await running.stop();
   clearTimeout(cut);
   log.info({}, 'stopped');
@@ -55,12 +62,21 @@ export async function withRequests<T>(session: Session, work: (requests: GateReq
   let requests: GateRequests | null = null;
   let reason = '';
   const broker = createBroker({
-    settings: mqtt, host: null, subscriptions: [`${TOPIC_ROOT}/+/+/response/+`],
-    onMessage: (message) => { message.acknowledge(); requests?.receive(message.topic, message.payload); }, onConnection: (_connected, why) => { reason = why; },
+    settings: mqtt,
+    host: null,
+    subscriptions: [`${TOPIC_ROOT}/+/+/response/+`],
+    onMessage: (message) => {
+      message.acknowledge();
+      requests?.receive(message.topic, message.payload);
+    },
+    onConnection: (_connected, why) => {
+      reason = why;
+    },
   });
   requests = createGateRequests({ publish: (topic, payload, delivery) => broker.publish(topic, payload, delivery) });
   try {
-    if (!(await broker.open(BROKER_WAIT_MS))) throw new CliError(EXIT.unreachable, `the broker ${mqtt.url} can't be reached: ${reason || 'no answer'}; check STILE_MQTT_URL`);
+    if (!(await broker.open(BROKER_WAIT_MS)))
+      throw new CliError(EXIT.unreachable, `the broker ${mqtt.url} can't be reached: ${reason || 'no answer'}; check STILE_MQTT_URL`);
     return await work(requests);
   } finally {
     await broker.close();

@@ -33,12 +33,19 @@ export interface Session {
   tenant(create?: boolean): Promise<string>;
 }
 
-export interface SessionOptions { readonly tenant?: string | undefined; readonly mqtt?: boolean }
+export interface SessionOptions {
+  readonly tenant?: string | undefined;
+  readonly mqtt?: boolean;
+}
 
 /** Reads the settings or throws a CliError (78) that names every mistake. */
 export function configOf(terminal: Terminal, needs: { readonly mqtt: boolean }): CloudConfig {
   const result = readConfig(terminal.env, needs);
-  if (!result.ok) throw new CliError(EXIT.badConfig, `the settings have ${result.mistakes.length === 1 ? 'a mistake' : `${result.mistakes.length} mistakes`}:\n${result.mistakes.map((mistake) => `  ${mistake}`).join('\n')}\nstile-cloud --help lists every setting`);
+  if (!result.ok)
+    throw new CliError(
+      EXIT.badConfig,
+      `the settings have ${result.mistakes.length === 1 ? 'a mistake' : `${result.mistakes.length} mistakes`}:\n${result.mistakes.map((mistake) => `  ${mistake}`).join('\n')}\nstile-cloud --help lists every setting`,
+    );
   return result.config;
 }
 
@@ -57,7 +64,11 @@ export async function withSession<T>(terminal: Terminal, options: SessionOptions
 async function tenantOf(database: Database, terminal: Terminal, name: string, create: boolean): Promise<string> {
   const found = (await database.withoutTenant((client) => client.query<{ id: string | null }>('SELECT resolve_tenant($1) AS id', [name]))).rows[0]?.id ?? null;
   if (found !== null) return found;
-  if (!create) throw new CliError(EXIT.failed, `there is no tenant ${JSON.stringify(name)} yet: it is made with its first event (stile-cloud event put), or set STILE_TENANT or --tenant to another`);
+  if (!create)
+    throw new CliError(
+      EXIT.failed,
+      `there is no tenant ${JSON.stringify(name)} yet: it is made with its first event (stile-cloud event put), or set STILE_TENANT or --tenant to another`,
+    );
   const id = randomUUID();
   try {
     await database.withTenant(id, (client) => client.query('INSERT INTO tenants (id, name) VALUES ($1, $2)', [id, name]));
@@ -75,11 +86,17 @@ export function failureOf(error: unknown): { readonly exitCode: number; readonly
   if (error instanceof CliError) return { exitCode: error.exitCode, message: error.message };
   const state = sqlState(error);
   const message = (error as Error)?.message ?? String(error);
-  if (state === '42P01' || state === '42883') return { exitCode: EXIT.badConfig, message: `the database is not ready for this version (${message}): run stile-cloud migrate first` };
-  if (state === '28P01' || state === '28000' || state === '3D000') return { exitCode: EXIT.badConfig, message: `PostgreSQL lets nobody in with DATABASE_URL: ${message}` };
-  if (state === '42501') return { exitCode: EXIT.badConfig, message: `the role in DATABASE_URL may not do this (${message}): it must be able to SET ROLE stile_service` };
+  if (state === '22023' && message.includes('stile_service'))
+    return { exitCode: EXIT.badConfig, message: 'the database is empty: run stile-cloud migrate first' };
+  if (state === '42P01' || state === '42883')
+    return { exitCode: EXIT.badConfig, message: `the database is not ready for this version (${message}): run stile-cloud migrate first` };
+  if (state === '28P01' || state === '28000' || state === '3D000')
+    return { exitCode: EXIT.badConfig, message: `PostgreSQL lets nobody in with DATABASE_URL: ${message}` };
+  if (state === '42501')
+    return { exitCode: EXIT.badConfig, message: `the role in DATABASE_URL may not do this (${message}): it must be able to SET ROLE stile_service` };
   const code = (error as { code?: unknown })?.code;
-  if (code === 'ECONNREFUSED' || code === 'ENOTFOUND' || code === 'EHOSTUNREACH' || code === 'EAI_AGAIN') return { exitCode: EXIT.unreachable, message: `the database can't be reached: ${message || code}; check DATABASE_URL` };
+  if (code === 'ECONNREFUSED' || code === 'ENOTFOUND' || code === 'EHOSTUNREACH' || code === 'EAI_AGAIN')
+    return { exitCode: EXIT.unreachable, message: `the database can't be reached: ${message || code}; check DATABASE_URL` };
   if (isTransient(error)) return { exitCode: EXIT.tryAgain, message: `the database could not answer: ${message}; try again` };
   return { exitCode: EXIT.failed, message };
 }

@@ -17,20 +17,28 @@ export function newToken(prefix: string): { readonly token: string; readonly sha
 }
 export const tokenHash = (token: string): Buffer => createHash('sha256').update(token, 'utf8').digest();
 
-export type Refusal = { readonly ok: false; readonly code: 'BAD_REQUEST' | 'NOT_FOUND' | 'SITE_TAKEN' | 'OTHER_SITE' | 'UNACKNOWLEDGED_ROWS' | 'REVOKED'; readonly message: string };
+export type Refusal = {
+  readonly ok: false;
+  readonly code: 'BAD_REQUEST' | 'NOT_FOUND' | 'SITE_TAKEN' | 'OTHER_SITE' | 'UNACKNOWLEDGED_ROWS' | 'REVOKED';
+  readonly message: string;
+};
 
 export type DeviceResult = { readonly ok: true; readonly created: boolean; readonly siteCreated: boolean } | Refusal;
 
 /** Makes the gate, and its site, where they are new. */
 export async function ensureDevice(client: DatabaseClient, tenantId: string, name: string, kind: 'gate' | 'scanner' = 'gate'): Promise<DeviceResult> {
   const checked = GateName.safeParse(name);
-  if (!checked.success) return { ok: false, code: 'BAD_REQUEST', message: `${JSON.stringify(name)}: ${checked.error.issues[0]?.message ?? 'not a gate\'s name'}` };
+  if (!checked.success)
+    return { ok: false, code: 'BAD_REQUEST', message: `${JSON.stringify(name)}: ${checked.error.issues[0]?.message ?? "not a gate's name"}` };
   const { site, gate } = splitGateName(name);
   const siteAdded = await client.query('INSERT INTO sites (tenant_id, site_id, name) VALUES ($1, $2, $2) ON CONFLICT (site_id) DO NOTHING', [tenantId, site]);
   if (siteAdded.rowCount === 0 && (await client.query('SELECT 1 FROM sites WHERE site_id = $1', [site])).rowCount === 0) {
     return { ok: false, code: 'SITE_TAKEN', message: `the site ${site} belongs to another tenant: site ids are unique in an installation, choose another` };
   }
-  const added = await client.query('INSERT INTO devices (tenant_id, name, site_id, gate_id, kind, enrolled_at) VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (name) DO NOTHING', [tenantId, name, site, gate, kind]);
+  const added = await client.query(
+    'INSERT INTO devices (tenant_id, name, site_id, gate_id, kind, enrolled_at) VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (name) DO NOTHING',
+    [tenantId, name, site, gate, kind],
+  );
   return { ok: true, created: added.rowCount > 0, siteCreated: siteAdded.rowCount > 0 };
 }
 
@@ -58,24 +66,51 @@ export type AssignmentResult = { readonly ok: true; readonly added: readonly str
  * What the gate is for from now on: exactly these events. A gate that says it still has rows which the
  * cloud has not acknowledged keeps the events that those rows are about, unless `force`.
  */
-export async function assignGate(client: DatabaseClient, tenantId: string, gate: string, assignment: Assignment, options: { readonly force?: boolean } = {}): Promise<AssignmentResult> {
-  const device = (await client.query<{ backlog: number | null; revoked: boolean }>("SELECT (health->>'backlog')::bigint AS backlog, revoked_at IS NOT NULL AS revoked FROM devices WHERE name = $1 FOR UPDATE", [gate])).rows[0];
+export async function assignGate(
+  client: DatabaseClient,
+  tenantId: string,
+  gate: string,
+  assignment: Assignment,
+  options: { readonly force?: boolean } = {},
+): Promise<AssignmentResult> {
+  const device = (
+    await client.query<{ backlog: number | null; revoked: boolean }>(
+      "SELECT (health->>'backlog')::bigint AS backlog, revoked_at IS NOT NULL AS revoked FROM devices WHERE name = $1 FOR UPDATE",
+      [gate],
+    )
+  ).rows[0];
   if (device === undefined) return { ok: false, code: 'NOT_FOUND', message: `there is no gate ${gate}: make it with stile-cloud gate add ${gate}` };
   if (device.revoked) return { ok: false, code: 'REVOKED', message: `the gate ${gate} is revoked: give it a new token with stile-cloud gate token ${gate}` };
   const { site } = splitGateName(gate);
-  const events = (await client.query<{ event_id: string; site_id: string | null }>('SELECT event_id, site_id FROM events WHERE event_id = ANY($1)', [assignment.eventIds])).rows;
+  const events = (
+    await client.query<{ event_id: string; site_id: string | null }>('SELECT event_id, site_id FROM events WHERE event_id = ANY($1)', [assignment.eventIds])
+  ).rows;
   const known = new Set(events.map(({ event_id }) => event_id));
   const unknown = assignment.eventIds.filter((id) => !known.has(id));
   if (unknown.length > 0) return { ok: false, code: 'NOT_FOUND', message: `there is no event ${unknown.join(', ')}: make it first with stile-cloud event put` };
   // An event is at one site, whose gates know of each other's entries.
   const elsewhere = events.find(({ site_id }) => site_id !== null && site_id !== site);
-  if (elsewhere !== undefined) return { ok: false, code: 'OTHER_SITE', message: `${elsewhere.event_id} is at the site ${elsewhere.site_id}, and ${gate} is not: move it with stile-cloud event put ${elsewhere.event_id} --site ${site}` };
+  if (elsewhere !== undefined)
+    return {
+      ok: false,
+      code: 'OTHER_SITE',
+      message: `${elsewhere.event_id} is at the site ${elsewhere.site_id}, and ${gate} is not: move it with stile-cloud event put ${elsewhere.event_id} --site ${site}`,
+    };
   await client.query('UPDATE events SET site_id = $2 WHERE event_id = ANY($1) AND site_id IS NULL', [assignment.eventIds, site]);
-  const old = (await client.query<{ event_id: string; limited: boolean }>('SELECT event_id, zones IS NOT NULL OR tiers IS NOT NULL AS limited FROM gate_assignments WHERE gate = $1', [gate])).rows;
+  const old = (
+    await client.query<{ event_id: string; limited: boolean }>(
+      'SELECT event_id, zones IS NOT NULL OR tiers IS NOT NULL AS limited FROM gate_assignments WHERE gate = $1',
+      [gate],
+    )
+  ).rows;
   const before = old.map(({ event_id }) => event_id);
   const removed = before.filter((id) => !assignment.eventIds.includes(id));
   if (removed.length > 0 && (device.backlog ?? 0) > 0 && options.force !== true) {
-    return { ok: false, code: 'UNACKNOWLEDGED_ROWS', message: `${gate} has ${device.backlog} rows that have not arrived yet: wait until its backlog is 0, or it would lose ${removed.join(', ')} while it still accounts for it` };
+    return {
+      ok: false,
+      code: 'UNACKNOWLEDGED_ROWS',
+      message: `${gate} has ${device.backlog} rows that have not arrived yet: wait until its backlog is 0, or it would lose ${removed.join(', ')} while it still accounts for it`,
+    };
   }
   await client.query('DELETE FROM gate_assignments WHERE gate = $1 AND event_id = ANY($2)', [gate, removed]);
   const changed = await client.query<{ event_id: string }>(
@@ -86,7 +121,11 @@ export async function assignGate(client: DatabaseClient, tenantId: string, gate:
   // What a gate serves stands in the event's manifest: built anew where that changed. A gate that serves all changes no file.
   const limits = assignment.zones !== null || assignment.tiers !== null;
   const rebuilt = changed.rows.map(({ event_id }) => event_id).filter((id) => limits || old.some(({ event_id, limited }) => limited && event_id === id));
-  await client.query("INSERT INTO outbox (tenant_id, kind, key, build) SELECT $1, 'event', e, e = ANY($3) FROM unnest($2::text[]) AS e", [tenantId, changed.rows.map(({ event_id }) => event_id), rebuilt]);
+  await client.query("INSERT INTO outbox (tenant_id, kind, key, build) SELECT $1, 'event', e, e = ANY($3) FROM unnest($2::text[]) AS e", [
+    tenantId,
+    changed.rows.map(({ event_id }) => event_id),
+    rebuilt,
+  ]);
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
   return { ok: true, added: assignment.eventIds.filter((id) => !before.includes(id)), removed };
 }

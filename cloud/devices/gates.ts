@@ -27,7 +27,8 @@ export async function listGates(client: DatabaseClient, site?: string): Promise<
        ARRAY(SELECT a.event_id FROM gate_assignments a WHERE a.tenant_id = d.tenant_id AND a.gate = d.name ORDER BY a.event_id) AS event_ids,
        ARRAY(SELECT l.alert_id FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name ORDER BY l.alert_id) AS alerts,
        (SELECT max(e.last_row_at) FROM ledger_epochs e WHERE e.tenant_id = d.tenant_id AND e.gate = d.name) AS last_row_at
-     FROM devices d WHERE d.kind = 'gate' AND ($1::text IS NULL OR d.site_id = $1) ORDER BY d.name LIMIT $2`, [site ?? null, MAX_GATES],
+     FROM devices d WHERE d.kind = 'gate' AND ($1::text IS NULL OR d.site_id = $1) ORDER BY d.name LIMIT $2`,
+    [site ?? null, MAX_GATES],
   );
   const rank = (gate: GateView) => (gate.alerts.length > 0 ? 0 : gate.state === 'offline' ? 1 : gate.state === 'never_seen' ? 2 : 3);
   return rows.map(viewOf).sort((a, b) => rank(a) - rank(b) || (a.gate < b.gate ? -1 : 1));
@@ -36,11 +37,18 @@ export async function listGates(client: DatabaseClient, site?: string): Promise<
 /** What a gate sent is taken as it came: a field that isn't what it should be is not known. */
 function viewOf(row: GateRow): GateView {
   const state = row.state?.state;
-  const since = typeof row.state?.since === 'string' ? row.state.since : row.state_at?.toISOString() ?? null;
+  const since = typeof row.state?.since === 'string' ? row.state.since : (row.state_at?.toISOString() ?? null);
   const count = (value: unknown) => (typeof value === 'number' && Number.isInteger(value) && value >= 0 ? value : null);
   return {
-    gate: row.name, state: state === 'online' ? 'online' : row.state === null ? 'never_seen' : 'offline', since, mode: MODES.find((mode) => mode === row.health?.mode) ?? null,
-    backlog: count(row.health?.backlog), manifest_version: count(row.health?.manifest_version), event_ids: row.event_ids, alerts: row.alerts, last_row_at: row.last_row_at?.toISOString() ?? null,
+    gate: row.name,
+    state: state === 'online' ? 'online' : row.state === null ? 'never_seen' : 'offline',
+    since,
+    mode: MODES.find((mode) => mode === row.health?.mode) ?? null,
+    backlog: count(row.health?.backlog),
+    manifest_version: count(row.health?.manifest_version),
+    event_ids: row.event_ids,
+    alerts: row.alerts,
+    last_row_at: row.last_row_at?.toISOString() ?? null,
     ...(row.revoked ? { revoked: true } : {}),
   };
 }

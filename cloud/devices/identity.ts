@@ -7,17 +7,23 @@ import { DEVICE_TOKEN_PREFIX, OPERATOR_TOKEN_PREFIX, tokenHash } from './assignm
 export function createIdentify(database: Database): (credentials: Credentials) => Promise<Identity | null> {
   return async ({ token, deviceName }) => {
     if (token?.startsWith(OPERATOR_TOKEN_PREFIX) === true) {
-      const { rows } = await database.withoutTenant((client) => client.query<{ tenant_id: string; name: string; actor: string | null }>('SELECT * FROM resolve_operator_token($1)', [tokenHash(token)]));
+      const { rows } = await database.withoutTenant((client) =>
+        client.query<{ tenant_id: string; name: string; actor: string | null }>('SELECT * FROM resolve_operator_token($1)', [tokenHash(token)]),
+      );
       const row = rows[0];
       return row === undefined ? null : { kind: 'operator', tenantId: row.tenant_id, name: row.name, actor: row.actor };
     }
     if (token?.startsWith(DEVICE_TOKEN_PREFIX) === true) {
-      const { rows } = await database.withoutTenant((client) => client.query<{ tenant_id: string; device: string }>('SELECT * FROM resolve_device_token($1)', [tokenHash(token)]));
+      const { rows } = await database.withoutTenant((client) =>
+        client.query<{ tenant_id: string; device: string }>('SELECT * FROM resolve_device_token($1)', [tokenHash(token)]),
+      );
       const row = rows[0];
       return row === undefined ? null : { kind: 'device', tenantId: row.tenant_id, device: row.device };
     }
     if (token !== null || deviceName === null) return null;
-    const { rows } = await database.withoutTenant((client) => client.query<{ tenant_id: string; revoked: boolean }>('SELECT * FROM resolve_device($1)', [deviceName]));
+    const { rows } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string; revoked: boolean }>('SELECT * FROM resolve_device($1)', [deviceName]),
+    );
     const row = rows[0];
     return row === undefined || row.revoked ? null : { kind: 'device', tenantId: row.tenant_id, device: deviceName };
   };

@@ -10,7 +10,11 @@ const ANSWER_GRACE_MS = 2_000;
 /** Requests that wait for their answer at once; further ones are refused. */
 const MAX_PENDING = 1_000;
 
-export type SendMessage = (topic: string, payload: string, delivery: { readonly qos: 0 | 1; readonly retain: boolean; readonly expirySeconds?: number }) => Promise<void>;
+export type SendMessage = (
+  topic: string,
+  payload: string,
+  delivery: { readonly qos: 0 | 1; readonly retain: boolean; readonly expirySeconds?: number },
+) => Promise<void>;
 
 export type RequestOutcome =
   | { readonly kind: 'answered'; readonly transaction: string; readonly response: ResponseMessage }
@@ -33,18 +37,42 @@ export function createGateRequests(options: { readonly publish: SendMessage; rea
   return {
     async send(gate, command, { actor, reason, args }) {
       const checked = CommandArgs[command].safeParse(args ?? {});
-      if (!checked.success) return { kind: 'malformed', message: checked.error.issues.map((issue) => `args.${issue.path.map(String).join('.') || '(whole)'}: ${issue.message}`).join('; ') };
+      if (!checked.success)
+        return {
+          kind: 'malformed',
+          message: checked.error.issues.map((issue) => `args.${issue.path.map(String).join('.') || '(whole)'}: ${issue.message}`).join('; '),
+        };
       if (pending.size >= MAX_PENDING) return { kind: 'unsent', message: `${MAX_PENDING} requests wait for their answer: try again` };
       const transaction = randomUUID();
       const life = REQUEST_EXPIRY_MS[command];
       const issued = now();
       const waitMs = life + ANSWER_GRACE_MS;
-      const payload = { schema: SCHEMA_VERSION, transaction, actor, reason, issued_at: new Date(issued).toISOString(), expires_at: new Date(issued + life).toISOString(), args: checked.data };
+      const payload = {
+        schema: SCHEMA_VERSION,
+        transaction,
+        actor,
+        reason,
+        issued_at: new Date(issued).toISOString(),
+        expires_at: new Date(issued + life).toISOString(),
+        args: checked.data,
+      };
       return new Promise<RequestOutcome>((done) => {
-        const timer = setTimeout(() => { pending.delete(transaction); done({ kind: 'unanswered', transaction, waitedMs: waitMs }); }, waitMs);
-        const finish = (outcome: RequestOutcome) => { clearTimeout(timer); pending.delete(transaction); done(outcome); };
+        const timer = setTimeout(() => {
+          pending.delete(transaction);
+          done({ kind: 'unanswered', transaction, waitedMs: waitMs });
+        }, waitMs);
+        const finish = (outcome: RequestOutcome) => {
+          clearTimeout(timer);
+          pending.delete(transaction);
+          done(outcome);
+        };
         pending.set(transaction, { gate, command, answer: (response) => finish({ kind: 'answered', transaction, response }) });
-        options.publish(topicOf({ kind: 'request', gate, command }), JSON.stringify(payload), { qos: DELIVERY.request.qos, retain: false, expirySeconds: Math.ceil(life / 1000) })
+        options
+          .publish(topicOf({ kind: 'request', gate, command }), JSON.stringify(payload), {
+            qos: DELIVERY.request.qos,
+            retain: false,
+            expirySeconds: Math.ceil(life / 1000),
+          })
           .catch((error: Error) => finish({ kind: 'unsent', message: error.message }));
       });
     },

@@ -8,7 +8,14 @@ import { assignGate, ensureDevice, type Refusal } from './assignment.ts';
 import { listGates } from './gates.ts';
 import type { GateRequests } from './requests.ts';
 
-const STATUS: Readonly<Record<Refusal['code'], number>> = { BAD_REQUEST: 400, NOT_FOUND: 404, SITE_TAKEN: 409, OTHER_SITE: 409, UNACKNOWLEDGED_ROWS: 409, REVOKED: 409 };
+const STATUS: Readonly<Record<Refusal['code'], number>> = {
+  BAD_REQUEST: 400,
+  NOT_FOUND: 404,
+  SITE_TAKEN: 409,
+  OTHER_SITE: 409,
+  UNACKNOWLEDGED_ROWS: 409,
+  REVOKED: 409,
+};
 const GateParams = z.object({ site: SiteId, gate: GateId });
 
 export interface DeviceRouteOptions {
@@ -18,46 +25,72 @@ export interface DeviceRouteOptions {
 }
 
 export function registerDeviceRoutes(app: App, { database, requests }: DeviceRouteOptions): void {
-  app.get('/gates', {
-    config: { who: 'operator' },
-    schema: { tags: ['operators'], summary: 'Every gate, worst first', querystring: z.object({ site: SiteId.optional() }), response: { 200: GatesResponse } },
-  }, async (request) => {
-    const { tenantId } = operatorOf(request);
-    return { success: true as const, gates: await database.withTenant(tenantId, (client) => listGates(client, request.query.site)) };
-  });
+  app.get(
+    '/gates',
+    {
+      config: { who: 'operator' },
+      schema: { tags: ['operators'], summary: 'Every gate, worst first', querystring: z.object({ site: SiteId.optional() }), response: { 200: GatesResponse } },
+    },
+    async (request) => {
+      const { tenantId } = operatorOf(request);
+      return { success: true as const, gates: await database.withTenant(tenantId, (client) => listGates(client, request.query.site)) };
+    },
+  );
 
-  app.put('/gates/:site/:gate/assignment', {
-    config: { who: 'operator' },
-    schema: { tags: ['operators'], summary: 'Which events a gate is for, and what it serves', params: GateParams, body: AssignmentWrite },
-  }, async (request) => {
-    const { tenantId } = operatorOf(request);
-    const gate = `${request.params.site}/${request.params.gate}`;
-    const { event_ids, zones, tiers } = request.body;
-    const result = await database.withTenant(tenantId, async (client) => {
-      const device = await ensureDevice(client, tenantId, gate);
-      if (!device.ok) return device;
-      return { ...(await assignGate(client, tenantId, gate, { eventIds: [...new Set(event_ids)], zones: zones ?? null, tiers: tiers ?? null })), created: device.created };
-    });
-    if (!result.ok) throw new HttpProblem(STATUS[result.code], result.code, result.message);
-    return { success: true, gate, event_ids: [...new Set(event_ids)], added: result.added, removed: result.removed, created: result.created };
-  });
+  app.put(
+    '/gates/:site/:gate/assignment',
+    {
+      config: { who: 'operator' },
+      schema: { tags: ['operators'], summary: 'Which events a gate is for, and what it serves', params: GateParams, body: AssignmentWrite },
+    },
+    async (request) => {
+      const { tenantId } = operatorOf(request);
+      const gate = `${request.params.site}/${request.params.gate}`;
+      const { event_ids, zones, tiers } = request.body;
+      const result = await database.withTenant(tenantId, async (client) => {
+        const device = await ensureDevice(client, tenantId, gate);
+        if (!device.ok) return device;
+        return {
+          ...(await assignGate(client, tenantId, gate, { eventIds: [...new Set(event_ids)], zones: zones ?? null, tiers: tiers ?? null })),
+          created: device.created,
+        };
+      });
+      if (!result.ok) throw new HttpProblem(STATUS[result.code], result.code, result.message);
+      return { success: true, gate, event_ids: [...new Set(event_ids)], added: result.added, removed: result.removed, created: result.created };
+    },
+  );
 
-  app.post('/gates/:site/:gate/requests/:command', {
-    config: { who: 'operator' },
-    schema: { tags: ['operators'], summary: 'Sends a gate a command and waits for its answer', params: GateParams.extend({ command: GateRequestCommand }), body: GateRequestBody },
-  }, async (request) => {
-    const operator = operatorOf(request);
-    const gate = `${request.params.site}/${request.params.gate}`;
-    const actor = actorOf(operator, request.body.actor);
-    const known = await database.withTenant(operator.tenantId, (client) => client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate]));
-    if (known.rowCount === 0) throw new HttpProblem(404, 'NOT_FOUND', `there is no gate ${gate}`);
-    if (requests === null) throw new HttpProblem(503, 'NO_BROKER', 'this service has no broker: set STILE_MQTT_URL');
-    const outcome = await requests.send(gate, request.params.command, { actor, reason: request.body.reason, args: request.body.args });
-    switch (outcome.kind) {
-      case 'answered': return { success: true, gate, transaction: outcome.transaction, response: outcome.response };
-      case 'malformed': throw new HttpProblem(400, 'BAD_REQUEST', outcome.message);
-      case 'unsent': throw new HttpProblem(503, 'TRY_AGAIN', `the broker could not take the request: ${outcome.message}`, { 'retry-after': '2' });
-      case 'unanswered': throw new HttpProblem(504, 'NO_ANSWER', `${gate} did not answer within ${outcome.waitedMs / 1000} s: see GET /gates whether it is online`);
-    }
-  });
+  app.post(
+    '/gates/:site/:gate/requests/:command',
+    {
+      config: { who: 'operator' },
+      schema: {
+        tags: ['operators'],
+        summary: 'Sends a gate a command and waits for its answer',
+        params: GateParams.extend({ command: GateRequestCommand }),
+        body: GateRequestBody,
+      },
+    },
+    async (request) => {
+      const operator = operatorOf(request);
+      const gate = `${request.params.site}/${request.params.gate}`;
+      const actor = actorOf(operator, request.body.actor);
+      const known = await database.withTenant(operator.tenantId, (client) =>
+        client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate]),
+      );
+      if (known.rowCount === 0) throw new HttpProblem(404, 'NOT_FOUND', `there is no gate ${gate}`);
+      if (requests === null) throw new HttpProblem(503, 'NO_BROKER', 'this service has no broker: set STILE_MQTT_URL');
+      const outcome = await requests.send(gate, request.params.command, { actor, reason: request.body.reason, args: request.body.args });
+      switch (outcome.kind) {
+        case 'answered':
+          return { success: true, gate, transaction: outcome.transaction, response: outcome.response };
+        case 'malformed':
+          throw new HttpProblem(400, 'BAD_REQUEST', outcome.message);
+        case 'unsent':
+          throw new HttpProblem(503, 'TRY_AGAIN', `the broker could not take the request: ${outcome.message}`, { 'retry-after': '2' });
+        case 'unanswered':
+          throw new HttpProblem(504, 'NO_ANSWER', `${gate} did not answer within ${outcome.waitedMs / 1000} s: see GET /gates whether it is online`);
+      }
+    },
+  );
 }

@@ -58,13 +58,20 @@ export const EVENT_COLUMNS = 'event_id, name, starts_at, ends_at, time_zone, sal
  * such event. Two builds at once cost time and nothing else.
  */
 export async function buildManifest(options: BuildOptions, tenantId: string, eventId: string): Promise<BuiltManifest | null> {
-  const raised = await options.database.withTenant(tenantId, (client) => client.query('UPDATE events SET version = next_event_version(version) WHERE event_id = $1', [eventId]));
+  const raised = await options.database.withTenant(tenantId, (client) =>
+    client.query('UPDATE events SET version = next_event_version(version) WHERE event_id = $1', [eventId]),
+  );
   if (raised.rowCount === 0) return null;
   const folder = await mkdtemp(join(tmpdir(), 'stile-manifest-'));
   try {
     const path = join(folder, 'manifest.sqlite');
     const file = createManifestFile(path);
-    const head = await options.database.snapshotOf(tenantId, (client) => fill(file, client, options, eventId)).catch((error: unknown) => { file.abandon(); throw error; });
+    const head = await options.database
+      .snapshotOf(tenantId, (client) => fill(file, client, options, eventId))
+      .catch((error: unknown) => {
+        file.abandon();
+        throw error;
+      });
     const { sha256, sizeBytes } = await file.finish(head);
     await keep(options.database, tenantId, head, path, sha256, sizeBytes);
     return { eventId, version: head.version, sha256, sizeBytes, tickets: head.ticket_count };
@@ -76,7 +83,9 @@ export async function buildManifest(options: BuildOptions, tenantId: string, eve
 async function fill(file: ManifestFile, client: DatabaseClient, options: BuildOptions, eventId: string): Promise<ManifestHead> {
   const event = await readEvent(client, eventId);
   if (event === null) throw new Error(`event ${eventId} went away while its manifest was built`);
-  await client.query(`DECLARE building NO SCROLL CURSOR FOR SELECT ${TICKET_COLUMNS} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = '${eventId.replaceAll("'", "''")}' ORDER BY ticket_ref`);
+  await client.query(
+    `DECLARE building NO SCROLL CURSOR FOR SELECT ${TICKET_COLUMNS} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = '${eventId.replaceAll("'", "''")}' ORDER BY ticket_ref`,
+  );
   let count = 0;
   for (;;) {
     const { rows } = await client.query<TicketRow>(`FETCH ${TICKETS_AT_ONCE} FROM building`);
@@ -89,9 +98,21 @@ async function fill(file: ManifestFile, client: DatabaseClient, options: BuildOp
   file.addUsage(usage);
   const now = Date.now();
   return {
-    schema: SCHEMA_VERSION, event_id: event.event_id, version: event.version, generated_at: new Date(now).toISOString(), expires_at: new Date(now + options.ttlHours * 3_600_000).toISOString(),
-    name: event.name, starts_at: event.starts_at?.toISOString() ?? null, ends_at: event.ends_at?.toISOString() ?? null, time_zone: event.time_zone, salt: event.salt.toString('hex'),
-    policies: await gatePolicies(client, event), keys: [...options.keys], revoked: { version: event.version, refs: await revokedRefs(client, eventId) }, ticket_count: count, upto,
+    schema: SCHEMA_VERSION,
+    event_id: event.event_id,
+    version: event.version,
+    generated_at: new Date(now).toISOString(),
+    expires_at: new Date(now + options.ttlHours * 3_600_000).toISOString(),
+    name: event.name,
+    starts_at: event.starts_at?.toISOString() ?? null,
+    ends_at: event.ends_at?.toISOString() ?? null,
+    time_zone: event.time_zone,
+    salt: event.salt.toString('hex'),
+    policies: await gatePolicies(client, event),
+    keys: [...options.keys],
+    revoked: { version: event.version, refs: await revokedRefs(client, eventId) },
+    ticket_count: count,
+    upto,
   };
 }
 
@@ -102,16 +123,23 @@ export async function readEvent(client: DatabaseClient, eventId: string): Promis
 
 /** The event's policies with what each gate serves, from its assignment, in `gates`. An assignment that says nothing leaves the policies' word. */
 export async function gatePolicies(client: DatabaseClient, event: Pick<EventRow, 'event_id' | 'policies'>): Promise<EventPolicies> {
-  const assigned = await client.query<{ gate: string; zones: string[] | null; tiers: string[] | null }>('SELECT gate, zones, tiers FROM gate_assignments WHERE event_id = $1 AND (zones IS NOT NULL OR tiers IS NOT NULL) ORDER BY gate', [event.event_id]);
+  const assigned = await client.query<{ gate: string; zones: string[] | null; tiers: string[] | null }>(
+    'SELECT gate, zones, tiers FROM gate_assignments WHERE event_id = $1 AND (zones IS NOT NULL OR tiers IS NOT NULL) ORDER BY gate',
+    [event.event_id],
+  );
   if (assigned.rows.length === 0) return event.policies;
   const gates = { ...event.policies.gates };
-  for (const { gate, zones, tiers } of assigned.rows) gates[gate] = { ...gates[gate], ...(zones === null ? {} : { zones }), ...(tiers === null ? {} : { tiers }) };
+  for (const { gate, zones, tiers } of assigned.rows)
+    gates[gate] = { ...gates[gate], ...(zones === null ? {} : { zones }), ...(tiers === null ? {} : { tiers }) };
   return { ...event.policies, gates };
 }
 
 /** Refs that were replaced: a gate can then say `revoked` rather than `invalid`. */
 export async function revokedRefs(client: DatabaseClient, eventId: string): Promise<string[]> {
-  const { rows } = await client.query<{ ref: string }>("SELECT encode(ticket_ref, 'hex') AS ref FROM ticket_tombstones WHERE event_id = $1 AND reason = 'revoked' ORDER BY changed_version DESC, ticket_ref LIMIT $2", [eventId, MAX_REVOKED_REFS]);
+  const { rows } = await client.query<{ ref: string }>(
+    "SELECT encode(ticket_ref, 'hex') AS ref FROM ticket_tombstones WHERE event_id = $1 AND reason = 'revoked' ORDER BY changed_version DESC, ticket_ref LIMIT $2",
+    [eventId, MAX_REVOKED_REFS],
+  );
   return rows.map(({ ref }) => ref);
 }
 
@@ -128,12 +156,21 @@ async function keep(database: Database, tenantId: string, head: ManifestHead, pa
       for (let piece = 0; piece * PIECE_BYTES < sizeBytes; piece++) {
         const bytes = Buffer.alloc(Math.min(PIECE_BYTES, sizeBytes - piece * PIECE_BYTES));
         await handle.read(bytes, 0, bytes.length, piece * PIECE_BYTES);
-        await client.query('INSERT INTO manifest_pieces (tenant_id, event_id, version, piece, bytes) VALUES ($1, $2, $3, $4, $5)', [tenantId, head.event_id, head.version, piece, bytes]);
+        await client.query('INSERT INTO manifest_pieces (tenant_id, event_id, version, piece, bytes) VALUES ($1, $2, $3, $4, $5)', [
+          tenantId,
+          head.event_id,
+          head.version,
+          piece,
+          bytes,
+        ]);
       }
     } finally {
       await handle.close();
     }
-    await client.query('DELETE FROM manifests WHERE event_id = $1 AND version NOT IN (SELECT version FROM manifests WHERE event_id = $1 ORDER BY version DESC LIMIT $2)', [head.event_id, KEPT_MANIFESTS]);
+    await client.query(
+      'DELETE FROM manifests WHERE event_id = $1 AND version NOT IN (SELECT version FROM manifests WHERE event_id = $1 ORDER BY version DESC LIMIT $2)',
+      [head.event_id, KEPT_MANIFESTS],
+    );
   });
 }
 
@@ -148,7 +185,8 @@ export interface ManifestRow {
 /** The newest file of an event, or the one of a given version; null where there is none (any more). */
 export async function manifestRow(client: DatabaseClient, eventId: string, version?: number): Promise<ManifestRow | null> {
   const { rows } = await client.query<ManifestRow>(
-    'SELECT version, sha256, size_bytes, generated_at, expires_at FROM manifests WHERE event_id = $1 AND ($2::bigint IS NULL OR version = $2) ORDER BY version DESC LIMIT 1', [eventId, version ?? null],
+    'SELECT version, sha256, size_bytes, generated_at, expires_at FROM manifests WHERE event_id = $1 AND ($2::bigint IS NULL OR version = $2) ORDER BY version DESC LIMIT 1',
+    [eventId, version ?? null],
   );
   return rows[0] ?? null;
 }

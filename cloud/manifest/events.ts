@@ -28,13 +28,24 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
   let siteCreated = false;
   if (fields.site !== undefined) {
     const site = await ensureSite(client, tenantId, fields.site, fields.time_zone);
-    if (site === 'taken') return { ok: false, code: 'SITE_TAKEN', message: `the site ${fields.site} belongs to another tenant: site ids are unique in an installation, choose another` };
+    if (site === 'taken')
+      return {
+        ok: false,
+        code: 'SITE_TAKEN',
+        message: `the site ${fields.site} belongs to another tenant: site ids are unique in an installation, choose another`,
+      };
     siteCreated = site === 'created';
   }
-  const before = (await client.query<{ version: number; starts_at: Date | null; ends_at: Date | null }>('SELECT version, starts_at, ends_at FROM events WHERE event_id = $1 FOR UPDATE', [eventId])).rows[0];
-  const startsAt = fields.starts_at === undefined ? before?.starts_at?.toISOString() ?? null : fields.starts_at;
-  const endsAt = fields.ends_at === undefined ? before?.ends_at?.toISOString() ?? null : fields.ends_at;
-  if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt)) return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
+  const before = (
+    await client.query<{ version: number; starts_at: Date | null; ends_at: Date | null }>(
+      'SELECT version, starts_at, ends_at FROM events WHERE event_id = $1 FOR UPDATE',
+      [eventId],
+    )
+  ).rows[0];
+  const startsAt = fields.starts_at === undefined ? (before?.starts_at?.toISOString() ?? null) : fields.starts_at;
+  const endsAt = fields.ends_at === undefined ? (before?.ends_at?.toISOString() ?? null) : fields.ends_at;
+  if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt))
+    return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
   const policies = fields.policies === undefined ? null : JSON.stringify(EventPolicies.parse(fields.policies));
   if (before === undefined) {
     const { rows } = await client.query<{ version: number }>(
@@ -55,7 +66,10 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
 
 /** Makes the site where it is new. `taken`: it belongs to another tenant. */
 export async function ensureSite(client: DatabaseClient, tenantId: string, site: string, timeZone?: string): Promise<'known' | 'created' | 'taken'> {
-  const added = await client.query("INSERT INTO sites (tenant_id, site_id, name, time_zone) VALUES ($1, $2, $2, coalesce($3, 'UTC')) ON CONFLICT (site_id) DO NOTHING", [tenantId, site, timeZone ?? null]);
+  const added = await client.query(
+    "INSERT INTO sites (tenant_id, site_id, name, time_zone) VALUES ($1, $2, $2, coalesce($3, 'UTC')) ON CONFLICT (site_id) DO NOTHING",
+    [tenantId, site, timeZone ?? null],
+  );
   if (added.rowCount > 0) return 'created';
   return (await client.query('SELECT 1 FROM sites WHERE site_id = $1', [site])).rowCount > 0 ? 'known' : 'taken';
 }
@@ -67,18 +81,26 @@ function checkEvent(eventId: string, fields: EventFields): string[] {
     const site = SiteId.safeParse(fields.site);
     if (!site.success) mistakes.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues[0]?.message ?? 'not a site id'}`);
   }
-  if (fields.time_zone !== undefined && !isTimeZone(fields.time_zone)) mistakes.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);
+  if (fields.time_zone !== undefined && !isTimeZone(fields.time_zone))
+    mistakes.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);
   for (const field of ['starts_at', 'ends_at'] as const) {
     const value = fields[field];
-    if (typeof value === 'string' && Number.isNaN(Date.parse(value))) mistakes.push(`${field} ${JSON.stringify(value)}: not a time; write it such as 2026-07-01T18:00:00.000Z`);
+    if (typeof value === 'string' && Number.isNaN(Date.parse(value)))
+      mistakes.push(`${field} ${JSON.stringify(value)}: not a time; write it such as 2026-07-01T18:00:00.000Z`);
   }
   if (fields.policies !== undefined) {
     const policies = EventPolicies.safeParse(fields.policies);
-    if (!policies.success) for (const issue of policies.error.issues.slice(0, 20)) mistakes.push(`policies.${issue.path.map(String).join('.') || '(whole)'}: ${issue.message}`);
+    if (!policies.success)
+      for (const issue of policies.error.issues.slice(0, 20)) mistakes.push(`policies.${issue.path.map(String).join('.') || '(whole)'}: ${issue.message}`);
   }
   return mistakes;
 }
 
 function isTimeZone(name: string): boolean {
-  try { new Intl.DateTimeFormat('en', { timeZone: name }); return true; } catch { return false; }
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: name });
+    return true;
+  } catch {
+    return false;
+  }
 }

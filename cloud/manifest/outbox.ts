@@ -26,7 +26,11 @@ const MAX_CHANGES_BEFORE_BUILD = 50_000;
 const RENEWALS_AT_ONCE = 20;
 
 /** Sends one message; resolves when the broker has it, rejects when it can't be had within its bound. */
-export type Publish = (topic: string, payload: string, delivery: { readonly qos: 0 | 1; readonly retain: boolean; readonly expirySeconds?: number }) => Promise<void>;
+export type Publish = (
+  topic: string,
+  payload: string,
+  delivery: { readonly qos: 0 | 1; readonly retain: boolean; readonly expirySeconds?: number },
+) => Promise<void>;
 /** Calls back when something was put into the outbox, until closed. Missing calls only delay. */
 export type Listen = (onNotice: () => void) => Promise<{ close(): Promise<void> }>;
 
@@ -50,7 +54,13 @@ export interface Outbox {
   republishAll(): Promise<void>;
 }
 
-interface Mark { readonly id: number; readonly kind: 'event' | 'gate'; readonly key: string; readonly build: boolean; readonly attempts: number }
+interface Mark {
+  readonly id: number;
+  readonly kind: 'event' | 'gate';
+  readonly key: string;
+  readonly build: boolean;
+  readonly attempts: number;
+}
 
 export function createOutbox(options: OutboxOptions): Outbox {
   const { database, log } = options;
@@ -70,10 +80,15 @@ export function createOutbox(options: OutboxOptions): Outbox {
     let done = 0;
     let failed = 0;
     for (;;) {
-      const due = (await database.withoutTenant((client) => client.query<{ tenant_id: string; id: number }>('SELECT tenant_id, id FROM next_outbox($1)', [MARKS_AT_ONCE]))).rows;
+      const due = (
+        await database.withoutTenant((client) => client.query<{ tenant_id: string; id: number }>('SELECT tenant_id, id FROM next_outbox($1)', [MARKS_AT_ONCE]))
+      ).rows;
       if (due.length === 0) return { done, failed };
       for (const [tenantId, marks] of Map.groupBy(due, ({ tenant_id }) => tenant_id)) {
-        const taken = await take(tenantId, marks.map(({ id }) => id));
+        const taken = await take(
+          tenantId,
+          marks.map(({ id }) => id),
+        );
         for (const [, same] of Map.groupBy(taken, ({ kind, key }) => `${kind} ${key}`)) {
           try {
             await work(tenantId, same);
@@ -89,9 +104,14 @@ export function createOutbox(options: OutboxOptions): Outbox {
 
   /** Leases marks; those that another worker took meanwhile are left out. */
   async function take(tenantId: string, ids: readonly number[]): Promise<Mark[]> {
-    return (await database.withTenant(tenantId, (client) => client.query<Mark>(
-      'UPDATE outbox SET due_at = now() + make_interval(secs => $2) WHERE id = ANY($1) AND due_at <= now() RETURNING id, kind, key, build, attempts', [ids, LEASE_S],
-    ))).rows;
+    return (
+      await database.withTenant(tenantId, (client) =>
+        client.query<Mark>(
+          'UPDATE outbox SET due_at = now() + make_interval(secs => $2) WHERE id = ANY($1) AND due_at <= now() RETURNING id, kind, key, build, attempts',
+          [ids, LEASE_S],
+        ),
+      )
+    ).rows;
   }
 
   /** Marks of the same event or gate: one piece of work. */
@@ -99,7 +119,13 @@ export function createOutbox(options: OutboxOptions): Outbox {
     const { kind, key } = marks[0] as Mark;
     const ids = marks.map(({ id }) => id);
     if (kind === 'event') {
-      if (await needsBuild(tenantId, key, marks.some(({ build }) => build))) {
+      if (
+        await needsBuild(
+          tenantId,
+          key,
+          marks.some(({ build }) => build),
+        )
+      ) {
         const built = await buildManifest(options, tenantId, key);
         if (built !== null) log.info({ event: key, version: built.version, tickets: built.tickets, bytes: built.sizeBytes }, 'manifest built');
       }
@@ -132,10 +158,17 @@ export function createOutbox(options: OutboxOptions): Outbox {
 
   /** Overlay, then want, to every gate of the event. The publication's row is locked, so that versions leave in order. */
   async function publishEvent(client: DatabaseClient, tenantId: string, eventId: string, ids: readonly number[]): Promise<void> {
-    await client.query('INSERT INTO event_publications (tenant_id, event_id) SELECT $1, event_id FROM events WHERE event_id = $2 ON CONFLICT DO NOTHING', [tenantId, eventId]);
-    const { published_version: from } = (await client.query<{ published_version: number }>('SELECT published_version FROM event_publications WHERE event_id = $1 FOR UPDATE', [eventId])).rows[0] ?? { published_version: 0 };
+    await client.query('INSERT INTO event_publications (tenant_id, event_id) SELECT $1, event_id FROM events WHERE event_id = $2 ON CONFLICT DO NOTHING', [
+      tenantId,
+      eventId,
+    ]);
+    const { published_version: from } = (
+      await client.query<{ published_version: number }>('SELECT published_version FROM event_publications WHERE event_id = $1 FOR UPDATE', [eventId])
+    ).rows[0] ?? { published_version: 0 };
     const to = (await client.query<{ version: number }>('SELECT version FROM events WHERE event_id = $1', [eventId])).rows[0]?.version ?? 0;
-    const gates = (await client.query<{ gate: string }>('SELECT gate FROM gate_assignments WHERE event_id = $1 ORDER BY gate', [eventId])).rows.map(({ gate }) => gate);
+    const gates = (await client.query<{ gate: string }>('SELECT gate FROM gate_assignments WHERE event_id = $1 ORDER BY gate', [eventId])).rows.map(
+      ({ gate }) => gate,
+    );
     if (gates.length > 0 && from > 0 && to > from) {
       const overlay = await overlayMessage(client, options.signer, eventId, from, to);
       await Promise.all(gates.map((gate) => publishTo(gate, 'overlay', overlay)));
@@ -151,24 +184,45 @@ export function createOutbox(options: OutboxOptions): Outbox {
     const { kind, key, attempts } = marks[0] as Mark;
     const waitS = Math.min(MAX_BACKOFF_S, 2 ** Math.min(attempts, 10));
     log.warn({ [kind]: key, attempts: attempts + 1, again_in_s: waitS, error: error.message }, 'gates could not be told; it is tried again');
-    await database.withTenant(tenantId, (client) => client.query(
-      'UPDATE outbox SET attempts = attempts + 1, due_at = now() + make_interval(secs => $2), last_error = $3 WHERE id = ANY($1)', [marks.map(({ id }) => id), waitS, error.message.slice(0, 500)],
-    )).catch((failure: Error) => log.warn({ error: failure.message }, 'the lease of an outbox mark runs out by itself'));
+    await database
+      .withTenant(tenantId, (client) =>
+        client.query('UPDATE outbox SET attempts = attempts + 1, due_at = now() + make_interval(secs => $2), last_error = $3 WHERE id = ANY($1)', [
+          marks.map(({ id }) => id),
+          waitS,
+          error.message.slice(0, 500),
+        ]),
+      )
+      .catch((failure: Error) => log.warn({ error: failure.message }, 'the lease of an outbox mark runs out by itself'));
   }
 
   /** One drain at a time; a notice during it is another one after it. */
   function kick(): void {
     if (closed || !options.canPublish()) return;
-    if (running !== null) { again = true; return; }
-    running = drain().catch((error: Error) => log.warn({ error: error.message }, 'the outbox cannot be read; it is tried again')).finally(() => {
-      running = null;
-      if (again) { again = false; kick(); }
-    });
+    if (running !== null) {
+      again = true;
+      return;
+    }
+    running = drain()
+      .catch((error: Error) => log.warn({ error: error.message }, 'the outbox cannot be read; it is tried again'))
+      .finally(() => {
+        running = null;
+        if (again) {
+          again = false;
+          kick();
+        }
+      });
   }
 
   async function renew(): Promise<void> {
-    const due = (await database.withoutTenant((client) => client.query<{ tenant_id: string; event_id: string }>('SELECT tenant_id, event_id FROM manifests_to_renew($1)', [RENEWALS_AT_ONCE]))).rows;
-    for (const { tenant_id, event_id } of due) await database.withTenant(tenant_id, (client) => client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, true)", [tenant_id, event_id]));
+    const due = (
+      await database.withoutTenant((client) =>
+        client.query<{ tenant_id: string; event_id: string }>('SELECT tenant_id, event_id FROM manifests_to_renew($1)', [RENEWALS_AT_ONCE]),
+      )
+    ).rows;
+    for (const { tenant_id, event_id } of due)
+      await database.withTenant(tenant_id, (client) =>
+        client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, true)", [tenant_id, event_id]),
+      );
   }
   const renewSafely = () => void renew().catch((error: Error) => log.warn({ error: error.message }, 'manifests that grow old could not be looked for'));
 
@@ -191,9 +245,12 @@ export function createOutbox(options: OutboxOptions): Outbox {
     async republishAll() {
       const tenants = (await database.withoutTenant((client) => client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_gates()'))).rows;
       for (const { tenant_id } of tenants) {
-        await database.withTenant(tenant_id, (client) => client.query(
-          "INSERT INTO outbox (tenant_id, kind, key) SELECT DISTINCT $1::uuid, 'gate', gate FROM gate_assignments a WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.kind = 'gate' AND o.key = a.gate)", [tenant_id],
-        ));
+        await database.withTenant(tenant_id, (client) =>
+          client.query(
+            "INSERT INTO outbox (tenant_id, kind, key) SELECT DISTINCT $1::uuid, 'gate', gate FROM gate_assignments a WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.kind = 'gate' AND o.key = a.gate)",
+            [tenant_id],
+          ),
+        );
         // What failed while the broker was away need not wait any longer.
         await database.withTenant(tenant_id, (client) => client.query('UPDATE outbox SET due_at = now() WHERE attempts > 0'));
       }

@@ -6,19 +6,32 @@ import { MAX_OVERLAY_TICKETS, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../co
 import type { OverlayMessage, TicketChange, WantedManifest, WantMessage } from '../../contract/manifest.ts';
 import type { DatabaseClient } from '../database.ts';
 import { manifestRow } from './build.ts';
-import { TICKET_COLUMNS, ticketChange, type TicketRow, tombstone, type TombstoneRow } from './rights.ts';
+import { TICKET_COLUMNS, type TicketRow, type TombstoneRow, ticketChange, tombstone } from './rights.ts';
 import type { Signer } from './signing.ts';
 
 /** Events that one gate can hold (contract: WantMessage); of more, those assigned first. */
 const MAX_WANTED_EVENTS = 64;
 
 /** The event's version that made the change. */
-interface Versioned { readonly changed_version: number }
+interface Versioned {
+  readonly changed_version: number;
+}
 
 /** Changes after one version; `complete` is false where there are more than `limit`, and then none are given. */
-export async function readChanges(client: DatabaseClient, eventId: string, after: number, limit: number): Promise<{ readonly complete: boolean; readonly tickets: (TicketRow & Versioned)[]; readonly tombstones: (TombstoneRow & Versioned)[] }> {
-  const tickets = await client.query<TicketRow & Versioned>(`SELECT ${TICKET_COLUMNS}, changed_version FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_id LIMIT $3`, [eventId, after, limit + 1]);
-  const tombstones = await client.query<TombstoneRow & Versioned>('SELECT ticket_ref, ticket_id, reason, changed_version FROM ticket_tombstones WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_ref LIMIT $3', [eventId, after, limit + 1]);
+export async function readChanges(
+  client: DatabaseClient,
+  eventId: string,
+  after: number,
+  limit: number,
+): Promise<{ readonly complete: boolean; readonly tickets: (TicketRow & Versioned)[]; readonly tombstones: (TombstoneRow & Versioned)[] }> {
+  const tickets = await client.query<TicketRow & Versioned>(
+    `SELECT ${TICKET_COLUMNS}, changed_version FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_id LIMIT $3`,
+    [eventId, after, limit + 1],
+  );
+  const tombstones = await client.query<TombstoneRow & Versioned>(
+    'SELECT ticket_ref, ticket_id, reason, changed_version FROM ticket_tombstones WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2 ORDER BY changed_version, ticket_ref LIMIT $3',
+    [eventId, after, limit + 1],
+  );
   if (tickets.rows.length + tombstones.rows.length > limit) return { complete: false, tickets: [], tombstones: [] };
   return { complete: true, tickets: tickets.rows, tombstones: tombstones.rows };
 }
@@ -82,7 +95,8 @@ export interface WantOptions {
 /** What a gate must hold: every event it is assigned, as far as a file has been built. */
 export async function wantMessage(client: DatabaseClient, options: WantOptions, gate: string): Promise<WantMessage> {
   const assigned = await client.query<{ event_id: string; version: number }>(
-    'SELECT e.event_id, e.version FROM gate_assignments a JOIN events e ON e.tenant_id = a.tenant_id AND e.event_id = a.event_id WHERE a.gate = $1 ORDER BY a.assigned_at, e.event_id LIMIT $2', [gate, MAX_WANTED_EVENTS],
+    'SELECT e.event_id, e.version FROM gate_assignments a JOIN events e ON e.tenant_id = a.tenant_id AND e.event_id = a.event_id WHERE a.gate = $1 ORDER BY a.assigned_at, e.event_id LIMIT $2',
+    [gate, MAX_WANTED_EVENTS],
   );
   const events: WantedManifest[] = [];
   for (const event of assigned.rows) {
@@ -91,9 +105,17 @@ export async function wantMessage(client: DatabaseClient, options: WantOptions, 
     const url = new URL(`${options.publicUrl}/offline/manifest/${encodeURIComponent(event.event_id)}`);
     url.searchParams.set('device_id', gate);
     url.searchParams.set('version', String(file.version));
-    events.push(options.signer.sign({
-      event_id: event.event_id, version: file.version, overlay_version: Math.max(event.version, file.version), sha256: file.sha256.toString('hex'), size: file.size_bytes, url: url.href, key_id: options.signer.keyId,
-    }));
+    events.push(
+      options.signer.sign({
+        event_id: event.event_id,
+        version: file.version,
+        overlay_version: Math.max(event.version, file.version),
+        sha256: file.sha256.toString('hex'),
+        size: file.size_bytes,
+        url: url.href,
+        key_id: options.signer.keyId,
+      }),
+    );
   }
   return { schema: SCHEMA_VERSION, events };
 }

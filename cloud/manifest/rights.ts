@@ -1,5 +1,5 @@
 /** From rows of Postgres to what gates are told of a ticket. Pure. */
-import { STATE_RIGHTS, type ManifestTicket, type TicketChange, type TicketRight, type TicketState, type Tombstone } from '../../contract/manifest.ts';
+import { type ManifestTicket, STATE_RIGHTS, type TicketChange, type TicketRight, type TicketState, type Tombstone } from '../../contract/manifest.ts';
 
 /** A row of `tickets`, as TICKET_COLUMNS reads it. */
 export interface TicketRow {
@@ -43,8 +43,17 @@ export function manifestTicket(row: TicketRow): ManifestTicket | null {
   const status = rightOf(row);
   if (status === null) return null;
   return {
-    ticket_id: row.ticket_id, ticket_ref: row.ticket_ref.toString('hex'), tier: row.tier, zone: row.zone, status, max_scans: row.max_scans, units: row.units,
-    valid_from: row.valid_from?.toISOString() ?? null, valid_until: row.valid_until?.toISOString() ?? null, vip: row.vip, note: row.note,
+    ticket_id: row.ticket_id,
+    ticket_ref: row.ticket_ref.toString('hex'),
+    tier: row.tier,
+    zone: row.zone,
+    status,
+    max_scans: row.max_scans,
+    units: row.units,
+    valid_from: row.valid_from?.toISOString() ?? null,
+    valid_until: row.valid_until?.toISOString() ?? null,
+    vip: row.vip,
+    note: row.note,
   };
 }
 

@@ -2,7 +2,7 @@
  * The key that signs manifests, wants and overlays. Gates pin its public half at enrolment; whoever
  * holds this file can tell gates what a ticket is worth, so it is readable by its owner alone.
  */
-import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign, type KeyObject } from 'node:crypto';
+import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { signedText } from '../../contract/chain.ts';
@@ -22,7 +22,8 @@ export class SigningKeyError extends Error {
 }
 
 export function signerOf(privateKey: KeyObject): Signer {
-  if (privateKey.asymmetricKeyType !== 'ed25519') throw new SigningKeyError(`the key is ${privateKey.asymmetricKeyType}, not Ed25519; make one with: openssl genpkey -algorithm ed25519`);
+  if (privateKey.asymmetricKeyType !== 'ed25519')
+    throw new SigningKeyError(`the key is ${privateKey.asymmetricKeyType}, not Ed25519; make one with: openssl genpkey -algorithm ed25519`);
   const spki = createPublicKey(privateKey).export({ type: 'spki', format: 'der' });
   const keyId = createHash('sha256').update(spki).digest('hex').slice(0, 16);
   return {
@@ -52,7 +53,11 @@ export function openSigner(file: string, options: { readonly create: boolean }):
     created = true;
   }
   let key: KeyObject;
-  try { key = createPrivateKey(pem); } catch { throw new SigningKeyError(`${file}: not a private key in PEM (PKCS8)`); }
+  try {
+    key = createPrivateKey(pem);
+  } catch {
+    throw new SigningKeyError(`${file}: not a private key in PEM (PKCS8)`);
+  }
   return { signer: signerOf(key), created };
 }
 
@@ -62,10 +67,16 @@ function create(file: string): string {
   try {
     mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
     const handle = openSync(file, 'wx', 0o600);
-    try { writeSync(handle, pem); } finally { closeSync(handle); }
+    try {
+      writeSync(handle, pem);
+    } finally {
+      closeSync(handle);
+    }
     return pem;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return readFileSync(file, 'utf8');
-    throw new SigningKeyError(`${file}: the signing key cannot be made here (${(error as Error).message}); set STILE_SIGNING_KEY_FILE to a file in a folder that this user may write`);
+    throw new SigningKeyError(
+      `${file}: the signing key cannot be made here (${(error as Error).message}); set STILE_SIGNING_KEY_FILE to a file in a folder that this user may write`,
+    );
   }
 }

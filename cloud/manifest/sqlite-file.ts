@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import BetterSqlite from 'better-sqlite3';
-import { MANIFEST_APPLICATION_ID, MANIFEST_TABLES, TICKET_RIGHTS, type ManifestHead, type ManifestTicket, type UsageEntry } from '../../contract/manifest.ts';
+import { MANIFEST_APPLICATION_ID, MANIFEST_TABLES, type ManifestHead, type ManifestTicket, TICKET_RIGHTS, type UsageEntry } from '../../contract/manifest.ts';
 
 /** A page of the file, bytes: what cards and readers of the file like. */
 const PAGE_BYTES = 4096;
@@ -40,14 +40,32 @@ export function createManifestFile(path: string): ManifestFile {
     addTickets(tickets) {
       for (const ticket of tickets) {
         insertTicket.run(
-          Buffer.from(ticket.ticket_ref, 'hex'), idValue(ticket.ticket_id), tiers(ticket.tier), ticket.zone === null ? null : zones(ticket.zone), TICKET_RIGHTS.indexOf(ticket.status),
-          ticket.max_scans, ticket.units === 1 ? null : ticket.units, milliseconds(ticket.valid_from), milliseconds(ticket.valid_until), ticket.vip ? 1 : null, ticket.note,
+          Buffer.from(ticket.ticket_ref, 'hex'),
+          idValue(ticket.ticket_id),
+          tiers(ticket.tier),
+          ticket.zone === null ? null : zones(ticket.zone),
+          TICKET_RIGHTS.indexOf(ticket.status),
+          ticket.max_scans,
+          ticket.units === 1 ? null : ticket.units,
+          milliseconds(ticket.valid_from),
+          milliseconds(ticket.valid_until),
+          ticket.vip ? 1 : null,
+          ticket.note,
         );
       }
     },
     addUsage(entries) {
       for (const entry of entries) {
-        insertUsage.run(Buffer.from(entry.ticket_ref, 'hex'), entry.gate, entry.epoch, entry.seq, Date.parse(entry.at), entry.direction === 'in' ? 0 : 1, entry.units, entry.outcome);
+        insertUsage.run(
+          Buffer.from(entry.ticket_ref, 'hex'),
+          entry.gate,
+          entry.epoch,
+          entry.seq,
+          Date.parse(entry.at),
+          entry.direction === 'in' ? 0 : 1,
+          entry.units,
+          entry.outcome,
+        );
       }
     },
     async finish(head) {
@@ -59,7 +77,9 @@ export function createManifestFile(path: string): ManifestFile {
       for await (const piece of createReadStream(path)) hash.update(piece as Buffer);
       return { sha256: hash.digest('hex'), sizeBytes: (await stat(path)).size };
     },
-    abandon() { db.close(); },
+    abandon() {
+      db.close();
+    },
   };
 }
 

@@ -1,7 +1,8 @@
 /** One ticket as other people's files and programs write it → checked fields, or what is wrong with each. Pure. */
-import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
-import { MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
+
 import { ExternalId } from '../../contract/ids.ts';
+import { MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
+import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
 import { MAX_CODE_CHARS } from './codes.ts';
 
 /** What is known of a ticket; a field that is absent leaves a known ticket as it is. */
@@ -23,47 +24,81 @@ export interface TicketFields {
 }
 
 /** `field: what: mend`, as people read it. Never holds a code. */
-export interface FieldProblem { readonly field: string; readonly what: string; readonly mend: string }
+export interface FieldProblem {
+  readonly field: string;
+  readonly what: string;
+  readonly mend: string;
+}
 
-export const KNOWN_FIELDS = ['ticket_id', 'code', 'tier', 'zone', 'status', 'blocked', 'approved', 'max_scans', 'units', 'valid_from', 'valid_until', 'vip', 'note', 'event_id'] as const;
+export const KNOWN_FIELDS = [
+  'ticket_id',
+  'code',
+  'tier',
+  'zone',
+  'status',
+  'blocked',
+  'approved',
+  'max_scans',
+  'units',
+  'valid_from',
+  'valid_until',
+  'vip',
+  'note',
+  'event_id',
+] as const;
 
 /** What other systems call our states. */
 const STATE_NAMES: Readonly<Record<string, { readonly status?: TicketState; readonly blocked?: boolean; readonly approved?: boolean }>> = {
   ...Object.fromEntries(TICKET_STATES.map((status) => [status, { status }])),
-  valid: { status: 'sold' }, paid: { status: 'sold' }, unpaid: { status: 'reserved' }, pending: { status: 'reserved' }, canceled: { status: 'cancelled' },
-  blocked: { status: 'sold', blocked: true }, unapproved: { status: 'sold', approved: false },
+  valid: { status: 'sold' },
+  paid: { status: 'sold' },
+  unpaid: { status: 'reserved' },
+  pending: { status: 'reserved' },
+  canceled: { status: 'cancelled' },
+  blocked: { status: 'sold', blocked: true },
+  unapproved: { status: 'sold', approved: false },
 };
 const TRUE = new Set(['true', 'yes', 'y', '1', 't', 'x']);
 const FALSE = new Set(['false', 'no', 'n', '0', 'f', '']);
 const DATE_TIME = /^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})$/;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const UNREADABLE = /[\u0000-\u001f\u007f\ufffd]/;
 
 /**
  * Checks one ticket. Values may be text (CSV) or what JSON has. An empty text is "nothing": null where
  * a field may be empty, absent elsewhere. Every problem is named.
  */
-export function readTicketFields(raw: Readonly<Record<string, unknown>>, eventId: string): { readonly ok: true; readonly ticket: TicketFields } | { readonly ok: false; readonly problems: readonly FieldProblem[] } {
+export function readTicketFields(
+  raw: Readonly<Record<string, unknown>>,
+  eventId: string,
+): { readonly ok: true; readonly ticket: TicketFields } | { readonly ok: false; readonly problems: readonly FieldProblem[] } {
   const problems: FieldProblem[] = [];
-  const bad = (field: string, what: string, mend: string): undefined => { problems.push({ field, what, mend }); return undefined; };
+  const bad = (field: string, what: string, mend: string): undefined => {
+    problems.push({ field, what, mend });
+    return undefined;
+  };
   const given = (field: string): string | null | undefined => {
     const value = raw[field];
     if (value === undefined) return undefined;
     if (value === null) return null;
-    if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'boolean') return bad(field, 'is a list or an object', 'give plain text, a number or true/false');
+    if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'boolean')
+      return bad(field, 'is a list or an object', 'give plain text, a number or true/false');
     const text = String(value).trim();
     return text === '' ? null : text;
   };
   const id = (field: string, nullable: boolean): string | null | undefined => {
     const value = given(field);
     if (value === undefined || value === null) return nullable ? value : undefined;
-    return ExternalId.safeParse(value).success ? value : bad(field, `${quote(value)} is not an id`, 'use 1 to 64 letters, digits or . _ : @ -, beginning with a letter or digit');
+    return ExternalId.safeParse(value).success
+      ? value
+      : bad(field, `${quote(value)} is not an id`, 'use 1 to 64 letters, digits or . _ : @ -, beginning with a letter or digit');
   };
   const whole = (field: string, max: number): number | null | undefined => {
     const value = given(field);
     if (value === undefined || value === null) return value;
     const number = Number(value);
-    return Number.isInteger(number) && number >= 1 && number <= max ? number : bad(field, `${quote(value)} is not a whole number from 1 to ${max}`, 'mend the number, or leave it empty');
+    return Number.isInteger(number) && number >= 1 && number <= max
+      ? number
+      : bad(field, `${quote(value)} is not a whole number from 1 to ${max}`, 'mend the number, or leave it empty');
   };
   const flag = (field: string): boolean | undefined => {
     const value = given(field);
@@ -75,21 +110,40 @@ export function readTicketFields(raw: Readonly<Record<string, unknown>>, eventId
     const value = given(field);
     if (value === undefined || value === null) return value;
     const at = DATE_TIME.test(value) ? Date.parse(value.replace(' ', 'T')) : Number.NaN;
-    return Number.isNaN(at) ? bad(field, `${quote(value)} is not a time with its zone`, 'write it such as 2026-07-01T18:00:00Z or 2026-07-01T20:00+02:00') : new Date(at).toISOString();
+    return Number.isNaN(at)
+      ? bad(field, `${quote(value)} is not a time with its zone`, 'write it such as 2026-07-01T18:00:00Z or 2026-07-01T20:00+02:00')
+      : new Date(at).toISOString();
   };
 
   const ticketId = id('ticket_id', false);
   if (ticketId === undefined && !problems.some(({ field }) => field === 'ticket_id')) bad('ticket_id', 'is missing', 'every ticket needs its own id');
   const event = given('event_id');
-  if (typeof event === 'string' && event !== eventId) bad('event_id', `is ${quote(event)}, but these are tickets of ${quote(eventId)}`, 'import each event by itself');
+  if (typeof event === 'string' && event !== eventId)
+    bad('event_id', `is ${quote(event)}, but these are tickets of ${quote(eventId)}`, 'import each event by itself');
   const code = raw['code'] === null || raw['code'] === '' ? undefined : raw['code'];
-  if (code !== undefined && (typeof code !== 'string' || code.length > MAX_CODE_CHARS || code !== code.trim() || UNREADABLE.test(code))) bad('code', 'is not a text that a reader could send', `1 to ${MAX_CODE_CHARS} printable characters in UTF-8, without spaces around it`);
+  if (code !== undefined && (typeof code !== 'string' || code.length > MAX_CODE_CHARS || code !== code.trim() || UNREADABLE.test(code)))
+    bad('code', 'is not a text that a reader could send', `1 to ${MAX_CODE_CHARS} printable characters in UTF-8, without spaces around it`);
   const state = given('status');
-  const named = state === undefined || state === null ? {} : STATE_NAMES[state.toLowerCase()] ?? bad('status', `${quote(state)} is not a status`, `use one of ${Object.keys(STATE_NAMES).join(', ')}`);
+  const named =
+    state === undefined || state === null
+      ? {}
+      : (STATE_NAMES[state.toLowerCase()] ?? bad('status', `${quote(state)} is not a status`, `use one of ${Object.keys(STATE_NAMES).join(', ')}`));
   const note = given('note');
   if (typeof note === 'string' && note.length > MAX_TEXT_CHARS) bad('note', `has ${note.length} characters`, `at most ${MAX_TEXT_CHARS}`);
-  const fields = { tier: id('tier', false), zone: id('zone', true), max_scans: whole('max_scans', 1_000_000), units: whole('units', MAX_UNITS) ?? undefined, valid_from: time('valid_from'), valid_until: time('valid_until'), vip: flag('vip'), note, ...named, ...present({ blocked: flag('blocked'), approved: flag('approved') }) };
-  if (fields.valid_from && fields.valid_until && fields.valid_from > fields.valid_until) bad('valid_until', `${fields.valid_until} is before valid_from ${fields.valid_from}`, 'put them in order');
+  const fields = {
+    tier: id('tier', false),
+    zone: id('zone', true),
+    max_scans: whole('max_scans', 1_000_000),
+    units: whole('units', MAX_UNITS) ?? undefined,
+    valid_from: time('valid_from'),
+    valid_until: time('valid_until'),
+    vip: flag('vip'),
+    note,
+    ...named,
+    ...present({ blocked: flag('blocked'), approved: flag('approved') }),
+  };
+  if (fields.valid_from && fields.valid_until && fields.valid_from > fields.valid_until)
+    bad('valid_until', `${fields.valid_until} is before valid_from ${fields.valid_from}`, 'put them in order');
   if (problems.length > 0) return { ok: false, problems };
   return { ok: true, ticket: { ticket_id: ticketId as string, ...present({ code: code as string | undefined, ...fields }) } as TicketFields };
 }

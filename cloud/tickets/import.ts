@@ -30,7 +30,13 @@ export interface ImportOptions {
   readonly onProgress?: (progress: ImportProgress) => void;
 }
 
-export interface ImportProgress { readonly lines: number; readonly created: number; readonly updated: number; readonly unchanged: number; readonly refused: number }
+export interface ImportProgress {
+  readonly lines: number;
+  readonly created: number;
+  readonly updated: number;
+  readonly unchanged: number;
+  readonly refused: number;
+}
 
 export interface ImportReport extends ImportProgress {
   /** `file:line: field: what: mend`, the first MAX_REPORTED. */
@@ -49,7 +55,10 @@ export class UnknownEventError extends Error {
 /** Ends a strict import's transaction. */
 class Refused extends Error {}
 
-interface Line { readonly line: number; readonly ticket: TicketFields }
+interface Line {
+  readonly line: number;
+  readonly ticket: TicketFields;
+}
 
 /** Throws SourceError for a file that can't be used, UnknownEventError, and PostgreSQL's errors. */
 export async function importTickets(options: ImportOptions): Promise<ImportReport> {
@@ -76,10 +85,17 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
     let batch: Line[] = [];
     for await (const record of source.records()) {
       totals.lines++;
-      if ('problem' in record) { refuse(record.line, record.problem); continue; }
-      if (source.format === 'jsonl') for (const name of Object.keys(record.raw)) if (ignored.size < 50 && !(KNOWN_FIELDS as readonly string[]).includes(name)) ignored.add(name);
+      if ('problem' in record) {
+        refuse(record.line, record.problem);
+        continue;
+      }
+      if (source.format === 'jsonl')
+        for (const name of Object.keys(record.raw)) if (ignored.size < 50 && !(KNOWN_FIELDS as readonly string[]).includes(name)) ignored.add(name);
       const read = readTicketFields(record.raw, eventId);
-      if (!read.ok) { read.problems.forEach((problem, index) => refuse(record.line, problem, index === 0)); continue; }
+      if (!read.ok) {
+        for (const [index, problem] of read.problems.entries()) refuse(record.line, problem, index === 0);
+        continue;
+      }
       batch.push({ line: record.line, ticket: read.ticket });
       if (batch.length < BATCH_TICKETS) continue;
       await write(batch);
@@ -97,7 +113,12 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
     return batch.filter(({ line, ticket }) => {
       if (ticket.code === undefined) return true;
       const bits = Math.floor(codeBits(ticket.code, shared));
-      if (bits < MIN_CODE_BITS) refuse(line, { field: 'code', what: `has at most ${bits} random bits, at least ${MIN_CODE_BITS} are needed, for a shorter code can be found from its hash or guessed at a gate`, mend: 'issue longer random codes (16 letters and digits hold 96), or pass --allow-weak-codes' });
+      if (bits < MIN_CODE_BITS)
+        refuse(line, {
+          field: 'code',
+          what: `has at most ${bits} random bits, at least ${MIN_CODE_BITS} are needed, for a shorter code can be found from its hash or guessed at a gate`,
+          mend: 'issue longer random codes (16 letters and digits hold 96), or pass --allow-weak-codes',
+        });
       return bits >= MIN_CODE_BITS;
     });
   };
@@ -105,19 +126,32 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
   const writeIn = async (client: DatabaseClient, batch: readonly Line[]) => {
     const event = await lockEvent(client, eventId);
     if (event === null) throw new UnknownEventError(`event ${eventId} went away`);
-    return writeTickets(client, tenantId, event, batch.map(({ ticket }) => ticket));
+    return writeTickets(
+      client,
+      tenantId,
+      event,
+      batch.map(({ ticket }) => ticket),
+    );
   };
 
   if (options.strict === true) {
-    const rolledBack = await database.withTenant(tenantId, async (client) => {
-      await each(async (batch) => {
-        const result = await writeIn(client, strong(batch));
-        add(result);
-        for (const [index, problem] of result.problems) refuse((batch[index] as Line).line, problem);
-      });
-      if (totals.refused > 0) throw new Refused();
-      if (totals.created + totals.updated > 0) await tellGates(client, tenantId, eventId, true);
-    }).then(() => false, (error: unknown) => { if (error instanceof Refused) return true; throw error; });
+    const rolledBack = await database
+      .withTenant(tenantId, async (client) => {
+        await each(async (batch) => {
+          const result = await writeIn(client, strong(batch));
+          add(result);
+          for (const [index, problem] of result.problems) refuse((batch[index] as Line).line, problem);
+        });
+        if (totals.refused > 0) throw new Refused();
+        if (totals.created + totals.updated > 0) await tellGates(client, tenantId, eventId, false);
+      })
+      .then(
+        () => false,
+        (error: unknown) => {
+          if (error instanceof Refused) return true;
+          throw error;
+        },
+      );
     if (rolledBack) Object.assign(totals, { created: 0, updated: 0, unchanged: 0 });
     return { ...totals, mistakes: mistakes(), ignored: [...ignored], rolledBack };
   }
@@ -130,7 +164,10 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       const result = await database.withTenant(tenantId, async (client) => {
         const written = await writeIn(client, batch);
         if (mark !== null || written.created + written.updated === 0) return { ...written, mark };
-        const marked = await client.query<{ id: number }>("INSERT INTO outbox (tenant_id, kind, key, build, due_at) VALUES ($1, 'event', $2, true, now() + make_interval(secs => $3)) RETURNING id", [tenantId, eventId, MARK_WAITS_S]);
+        const marked = await client.query<{ id: number }>(
+          "INSERT INTO outbox (tenant_id, kind, key, build, due_at) VALUES ($1, 'event', $2, false, now() + make_interval(secs => $3)) RETURNING id",
+          [tenantId, eventId, MARK_WAITS_S],
+        );
         return { ...written, mark: marked.rows[0]?.id ?? null };
       });
       mark = result.mark;
@@ -139,7 +176,10 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
     } catch (error) {
       const state = sqlState(error);
       if (state === null || !(state.startsWith('22') || state.startsWith('23'))) throw error;
-      if (batch.length === 1) { refuse((batch[0] as Line).line, { field: '(line)', what: 'does not fit what is known of this ticket', mend: (error as Error).message }); return; }
+      if (batch.length === 1) {
+        refuse((batch[0] as Line).line, { field: '(line)', what: 'does not fit what is known of this ticket', mend: (error as Error).message });
+        return;
+      }
       const middle = Math.ceil(batch.length / 2);
       await writeBatch(batch.slice(0, middle));
       await writeBatch(batch.slice(middle));
@@ -149,7 +189,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
   if (mark !== null) {
     await database.withTenant(tenantId, async (client) => {
       await client.query('DELETE FROM outbox WHERE id = $1', [mark]);
-      await tellGates(client, tenantId, eventId, true);
+      await tellGates(client, tenantId, eventId, false);
     });
   }
   return { ...totals, mistakes: mistakes(), ignored: [...ignored], rolledBack: false };

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { TicketAction, TicketActionRequest, TicketsWrite } from '../../contract/http.ts';
 import { ActorId, EventId, TicketId } from '../../contract/ids.ts';
 import type { Database, DatabaseClient } from '../database.ts';
-import { type App, actorOf, type HttpReply, HttpProblem, operatorOf } from '../http.ts';
+import { type App, actorOf, HttpProblem, type HttpReply, operatorOf } from '../http.ts';
 import { applyAction } from './actions.ts';
 import { codeBits, MIN_CODE_BITS } from './codes.ts';
 import { readTicketFields, type TicketFields } from './fields.ts';
@@ -16,48 +16,114 @@ const STATUS = { NO_SUCH_TICKET: 404, AMBIGUOUS_TICKET: 409, NOT_ALLOWED: 409, W
 const MAX_NAMED = 20;
 
 export function registerTicketRoutes(app: App, { database }: { readonly database: Database }): void {
-  app.put('/tickets', {
-    config: { who: 'operator' },
-    schema: { tags: ['ticketing'], summary: 'Makes or changes tickets, all or none; codes are hashed at the door', headers: Headers, body: TicketsWrite },
-  }, async (request, reply) => {
-    const { tenantId } = operatorOf(request);
-    const tickets = request.body.tickets.map((ticket, index) => ({ eventId: ticket.event_id, fields: checked(ticket, index) }));
-    return answered(reply, await database.withTenant(tenantId, (client) => once(client, tenantId, { key: request.headers['idempotency-key'], operation: 'PUT /tickets', body: request.body }, () => putTickets(client, tenantId, tickets))));
-  });
+  app.put(
+    '/tickets',
+    {
+      config: { who: 'operator' },
+      schema: { tags: ['ticketing'], summary: 'Makes or changes tickets, all or none; codes are hashed at the door', headers: Headers, body: TicketsWrite },
+    },
+    async (request, reply) => {
+      const { tenantId } = operatorOf(request);
+      const tickets = request.body.tickets.map((ticket, index) => ({ eventId: ticket.event_id, fields: checked(ticket, index) }));
+      return answered(
+        reply,
+        await database.withTenant(tenantId, (client) =>
+          once(client, tenantId, { key: request.headers['idempotency-key'], operation: 'PUT /tickets', body: request.body }, () =>
+            putTickets(client, tenantId, tickets),
+          ),
+        ),
+      );
+    },
+  );
 
-  app.post('/tickets/:id/:action', {
-    config: { who: 'operator' },
-    schema: { tags: ['ticketing'], summary: 'Transfers, revokes, blocks, unblocks or refunds a ticket', params: z.object({ id: TicketId, action: TicketAction }), headers: Headers, body: TicketActionRequest.safeExtend({ event_id: EventId.optional(), actor: ActorId.optional() }) },
-  }, async (request, reply) => {
-    const operator = operatorOf(request);
-    const { id, action } = request.params;
-    const { reason, code, to_user_id, event_id } = request.body;
-    const actor = actorOf(operator, request.body.actor);
-    return answered(reply, await database.withTenant(operator.tenantId, (client) => once(client, operator.tenantId, { key: request.headers['idempotency-key'], operation: `POST /tickets/${id}/${action}`, body: request.body }, async () => {
-      const result = await applyAction(client, operator.tenantId, { ticketId: id, eventId: event_id, action, actor, reason, code, toUserId: to_user_id });
-      if (!result.ok) throw new HttpProblem(STATUS[result.code], result.code, result.message);
-      return { status: 200, body: { success: true, ticket_id: id, event_id: result.eventId, status: result.status, blocked: result.blocked, version: result.version, changed: result.changed } };
-    })));
-  });
+  app.post(
+    '/tickets/:id/:action',
+    {
+      config: { who: 'operator' },
+      schema: {
+        tags: ['ticketing'],
+        summary: 'Transfers, revokes, blocks, unblocks or refunds a ticket',
+        params: z.object({ id: TicketId, action: TicketAction }),
+        headers: Headers,
+        body: TicketActionRequest.safeExtend({ event_id: EventId.optional(), actor: ActorId.optional() }),
+      },
+    },
+    async (request, reply) => {
+      const operator = operatorOf(request);
+      const { id, action } = request.params;
+      const { reason, code, to_user_id, event_id } = request.body;
+      const actor = actorOf(operator, request.body.actor);
+      return answered(
+        reply,
+        await database.withTenant(operator.tenantId, (client) =>
+          once(
+            client,
+            operator.tenantId,
+            { key: request.headers['idempotency-key'], operation: `POST /tickets/${id}/${action}`, body: request.body },
+            async () => {
+              const result = await applyAction(client, operator.tenantId, {
+                ticketId: id,
+                eventId: event_id,
+                action,
+                actor,
+                reason,
+                code,
+                toUserId: to_user_id,
+              });
+              if (!result.ok) throw new HttpProblem(STATUS[result.code], result.code, result.message);
+              return {
+                status: 200,
+                body: {
+                  success: true,
+                  ticket_id: id,
+                  event_id: result.eventId,
+                  status: result.status,
+                  blocked: result.blocked,
+                  version: result.version,
+                  changed: result.changed,
+                },
+              };
+            },
+          ),
+        ),
+      );
+    },
+  );
 }
 
 function checked(ticket: Readonly<Record<string, unknown>> & { readonly event_id: string }, index: number): TicketFields {
   const read = readTicketFields(ticket, ticket.event_id);
-  if (!read.ok) throw new HttpProblem(400, 'BAD_REQUEST', read.problems.map(({ field, what, mend }) => `tickets.${index}.${field}: ${what}: ${mend}`).join('; '));
+  if (!read.ok)
+    throw new HttpProblem(400, 'BAD_REQUEST', read.problems.map(({ field, what, mend }) => `tickets.${index}.${field}: ${what}: ${mend}`).join('; '));
   const { code } = read.ticket;
-  if (code !== undefined && codeBits(code) < MIN_CODE_BITS) throw new HttpProblem(400, 'WEAK_CODE', `tickets.${index}.code: fewer than ${MIN_CODE_BITS} random bits: issue longer random codes`);
+  if (code !== undefined && codeBits(code) < MIN_CODE_BITS)
+    throw new HttpProblem(400, 'WEAK_CODE', `tickets.${index}.code: fewer than ${MIN_CODE_BITS} random bits: issue longer random codes`);
   return read.ticket;
 }
 
 /** Events in the order of their ids, so that two such writes never wait for each other crosswise. */
-async function putTickets(client: DatabaseClient, tenantId: string, tickets: readonly { readonly eventId: string; readonly fields: TicketFields }[]): Promise<Answer> {
+async function putTickets(
+  client: DatabaseClient,
+  tenantId: string,
+  tickets: readonly { readonly eventId: string; readonly fields: TicketFields }[],
+): Promise<Answer> {
   const totals = { created: 0, updated: 0, unchanged: 0 };
   const versions: Record<string, number> = {};
-  const groups = [...Map.groupBy(tickets.map((ticket, index) => ({ ...ticket, index })), ({ eventId }) => eventId)].sort(([a], [b]) => (a < b ? -1 : 1));
+  const groups = [
+    ...Map.groupBy(
+      tickets.map((ticket, index) => ({ ...ticket, index })),
+      ({ eventId }) => eventId,
+    ),
+  ].sort(([a], [b]) => (a < b ? -1 : 1));
   for (const [eventId, group] of groups) {
     const event = await lockEvent(client, eventId);
     if (event === null) throw new HttpProblem(404, 'NO_SUCH_EVENT', `there is no event ${eventId}: PUT /events/${eventId} first`);
-    const result = await writeTickets(client, tenantId, event, group.map(({ fields }) => fields));
+    const result = await writeTickets(
+      client,
+      tenantId,
+      event,
+      group.map(({ fields }) => fields),
+    );
     if (result.problems.size > 0) {
       const named = [...result.problems].slice(0, MAX_NAMED).map(([at, { field, what, mend }]) => `tickets.${group[at]?.index}.${field}: ${what}: ${mend}`);
       throw new HttpProblem(409, 'CONFLICT', named.join('; '));
@@ -73,7 +139,8 @@ async function putTickets(client: DatabaseClient, tenantId: string, tickets: rea
 }
 
 function answered(reply: HttpReply, result: Awaited<ReturnType<typeof once>>) {
-  if (result.kind === 'other_body') throw new HttpProblem(409, 'IDEMPOTENCY_KEY_REUSED', 'this Idempotency-Key was used with another body: use a new key for a new write');
+  if (result.kind === 'other_body')
+    throw new HttpProblem(409, 'IDEMPOTENCY_KEY_REUSED', 'this Idempotency-Key was used with another body: use a new key for a new write');
   if (result.kind === 'replayed') reply.header('idempotency-replayed', 'true');
   return reply.code(result.answer.status).send(result.answer.body);
 }

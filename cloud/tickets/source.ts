@@ -9,7 +9,9 @@ import type { FieldProblem } from './fields.ts';
 
 export type SourceFormat = 'csv' | 'jsonl';
 /** A record as it stands in the file, or why it can't be read. Lines count from 1. */
-export type SourceRecord = { readonly line: number; readonly raw: Readonly<Record<string, unknown>> } | { readonly line: number; readonly problem: FieldProblem };
+export type SourceRecord =
+  | { readonly line: number; readonly raw: Readonly<Record<string, unknown>> }
+  | { readonly line: number; readonly problem: FieldProblem };
 
 /** A longer line or record is refused, in bytes. */
 const MAX_RECORD_BYTES = 64 * 1024;
@@ -31,13 +33,18 @@ export interface TicketSource {
 
 /** Looks at the file's beginning. Throws SourceError with what to mend. */
 export async function openTicketSource(path: string, format?: SourceFormat): Promise<TicketSource> {
-  const handle = await open(path).catch((error: NodeJS.ErrnoException) => { throw new SourceError(`${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.message}`); });
+  const handle = await open(path).catch((error: NodeJS.ErrnoException) => {
+    throw new SourceError(`${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.message}`);
+  });
   let start: string;
   let sizeBytes: number;
   try {
     sizeBytes = (await handle.stat()).size;
     const buffer = Buffer.alloc(PEEK_BYTES);
-    start = buffer.subarray(0, (await handle.read(buffer, 0, PEEK_BYTES, 0)).bytesRead).toString('utf8').replace(/^\ufeff/, '');
+    start = buffer
+      .subarray(0, (await handle.read(buffer, 0, PEEK_BYTES, 0)).bytesRead)
+      .toString('utf8')
+      .replace(/^\ufeff/, '');
   } catch (error) {
     throw new SourceError(`${path}: ${(error as Error).message}`);
   } finally {
@@ -52,27 +59,55 @@ export async function openTicketSource(path: string, format?: SourceFormat): Pro
   const header = start.split(/\r?\n|\r/, 1)[0] as string;
   const delimiter = [',', ';', '\t'].reduce((best, candidate) => (header.split(candidate).length > header.split(best).length ? candidate : best));
   const columns = header.split(delimiter).map(columnName);
-  if (!columns.includes('ticket_id')) throw new SourceError(`${path}:1: ticket_id: the first line names no such column (it names: ${columns.slice(0, 12).join(', ')}): begin the file with a header such as ticket_id,code,tier,zone`);
+  if (!columns.includes('ticket_id'))
+    throw new SourceError(
+      `${path}:1: ticket_id: the first line names no such column (it names: ${columns.slice(0, 12).join(', ')}): begin the file with a header such as ticket_id,code,tier,zone`,
+    );
   const twice = columns.find((name, index) => name !== '' && columns.indexOf(name) !== index);
   if (twice !== undefined) throw new SourceError(`${path}:1: ${twice}: the column stands there twice: remove one`);
   return { format: kind, columns, sizeBytes, records: () => csvRecords(path, delimiter, columns) };
 }
 
-const columnName = (text: string): string => text.trim().replace(/^"(.*)"$/, '$1').trim().toLowerCase().replace(/[\s-]+/g, '_');
+const columnName = (text: string): string =>
+  text
+    .trim()
+    .replace(/^"(.*)"$/, '$1')
+    .trim()
+    .toLowerCase()
+    .replace(/[\s-]+/g, '_');
 
 async function* csvRecords(path: string, delimiter: string, columns: readonly string[]): AsyncGenerator<SourceRecord> {
   // What the parser skips comes out of order; it is handed on before the next good record.
   const skipped: SourceRecord[] = [];
-  const parser = createReadStream(path).pipe(parse({
-    delimiter, bom: true, from_line: 2, info: true, relax_column_count: true, skip_empty_lines: true, max_record_size: MAX_RECORD_BYTES, skip_records_with_error: true, trim: true,
-    on_skip: (error) => { skipped.push({ line: Number((error as { lines?: number } | undefined)?.lines ?? 0), problem: csvProblem(error?.code) }); },
-  }));
+  const parser = createReadStream(path).pipe(
+    parse({
+      delimiter,
+      bom: true,
+      from_line: 2,
+      info: true,
+      relax_column_count: true,
+      skip_empty_lines: true,
+      max_record_size: MAX_RECORD_BYTES,
+      skip_records_with_error: true,
+      trim: true,
+      on_skip: (error) => {
+        skipped.push({ line: Number((error as { lines?: number } | undefined)?.lines ?? 0), problem: csvProblem(error?.code) });
+      },
+    }),
+  );
   for await (const item of parser as AsyncIterable<{ record: string[]; info: { lines: number } }>) {
     yield* skipped.splice(0);
     const { record, info } = item;
     if (record.length === 1 && record[0] === '') continue;
     if (record.length !== columns.length) {
-      yield { line: info.lines, problem: { field: '(line)', what: `has ${record.length} columns, the header ${columns.length}`, mend: 'add or remove columns; a text that holds the separator needs quotes' } };
+      yield {
+        line: info.lines,
+        problem: {
+          field: '(line)',
+          what: `has ${record.length} columns, the header ${columns.length}`,
+          mend: 'add or remove columns; a text that holds the separator needs quotes',
+        },
+      };
       continue;
     }
     yield { line: info.lines, raw: Object.fromEntries(columns.map((name, index) => [name, record[index]])) };
@@ -83,7 +118,8 @@ async function* csvRecords(path: string, delimiter: string, columns: readonly st
 /** The parser's own messages quote the line, which may hold a code. */
 function csvProblem(code: string | undefined): FieldProblem {
   if (code === 'CSV_MAX_RECORD_SIZE') return { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'look for a quote that is not closed' };
-  if (code?.includes('QUOTE') === true) return { field: '(line)', what: 'has a quote where none may stand', mend: 'double quotes inside a quoted text, and close it' };
+  if (code?.includes('QUOTE') === true)
+    return { field: '(line)', what: 'has a quote where none may stand', mend: 'double quotes inside a quoted text, and close it' };
   return { field: '(line)', what: 'cannot be read as CSV', mend: 'write the line anew' };
 }
 
@@ -98,7 +134,10 @@ async function* jsonLines(path: string): AsyncGenerator<SourceRecord> {
     rest = lines.pop() as string;
     for (const text of lines) {
       line++;
-      if (tooLong) { tooLong = false; continue; }
+      if (tooLong) {
+        tooLong = false;
+        continue;
+      }
       const record = jsonRecord(text, line);
       if (record !== null) yield record;
     }
@@ -116,7 +155,8 @@ async function* jsonLines(path: string): AsyncGenerator<SourceRecord> {
 function jsonRecord(text: string, line: number): SourceRecord | null {
   const trimmed = text.replace(/^\ufeff/, '').trim();
   if (trimmed === '') return null;
-  if (trimmed.length > MAX_RECORD_BYTES) return { line, problem: { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'write one ticket a line' } };
+  if (trimmed.length > MAX_RECORD_BYTES)
+    return { line, problem: { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'write one ticket a line' } };
   try {
     const raw: unknown = JSON.parse(trimmed);
     if (typeof raw === 'object' && raw !== null && !Array.isArray(raw)) return { line, raw: raw as Record<string, unknown> };

@@ -40,13 +40,40 @@ interface Stored {
   readonly vip: boolean;
   readonly note: string | null;
 }
-const COLUMNS = ['tier', 'zone', 'status', 'blocked', 'approved', 'max_scans', 'units', 'valid_from', 'valid_until', 'vip', 'note'] as const satisfies readonly (keyof Stored)[];
-const DEFAULTS = { tier: 'standard', zone: null, status: 'sold', blocked: false, approved: true, max_scans: null, units: 1, valid_from: null, valid_until: null, vip: false, note: null } as const;
+const COLUMNS = [
+  'tier',
+  'zone',
+  'status',
+  'blocked',
+  'approved',
+  'max_scans',
+  'units',
+  'valid_from',
+  'valid_until',
+  'vip',
+  'note',
+] as const satisfies readonly (keyof Stored)[];
+const DEFAULTS = {
+  tier: 'standard',
+  zone: null,
+  status: 'sold',
+  blocked: false,
+  approved: true,
+  max_scans: null,
+  units: 1,
+  valid_from: null,
+  valid_until: null,
+  vip: false,
+  note: null,
+} as const;
 const UNUSED_STATES: ReadonlySet<TicketState> = new Set(['sold', 'minted', 'active', 'transferred']);
 
 /** Holds the event against other writers until the transaction ends; null: no such event. */
 export async function lockEvent(client: DatabaseClient, eventId: string): Promise<LockedEvent | null> {
-  const { rows } = await client.query<{ salt: Buffer; version: number; next: number }>('SELECT salt, version, next_event_version(version) AS next FROM events WHERE event_id = $1 FOR UPDATE', [eventId]);
+  const { rows } = await client.query<{ salt: Buffer; version: number; next: number }>(
+    'SELECT salt, version, next_event_version(version) AS next FROM events WHERE event_id = $1 FOR UPDATE',
+    [eventId],
+  );
   const row = rows[0];
   return row === undefined ? null : { eventId, salt: row.salt, version: row.version, nextVersion: row.next };
 }
@@ -71,7 +98,11 @@ ON CONFLICT (tenant_id, event_id, ticket_id) DO UPDATE SET ticket_ref = excluded
 /** The codes are hashed here and go no further. `event` must have been locked in this transaction. At most some thousands at once. */
 export async function writeTickets(client: DatabaseClient, tenantId: string, event: LockedEvent, tickets: readonly TicketFields[]): Promise<WriteResult> {
   const given = tickets.map(({ code, ...rest }): Given => ({ ...rest, ref: code === undefined ? null : ticketRef(event.salt, code).toString('hex') }));
-  const known = await lockTickets(client, event.eventId, given.map(({ ticket_id }) => ticket_id));
+  const known = await lockTickets(
+    client,
+    event.eventId,
+    given.map(({ ticket_id }) => ticket_id),
+  );
   const problems = await findProblems(client, event.eventId, given, known);
   const good = given.filter((_, index) => !problems.has(index));
   const changed = good.flatMap((ticket): Stored[] => {
@@ -84,11 +115,22 @@ export async function writeTickets(client: DatabaseClient, tenantId: string, eve
   if (changed.length === 0) return result;
 
   const tiers = [...new Set(changed.map(({ tier }) => tier))].sort();
-  await client.query('INSERT INTO ticket_types (tenant_id, event_id, tier) SELECT $1, $2, tier FROM unnest($3::text[]) AS tier ON CONFLICT DO NOTHING', [tenantId, event.eventId, tiers]);
+  await client.query('INSERT INTO ticket_types (tenant_id, event_id, tier) SELECT $1, $2, tier FROM unnest($3::text[]) AS tier ON CONFLICT DO NOTHING', [
+    tenantId,
+    event.eventId,
+    tiers,
+  ]);
   // The old code of a ticket that has a new one opens nothing any more; a code that is used again is no tombstone.
-  const replaced = changed.flatMap(({ ticket_id, ref }) => { const old = known.get(ticket_id)?.ref; return old === undefined || old === ref ? [] : [{ ticketId: ticket_id, ref: old }]; });
+  const replaced = changed.flatMap(({ ticket_id, ref }) => {
+    const old = known.get(ticket_id)?.ref;
+    return old === undefined || old === ref ? [] : [{ ticketId: ticket_id, ref: old }];
+  });
   await bury(client, tenantId, event, replaced);
-  await client.query('DELETE FROM ticket_tombstones WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref = ANY($3)', [tenantId, event.eventId, changed.map(({ ref }) => Buffer.from(ref, 'hex'))]);
+  await client.query('DELETE FROM ticket_tombstones WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref = ANY($3)', [
+    tenantId,
+    event.eventId,
+    changed.map(({ ref }) => Buffer.from(ref, 'hex')),
+  ]);
   await client.query(WRITE, [tenantId, event.eventId, JSON.stringify(changed), event.nextVersion]);
   await raiseVersion(client, event);
   return result;
@@ -100,12 +142,18 @@ type Given = Omit<TicketFields, 'code'> & { readonly ref: string | null };
 function merged(before: Stored | undefined, given: Given): Stored {
   const base = before ?? { ...DEFAULTS, ticket_id: given.ticket_id, ref: given.ref ?? '' };
   const fields = Object.fromEntries(COLUMNS.flatMap((name) => (given[name] === undefined ? [] : [[name, given[name]]]))) as Partial<Stored>;
-  const used = before !== undefined && (before.status === 'checked_in' || before.status === 'used') && fields.status !== undefined && UNUSED_STATES.has(fields.status);
+  const used =
+    before !== undefined && (before.status === 'checked_in' || before.status === 'used') && fields.status !== undefined && UNUSED_STATES.has(fields.status);
   return { ...base, ...fields, ...(used ? { status: before.status } : {}), ref: given.ref ?? base.ref };
 }
 
 /** Refs that open nothing any more, told as `revoked`. */
-export async function bury(client: DatabaseClient, tenantId: string, event: LockedEvent, refs: readonly { readonly ticketId: string; readonly ref: string }[]): Promise<void> {
+export async function bury(
+  client: DatabaseClient,
+  tenantId: string,
+  event: LockedEvent,
+  refs: readonly { readonly ticketId: string; readonly ref: string }[],
+): Promise<void> {
   if (refs.length === 0) return;
   await client.query(
     `INSERT INTO ticket_tombstones (tenant_id, event_id, ticket_ref, ticket_id, reason, changed_version)
@@ -117,16 +165,27 @@ export async function bury(client: DatabaseClient, tenantId: string, event: Lock
 
 async function lockTickets(client: DatabaseClient, eventId: string, ids: readonly string[]): Promise<Map<string, Stored>> {
   const { rows } = await client.query<Omit<Stored, 'valid_from' | 'valid_until'> & { valid_from: Date | null; valid_until: Date | null }>(
-    `SELECT ticket_id, encode(ticket_ref, 'hex') AS ref, ${COLUMNS.join(', ')} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = ANY($2) ORDER BY ticket_id FOR UPDATE`, [eventId, ids],
+    `SELECT ticket_id, encode(ticket_ref, 'hex') AS ref, ${COLUMNS.join(', ')} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = ANY($2) ORDER BY ticket_id FOR UPDATE`,
+    [eventId, ids],
   );
-  return new Map(rows.map((row) => [row.ticket_id, { ...row, valid_from: row.valid_from?.toISOString() ?? null, valid_until: row.valid_until?.toISOString() ?? null }]));
+  return new Map(
+    rows.map((row) => [row.ticket_id, { ...row, valid_from: row.valid_from?.toISOString() ?? null, valid_until: row.valid_until?.toISOString() ?? null }]),
+  );
 }
 
 /** Finds what Postgres would refuse the whole set for. */
-async function findProblems(client: DatabaseClient, eventId: string, given: readonly Given[], known: ReadonlyMap<string, Stored>): Promise<Map<number, FieldProblem>> {
+async function findProblems(
+  client: DatabaseClient,
+  eventId: string,
+  given: readonly Given[],
+  known: ReadonlyMap<string, Stored>,
+): Promise<Map<number, FieldProblem>> {
   const problems = new Map<number, FieldProblem>();
   const refs = given.flatMap(({ ref }) => (ref === null ? [] : [Buffer.from(ref, 'hex')]));
-  const { rows } = await client.query<{ ref: string; ticket_id: string }>("SELECT encode(ticket_ref, 'hex') AS ref, ticket_id FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_ref = ANY($2)", [eventId, refs]);
+  const { rows } = await client.query<{ ref: string; ticket_id: string }>(
+    "SELECT encode(ticket_ref, 'hex') AS ref, ticket_id FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_ref = ANY($2)",
+    [eventId, refs],
+  );
   const holders = new Map(rows.map(({ ref, ticket_id }) => [ref, ticket_id]));
   const ids = new Set<string>();
   given.forEach((ticket, index) => {
@@ -134,9 +193,12 @@ async function findProblems(client: DatabaseClient, eventId: string, given: read
     const holder = ref === null ? undefined : holders.get(ref);
     const { valid_from, valid_until } = merged(known.get(ticket_id), ticket);
     if (ids.has(ticket_id)) problems.set(index, { field: 'ticket_id', what: `${JSON.stringify(ticket_id)} was given before`, mend: 'name each ticket once' });
-    else if (ref === null && !known.has(ticket_id)) problems.set(index, { field: 'code', what: 'is missing', mend: 'a new ticket needs the code that its QR says' });
-    else if (holder !== undefined && holder !== ticket_id) problems.set(index, { field: 'code', what: `is already the code of ticket ${JSON.stringify(holder)}`, mend: 'give every ticket a code of its own' });
-    else if (valid_from !== null && valid_until !== null && valid_from > valid_until) problems.set(index, { field: 'valid_until', what: `${valid_until} is before valid_from ${valid_from}`, mend: 'put them in order' });
+    else if (ref === null && !known.has(ticket_id))
+      problems.set(index, { field: 'code', what: 'is missing', mend: 'a new ticket needs the code that its QR says' });
+    else if (holder !== undefined && holder !== ticket_id)
+      problems.set(index, { field: 'code', what: `is already the code of ticket ${JSON.stringify(holder)}`, mend: 'give every ticket a code of its own' });
+    else if (valid_from !== null && valid_until !== null && valid_from > valid_until)
+      problems.set(index, { field: 'valid_until', what: `${valid_until} is before valid_from ${valid_from}`, mend: 'put them in order' });
     ids.add(ticket_id);
     if (ref !== null && !problems.has(index)) holders.set(ref, ticket_id);
   });
