@@ -10,6 +10,7 @@ import type { ManifestSync } from './link/manifest-sync.ts';
 import type { MqttUplink } from './link/mqtt-uplink.ts';
 import type { Log, LogLevel } from './log.ts';
 import type { Clock, Desk, Uplink } from './ports.ts';
+import { isBundle } from './version.ts';
 
 export interface Link {
   readonly desk: Desk;
@@ -53,6 +54,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
     gate,
     verifyKeys: config.keys,
     clock,
+    ...(isBundle() ? { workerUrl: new URL(import.meta.url) } : {}),
     notice: (what, detail) => log.warn('the store says', { what, detail }),
     lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], LOOKUP_BUDGET_MS))?.tickets ?? null,
   });

@@ -12,6 +12,9 @@ export interface Version {
 /** Put in place of this name by deploy/bundle.ts. */
 declare const STILE_BUILD: Version | undefined;
 
+/** Is this the bundle, one file that is also the desk's worker? */
+export const isBundle = (): boolean => typeof STILE_BUILD !== 'undefined';
+
 export function stileVersion(): Version {
   if (typeof STILE_BUILD !== 'undefined') return STILE_BUILD;
   const root = join(import.meta.dirname, '..');

@@ -151,6 +151,8 @@ function records(root: Command): void {
 
 /** Runs a command line; answers the exit code. */
 export async function main(argv: readonly string[]): Promise<number> {
+  // Whoever reads has seen enough (`| head`): that is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? EXIT.done : EXIT.failed));
   try {
     await program().parseAsync(argv);
     return Number(process.exitCode ?? EXIT.done);
