@@ -7,6 +7,8 @@ export const RECONNECT_FIRST_MS = 500;
 export const RECONNECT_MAX_MS = 30_000;
 /** A connection that lasted so long was a good one: the next wait is short again. */
 export const STEADY_AFTER_MS = 10_000;
+/** So many connections in a row that were lost before they were steady look like two devices that push each other off: not every broker says so. */
+export const SHORT_LIVED_SUSPECT = 3;
 /** Somebody else is connected under our name: two that push each other out do it slowly. */
 export const TAKEN_OVER_WAIT_MS = 30_000;
 
@@ -30,8 +32,16 @@ export function learnProtocol(known: ProtocolKnowledge, tried: ProtocolVersion, 
 
 const NOT_AUTHORIZED = new Set([0x04, 0x05, 0x86, 0x87]);
 
-/** Words for why there is no connection, and how to mend it. */
-export function linkFault(url: string, end: SessionEnd): Fault {
+/** Words for why there is no connection, and how to mend it. `shortLived`: connections in a row that did not last. */
+export function linkFault(url: string, end: SessionEnd, shortLived = 0): Fault {
+  if (end.kind === 'lost' && shortLived >= SHORT_LIVED_SUSPECT) {
+    return {
+      operation: `connect to ${withoutSecrets(url)}`,
+      cause: `${end.cause}, ${shortLived} times in a row soon after it was made`,
+      hint: "Perhaps another device connects under the name of this gate (a copied card): look for the gate's name in the broker's log.",
+      healsItself: true,
+    };
+  }
   return { operation: `connect to ${withoutSecrets(url)}`, cause: end.cause, hint: hintFor(end), healsItself: end.kind !== 'taken_over' };
 }
 

@@ -432,3 +432,60 @@ test("hands on peers' and the cloud's rows one at a time, never its own; wants a
   expect(seen.filter((what) => what.includes('/'))).toEqual(['arena/north-04', 'arena/cloud', 'arena/north-05']);
   expect(seen.filter((what) => !what.includes('/')).sort()).toEqual(['online', 'overlay', 'want']);
 });
+
+test('over TLS and the ACL: a gate that is not named is told so and loses nothing; once it is, its rows go out', async () => {
+  const b = await broker({ tls: true, acl: [] });
+  const ca = b.ca;
+  if (ca === null) throw new Error('no CA');
+  const identity = await ca.issue(GATE);
+  const g = gate(b.url, { ca: ca.ca, ...identity });
+  const side = await peer(b.cloudUrl, { ca: ca.ca, ...ca.cloud, clientId: 'cloud' });
+  const book = testCloud(g.desk.epoch);
+  await side.subscribe('stile/1/#');
+  g.desk.write(120);
+  g.open();
+  await until('online', () => g.uplink.online());
+  await until('refused', () => g.logged.some((line) => line.includes("refuses this gate's ledger") && line.includes('135')));
+  expect(g.desk.backlog()).toBe(120);
+  expect(side.heard).toEqual([]);
+  await b.reload([{ gate: GATE, revoked: false }]);
+  void side
+    .wait(({ topic, payload }) => {
+      if (topic !== `${own}/ledger`) return false;
+      book.take(payload);
+      void side.publish(`${own}/ack`, book.ack(), { qos: 1, retain: true }).catch(() => {});
+      return false;
+    }, 60_000)
+    .catch(() => {});
+  await until('all acknowledged', () => g.desk.backlog() === 0);
+  expect(book.rows.size).toBe(120);
+
+  // Without its certificate there is no connection, and the reason is said.
+  const stranger = gate(b.url, { ca: ca.ca });
+  stranger.open();
+  await until('told', () => stranger.events.some(({ kind }) => kind === 'offline'));
+  const wrongCa = gate(b.url, { ca: ca.cloudCa, ...identity });
+  wrongCa.open();
+  await until('told', () => wrongCa.events.some((event) => event.kind === 'offline' && event.fault.hint.includes('mqtt.ca')));
+});
+
+test('a key that cannot be read is a fault, not a crash', async () => {
+  const b = await broker();
+  const g = gate(b.url.replace('mqtt:', 'mqtts:'), { cert: 'rubbish', key: 'rubbish' });
+  g.open();
+  await until('told', () => g.events.some((event) => event.kind === 'offline' && event.fault.hint !== ''));
+  expect(g.uplink.online()).toBe(false);
+});
+
+test('two gates of one name push each other off ever more slowly, and say what it may be', async () => {
+  const b = await broker();
+  const first = gate(b.url);
+  const second = gate(b.url);
+  first.open();
+  await until('online', () => first.uplink.online());
+  second.open();
+  await until('told', () => first.events.some((event) => event.kind === 'offline' && event.fault.hint.includes('copied card')));
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  // Their waits grow to 400 ms here (30 s in a venue): without that it would be hundreds.
+  expect(first.events.filter(({ kind }) => kind === 'online').length).toBeLessThan(30);
+});

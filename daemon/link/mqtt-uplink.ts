@@ -91,6 +91,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   let ledgerTimer: NodeJS.Timeout | undefined;
   let closing = false;
   let told: string | null = null;
+  let shortLived = 0;
 
   const now = () => new Date(clock.wallMs()).toISOString();
   const publish = (
@@ -279,9 +280,10 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     if (closing) return;
     known = learnProtocol(known, protocol, end.kind);
     if (lasted >= STEADY_AFTER_MS) backoff.reset();
+    shortLived = wasOnline && lasted < STEADY_AFTER_MS ? shortLived + 1 : lasted >= STEADY_AFTER_MS ? 0 : shortLived;
     const wait = end.kind === 'protocol' && backoff.failures() === 0 ? 0 : Math.max(backoff.next(), end.kind === 'taken_over' ? TAKEN_OVER_WAIT_MS : 0);
     reconnectTimer = setTimeout(connect, wait);
-    const fault = linkFault(options.url, end);
+    const fault = linkFault(options.url, end, shortLived);
     if (!wasOnline && (fault.cause === told || end.kind === 'protocol')) return;
     told = fault.cause;
     log('warn', `no connection to the broker: ${fault.cause}`, { hint: fault.hint, retry_ms: Math.round(wait) });
