@@ -64,6 +64,10 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
         void open(request);
         return;
       }
+      if (call.name === 'close') {
+        close(id);
+        return;
+      }
       if (core === null)
         throw new StoreError(
           { operation: call.name, cause: 'the store is not open', hint: 'Wait until open has answered.', healsItself: true },
@@ -83,16 +87,24 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
       if (call.name === 'decide' || call.name === 'record') laneUsedUs = monotonicUs();
       const value = serve(core, request);
       reply({ id, ok: true, value });
-      if (call.name === 'close') {
-        core = null;
-        if (idleTimer !== null) clearTimeout(idleTimer);
-        port.close();
-        return;
-      }
     } catch (error) {
       refuse(request, error);
     }
     idleSoon(IDLE_AFTER_MS);
+  };
+
+  /** Whatever closing meets, the worker ends. */
+  const close = (id: number): void => {
+    const closing = core;
+    core = null;
+    if (idleTimer !== null) clearTimeout(idleTimer);
+    try {
+      closing?.close();
+    } catch (error) {
+      notice('disk', faultOf('close', error).message);
+    }
+    reply({ id, ok: true, value: undefined });
+    port.close();
   };
 
   const open = async (request: DeskRequest): Promise<void> => {
@@ -187,8 +199,6 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
       return core.caughtUp();
     case 'status':
       return core.status(stamp);
-    case 'close':
-      return core.close();
     default:
       throw new Error(`no such call: ${call.name}`);
   }

@@ -1,9 +1,9 @@
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { LedgerEntry, LedgerMessage } from '../contract/ledger.ts';
 import { createDesk, type DeskOptions } from './desk.ts';
-import { BOOT_WALL_MS, createSigner, GATE, makeManifest, newCode, show, storeFolder, ticket } from './desk-fixture.ts';
+import { BOOT_WALL_MS, createSigner, EVENT, GATE, makeManifest, newCode, refOf, show, storeFolder, ticket } from './desk-fixture.ts';
 import type { Clock, Desk } from './ports.ts';
 
 const endings: (() => Promise<void> | void)[] = [];
@@ -87,4 +87,85 @@ test('nothing on the disk gives a code away', async () => {
     const bytes = readFileSync(path);
     for (const code of [...codes, unknown]) expect(bytes.includes(code)).toBe(false);
   }
+});
+
+test('given up while the disk was slow: what is granted after all is returned before the next decision', async () => {
+  const [code, next] = [newCode(), newCode()];
+  const { desk, clock } = await deskWith([code, next]);
+  const presentation = show(code, clock.now);
+  const late = desk.decide(presentation);
+  desk.abandon(presentation);
+  const following = desk.decide(show(next, clock.now));
+  await Promise.all([late, following]);
+  expect((await desk.rows(null, 10)).map(({ entry }) => [entry.kind, entry['outcome']])).toEqual([
+    ['grant', undefined],
+    ['passage', 'returned'],
+    ['grant', undefined],
+  ]);
+  clock.now += 60_000;
+  expect((await desk.decide(show(code, clock.now))).verdict).toMatchObject({ kind: 'grant', type: 'first_entry' });
+});
+
+test('an unknown code at a gate that is online is asked of the cloud; offline, or without an answer in time, it is refused', async () => {
+  const [sold, lost] = [newCode(), newCode()];
+  const asked: string[] = [];
+  const { desk, clock } = await deskWith([newCode()], {
+    lookup: async (refs) => {
+      asked.push(...refs.map((ref) => ref.ticket_ref));
+      if (refs[0]?.ticket_ref === refOf(lost)) return await new Promise(() => {});
+      return [{ event_id: EVENT, overlay_version: 2, ticket: ticket(sold, { tier: 'late' }), usage: [] }];
+    },
+  });
+  expect((await desk.decide(show(sold, clock.now))).verdict).toMatchObject({ kind: 'refusal', reason: 'invalid' });
+  expect(await desk.decide(show(sold, clock.now, { online: true }))).toMatchObject({ ticketRef: refOf(sold), verdict: { kind: 'grant' } });
+  expect((await desk.decide(show(lost, clock.now, { online: true }))).verdict).toMatchObject({ kind: 'refusal', reason: 'invalid' });
+  expect(asked).toEqual([refOf(sold), refOf(lost)]);
+});
+
+test('a manifest is installed while guests are decided, and switched to between two of them', { timeout: 30_000 }, async () => {
+  const codes = Array.from({ length: 40 }, newCode);
+  const { desk, clock, signer, folder } = await deskWith(codes);
+  const { file, wanted } = await makeManifest(folder, signer, {
+    version: 2,
+    tickets: (function* () {
+      for (const code of codes) yield ticket(code);
+      for (let n = 0; n < 30_000; n++) yield ticket(`other-${n}`);
+    })(),
+  });
+  let installed = false;
+  const install = desk.installManifest(file, wanted).then((result) => {
+    installed = true;
+    return result;
+  });
+  const versions: unknown[] = [];
+  for (let n = 0; !installed; n++) {
+    const code = newCode();
+    await desk.decide(show(n < codes.length ? (codes[n] ?? '') : code, clock.now));
+    clock.now += 100;
+    versions.push((await desk.status()).manifests[0]?.version);
+  }
+  expect(await install).toEqual({ ok: true, version: 2 });
+  expect(versions.filter((version) => version === 1).length).toBeGreaterThan(3);
+  expect((await desk.status()).manifests).toMatchObject([{ version: 2, tickets: 30_040 }]);
+});
+
+test('a store that cannot be opened, and a worker that dies, answer with a fault and its mend', async () => {
+  const folder = storeFolder();
+  endings.push(folder.remove);
+  writeFileSync(join(folder.path, 'file'), '');
+  const options = { gate: GATE, verifyKeys: [], clock: clockAt(1) };
+  const blocked = createDesk({ ...options, path: join(folder.path, 'file', 'store') });
+  await expect(blocked.open()).rejects.toMatchObject({ fault: { operation: expect.stringContaining('make '), hint: expect.any(String) } });
+  await blocked.close();
+  const notices: string[] = [];
+  const dying = createDesk({
+    ...options,
+    path: folder.path,
+    workerUrl: new URL('data:text/javascript,process.exit(3)'),
+    notice: (_what, detail) => notices.push(detail),
+  });
+  await expect(dying.open()).rejects.toMatchObject({ code: 'DESK_GONE', fault: { healsItself: true } });
+  expect(notices).toEqual([expect.stringContaining('ended with 3')]);
+  await expect(dying.status()).rejects.toMatchObject({ code: 'DESK_GONE' });
+  await dying.close();
 });

@@ -140,8 +140,11 @@ export function createDesk(options: DeskOptions): Desk {
       const ended = new Promise<void>((resolve) => {
         closing.once('exit', () => resolve());
       });
-      worker = closing;
-      await call<void>({ name: 'close' });
+      try {
+        await call<void>({ name: 'close' });
+      } catch {
+        // It died meanwhile: there is nothing left to close.
+      }
       worker = null;
       await ended;
     },

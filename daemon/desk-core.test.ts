@@ -1,0 +1,499 @@
+import { sign } from 'node:crypto';
+import { closeSync, openSync, readdirSync, rmSync, statSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, expect, test } from 'vitest';
+import type { LedgerVector } from '../contract/ids.ts';
+import { LedgerEntry, LedgerMessage } from '../contract/ledger.ts';
+import { encodeSigned } from '../rules/signed.ts';
+import { type DeskCore, openDeskCore } from './desk-core.ts';
+import type { AskedTicket } from './desk-facts.ts';
+import {
+  BOOT_WALL_MS,
+  createSigner,
+  EVENT,
+  GATE,
+  type ManifestSpec,
+  makeManifest,
+  makeOverlay,
+  newCode,
+  PEER,
+  peerMessage,
+  refOf,
+  show,
+  stampAt,
+  storeFolder,
+  ticket,
+} from './desk-fixture.ts';
+import type { Decision, Presentation } from './ports.ts';
+import type { Stamp } from './store/ledger.ts';
+import type { StoreError } from './store/sqlite.ts';
+
+const endings: (() => void)[] = [];
+afterEach(() => {
+  for (const end of endings.splice(0).reverse()) end();
+});
+
+/** A desk without its worker, with a clock that the test moves. */
+async function setUp(spec: Partial<ManifestSpec> | null = {}) {
+  const home = storeFolder();
+  endings.push(home.remove);
+  const signer = createSigner();
+  const notices: string[] = [];
+  const path = join(home.path, 'store');
+  const desk = {
+    nowMs: 1_000,
+    stamp: (change: Partial<Stamp> = {}) => stampAt(desk.nowMs, change),
+    ids: 0,
+    core: undefined as unknown as DeskCore,
+    async open() {
+      desk.core = await openDeskCore(
+        { path, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => notices.push(`${what}: ${detail}`) },
+        desk.stamp(),
+      );
+    },
+    decide: (code: string, change: Partial<Presentation> = {}): Decision =>
+      desk.core.decide(++desk.ids, show(code, desk.nowMs, change), desk.stamp(), () => 0) as Decision,
+    passed: (decision: Decision, outcome: 'passed' | 'returned' = 'passed') =>
+      desk.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome }, desk.stamp()),
+    async install(more: Partial<ManifestSpec>) {
+      const { file, wanted } = await makeManifest(home.path, signer, { version: 1, tickets: [], ...more });
+      expect(await desk.core.installManifest(file, wanted)).toEqual({ ok: true, version: more.version ?? 1 });
+    },
+    rows: (): LedgerEntry[] => desk.core.rows(null, 500).map((row) => LedgerEntry.parse(row.entry)),
+    idle: () => {
+      while (desk.core.idle(desk.stamp(), true)) {
+        /* to the end */
+      }
+    },
+  };
+  await desk.open();
+  endings.push(() => desk.core.close());
+  if (spec !== null) await desk.install(spec);
+  return { desk, signer, notices, path, home: home.path };
+}
+const ack = (epoch: number, upto_seq: number, missing: [number, number][] = []) => ({
+  schema: 1 as const,
+  epochs: [{ epoch, upto_seq, missing }],
+  cloud_time: '2026-06-01T18:00:00.000Z',
+});
+const reasonOf = (decision: Decision): string => (decision.verdict.kind === 'refusal' ? decision.verdict.reason : decision.verdict.type);
+
+test('without a manifest every code is refused, and rubbish is unreadable', async () => {
+  const { desk } = await setUp(null);
+  expect(reasonOf(desk.decide(newCode()))).toBe('manifest_stale');
+  expect(reasonOf(desk.decide('\u0000\u0001'))).toBe('unreadable');
+  expect(desk.rows().map((row) => row.kind)).toEqual(['refusal', 'refusal']);
+});
+
+test('returned gives the ticket back, passed uses it up; the duplicate window stands before re-entry', async () => {
+  const [code, vip] = [newCode(), newCode()];
+  const { desk } = await setUp({
+    tickets: [ticket(code), ticket(vip, { vip: true })],
+    policies: { event: { reentry: { rule: 'always' }, duplicate_window_s: 30 } },
+  });
+  const first = desk.decide(code);
+  expect(reasonOf(first)).toBe('first_entry');
+  desk.passed(first, 'returned');
+  desk.nowMs += 1_000;
+  const second = desk.decide(code);
+  expect(reasonOf(second)).toBe('first_entry');
+  desk.passed(second);
+  desk.nowMs += 10_000;
+  expect(reasonOf(desk.decide(code))).toBe('gap');
+  desk.nowMs += 30_000;
+  expect(reasonOf(desk.decide(code))).toBe('reentry');
+  expect(desk.decide(vip).verdict).toMatchObject({ kind: 'grant', vip: true });
+});
+
+test('every row stands the contract, with offset, latency and what was seen of the others', async () => {
+  const [code, other] = [newCode(), newCode()];
+  const { desk } = await setUp({ tickets: [ticket(code), ticket(other)] });
+  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 1, kind: 'clock', what: 'x', detail: 'y' }]));
+  const decision = desk.core.decide(1, show(code, desk.nowMs, { lastByteMs: desk.nowMs - 7, online: true }), desk.stamp(), () => 250) as Decision;
+  desk.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome: 'passed' }, desk.stamp());
+  desk.core.record({ kind: 'passage', of: null, direction: 'out', unit: null, outcome: 'forced' }, desk.stamp());
+  desk.core.record({ kind: 'refusal', reason: 'busy', direction: 'in' }, desk.stamp({ offset: null }));
+  desk.core.record({ kind: 'override', actor: 'button', action: 'open', reason: 'staff button', direction: 'in', units: 1 }, desk.stamp());
+  desk.core.record(
+    { kind: 'mode', direction: 'in', from: 'controlled', to: 'free', actor: 'op-1', reason: 'crowd', until: '2026-06-01T20:00:00.000Z' },
+    desk.stamp(),
+  );
+  desk.core.record({ kind: 'fault', what: 'w'.repeat(100), detail: 'd'.repeat(1_000) }, desk.stamp());
+  desk.decide(other);
+  const rows = desk.rows();
+  expect(rows.map((row) => row.kind)).toEqual(['grant', 'passage', 'passage', 'refusal', 'override', 'mode', 'fault', 'grant']);
+  expect(rows[0]).toMatchObject({
+    ticket_ref: refOf(code),
+    latency_us: 7_250,
+    seen: { [PEER]: [50, 1] },
+    online: true,
+    manifest_version: 1,
+    clock_offset_ms: BOOT_WALL_MS,
+    clock_bound_ms: 5,
+    boottime_ms: 1_000,
+  });
+  expect(rows[1]).toMatchObject({ of: decision.row, event_id: EVENT, ticket_ref: refOf(code), unit: 1 });
+  expect(rows[2]).not.toHaveProperty('of');
+  expect(rows[3]).not.toHaveProperty('clock_offset_ms');
+  expect(rows[7]).toMatchObject({ seen: {} });
+  expect(desk.core.status(desk.stamp()).modes).toEqual({
+    in: { mode: 'free', untilMs: Date.parse('2026-06-01T20:00:00.000Z'), from: 'controlled' },
+    out: { mode: 'controlled', untilMs: null },
+  });
+  expect(desk.core.status(stampAt(3 * 3_600_000)).modes.in).toEqual({ mode: 'controlled', untilMs: null });
+});
+
+test("used at a peer: known within the message, counted once, and given back by the peer's return", async () => {
+  const code = newCode();
+  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const about = { event_id: EVENT, ticket_id: ticket(code).ticket_id, ticket_ref: refOf(code), direction: 'in' };
+  const grant = peerMessage(PEER, 50, [{ seq: 1, kind: 'grant', ...about, type: 'first_entry', units: 1 }]);
+  expect(desk.core.applyPeer(grant)).toEqual({ applied: 1, gap: false });
+  expect(desk.core.applyPeer(grant)).toEqual({ applied: 0, gap: false });
+  desk.nowMs += 60_000;
+  const refused = desk.decide(code);
+  expect(refused.verdict).toMatchObject({ kind: 'refusal', reason: 'already_redeemed', facts: { used_gate: 'north-02' } });
+  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 2, kind: 'passage', of: [50, 1], ...about, unit: 1, outcome: 'returned' }]));
+  expect(reasonOf(desk.decide(code))).toBe('first_entry');
+  expect(desk.core.applyPeer(peerMessage('elsewhere/north-02', 50, [{ seq: 9, kind: 'clock' }]))).toEqual({ applied: 0, gap: false });
+  expect(desk.core.applyPeer(Buffer.from('rubbish'))).toEqual({ applied: 0, gap: false });
+});
+
+test("a gap in a peer's ledger makes usage incomplete until it is filled or the cloud has no more", async () => {
+  const code = newCode();
+  const { desk } = await setUp({ tickets: [ticket(code)], upto: { [PEER]: [50, 10] } });
+  expect(desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 13, kind: 'clock', what: 'a', detail: '' }]))).toEqual({ applied: 1, gap: true });
+  expect(desk.core.vector()).toEqual({ [PEER]: [50, 10] });
+  expect(reasonOf(desk.decide(code))).toBe('usage_lost');
+  desk.core.applyPeer(
+    peerMessage(
+      PEER,
+      50,
+      [11, 12, 13].map((seq) => ({ seq, kind: 'clock' })),
+    ),
+  );
+  expect(desk.core.status(desk.stamp()).usageComplete).toBe(true);
+  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 15, kind: 'clock' }]));
+  desk.core.caughtUp();
+  expect(desk.core.status(desk.stamp()).usageComplete).toBe(true);
+  expect(reasonOf(desk.decide(code))).toBe('first_entry');
+});
+
+test('an overlay takes the right away, gives a new one, and tells the guest of the old code', async () => {
+  const [code, old, fresh] = [newCode(), newCode(), newCode()];
+  const { desk, signer } = await setUp({ tickets: [ticket(code), ticket(old)] });
+  const overlay = makeOverlay(signer, 1, 2, [
+    ticket(code, { status: 'canceled' }),
+    { ticket_ref: refOf(old), ticket_id: null, removed: true, reason: 'revoked' },
+    ticket(fresh),
+  ]);
+  expect(desk.core.applyOverlay(overlay)).toEqual({ ok: true, version: 2 });
+  expect([code, old, fresh].map((one) => reasonOf(desk.decide(one)))).toEqual(['canceled', 'revoked', 'first_entry']);
+  expect(desk.rows().at(-1)).toMatchObject({ manifest_version: 2 });
+});
+
+test('a code that fits two events is ambiguous', async () => {
+  const code = newCode();
+  const { desk } = await setUp({ tickets: [ticket(code)] });
+  await desk.install({ eventId: 'matinee', version: 1, tickets: [ticket(code)] });
+  expect(reasonOf(desk.decide(code))).toBe('ambiguous');
+});
+
+test('signed codes: by key, then by ticket id; sold after the last sync they still work; a bare id opens nothing', async () => {
+  const codeKey = createSigner('c1', 'code');
+  const stranger = createSigner('c1', 'code');
+  const make = (ticketId: string, key = codeKey) => {
+    const { bytes, assemble } = encodeSigned({ keyId: 'c1', eventId: EVENT, ticketId, tier: 'standard', zone: null, validFromMs: null, validUntilMs: null });
+    return assemble(sign(null, bytes, key.privateKey));
+  };
+  const { desk, signer } = await setUp({ tickets: [ticket('known-ticket', { ticket_id: 'known-ticket' })], keys: [codeKey.publicKey] });
+  expect(desk.decide(make('known-ticket'))).toMatchObject({ medium: 'signed', ticketId: 'known-ticket', verdict: { kind: 'grant', flags: [] } });
+  expect(desk.decide(make('sold-later'))).toMatchObject({ medium: 'signed', ticketId: 'sold-later', verdict: { kind: 'grant', flags: ['signature_only'] } });
+  desk.nowMs += 60_000;
+  expect(reasonOf(desk.decide(make('sold-later')))).toBe('already_redeemed');
+  expect(reasonOf(desk.decide(make('forged', stranger)))).toBe('invalid');
+  expect(reasonOf(desk.decide('known-ticket'))).toBe('invalid');
+  desk.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf('returned-later'), ticket_id: 'returned-later', removed: true, reason: 'canceled' }]));
+  expect(reasonOf(desk.decide(make('returned-later')))).toBe('canceled');
+});
+
+test('the cloud is asked before an unknown code is decided, and its answer is facts', async () => {
+  const { desk } = await setUp({ tickets: [ticket(newCode())] });
+  const code = newCode();
+  const presentation = show(code, desk.nowMs, { online: true });
+  const question = desk.core.decide(1, presentation, desk.stamp(), () => 0, 'may_ask');
+  expect(question).toEqual({ ask: [{ event_id: EVENT, ticket_ref: refOf(code) }] });
+  expect(desk.rows()).toEqual([]);
+  const ticketFacts = {
+    eventId: EVENT,
+    ticketId: 't9',
+    ticketRef: refOf(code),
+    tier: 'standard',
+    zone: null,
+    status: 'valid' as const,
+    maxScans: null,
+    units: 1,
+    validFromMs: null,
+    validUntilMs: null,
+    vip: false,
+    note: null,
+    source: 'cloud' as const,
+  };
+  const answer = (usage: AskedTicket['usage']) => [{ eventId: EVENT, ticketRef: refOf(code), found: ticketFacts, usage }];
+  const used = desk.core.decide(
+    2,
+    presentation,
+    desk.stamp(),
+    () => 0,
+    answer([{ gate: PEER, epoch: 50, seq: 4, atMs: BOOT_WALL_MS, direction: 'in', units: 1, outcome: 'passed' }]),
+  ) as Decision;
+  expect(reasonOf(used)).toBe('already_redeemed');
+  expect(reasonOf(desk.core.decide(3, presentation, desk.stamp(), () => 0, answer([])) as Decision)).toBe('first_entry');
+  expect(reasonOf(desk.core.decide(4, show(newCode(), desk.nowMs), desk.stamp(), () => 0, []) as Decision)).toBe('invalid');
+});
+
+test('abandoned, then granted after all: returned before the next decision', async () => {
+  const [code, next] = [newCode(), newCode()];
+  const { desk } = await setUp({ tickets: [ticket(code, { units: 2 }), ticket(next)] });
+  const granted = desk.decide(code);
+  desk.core.abandon(desk.ids, desk.stamp());
+  desk.core.abandon(desk.ids, desk.stamp());
+  desk.decide(next);
+  expect(desk.rows().map((row) => [row.kind, 'outcome' in row ? row.outcome : null])).toEqual([
+    ['grant', null],
+    ['passage', 'returned'],
+    ['passage', 'returned'],
+    ['grant', null],
+  ]);
+  expect(desk.rows()[1]).toMatchObject({ of: granted.row, ticket_ref: refOf(code), unit: 1 });
+  expect(reasonOf(desk.decide(code))).toBe('first_entry');
+});
+
+test('after a restart: grants and overrides without an outcome become unknown, once, and count as used', async () => {
+  const [open, done, party] = [newCode(), newCode(), newCode()];
+  const { desk } = await setUp({ tickets: [ticket(open), ticket(done), ticket(party, { units: 2 })] });
+  desk.passed(desk.decide(done));
+  desk.decide(open);
+  const group = desk.decide(party);
+  desk.passed(group);
+  desk.core.record({ kind: 'override', actor: 'button', action: 'open', reason: 'x', direction: 'out', units: 1 }, desk.stamp());
+  desk.core.record({ kind: 'override', actor: 'op', action: 'mode', reason: 'no release' }, desk.stamp());
+  for (let restart = 0; restart < 2; restart++) {
+    desk.core.close();
+    desk.nowMs += 60_000;
+    await desk.open();
+    const unknown = desk.rows().filter((row) => row.kind === 'passage' && row.outcome === 'unknown');
+    expect(unknown.map((row) => [row['unit'], row['direction'], row['ticket_ref']])).toEqual([
+      [1, 'in', refOf(open)],
+      [2, 'in', refOf(party)],
+      [1, 'out', undefined],
+    ]);
+  }
+  expect(reasonOf(desk.decide(open))).toBe('already_redeemed');
+  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: true, manifests: [{ version: 1, tickets: 3 }] });
+});
+
+test('what must survive a restart does: the fire latch, requests carried out, the outbox, what was acknowledged', async () => {
+  const { desk } = await setUp({ tickets: [] });
+  for (let n = 0; n < 10; n++) desk.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, desk.stamp());
+  desk.core.setFireLatch(true);
+  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, desk.stamp())).toBe(true);
+  const { epoch } = desk.core.status(desk.stamp());
+  expect(desk.core.acknowledge(ack(epoch, 4, [[6, 7]]), desk.stamp())).toEqual({ backlog: 6, ahead: false });
+  expect(desk.core.acknowledge(ack(epoch, 2), desk.stamp())).toEqual({ backlog: 6, ahead: false });
+  desk.core.close();
+  await desk.open();
+  expect(desk.core.status(desk.stamp())).toMatchObject({ fireLatched: true, backlog: 6, epoch, lastRowMs: BOOT_WALL_MS + 1_000 });
+  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, desk.stamp())).toBe(false);
+  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, stampAt(61_000))).toBe(true);
+  desk.core.setFireLatch(false);
+  expect(desk.core.status(desk.stamp()).fireLatched).toBe(false);
+  expect(desk.core.nextBatch(null)).toMatchObject({ epoch, fromSeq: 5, uptoSeq: 10 });
+  desk.core.resend([epoch, 3]);
+  expect(desk.core.nextBatch(null)).toMatchObject({ fromSeq: 3, uptoSeq: 10 });
+  expect(desk.core.acknowledge(ack(epoch, 10), desk.stamp())).toEqual({ backlog: 0, ahead: false });
+  expect(desk.core.nextBatch(null)).toBeNull();
+});
+
+test('batches hold at most 100 rows and 256 KiB, in order, and follow one another', async () => {
+  const { desk } = await setUp(null);
+  for (let n = 0; n < 250; n++) desk.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, desk.stamp());
+  const spans: [number, number][] = [];
+  for (let batch = desk.core.nextBatch(null); batch !== null; batch = desk.core.nextBatch([batch.epoch, batch.uptoSeq])) {
+    const message = LedgerMessage.parse(JSON.parse(Buffer.from(batch.payload).toString()));
+    expect(message.entries.map((entry) => entry.seq)).toEqual(Array.from({ length: message.entries.length }, (_, n) => batch.fromSeq + n));
+    spans.push([batch.fromSeq, batch.uptoSeq]);
+  }
+  expect(spans).toEqual([
+    [1, 100],
+    [101, 200],
+    [201, 250],
+  ]);
+});
+
+test("an acknowledgement ahead of the own last row: a new epoch, usage lost until the site's ledger was read", async () => {
+  const code = newCode();
+  const { desk, notices } = await setUp({ tickets: [ticket(code)] });
+  desk.core.record({ kind: 'clock', what: 'tick', detail: '' }, desk.stamp());
+  const { epoch } = desk.core.status(desk.stamp());
+  expect(desk.core.acknowledge(ack(epoch, 300), desk.stamp())).toMatchObject({ ahead: true });
+  const status = desk.core.status(desk.stamp());
+  expect(status.epoch).toBeGreaterThan(epoch);
+  expect(status).toMatchObject({ lastSeq: 1, usageComplete: false });
+  expect(notices.join()).toContain('rows of this gate that this store has not');
+  // The retained acknowledgement comes again with every connection: it must not begin an epoch each time.
+  expect(desk.core.acknowledge(ack(epoch, 300), desk.stamp())).toMatchObject({ ahead: false });
+  expect(reasonOf(desk.decide(code))).toBe('usage_lost');
+  expect(desk.core.vector()).toEqual({ [GATE]: [epoch, 1] });
+  // Its own lost rows come back from the cloud: the ticket was used in them.
+  const entry = { kind: 'grant', event_id: EVENT, ticket_id: 't', ticket_ref: refOf(code), direction: 'in', type: 'first_entry', units: 1 };
+  expect(desk.core.applyPeer(peerMessage(GATE, epoch, [{ seq: 2, ...entry }]))).toEqual({ applied: 1, gap: false });
+  expect(desk.core.applyPeer(peerMessage(GATE, status.epoch, [{ seq: 1, kind: 'clock' }]))).toEqual({ applied: 0, gap: false });
+  desk.core.caughtUp();
+  desk.nowMs += 60_000;
+  expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
+  desk.core.close();
+  await desk.open();
+  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: true, epoch: status.epoch });
+  expect(desk.core.acknowledge(ack(epoch, 300), desk.stamp())).toMatchObject({ ahead: false });
+  expect(desk.core.status(desk.stamp()).usageComplete).toBe(true);
+});
+
+/** Overwrites pages of a database file in its middle, as a dying card does. */
+function tear(path: string, from: number, bytes: number): void {
+  const file = openSync(path, 'r+');
+  writeSync(file, Buffer.alloc(bytes, 0xa5), 0, bytes, from);
+  closeSync(file);
+}
+
+test('a damaged ledger is set aside, a new epoch begins, and what was readable is still sent', async () => {
+  const code = newCode();
+  const { desk, path, notices, signer } = await setUp({ tickets: [ticket(code)] });
+  for (let n = 0; n < 400; n++) desk.core.record({ kind: 'clock', what: 'tick', detail: 'x'.repeat(300) }, desk.stamp());
+  desk.core.record({ kind: 'mode', direction: 'out', from: 'controlled', to: 'locked', actor: 'op', reason: 'x' }, desk.stamp());
+  desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 3_600_000, desk.stamp());
+  const { epoch } = desk.core.status(desk.stamp());
+  desk.core.acknowledge(ack(epoch, 20), desk.stamp());
+  desk.idle();
+  desk.core.close();
+  rmSync(join(path, 'usage.sqlite'));
+  const size = statSync(join(path, 'ledger.sqlite')).size;
+  tear(join(path, 'ledger.sqlite'), Math.floor(size / 2 / 4096) * 4096, 3 * 4096);
+  let found: StoreError | null = null;
+  try {
+    await desk.open();
+    desk.idle();
+  } catch (error) {
+    found = error as StoreError;
+    expect(found).toMatchObject({ damaged: true, file: 'ledger' });
+    await desk.core.recover(found, desk.stamp());
+  }
+  const status = desk.core.status(desk.stamp());
+  expect(status.epoch).toBeGreaterThan(epoch);
+  expect(status).toMatchObject({ usageComplete: false, modes: { out: { mode: 'locked' } }, manifests: [{ version: 1 }] });
+  expect(notices.join()).toContain('set aside as ledger.damaged-');
+  expect(readdirSync(path).filter((name) => /^ledger\.damaged-.*\.sqlite$/.test(name))).toHaveLength(1);
+  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 3_600_000, desk.stamp())).toBe(false);
+  expect(desk.core.applyOverlay(makeOverlay(signer, 1, 2, []))).toEqual({ ok: true, version: 2 });
+
+  const seqs: number[] = [];
+  let ownRows = 0;
+  let after: [number, number] | null = null;
+  for (let guard = 0; guard < 20; guard++) {
+    const batch = desk.core.nextBatch(after);
+    if (batch === null) break;
+    const message = JSON.parse(Buffer.from(batch.payload).toString()) as { epoch: number; entries: { seq: number }[] };
+    if (message.epoch === epoch) seqs.push(...message.entries.map((entry) => entry.seq));
+    else ownRows += message.entries.length;
+    after = [batch.epoch, batch.uptoSeq];
+  }
+  expect(ownRows).toBe(1);
+  expect(seqs[0]).toBe(21);
+  expect(seqs.length).toBeGreaterThan(300);
+  expect(seqs.length).toBeLessThan(381);
+  expect(new Set(seqs).size).toBe(seqs.length);
+  // The cloud can acknowledge up to the hole; what lies behind was sent, and no longer holds anything up.
+  const hole = seqs.findIndex((seq, n) => seq !== 21 + n);
+  expect(desk.core.acknowledge(ack(epoch, 20 + hole, [[21 + hole, 30 + hole]]), desk.stamp())).toMatchObject({ ahead: false, backlog: 1 });
+  expect(desk.core.nextBatch(null)).toMatchObject({ epoch: status.epoch, fromSeq: 1 });
+});
+
+test('a ledger that is no database at all: set aside, and the gate goes on', async () => {
+  const { desk, path } = await setUp({ tickets: [] });
+  desk.core.close();
+  for (const name of ['ledger.sqlite-wal', 'ledger.sqlite-shm']) rmSync(join(path, name), { force: true });
+  tear(join(path, 'ledger.sqlite'), 0, 4096);
+  await desk.open();
+  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: false, lastSeq: 1, manifests: [{ version: 1 }] });
+  expect(desk.rows()[0]).toMatchObject({ kind: 'fault', what: 'ledger' });
+});
+
+test('damaged usage is set aside and made again from the own rows; peers are fetched again', async () => {
+  const code = newCode();
+  const { desk, path } = await setUp({ tickets: [ticket(code)] });
+  desk.passed(desk.decide(code));
+  desk.core.close();
+  tear(join(path, 'usage.sqlite'), 0, 4096);
+  desk.nowMs += 60_000;
+  await desk.open();
+  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: false, totals: { admissions: 1 } });
+  expect(desk.core.vector()).toEqual({});
+  desk.core.caughtUp();
+  expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
+});
+
+test('a new manifest counts what was counted before, no more and no less, and forgets what it holds', async () => {
+  const [own, theirs, fresh] = [newCode(), newCode(), newCode()];
+  const tickets = [own, theirs, fresh].map((code) => ticket(code));
+  const { desk } = await setUp({ tickets });
+  desk.passed(desk.decide(own));
+  const { epoch } = desk.core.status(desk.stamp());
+  desk.core.applyPeer(
+    peerMessage(PEER, 50, [
+      { seq: 1, kind: 'grant', event_id: EVENT, ticket_id: 'x', ticket_ref: refOf(theirs), direction: 'in', type: 'first_entry', units: 1 },
+    ]),
+  );
+  desk.nowMs += 60_000;
+  const at = new Date(BOOT_WALL_MS).toISOString();
+  const upto: LedgerVector = { [GATE]: [epoch, 2], [PEER]: [50, 1] };
+  await desk.install({
+    version: 2,
+    tickets,
+    upto,
+    usage: [
+      { ticket_ref: refOf(own), gate: GATE, epoch, seq: 1, at, direction: 'in', units: 1, outcome: 'passed' },
+      { ticket_ref: refOf(theirs), gate: PEER, epoch: 50, seq: 1, at, direction: 'in', units: 1, outcome: 'open' },
+    ],
+  });
+  desk.idle();
+  expect([own, theirs].map((code) => reasonOf(desk.decide(code)))).toEqual(['already_redeemed', 'already_redeemed']);
+  desk.core.applyPeer(
+    peerMessage(PEER, 50, [
+      { seq: 2, kind: 'passage', of: [50, 1], event_id: EVENT, ticket_id: 'x', ticket_ref: refOf(theirs), direction: 'in', unit: 1, outcome: 'returned' },
+    ]),
+  );
+  expect(reasonOf(desk.decide(theirs))).toBe('first_entry');
+  expect(reasonOf(desk.decide(fresh))).toBe('first_entry');
+});
+
+test('a second process is refused the store', async () => {
+  const { path, signer } = await setUp(null);
+  await expect(openDeskCore({ path, gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stampAt(1))).rejects.toMatchObject({
+    fault: { cause: expect.stringContaining('another program') },
+  });
+});
+
+test('pinned keys that cannot be used are a mistake seen at start', async () => {
+  const home = storeFolder();
+  endings.push(home.remove);
+  const weak = {
+    key_id: 'w',
+    use: 'manifest' as const,
+    alg: 'Ed25519' as const,
+    spki: Buffer.concat([Buffer.from('302a300506032b6570032100', 'hex'), Buffer.from([1]), Buffer.alloc(31)]).toString('base64'),
+    not_after: null,
+  };
+  await expect(openDeskCore({ path: join(home.path, 's'), gate: GATE, verifyKeys: [weak], notice: () => {} }, stampAt(1))).rejects.toThrow(
+    /pinned key w: a public key of small order/,
+  );
+});
