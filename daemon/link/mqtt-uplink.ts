@@ -254,11 +254,12 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       for (const filter of refused) refusedByBroker(`subscription to ${filter}`, 0x87);
       void publish(session, { kind: 'state', gate }, stateOf('online', id, since, 'connected'));
       void tell({ kind: 'info', gate }, info);
-      for (const [alert, body] of alerts) void tell({ kind: 'alert', gate, alert }, body);
       if (health !== null && clock.boottimeMs() - health.atMs <= HEALTH_HOLDS_MS) void tell({ kind: 'health', gate }, health.body);
       told = null;
       log('info', 'connected to the broker', { protocol: session.protocol === 5 ? 'MQTT 5' : 'MQTT 3.1.1', session: id });
+      // First who hears of it, so that an alert about the link itself is gone before alerts are published.
       void emit({ kind: 'online' });
+      for (const [alert, body] of alerts) void tell({ kind: 'alert', gate, alert }, body);
       options.connected?.();
       time.start(question);
       // The retained ack comes first, else rows would be sent that are acknowledged already.
