@@ -193,7 +193,9 @@ export function checkCloud({ cloud }: Partly, at: At): readonly PublicKey[] {
   const bytes = readBytes('cloud.keys', cloud.keys, at);
   if (bytes === null) return [];
   try {
-    const values: unknown = JSON.parse(bytes.toString('utf8'));
+    // As `stile-cloud keys` prints it, `{"keys": […]}`, or the list alone.
+    const parsed: unknown = JSON.parse(bytes.toString('utf8'));
+    const values: unknown = (parsed as { keys?: unknown } | null)?.keys ?? parsed;
     if (!Array.isArray(values)) throw new Error('not a list');
     const keys = values.map((value) => PublicKey.parse(value));
     for (const { spki, key_id } of keys) {
