@@ -104,8 +104,8 @@ export function onPassage(turn: Turn, event: PassageEvent, initial: boolean): vo
 }
 
 function onStarted(turn: Turn, direction: Direction, initial: boolean): void {
-  const { grant, mode } = turn.state[direction];
-  const open = turn.state.fire.latched || mode === 'free';
+  const { grant, mode, freeTailMs } = turn.state[direction];
+  const open = turn.state.fire.latched || mode === 'free' || turn.now.atMs <= freeTailMs;
   const mine = grant !== null && grant.phase !== 'passing';
   const whose: Rotation['whose'] = mine ? 'grant' : initial ? 'unknown' : open ? 'free' : 'forced';
   patch(turn, direction, { rotation: { whose, sinceMs: turn.now.atMs, stuck: false } });

@@ -2,7 +2,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import { dropQueue, giveUp } from './codes.ts';
 import { endRotation, lockOut, settleGrant } from './grants.ts';
-import { closeRelease, openEmergency, openFree } from './release.ts';
+import { closeFree, openEmergency, openFree } from './release.ts';
 import { cancelTimers, endNotice, isIdle, patch, record, setTimer, type Turn } from './turn.ts';
 import { BOTH, type BaseMode, type LaneInput, type PendingMode } from './types.ts';
 
@@ -43,7 +43,7 @@ function applyMode(turn: Turn, direction: Direction, wanted: PendingMode): void 
     giveUp(turn, direction);
     openFree(turn, direction);
   } else if (from === 'free') {
-    closeRelease(turn, direction);
+    closeFree(turn, direction);
     lockOut(turn, direction);
   }
 }
@@ -124,7 +124,7 @@ export function onResetEmergency(turn: Turn, input: Input<'reset_emergency'>): v
     const { mode, untilWallMs } = turn.state[direction];
     const until = untilWallMs === null ? {} : { until: new Date(untilWallMs).toISOString() };
     record(turn, { kind: 'mode', direction, from: 'emergency', to: mode, actor: input.actor, reason: input.reason, ...until });
-    closeRelease(turn, direction);
+    closeFree(turn, direction);
     if (mode === 'free') openFree(turn, direction);
   }
 }

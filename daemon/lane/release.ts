@@ -82,6 +82,12 @@ export function openFree(turn: Turn, direction: Direction): void {
   if (!freeByHold(turn)) setTimer(turn, `repulse:${direction}`, turn.now.atMs + turn.config.passageTimeoutMs);
 }
 
+/** The lane is free no longer. A turnstile that was opened by an edge locks only by its own timer (or by its stop input). */
+export function closeFree(turn: Turn, direction: Direction): void {
+  closeRelease(turn, direction);
+  if (!freeByHold(turn)) patch(turn, direction, { freeTailMs: turn.now.atMs + turn.config.passageTimeoutMs });
+}
+
 /** Emergency: open at once, whatever was going on. */
 export function openEmergency(turn: Turn, direction: Direction): void {
   setStop(turn, false);
@@ -94,7 +100,7 @@ export function openEmergency(turn: Turn, direction: Direction): void {
 export function renewFree(turn: Turn, direction: Direction): void {
   if (freeByHold(turn)) return;
   if (turn.state.fire.latched) beginGap(turn, direction, turn.now.atMs + EDGE_GAP_MS);
-  else if (turn.state[direction].mode === 'free') openRelease(turn, direction);
+  else if (turn.state[direction].mode === 'free' && turn.state[direction].pendingMode === null) openRelease(turn, direction);
   else return cancelTimer(turn, `repulse:${direction}`);
   setTimer(turn, `repulse:${direction}`, turn.now.atMs + turn.config.passageTimeoutMs);
 }

@@ -29,6 +29,7 @@ function initialDirection(): DirectionState {
     grant: null,
     rotation: null,
     release: { state: 'off', again: false, offSinceMs: LONG_AGO_MS },
+    freeTailMs: LONG_AGO_MS,
     queue: [],
     recent: [],
     notice: null,

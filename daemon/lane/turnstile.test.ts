@@ -385,6 +385,23 @@ test('free by repulse: a new edge after each passage and each expiry, passages c
   expect([...world.timers().keys()].filter((timer) => timer.startsWith('repulse'))).toEqual([]);
 });
 
+test("free by repulse, closed: no new edge for who passes last, and who uses the turnstile's own time is not forced", () => {
+  const world = createLaneWorld();
+  command(world, 'free', { directions: ['in'] });
+  world.wait(300);
+  world.line('passage_in', true);
+  world.wait(300);
+  command(world, 'locked', { directions: ['in'] });
+  world.line('passage_in', false);
+  const effects = world.wait(100);
+  expect([effects.filter((effect) => effect.kind === 'write' && effect.active), effectiveMode(world.state(), 'in')]).toEqual([[], 'locked']);
+  world.wait(1_000);
+  world.pass();
+  world.wait(5_000);
+  world.pass();
+  expect(words(world.notes()).filter((word) => !word.includes('→'))).toEqual(['free', 'free', 'forced']);
+});
+
 test('free by hold: held all the time', () => {
   const world = createLaneWorld({ freeBy: 'hold' });
   command(world, 'free');

@@ -100,6 +100,8 @@ export interface DirectionState {
   readonly grant: OpenGrant | null;
   readonly rotation: Rotation | null;
   readonly release: Release;
+  /** A free lane was closed, but the turnstile may stay unlocked by its own timer until then: who begins before is not forced. */
+  readonly freeTailMs: number;
   readonly queue: readonly QueuedCode[];
   readonly recent: readonly Recent[];
   readonly notice: Notice | null;
