@@ -1,142 +1,181 @@
 /**
- * Makes what a gate runs, without npm: one file for the daemon, one for its desk's worker, the native parts, the runtime,
- * the stop step, the units and the installer.
+ * Makes the bundle that a Pi needs: the daemon as one file, its native parts, the runtime, the stop step, units and installer.
  *
- *   node deploy/bundle.ts [x64|arm64]      default: this machine's
+ *   node deploy/bundle.ts [x64|arm64]      → dist/gate-<arch>/ and dist/gate-<arch>.tar.gz
  *
- * Answers in dist/gate-<arch>/ and dist/gate-<arch>.tar.gz. For the other architecture a cross compiler is needed
- * (Debian: gcc-aarch64-linux-gnu, g++-aarch64-linux-gnu), and the npm registry the first time. Exit codes: 0 done,
- * 1 failed, 2 usage.
+ *   bin/node  bin/stile-gate  lib/stile-gate.mjs  lib/native/*.node  libexec/stile-release
+ *   systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
+ *
+ * For another architecture than this machine's it takes prebuilt parts from the npm registry (checked against the lock file) and
+ * a cross compiler for the two parts that have none. Exit codes: 0 done, 1 failed, 2 usage, 69 the registry cannot be reached.
  */
-import { execFileSync } from 'node:child_process';
-import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { arch as machineArch } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { build, type Plugin } from 'esbuild';
-import { buildEpoll, type BundleArch, compileStopStep, fetchRuntime, koffiPart, NATIVE_PARTS } from './native-parts.ts';
+import { stileVersion } from '../daemon/version.ts';
 
-const root = fileURLToPath(new URL('..', import.meta.url));
-const BUNDLED_FOR = ['x64', 'arm64'];
+const ARCHITECTURES = ['x64', 'arm64'] as const;
+type Arch = (typeof ARCHITECTURES)[number];
+const root = join(import.meta.dirname, '..');
+const modules = join(root, 'node_modules');
 
-/** What the file of a bundle stands on: CommonJS libraries ask for `require` and `__dirname`, which ES modules don't have. */
-const BANNER = [
-  "import { createRequire as stileCreateRequire } from 'node:module';",
-  'const require = stileCreateRequire(import.meta.url);',
-  'const __filename = import.meta.filename;',
-  'const __dirname = import.meta.dirname;',
-].join('\n');
+class BundleError extends Error {
+  readonly exitCode: number;
+  constructor(exitCode: number, message: string) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
 
-/** Each library looks for its native part in its own way; in the bundle all of them lie in lib/native. */
+/** Each package that loads a native part by its own search, and what it does instead: lib/native beside the bundle. */
+const LOADERS: readonly { readonly file: RegExp; readonly contents: string }[] = [
+  { file: /better-sqlite3\/lib\/binding\.js$/, contents: "exports.getBinding = () => require('./native/better_sqlite3.node'); exports.getPrebuildPath = () => null;" },
+  { file: /node-gyp-build\/index\.js$/, contents: "module.exports = () => require('./native/serialport.node');" },
+  { file: /koffi\/src\/koffi\/src\/static\.js$/, contents: "export const loadStatic = () => require('./native/koffi.node');" },
+  { file: /bindings\/bindings\.js$/, contents: "module.exports = () => require('./native/epoll.node');" },
+];
+
 const nativeParts: Plugin = {
-  name: 'native-parts',
+  name: 'native parts beside the bundle',
   setup(builder) {
-    for (const { loader, contents } of NATIVE_PARTS) builder.onLoad({ filter: loader }, () => ({ contents, loader: 'js' }));
+    for (const { file, contents } of LOADERS) builder.onLoad({ filter: file }, () => ({ contents, loader: 'js' }));
+    builder.onResolve({ filter: /^\.\/native\// }, ({ path }) => ({ path, external: true }));
   },
 };
 
-interface Build {
-  readonly version: string;
-  readonly commit: string;
-  readonly builtAtMs: number;
-}
-
-/** Unchanged sources give the same time: the commit's own, so that a bundle can be made again byte for byte. */
-function currentBuild(): Build {
-  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
-  const git = (...args: string[]) => execFileSync('git', args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
-  try {
-    const commit = git('rev-parse', '--short=12', 'HEAD');
-    return { version, commit, builtAtMs: Number(git('log', '-1', '--format=%ct')) * 1000 };
-  } catch {
-    return { version, commit: 'unknown', builtAtMs: Date.now() };
-  }
-}
-
-/** Writes lib/stile-gate.mjs and lib/desk-worker.mjs. */
-async function bundleProgram(lib: string, made: Build): Promise<void> {
-  await build({
-    entryPoints: [
-      { in: join(root, 'daemon/cli/main.ts'), out: 'stile-gate' },
-      { in: join(root, 'daemon/desk-worker.ts'), out: 'desk-worker' },
-    ],
-    outdir: lib,
-    outExtension: { '.js': '.mjs' },
+async function bundleDaemon(lib: string): Promise<number> {
+  const { metafile, warnings } = await build({
+    entryPoints: [join(root, 'deploy/gate-entry.ts')],
+    outfile: join(lib, 'stile-gate.mjs'),
     bundle: true,
     platform: 'node',
-    format: 'esm',
     target: 'node26',
-    banner: { js: BANNER },
-    define: { STILE_BUILD: JSON.stringify(made) },
-    // Optional accelerators of ws, which asks for them and lives without.
-    external: ['bufferutil', 'utf-8-validate'],
-    legalComments: 'none',
+    format: 'esm',
     minifySyntax: true,
     minifyWhitespace: true,
-    plugins: [nativeParts],
+    keepNames: true,
+    legalComments: 'none',
+    metafile: true,
     logLevel: 'warning',
-    metafile: false,
+    plugins: [nativeParts],
+    define: { STILE_BUILD: JSON.stringify({ ...stileVersion(), builtAtMs: Date.now() }) },
+    // What the libraries of the CommonJS kind expect to find.
+    banner: { js: "import { createRequire as stileRequire } from 'node:module'; const require = stileRequire(import.meta.url); const __filename = import.meta.filename; const __dirname = import.meta.dirname;" },
   });
+  if (warnings.length > 0) throw new BundleError(1, 'esbuild warns (above): the bundle is not trusted');
+  return Object.keys(metafile.inputs).length;
 }
 
-/** Makes dist/gate-<arch> anew; answers the folder and the notes that whoever made it should read. */
-async function bundle(arch: BundleArch): Promise<{ readonly folder: string; readonly archive: string; readonly notes: readonly string[] }> {
-  const name = `gate-${arch}`;
-  const folder = join(root, 'dist', name);
-  const lib = join(folder, 'lib');
-  const made = currentBuild();
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(join(lib, 'native'), { recursive: true });
-  await bundleProgram(lib, made);
-
-  const put = (from: string, to: string, mode = 0o644) => {
-    const target = join(folder, to);
-    mkdirSync(dirname(target), { recursive: true });
-    cpSync(join(root, from), target);
-    chmodSync(target, mode);
-  };
-  const notes: string[] = [];
-  put(`node_modules/better-sqlite3/prebuilds/linux-${arch}.node`, 'lib/native/better-sqlite3.node');
-  const serial = arch === 'arm64' ? '@serialport+bindings-cpp.armv8.glibc.node' : '@serialport+bindings-cpp.glibc.node';
-  put(`node_modules/@serialport/bindings-cpp/prebuilds/linux-${arch}/${serial}`, 'lib/native/serialport.node');
-  put(koffiPart(root, arch), 'lib/native/koffi.node');
-  const runtime = fetchRuntime(root, arch);
-  const epoll = buildEpoll(root, arch, runtime);
-  if ('note' in epoll) notes.push(epoll.note);
-  else put(epoll.file, 'lib/native/epoll.node');
-  put(join(runtime, 'bin/node'), 'bin/node', 0o755);
-  put('daemon/stile-gate', 'bin/stile-gate', 0o755);
-  mkdirSync(join(folder, 'libexec'));
-  compileStopStep(root, arch, join(folder, 'libexec/stile-release'));
-  for (const unit of ['stile-gate.service', 'sysusers.d/stile.conf', 'tmpfiles.d/stile.conf', 'udev/60-stile.rules', 'modules-load.d/stile.conf', 'system.conf.d/50-stile.conf'])
-    put(`systemd/${unit}`, `systemd/${unit}`);
-  put('deploy/install', 'install', 0o755);
-  put('docs/gate.yaml.example', 'share/gate.yaml.example');
-  if (existsSync(join(root, 'docs/INSTALL.md'))) put('docs/INSTALL.md', 'share/doc/INSTALL.md');
-  writeFileSync(
-    join(folder, 'version.json'),
-    `${JSON.stringify({ version: made.version, commit: made.commit, built_at: new Date(made.builtAtMs).toISOString(), arch }, null, 2)}\n`,
-  );
-  const archive = `${folder}.tar.gz`;
-  execFileSync('tar', ['-C', join(root, 'dist'), '--owner=0', '--group=0', '--numeric-owner', '-czf', archive, name]);
-  return { folder, archive, notes };
-}
-
-async function main(args: readonly string[]): Promise<number> {
-  const [arch = machineArch(), ...more] = args;
-  if (!BUNDLED_FOR.includes(arch) || more.length > 0) {
-    process.stderr.write('usage: node deploy/bundle.ts [x64|arm64]\n');
-    return 2;
-  }
+/** The file of a package for another architecture, which npm has not installed here: fetched once, checked against the lock file. */
+function fetchPackage(name: string): string {
+  const folder = join(root, '.tools/native', name);
+  if (existsSync(join(folder, 'package.json'))) return folder;
+  const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as { packages: Record<string, { version: string; integrity: string }> };
+  const locked = packages[`node_modules/${name}`];
+  if (locked === undefined) throw new BundleError(1, `${name} is not in package-lock.json`);
+  mkdirSync(join(root, '.tools/native'), { recursive: true });
+  const download = mkdtempSync(join(root, '.tools/native/download-'));
   try {
-    const { folder, archive, notes } = await bundle(arch as BundleArch);
-    for (const note of notes) process.stderr.write(`bundle: ${note}\n`);
-    process.stdout.write(`${folder}\n${archive}\n`);
-    return 0;
-  } catch (error) {
-    process.stderr.write(`bundle: ${(error as Error).message}\n`);
-    return 1;
+    const packed = spawnSync('npm', ['pack', `${name}@${locked.version}`, '--pack-destination', download, '--silent'], { cwd: root, encoding: 'utf8' });
+    if (packed.status !== 0) throw new BundleError(69, `${name} could not be fetched: check the network, then try again`);
+    const archive = join(download, packed.stdout.trim().split('\n').at(-1) ?? '');
+    const found = `sha512-${createHash('sha512').update(readFileSync(archive)).digest('base64')}`;
+    if (found !== locked.integrity) throw new BundleError(1, `${name} does not have the checksum of package-lock.json: it was not used`);
+    execFileSync('tar', ['-xzf', archive, '-C', download]);
+    rmSync(folder, { recursive: true, force: true });
+    mkdirSync(join(folder, '..'), { recursive: true });
+    renameSync(join(download, 'package'), folder);
+  } finally {
+    rmSync(download, { recursive: true, force: true });
   }
+  return folder;
 }
 
-process.exitCode = await main(process.argv.slice(2));
+const CROSS: Readonly<Record<Arch, string>> = { x64: 'x86_64-linux-gnu-', arm64: 'aarch64-linux-gnu-' };
+
+/** A compiler for the architecture, or null. */
+function compiler(arch: Arch, name: 'gcc' | 'g++'): string | null {
+  const candidates = arch === process.arch ? [name, name === 'gcc' ? 'cc' : 'c++'] : [`${CROSS[arch]}${name}`];
+  return candidates.find((candidate) => spawnSync(candidate, ['--version']).status === 0) ?? null;
+}
+
+function compile(arch: Arch, name: 'gcc' | 'g++', what: string, args: readonly string[]): void {
+  const found = compiler(arch, name);
+  if (found === null) throw new BundleError(1, `${what} must be compiled for ${arch}, and there is no ${arch === process.arch ? name : `${CROSS[arch]}${name}`}: apt-get install ${arch === process.arch ? 'build-essential' : `g++-${CROSS[arch].slice(0, -1)}`}`);
+  const done = spawnSync(found, [...args], { encoding: 'utf8' });
+  if (done.status !== 0) throw new BundleError(1, `${what} did not compile:\n${done.stderr}`);
+}
+
+/** The runtime of the architecture: this checkout's own, or fetched by deploy/setup. */
+function runtimeFolder(arch: Arch): string {
+  if (arch === process.arch) return join(root, '.tools/node');
+  const fetched = spawnSync(join(root, 'deploy/setup'), ['runtime', arch], { stdio: 'inherit' });
+  if (fetched.status !== 0) throw new BundleError(fetched.status ?? 1, `the runtime for ${arch} could not be fetched`);
+  return join(root, '.tools', `node-${arch}`);
+}
+
+/** Answers what whoever made the bundle should know, or null. */
+function copyNativeParts(arch: Arch, runtime: string, folder: string): string | null {
+  mkdirSync(folder, { recursive: true });
+  const koffi = arch === process.arch ? join(modules, `@koromix/koffi-linux-${arch}`) : fetchPackage(`@koromix/koffi-linux-${arch}`);
+  copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(folder, 'better_sqlite3.node'));
+  copyFileSync(join(modules, `@serialport/bindings-cpp/prebuilds/linux-${arch}/@serialport+bindings-cpp${arch === 'arm64' ? '.armv8' : ''}.glibc.node`), join(folder, 'serialport.node'));
+  copyFileSync(join(koffi, `linux_${arch}/koffi.node`), join(folder, 'koffi.node'));
+  // onoff's part has no prebuilt file; one source file, no generator needed.
+  if (compiler(arch, 'g++') === null) return `without a C++ compiler for ${arch} onoff's native part was left out: this bundle drives no GPIO (board.driver: sim)`;
+  compile(arch, 'g++', 'onoff\'s native part (epoll)', [
+    '-shared', '-fPIC', '-O2', '-std=gnu++20', '-fno-rtti', '-DBUILDING_NODE_EXTENSION', '-DNODE_GYP_MODULE_NAME=epoll', '-DUSING_UV_SHARED=1', '-DUSING_V8_SHARED=1', '-DV8_DEPRECATION_WARNINGS=0', '-w',
+    `-I${join(runtime, 'include/node')}`, `-I${join(modules, 'nan')}`, join(modules, 'epoll/src/epoll.cc'), '-o', join(folder, 'epoll.node'),
+  ]);
+  return null;
+}
+
+/** For carrying to a gate. Named beside the folder; owned by root, whoever made it. */
+function pack(target: string): string {
+  const archive = `${target}.tar.gz`;
+  const packed = spawnSync('tar', ['-C', join(target, '..'), '--owner=0', '--group=0', '--numeric-owner', '-czf', `${archive}.new`, basename(target)], { encoding: 'utf8' });
+  if (packed.status !== 0) throw new BundleError(1, `the archive could not be written: ${packed.stderr}`);
+  renameSync(`${archive}.new`, archive);
+  return archive;
+}
+
+async function main(args: readonly string[]): Promise<void> {
+  const arch = (args[0] ?? process.arch) as Arch;
+  if (args.length > 1 || !ARCHITECTURES.includes(arch)) throw new BundleError(2, 'usage: node deploy/bundle.ts [x64|arm64]');
+  const target = join(root, 'dist', `gate-${arch}`);
+  const work = `${target}.new`;
+  rmSync(work, { recursive: true, force: true });
+  for (const folder of ['bin', 'lib/native', 'libexec', 'share/doc']) mkdirSync(join(work, folder), { recursive: true });
+
+  const runtime = runtimeFolder(arch);
+  const files = await bundleDaemon(join(work, 'lib'));
+  const note = copyNativeParts(arch, runtime, join(work, 'lib/native'));
+  copyFileSync(join(runtime, 'bin/node'), join(work, 'bin/node'));
+  copyFileSync(join(root, 'daemon/stile-gate'), join(work, 'bin/stile-gate'));
+  compile(arch, 'gcc', 'the stop step', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', join(root, 'deploy/stop-step/stile-release.c'), '-o', join(work, 'libexec/stile-release')]);
+  for (const file of ['bin/node', 'bin/stile-gate', 'libexec/stile-release']) chmodSync(join(work, file), 0o755);
+  copyFileSync(join(root, 'docs/gate.yaml.example'), join(work, 'share/gate.yaml.example'));
+  copyFileSync(join(root, 'docs/INSTALL.md'), join(work, 'share/doc/INSTALL.md'));
+  cpSync(join(root, 'systemd'), join(work, 'systemd'), { recursive: true });
+  copyFileSync(join(root, 'deploy/install'), join(work, 'install'));
+  chmodSync(join(work, 'install'), 0o755);
+  const { version, commit } = stileVersion();
+  const runtimeVersion = arch === process.arch ? process.versions.node : readFileSync(join(runtime, '.version'), 'utf8').trim();
+  writeFileSync(join(work, 'version.json'), `${JSON.stringify({ version, commit, arch, runtime: runtimeVersion, built_at: new Date().toISOString() }, null, 2)}\n`);
+
+  rmSync(target, { recursive: true, force: true });
+  renameSync(work, target);
+  const archive = pack(target);
+  if (note !== null) process.stderr.write(`bundle: ${note}\n`);
+  const megabytes = (file: string) => (statSync(join(target, file)).size / 1_048_576).toFixed(1);
+  process.stdout.write(`${target}: Stile ${version} (${commit}) for ${arch}, ${files} files in ${megabytes('lib/stile-gate.mjs')} MB, runtime ${megabytes('bin/node')} MB\n${archive}: ${(statSync(archive).size / 1_048_576).toFixed(1)} MB\n`);
+}
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  process.stderr.write(`bundle: ${error instanceof BundleError ? error.message : (error as Error).stack}\n`);
+  process.exitCode = error instanceof BundleError ? error.exitCode : 1;
+}
