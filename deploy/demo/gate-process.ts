@@ -8,7 +8,9 @@ import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
+import { connectGate } from '../../daemon/cli/client.ts';
 import type { GateStatus, RecentLine, WatchItem } from '../../daemon/control-calls.ts';
+
 import { openPtyPair, type PtyPair } from '../../daemon/sim/pty-pair.ts';
 
 const launcher = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
@@ -47,7 +49,12 @@ export interface GateProcess {
   kill(): Promise<void>;
   running(): boolean;
   pid(): number | null;
+  /** As last heard while watching; its ledger's numbers may be some seconds old. */
   status(): GateStatus | null;
+  /** Asked now. */
+  fresh(): Promise<GateStatus>;
+  /** A local command, as `stile-gate open | mode | reset-emergency` sends it. */
+  command(name: 'open' | 'mode' | 'reset-emergency', args: Readonly<Record<string, unknown>>): Promise<unknown>;
   /** Called with every status and line. Returns how to stop listening. */
   watch(listener: (item: WatchItem) => void): () => void;
   /** Next line that fits, or an error after `timeoutMs`. Ask before the thing happens. */
@@ -63,7 +70,14 @@ export interface GateProcess {
 export function createGateProcess(options: GateProcessOptions): GateProcess {
   const { dir, gate } = options;
   mkdirSync(join(dir, 'store'), { recursive: true });
-  const paths = { config: join(dir, 'gate.yaml'), log: join(dir, 'gate.log'), sim: join(dir, 'sim.sock'), control: join(dir, 'gate.sock'), guest: join(dir, 'guest'), reader: join(dir, 'reader') };
+  const paths = {
+    config: join(dir, 'gate.yaml'),
+    log: join(dir, 'gate.log'),
+    sim: join(dir, 'sim.sock'),
+    control: join(dir, 'gate.sock'),
+    guest: join(dir, 'guest'),
+    reader: join(dir, 'reader'),
+  };
   const reader = openPtyPair({ readerLink: paths.reader, guestLink: paths.guest });
   writeFileSync(paths.config, stringify(settings(options, paths)));
 
@@ -99,6 +113,14 @@ export function createGateProcess(options: GateProcessOptions): GateProcess {
     clearTimeout(timer);
     socket?.destroy();
   };
+  const ask = async <T>(call: string, args: Readonly<Record<string, unknown>>): Promise<T> => {
+    const client = await connectGate(paths.control);
+    try {
+      return await client.call<T>(call, { ...args });
+    } finally {
+      client.close();
+    }
+  };
   const waitFor = <T>(what: string, timeoutMs: number, match: (item: WatchItem) => T | null, now: T | null): Promise<T> =>
     now !== null
       ? Promise.resolve(now)
@@ -130,12 +152,20 @@ export function createGateProcess(options: GateProcessOptions): GateProcess {
     running: () => child !== null,
     pid: () => child?.pid ?? null,
     status: () => last,
+    fresh: () => ask<GateStatus>('status', {}),
+    command: (name, args) => ask(name, args),
     watch: (listener) => {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
     line: (fits, timeoutMs) => waitFor('the line', timeoutMs, (item) => ('line' in item && fits(item.line) ? item.line : null), null),
-    until: (fits, timeoutMs) => waitFor('the status', timeoutMs, (item) => ('status' in item && fits(item.status) ? item.status : null), last !== null && child !== null && fits(last) ? last : null),
+    until: (fits, timeoutMs) =>
+      waitFor(
+        'the status',
+        timeoutMs,
+        (item) => ('status' in item && fits(item.status) ? item.status : null),
+        last !== null && child !== null && fits(last) ? last : null,
+      ),
     show: (code) => writeFileSync(reader.guestPath, `${code}\r\n`),
     close: async () => {
       await end('SIGTERM');

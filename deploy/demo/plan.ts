@@ -71,7 +71,7 @@ export function planDemo(seed: string, count: number): DemoPlan {
     return ticket;
   };
   const guests: Guest[] = [];
-  const lastGood = new Map<DemoGate, Guest>();
+  const good = new Map<DemoGate, Guest[]>(GATES.map((gate) => [gate, []]));
   const turns = new Map<DemoGate, number>();
   for (let number = 0; number < count; number++) {
     const gate = GATES[number % GATES.length] as DemoGate;
@@ -79,11 +79,12 @@ export function planDemo(seed: string, count: number): DemoPlan {
     const turn = turns.get(gate) ?? 0;
     turns.set(gate, turn + 1);
     const wanted = TURN[turn % TURN.length] as GuestKind;
-    const shown = wanted === 'used' ? lastGood.get(gate) : wanted === 'second_gate' ? lastGood.get(other) : undefined;
+    // A code shown again at once is one presentation, not a second guest: `used` comes back a while later. At the other gate it is shown at once.
+    const shown = wanted === 'used' ? good.get(gate)?.at(-3) : wanted === 'second_gate' ? good.get(other)?.at(-1) : undefined;
     const kind = shown === undefined && (wanted === 'used' || wanted === 'second_gate') ? 'good' : wanted;
     const guest: Guest = { number, gate, kind, code: codeFor(kind, seed, number, shown, sell), after: shown?.number ?? null };
     guests.push(guest);
-    if (kind === 'good') lastGood.set(gate, guest);
+    if (kind === 'good') good.get(gate)?.push(guest);
   }
   const cancelled = sell(ZONES.served, 'cancelled');
   const wrongZone = sell(ZONES.other);

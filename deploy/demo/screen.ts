@@ -82,7 +82,7 @@ export function drawScreen(view: DemoView, columns: number): string {
   const whole = Math.max(60, Math.min(columns, 160)) - 1;
   const side = whole >= 100;
   const boxes = view.gates.map((gate) => gateBox(gate, side ? Math.floor((whole - 1) / 2) : whole));
-  const lanes = side ? (boxes[0] ?? []).map((line, row) => boxes.map((box) => box[row] ?? '').join(' ')) : boxes.flat();
+  const lanes = side ? (boxes[0] ?? []).map((_, row) => boxes.map((box) => box[row] ?? '').join(' ')) : boxes.flat();
   const guests = view.guests.all === null ? `guests ${view.guests.done}` : `guests ${view.guests.done} of ${view.guests.all}`;
   const rows = rowsLine(view);
   const lines = [
