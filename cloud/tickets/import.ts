@@ -14,6 +14,8 @@ import { lockEvent, tellGates, writeTickets } from './write.ts';
 const BATCH_TICKETS = 5_000;
 /** Mistakes told one by one; the others are counted. */
 export const MAX_REPORTED = 100;
+/** A batch that had to give way to another transaction is tried so often. */
+const MAX_ATTEMPTS = 5;
 /** While a long import runs, its mark waits so long, so that gates fetch once at its end; if it is cut off, they are told then. */
 const MARK_WAITS_S = 600;
 
@@ -158,7 +160,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
 
   let mark: number | null = null;
   /** A set that Postgres refuses for one of its rows is halved until that row is found. */
-  const writeBatch = async (batch: readonly Line[]): Promise<void> => {
+  const writeBatch = async (batch: readonly Line[], attempt = 1): Promise<void> => {
     if (batch.length === 0) return;
     try {
       const result = await database.withTenant(tenantId, async (client) => {
@@ -175,6 +177,8 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       for (const [index, problem] of result.problems) refuse((batch[index] as Line).line, problem);
     } catch (error) {
       const state = sqlState(error);
+      // Gates' rows are judged at the same time, and PostgreSQL chose this transaction to give way.
+      if (state === '40P01' && attempt < MAX_ATTEMPTS) return writeBatch(batch, attempt + 1);
       if (state === null || !(state.startsWith('22') || state.startsWith('23'))) throw error;
       if (batch.length === 1) {
         refuse((batch[0] as Line).line, { field: '(line)', what: 'does not fit what is known of this ticket', mend: (error as Error).message });

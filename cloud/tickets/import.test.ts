@@ -1,0 +1,179 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../test/database.ts';
+import { ticketRef } from './codes.ts';
+import { importTickets } from './import.ts';
+import { SourceError } from './source.ts';
+
+let fresh: FreshDatabase;
+let venue: Venue;
+const folder = mkdtempSync(join(tmpdir(), 'stile-import-'));
+beforeAll(async () => {
+  fresh = await freshDatabase();
+});
+afterAll(async () => {
+  rmSync(folder, { recursive: true, force: true });
+  await fresh.drop();
+});
+
+const code = () => randomBytes(16).toString('base64url');
+let files = 0;
+function file(text: string, ending = 'csv'): string {
+  const path = join(folder, `${++files}.${ending}`);
+  writeFileSync(path, text);
+  return path;
+}
+const run = (path: string, extra: object = {}) => importTickets({ database: fresh.database, tenantId: venue.tenantId, eventId: venue.eventId, path, ...extra });
+const query = async <Row>(text: string, values: unknown[] = []) =>
+  (await fresh.database.withTenant(venue.tenantId, (client) => client.query<Row>(text, values))).rows;
+const version = async () => (await query<{ version: number }>('SELECT version FROM events'))[0]?.version as number;
+const aNewVenue = async () => {
+  venue = await makeVenue(fresh.url, { tickets: 0 });
+};
+
+test('good lines come in, bad ones are named by line, field and mend', async () => {
+  await aNewVenue();
+  const good = code();
+  const path = file(
+    [
+      'Ticket ID;code;tier;zone;units;valid from;e-mail',
+      `T-1;${good};vip;A;2;2026-07-01T20:00+02:00;guest@example.org`,
+      `T-2;short;standard;;;;`,
+      `T-3;${code()};standard;;many;;`,
+      '"T-4;broken;',
+      `;${code()};standard;;;;`,
+      `T-5;${code()};standard`,
+      `T-6;${good};standard;;;;`,
+      `"T;7";${code()};standard;;;;`,
+      `T-8;${code()};;;;;`,
+    ].join('\n'),
+  );
+  const report = await run(path);
+  // The open quote of T-4 swallows what follows up to the next quote: named once, and the rest is read.
+  expect(report).toMatchObject({ created: expect.any(Number), rolledBack: false, ignored: ['e_mail'] });
+  const text = report.mistakes.join('\n');
+  expect(text).toMatch(/:3: code: has at most \d+ random bits/);
+  expect(text).toMatch(/:4: units: "many" is not a whole number from 1 to 100: /);
+  expect(report.refused).toBe(new Set(report.mistakes.map((line) => line.split(':')[1])).size);
+  for (const mistake of report.mistakes) expect(mistake).toMatch(/^.+:\d+: [a-z_()]+: .+: .+/);
+  const [first] = await query<{ ticket_ref: Buffer; tier: string; zone: string; units: number; valid_from: Date; salt: Buffer }>(
+    "SELECT t.*, e.salt FROM tickets t JOIN events e USING (tenant_id, event_id) WHERE ticket_id = 'T-1'",
+  );
+  expect(first).toMatchObject({ tier: 'vip', zone: 'A', units: 2, valid_from: new Date('2026-07-01T18:00:00Z') });
+  expect(first?.ticket_ref.equals(ticketRef(first.salt, good))).toBe(true);
+});
+
+test('every bad line of a plain file is named once, with its own number, and the others are in', async () => {
+  await aNewVenue();
+  const shared = code();
+  const report = await run(
+    file(
+      [
+        'ticket_id,code,max_scans',
+        `T-1,${shared},`,
+        `T-2,${shared},`,
+        `T-3,${code()},0`,
+        `T-1,${code()},`,
+        '',
+        `T-4,${code()}`,
+        `T-5,,`,
+        `T-6,${code()},5`,
+      ].join('\r\n'),
+    ),
+  );
+  expect(report.mistakes.map((line) => line.replace(/^.*\.csv:/, '').replace(/:[^:]*$/, ''))).toEqual([
+    '3: code: is already the code of ticket "T-1"',
+    '4: max_scans: "0" is not a whole number from 1 to 1000000',
+    '5: ticket_id: "T-1" was given before',
+    '7: (line): has 2 columns, the header 3',
+    '8: code: is missing',
+  ]);
+  expect(report).toMatchObject({ lines: 7, created: 2, refused: 5 });
+});
+
+test('the same file again changes nothing; a changed one changes what differs', async () => {
+  await aNewVenue();
+  const codes = [code(), code(), code()];
+  const lines = (zone: string) =>
+    file(`${codes.map((each, n) => JSON.stringify({ ticket_id: `T-${n}`, code: each, zone: n === 0 ? zone : 'B', vip: n === 2 })).join('\n')}\n`, 'jsonl');
+  expect(await run(lines('A'))).toMatchObject({ created: 3, updated: 0, unchanged: 0, refused: 0 });
+  const before = await version();
+  await fresh.database.withTenant(venue.tenantId, (client) => client.query('DELETE FROM outbox'));
+  expect(await run(lines('A'))).toMatchObject({ created: 0, updated: 0, unchanged: 3 });
+  expect([await version(), (await query('SELECT 1 FROM outbox')).length]).toEqual([before, 0]);
+  expect(await run(lines('C'))).toMatchObject({ created: 0, updated: 1, unchanged: 2 });
+  expect(await version()).toBeGreaterThan(before);
+  expect(await query('SELECT ticket_id FROM tickets WHERE changed_version > $1', [before])).toEqual([{ ticket_id: 'T-0' }]);
+  expect(await query('SELECT kind, key FROM outbox')).toEqual([{ kind: 'event', key: venue.eventId }]);
+});
+
+test('a new code buries the old one; a column that is not there changes nothing; what gates counted stands', async () => {
+  await aNewVenue();
+  const [old, renewed] = [code(), code()];
+  await run(file(`ticket_id,code,status,zone\nT-1,${old},sold,A\n`));
+  await fresh.database.withTenant(venue.tenantId, (client) => client.query("UPDATE tickets SET status = 'used', blocked = true"));
+  await run(file(`ticket_id,code,status\nT-1,${renewed},sold\n`));
+  expect(await query("SELECT status, blocked, zone FROM tickets WHERE ticket_id = 'T-1'")).toEqual([{ status: 'used', blocked: true, zone: 'A' }]);
+  const [event] = await query<{ salt: Buffer }>('SELECT salt FROM events');
+  expect(await query('SELECT ticket_id, reason, ticket_ref FROM ticket_tombstones')).toEqual([
+    { ticket_id: 'T-1', reason: 'revoked', ticket_ref: ticketRef(event?.salt as Buffer, old) },
+  ]);
+  await run(file(`ticket_id,code\nT-1,${old}\n`));
+  expect(await query('SELECT encode(ticket_ref, $1) AS ref FROM ticket_tombstones', ['hex'])).toEqual([
+    { ref: ticketRef(event?.salt as Buffer, renewed).toString('hex') },
+  ]);
+});
+
+test('strict: all or nothing', async () => {
+  await aNewVenue();
+  const path = file(`ticket_id,code\nT-1,${code()}\nT-2,x\n`);
+  expect(await run(path, { strict: true })).toMatchObject({ created: 0, refused: 1, rolledBack: true });
+  expect(await query('SELECT 1 FROM tickets')).toEqual([]);
+  expect(await run(path, { strict: true, allowWeakCodes: true })).toMatchObject({ created: 2, refused: 0, rolledBack: false });
+});
+
+test('no code is anywhere in the database, in any form', async () => {
+  await aNewVenue();
+  const codes = Array.from({ length: 20 }, code);
+  await run(file(`ticket_id,code,note\n${codes.map((each, n) => `T-${n},${each},hello`).join('\n')}\n`));
+  const tables = await query<{ name: string }>(
+    "SELECT format('%I', relname) AS name FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace",
+  );
+  let dump = '';
+  await fresh.database.asOwner(async (client) => {
+    for (const { name } of tables) dump += (await client.query<{ row: string }>(`SELECT t::text AS row FROM ${name} t`)).rows.map(({ row }) => row).join('\n');
+  });
+  expect(dump).toContain('hello');
+  for (const each of codes)
+    for (const form of [each, Buffer.from(each).toString('hex'), Buffer.from(each).toString('base64')]) expect(dump.includes(form)).toBe(false);
+});
+
+test('a file that can not be used says why', async () => {
+  await aNewVenue();
+  await expect(run(join(folder, 'nowhere.csv'))).rejects.toThrow('there is no such file');
+  await expect(run(file(''))).rejects.toThrow(SourceError);
+  await expect(run(file('name,email\nx,y\n'))).rejects.toThrow('the first line names no such column');
+  await expect(run(file('[{"ticket_id":"T"}]'), { format: 'jsonl' })).rejects.toThrow('write JSON Lines instead');
+  await expect(importTickets({ database: fresh.database, tenantId: venue.tenantId, eventId: 'none', path: file('ticket_id,code\n') })).rejects.toThrow(
+    'there is no event none',
+  );
+});
+
+test('a line of any length and any rubbish ends in a mistake, not in an end', async () => {
+  await aNewVenue();
+  const rubbish = [
+    '{"ticket_id":"T-1"',
+    '[]',
+    '7',
+    `{"ticket_id":"${'x'.repeat(200_000)}"}`,
+    '{"ticket_id":{"a":1},"code":[]}',
+    '\u0000\u0001',
+    JSON.stringify({ ticket_id: 'T-9', code: code() }),
+  ];
+  const report = await run(file(`${rubbish.join('\n')}\n`, 'jsonl'));
+  expect(report).toMatchObject({ created: 1, refused: 6 });
+  expect(report.mistakes.map((line) => Number(line.replace(/^.*\.jsonl:(\d+):.*$/s, '$1')))).toEqual([1, 2, 3, 4, 5, 5, 6]);
+});
