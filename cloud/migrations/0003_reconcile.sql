@@ -138,130 +138,151 @@ CREATE FUNCTION copy_usage_to_tickets(events text[], ticket_ids text[]) RETURNS 
       OR (u.entries > 0 AND t.status IN ('sold', 'minted', 'active', 'transferred')) OR (u.entries = 0 AND t.status_before_entry IS NOT NULL))
 $$;
 
--- Replays every grant of these tickets, in rank order, and writes verdicts, conflicts and usage where they changed. The caller holds the tickets'
--- rows of ticket_usage, and adds the sums that come back (add_counts) as its last step.
+-- One grant of a replay: where it stands, what was written of it, and what is to be.
+CREATE TYPE replayed AS (
+  event_id text, ticket_id text, gate text, epoch bigint, seq bigint, at timestamptz, direction text,
+  was_verdict text, was_used integer, was_uncertain integer, changed boolean,
+  verdict text, cause text, overlapping boolean, used integer, uncertain integer, outcome text
+);
+
+-- Every grant of these tickets, in rank order, judged in that order by the policies that its gate had (rules/entitlement.ts says the same for a gate).
+-- A grant that is beyond its right does not change what later ones may: at an all-knowing gate it would not have happened.
+CREATE FUNCTION replay_tickets(events text[], ticket_ids text[]) RETURNS SETOF replayed LANGUAGE plpgsql STABLE ROWS 1000 AS $$
+DECLARE
+  tenant uuid := current_tenant_id();
+  a record;
+  r replayed;
+  party integer; visits integer; inside integer; expected integer; last_in timestamptz; visit_days date[]; visit_gates text[]; has_winner boolean;
+  allowance integer; forgotten boolean; today date;
+BEGIN
+  FOR a IN
+    WITH ticket AS MATERIALIZED (
+      SELECT k.event_id, k.ticket_id, t.tier, t.max_scans, t.units AS party, coalesce(t.vip, false) AS vip, e.time_zone, e.policies AS policies_now
+      FROM (SELECT DISTINCT * FROM unnest(events, ticket_ids) AS k (event_id, ticket_id)) AS k
+      LEFT JOIN LATERAL (SELECT * FROM tickets x WHERE x.tenant_id = tenant AND x.event_id = k.event_id AND x.ticket_id = k.ticket_id LIMIT 1) AS t ON true
+      LEFT JOIN LATERAL (SELECT * FROM events x WHERE x.tenant_id = tenant AND x.event_id = k.event_id LIMIT 1) AS e ON true
+    ), counted AS MATERIALIZED (
+      SELECT k.*, adm.gate, adm.epoch, adm.seq, adm.at, adm.at_low, adm.at_high, adm.direction, adm.units, adm.manifest_version,
+        adm.verdict AS was_verdict, adm.cause AS was_cause, adm.overlapping AS was_overlapping, adm.units_used::integer AS was_used, adm.units_uncertain::integer AS was_uncertain, adm.outcome AS was_outcome,
+        coalesce(s.outcome, w.outcome) AS outcome, coalesce(s.used, (w.outcome <> 'returned')::integer) AS used, coalesce(s.uncertain, (w.outcome IN ('open', 'unknown', 'stuck'))::integer) AS uncertain
+      FROM ticket k
+      CROSS JOIN LATERAL (SELECT * FROM admissions x WHERE x.tenant_id = tenant AND x.event_id = k.event_id AND x.ticket_id = k.ticket_id AND x.granted OFFSET 0) AS adm
+      CROSS JOIN LATERAL (SELECT outcome_of_word(greatest(adm.word_1, adm.word_all)) AS outcome OFFSET 0) AS w
+      LEFT JOIN LATERAL grant_state(adm.units, adm.word_1, adm.words, adm.word_all) AS s ON adm.units > 1
+    ), policy AS MATERIALIZED (
+      SELECT d.event_id AS e, d.manifest_version AS v, d.gate AS g, d.tier AS t, p.*
+      FROM (SELECT DISTINCT event_id, manifest_version, gate, tier, policies_now FROM counted) AS d
+      -- Of the version that the gate had, or the first one known.
+      LEFT JOIN LATERAL (SELECT h.policies FROM event_policies h WHERE h.tenant_id = tenant AND h.event_id = d.event_id ORDER BY h.version > d.manifest_version, CASE WHEN h.version <= d.manifest_version THEN -h.version ELSE h.version END LIMIT 1) AS h ON true
+      CROSS JOIN LATERAL entitlement_policy(coalesce(h.policies, d.policies_now, '{}'), d.tier, d.gate) AS p
+    )
+    SELECT c.*, p.*,
+      c.used > 0 AND (coalesce(max(c.at_high) FILTER (WHERE c.used > 0) OVER before >= c.at_low, false) OR coalesce(min(c.at_low) FILTER (WHERE c.used > 0) OVER after <= c.at_high, false)) AS overlaps,
+      row_number() OVER before = 1 AS begins
+    FROM counted c JOIN policy p ON p.e = c.event_id AND p.v = c.manifest_version AND p.g = c.gate AND p.t IS NOT DISTINCT FROM c.tier
+    WINDOW before AS (PARTITION BY c.event_id, c.ticket_id ORDER BY c.at, c.gate COLLATE "C", c.epoch, c.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+      after AS (PARTITION BY c.event_id, c.ticket_id ORDER BY c.at, c.gate COLLATE "C", c.epoch, c.seq ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING)
+    ORDER BY c.event_id, c.ticket_id, c.at, c.gate COLLATE "C", c.epoch, c.seq
+  LOOP
+    IF a.begins THEN
+      party := a.party; visits := 0; inside := 0; expected := 0; last_in := NULL; visit_days := '{}'; visit_gates := '{}'; has_winner := false;
+    END IF;
+    r.cause := NULL;
+    IF a.used = 0 THEN
+      r.verdict := 'annulled';
+    ELSE
+      party := coalesce(party, a.units);
+      IF a.direction = 'out' THEN
+        IF inside > 0 OR a.passback <> 'hard' THEN
+          r.verdict := 'exit'; inside := greatest(0, inside - a.used); expected := 0;
+        ELSE
+          r.verdict := 'excess'; r.cause := 'passback';
+        END IF;
+      ELSE
+        IF a.days IS NOT NULL OR a.per_day IS NOT NULL THEN today := venue_day(a.at, a.time_zone); END IF;
+        -- In the order of rules/entitlement.ts. The first visit, the rest of its party, and VIP need no leave.
+        IF visits > 0 AND expected = 0 AND NOT (a.vip AND a.vip_always) THEN
+          allowance := coalesce(a.max_scans, a.total, CASE a.rule WHEN 'none' THEN 1 END);
+          forgotten := a.forget_after_s IS NOT NULL AND last_in IS NOT NULL AND extract(epoch FROM a.at - last_in) > a.forget_after_s;
+          r.cause := CASE
+            WHEN allowance IS NOT NULL AND (a.rule = 'none' OR a.counts_as_entry) AND visits >= allowance THEN CASE allowance WHEN 1 THEN 'already_redeemed' ELSE 'max_entries' END
+            WHEN a.rule = 'after_exit' AND inside >= party THEN 'already_inside'
+            WHEN a.max_reentries IS NOT NULL AND visits - 1 >= a.max_reentries THEN CASE a.max_reentries WHEN 0 THEN 'already_redeemed' ELSE 'max_entries' END
+            WHEN a.until IS NOT NULL AND a.at > a.until THEN 'already_redeemed'
+            WHEN a.days IS NOT NULL AND NOT today = ANY (visit_days) AND (SELECT count(DISTINCT d) FROM unnest(visit_days) AS d) >= a.days THEN 'max_entries'
+            WHEN a.per_day IS NOT NULL AND (SELECT count(*) FROM unnest(visit_days) AS d WHERE d = today) >= a.per_day THEN 'max_entries'
+            WHEN a.per_gate IS NOT NULL AND (SELECT count(*) FROM unnest(visit_gates) AS g WHERE g = a.gate) >= a.per_gate THEN 'max_entries'
+            WHEN a.passback = 'hard' AND inside >= party AND NOT forgotten THEN 'passback'
+            WHEN extract(epoch FROM a.at - last_in) < greatest(a.duplicate_window_s, a.min_gap_s) THEN 'gap'
+          END;
+        END IF;
+        IF r.cause IS NOT NULL THEN
+          r.verdict := 'excess';
+        ELSE
+          r.verdict := CASE WHEN has_winner THEN 'reentry' ELSE 'winner' END;
+          has_winner := true;
+          IF expected = 0 THEN
+            visits := visits + 1; expected := party;
+            IF a.per_gate IS NOT NULL THEN visit_gates := visit_gates || a.gate::text; END IF;
+            IF today IS NOT NULL THEN visit_days := visit_days || today; END IF;
+          END IF;
+          expected := greatest(0, expected - a.used); inside := inside + a.used; last_in := a.at;
+        END IF;
+      END IF;
+    END IF;
+    r.event_id := a.event_id; r.ticket_id := a.ticket_id; r.gate := a.gate; r.epoch := a.epoch; r.seq := a.seq; r.at := a.at; r.direction := a.direction;
+    r.was_verdict := a.was_verdict; r.was_used := a.was_used; r.was_uncertain := a.was_uncertain;
+    r.overlapping := a.overlaps; r.used := a.used; r.uncertain := a.uncertain; r.outcome := a.outcome;
+    r.changed := (a.was_verdict, a.was_cause, a.was_overlapping, a.was_used, a.was_uncertain, a.was_outcome) IS DISTINCT FROM (r.verdict, r.cause, a.overlaps, a.used, a.uncertain, a.outcome);
+    RETURN NEXT r;
+  END LOOP;
+END
+$$;
+
+-- Replays these tickets and writes verdicts, conflicts and usage where they changed. The caller holds the tickets' rows of ticket_usage, and adds
+-- the sums that come back (add_counts) as its last step.
 CREATE FUNCTION rank_tickets(events text[], ticket_ids text[]) RETURNS count_delta[] LANGUAGE plpgsql AS $$
 DECLARE
   tenant uuid := current_tenant_id();
-  ticket record;
-  a record;
-  p record;
-  policies jsonb;
-  policy_key text;
-  -- The replay's state.
-  party integer; visits integer; inside integer; expected integer; last_in timestamptz; visit_days date[]; visit_gates text[]; first_in timestamptz; entries integer; last_scan timestamptz;
-  winner admissions; has_winner boolean; verdict text; cause text; allowance integer; gap_s double precision; forgotten boolean;
-  -- What changes.
-  changed admissions[] := '{}';
-  clash conflicts[] := '{}';
-  usage ticket_usage[] := '{}';
-  deltas count_delta[] := '{}';
-  row_now admissions;
+  grants replayed[];
+  changed replayed[];
+  deltas count_delta[];
 BEGIN
-  FOR ticket IN
-    SELECT k.event_id, k.ticket_id, t.ticket_id IS NOT NULL AS known, t.tier, t.max_scans, t.units, coalesce(t.vip, false) AS vip, e.time_zone, e.policies AS policies_now
-    FROM (SELECT DISTINCT * FROM unnest(events, ticket_ids) AS k (event_id, ticket_id)) AS k
-    LEFT JOIN tickets t ON t.tenant_id = tenant AND t.event_id = k.event_id AND t.ticket_id = k.ticket_id
-    LEFT JOIN events e ON e.tenant_id = tenant AND e.event_id = k.event_id
-    ORDER BY k.event_id, k.ticket_id
-  LOOP
-    party := ticket.units; visits := 0; inside := 0; expected := 0; last_in := NULL; visit_days := '{}'; visit_gates := '{}'; first_in := NULL; entries := 0; last_scan := NULL; has_winner := false; winner := NULL; policy_key := NULL;
-    FOR a IN
-      SELECT adm AS row_was, s.used, s.uncertain, s.outcome,
-        s.used > 0 AND (coalesce(max(adm.at_high) FILTER (WHERE s.used > 0) OVER before >= adm.at_low, false) OR coalesce(min(adm.at_low) FILTER (WHERE s.used > 0) OVER after <= adm.at_high, false)) AS overlapping
-      FROM admissions adm CROSS JOIN LATERAL grant_state(adm.units, adm.word_1, adm.words, adm.word_all) AS s
-      WHERE adm.tenant_id = tenant AND adm.event_id = ticket.event_id AND adm.ticket_id = ticket.ticket_id AND adm.granted
-      WINDOW before AS (ORDER BY adm.at, adm.gate COLLATE "C", adm.epoch, adm.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-        after AS (ORDER BY adm.at, adm.gate COLLATE "C", adm.epoch, adm.seq ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING)
-      ORDER BY adm.at, adm.gate COLLATE "C", adm.epoch, adm.seq
-    LOOP
-      row_now := a.row_was;
-      cause := NULL;
-      IF a.used = 0 THEN
-        verdict := 'annulled';
-      ELSE
-        IF policy_key IS DISTINCT FROM row_now.manifest_version || ' ' || row_now.gate THEN
-          policy_key := row_now.manifest_version || ' ' || row_now.gate;
-          -- Of the version that the gate had, or the first one known.
-          SELECT h.policies INTO policies FROM event_policies h WHERE h.tenant_id = tenant AND h.event_id = ticket.event_id AND h.version <= row_now.manifest_version ORDER BY h.version DESC LIMIT 1;
-          IF NOT FOUND THEN
-            SELECT h.policies INTO policies FROM event_policies h WHERE h.tenant_id = tenant AND h.event_id = ticket.event_id ORDER BY h.version LIMIT 1;
-            IF NOT FOUND THEN policies := ticket.policies_now; END IF;
-          END IF;
-          SELECT * INTO p FROM entitlement_policy(coalesce(policies, '{}'), ticket.tier, row_now.gate);
-        END IF;
-        party := coalesce(party, row_now.units);
-        forgotten := p.forget_after_s IS NOT NULL AND last_in IS NOT NULL AND extract(epoch FROM row_now.at - last_in) > p.forget_after_s;
-        IF row_now.direction = 'out' THEN
-          IF inside > 0 OR p.passback <> 'hard' THEN
-            verdict := 'exit'; inside := greatest(0, inside - a.used); expected := 0;
-          ELSE
-            verdict := 'excess'; cause := 'passback';
-          END IF;
-        ELSE
-          -- In the order of rules/entitlement.ts.
-          IF visits > 0 AND expected = 0 AND NOT (ticket.vip AND p.vip_always) THEN
-            allowance := coalesce(ticket.max_scans, p.total, CASE p.rule WHEN 'none' THEN 1 END);
-            gap_s := greatest(p.duplicate_window_s, p.min_gap_s);
-            cause := CASE
-              WHEN allowance IS NOT NULL AND (p.rule = 'none' OR p.counts_as_entry) AND visits >= allowance THEN CASE allowance WHEN 1 THEN 'already_redeemed' ELSE 'max_entries' END
-              WHEN p.rule = 'after_exit' AND inside >= party THEN 'already_inside'
-              WHEN p.max_reentries IS NOT NULL AND visits - 1 >= p.max_reentries THEN CASE p.max_reentries WHEN 0 THEN 'already_redeemed' ELSE 'max_entries' END
-              WHEN p.until IS NOT NULL AND row_now.at > p.until THEN 'already_redeemed'
-              WHEN p.days IS NOT NULL AND NOT venue_day(row_now.at, ticket.time_zone) = ANY (visit_days) AND (SELECT count(DISTINCT d) FROM unnest(visit_days) AS d) >= p.days THEN 'max_entries'
-              WHEN p.per_day IS NOT NULL AND (SELECT count(*) FROM unnest(visit_days) AS d WHERE d = venue_day(row_now.at, ticket.time_zone)) >= p.per_day THEN 'max_entries'
-              WHEN p.per_gate IS NOT NULL AND (SELECT count(*) FROM unnest(visit_gates) AS g WHERE g = row_now.gate) >= p.per_gate THEN 'max_entries'
-              WHEN p.passback = 'hard' AND inside >= party AND NOT forgotten THEN 'passback'
-              WHEN extract(epoch FROM row_now.at - last_in) < gap_s THEN 'gap'
-            END;
-          END IF;
-          IF cause IS NOT NULL THEN
-            verdict := 'excess';
-          ELSE
-            verdict := CASE WHEN has_winner THEN 'reentry' ELSE 'winner' END;
-            IF NOT has_winner THEN winner := row_now; has_winner := true; first_in := row_now.at; END IF;
-            IF expected = 0 THEN
-              visits := visits + 1; expected := party; visit_gates := visit_gates || row_now.gate;
-              IF p.days IS NOT NULL OR p.per_day IS NOT NULL THEN visit_days := visit_days || venue_day(row_now.at, ticket.time_zone); END IF;
-            END IF;
-            expected := greatest(0, expected - a.used); inside := inside + a.used; last_in := row_now.at; entries := entries + 1; last_scan := row_now.at;
-          END IF;
-        END IF;
-      END IF;
-      IF verdict = 'excess' THEN
-        clash := clash || ROW(tenant, ticket.event_id, ticket.ticket_id, row_now.gate, row_now.epoch, row_now.seq,
-          winner.gate, winner.epoch, winner.seq, cause, row_now.at, winner.at, a.overlapping, now())::conflicts;
-      END IF;
-      IF (row_now.verdict, row_now.cause, row_now.overlapping, row_now.units_used, row_now.units_uncertain, row_now.outcome) IS DISTINCT FROM (verdict, cause, a.overlapping, a.used::smallint, a.uncertain::smallint, a.outcome) THEN
-        IF row_now.verdict IS NOT NULL THEN deltas := deltas || counts_of(row_now.gate, row_now.event_id, -1, row_now.verdict, row_now.direction, row_now.units_used, row_now.units_uncertain); END IF;
-        deltas := deltas || counts_of(row_now.gate, row_now.event_id, 1, verdict, row_now.direction, a.used, a.uncertain);
-        row_now.verdict := verdict; row_now.cause := cause; row_now.overlapping := a.overlapping; row_now.units_used := a.used; row_now.units_uncertain := a.uncertain; row_now.outcome := a.outcome;
-        changed := changed || row_now;
-      END IF;
-    END LOOP;
-    usage := usage || ROW(tenant, ticket.event_id, ticket.ticket_id, entries, first_in, last_scan, ticket.known)::ticket_usage;
-  END LOOP;
-
-  -- Demote before promoting: in one UPDATE the unique index would break, depending on the order of rows.
-  UPDATE admissions adm SET verdict = NULL FROM unnest(changed) AS c
-  WHERE adm.tenant_id = tenant AND adm.gate = c.gate AND adm.epoch = c.epoch AND adm.seq = c.seq AND adm.verdict = 'winner' AND c.verdict <> 'winner';
-  UPDATE admissions adm SET verdict = c.verdict, cause = c.cause, overlapping = c.overlapping, units_used = c.units_used, units_uncertain = c.units_uncertain, outcome = c.outcome FROM unnest(changed) AS c
-  WHERE adm.tenant_id = tenant AND adm.gate = c.gate AND adm.epoch = c.epoch AND adm.seq = c.seq;
-
-  DELETE FROM conflicts x USING unnest(events, ticket_ids) AS k (event_id, ticket_id)
-  WHERE x.tenant_id = tenant AND x.event_id = k.event_id AND x.ticket_id = k.ticket_id
-    AND NOT EXISTS (SELECT FROM unnest(clash) AS c WHERE c.event_id = x.event_id AND c.ticket_id = x.ticket_id AND (c.loser_gate, c.loser_epoch, c.loser_seq) = (x.loser_gate, x.loser_epoch, x.loser_seq));
-  IF cardinality(clash) > 0 THEN
-    INSERT INTO conflicts AS x SELECT c.* FROM unnest(clash) AS c
-    ON CONFLICT (tenant_id, event_id, ticket_id, loser_gate, loser_epoch, loser_seq) DO UPDATE SET
-      winner_gate = excluded.winner_gate, winner_epoch = excluded.winner_epoch, winner_seq = excluded.winner_seq, cause = excluded.cause, loser_at = excluded.loser_at, winner_at = excluded.winner_at, overlapping = excluded.overlapping
-    WHERE (x.winner_gate, x.winner_epoch, x.winner_seq, x.cause, x.loser_at, x.winner_at, x.overlapping)
-      IS DISTINCT FROM (excluded.winner_gate, excluded.winner_epoch, excluded.winner_seq, excluded.cause, excluded.loser_at, excluded.winner_at, excluded.overlapping);
+  SELECT array_agg(r), array_agg(r) FILTER (WHERE r.changed) INTO grants, changed FROM replay_tickets(events, ticket_ids) AS r;
+  IF changed IS NOT NULL THEN
+    -- Demote before promoting: in one UPDATE the unique index would break, depending on the order of rows.
+    IF EXISTS (SELECT FROM unnest(changed) AS c WHERE c.was_verdict = 'winner' AND c.verdict <> 'winner') THEN
+      UPDATE admissions adm SET verdict = NULL FROM unnest(changed) AS c
+      WHERE adm.tenant_id = tenant AND adm.gate = c.gate AND adm.epoch = c.epoch AND adm.seq = c.seq AND c.was_verdict = 'winner' AND c.verdict <> 'winner';
+    END IF;
+    UPDATE admissions adm SET verdict = c.verdict, cause = c.cause, overlapping = c.overlapping, units_used = c.used, units_uncertain = c.uncertain, outcome = c.outcome FROM unnest(changed) AS c
+    WHERE adm.tenant_id = tenant AND adm.gate = c.gate AND adm.epoch = c.epoch AND adm.seq = c.seq;
+    SELECT array_agg(d) INTO deltas FROM (
+      SELECT counts_of(c.gate, c.event_id, 1, c.verdict, c.direction, c.used, c.uncertain) AS d FROM unnest(changed) AS c
+      UNION ALL SELECT counts_of(c.gate, c.event_id, -1, c.was_verdict, c.direction, c.was_used, c.was_uncertain) FROM unnest(changed) AS c WHERE c.was_verdict IS NOT NULL) AS both_ways;
   END IF;
 
-  UPDATE ticket_usage u SET entries = n.entries, first_at = n.first_at, last_at = n.last_at, known = n.known FROM unnest(usage) AS n
+  DELETE FROM conflicts x USING (
+    SELECT k.event_id, k.ticket_id, y.loser_gate, y.loser_epoch, y.loser_seq FROM (SELECT DISTINCT * FROM unnest(events, ticket_ids) AS k (event_id, ticket_id)) AS k
+    CROSS JOIN LATERAL (SELECT * FROM conflicts z WHERE z.tenant_id = tenant AND z.event_id = k.event_id AND z.ticket_id = k.ticket_id OFFSET 0) AS y
+    EXCEPT SELECT g.event_id, g.ticket_id, g.gate, g.epoch, g.seq FROM unnest(grants) AS g WHERE g.verdict = 'excess') AS gone
+  WHERE x.tenant_id = tenant AND x.event_id = gone.event_id AND x.ticket_id = gone.ticket_id AND x.loser_gate = gone.loser_gate AND x.loser_epoch = gone.loser_epoch AND x.loser_seq = gone.loser_seq;
+  INSERT INTO conflicts AS x (tenant_id, event_id, ticket_id, loser_gate, loser_epoch, loser_seq, winner_gate, winner_epoch, winner_seq, cause, loser_at, winner_at, overlapping)
+  SELECT tenant, g.event_id, g.ticket_id, g.gate, g.epoch, g.seq, w.gate, w.epoch, w.seq, g.cause, g.at, w.at, g.overlapping
+  FROM unnest(grants) AS g LEFT JOIN unnest(grants) AS w ON w.event_id = g.event_id AND w.ticket_id = g.ticket_id AND w.verdict = 'winner' WHERE g.verdict = 'excess'
+  ON CONFLICT (tenant_id, event_id, ticket_id, loser_gate, loser_epoch, loser_seq) DO UPDATE SET
+    winner_gate = excluded.winner_gate, winner_epoch = excluded.winner_epoch, winner_seq = excluded.winner_seq, cause = excluded.cause, loser_at = excluded.loser_at, winner_at = excluded.winner_at, overlapping = excluded.overlapping
+  WHERE (x.winner_gate, x.winner_epoch, x.winner_seq, x.cause, x.loser_at, x.winner_at, x.overlapping)
+    IS DISTINCT FROM (excluded.winner_gate, excluded.winner_epoch, excluded.winner_seq, excluded.cause, excluded.loser_at, excluded.winner_at, excluded.overlapping);
+
+  UPDATE ticket_usage u SET entries = n.entries, first_at = n.first_at, last_at = n.last_at, known = n.known
+  FROM (
+    SELECT k.event_id, k.ticket_id, count(g.gate)::integer AS entries, min(g.at) AS first_at, max(g.at) AS last_at,
+      EXISTS (SELECT FROM tickets t WHERE t.tenant_id = tenant AND t.event_id = k.event_id AND t.ticket_id = k.ticket_id) AS known
+    FROM (SELECT DISTINCT * FROM unnest(events, ticket_ids) AS k (event_id, ticket_id)) AS k
+    LEFT JOIN unnest(grants) AS g ON g.event_id = k.event_id AND g.ticket_id = k.ticket_id AND g.verdict IN ('winner', 'reentry') GROUP BY k.event_id, k.ticket_id) AS n
   WHERE u.tenant_id = tenant AND u.event_id = n.event_id AND u.ticket_id = n.ticket_id AND (u.entries, u.first_at, u.last_at, u.known) IS DISTINCT FROM (n.entries, n.first_at, n.last_at, n.known);
-  RETURN deltas;
+  RETURN coalesce(deltas, '{}');
 END
 $$;
 

@@ -53,16 +53,15 @@ END
 $$;
 
 -- Where a row lies in time: by its boot's offset; else between the boot's neighbours; else by its wall clock, kept within the neighbour that is known.
-CREATE FUNCTION place_in_time(b boots, boottime_ms double precision, ts timestamptz, OUT at_low timestamptz, OUT at timestamptz, OUT at_high timestamptz, OUT placed boolean)
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT
-    CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms - b.bound_ms) ELSE coalesce(b.after_at, '-infinity') END,
-    CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms)
-      WHEN b.after_at IS NOT NULL AND b.before_at IS NOT NULL THEN b.after_at + (b.before_at - b.after_at) / 2
-      ELSE greatest(least(coalesce(ts, 'epoch'::timestamptz), b.before_at), b.after_at) END,
-    CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms + b.bound_ms) ELSE coalesce(b.before_at, 'infinity') END,
-    b.offset_ms IS NOT NULL
-$$;
+-- Three functions of one expression each, so that they are inlined.
+CREATE FUNCTION earliest_of(b boots, boottime_ms double precision) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms - b.bound_ms) ELSE coalesce(b.after_at, '-infinity') END;
+CREATE FUNCTION latest_of(b boots, boottime_ms double precision) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms + b.bound_ms) ELSE coalesce(b.before_at, 'infinity') END;
+CREATE FUNCTION middle_of(b boots, boottime_ms double precision, ts timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms)
+    WHEN b.after_at IS NOT NULL AND b.before_at IS NOT NULL THEN b.after_at + (b.before_at - b.after_at) / 2
+    ELSE greatest(least(coalesce(ts, 'epoch'::timestamptz), b.before_at), b.after_at) END;
 
 -- Rows whose key is stored with another hash: quarantined, never acknowledged, and an alert. Answers them as [gate, epoch, seq].
 CREATE FUNCTION quarantine_clones(input ledger_input[]) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -144,7 +143,8 @@ BEGIN
 
   -- Grants, and words on grants, each folded to one row a grant.
   SELECT array_agg(ROW(k.gate, k.epoch, k.seq, coalesce(g.event_id, k.event_id), coalesce(g.ticket_id, k.ticket_id), g.gate IS NOT NULL, decode(g.ticket_ref, 'hex'), g.direction, g.units, g.manifest_version, b.boot_no, g.boottime_ms, g.ts,
-      t.at_low, t.at, t.at_high, t.placed, k.word_1, nullif(k.words, '{}'), k.word_all)::ledger_grant ORDER BY k.gate, k.epoch, k.seq) INTO grants_in
+      CASE WHEN g.gate IS NOT NULL THEN earliest_of(b, g.boottime_ms) END, CASE WHEN g.gate IS NOT NULL THEN middle_of(b, g.boottime_ms, g.ts) END, CASE WHEN g.gate IS NOT NULL THEN latest_of(b, g.boottime_ms) END,
+      CASE WHEN g.gate IS NOT NULL THEN b.offset_ms IS NOT NULL END, k.word_1, nullif(k.words, '{}'), k.word_all)::ledger_grant ORDER BY k.gate, k.epoch, k.seq) INTO grants_in
   FROM (
     SELECT w.gate, w.epoch, w.seq, min(w.event_id) AS event_id, min(w.ticket_id) AS ticket_id, max(w.word) FILTER (WHERE w.unit = 1) AS word_1, strongest_words(w.unit, w.word) FILTER (WHERE w.unit > 1) AS words, max(w.word) FILTER (WHERE w.unit IS NULL) AS word_all
     FROM (
@@ -157,8 +157,7 @@ BEGIN
     ) AS w GROUP BY w.gate, w.epoch, w.seq
   ) AS k
   LEFT JOIN unnest(fresh) AS g ON g.gate = k.gate AND g.epoch = k.epoch AND g.seq = k.seq AND g.kind = 'grant' AND g.readable
-  LEFT JOIN boots b ON b.tenant_id = tenant AND b.gate = g.gate AND b.boot_id = g.boot_id
-  LEFT JOIN LATERAL place_in_time(b, g.boottime_ms, g.ts) AS t ON g.gate IS NOT NULL;
+  LEFT JOIN boots b ON b.tenant_id = tenant AND b.gate = g.gate AND b.boot_id = g.boot_id;
 
   -- Tickets whose earlier grants are touched: by a word, or by a boot that moved.
   SELECT coalesce(array_agg(s.event_id), '{}'), coalesce(array_agg(s.ticket_id), '{}') INTO slow_events, slow_tickets FROM (
@@ -188,9 +187,8 @@ BEGIN
     PERFORM 1 FROM ticket_usage u WHERE u.tenant_id = tenant AND (u.event_id, u.ticket_id) IN (SELECT * FROM unnest(slow_events, slow_tickets)) ORDER BY u.event_id, u.ticket_id FOR UPDATE;
     IF cardinality(moved) > 0 THEN
       UPDATE admissions a SET at_low = n.at_low, at = n.at, at_high = n.at_high, placed = n.placed FROM (
-        SELECT x.gate, x.epoch, x.seq, t.* FROM boots b
+        SELECT x.gate, x.epoch, x.seq, earliest_of(b, x.boottime_ms) AS at_low, middle_of(b, x.boottime_ms, x.ts) AS at, latest_of(b, x.boottime_ms) AS at_high, b.offset_ms IS NOT NULL AS placed FROM boots b
         JOIN admissions x ON x.tenant_id = tenant AND x.gate = b.gate AND (x.epoch, x.seq) BETWEEN (b.first_epoch, b.first_seq) AND (b.last_epoch, b.last_seq) AND x.boot_no = b.boot_no
-        CROSS JOIN LATERAL place_in_time(b, x.boottime_ms, x.ts) AS t
         WHERE b.tenant_id = tenant AND b.gate = ANY (gates) AND b.boot_no = ANY (moved)) AS n
       WHERE a.tenant_id = tenant AND a.gate = n.gate AND a.epoch = n.epoch AND a.seq = n.seq;
     END IF;
