@@ -476,6 +476,33 @@ test('a new manifest counts what was counted before, no more and no less, and fo
   expect(reasonOf(desk.decide(fresh))).toBe('first_entry');
 });
 
+test('a manifest file that breaks while it is read gives way to the last good one, and is fetched again', async () => {
+  const codes = Array.from({ length: 3_000 }, newCode);
+  const { desk, path, home, signer, notices } = await setUp({ tickets: codes.map((code) => ticket(code)) });
+  const next = await makeManifest(home, signer, { version: 2, tickets: codes.map((code) => ticket(code, { tier: 'second' })) });
+  await desk.core.installManifest(next.file, next.wanted);
+  const broken = join(path, 'manifests', EVENT, '2.sqlite');
+  desk.core.close();
+  tear(broken, 12 * 4096, statSync(broken).size - 13 * 4096);
+  await desk.open();
+  let found: StoreError | null = null;
+  for (const code of codes) {
+    try {
+      desk.decide(code);
+    } catch (error) {
+      found = error as StoreError;
+      break;
+    }
+  }
+  expect(found).toMatchObject({ damaged: true, file: 'manifest', path: broken });
+  await desk.core.recover(found as StoreError, desk.stamp());
+  expect(notices.join()).toContain('is damaged; set aside as 2.damaged-');
+  expect(desk.core.status(desk.stamp())).toMatchObject({ manifests: [{ version: 1 }], usageComplete: true });
+  expect(reasonOf(desk.decide(codes.at(-1) ?? ''))).toBe('first_entry');
+  expect(desk.core.want(Buffer.from(JSON.stringify({ schema: 1, events: [next.wanted] })))).toMatchObject([{ since: null }]);
+  expect(await desk.core.installManifest(next.file, next.wanted)).toEqual({ ok: true, version: 2 });
+});
+
 test('a second process is refused the store', async () => {
   const { path, signer } = await setUp(null);
   await expect(openDeskCore({ path, gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stampAt(1))).rejects.toMatchObject({

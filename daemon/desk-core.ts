@@ -209,7 +209,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
 
   const write = (bodies: readonly RowBody[], stamp: Stamp, also?: () => void): readonly AppendedRow[] => {
     const rows = parts.ledger.append(bodies, stamp, also);
-    for (const row of rows) parts.usage.applyOwn(row.position[0], row.entry);
+    for (const row of rows) parts.usage.applyOwn(row.position[0], row.entry, true);
     parts.ledger.tidy('busy');
     return rows;
   };
@@ -427,7 +427,11 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       return false;
     },
     async recover(error, stamp) {
-      if (error.file === 'manifest') return;
+      if (error.file === 'manifest') {
+        if (error.path !== null) parts.manifests.setAside(error.path, stamp.wallMs);
+        policies.clear();
+        return;
+      }
       const attempts = [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()];
       for (const attempt of attempts) {
         try {

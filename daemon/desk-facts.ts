@@ -3,7 +3,7 @@
  *
  * The code's text stays inside this file's calls: it is hashed, compared and forgotten.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { Medium } from '../contract/ids.ts';
 import type { CodeForm, SignedForm } from '../rules/code.ts';
 import type { Recognised, TicketFacts } from '../rules/facts.ts';
@@ -50,7 +50,7 @@ interface Hit {
 }
 
 export function ticketRefOf(salt: Buffer, lookupText: string): Buffer {
-  return createHash('sha256').update(salt).update(lookupText, 'utf8').digest().subarray(0, REF_BYTES);
+  return hash('sha256', Buffer.concat([salt, Buffer.from(lookupText, 'utf8')]), 'buffer').subarray(0, REF_BYTES);
 }
 
 /** `asked`: the cloud's answer, where it was asked; null: not asked. */

@@ -3,7 +3,7 @@
  *
  * Numbers and the last hash live in memory and move only after the commit: a commit that fails leaves the ledger as it was.
  */
-import { createHash } from 'node:crypto';
+import { hash as digest } from 'node:crypto';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
 import { migrateLedger } from './schema.ts';
@@ -29,7 +29,7 @@ export interface AppendedRow {
 /** Rows whose hashes are checked before the first decision; the others are checked while the lane is idle. */
 export const VERIFY_AT_OPEN_ROWS = 100;
 
-export const sha256Text = (text: string): string => createHash('sha256').update(text, 'utf8').digest('hex');
+export const sha256Text = (text: string): string => digest('sha256', text, 'hex');
 
 /** A chain that does not hold: the third and last thing that sets a database aside. */
 export function brokenChain(path: string, epoch: number, seq: number): StoreError {
@@ -230,14 +230,17 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
       const start = epochs.at(-1)?.firstId ?? 1;
       let id = lastId;
       let hash = previous;
+      const texts: string[] = [];
       const rows = bodies.map((body) => {
         const bare = { seq: ++id - start + 1, ...timesOf(at), ...defined(body) };
-        hash = sha256Text(hash + canonicalJson(bare));
+        const canonical = canonicalJson(bare);
+        hash = sha256Text(hash + canonical);
+        texts.push(`${canonical.slice(0, -1)},"hash":"${hash}"}`);
         return { position: [epoch, bare.seq] as RowPosition, entry: { ...bare, hash } as StoredEntry };
       });
       const write = () =>
-        rows.forEach((row, n) => {
-          insert.run(lastId + 1 + n, JSON.stringify(row.entry));
+        texts.forEach((text, n) => {
+          insert.run(lastId + 1 + n, text);
         });
       if (rows.length === 1 && also === undefined) {
         // A single statement is its own transaction: one round less.

@@ -90,11 +90,12 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
   const range = db.prepare<[Buffer, Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ? AND ref < ?');
   const last = db.prepare<[Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ?');
 
+  const anyUsed = db.prepare('SELECT 1 FROM usage LIMIT 1').get() !== undefined;
   const read = <T>(work: () => T): T => {
     try {
       return work();
     } catch (error) {
-      throw storeError(`read ${path}`, error, 'manifest');
+      throw storeError(`read ${path}`, error, 'manifest', path);
     }
   };
 
@@ -129,15 +130,17 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
       };
     },
     usageOf: (ref) =>
-      read(() => used.all(ref)).map((row) => ({
-        gate: row.gate,
-        epoch: row.epoch,
-        seq: row.seq,
-        atMs: row.at_ms,
-        direction: row.direction === 1 ? 'out' : 'in',
-        units: row.units,
-        outcome: row.outcome,
-      })),
+      !anyUsed
+        ? []
+        : read(() => used.all(ref)).map((row) => ({
+            gate: row.gate,
+            epoch: row.epoch,
+            seq: row.seq,
+            atMs: row.at_ms,
+            direction: row.direction === 1 ? 'out' : 'in',
+            units: row.units,
+            outcome: row.outcome,
+          })),
     async count() {
       let sum = 0;
       for (let first = 0; first < COUNT_RANGES; first++) {

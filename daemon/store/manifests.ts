@@ -6,12 +6,13 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { open as openFile, rename } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { LedgerVector } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ManifestHead, OverlayMessage, type PublicKey, WantedManifest, WantMessage } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import type { ManifestResult } from '../ports.ts';
+import { setAside as setAsideFile } from './damage.ts';
 import type { Ledger } from './ledger.ts';
 import { copyHashed, hashFile, MAX_MANIFEST_BYTES, type ManifestFile, openManifestFile } from './manifest-file.ts';
 import { createOverlays, MAX_OVERLAY_ROWS, type Overlays } from './overlay.ts';
@@ -43,6 +44,8 @@ export interface Manifests {
   install(source: string, wanted: unknown): Promise<ManifestResult>;
   applyOverlay(payload: Uint8Array): ManifestResult;
   want(payload: Uint8Array): readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[];
+  /** A file turned out damaged while it was read: it is renamed, and the last good one before it takes its place until a new one was fetched. */
+  setAside(path: string, wallMs: number): void;
   close(): void;
 }
 
@@ -88,23 +91,25 @@ export function openManifests(options: ManifestsOptions): Manifests {
   const previous = new Map<string, LedgerVector>();
   const carriedKeys = (): PublicKey[] => [...inForce.values()].flatMap((event) => event.file.head.keys);
 
-  const load = (row: ManifestRow): void => {
-    let file: ManifestFile;
+  const tryOpen = (eventId: string, version: number | null): ManifestFile | null => {
+    if (version === null) return null;
     try {
-      file = openManifestFile(pathOf(row.event_id, row.version));
+      return openManifestFile(pathOf(eventId, version));
     } catch (error) {
-      options.onUnusable(row.event_id, `manifest ${row.event_id} version ${row.version}: ${(error as Error).message}`);
-      return;
+      options.onUnusable(eventId, `manifest ${eventId} version ${version}: ${(error as Error).message}`);
+      return null;
     }
-    inForce.set(row.event_id, { eventId: row.event_id, file, overlayVersion: row.overlay_version });
-    if (row.previous_version === null || !existsSync(pathOf(row.event_id, row.previous_version))) return;
-    try {
-      const old = openManifestFile(pathOf(row.event_id, row.previous_version));
-      previous.set(row.event_id, old.head.upto);
-      old.close();
-    } catch {
-      /* not the one in force: nothing depends on it any more */
-    }
+  };
+  /** The file in force, else the last good one before it, which is kept for this. */
+  const load = (row: ManifestRow): void => {
+    const file = tryOpen(row.event_id, row.version) ?? tryOpen(row.event_id, row.previous_version);
+    if (file === null) return;
+    inForce.set(row.event_id, { eventId: row.event_id, file, overlayVersion: file.head.version === row.version ? row.overlay_version : file.head.version });
+    if (row.previous_version === null || file.head.version !== row.version || !existsSync(pathOf(row.event_id, row.previous_version))) return;
+    const old = tryOpen(row.event_id, row.previous_version);
+    if (old === null) return;
+    previous.set(row.event_id, old.head.upto);
+    old.close();
   };
   for (const row of rows.all()) if (row.active === 1) load(row);
 
@@ -158,7 +163,10 @@ export function openManifests(options: ManifestsOptions): Manifests {
     if (wanted.size > MAX_MANIFEST_BYTES) return fail('malformed', `${wanted.size} bytes, at most ${MAX_MANIFEST_BYTES}`);
     const known = rowOf.get(wanted.event_id);
     // The same version again is welcome where its file was lost; an older one never is.
-    if (known !== undefined && (wanted.version < known.version || (wanted.version === known.version && inForce.has(wanted.event_id))))
+    if (
+      known !== undefined &&
+      (wanted.version < known.version || (wanted.version === known.version && inForce.get(wanted.event_id)?.file.head.version === wanted.version))
+    )
       return fail('not_newer', `version ${known.version} of ${wanted.event_id} is known, ${wanted.version} is not newer`);
     const home = join(folder, wanted.event_id);
     const part = join(home, `${wanted.version}.part`);
@@ -250,6 +258,19 @@ export function openManifests(options: ManifestsOptions): Manifests {
         if (event === null || event.file.head.version < wanted.version) return [{ eventId: wanted.event_id, since: null, wanted }];
         return event.overlayVersion < wanted.overlay_version ? [{ eventId: wanted.event_id, since: event.overlayVersion, wanted }] : [];
       });
+    },
+    setAside(path, wallMs) {
+      const event = [...inForce.values()].find((one) => one.file.path === path);
+      const row = event === undefined ? undefined : rowOf.get(event.eventId);
+      if (event === undefined || row === undefined) return;
+      event.file.close();
+      inForce.delete(event.eventId);
+      previous.delete(event.eventId);
+      const aside = setAsideFile(path, wallMs);
+      options.onUnusable(event.eventId, `manifest ${event.eventId} version ${event.file.head.version} is damaged; set aside as ${basename(aside)}`);
+      load(row);
+      const now = inForce.get(event.eventId);
+      if (now !== undefined) options.onSwitched(now);
     },
     close() {
       for (const { file } of inForce.values()) file.close();

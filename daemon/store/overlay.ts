@@ -29,8 +29,16 @@ export function createOverlays(ledger: Ledger): Overlays {
   );
   const drop = db.prepare<[string, number]>('DELETE FROM overlays WHERE event_id = ? AND version <= ?');
   const count = db.prepare<[string], { n: number }>('SELECT count(*) AS n FROM overlays WHERE event_id = ?');
+  /** Events that have any change: most have none, and are not looked up. */
+  const changed = new Set(
+    db
+      .prepare<[], { event_id: string }>('SELECT DISTINCT event_id FROM overlays')
+      .all()
+      .map((row) => row.event_id),
+  );
   return {
     find(eventId, ref) {
+      if (!changed.has(eventId)) return null;
       const row = one.get(eventId, ref);
       if (row === undefined) return null;
       const change = JSON.parse(row.change) as TicketChange;
@@ -39,6 +47,7 @@ export function createOverlays(ledger: Ledger): Overlays {
         : { kind: 'ticket', ticket: factsOfChange(eventId, change as Exclude<TicketChange, { removed: true }>) };
     },
     put(eventId, version, changes) {
+      changed.add(eventId);
       for (const change of changes) put.run(eventId, Buffer.from(change.ticket_ref, 'hex'), version, JSON.stringify(change));
     },
     dropUpTo(eventId, version) {

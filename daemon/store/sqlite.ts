@@ -29,13 +29,16 @@ export class StoreError extends Error {
   readonly code: string;
   readonly damaged: boolean;
   readonly file: StoreFile;
-  constructor(fault: Fault, code: string, damaged: boolean, cause?: unknown, file: StoreFile = 'ledger') {
+  /** Of a manifest: which of them. */
+  readonly path: string | null;
+  constructor(fault: Fault, code: string, damaged: boolean, cause?: unknown, file: StoreFile = 'ledger', path: string | null = null) {
     super(`${fault.operation}: ${fault.cause}. ${fault.hint}`, { cause });
     this.name = 'StoreError';
     this.fault = fault;
     this.code = code;
     this.damaged = damaged;
     this.file = file;
+    this.path = path;
   }
 }
 
@@ -61,7 +64,7 @@ const HINTS: readonly (readonly [RegExp, string, string, boolean])[] = [
 ];
 
 /** Any error of SQLite or of the file system as a StoreError; a StoreError stays as it is. Never holds values that were bound. */
-export function storeError(operation: string, error: unknown, file: StoreFile = 'ledger'): StoreError {
+export function storeError(operation: string, error: unknown, file: StoreFile = 'ledger', path: string | null = null): StoreError {
   if (error instanceof StoreError) return error;
   const code = (error as { code?: unknown } | null)?.code;
   const word = typeof code === 'string' ? code : 'UNKNOWN';
@@ -75,7 +78,7 @@ export function storeError(operation: string, error: unknown, file: StoreFile = 
           healsItself: false,
         }
       : { operation, cause: `${known[1]} (${word})`, hint: known[2], healsItself: known[3] };
-  return new StoreError(fault, word, DAMAGED.test(word), error, file);
+  return new StoreError(fault, word, DAMAGED.test(word), error, file, path);
 }
 
 export interface OpenOptions {
@@ -88,6 +91,8 @@ export function openDatabase(path: string, options: OpenOptions): Sqlite {
   let db: Sqlite | undefined;
   try {
     db = new Database(path, { timeout: BUSY_TIMEOUT_MS });
+    // Nobody else needs to see derived data: without shared locks a lookup asks the kernel for less.
+    if (options.synchronous === 'normal') db.pragma('locking_mode = EXCLUSIVE');
     const mode = db.pragma('journal_mode = WAL', { simple: true });
     if (mode !== 'wal')
       throw fault(`open ${path}`, `journal_mode is ${String(mode)}, not wal`, 'Put the store on a local file system that supports shared memory.');

@@ -32,8 +32,8 @@ export interface UsageStore {
   /** Every grant of a ticket that rows tell of, covered by a manifest or not. */
   ofTicket(ticketRef: string): readonly GrantState[];
   find(key: GrantKey): GrantState | null;
-  /** Takes in one row of the gate's own ledger, in order. */
-  applyOwn(epoch: number, entry: Readonly<Record<string, unknown>>): void;
+  /** Takes in one row of the gate's own ledger, in order. `fresh`: it was written just now, so that nothing can have been said of it before. */
+  applyOwn(epoch: number, entry: Readonly<Record<string, unknown>>, fresh?: boolean): void;
   /** Takes in rows of another ledger (or of an own epoch that was lost). Rows met before change nothing. `gap`: rows are missing before the last of these. */
   applyPeer(
     ledger: string,
@@ -141,9 +141,9 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     const row = read(() => byRow.get(key.gate, key.epoch, key.seq));
     return row === undefined ? null : parse(row);
   };
-  const hold = (state: GrantState): void => {
+  const hold = (state: GrantState, fresh: boolean): void => {
     const key = keyText(state);
-    const known = find(state);
+    const known = fresh ? null : find(state);
     const merged = known === null ? state : mergeStates(known, state);
     dirty.set(key, merged);
     if (merged.ticketRef === null) return;
@@ -151,9 +151,10 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     if (keys === undefined) dirtyOfTicket.set(merged.ticketRef, new Set([key]));
     else keys.add(key);
   };
-  const take = (ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): void => {
+  const take = (ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>, fresh = false): void => {
     const state = readRow(ledger, epoch, entry);
-    if (state !== null) hold(state);
+    // Nothing can have been said of an own grant before it was written.
+    if (state !== null) hold(state, fresh && state.known);
   };
   const markSeen = (ledger: string, epoch: number): void => {
     changedSeen.add(`${ledger} ${epoch}`);
@@ -206,11 +207,11 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       return [...stored, ...held];
     },
     find,
-    applyOwn(epoch, entry) {
+    applyOwn(epoch, entry, fresh = false) {
       const at = seenOf(own, epoch);
       const seq = entry['seq'] as number;
       if (seq <= at.seq) return;
-      take(own, epoch, entry);
+      take(own, epoch, entry, fresh);
       count(entry);
       at.seq = seq;
       at.reach = seq;

@@ -226,9 +226,8 @@ test("any order of own rows, peers' rows, snapshots, restarts and crashes counts
               break;
             default: {
               if (op.op === 'restart') store.close();
-              const crashed = store;
+              else store.abandon();
               store = openUsageStore(path, OWN);
-              if (op.op === 'crash') crashed.abandon();
               // As the desk does: own rows again from the ledger, the peers' from where the vector says.
               for (const row of rowsOf(OWN)) if (row.seq > store.ownMark(EPOCH)) store.applyOwn(EPOCH, row);
               for (const ledger of [...PEERS, CLOUD])
