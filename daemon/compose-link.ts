@@ -54,7 +54,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
     gate,
     verifyKeys: config.keys,
     clock,
-    ...(isBundle() ? { workerUrl: new URL(import.meta.url) } : {}),
+    ...(isBundle() ? { workerUrl: new URL('./stile-gate.mjs', import.meta.url) } : {}),
     notice: (what, detail) => log.warn('the store says', { what, detail }),
     lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], LOOKUP_BUDGET_MS))?.tickets ?? null,
   });

@@ -16,7 +16,7 @@ import { ticketRefOf } from './desk-facts.ts';
 import { openPtyPair, type PtyPair } from './sim/pty-pair.ts';
 import { buildManifestFile } from './store/build-manifest.ts';
 
-const LAUNCHER = new URL('./stile-gate', import.meta.url).pathname;
+const LAUNCHER = process.env.STILE_TEST_LAUNCHER ?? new URL('./stile-gate', import.meta.url).pathname;
 const SALT = '00112233445566778899aabbccddeeff';
 const HOUR_MS = 3_600_000;
 const GATE = 'arena/north-03';

@@ -71,7 +71,9 @@ export async function runGate(config: Config): Promise<RunningGate> {
     const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts()), log);
     const board = withReleaseFile(config, clock, log);
     const readers = config.readers.map((reader) => createSerialReader(reader, clock));
-    const { uplink, desk, sync } = link;
+    const { uplink, sync } = link;
+    const desk = openEarly(link.desk);
+    releases.push({ what: 'store', run: () => desk.close() });
     const gate = createGate({
       config: { gate: config.gate, lane: config.turnstile },
       clock,
@@ -127,6 +129,21 @@ export async function runGate(config: Config): Promise<RunningGate> {
 
 function latchedOnDisk(config: Config): boolean {
   return existsSync(join(config.store.path, FIRE_LATCH_FILE));
+}
+
+/** The store opens in its worker while the rest is put together here; the gate's first `open` answers from that. */
+function openEarly(desk: Desk): Desk {
+  let early: ReturnType<Desk['open']> | null = desk.open();
+  // Whoever opens it is told.
+  early.catch(() => undefined);
+  return {
+    ...desk,
+    open() {
+      const first = early ?? desk.open();
+      early = null;
+      return first;
+    },
+  };
 }
 
 /** The board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */

@@ -12,7 +12,7 @@ export interface Version {
 /** Put in place of this name by deploy/bundle.ts. */
 declare const STILE_BUILD: Version | undefined;
 
-/** Is this the bundle, one file that is also the desk's worker? */
+/** Is this the bundle, whose entry (stile-gate.mjs, beside every part of it) is also the desk's worker? */
 export const isBundle = (): boolean => typeof STILE_BUILD !== 'undefined';
 
 export function stileVersion(): Version {

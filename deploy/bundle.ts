@@ -3,7 +3,7 @@
  *
  *   node deploy/bundle.ts [x64|arm64]      → dist/gate-<arch>/ and dist/gate-<arch>.tar.gz
  *
- *   bin/node  bin/stile-gate  lib/stile-gate.mjs  lib/native/*.node  libexec/stile-release
+ *   bin/node  bin/stile-gate  lib/stile-gate.mjs and its parts  lib/native/*.node  libexec/stile-release
  *   systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
  *
  * For another architecture than this machine's it takes prebuilt parts from the npm registry (checked against the lock file) and
@@ -31,7 +31,10 @@ class BundleError extends Error {
 
 /** Each package that loads a native part by its own search, and what it does instead: lib/native beside the bundle. */
 const LOADERS: readonly { readonly file: RegExp; readonly contents: string }[] = [
-  { file: /better-sqlite3\/lib\/binding\.js$/, contents: "exports.getBinding = () => require('./native/better_sqlite3.node'); exports.getPrebuildPath = () => null;" },
+  {
+    file: /better-sqlite3\/lib\/binding\.js$/,
+    contents: "exports.getBinding = () => require('./native/better_sqlite3.node'); exports.getPrebuildPath = () => null;",
+  },
   { file: /node-gyp-build\/index\.js$/, contents: "module.exports = () => require('./native/serialport.node');" },
   { file: /koffi\/src\/koffi\/src\/static\.js$/, contents: "export const loadStatic = () => require('./native/koffi.node');" },
   { file: /bindings\/bindings\.js$/, contents: "module.exports = () => require('./native/epoll.node');" },
@@ -41,14 +44,20 @@ const nativeParts: Plugin = {
   name: 'native parts beside the bundle',
   setup(builder) {
     for (const { file, contents } of LOADERS) builder.onLoad({ filter: file }, () => ({ contents, loader: 'js' }));
+    // A gate's own mistakes are told in English; zod's texts in fifty languages are not carried along.
+    builder.onLoad({ filter: /zod\/v4\/locales\/index\.js$/ }, () => ({ contents: "export { default as en } from './en.js';", loader: 'js' }));
     builder.onResolve({ filter: /^\.\/native\// }, ({ path }) => ({ path, external: true }));
   },
 };
 
 async function bundleDaemon(lib: string): Promise<number> {
   const { metafile, warnings } = await build({
-    entryPoints: [join(root, 'deploy/gate-entry.ts')],
-    outfile: join(lib, 'stile-gate.mjs'),
+    // One program in parts: what only a command line, the desk's worker or the uplink needs is read when it is needed (0111-bundle-in-parts.md).
+    entryPoints: [{ in: join(root, 'deploy/gate-entry.ts'), out: 'stile-gate' }],
+    outdir: lib,
+    outExtension: { '.js': '.mjs' },
+    chunkNames: '[name]-[hash]',
+    splitting: true,
     bundle: true,
     platform: 'node',
     target: 'node26',
@@ -62,7 +71,9 @@ async function bundleDaemon(lib: string): Promise<number> {
     plugins: [nativeParts],
     define: { STILE_BUILD: JSON.stringify({ ...stileVersion(), builtAtMs: Date.now() }) },
     // What the libraries of the CommonJS kind expect to find.
-    banner: { js: "import { createRequire as stileRequire } from 'node:module'; const require = stileRequire(import.meta.url); const __filename = import.meta.filename; const __dirname = import.meta.dirname;" },
+    banner: {
+      js: "import { createRequire as stileRequire } from 'node:module'; const require = stileRequire(import.meta.url); const __filename = import.meta.filename; const __dirname = import.meta.dirname;",
+    },
   });
   if (warnings.length > 0) throw new BundleError(1, 'esbuild warns (above): the bundle is not trusted');
   return Object.keys(metafile.inputs).length;
@@ -72,7 +83,9 @@ async function bundleDaemon(lib: string): Promise<number> {
 function fetchPackage(name: string): string {
   const folder = join(root, '.tools/native', name);
   if (existsSync(join(folder, 'package.json'))) return folder;
-  const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as { packages: Record<string, { version: string; integrity: string }> };
+  const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as {
+    packages: Record<string, { version: string; integrity: string }>;
+  };
   const locked = packages[`node_modules/${name}`];
   if (locked === undefined) throw new BundleError(1, `${name} is not in package-lock.json`);
   mkdirSync(join(root, '.tools/native'), { recursive: true });
@@ -103,7 +116,11 @@ function compiler(arch: Arch, name: 'gcc' | 'g++'): string | null {
 
 function compile(arch: Arch, name: 'gcc' | 'g++', what: string, args: readonly string[]): void {
   const found = compiler(arch, name);
-  if (found === null) throw new BundleError(1, `${what} must be compiled for ${arch}, and there is no ${arch === process.arch ? name : `${CROSS[arch]}${name}`}: apt-get install ${arch === process.arch ? 'build-essential' : `g++-${CROSS[arch].slice(0, -1)}`}`);
+  if (found === null)
+    throw new BundleError(
+      1,
+      `${what} must be compiled for ${arch}, and there is no ${arch === process.arch ? name : `${CROSS[arch]}${name}`}: apt-get install ${arch === process.arch ? 'build-essential' : `g++-${CROSS[arch].slice(0, -1)}`}`,
+    );
   const done = spawnSync(found, [...args], { encoding: 'utf8' });
   if (done.status !== 0) throw new BundleError(1, `${what} did not compile:\n${done.stderr}`);
 }
@@ -121,13 +138,31 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string): string | 
   mkdirSync(folder, { recursive: true });
   const koffi = arch === process.arch ? join(modules, `@koromix/koffi-linux-${arch}`) : fetchPackage(`@koromix/koffi-linux-${arch}`);
   copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(folder, 'better_sqlite3.node'));
-  copyFileSync(join(modules, `@serialport/bindings-cpp/prebuilds/linux-${arch}/@serialport+bindings-cpp${arch === 'arm64' ? '.armv8' : ''}.glibc.node`), join(folder, 'serialport.node'));
+  copyFileSync(
+    join(modules, `@serialport/bindings-cpp/prebuilds/linux-${arch}/@serialport+bindings-cpp${arch === 'arm64' ? '.armv8' : ''}.glibc.node`),
+    join(folder, 'serialport.node'),
+  );
   copyFileSync(join(koffi, `linux_${arch}/koffi.node`), join(folder, 'koffi.node'));
   // onoff's part has no prebuilt file; one source file, no generator needed.
-  if (compiler(arch, 'g++') === null) return `without a C++ compiler for ${arch} onoff's native part was left out: this bundle drives no GPIO (board.driver: sim)`;
-  compile(arch, 'g++', 'onoff\'s native part (epoll)', [
-    '-shared', '-fPIC', '-O2', '-std=gnu++20', '-fno-rtti', '-DBUILDING_NODE_EXTENSION', '-DNODE_GYP_MODULE_NAME=epoll', '-DUSING_UV_SHARED=1', '-DUSING_V8_SHARED=1', '-DV8_DEPRECATION_WARNINGS=0', '-w',
-    `-I${join(runtime, 'include/node')}`, `-I${join(modules, 'nan')}`, join(modules, 'epoll/src/epoll.cc'), '-o', join(folder, 'epoll.node'),
+  if (compiler(arch, 'g++') === null)
+    return `without a C++ compiler for ${arch} onoff's native part was left out: this bundle drives no GPIO (board.driver: sim)`;
+  compile(arch, 'g++', "onoff's native part (epoll)", [
+    '-shared',
+    '-fPIC',
+    '-O2',
+    '-std=gnu++20',
+    '-fno-rtti',
+    '-DBUILDING_NODE_EXTENSION',
+    '-DNODE_GYP_MODULE_NAME=epoll',
+    '-DUSING_UV_SHARED=1',
+    '-DUSING_V8_SHARED=1',
+    '-DV8_DEPRECATION_WARNINGS=0',
+    '-w',
+    `-I${join(runtime, 'include/node')}`,
+    `-I${join(modules, 'nan')}`,
+    join(modules, 'epoll/src/epoll.cc'),
+    '-o',
+    join(folder, 'epoll.node'),
   ]);
   return null;
 }
@@ -135,7 +170,9 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string): string | 
 /** For carrying to a gate. Named beside the folder; owned by root, whoever made it. */
 function pack(target: string): string {
   const archive = `${target}.tar.gz`;
-  const packed = spawnSync('tar', ['-C', join(target, '..'), '--owner=0', '--group=0', '--numeric-owner', '-czf', `${archive}.new`, basename(target)], { encoding: 'utf8' });
+  const packed = spawnSync('tar', ['-C', join(target, '..'), '--owner=0', '--group=0', '--numeric-owner', '-czf', `${archive}.new`, basename(target)], {
+    encoding: 'utf8',
+  });
   if (packed.status !== 0) throw new BundleError(1, `the archive could not be written: ${packed.stderr}`);
   renameSync(`${archive}.new`, archive);
   return archive;
@@ -154,7 +191,16 @@ async function main(args: readonly string[]): Promise<void> {
   const note = copyNativeParts(arch, runtime, join(work, 'lib/native'));
   copyFileSync(join(runtime, 'bin/node'), join(work, 'bin/node'));
   copyFileSync(join(root, 'daemon/stile-gate'), join(work, 'bin/stile-gate'));
-  compile(arch, 'gcc', 'the stop step', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', join(root, 'deploy/stop-step/stile-release.c'), '-o', join(work, 'libexec/stile-release')]);
+  compile(arch, 'gcc', 'the stop step', [
+    '-static',
+    '-O2',
+    '-Wall',
+    '-Wextra',
+    '-Werror',
+    join(root, 'deploy/stop-step/stile-release.c'),
+    '-o',
+    join(work, 'libexec/stile-release'),
+  ]);
   for (const file of ['bin/node', 'bin/stile-gate', 'libexec/stile-release']) chmodSync(join(work, file), 0o755);
   copyFileSync(join(root, 'docs/gate.yaml.example'), join(work, 'share/gate.yaml.example'));
   copyFileSync(join(root, 'docs/INSTALL.md'), join(work, 'share/doc/INSTALL.md'));
@@ -163,14 +209,19 @@ async function main(args: readonly string[]): Promise<void> {
   chmodSync(join(work, 'install'), 0o755);
   const { version, commit } = stileVersion();
   const runtimeVersion = arch === process.arch ? process.versions.node : readFileSync(join(runtime, '.version'), 'utf8').trim();
-  writeFileSync(join(work, 'version.json'), `${JSON.stringify({ version, commit, arch, runtime: runtimeVersion, built_at: new Date().toISOString() }, null, 2)}\n`);
+  writeFileSync(
+    join(work, 'version.json'),
+    `${JSON.stringify({ version, commit, arch, runtime: runtimeVersion, built_at: new Date().toISOString() }, null, 2)}\n`,
+  );
 
   rmSync(target, { recursive: true, force: true });
   renameSync(work, target);
   const archive = pack(target);
   if (note !== null) process.stderr.write(`bundle: ${note}\n`);
   const megabytes = (file: string) => (statSync(join(target, file)).size / 1_048_576).toFixed(1);
-  process.stdout.write(`${target}: Stile ${version} (${commit}) for ${arch}, ${files} files in ${megabytes('lib/stile-gate.mjs')} MB, runtime ${megabytes('bin/node')} MB\n${archive}: ${(statSync(archive).size / 1_048_576).toFixed(1)} MB\n`);
+  process.stdout.write(
+    `${target}: Stile ${version} (${commit}) for ${arch}, ${files} files bundled, runtime ${megabytes('bin/node')} MB\n${archive}: ${(statSync(archive).size / 1_048_576).toFixed(1)} MB\n`,
+  );
 }
 
 try {

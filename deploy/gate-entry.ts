@@ -1,4 +1,4 @@
-/** Where the bundle begins: the same file is the command line, the gate, and the desk's worker. */
+/** Where the bundle begins: the command line, the gate, and the desk's worker. Small, so that the cache of compiled code is on before the rest is read. */
 import { enableCompileCache } from 'node:module';
 import { join } from 'node:path';
 import { isMainThread, workerData } from 'node:worker_threads';
