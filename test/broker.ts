@@ -105,6 +105,8 @@ export async function startBroker(options: BrokerOptions = {}): Promise<Broker> 
     clearTimeout(timer);
   };
   const start = async () => {
+    // Else another's broker would be taken for ours.
+    if (await accepts(port)) throw new Error(`Mosquitto did not start: port ${port} is in use`);
     child = launch(join(folder, 'mosquitto.conf'), logFile);
     const deadline = Date.now() + START_TIMEOUT_MS;
     while (!(await accepts(port))) {
