@@ -9,6 +9,8 @@ import { TOPIC_ROOT } from '../contract/topics.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from './broker.ts';
 import type { CloudConfig } from './config.ts';
 import { createDatabase, type Database } from './database.ts';
+import { openAuthority } from './devices/certificates.ts';
+import { registerEnrolment } from './devices/enrolment.ts';
 import { createIdentify } from './devices/identity.ts';
 import { createGateRequests, type GateRequests } from './devices/requests.ts';
 import { registerDeviceRoutes } from './devices/routes.ts';
@@ -171,6 +173,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   });
   registerManifestRoutes(app, { database, signer: signing.signer, keys: signing.keys, readUsage: manifestUsage, ttlHours: config.manifestTtlHours });
   registerDeviceRoutes(app, { database, requests: parts.requests });
+  registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys });
   registerTicketRoutes(app, { database });
   registerAccountRoutes(app, { database });
   return app;

@@ -2,6 +2,7 @@
 
 import { TOPIC_ROOT } from '../../contract/topics.ts';
 import { createBroker } from '../broker.ts';
+import { AuthorityError } from '../devices/certificates.ts';
 import { createGateRequests, type GateRequests } from '../devices/requests.ts';
 import { createLog } from '../log.ts';
 import { type CloudParts, NotMigratedError, startCloud } from '../main.ts';
@@ -34,7 +35,8 @@ export async function runCommand(terminal: Terminal, parts: CloudParts): Promise
   });
   const service = createServiceNotifier(terminal.env);
   const running = await startCloud(config, parts, log).catch((error: unknown) => {
-    if (error instanceof SigningKeyError || error instanceof NotMigratedError) throw new CliError(EXIT.badConfig, error.message);
+    if (error instanceof SigningKeyError || error instanceof NotMigratedError || error instanceof AuthorityError)
+      throw new CliError(EXIT.badConfig, error.message);
     const code = (error as { code?: unknown })?.code;
     if (code === 'EADDRINUSE' || code === 'EACCES' || code === 'EADDRNOTAVAIL')
       throw new CliError(EXIT.badConfig, `cannot listen on ${config.http.host}:${config.http.port} (${String(code)}): set STILE_HTTP_HOST and STILE_HTTP_PORT`);

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { type CloudConfig, readConfig } from '../config.ts';
 import { createDatabase, type Database, isTransient, sqlState } from '../database.ts';
+import { SigningKeyError } from '../manifest/signing.ts';
 
 /** CONTRACT.md, "Command lines". */
 export const EXIT = { done: 0, failed: 1, usage: 2, unreachable: 69, tryAgain: 75, badConfig: 78 } as const;
@@ -84,6 +85,7 @@ async function tenantOf(database: Database, terminal: Terminal, name: string, cr
 /** From whatever a command threw to its exit code and message. */
 export function failureOf(error: unknown): { readonly exitCode: number; readonly message: string } {
   if (error instanceof CliError) return { exitCode: error.exitCode, message: error.message };
+  if (error instanceof SigningKeyError) return { exitCode: EXIT.badConfig, message: error.message };
   const state = sqlState(error);
   const message = (error as Error)?.message ?? String(error);
   if (state === '22023' && message.includes('stile_service'))

@@ -1,0 +1,61 @@
+/** `POST /enroll`: a one-use token and a signing request buy a gate its certificate, its token, the authority and the keys. */
+import { EnrollRequest } from '../../contract/http.ts';
+import type { PublicKey } from '../../contract/manifest.ts';
+import type { Database } from '../database.ts';
+import { type App, HttpProblem } from '../http.ts';
+import { renewToken, tokenHash } from './assignment.ts';
+import type { Authority } from './certificates.ts';
+
+export interface EnrolmentOptions {
+  readonly database: Database;
+  /** null: this installation signs no certificates. */
+  readonly authority: Authority | null;
+  /** What the gate pins. */
+  readonly keys: readonly PublicKey[];
+}
+
+export function registerEnrolment(app: App, { database, authority, keys }: EnrolmentOptions): void {
+  app.post(
+    '/enroll',
+    {
+      // The token in the body is the identity: 256 random bits, good once.
+      config: { who: 'open' },
+      schema: { tags: ['gates'], summary: 'A one-use token and a signing request for a certificate, the CA, the keys and the assignment', body: EnrollRequest },
+    },
+    async (request, reply) => {
+      if (authority === null) throw new HttpProblem(503, 'NO_AUTHORITY', 'this service signs no certificates: set STILE_CA_CERT and STILE_CA_KEY');
+      const hash = tokenHash(request.body.token);
+      const { rows } = await database.withoutTenant((client) =>
+        client.query<{ tenant_id: string; device: string }>('SELECT * FROM resolve_enrolment_token($1)', [hash]),
+      );
+      const found = rows[0];
+      if (found === undefined)
+        throw new HttpProblem(
+          401,
+          'UNAUTHENTICATED',
+          'this token opens nothing: it was never given, is used, or is too old; ask for a new one (stile-cloud enroll <gate>)',
+        );
+      const signed = await authority.sign(request.body.csr, found.device);
+      // The token stays good: a malformed request must not cost the technician a second trip.
+      if (signed === null) throw new HttpProblem(400, 'BAD_REQUEST', 'csr: not a PKCS #10 signing request in PEM that is signed by its own key');
+      const answer = await database.withTenant(found.tenant_id, async (client) => {
+        const taken = await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE token_sha256 = $1 AND used_at IS NULL', [hash]);
+        if (taken.rowCount === 0) throw new HttpProblem(401, 'UNAUTHENTICATED', 'this token has just been used');
+        const token = await renewToken(client, found.device);
+        await client.query('UPDATE devices SET certificate_sha256 = $2, enrolled_at = now() WHERE name = $1', [found.device, signed.sha256]);
+        const assigned = await client.query<{ event_id: string }>('SELECT event_id FROM gate_assignments WHERE gate = $1 ORDER BY event_id', [found.device]);
+        return { token, event_ids: assigned.rows.map(({ event_id }) => event_id) };
+      });
+      return reply.header('cache-control', 'no-store').send({
+        success: true,
+        gate: found.device,
+        certificate: signed.certificate,
+        ca: authority.ca,
+        not_after: signed.notAfter.toISOString(),
+        token: answer.token,
+        keys,
+        assignment: { event_ids: answer.event_ids },
+      });
+    },
+  );
+}
