@@ -195,7 +195,7 @@ export function checkCloud({ cloud }: Partly, at: At): readonly PublicKey[] {
   try {
     // As `stile-cloud keys` prints it, `{"keys": […]}`, or the list alone.
     const parsed: unknown = JSON.parse(bytes.toString('utf8'));
-    const values: unknown = (parsed as { keys?: unknown } | null)?.keys ?? parsed;
+    const values: unknown = Array.isArray(parsed) ? parsed : (parsed as { keys?: unknown } | null)?.keys;
     if (!Array.isArray(values)) throw new Error('not a list');
     const keys = values.map((value) => PublicKey.parse(value));
     for (const { spki, key_id } of keys) {

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { generateKeyPairSync } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -202,6 +203,19 @@ test('certificate and key are checked against each other and the name', () => {
   expect(mistakes(mqtt('a', 'b')).map(({ key }) => key)).toEqual(['mqtt.key']);
   expect(mistakes(mqtt('b', 'b'))[0]).toMatchObject({ key: 'mqtt.cert', text: expect.stringContaining('made out to arena/north-04') });
   expect(mistakes(mqtt('a', 'a').replace(`key: ${folder}/a.key`, `key: ${folder}/a.pem`)).map(({ key }) => key)).toEqual(['mqtt.key']);
+});
+
+test('pinned keys are taken as the cloud prints them, or as a list, and weak ones are refused', () => {
+  const spki = generateKeyPairSync('ed25519').publicKey.export({ format: 'der', type: 'spki' }).toString('base64');
+  const key = { key_id: 'k1', use: 'manifest', alg: 'Ed25519', spki, not_after: null };
+  // A point of small order: any message verifies under it.
+  const weak = Buffer.concat([Buffer.from(spki, 'base64').subarray(0, 12), Buffer.alloc(32)]).toString('base64');
+  const yaml = `${GOOD}cloud: { url: "https://cloud.example", keys: ./keys.json }\n`;
+  for (const printed of [[key], { keys: [key] }]) expect(good(yaml, {}, { 'keys.json': JSON.stringify(printed) }).config.keys).toEqual([key]);
+  for (const bad of [[{ ...key, spki: weak }], [{ ...key, alg: 'RSA' }], { keys: {} }, 'x', null]) {
+    expect(mistakes(yaml, {}, { 'keys.json': JSON.stringify(bad) }).map((one) => one.key)).toEqual(['cloud.keys']);
+  }
+  expect(mistakes(yaml, {}, { 'keys.json': '[' }).map((one) => one.key)).toEqual(['cloud.keys']);
 });
 
 test('the shown settings load again to the same', () => {
