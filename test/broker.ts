@@ -25,6 +25,8 @@ export interface BrokerOptions {
   readonly persistence?: string | true;
   /** Default: a free one. */
   readonly port?: number;
+  /** With TLS: what the broker's certificate is made out to. Default: localhost and 127.0.0.1. */
+  readonly hosts?: readonly string[];
 }
 
 export interface Broker {
@@ -73,7 +75,7 @@ export function findMosquitto(): { readonly binary: string; readonly libraries: 
 /** Starts it and answers when it accepts connections. */
 export async function startBroker(options: BrokerOptions = {}): Promise<Broker> {
   const folder = mkdtempSync(join(tmpdir(), 'stile-broker-'));
-  const ca = options.tls ? await createTestCa() : null;
+  const ca = options.tls ? await createTestCa(options.hosts === undefined ? {} : { hosts: options.hosts }) : null;
   if (ca !== null) await writeTestCa(ca, folder);
   const port = options.port ?? (await freePort());
   const cloudPort = ca === null ? port : await freePort();

@@ -23,7 +23,8 @@ export function checkConfig(options: CommonOptions & { readonly skipFiles?: bool
 }
 
 export function showConfig(options: CommonOptions & { readonly bootLines?: boolean }): void {
-  const config = requireConfig(options.config);
+  // The lines are asked for by the installer too, into a card whose certificates are not there yet.
+  const config = requireConfig(options.config, { skipFiles: options.bootLines === true });
   if (options.bootLines === true) {
     const lines = config.board.driver === 'gpio' ? firmwareLines(normaliseLines(config.board)) : [];
     print(options.json, lines, () => lines.join('\n'));

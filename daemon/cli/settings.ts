@@ -4,9 +4,9 @@ import { formatMistake } from '../config-fields.ts';
 import { connectGate, type GateClient } from './client.ts';
 import { CliError, EXIT } from './exit.ts';
 
-/** The configuration, or CliError 78 with every mistake. Warnings go to stderr. */
-export function requireConfig(file: string): Config {
-  const loaded = loadConfig(file, process.env);
+/** The configuration, or CliError 78 with every mistake. Warnings go to stderr. `skipFiles`: the files that it names are not looked at. */
+export function requireConfig(file: string, options: { readonly skipFiles?: boolean } = {}): Config {
+  const loaded = loadConfig(file, process.env, options);
   for (const warning of loaded.warnings) process.stderr.write(`warning: ${formatMistake(warning)}\n`);
   if (!loaded.ok) throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(loaded.mistakes).trimEnd()}`);
   return loaded.config;
