@@ -40,12 +40,24 @@ CREATE FUNCTION merge_words(a bigint[], b bigint[]) RETURNS bigint[] LANGUAGE sq
       SELECT i AS unit, a[i] AS word FROM generate_subscripts(a, 1) AS i WHERE a[i] IS NOT NULL
       UNION ALL SELECT i, b[i] FROM generate_subscripts(b, 1) AS i WHERE b[i] IS NOT NULL) AS w) END;
 
--- What a grant amounts to: units that count, units that may or may not have passed, and one word for all.
-CREATE FUNCTION grant_state(units integer, word_1 bigint, words bigint[], word_all bigint, OUT used integer, OUT uncertain integer, OUT outcome text)
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT count(*) FILTER (WHERE o <> 'returned'), count(*) FILTER (WHERE o IN ('open', 'unknown', 'stuck')),
-    CASE WHEN bool_and(o = 'returned') THEN 'returned' WHEN bool_or(o = 'open') THEN 'open' WHEN bool_or(o = 'unknown') THEN 'unknown' WHEN bool_or(o = 'stuck') THEN 'stuck' ELSE 'passed' END
-  FROM (SELECT outcome_of_word(greatest(CASE u WHEN 1 THEN word_1 ELSE words[u] END, word_all)) AS o FROM generate_series(1, greatest(units, 1)) AS u) AS each_unit
+-- What a grant of several guests amounts to: units that count, units that may or may not have passed, and one word for all.
+CREATE TYPE grant_sum AS (used integer, uncertain integer, outcome text);
+CREATE FUNCTION grant_state(units integer, word_1 bigint, words bigint[], word_all bigint) RETURNS grant_sum LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+  total grant_sum := ROW(0, 0, 'passed');
+  o text;
+BEGIN
+  FOR u IN 1 .. units LOOP
+    o := outcome_of_word(greatest(CASE u WHEN 1 THEN word_1 ELSE words[u] END, word_all));
+    CONTINUE WHEN o = 'returned';
+    total.used := total.used + 1;
+    CONTINUE WHEN o = 'passed';
+    total.uncertain := total.uncertain + 1;
+    IF o = 'open' OR total.outcome = 'passed' OR (o = 'unknown' AND total.outcome = 'stuck') THEN total.outcome := o; END IF;
+  END LOOP;
+  IF total.used = 0 THEN total.outcome := 'returned'; END IF;
+  RETURN total;
+END
 $$;
 
 CREATE FUNCTION counts_of(gate text, event_id text, sign integer, verdict text, direction text, used integer, uncertain integer) RETURNS count_delta
@@ -164,11 +176,13 @@ BEGIN
     ), counted AS MATERIALIZED (
       SELECT k.*, adm.gate, adm.epoch, adm.seq, adm.at, adm.at_low, adm.at_high, adm.direction, adm.units, adm.manifest_version,
         adm.verdict AS was_verdict, adm.cause AS was_cause, adm.overlapping AS was_overlapping, adm.units_used::integer AS was_used, adm.units_uncertain::integer AS was_uncertain, adm.outcome AS was_outcome,
-        coalesce(s.outcome, w.outcome) AS outcome, coalesce(s.used, (w.outcome <> 'returned')::integer) AS used, coalesce(s.uncertain, (w.outcome IN ('open', 'unknown', 'stuck'))::integer) AS uncertain
+        (adm.sum).outcome AS outcome, (adm.sum).used AS used, (adm.sum).uncertain AS uncertain
       FROM ticket k
-      CROSS JOIN LATERAL (SELECT * FROM admissions x WHERE x.tenant_id = tenant AND x.event_id = k.event_id AND x.ticket_id = k.ticket_id AND x.granted OFFSET 0) AS adm
-      CROSS JOIN LATERAL (SELECT outcome_of_word(greatest(adm.word_1, adm.word_all)) AS outcome OFFSET 0) AS w
-      LEFT JOIN LATERAL grant_state(adm.units, adm.word_1, adm.words, adm.word_all) AS s ON adm.units > 1
+      CROSS JOIN LATERAL (
+        SELECT x.*, CASE WHEN x.units > 1 THEN grant_state(x.units, x.word_1, x.words, x.word_all)
+          ELSE ROW((w.outcome <> 'returned')::integer, (w.outcome IN ('open', 'unknown', 'stuck'))::integer, w.outcome)::grant_sum END AS sum
+        FROM admissions x CROSS JOIN LATERAL (SELECT outcome_of_word(greatest(x.word_1, x.word_all)) AS outcome OFFSET 0) AS w
+        WHERE x.tenant_id = tenant AND x.event_id = k.event_id AND x.ticket_id = k.ticket_id AND x.granted OFFSET 0) AS adm
     ), policy AS MATERIALIZED (
       SELECT d.event_id AS e, d.manifest_version AS v, d.gate AS g, d.tier AS t, p.*
       FROM (SELECT DISTINCT event_id, manifest_version, gate, tier, policies_now FROM counted) AS d

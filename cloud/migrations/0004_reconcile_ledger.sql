@@ -141,23 +141,24 @@ BEGIN
     FROM unnest(fresh) AS f GROUP BY f.gate, f.epoch) AS n
   WHERE e.tenant_id = tenant AND e.gate = n.gate AND e.epoch = n.epoch;
 
-  -- Grants, and words on grants, each folded to one row a grant.
-  SELECT array_agg(ROW(k.gate, k.epoch, k.seq, coalesce(g.event_id, k.event_id), coalesce(g.ticket_id, k.ticket_id), g.gate IS NOT NULL, decode(g.ticket_ref, 'hex'), g.direction, g.units, g.manifest_version, b.boot_no, g.boottime_ms, g.ts,
-      CASE WHEN g.gate IS NOT NULL THEN earliest_of(b, g.boottime_ms) END, CASE WHEN g.gate IS NOT NULL THEN middle_of(b, g.boottime_ms, g.ts) END, CASE WHEN g.gate IS NOT NULL THEN latest_of(b, g.boottime_ms) END,
-      CASE WHEN g.gate IS NOT NULL THEN b.offset_ms IS NOT NULL END, k.word_1, nullif(k.words, '{}'), k.word_all)::ledger_grant ORDER BY k.gate, k.epoch, k.seq) INTO grants_in
+  -- Grants, and words on grants, each folded to one row a grant. g: the grant itself, where it is in this batch.
+  SELECT array_agg(ROW(k.gate, k.epoch, k.seq, coalesce((k.g).event_id, k.event_id), coalesce((k.g).ticket_id, k.ticket_id), k.granted, decode((k.g).ticket_ref, 'hex'), (k.g).direction, (k.g).units, (k.g).manifest_version, b.boot_no, (k.g).boottime_ms, (k.g).ts,
+      CASE WHEN k.granted THEN earliest_of(b, (k.g).boottime_ms) END, CASE WHEN k.granted THEN middle_of(b, (k.g).boottime_ms, (k.g).ts) END, CASE WHEN k.granted THEN latest_of(b, (k.g).boottime_ms) END,
+      CASE WHEN k.granted THEN b.offset_ms IS NOT NULL END, k.word_1, nullif(k.words, '{}'), k.word_all)::ledger_grant ORDER BY k.gate, k.epoch, k.seq) INTO grants_in
   FROM (
-    SELECT w.gate, w.epoch, w.seq, min(w.event_id) AS event_id, min(w.ticket_id) AS ticket_id, max(w.word) FILTER (WHERE w.unit = 1) AS word_1, strongest_words(w.unit, w.word) FILTER (WHERE w.unit > 1) AS words, max(w.word) FILTER (WHERE w.unit IS NULL) AS word_all
+    SELECT w.gate, w.epoch, w.seq, min(w.event_id) AS event_id, min(w.ticket_id) AS ticket_id, bool_or(w.granted) AS granted, (array_agg(w.row_in) FILTER (WHERE w.granted))[1] AS g,
+      max(w.word) FILTER (WHERE w.unit = 1) AS word_1, strongest_words(w.unit, w.word) FILTER (WHERE w.unit > 1) AS words, max(w.word) FILTER (WHERE w.unit IS NULL) AS word_all
     FROM (
-      SELECT f.gate, f.epoch, f.seq, f.event_id, f.ticket_id, 0 AS unit, NULL::bigint AS word FROM unnest(fresh) AS f WHERE f.kind = 'grant' AND f.readable
-      UNION ALL SELECT f.gate, f.of_epoch, f.of_seq, f.event_id, f.ticket_id, f.unit, word_of_passage(f.outcome) FROM unnest(fresh) AS f
-        WHERE f.kind = 'passage' AND f.readable AND f.of_seq IS NOT NULL AND f.ticket_id IS NOT NULL AND f.event_id IS NOT NULL AND word_of_passage(f.outcome) IS NOT NULL
-      UNION ALL SELECT f.of_gate, f.of_epoch, f.of_seq, f.event_id, f.ticket_id, f.unit, word_of_settlement(f.epoch, f.seq, f.outcome) FROM unnest(fresh) AS f
-        WHERE f.kind = 'settlement' AND f.readable AND f.of_gate IS NOT NULL AND f.ticket_id IS NOT NULL AND f.event_id IS NOT NULL
-          AND f.gate = split_part(f.of_gate, '/', 1) || '/cloud'
+      SELECT x.row_in, (x.row_in).event_id, (x.row_in).ticket_id, (x.row_in).kind = 'grant' AS granted,
+        CASE (x.row_in).kind WHEN 'settlement' THEN (x.row_in).of_gate ELSE (x.row_in).gate END AS gate, CASE (x.row_in).kind WHEN 'grant' THEN (x.row_in).epoch ELSE (x.row_in).of_epoch END AS epoch,
+        CASE (x.row_in).kind WHEN 'grant' THEN (x.row_in).seq ELSE (x.row_in).of_seq END AS seq, CASE (x.row_in).kind WHEN 'grant' THEN 0 ELSE (x.row_in).unit END AS unit,
+        CASE (x.row_in).kind WHEN 'passage' THEN word_of_passage((x.row_in).outcome) WHEN 'settlement' THEN word_of_settlement((x.row_in).epoch, (x.row_in).seq, (x.row_in).outcome) END AS word
+      FROM (SELECT f AS row_in FROM unnest(fresh) AS f WHERE f.readable AND f.event_id IS NOT NULL AND f.ticket_id IS NOT NULL AND (
+        f.kind = 'grant' OR (f.kind = 'passage' AND f.of_seq IS NOT NULL AND f.outcome IN ('passed', 'returned', 'stuck', 'unknown'))
+        OR (f.kind = 'settlement' AND f.of_gate IS NOT NULL AND f.gate = split_part(f.of_gate, '/', 1) || '/cloud')) OFFSET 0) AS x
     ) AS w GROUP BY w.gate, w.epoch, w.seq
   ) AS k
-  LEFT JOIN unnest(fresh) AS g ON g.gate = k.gate AND g.epoch = k.epoch AND g.seq = k.seq AND g.kind = 'grant' AND g.readable
-  LEFT JOIN boots b ON b.tenant_id = tenant AND b.gate = g.gate AND b.boot_id = g.boot_id;
+  LEFT JOIN boots b ON b.tenant_id = tenant AND b.gate = (k.g).gate AND b.boot_id = (k.g).boot_id;
 
   -- Tickets whose earlier grants are touched: by a word, or by a boot that moved.
   SELECT coalesce(array_agg(s.event_id), '{}'), coalesce(array_agg(s.ticket_id), '{}') INTO slow_events, slow_tickets FROM (
@@ -224,6 +225,10 @@ BEGIN
   RETURN jsonb_build_object('stored', cardinality(fresh), 'duplicates', cardinality(input) - cardinality(fresh) - jsonb_array_length(clones), 'clones', clones, 'edges', edges);
 END
 $$;
+
+-- Arrays are of very different lengths from call to call: a plan made for ten rows takes minutes for a thousand.
+ALTER FUNCTION reconcile_rows(ledger_input[]) SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION judge_tickets(text[], text[]) SET plan_cache_mode = force_custom_plan;
 
 -- The same, from JSON: an array of objects with the fields of ledger_input.
 CREATE FUNCTION reconcile_ledger(rows jsonb) RETURNS jsonb LANGUAGE sql AS $$
