@@ -26,7 +26,7 @@ import { createOutbox, type Outbox } from './store/outbox.ts';
 import { createSalvageBox } from './store/salvage-box.ts';
 import { lockStore, StoreError, storeError } from './store/sqlite.ts';
 import { createStanding, fireLatched, type Standing, setFireLatch } from './store/standing.ts';
-import { openUsageStore, type UsageStore, wholeCovered } from './store/usage-store.ts';
+import { MAX_DIRTY_GRANTS, openUsageStore, type UsageStore, wholeCovered } from './store/usage-store.ts';
 
 /** Own rows taken into usage at a time. */
 const CATCH_UP_ROWS = 1_000;
@@ -209,8 +209,14 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
 
   const write = (bodies: readonly RowBody[], stamp: Stamp, also?: () => void): readonly AppendedRow[] => {
     const rows = parts.ledger.append(bodies, stamp, also);
-    for (const row of rows) parts.usage.applyOwn(row.position[0], row.entry, true);
-    parts.ledger.tidy('busy');
+    for (const row of rows) parts.usage.applyOwn(row.position[0], row.entry);
+    try {
+      parts.ledger.tidy('busy');
+      if (parts.usage.dirty() >= MAX_DIRTY_GRANTS) parts.usage.flush();
+    } catch (error) {
+      // The row is committed and the guest may go: what could not be tidied now is tried again when idle, and its fault dealt with there.
+      options.notice('disk', storeError('tidy up', error).message);
+    }
     return rows;
   };
   const setLost = (value: boolean): void => {

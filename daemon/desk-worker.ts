@@ -15,12 +15,15 @@ const IDLE_AFTER_MS = 5;
 /** Nobody was at the lane for so long, in milliseconds: then a checkpoint may sync. */
 const QUIET_AFTER_MS = 500;
 /** Between two tries of an idle step that failed, in milliseconds. */
-const IDLE_RETRY_MS = 2_000;
+const IDLE_RETRY_MS = 10_000;
+/** Between two tries to open a store that could not be recovered, in milliseconds. */
+const REOPEN_AFTER_MS = 2_000;
 
 /** Serves calls on a port until `close`. */
 export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
   let core: DeskCore | null = null;
   let recovering = false;
+  let closed = false;
   const waiting: DeskRequest[] = [];
   let installs: Promise<unknown> = Promise.resolve();
   let lastStamp: Stamp | null = null;
@@ -47,7 +50,29 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
       await core.recover(error, stamp);
     } catch (failed) {
       notice('ledger', faultOf('recover', failed).message);
+      try {
+        core.close();
+      } catch {
+        // What is broken cannot be closed cleanly; it is opened anew.
+      }
+      core = null;
+      setTimeout(() => void reopen(stamp), REOPEN_AFTER_MS);
     }
+    goOn();
+  };
+  /** After a recovery that failed (no room for the new ledger, say): until then every call is refused. */
+  const reopen = async (stamp: Stamp): Promise<void> => {
+    if (core !== null || recovering || closed) return;
+    recovering = true;
+    try {
+      core = await openDeskCore({ path: data.path, gate: data.gate, verifyKeys: data.verifyKeys, notice }, lastStamp ?? stamp);
+    } catch (failed) {
+      notice('ledger', faultOf('open', failed).message);
+      setTimeout(() => void reopen(stamp), REOPEN_AFTER_MS);
+    }
+    goOn();
+  };
+  const goOn = (): void => {
     recovering = false;
     for (const next of waiting.splice(0)) take(next);
   };
@@ -97,6 +122,7 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
   const close = (id: number): void => {
     const closing = core;
     core = null;
+    closed = true;
     if (idleTimer !== null) clearTimeout(idleTimer);
     try {
       closing?.close();
@@ -115,8 +141,7 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
     } catch (error) {
       refuse(request, error);
     }
-    recovering = false;
-    for (const next of waiting.splice(0)) take(next);
+    goOn();
     idleSoon(IDLE_AFTER_MS);
   };
 

@@ -1,6 +1,7 @@
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
+import type { RowPosition } from '../contract/ids.ts';
 import { LedgerEntry, LedgerMessage } from '../contract/ledger.ts';
 import { createDesk, type DeskOptions } from './desk.ts';
 import { BOOT_WALL_MS, createSigner, EVENT, GATE, makeManifest, newCode, refOf, show, storeFolder, ticket } from './desk-fixture.ts';
@@ -168,4 +169,36 @@ test('a store that cannot be opened, and a worker that dies, answer with a fault
   expect(notices).toEqual([expect.stringContaining('ended with 3')]);
   await expect(dying.status()).rejects.toMatchObject({ code: 'DESK_GONE' });
   await dying.close();
+});
+
+test('a ledger that breaks while guests come: that call fails with its fault, the next finds a new epoch', async () => {
+  const code = newCode();
+  const { desk, clock, folder, notices } = await deskWith([code]);
+  for (let n = 0; n < 400; n++) await desk.record({ kind: 'clock', what: 'tick', detail: 'x'.repeat(300) });
+  const before = await desk.status();
+  await desk.close();
+  const path = join(folder, 'store', 'ledger.sqlite');
+  const pages = Math.floor(statSync(path).size / 4096);
+  const file = openSync(path, 'r+');
+  for (let page = Math.floor(pages / 3); page < Math.floor(pages / 2); page++) writeSync(file, Buffer.alloc(4096, 0x5a), 0, 4096, page * 4096);
+  closeSync(file);
+  await desk.open();
+  let failed: unknown;
+  for (let n = 0; n < 200 && failed === undefined; n++) {
+    // What waits is read from the oldest row on: soon from a page that is broken.
+    let after: RowPosition | null = null;
+    try {
+      for (let batch = await desk.nextBatch(after); batch !== null; batch = await desk.nextBatch(after)) after = [batch.epoch, batch.uptoSeq];
+    } catch (error) {
+      failed = error;
+    }
+    if (notices.some((notice) => notice.includes('set aside'))) break;
+  }
+  if (failed !== undefined) expect(failed).toMatchObject({ fault: { healsItself: true, hint: expect.stringContaining('set aside') } });
+  const after = await desk.status();
+  expect(after.epoch).toBeGreaterThan(before.epoch);
+  expect(notices.join()).toContain('set aside as ledger.damaged-');
+  expect(after.manifests).toMatchObject([{ version: 1 }]);
+  await desk.caughtUp();
+  expect((await desk.decide(show(code, clock.now))).verdict).toMatchObject({ kind: 'grant' });
 });

@@ -31,9 +31,8 @@ export interface Totals {
 export interface UsageStore {
   /** Every grant of a ticket that rows tell of, covered by a manifest or not. */
   ofTicket(ticketRef: string): readonly GrantState[];
-  find(key: GrantKey): GrantState | null;
-  /** Takes in one row of the gate's own ledger, in order. `fresh`: it was written just now, so that nothing can have been said of it before. */
-  applyOwn(epoch: number, entry: Readonly<Record<string, unknown>>, fresh?: boolean): void;
+  /** Takes in one row of the gate's own ledger, in order. Never fails. */
+  applyOwn(epoch: number, entry: Readonly<Record<string, unknown>>): void;
   /** Takes in rows of another ledger (or of an own epoch that was lost). Rows met before change nothing. `gap`: rows are missing before the last of these. */
   applyPeer(
     ledger: string,
@@ -135,26 +134,25 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       throw storeError('read usage', error, 'usage');
     }
   };
-  const find = (key: GrantKey): GrantState | null => {
-    const held = dirty.get(keyText(key));
-    if (held !== undefined) return held;
-    const row = read(() => byRow.get(key.gate, key.epoch, key.seq));
+  const stored = (key: GrantKey): GrantState | null => {
+    const row = byRow.get(key.gate, key.epoch, key.seq);
     return row === undefined ? null : parse(row);
   };
-  const hold = (state: GrantState, fresh: boolean): void => {
+  const joined = (a: GrantState, b: GrantState | null | undefined): GrantState => (b == null ? a : mergeStates(a, b));
+  /** Held as told, and joined with what is stored only when it is read or written: taking a row in asks nothing of the disk, so it cannot fail. */
+  const hold = (state: GrantState): void => {
     const key = keyText(state);
-    const known = fresh ? null : find(state);
-    const merged = known === null ? state : mergeStates(known, state);
+    const known = dirty.get(key);
+    const merged = known === undefined ? state : mergeStates(known, state);
     dirty.set(key, merged);
     if (merged.ticketRef === null) return;
     const keys = dirtyOfTicket.get(merged.ticketRef);
     if (keys === undefined) dirtyOfTicket.set(merged.ticketRef, new Set([key]));
     else keys.add(key);
   };
-  const take = (ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>, fresh = false): void => {
+  const take = (ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): void => {
     const state = readRow(ledger, epoch, entry);
-    // Nothing can have been said of an own grant before it was written.
-    if (state !== null) hold(state, fresh && state.known);
+    if (state !== null) hold(state);
   };
   const markSeen = (ledger: string, epoch: number): void => {
     changedSeen.add(`${ledger} ${epoch}`);
@@ -176,7 +174,8 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     if (dirty.size === 0 && changedSeen.size === 0) return;
     try {
       db.transaction(() => {
-        for (const state of dirty.values()) {
+        for (const held of dirty.values()) {
+          const state = joined(held, stored(held));
           const { gate, epoch, seq, ...rest } = state;
           drop.run(gate, epoch, seq);
           put.run(Buffer.from(state.ticketRef ?? '', 'hex'), gate, epoch, seq, state.eventId, JSON.stringify(rest));
@@ -199,19 +198,22 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
 
   return {
     ofTicket(ticketRef) {
-      const held = [...(dirtyOfTicket.get(ticketRef) ?? [])].flatMap((key) => dirty.get(key) ?? []);
-      const keys = new Set(held.map(keyText));
-      const stored = read(() => byTicket.all(Buffer.from(ticketRef, 'hex')))
-        .filter((row) => !keys.has(keyText(row)))
-        .map(parse);
-      return [...stored, ...held];
+      return read(() => {
+        const found = byTicket.all(Buffer.from(ticketRef, 'hex')).map((row) => joined(parse(row), dirty.get(keyText(row))));
+        const keys = new Set(found.map(keyText));
+        for (const key of dirtyOfTicket.get(ticketRef) ?? []) {
+          const held = dirty.get(key);
+          // Stored without its ticket, where a word came before its grant.
+          if (held !== undefined && !keys.has(key)) found.push(joined(held, stored(held)));
+        }
+        return found;
+      });
     },
-    find,
-    applyOwn(epoch, entry, fresh = false) {
+    applyOwn(epoch, entry) {
       const at = seenOf(own, epoch);
       const seq = entry['seq'] as number;
       if (seq <= at.seq) return;
-      take(own, epoch, entry, fresh);
+      take(own, epoch, entry);
       count(entry);
       at.seq = seq;
       at.reach = seq;
