@@ -92,6 +92,8 @@ export function createGateProcess(options: GateProcessOptions): GateProcess {
 
   const start = async () => {
     if (child !== null) return;
+    // What the last process said of itself is no word of this one.
+    last = null;
     const log = openSync(paths.log, 'a');
     const started = spawn(launcher, ['run', '--config', paths.config], { stdio: ['ignore', log, log], env: { ...process.env, ...options.env } });
     child = started;
