@@ -1,12 +1,15 @@
 /** The command line `stile-cloud`: names, options and help. What commands do stands beside. The only file of the cloud that imports commander. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { SETTINGS } from '../config.ts';
-import { enrolToken, keys, operatorAdd, operatorList, operatorRevoke } from './access.ts';
-import { refusalsCommand, settleCommand } from './account.ts';
-import { assign, gateAdd, gateRevoke, gates, gateToken, requestOf, sendRequest } from './gates.ts';
-import { eventList, eventPut, eventShow, importCommand } from './rights.ts';
-import { migrateCommand, runCommand, withRequests } from './services.ts';
 import { EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './session.ts';
+
+// Loaded when a command needs them: most commands are done sooner than the whole service is loaded.
+const access = () => import('./access.ts');
+const account = () => import('./account.ts');
+const brokerSession = () => import('./broker-session.ts');
+const gatesOf = () => import('./gates.ts');
+const rights = () => import('./rights.ts');
+const services = () => import('./services.ts');
 
 const EXAMPLES = `
 From an empty database to a gate with its tickets:
@@ -49,12 +52,14 @@ function createProgram(terminal: Terminal): Command {
   const add = (parent: Command, name: string, description: string) => parent.command(name).description(description).copyInheritedSettings(program);
   const tenantOption = () => new Option('--tenant <name>', 'act for this tenant').default(undefined, 'STILE_TENANT');
 
-  add(program, 'migrate', 'brings the database to this version').action(() => migrateCommand(terminal));
-  add(program, 'serve', 'answers HTTP and tells gates their tickets, until it is stopped').action(() => runCommand(terminal, { serve: true, ingest: false }));
-  add(program, 'ingest', 'takes in what gates say, until it is stopped; any number side by side').action(() =>
-    runCommand(terminal, { serve: false, ingest: true }),
+  add(program, 'migrate', 'brings the database to this version').action(async () => (await services()).migrateCommand(terminal));
+  add(program, 'serve', 'answers HTTP and tells gates their tickets, until it is stopped').action(async () =>
+    (await services()).runCommand(terminal, { serve: true, ingest: false }),
   );
-  add(program, 'all', 'serve and ingest in one process').action(() => runCommand(terminal, { serve: true, ingest: true }));
+  add(program, 'ingest', 'takes in what gates say, until it is stopped; any number side by side').action(async () =>
+    (await services()).runCommand(terminal, { serve: false, ingest: true }),
+  );
+  add(program, 'all', 'serve and ingest in one process').action(async () => (await services()).runCommand(terminal, { serve: true, ingest: true }));
 
   addRights(program, add, session, tenantOption);
   addGates(program, add, session, tenantOption);
@@ -81,15 +86,15 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
       'after',
       '\nExample:\n  stile-cloud event put concert-1 --site arena --name "Concert" --starts 2026-07-01T20:00+02:00 --policies policies.yaml',
     )
-    .action((id: string, options, command: Command) => session(command, (open) => eventPut(open, id, options)));
+    .action((id: string, options, command: Command) => session(command, async (open) => (await rights()).eventPut(open, id, options)));
   add(event, 'list', 'every event with its tickets, gates and manifest')
     .option('--json')
     .addOption(tenant())
-    .action((options, command: Command) => session(command, (open) => eventList(open, options)));
+    .action((options, command: Command) => session(command, async (open) => (await rights()).eventList(open, options)));
   add(event, 'show <event>', 'one event with its policies, as JSON')
     .option('--json')
     .addOption(tenant())
-    .action((id: string, _options, command: Command) => session(command, (open) => eventShow(open, id)));
+    .action((id: string, _options, command: Command) => session(command, async (open) => (await rights()).eventShow(open, id)));
 
   add(program, 'import <event> <file>', 'imports tickets from CSV (with a header) or JSON Lines; the same file again changes nothing')
     .addOption(new Option('--format <format>').choices(['csv', 'jsonl']).default(undefined, 'by the file'))
@@ -102,7 +107,7 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
       'after',
       '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed at the door and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A',
     )
-    .action((id: string, file: string, options, command: Command) => session(command, (open) => importCommand(open, id, file, options)));
+    .action((id: string, file: string, options, command: Command) => session(command, async (open) => (await rights()).importCommand(open, id, file, options)));
 }
 
 function addGates(program: Command, add: Add, session: Run, tenant: TenantOption): void {
@@ -116,27 +121,29 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .option('--no-wait', 'do not wait until gates are told')
     .addOption(tenant())
     .addHelpText('after', '\nExamples:\n  stile-cloud assign arena/north-03 concert-1 --zones A,B\n  stile-cloud assign "arena/*" concert-1 concert-2')
-    .action((gate: string, events: string[], options, command: Command) => session(command, (open) => assign(open, gate, events, options)));
+    .action((gate: string, events: string[], options, command: Command) =>
+      session(command, async (open) => (await gatesOf()).assign(open, gate, events, options)),
+    );
   add(program, 'gates', 'every gate, worst first: online or not, mode, backlog, manifest, alerts')
     .option('--site <site>')
     .option('--json')
     .addOption(tenant())
-    .action((options, command: Command) => session(command, (open) => gates(open, options)));
+    .action((options, command: Command) => session(command, async (open) => (await gatesOf()).gates(open, options)));
 
   const gate = add(program, 'gate', 'one gate: add, token, revoke');
   add(gate, 'add <gate>', 'makes a gate and shows its token once')
     .option('--token-file <file>')
     .option('--json')
     .addOption(tenant())
-    .action((name: string, options, command: Command) => session(command, (open) => gateAdd(open, name, options)));
+    .action((name: string, options, command: Command) => session(command, async (open) => (await gatesOf()).gateAdd(open, name, options)));
   add(gate, 'token <gate>', 'gives a gate a new token; the old one opens nothing any more')
     .option('--token-file <file>')
     .option('--json')
     .addOption(tenant())
-    .action((name: string, options, command: Command) => session(command, (open) => gateToken(open, name, options)));
+    .action((name: string, options, command: Command) => session(command, async (open) => (await gatesOf()).gateToken(open, name, options)));
   add(gate, 'revoke <gate>', "takes a gate's identity away")
     .addOption(tenant())
-    .action((name: string, _options, command: Command) => session(command, (open) => gateRevoke(open, name)));
+    .action((name: string, _options, command: Command) => session(command, async (open) => (await gatesOf()).gateRevoke(open, name)));
 
   add(
     program,
@@ -152,7 +159,8 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
       'after',
       '\nExamples:\n  stile-cloud request arena/north-03 open --actor s-17 --reason "wheelchair"\n  stile-cloud request arena/north-03 mode --arg mode=free --arg direction=out --actor s-17 --reason "end of the show"\n\nExit code 1: the gate refused; 75: it did not answer in time.',
     )
-    .action((name: string, what: string, options, command: Command) => {
+    .action(async (name: string, what: string, options, command: Command) => {
+      const [{ requestOf, sendRequest }, { withRequests }] = [await gatesOf(), await brokerSession()];
       requestOf(name, what, options.arg);
       return session(command, (open) => withRequests(open, (requests) => sendRequest(open, requests, name, what, options)), { mqtt: true });
     });
@@ -162,25 +170,25 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .option('--limit <n>', 'at most so many', whole(1, 1000), 100)
     .option('--json')
     .addOption(tenant())
-    .action((options, command: Command) => session(command, (open) => refusalsCommand(open, options)));
+    .action((options, command: Command) => session(command, async (open) => (await account()).refusalsCommand(open, options)));
   add(program, 'settle <gate> <epoch> <seq> <outcome>', 'says of a grant whose passage is not known: passed or returned')
     .requiredOption('--actor <id>', 'your staff id; it is recorded')
     .requiredOption('--reason <text>')
     .addOption(tenant())
     .action((name: string, epoch: string, seq: string, outcome: string, options, command: Command) =>
-      session(command, (open) => settleCommand(open, name, epoch, seq, outcome, options)),
+      session(command, async (open) => (await account()).settleCommand(open, name, epoch, seq, outcome, options)),
     );
 }
 
 function addAccess(program: Command, add: Add, session: Run, tenant: TenantOption): void {
   add(program, 'keys', 'prints the public keys that gates pin, as their key file')
     .option('--json')
-    .action((_options, command: Command) => session(command, (open) => keys(open)));
+    .action((_options, command: Command) => session(command, async (open) => (await access()).keys(open)));
   add(program, 'enroll <gate>', 'makes a one-use token that buys the gate its certificate (POST /enroll)')
     .option('--hours <n>', 'good for so long', whole(1, 24 * 365), 72)
     .option('--json')
     .addOption(tenant())
-    .action((name: string, options, command: Command) => session(command, (open) => enrolToken(open, name, options)));
+    .action((name: string, options, command: Command) => session(command, async (open) => (await access()).enrolToken(open, name, options)));
   const operator = add(program, 'operator', 'who may ask over HTTP: add, list, revoke');
   add(operator, 'add <name>', 'gives somebody or a service a token, shown once')
     .option('--actor <id>', 'the staff id it acts for; default: its name')
@@ -189,14 +197,14 @@ function addAccess(program: Command, add: Add, session: Run, tenant: TenantOptio
     .option('--token-file <file>')
     .option('--json')
     .addOption(tenant())
-    .action((name: string, options, command: Command) => session(command, (open) => operatorAdd(open, name, options)));
+    .action((name: string, options, command: Command) => session(command, async (open) => (await access()).operatorAdd(open, name, options)));
   add(operator, 'list', 'every token by name')
     .option('--json')
     .addOption(tenant())
-    .action((options, command: Command) => session(command, (open) => operatorList(open, options)));
+    .action((options, command: Command) => session(command, async (open) => (await access()).operatorList(open, options)));
   add(operator, 'revoke <name>', 'takes a token away')
     .addOption(tenant())
-    .action((name: string, _options, command: Command) => session(command, (open) => operatorRevoke(open, name)));
+    .action((name: string, _options, command: Command) => session(command, async (open) => (await access()).operatorRevoke(open, name)));
 }
 
 function whole(min: number, max: number): (text: string) => number {

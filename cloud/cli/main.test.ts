@@ -1,0 +1,177 @@
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { PublicKey } from '../../contract/manifest.ts';
+import { type Broker, startBroker } from '../../test/broker.ts';
+import { type FreshDatabase, freshDatabase } from '../../test/database.ts';
+import { connectPeer } from '../../test/mqtt-peer.ts';
+import { readConfig } from '../config.ts';
+import { SILENT } from '../log.ts';
+import { startCloud } from '../main.ts';
+import { runCli } from './main.ts';
+
+let fresh: FreshDatabase;
+let mosquitto: Broker;
+const folder = mkdtempSync(join(tmpdir(), 'stile-cli-'));
+beforeAll(async () => {
+  [fresh, mosquitto] = await Promise.all([freshDatabase(), startBroker()]);
+});
+afterAll(async () => {
+  await mosquitto.stop();
+  await fresh.drop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const env = () => ({
+  DATABASE_URL: fresh.url,
+  STILE_MQTT_URL: mosquitto.cloudUrl,
+  STILE_SIGNING_KEY_FILE: join(folder, 'key.pem'),
+  STILE_HTTP_PORT: '0',
+  STILE_TENANT: 'venues',
+  STILE_HOST: 'cli-test',
+});
+async function cli(args: readonly string[], extra: Record<string, string | undefined> = {}): Promise<{ code: number; out: string; err: string }> {
+  let [out, err] = ['', ''];
+  const code = await runCli(args, {
+    env: { ...env(), ...extra },
+    interactive: false,
+    out: (text) => {
+      out += text;
+    },
+    err: (text) => {
+      err += text;
+    },
+  });
+  return { code, out, err };
+}
+function tickets(name: string, count: number): string {
+  const path = join(folder, name);
+  writeFileSync(
+    path,
+    `ticket_id,code,tier\n${Array.from({ length: count }, (_, n) => `T-${n},${randomBytes(16).toString('base64url')},standard`).join('\n')}\n`,
+  );
+  return path;
+}
+
+test('from an empty database to a gate with its tickets', async () => {
+  expect(await cli(['migrate'])).toMatchObject({ code: 0, err: expect.stringContaining('up to date') });
+  expect(await cli(['gates'])).toMatchObject({ code: 1, err: expect.stringContaining('there is no tenant "venues" yet') });
+  const put = await cli([
+    'event',
+    'put',
+    'concert-1',
+    '--site',
+    'arena',
+    '--name',
+    'Concert',
+    '--starts',
+    '2026-07-01T20:00+02:00',
+    '--policies',
+    join(import.meta.dirname, '../../docs/policies.yaml.example'),
+  ]);
+  expect(put).toMatchObject({ code: 0, out: 'event concert-1: made\n' });
+  expect(put.err).toContain('made the tenant "venues"\nmade the site arena\n');
+  expect(await cli(['import', 'concert-1', tickets('good.csv', 30), '--json'])).toMatchObject({ code: 0, out: expect.stringContaining('"created":30') });
+  const tokenFile = join(folder, 'north.token');
+  const assigned = await cli(['assign', 'arena/north-03', 'concert-1', '--zones', 'A,B', '--token-file', tokenFile, '--no-wait']);
+  expect(assigned).toMatchObject({ code: 0, out: '', err: expect.stringContaining('arena/north-03 is for concert-1 (zones A,B)') });
+  expect([readFileSync(tokenFile, 'utf8').startsWith('stile-device-'), statSync(tokenFile).mode & 0o777]).toEqual([true, 0o600]);
+  const { keys } = JSON.parse((await cli(['keys'])).out) as { keys: unknown[] };
+  expect(keys.map((key) => PublicKey.parse(key).use)).toEqual(['manifest']);
+  expect(JSON.parse((await cli(['gates', '--json'])).out)).toMatchObject([{ gate: 'arena/north-03', state: 'never_seen', event_ids: ['concert-1'] }]);
+
+  const result = readConfig(env(), { mqtt: true });
+  const running = await startCloud(result.ok ? result.config : (undefined as never), { serve: true, ingest: true }, SILENT);
+  const gate = await connectPeer(mosquitto.url);
+  try {
+    await gate.subscribe('stile/1/arena/north-03/#', 1);
+    await gate.wait(({ topic, payload }) => topic.endsWith('manifest/want') && JSON.parse(payload.toString()).events.length === 1);
+    expect(await cli(['assign', 'arena/*', 'concert-1'])).toMatchObject({ code: 0, err: expect.stringContaining('the gates have been told') });
+    const asked = cli(['request', 'arena/north-03', 'mode', '--actor', 's-17', '--reason', 'end of the show', '--arg', 'mode=free']);
+    const request = JSON.parse((await gate.wait(({ topic }) => topic.endsWith('/request/mode'))).payload.toString()) as { transaction: string };
+    expect(request).toMatchObject({ actor: 's-17', args: { mode: 'free' } });
+    await gate.publish('stile/1/arena/north-03/response/mode', {
+      schema: 1,
+      transaction: request.transaction,
+      status: 'error',
+      error: { code: 'refused', message: 'a rotation is in progress' },
+      duration_ms: 2,
+    });
+    expect(await asked).toMatchObject({ code: 1, out: expect.stringContaining('refused: a rotation is in progress') });
+  } finally {
+    await gate.end();
+    await running.stop();
+  }
+}, 30_000);
+
+test('exit codes say what kind of failure it was', async () => {
+  const nobody = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none' };
+  const empty = { DATABASE_URL: fresh.adminUrl };
+  const cases: [readonly string[], Record<string, string | undefined>, number, RegExp][] = [
+    [['--help'], {}, 0, /^$/],
+    [['import', '--help'], {}, 0, /^$/],
+    [['nonsense'], {}, 2, /unknown command/],
+    [['import', 'concert-1'], {}, 2, /missing required argument 'file'/],
+    [['gates'], { DATABASE_URL: undefined }, 78, /DATABASE_URL: missing/],
+    [['gates'], nobody, 69, /the database can't be reached/],
+    [['serve'], empty, 78, /run stile-cloud migrate first/],
+    [['event', 'list'], empty, 78, /stile-cloud migrate/],
+    [['serve'], { STILE_MQTT_URL: '' }, 78, /STILE_MQTT_URL: missing/],
+    [['serve'], { STILE_SIGNING_KEY_FILE: join(folder, 'another.pem') }, 78, /whose file is not here/],
+    [['import', 'nowhere', tickets('x.csv', 1)], {}, 1, /there is no event nowhere/],
+    [['import', 'concert-1', join(folder, 'none.csv')], {}, 1, /there is no such file/],
+    [['event', 'put', 'concert-1', '--starts', 'tomorrow'], {}, 2, /--starts "tomorrow": write the time with its zone/],
+    [['event', 'put', 'concert-1', '--time-zone', 'Mars'], {}, 2, /time_zone "Mars"/],
+    [['assign', 'arena', 'concert-1'], {}, 2, /a gate is named <site>\/<gate>/],
+    [['assign', 'arena/x', 'nowhere'], {}, 1, /there is no event nowhere/],
+    [['request', 'arena/north-03', 'explode', '--actor', 'a', '--reason', 'x'], {}, 2, /there is no command "explode"/],
+    [['request', 'arena/north-03', 'open', '--actor', 'a', '--reason', 'x'], { STILE_MQTT_URL: 'mqtt://127.0.0.1:1' }, 69, /the broker .* can't be reached/],
+    [['refusals', '--since', 'yesterday'], {}, 2, /--since "yesterday"/],
+    [['settle', 'arena/north-03', '1', '1', 'passed', '--actor', 'a', '--reason', 'x'], {}, 1, /there is no grant/],
+  ];
+  for (const [args, extra, code, message] of cases) {
+    const result = await cli(args, { ...extra });
+    expect({ args, code: result.code, err: result.err }).toEqual({ args, code, err: expect.stringMatching(message) });
+  }
+}, 60_000);
+
+test('mistakes of a policies file are all named, with its line where it is not YAML', async () => {
+  const path = join(folder, 'policies.yaml');
+  writeFileSync(path, 'event:\n  reentry: { rule: sometimes }\n  no_such_rule: 1\n');
+  const wrong = await cli(['event', 'put', 'concert-1', '--policies', path]);
+  expect(wrong).toMatchObject({ code: 2 });
+  expect(wrong.err).toMatch(/policies\.event\.reentry\.rule/);
+  expect(wrong.err).toMatch(/no_such_rule/);
+  writeFileSync(path, 'event:\n  - {');
+  expect(await cli(['event', 'put', 'concert-1', '--policies', path])).toMatchObject({ code: 2, err: expect.stringMatching(/line 2/) });
+});
+
+test('a bad line ends in 1, and what was good is in', async () => {
+  const path = join(folder, 'mixed.csv');
+  writeFileSync(path, `ticket_id,code\nM-1,${randomBytes(16).toString('base64url')}\nM-2,guessable\n`);
+  const result = await cli(['import', 'concert-1', path, '--no-wait']);
+  expect(result).toMatchObject({ code: 1, out: '1 new, 0 changed, 0 as before, 1 refused, of 2 lines\n' });
+  expect(result.err).toContain(`${path}:3: code: has at most`);
+});
+
+test("an operator's token is shown once, acts for one person, and can be taken away", async () => {
+  expect(await cli(['operator', 'add', 'anna', '--actor', 's-17'])).toMatchObject({ code: 0, out: expect.stringMatching(/^stile-operator-\S{43}\n$/) });
+  expect(await cli(['operator', 'add', 'anna'])).toMatchObject({ code: 1, err: expect.stringContaining('there is an operator anna already') });
+  expect((await cli(['operator', 'list'])).out).toContain('anna  acts for s-17');
+  expect(await cli(['operator', 'revoke', 'anna'])).toMatchObject({ code: 0 });
+  expect(await cli(['operator', 'add', 'Anna Miller'])).toMatchObject({ code: 2, err: expect.stringContaining('is not a staff id') });
+});
+
+test('the launcher finds its runtime from any folder and through a link', async () => {
+  const launcher = join(import.meta.dirname, '..', 'stile-cloud');
+  if (!existsSync(join(import.meta.dirname, '../../.tools/node/bin/node'))) throw new Error('the pinned runtime is missing: run make setup');
+  const link = join(folder, 'stile-cloud');
+  symlinkSync(launcher, link);
+  const help = await new Promise<string>((done, failed) =>
+    execFile(link, ['--help'], { cwd: '/', env: { PATH: '/usr/bin:/bin' } }, (error, stdout) => (error === null ? done(stdout) : failed(error))),
+  );
+  expect(help).toContain('From an empty database to a gate with its tickets');
+});
