@@ -57,7 +57,7 @@ async function setUp(spec: Partial<ManifestSpec> | null = {}) {
       desk.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome }, desk.stamp()),
     async install(more: Partial<ManifestSpec>) {
       const { file, wanted } = await makeManifest(home.path, signer, { version: 1, tickets: [], ...more });
-      expect(await desk.core.installManifest(file, wanted)).toEqual({ ok: true, version: more.version ?? 1 });
+      expect(await desk.core.installManifest(file, wanted, desk.stamp())).toEqual({ ok: true, version: more.version ?? 1 });
     },
     rows: (): LedgerEntry[] => desk.core.rows(null, 500).map((row) => LedgerEntry.parse(row.entry)),
     idle: () => {
@@ -187,7 +187,7 @@ test('an overlay takes the right away, gives a new one, and tells the guest of t
     { ticket_ref: refOf(old), ticket_id: null, removed: true, reason: 'revoked' },
     ticket(fresh),
   ]);
-  expect(desk.core.applyOverlay(overlay)).toEqual({ ok: true, version: 2 });
+  expect(desk.core.applyOverlay(overlay, desk.stamp())).toEqual({ ok: true, version: 2 });
   expect([code, old, fresh].map((one) => reasonOf(desk.decide(one)))).toEqual(['canceled', 'revoked', 'first_entry']);
   expect(desk.rows().at(-1)).toMatchObject({ manifest_version: 2 });
 });
@@ -213,7 +213,10 @@ test('signed codes: by key, then by ticket id; sold after the last sync they sti
   expect(reasonOf(desk.decide(make('sold-later')))).toBe('already_redeemed');
   expect(reasonOf(desk.decide(make('forged', stranger)))).toBe('invalid');
   expect(reasonOf(desk.decide('known-ticket'))).toBe('invalid');
-  desk.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf('returned-later'), ticket_id: 'returned-later', removed: true, reason: 'canceled' }]));
+  desk.core.applyOverlay(
+    makeOverlay(signer, 1, 2, [{ ticket_ref: refOf('returned-later'), ticket_id: 'returned-later', removed: true, reason: 'canceled' }]),
+    desk.stamp(),
+  );
   expect(reasonOf(desk.decide(make('returned-later')))).toBe('canceled');
 });
 
@@ -394,7 +397,7 @@ test('a damaged ledger is set aside, a new epoch begins, and what was readable i
   expect(notices.join()).toContain('set aside as ledger.damaged-');
   expect(readdirSync(path).filter((name) => /^ledger\.damaged-.*\.sqlite$/.test(name))).toHaveLength(1);
   expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 3_600_000, desk.stamp())).toBe(false);
-  expect(desk.core.applyOverlay(makeOverlay(signer, 1, 2, []))).toEqual({ ok: true, version: 2 });
+  expect(desk.core.applyOverlay(makeOverlay(signer, 1, 2, []), desk.stamp())).toEqual({ ok: true, version: 2 });
 
   const seqs: number[] = [];
   let ownRows = 0;
@@ -480,7 +483,7 @@ test('a manifest file that breaks while it is read gives way to the last good on
   const codes = Array.from({ length: 3_000 }, newCode);
   const { desk, path, home, signer, notices } = await setUp({ tickets: codes.map((code) => ticket(code)) });
   const next = await makeManifest(home, signer, { version: 2, tickets: codes.map((code) => ticket(code, { tier: 'second' })) });
-  await desk.core.installManifest(next.file, next.wanted);
+  await desk.core.installManifest(next.file, next.wanted, desk.stamp());
   const broken = join(path, 'manifests', EVENT, '2.sqlite');
   desk.core.close();
   tear(broken, 12 * 4096, statSync(broken).size - 13 * 4096);
@@ -499,8 +502,8 @@ test('a manifest file that breaks while it is read gives way to the last good on
   expect(notices.join()).toContain('is damaged; set aside as 2.damaged-');
   expect(desk.core.status(desk.stamp())).toMatchObject({ manifests: [{ version: 1 }], usageComplete: true });
   expect(reasonOf(desk.decide(codes.at(-1) ?? ''))).toBe('first_entry');
-  expect(desk.core.want(Buffer.from(JSON.stringify({ schema: 1, events: [next.wanted] })))).toMatchObject([{ since: null }]);
-  expect(await desk.core.installManifest(next.file, next.wanted)).toEqual({ ok: true, version: 2 });
+  expect(desk.core.want(Buffer.from(JSON.stringify({ schema: 1, events: [next.wanted] })), desk.stamp())).toMatchObject([{ since: null }]);
+  expect(await desk.core.installManifest(next.file, next.wanted, desk.stamp())).toEqual({ ok: true, version: 2 });
 });
 
 test('a second process is refused the store', async () => {

@@ -8,28 +8,23 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { LedgerVector, RowPosition } from '../contract/ids.ts';
 import { type AckMessage, LedgerMessage } from '../contract/ledger.ts';
-import { MAX_TEXT_CHARS } from '../contract/limits.ts';
-import type { PublicKey } from '../contract/manifest.ts';
 import { parsePayload } from '../contract/parse.ts';
 import { admit } from '../rules/admission.ts';
 import { readCode, recogniseCode } from '../rules/code.ts';
 import type { PlaceFacts } from '../rules/facts.ts';
 import { DEFAULT_POLICY, type EventPolicies, effectivePolicy, type Policy, readPolicies } from '../rules/policy.ts';
 import { type AskedTicket, type Gathered, gatherFacts } from './desk-facts.ts';
+import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './desk-parts.ts';
 import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
 import { createKeyring, type Keyring } from './keys.ts';
 import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, Presentation } from './ports.ts';
-import { salvage, setAside } from './store/damage.ts';
-import { type AppendedRow, type Ledger, openLedger, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
-import { type EventManifest, type ManifestChecks, type Manifests, openManifests, recoverManifests } from './store/manifests.ts';
-import { createOutbox, type Outbox } from './store/outbox.ts';
-import { createSalvageBox } from './store/salvage-box.ts';
-import { lockStore, StoreError, storeError } from './store/sqlite.ts';
-import { createStanding, fireLatched, type Standing, setFireLatch } from './store/standing.ts';
-import { MAX_DIRTY_GRANTS, openUsageStore, type UsageStore, wholeCovered } from './store/usage-store.ts';
+import { setAside } from './store/damage.ts';
+import type { AppendedRow, RowBody, Stamp, StoredEntry } from './store/ledger.ts';
+import type { EventManifest, Manifests } from './store/manifests.ts';
+import { lockStore, type StoreError, storeError } from './store/sqlite.ts';
+import { fireLatched, setFireLatch } from './store/standing.ts';
+import { MAX_DIRTY_GRANTS, wholeCovered } from './store/usage-store.ts';
 
-/** Own rows taken into usage at a time. */
-const CATCH_UP_ROWS = 1_000;
 /** Rows of the chain checked in one idle step. */
 const VERIFY_STEP_ROWS = 200;
 /** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
@@ -38,17 +33,6 @@ const MAX_ABANDONABLE = 64;
 const MAX_ROWS_READ = 500;
 /** Effective policies kept (one a tier and event). */
 const MAX_CACHED_POLICIES = 1_000;
-
-export interface DeskCoreOptions {
-  /** Folder of the store. */
-  readonly path: string;
-  /** `<site>/<gate>`. */
-  readonly gate: string;
-  /** Pinned at enrolment. */
-  readonly verifyKeys: readonly PublicKey[];
-  /** Things a person should know that no call can return: damage, unusable files. Never holds a code. */
-  readonly notice: (what: string, detail: string) => void;
-}
 
 /** A code that is not known here, to be asked of the cloud before it is decided. */
 export interface Question {
@@ -73,22 +57,14 @@ export interface DeskCore {
   applyPeer(payload: Uint8Array): { readonly applied: number; readonly gap: boolean };
   vector(): LedgerVector;
   caughtUp(): void;
-  installManifest(file: string, wanted: unknown): Promise<ManifestResult>;
-  applyOverlay(payload: Uint8Array): ManifestResult;
-  want(payload: Uint8Array): ReturnType<Manifests['want']>;
+  installManifest(file: string, wanted: unknown, stamp: Stamp): Promise<ManifestResult>;
+  applyOverlay(payload: Uint8Array, stamp: Stamp): ManifestResult;
+  want(payload: Uint8Array, stamp: Stamp): ReturnType<Manifests['want']>;
   /** After a call that failed with `damaged`: sets the broken file aside and goes on without it. Throws StoreError where even that fails; then try again. */
   recover(error: StoreError, stamp: Stamp): Promise<void>;
   /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
   idle(stamp: Stamp, quiet: boolean): boolean;
   close(): void;
-}
-
-interface Parts {
-  readonly ledger: Ledger;
-  readonly outbox: Outbox;
-  readonly standing: Standing;
-  readonly usage: UsageStore;
-  readonly manifests: Manifests;
 }
 
 /** Opens everything; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
@@ -99,104 +75,17 @@ export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Prom
     throw storeError(`make ${options.path}`, error);
   }
   const keyring = createKeyring(options.verifyKeys);
+  const latest: Latest = { stamp };
   const lock = lockStore(join(options.path, 'lock.sqlite'));
   try {
-    return deskCore(options, keyring, await openParts(options, keyring, stamp), stamp, () => lock.close());
+    return deskCore(options, keyring, await openParts(options, keyring, latest), latest, () => lock.close());
   } catch (error) {
     lock.close();
     throw error;
   }
 }
 
-async function openParts(options: DeskCoreOptions, keyring: Keyring, stamp: Stamp): Promise<Parts> {
-  const path = join(options.path, 'ledger.sqlite');
-  try {
-    return assemble(options, keyring, openLedger({ path, name: options.gate, stamp }), stamp);
-  } catch (error) {
-    if (!(error instanceof StoreError) || !error.damaged) throw error;
-    return rebuild(options, keyring, stamp, error);
-  }
-}
-
-/** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
-async function rebuild(options: DeskCoreOptions, keyring: Keyring, stamp: Stamp, cause: StoreError): Promise<Parts> {
-  const path = join(options.path, 'ledger.sqlite');
-  const aside = setAside(path, stamp.wallMs);
-  const saved = salvage(aside);
-  const ledger = openLedger({ path, name: options.gate, stamp, aboveEpoch: saved.lastEpoch });
-  ledger.setMeta('usage_lost', '1');
-  const standing = createStanding(ledger);
-  ledger.change('take over what was saved', () => {
-    for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode);
-  });
-  for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
-  createSalvageBox(ledger).put(saved);
-  const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, stamp));
-  const detail = `${cause.fault.cause}; set aside as ${aside.slice(aside.lastIndexOf('/') + 1)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again; epoch ${ledger.epoch()} begins`;
-  ledger.append([noteBody('fault', 'ledger', detail)], stamp);
-  options.notice('ledger', detail);
-  return assemble(options, keyring, ledger, stamp);
-}
-
-const checksOf = (keyring: Keyring, stamp: Stamp): ManifestChecks => ({
-  verify: (payload, carried) => keyring.verifyPayload(payload, carried, stamp.trusted ? stamp.wallMs : null),
-  policyProblem(policies) {
-    const read = readPolicies(policies);
-    return read.ok ? null : read.problems.join('; ').slice(0, MAX_TEXT_CHARS);
-  },
-});
-
-function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, stamp: Stamp): Parts {
-  const usage = openUsage(options, ledger);
-  for (const own of ledger.epochs()) {
-    for (let from = Math.max(own.firstSeq, usage.ownMark(own.epoch) + 1); from <= own.lastSeq; from += CATCH_UP_ROWS) {
-      for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, JSON.parse(row.entry) as StoredEntry);
-    }
-  }
-  const parts: Parts = {
-    ledger,
-    usage,
-    outbox: createOutbox(ledger),
-    standing: createStanding(ledger),
-    manifests: openManifests({
-      ledger,
-      folder: join(options.path, 'manifests'),
-      checks: checksOf(keyring, stamp),
-      onUnusable: (_event, message) => options.notice('manifest', message),
-      onSwitched: () => takeUpto(parts),
-    }),
-  };
-  takeUpto(parts);
-  return parts;
-}
-
-/** Usage is derived: a damaged one is set aside, and rows are read and fetched again. */
-function openUsage(options: DeskCoreOptions, ledger: Ledger): UsageStore {
-  const path = join(options.path, 'usage.sqlite');
-  try {
-    return openUsageStore(path, ledger.name);
-  } catch (error) {
-    if (!(error instanceof StoreError) || !error.damaged) throw error;
-    const aside = setAside(path, Date.parse('1970-01-01T00:00:00.000Z'));
-    ledger.setMeta('usage_lost', '1');
-    options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
-    return openUsageStore(path, ledger.name);
-  }
-}
-
-/** Manifests count ledgers up to a row: what is below needs no fetching; own rows that are counted and not here were lost. */
-function takeUpto({ ledger, usage, manifests }: Parts): void {
-  const uptos = manifests.current().map((event) => event.file.head.upto);
-  usage.countFrom(uptos, (name, epoch) => name === ledger.name && ledger.lastSeqOf(epoch) !== null);
-  if (ledger.meta('caught_up') !== undefined) return;
-  const lostRows = uptos.some((upto) => {
-    const own = upto[ledger.name];
-    return own !== undefined && own[0] < ledger.epoch() && (ledger.lastSeqOf(own[0]) ?? 0) < own[1];
-  });
-  if (lostRows) ledger.setMeta('usage_lost', '1');
-}
-
-function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, openedAt: Stamp, unlock: () => void): DeskCore {
+function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): DeskCore {
   let parts = opened;
   let lost = parts.ledger.meta('usage_lost') === '1';
   /** The files whose usage was last forgotten, by their versions. */
@@ -391,14 +280,21 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       parts.ledger.setMeta('caught_up', '1');
       setLost(false);
     },
-    async installManifest(file, wanted) {
+    async installManifest(file, wanted, stamp) {
+      latest.stamp = stamp;
       const result = await parts.manifests.install(file, wanted);
       policies.clear();
       if (parts.ledger.meta('usage_lost') === '1') lost = true;
       return result;
     },
-    applyOverlay: (payload) => parts.manifests.applyOverlay(payload),
-    want: (payload) => parts.manifests.want(payload),
+    applyOverlay(payload, stamp) {
+      latest.stamp = stamp;
+      return parts.manifests.applyOverlay(payload);
+    },
+    want(payload, stamp) {
+      latest.stamp = stamp;
+      return parts.manifests.want(payload);
+    },
     idle(stamp, quiet) {
       const { ledger, outbox, usage, manifests } = parts;
       if (usage.dirty() > 0) {
@@ -433,6 +329,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       return false;
     },
     async recover(error, stamp) {
+      latest.stamp = stamp;
       if (error.file === 'manifest') {
         if (error.path !== null) parts.manifests.setAside(error.path, stamp.wallMs);
         policies.clear();
@@ -449,10 +346,10 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       if (error.file === 'usage') {
         const aside = setAside(join(options.path, 'usage.sqlite'), stamp.wallMs);
         options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
-        parts = await openParts(options, keyring, stamp);
+        parts = await openParts(options, keyring, latest);
         parts.ledger.setMeta('usage_lost', '1');
       } else {
-        parts = await rebuild(options, keyring, stamp, error);
+        parts = await rebuild(options, keyring, latest, error);
       }
       lost = parts.ledger.meta('usage_lost') === '1';
       policies.clear();
@@ -470,6 +367,6 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, ope
       }
     },
   };
-  closeOutcomes(parts.ledger, write, openedAt);
+  closeOutcomes(parts.ledger, write, latest.stamp);
   return core;
 }

@@ -102,7 +102,7 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
       if (call.name === 'installManifest') {
         const opened = core;
         installs = installs
-          .then(() => opened.installManifest(call.file, call.wanted))
+          .then(() => opened.installManifest(call.file, call.wanted, request.stamp))
           .then(
             (value) => reply({ id, ok: true, value }),
             (error: unknown) => refuse(request, error),
@@ -215,9 +215,9 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
     case 'applyPeer':
       return core.applyPeer(call.payload);
     case 'applyOverlay':
-      return core.applyOverlay(call.payload);
+      return core.applyOverlay(call.payload, stamp);
     case 'want':
-      return core.want(call.payload);
+      return core.want(call.payload, stamp);
     case 'vector':
       return core.vector();
     case 'caughtUp':

@@ -1,0 +1,136 @@
+/**
+ * The store's parts, put together and, where a file is damaged, put together again from what can be read.
+ */
+import { join } from 'node:path';
+import { MAX_TEXT_CHARS } from '../contract/limits.ts';
+import type { PublicKey } from '../contract/manifest.ts';
+import { readPolicies } from '../rules/policy.ts';
+import { noteBody } from './desk-rows.ts';
+import type { Keyring } from './keys.ts';
+import { salvage, setAside } from './store/damage.ts';
+import { type Ledger, openLedger, type Stamp, type StoredEntry } from './store/ledger.ts';
+import { type ManifestChecks, type Manifests, openManifests, recoverManifests } from './store/manifests.ts';
+import { createOutbox, type Outbox } from './store/outbox.ts';
+import { createSalvageBox } from './store/salvage-box.ts';
+import { StoreError } from './store/sqlite.ts';
+import { createStanding, type Standing } from './store/standing.ts';
+import { openUsageStore, type UsageStore } from './store/usage-store.ts';
+
+/** Own rows taken into usage at a time. */
+const CATCH_UP_ROWS = 1_000;
+
+export interface DeskCoreOptions {
+  /** Folder of the store. */
+  readonly path: string;
+  /** `<site>/<gate>`. */
+  readonly gate: string;
+  /** Pinned at enrolment. */
+  readonly verifyKeys: readonly PublicKey[];
+  /** Things a person should know that no call can return: damage, unusable files. Never holds a code. */
+  readonly notice: (what: string, detail: string) => void;
+}
+
+/** The time that came with the latest call. */
+export interface Latest {
+  stamp: Stamp;
+}
+
+export interface Parts {
+  readonly ledger: Ledger;
+  readonly outbox: Outbox;
+  readonly standing: Standing;
+  readonly usage: UsageStore;
+  readonly manifests: Manifests;
+}
+
+/** Opens the store; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
+export async function openParts(options: DeskCoreOptions, keyring: Keyring, latest: Latest): Promise<Parts> {
+  const { stamp } = latest;
+  const path = join(options.path, 'ledger.sqlite');
+  try {
+    return assemble(options, keyring, openLedger({ path, name: options.gate, stamp }), latest);
+  } catch (error) {
+    if (!(error instanceof StoreError) || !error.damaged) throw error;
+    return rebuild(options, keyring, latest, error);
+  }
+}
+
+/** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
+export async function rebuild(options: DeskCoreOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
+  const { stamp } = latest;
+  const path = join(options.path, 'ledger.sqlite');
+  const aside = setAside(path, stamp.wallMs);
+  const saved = salvage(aside);
+  const ledger = openLedger({ path, name: options.gate, stamp, aboveEpoch: saved.lastEpoch });
+  ledger.setMeta('usage_lost', '1');
+  const standing = createStanding(ledger);
+  ledger.change('take over what was saved', () => {
+    for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode);
+  });
+  for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
+  createSalvageBox(ledger).put(saved);
+  const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, latest));
+  const detail = `${cause.fault.cause}; set aside as ${aside.slice(aside.lastIndexOf('/') + 1)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again; epoch ${ledger.epoch()} begins`;
+  ledger.append([noteBody('fault', 'ledger', detail)], stamp);
+  options.notice('ledger', detail);
+  return assemble(options, keyring, ledger, latest);
+}
+
+const checksOf = (keyring: Keyring, latest: Latest): ManifestChecks => ({
+  verify: (payload, carried) => keyring.verifyPayload(payload, carried, latest.stamp.trusted ? latest.stamp.wallMs : null),
+  policyProblem(policies) {
+    const read = readPolicies(policies);
+    return read.ok ? null : read.problems.join('; ').slice(0, MAX_TEXT_CHARS);
+  },
+});
+
+function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, latest: Latest): Parts {
+  const { stamp } = latest;
+  const usage = openUsage(options, ledger, stamp.wallMs);
+  for (const own of ledger.epochs()) {
+    for (let from = Math.max(own.firstSeq, usage.ownMark(own.epoch) + 1); from <= own.lastSeq; from += CATCH_UP_ROWS) {
+      for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, JSON.parse(row.entry) as StoredEntry);
+    }
+  }
+  const parts: Parts = {
+    ledger,
+    usage,
+    outbox: createOutbox(ledger),
+    standing: createStanding(ledger),
+    manifests: openManifests({
+      ledger,
+      folder: join(options.path, 'manifests'),
+      checks: checksOf(keyring, latest),
+      onUnusable: (_event, message) => options.notice('manifest', message),
+      onSwitched: () => takeUpto(parts),
+    }),
+  };
+  takeUpto(parts);
+  return parts;
+}
+
+/** Usage is derived: a damaged one is set aside, and rows are read and fetched again. */
+function openUsage(options: DeskCoreOptions, ledger: Ledger, wallMs: number): UsageStore {
+  const path = join(options.path, 'usage.sqlite');
+  try {
+    return openUsageStore(path, ledger.name);
+  } catch (error) {
+    if (!(error instanceof StoreError) || !error.damaged) throw error;
+    const aside = setAside(path, wallMs);
+    ledger.setMeta('usage_lost', '1');
+    options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
+    return openUsageStore(path, ledger.name);
+  }
+}
+
+/** Manifests count ledgers up to a row: what is below needs no fetching; own rows that are counted and not here were lost. */
+function takeUpto({ ledger, usage, manifests }: Parts): void {
+  const uptos = manifests.current().map((event) => event.file.head.upto);
+  usage.countFrom(uptos, (name, epoch) => name === ledger.name && ledger.lastSeqOf(epoch) !== null);
+  if (ledger.meta('caught_up') !== undefined) return;
+  const lostRows = uptos.some((upto) => {
+    const own = upto[ledger.name];
+    return own !== undefined && own[0] < ledger.epoch() && (ledger.lastSeqOf(own[0]) ?? 0) < own[1];
+  });
+  if (lostRows) ledger.setMeta('usage_lost', '1');
+}
