@@ -1,7 +1,7 @@
 /**
  * Makes the bundle that a Pi needs: the daemon as one file, its native parts, the runtime, the stop step, units and installer.
  *
- *   node deploy/bundle.ts [x64|arm64]      → dist/gate-<arch>/ and dist/gate-<arch>.tar.gz
+ *   node deploy/bundle.ts [x64|arm64] [folder]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz; folder: dist
  *
  *   bin/node  bin/stile-gate  lib/stile-gate.mjs and its parts  lib/native/*.node  libexec/stile-release
  *   systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
@@ -180,8 +180,8 @@ function pack(target: string): string {
 
 async function main(args: readonly string[]): Promise<void> {
   const arch = (args[0] ?? process.arch) as Arch;
-  if (args.length > 1 || !ARCHITECTURES.includes(arch)) throw new BundleError(2, 'usage: node deploy/bundle.ts [x64|arm64]');
-  const target = join(root, 'dist', `gate-${arch}`);
+  if (args.length > 2 || !ARCHITECTURES.includes(arch)) throw new BundleError(2, 'usage: node deploy/bundle.ts [x64|arm64] [folder]');
+  const target = join(args[1] ?? join(root, 'dist'), `gate-${arch}`);
   const work = `${target}.new`;
   rmSync(work, { recursive: true, force: true });
   for (const folder of ['bin', 'lib/native', 'libexec', 'share/doc']) mkdirSync(join(work, folder), { recursive: true });
