@@ -185,3 +185,32 @@ test('a thousand kicks cost one read', async () => {
   await settle();
   expect(reads).toBeLessThanOrEqual(3);
 });
+
+test('while the cloud is silent new rows still go out, each once, for the other gates; the cloud gets the rest when it speaks', async () => {
+  const { desk, outbox, sent, start, acknowledge } = rig();
+  start();
+  for (let row = 1; row <= 30; row++) {
+    desk.write(1);
+    outbox.kick();
+    await vi.advanceTimersByTimeAsync(200);
+  }
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect([...new Set(sent)]).toEqual(Array.from({ length: 30 }, (_, index) => index + 1));
+  expect(outbox.inFlight()).toBeLessThanOrEqual(8);
+  const before = sent.length;
+  acknowledge(1);
+  await vi.advanceTimersByTimeAsync(500);
+  expect(sent.slice(before)).toEqual([2]);
+});
+
+test('the window does not slide over what the broker has not taken', async () => {
+  const { desk, outbox, sent, start, answer } = rig();
+  answer({ result: 'refused', code: 135 });
+  start();
+  for (let row = 1; row <= 20; row++) {
+    desk.write(1);
+    outbox.kick();
+    await vi.advanceTimersByTimeAsync(200);
+  }
+  expect(Math.max(...sent)).toBe(8);
+});

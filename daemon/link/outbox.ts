@@ -4,6 +4,9 @@
  * A PUBACK is the broker's word and frees nothing (a killed broker loses what it has acknowledged). When no ack comes, the oldest
  * batch is sent again as a probe, ever more slowly; once an ack answers a probe, whatever else was sent before it goes out again.
  * Nothing survives a connection: the next one begins with what the ledger says is unacknowledged.
+ *
+ * The site's other gates read the same messages, and must hear of a guest at once even when the cloud is down. So while the cloud
+ * is silent the window slides: what the broker has taken makes room for newer rows, and goes out again when the cloud speaks.
  */
 import type { RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
@@ -49,11 +52,16 @@ interface Flying {
   readonly fromSeq: number;
   readonly uptoSeq: number;
   readonly payload: Uint8Array;
+  /** Last sent, and first sent. */
   sentMs: number;
+  readonly sinceMs: number;
+  /** The broker has it: other gates had their chance to hear of it. */
+  taken: boolean;
 }
 
 export function createOutbox(options: OutboxOptions): Outbox {
   const { nowMs } = options;
+  const silentMs = options.resendFirstMs ?? RESEND_FIRST_MS;
   const resend = createBackoff({ firstMs: options.resendFirstMs ?? RESEND_FIRST_MS, maxMs: options.resendMaxMs ?? RESEND_MAX_MS });
   const reading = createBackoff({ firstMs: READ_RETRY_FIRST_MS, maxMs: RESEND_MAX_MS });
   let send: ((payload: Uint8Array) => Promise<Published>) | null = null;
@@ -64,13 +72,28 @@ export function createOutbox(options: OutboxOptions): Outbox {
   let probedMs: number | null = null;
   let resendTimer: NodeJS.Timeout | undefined;
   let retryTimer: NodeJS.Timeout | undefined;
+  /** The window slid over rows that the cloud has not acknowledged. */
+  let slid = false;
   let released: { epoch: number; uptoSeq: number; atMs: number } | null = null;
 
   const transmit = (batch: Flying) => {
     batch.sentMs = nowMs();
     void send?.(batch.payload).then((published) => {
       if (published.result === 'refused') options.refused(published.code);
+      if (published.result !== 'sent' || batch.taken) return;
+      batch.taken = true;
+      if (slid) void pump();
     });
+  };
+  /** Is there room for one more batch? Makes some where the cloud has been silent for long. The oldest stays: it is the probe. */
+  const room = (): boolean => {
+    if (flying.length < MAX_BATCHES_IN_FLIGHT) return true;
+    const [oldest, next, ...rest] = flying;
+    if (oldest === undefined || next === undefined || nowMs() - oldest.sinceMs < silentMs) return false;
+    slid = true;
+    if (!next.taken) return false;
+    flying = [oldest, ...rest];
+    return true;
   };
   const armResend = () => {
     clearTimeout(resendTimer);
@@ -82,6 +105,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
     probedMs = nowMs();
     transmit(oldest);
     armResend();
+    void pump();
   };
   const later = (ms: number) => {
     clearTimeout(retryTimer);
@@ -90,7 +114,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
 
   /** Fills the window. True: stopped because there is nothing more, or no more room. */
   const fill = async (): Promise<void> => {
-    while (send !== null && flying.length < MAX_BATCHES_IN_FLIGHT) {
+    while (send !== null && room()) {
       const mine = connection;
       const last = flying.at(-1);
       const batch = await options.nextBatch(last === undefined ? null : [last.epoch, last.uptoSeq]);
@@ -100,7 +124,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
       if (last !== undefined && flying.at(-1) !== last) continue;
       if (released !== null && batch.epoch === released.epoch && batch.fromSeq <= released.uptoSeq && nowMs() - released.atMs < SETTLE_MS)
         return later(SETTLE_MS);
-      const next: Flying = { ...batch, sentMs: 0 };
+      const next: Flying = { ...batch, sentMs: 0, sinceMs: nowMs(), taken: false };
       flying.push(next);
       transmit(next);
       if (flying.length === 1) armResend();
@@ -127,6 +151,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
     start(sender) {
       send = sender;
       flying = [];
+      slid = false;
       connection += 1;
       probedMs = null;
       released = null;
@@ -148,7 +173,9 @@ export function createOutbox(options: OutboxOptions): Outbox {
       const done = flying.filter(({ epoch, uptoSeq }) => uptoSeq <= (upto.get(epoch) ?? 0));
       const last = done.at(-1);
       if (last === undefined) return;
-      flying = flying.filter((batch) => !done.includes(batch));
+      // After sliding, rows between those in flight are not: begin anew from what the ledger says.
+      flying = slid ? [] : flying.filter((batch) => !done.includes(batch));
+      slid = false;
       released = { epoch: last.epoch, uptoSeq: last.uptoSeq, atMs: nowMs() };
       resend.reset();
       if (probedMs !== null) {
