@@ -60,11 +60,12 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
   });
 
   let fetching: Promise<ManifestSync> | null = null;
+  let changed: () => void = () => undefined;
   const load = async (): Promise<ManifestSync> => {
     const [{ createManifestSync }, { createCloudClient }] = await Promise.all([import('./link/manifest-sync.ts'), import('./link/cloud-client.ts')]);
     const { url, ca, tokenFile } = cloud as NonNullable<Config['cloud']>;
     const client = createCloudClient({ url, token: secret(tokenFile), ca: bytes(ca), cert: bytes(mqtt?.cert ?? null), key: bytes(mqtt?.key ?? null) });
-    return createManifestSync({ gate, client, desk, alerts: uplink, folder: join(config.store.path, 'incoming'), log: linkLog });
+    return createManifestSync({ gate, client, desk: toldOf(desk, () => changed()), alerts: uplink, folder: join(config.store.path, 'incoming'), log: linkLog });
   };
   const late = (): Promise<ManifestSync> => (fetching ??= load());
   const sync: GateSync =
@@ -75,6 +76,9 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
           overlay: async (payload) => (await late()).overlay(payload),
           gap: async () => (await late()).gap(),
           refresh: async () => (await late()).refresh(),
+          changed(listener) {
+            changed = listener;
+          },
         };
 
   const connected = () => {
@@ -97,6 +101,15 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
     },
     close: async () => (await fetching?.catch(() => null))?.close(),
   };
+}
+
+/** The desk, and who is told after each call that may change what it knows of tickets or peers. */
+function toldOf(desk: Desk, changed: () => void): Desk {
+  const told =
+    <A extends readonly unknown[], R>(work: (...args: A) => Promise<R>) =>
+    (...args: A) =>
+      work(...args).finally(changed);
+  return { ...desk, installManifest: told(desk.installManifest), applyOverlay: told(desk.applyOverlay), caughtUp: told(desk.caughtUp) };
 }
 
 const bytes = (path: string | null): Buffer | undefined => (path === null ? undefined : readFileSync(path));

@@ -14,7 +14,7 @@ import { createKeeper } from './gate/keeper.ts';
 import { createNotes } from './gate/notes.ts';
 import { createOutputs } from './gate/outputs.ts';
 import { createPeripherals } from './gate/peripherals.ts';
-import { healthOf, type HostHealth, type Reported, snapshotOf } from './gate/report.ts';
+import { type HostHealth, healthOf, type Reported, snapshotOf } from './gate/report.ts';
 import { runSelftest } from './gate/selftest.ts';
 import { createTally } from './gate/tally.ts';
 import { createTelling } from './gate/telling.ts';
@@ -349,6 +349,7 @@ export function createGate(options: GateOptions): Gate {
         options.restart();
       };
       await keeper.open();
+      sync.changed?.(keeper.look);
       peripherals.openReaders();
       uplink.open(inbox);
     },

@@ -1,6 +1,7 @@
 /** Alerts that stand now: each is told to the uplink when it begins, changes its words, and ends. */
-import type { AlertId, Severity } from '../../contract/messages.ts';
+
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
+import type { AlertId, Severity } from '../../contract/messages.ts';
 import type { Clock, Uplink } from '../ports.ts';
 import type { ActiveAlert } from './watch.ts';
 

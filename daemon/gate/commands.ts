@@ -5,7 +5,7 @@
 import { ActorId, type Direction, type RowPosition } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { type Command, CommandArgs, type RequestError } from '../../contract/requests.ts';
-import { openRefusal, isIdle } from '../lane/turnstile.ts';
+import { isIdle, openRefusal } from '../lane/turnstile.ts';
 import { BOTH, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
 import type { Clock, Desk, Uplink } from '../ports.ts';
 import type { Notes } from './notes.ts';

@@ -15,6 +15,8 @@ export interface GateSync {
   gap(): Promise<void>;
   /** Fetch what is wanted now; what it says goes into the answer. */
   refresh(): Promise<unknown>;
+  /** Calls back whenever what the desk holds of tickets or of the peers' usage has changed. Where it can't, the gate finds out within STATUS_MS. */
+  changed?(listener: () => void): void;
 }
 
 export interface InboxOptions {

@@ -34,6 +34,8 @@ export interface Keeper {
   keepLatch(latched: boolean): void;
   /** Call it from time to time: what failed is tried again, the status asked for. */
   around(): void;
+  /** What the desk holds has changed: its status is asked for with the next look around, not only after STATUS_MS. */
+  look(): void;
   close(): void;
 }
 
@@ -57,6 +59,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
   let isOpen = false;
   let closed = false;
   let asked = false;
+  let lookSoon = false;
   let askedAtMs = Number.NEGATIVE_INFINITY;
   let retry: { cancel(): void } | null = null;
   let latchWanted: boolean | null = null;
@@ -123,6 +126,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
 
   async function askStatus(): Promise<void> {
     asked = true;
+    lookSoon = false;
     try {
       status = await desk.status();
       judge(status);
@@ -168,7 +172,10 @@ export function createKeeper(options: KeeperOptions): Keeper {
     keepLatch,
     around() {
       if (latchWanted !== null) keepLatch(latchWanted);
-      if (isOpen && !asked && clock.boottimeMs() - askedAtMs >= STATUS_MS) void askStatus();
+      if (isOpen && !asked && (lookSoon || clock.boottimeMs() - askedAtMs >= STATUS_MS)) void askStatus();
+    },
+    look() {
+      lookSoon = true;
     },
     close() {
       closed = true;

@@ -1,8 +1,9 @@
 /** Counting for health and stats: a window that is taken and begun anew, totals, and how long decisions took. */
+
+import type { Direction } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
 import type { StatsMessage } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
-import type { Direction } from '../../contract/ids.ts';
 
 /** Latencies kept of one window; of more, a fair sample (each with the same chance). */
 const RESERVOIR = 1_000;

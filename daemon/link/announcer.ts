@@ -60,7 +60,7 @@ export function createAnnouncer(options: {
   const publish: Announcer['publish'] = (topic, payload, extra = {}) => {
     if (live === null) return Promise.resolve({ result: 'lost' });
     if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) {
-      log('error', `a ${topic.kind} is too large to be sent`, { bytes: Buffer.byteLength(payload) });
+      log('error', `a ${topic.kind} is too large to be sent`, { size_bytes: Buffer.byteLength(payload) });
       return Promise.resolve({ result: 'dropped' });
     }
     const { qos, retain, expiry_s } = DELIVERY[topic.kind];

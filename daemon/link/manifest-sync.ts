@@ -154,7 +154,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
       if (!got.ok) return { ...got, message: `${eventId} version ${wanted.version}: ${got.message}` };
       const installed = await desk.installManifest(path, wanted);
       if (installed.ok || installed.why !== 'io') await rm(path, { force: true });
-      if (installed.ok) log('info', 'a manifest is in force', { event_id: eventId, version: installed.version, bytes: size });
+      if (installed.ok) log('info', 'a manifest is in force', { event_id: eventId, version: installed.version, size_bytes: size });
       return judged(eventId, installed);
     } finally {
       fetching = null;
