@@ -167,6 +167,19 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string): string | 
   return null;
 }
 
+/**
+ * The runtime needs libatomic, which a slim Debian does not have: the compiler's own copy goes along (the launcher names its folder).
+ * The other libraries that it needs (C, C++) are part of every Debian.
+ */
+function copyLibatomic(arch: Arch, folder: string): string | null {
+  const found = compiler(arch, 'gcc');
+  const file = found === null ? '' : execFileSync(found, ['-print-file-name=libatomic.so.1'], { encoding: 'utf8' }).trim();
+  // Where there is none, the compiler answers the name alone.
+  if (!file.startsWith('/')) return 'without libatomic, which the runtime needs: where it is missing, apt-get install libatomic1';
+  copyFileSync(file, join(folder, 'libatomic.so.1'));
+  return null;
+}
+
 /** For carrying to a gate. Named beside the folder; owned by root, whoever made it. */
 function pack(target: string): string {
   const archive = `${target}.tar.gz`;
@@ -188,7 +201,7 @@ async function main(args: readonly string[]): Promise<void> {
 
   const runtime = runtimeFolder(arch);
   const files = await bundleDaemon(join(work, 'lib'));
-  const note = copyNativeParts(arch, runtime, join(work, 'lib/native'));
+  const notes = [copyNativeParts(arch, runtime, join(work, 'lib/native')), copyLibatomic(arch, join(work, 'lib/native'))].filter((note) => note !== null);
   copyFileSync(join(runtime, 'bin/node'), join(work, 'bin/node'));
   copyFileSync(join(root, 'daemon/stile-gate'), join(work, 'bin/stile-gate'));
   compile(arch, 'gcc', 'the stop step', [
@@ -217,7 +230,7 @@ async function main(args: readonly string[]): Promise<void> {
   rmSync(target, { recursive: true, force: true });
   renameSync(work, target);
   const archive = pack(target);
-  if (note !== null) process.stderr.write(`bundle: ${note}\n`);
+  for (const note of notes) process.stderr.write(`bundle: ${note}\n`);
   const megabytes = (file: string) => (statSync(join(target, file)).size / 1_048_576).toFixed(1);
   process.stdout.write(
     `${target}: Stile ${version} (${commit}) for ${arch}, ${files} files bundled, runtime ${megabytes('bin/node')} MB\n${archive}: ${(statSync(archive).size / 1_048_576).toFixed(1)} MB\n`,

@@ -136,7 +136,7 @@ function makeDisk(folder: string, files: string, config: string): { readonly ima
   writeFileSync(join(tree, 'etc/systemd/network/10-guest.network'), '[Match]\nName=e*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n');
   writeFileSync(
     join(tree, 'etc/systemd/system/prove.service'),
-    '[Unit]\nAfter=multi-user.target\n[Service]\nType=exec\nExecStart=/root/bundle/bin/node /root/inside.ts\nStandardOutput=journal+console\nStandardError=journal+console\n',
+    '[Unit]\nAfter=multi-user.target\n[Service]\nType=exec\nEnvironment=LD_LIBRARY_PATH=/root/bundle/lib/native\nExecStart=/root/bundle/bin/node /root/inside.ts\nStandardOutput=journal+console\nStandardError=journal+console\n',
   );
   for (const unit of ['prove.service', '/lib/systemd/system/systemd-networkd.service']) {
     const name = unit.slice(unit.lastIndexOf('/') + 1);
@@ -227,6 +227,9 @@ async function main(args: readonly string[]): Promise<number> {
   const files = join(folder, 'files');
   mkdirSync(files);
   const releases: Release[] = [];
+  // The guest and the servers end with us, however we end.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => void Promise.allSettled(releases.toReversed().map((release) => release())).then(() => process.exit(1)));
   try {
     const venue = await openVenue(folder, files, releases);
     log('making the disk');
