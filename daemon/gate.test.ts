@@ -304,6 +304,22 @@ test('health: flat numbers; clock and manifest raise their alerts', async () => 
   expect(world.nowMs() - world.gate.lastTurnMs()).toBeLessThanOrEqual(250);
 });
 
+test('tickets that were fetched are known with the next look around', async () => {
+  const world = await createGateWorld({
+    before: (made) => {
+      made.status = { manifests: [] };
+    },
+  });
+  await world.wait(300);
+  expect(world.gate.state().in.signal).toBe('no_manifest');
+  world.status = {};
+  await world.wait(300);
+  expect(world.gate.state().in.signal).toBe('no_manifest');
+  world.fetched();
+  await world.wait(300);
+  expect([world.gate.state().in.signal, world.alerts.has('manifest')]).toEqual(['ready', false]);
+});
+
 test('a press of the button is seen in the last decisions', async () => {
   const world = await createGateWorld();
   await world.line('button', true);

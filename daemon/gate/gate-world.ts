@@ -43,6 +43,8 @@ export interface GateWorld {
   line(input: InputName, active: boolean): Promise<void>;
   pass(direction?: Direction): Promise<void>;
   uplinkSays(event: UplinkEvent): Promise<void>;
+  /** Tickets or peers' rows were fetched and are in the desk. */
+  fetched(): void;
   /** A request from the cloud; answers the response. */
   request(
     command: Command,
@@ -164,7 +166,11 @@ export async function createGateWorld(
     raise: (alert, _, message) => void alerts.set(alert, message),
     clear: (alert) => void alerts.delete(alert),
   };
+  let fetched: () => void = () => undefined;
   const sync: GateSync = {
+    changed(listener) {
+      fetched = listener;
+    },
     async want() {
       world.calls.push('sync want');
     },
@@ -242,6 +248,7 @@ export async function createGateWorld(
       await world.line(`passage_${direction}`, false);
       await wait(50);
     },
+    fetched: () => fetched(),
     async uplinkSays(event) {
       await uplinkListener(event);
       await settle();
