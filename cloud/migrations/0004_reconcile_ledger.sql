@@ -8,7 +8,7 @@ CREATE TYPE ledger_grant AS (
 );
 
 -- Boots of the rows that are new; answers the boots whose place in time changed for rows that were stored before. Under the gates' locks.
-CREATE FUNCTION note_boots(fresh ledger_input[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_boots(gates text[], fresh ledger_input[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
   tenant uuid := current_tenant_id();
   moved bigint[];
@@ -37,14 +37,15 @@ BEGIN
   WHERE k.known AND (k.offset_epoch, k.offset_seq) = ((s.best).epoch, (s.best).seq);
 
   -- A boot without any offset lies between its nearest neighbours in the chain that have one.
+  IF NOT EXISTS (SELECT FROM boots b WHERE b.tenant_id = tenant AND b.gate = ANY (gates) AND b.offset_ms IS NULL) THEN RETURN moved; END IF;
   WITH placed AS (
     SELECT b.boot_no,
       (SELECT time_of_ms(n.offset_ms + n.max_boottime_ms - n.bound_ms) FROM boots n WHERE n.tenant_id = tenant AND n.gate = b.gate AND n.offset_ms IS NOT NULL AND (n.last_epoch, n.last_seq) < (b.first_epoch, b.first_seq) ORDER BY n.last_epoch DESC, n.last_seq DESC LIMIT 1) AS after_at,
       (SELECT time_of_ms(n.offset_ms + n.min_boottime_ms + n.bound_ms) FROM boots n WHERE n.tenant_id = tenant AND n.gate = b.gate AND n.offset_ms IS NOT NULL AND (n.first_epoch, n.first_seq) > (b.last_epoch, b.last_seq) ORDER BY n.first_epoch, n.first_seq LIMIT 1) AS before_at
-    FROM boots b WHERE b.tenant_id = tenant AND b.offset_ms IS NULL AND b.gate IN (SELECT f.gate FROM unnest(fresh) AS f)
+    FROM boots b WHERE b.tenant_id = tenant AND b.offset_ms IS NULL AND b.gate = ANY (gates)
   ), changed AS (
     UPDATE boots b SET after_at = p.after_at, before_at = greatest(p.before_at, p.after_at) FROM placed p
-    WHERE b.tenant_id = tenant AND b.boot_no = p.boot_no AND b.gate IN (SELECT f.gate FROM unnest(fresh) AS f) AND (b.after_at, b.before_at) IS DISTINCT FROM (p.after_at, greatest(p.before_at, p.after_at))
+    WHERE b.tenant_id = tenant AND b.boot_no = p.boot_no AND b.gate = ANY (gates) AND (b.after_at, b.before_at) IS DISTINCT FROM (p.after_at, greatest(p.before_at, p.after_at))
     RETURNING b.boot_no
   )
   SELECT coalesce(array_agg(boot_no), '{}') INTO more FROM changed;
@@ -122,7 +123,7 @@ BEGIN
     clones := quarantine_clones(input);
     RETURN jsonb_build_object('stored', 0, 'duplicates', cardinality(input) - jsonb_array_length(clones), 'clones', clones, 'edges', '[]'::jsonb);
   END IF;
-  moved := note_boots(fresh);
+  moved := note_boots(gates, fresh);
   INSERT INTO ledger_rows (tenant_id, gate, epoch, seq, kind, readable, hash, entry, at, event_id, ticket_id)
   SELECT tenant, f.gate, f.epoch, f.seq, f.kind, f.readable, decode(f.hash, 'hex'), f.entry, coalesce(time_of_ms(f.offset_ms + f.boottime_ms), f.ts, now()), f.event_id, f.ticket_id FROM unnest(fresh) AS f;
   IF cardinality(fresh) < cardinality(input) THEN clones := quarantine_clones(input); END IF;
@@ -214,12 +215,15 @@ BEGIN
   IF cardinality(fast_events) + cardinality(slow_events) > 0 THEN PERFORM copy_usage_to_tickets(fast_events || slow_events, fast_tickets || slow_tickets); END IF;
 
   -- The sums, last.
-  SELECT array_agg(counts_of(g.gate, g.event_id, 1, CASE o.outcome WHEN 'returned' THEN 'annulled' ELSE 'winner' END, 'in', (o.outcome <> 'returned')::integer, (o.outcome IN ('open', 'unknown', 'stuck'))::integer)) INTO more_deltas
-  FROM unnest(grants_in) AS g JOIN unnest(fast_events, fast_tickets) AS f (e, t) ON f.e = g.event_id AND f.t = g.ticket_id CROSS JOIN LATERAL (SELECT outcome_of_word(greatest(g.word_1, g.word_all)) AS outcome) AS o;
+  SELECT array_agg(ROW(n.gate, n.event_id, n.grants, n.grants - n.annulled, 0, 0, 0, n.annulled, n.grants - n.annulled, 0, n.uncertain, 0, 0, 0, 0)::count_delta) INTO more_deltas FROM (
+    SELECT g.gate, g.event_id, count(*) AS grants, count(*) FILTER (WHERE o.outcome = 'returned') AS annulled, count(*) FILTER (WHERE o.outcome IN ('open', 'unknown', 'stuck')) AS uncertain
+    FROM unnest(grants_in) AS g JOIN unnest(fast_events, fast_tickets) AS f (e, t) ON f.e = g.event_id AND f.t = g.ticket_id CROSS JOIN LATERAL (SELECT outcome_of_word(greatest(g.word_1, g.word_all)) AS outcome OFFSET 0) AS o
+    GROUP BY g.gate, g.event_id) AS n;
   deltas := deltas || more_deltas;
-  SELECT array_agg(ROW(f.gate, coalesce(f.event_id, ''), 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    (f.kind = 'passage' AND f.outcome = 'free')::integer, (f.kind = 'passage' AND f.outcome = 'forced')::integer, (f.kind = 'passage' AND f.of_seq IS NOT NULL AND f.outcome <> 'returned')::integer, (f.kind = 'refusal')::integer)::count_delta) INTO more_deltas
-  FROM unnest(fresh) AS f WHERE f.readable AND (f.kind = 'refusal' OR (f.kind = 'passage' AND f.ticket_id IS NULL));
+  SELECT array_agg(ROW(n.gate, n.event_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, n.free, n.forced, n.overrides, n.refusals)::count_delta) INTO more_deltas FROM (
+    SELECT f.gate, coalesce(f.event_id, '') AS event_id, count(*) FILTER (WHERE f.kind = 'refusal') AS refusals, count(*) FILTER (WHERE f.kind = 'passage' AND f.outcome = 'free') AS free,
+      count(*) FILTER (WHERE f.kind = 'passage' AND f.outcome = 'forced') AS forced, count(*) FILTER (WHERE f.kind = 'passage' AND f.of_seq IS NOT NULL AND f.outcome <> 'returned') AS overrides
+    FROM unnest(fresh) AS f WHERE f.readable AND (f.kind = 'refusal' OR (f.kind = 'passage' AND f.ticket_id IS NULL)) GROUP BY 1, 2) AS n;
   PERFORM add_counts(deltas || more_deltas);
 
   RETURN jsonb_build_object('stored', cardinality(fresh), 'duplicates', cardinality(input) - cardinality(fresh) - jsonb_array_length(clones), 'clones', clones, 'edges', edges);

@@ -1,0 +1,18 @@
+/** An ingest as a process of its own, for tests that kill it. Environment: DATABASE_URL, STILE_MQTT_URL. Says `ready` when connected. */
+import { createBroker } from '../cloud/broker.ts';
+import { createDatabase } from '../cloud/database.ts';
+import { createIngest, type Ingest, ingestSubscriptions } from '../cloud/ingest/ingest.ts';
+import { SILENT } from '../cloud/log.ts';
+import { acksFor } from '../cloud/reconcile/acknowledge.ts';
+import { markPublished, unpublishedCloudRows } from '../cloud/reconcile/cloud-ledger.ts';
+import { type LedgerRow, readRow, reconcile } from '../cloud/reconcile/rows.ts';
+
+const database = createDatabase({ url: process.env['DATABASE_URL'] as string });
+let ingest: Ingest | undefined;
+const broker = createBroker({
+  settings: { url: process.env['STILE_MQTT_URL'] as string, ca: null, cert: null, key: null }, host: null, subscriptions: ingestSubscriptions(true),
+  onMessage: (message) => ingest?.receive(message), onConnection: (connected) => { if (connected) process.stdout.write('ready\n'); },
+});
+ingest = createIngest<LedgerRow>({ database, broker, account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished }, log: SILENT });
+await broker.open();
+ingest.open();
