@@ -152,7 +152,7 @@ export function systemTime(): TimeSource {
   };
 }
 
-/** Written by systemd-timesyncd once it has a time server's time; chrony and ntpd units touch the second (deploy/). */
+/** Written by systemd-timesyncd once it has a time server's time; the second is for whoever runs another time daemon (docs/decisions/0110-boot-time.md). */
 const SYNCHRONISED_FILES = ['/run/systemd/timesync/synchronized', '/run/stile/time-synchronised'];
 
 function readBootId(): string {

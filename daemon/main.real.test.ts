@@ -1,5 +1,5 @@
 /** The whole gate as a process: launcher, configuration, real pseudo-terminal, real store, software turnstile; without a broker, then with one. */
-import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { Aedes } from 'aedes';
@@ -268,6 +268,18 @@ test('exit codes, from any folder and through links', async () => {
   expect(await at.run(['check-config', '--config', bad, '--json'])).toMatchObject({ code: 78, stdout: expect.stringContaining('"line": 2') });
   expect(await at.cli('config')).toMatchObject({ code: 0, stdout: expect.stringMatching(/turnstile\.pulse_ms: 200\s+# default/) });
   expect(JSON.parse((await at.cli('config', '--json')).stdout)).toMatchObject({ gate: GATE, turnstile: { pulse_ms: 200 } });
+  const gpio = join(at.root, 'gpio.yaml');
+  writeFileSync(
+    gpio,
+    'gate: arena/x\nreaders: [{ name: in, path: /dev/x }]\nboard: { outputs: { release_in: 17 }, inputs: { passage_in: 20, fire: 19 } }\nmqtt: { url: "mqtts://b:8883", ca: /nowhere.pem }\n',
+  );
+  expect(await at.run(['check-config', '--config', gpio])).toMatchObject({ code: 78, stderr: expect.stringContaining('mqtt.ca') });
+  expect(await at.run(['check-config', '--skip-files', '--config', gpio])).toMatchObject({ code: 0 });
+  writeFileSync(gpio, readFileSync(gpio, 'utf8').replace(/mqtt:.*/, ''));
+  expect((await at.run(['config', '--boot-lines', '--config', gpio])).stdout).toBe('gpio=17=op,dl\ngpio=20=ip,pu\ngpio=19=ip,pd\n');
+  const alone = join(at.root, 'alone');
+  copyFileSync(CHECKOUT_LAUNCHER, alone);
+  expect(await at.run(['status'], { launcher: alone })).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining("run 'make setup'") });
   const sick = await at.cli('doctor', '--json');
   expect(sick.code).toBe(1);
   const { checks } = JSON.parse(sick.stdout) as { checks: { part: string; result: string; mend: string }[] };

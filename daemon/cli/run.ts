@@ -25,10 +25,12 @@ export async function run(options: CommonOptions): Promise<void> {
   process.on('uncaughtException', (error) => unexpected.resolve(error));
   process.on('unhandledRejection', (error) => unexpected.resolve(error));
 
-  const gate = await runGate(config).catch((error: unknown) => {
+  const opening = runGate(config).catch((error: unknown) => {
     if (error instanceof ControlError) throw new CliError(EXIT.failed, error.message, error.hint);
     throw error;
   });
+  // While the parts open there is nothing yet that could stop in order: the unit's stop step returns the outputs.
+  const gate = await Promise.race([opening, unexpected.promise.then(crash)]);
   const end = await Promise.race([
     asked.promise.then((reason) => ({ reason })),
     gate.restartAsked.then(() => ({ reason: 'restart asked for' })),
@@ -40,4 +42,9 @@ export async function run(options: CommonOptions): Promise<void> {
   }
   const whole = await gate.stop(end.reason);
   process.exit(whole ? EXIT.done : EXIT.failed);
+}
+
+function crash(error: unknown): never {
+  process.stderr.write(`stile-gate: an error that nobody expected, while starting: ${(error as Error | null)?.stack ?? String(error)}\n`);
+  process.exit(EXIT.failed);
 }
