@@ -50,6 +50,8 @@ export async function renewToken(client: DatabaseClient, name: string): Promise<
 
 /** Takes the device's identity away: its token and certificate open nothing from now on. False: no such device. */
 export async function revokeDevice(client: DatabaseClient, name: string): Promise<boolean> {
+  // An enrolment token that lies about somewhere must not bring it back.
+  await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [name]);
   return (await client.query('UPDATE devices SET revoked_at = coalesce(revoked_at, now()), token_sha256 = NULL WHERE name = $1', [name])).rowCount > 0;
 }
 
