@@ -227,7 +227,23 @@ test('stopping waits for the guest under way; a second signal does not', async (
   expect(await ended).toBe(1);
 }, 60_000);
 
-test('an error that nobody expected leaves the lane in its defined state', async () => {
+test('an error that nobody expected ends the process, with the lane in its defined state', async () => {
+  const planted = join(at.root, 'planted.mjs');
+  writeFileSync(planted, "process.on('SIGUSR2', () => { throw new Error('planted'); });");
+  const gate = await at.start({ NODE_OPTIONS: `--import ${planted}` });
+  expect(await at.cli('mode', 'free', '--reason', 'test', '--actor', 'anna-7')).toMatchObject({ code: 0 });
+  const wire = (name: string) => readFileSync(join(at.dir, 'sim.sock.wires', name), 'utf8').trim();
+  await until(
+    () => wire('green_in'),
+    (level) => level === '1',
+  );
+  const ended = new Promise<number | null>((resolve) => gate.once('exit', (code) => resolve(code)));
+  gate.kill('SIGUSR2');
+  expect(await ended).toBe(1);
+  expect(['release_in', 'green_in', 'red_in', 'amber_in', 'buzzer'].map(wire)).toEqual(['0', '0', '0', '0', '0']);
+}, 60_000);
+
+test('in panic the board goes first, and what is left can still be given back', async () => {
   const loaded = loadConfig(at.config);
   if (!loaded.ok) throw new Error("the test's configuration is wrong");
   const running = await runGate(loaded.config);

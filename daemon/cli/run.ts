@@ -30,12 +30,11 @@ export async function run(options: CommonOptions): Promise<void> {
     throw error;
   });
   // While the parts open there is nothing yet that could stop in order: the unit's stop step returns the outputs.
-  const gate = await Promise.race([opening, unexpected.promise.then(crash)]);
-  const end = await Promise.race([
-    asked.promise.then((reason) => ({ reason })),
-    gate.restartAsked.then(() => ({ reason: 'restart asked for' })),
-    unexpected.promise.then((error) => ({ error })),
-  ]);
+  const failed = unexpected.promise.then((error) => ({ error }));
+  const opened = await Promise.race([opening, failed]);
+  if ('error' in opened) crash(opened.error);
+  const gate = opened;
+  const end = await Promise.race([asked.promise.then((reason) => ({ reason })), gate.restartAsked.then(() => ({ reason: 'restart asked for' })), failed]);
   if ('error' in end) {
     await gate.panic(end.error);
     process.exit(EXIT.failed);
