@@ -14,7 +14,7 @@ export const MAX_MANIFEST_BYTES = 1024 * 1024 * 1024;
 /** Read, hashed and written at a time, in bytes. */
 const SLICE_BYTES = 256 * 1024;
 /** Written between two syncs, in bytes: a decision's own sync waits for no more than this. */
-const SYNC_EVERY_BYTES = 2 * 1024 * 1024;
+const SYNC_EVERY_BYTES = 1024 * 1024;
 /** The refs are counted in so many ranges of their first byte. */
 const COUNT_RANGES = 256;
 
