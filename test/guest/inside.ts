@@ -127,7 +127,8 @@ async function proveInstall(): Promise<void> {
     writeFileSync('/root/bad.yaml', readFileSync('/root/gate.yaml', 'utf8').replace('pulse_ms', 'puls_ms'));
     const { code, out } = run(INSTALL, '--config', '/root/bad.yaml');
     must(code === 78, `ended with ${code}: ${out}`);
-    for (const path of ['/opt/stile', '/opt/stile.d', '/etc/stile', '/etc/systemd/system/stile-gate.service']) must(!existsSync(path), `${path} was made all the same`);
+    for (const path of ['/opt/stile', '/opt/stile.d', '/etc/stile', '/etc/systemd/system/stile-gate.service'])
+      must(!existsSync(path), `${path} was made all the same`);
     return `exit code 78, nothing was touched; ${/did you mean [a-z_]+\?/.exec(out)?.[0] ?? ''}`;
   });
   await proof('installed from empty', () => {
@@ -201,10 +202,15 @@ async function proveEnds(): Promise<void> {
     const pid = Number(property('MainPID'));
     process.kill(pid, 'SIGKILL');
     const seen = new Set<string>();
-    await until('the service again', () => {
-      seen.add(wire());
-      return Number(property('MainPID')) !== pid && running();
-    }, PATIENCE_MS, 5);
+    await until(
+      'the service again',
+      () => {
+        seen.add(wire());
+        return Number(property('MainPID')) !== pid && running();
+      },
+      PATIENCE_MS,
+      5,
+    );
     must(!seen.has('0') && wire() === '1', 'the release was shut while fire was latched');
     must(json<Status>('status').fire.latched, 'the latch did not outlive the process');
     const reset = run(GATE, 'reset-emergency', '--reason', 'drill over', '--actor', 'staff-1');

@@ -40,7 +40,8 @@ interface Proof {
 type Release = () => Promise<unknown> | unknown;
 
 const log = (words: string) => process.stderr.write(`prove: ${words}\n`);
-const run = (file: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) => execFileSync(file, [...args], { cwd: root, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
+const run = (file: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) =>
+  execFileSync(file, [...args], { cwd: root, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
 
 /** Database, broker and cloud, with one event and one gate; what the gate must be given lies in `files`. */
 async function openVenue(folder: string, files: string, releases: Release[]) {
@@ -70,7 +71,20 @@ async function openVenue(folder: string, files: string, releases: Release[]) {
   const cloud = (...args: string[]) => run(join(root, 'cloud/stile-cloud'), args, env);
   cloud('migrate');
   const hour = 3_600_000;
-  cloud('event', 'put', EVENT, '--site', 'arena', '--name', 'Proof night', '--no-wait', '--starts', new Date(Date.now() - hour).toISOString(), '--ends', new Date(Date.now() + 12 * hour).toISOString());
+  cloud(
+    'event',
+    'put',
+    EVENT,
+    '--site',
+    'arena',
+    '--name',
+    'Proof night',
+    '--no-wait',
+    '--starts',
+    new Date(Date.now() - hour).toISOString(),
+    '--ends',
+    new Date(Date.now() + 12 * hour).toISOString(),
+  );
   writeFileSync(join(folder, 'tickets.csv'), `ticket_id,code\n${CODES.map((code, number) => `T-${number},${code}\n`).join('')}`);
   cloud('import', EVENT, join(folder, 'tickets.csv'), '--no-wait');
   const token = join(files, 'cloud-token');
@@ -90,8 +104,14 @@ async function openVenue(folder: string, files: string, releases: Release[]) {
     if (child.exitCode === null && child.kill('SIGTERM')) await ended;
   });
   const deadline = Date.now() + CLOUD_READY_MS;
-  while (!(await fetch(`http://127.0.0.1:${port}/readyz`).then((answer) => answer.ok, () => false))) {
-    if (child.exitCode !== null || Date.now() > deadline) throw new Error(`the cloud did not start:\n${readFileSync(join(folder, 'cloud.log'), 'utf8').slice(-2_000)}`);
+  while (
+    !(await fetch(`http://127.0.0.1:${port}/readyz`).then(
+      (answer) => answer.ok,
+      () => false,
+    ))
+  ) {
+    if (child.exitCode !== null || Date.now() > deadline)
+      throw new Error(`the cloud did not start:\n${readFileSync(join(folder, 'cloud.log'), 'utf8').slice(-2_000)}`);
     await sleep(100);
   }
   return { databaseUrl: postgres.url, brokerUrl: `mqtts://${HOST}:${broker.port}`, cloudUrl: `http://${HOST}:${port}` };
@@ -118,7 +138,17 @@ const configuration = (venue: { readonly brokerUrl: string; readonly cloudUrl: s
 function makeDisk(folder: string, files: string, config: string): { readonly image: string; readonly kernel: string; readonly initrd: string } {
   const tree = join(folder, 'tree');
   mkdirSync(tree);
-  run('tar', ['-C', tree, '-xf', join(root, '.tools/guest/rootfs.tar'), '--exclude=./dev/*', '--exclude=./usr/share/doc/*', '--exclude=./usr/share/locale/*', '--exclude=./var/cache/apt/*', '--exclude=./var/lib/apt/lists/*']);
+  run('tar', [
+    '-C',
+    tree,
+    '-xf',
+    join(root, '.tools/guest/rootfs.tar'),
+    '--exclude=./dev/*',
+    '--exclude=./usr/share/doc/*',
+    '--exclude=./usr/share/locale/*',
+    '--exclude=./var/cache/apt/*',
+    '--exclude=./var/lib/apt/lists/*',
+  ]);
   const boot = readdirSync(join(tree, 'boot'));
   const take = (prefix: string) => {
     const name = boot.find((file) => file.startsWith(prefix));
@@ -160,7 +190,16 @@ async function boot(folder: string, disk: ReturnType<typeof makeDisk>, releases:
     [
       ...['-M', 'virt', '-cpu', 'cortex-a72', '-smp', '2', '-m', '1024', '-nographic', '-no-reboot', '-monitor', 'none'],
       ...['-kernel', disk.kernel, '-initrd', disk.initrd, '-append', 'root=/dev/vda rw console=ttyAMA0 loglevel=4 systemd.show_status=false panic=-1'],
-      ...['-drive', `file=${disk.image},format=raw,if=virtio,cache=unsafe`, '-netdev', 'user,id=net', '-device', 'virtio-net-pci,netdev=net', '-device', 'virtio-rng-pci'],
+      ...[
+        '-drive',
+        `file=${disk.image},format=raw,if=virtio,cache=unsafe`,
+        '-netdev',
+        'user,id=net',
+        '-device',
+        'virtio-net-pci,netdev=net',
+        '-device',
+        'virtio-rng-pci',
+      ],
       ...['-chardev', `socket,id=reader,path=${readerPath},server=on,wait=off`, '-device', 'pci-serial,chardev=reader', '-serial', 'stdio'],
     ],
     { stdio: ['ignore', 'pipe', 'inherit'] },
@@ -237,7 +276,8 @@ async function main(args: readonly string[]): Promise<number> {
     log('booting');
     const proofs = [...(await boot(folder, disk, releases)), await rowsInPostgres(venue.databaseUrl)];
     const width = Math.max(...proofs.map(({ name }) => name.length));
-    for (const { name, ok, detail, atMs } of proofs) process.stdout.write(`${ok ? 'ok    ' : 'FAILED'}  ${name.padEnd(width)}  ${(atMs / 1000).toFixed(1).padStart(6)} s  ${detail}\n`);
+    for (const { name, ok, detail, atMs } of proofs)
+      process.stdout.write(`${ok ? 'ok    ' : 'FAILED'}  ${name.padEnd(width)}  ${(atMs / 1000).toFixed(1).padStart(6)} s  ${detail}\n`);
     const failed = proofs.filter(({ ok }) => !ok).length;
     process.stdout.write(`${proofs.length - failed} proven, ${failed} not\n`);
     return failed === 0 && proofs.some(({ name }) => name === 'removed') ? 0 : 1;

@@ -26,7 +26,8 @@ const status = async (): Promise<GateStatus | null> => {
   const { code, stdout } = await bundledGate('status', '--json');
   return code === 0 ? (JSON.parse(stdout) as GateStatus) : null;
 };
-const ended = (child: ChildProcess) => new Promise<number | null>((resolve) => (child.exitCode !== null ? resolve(child.exitCode) : child.once('exit', resolve)));
+const ended = (child: ChildProcess) =>
+  new Promise<number | null>((resolve) => (child.exitCode !== null ? resolve(child.exitCode) : child.once('exit', resolve)));
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'stile-bundle-'));
@@ -50,7 +51,15 @@ test('holds the program, its native parts, the runtime, the stop step, units, ex
   // Nothing but the program's own parts: no package's folder.
   expect(readdirSync(join(bundle, 'lib')).filter((name) => name !== 'native' && !name.endsWith('.mjs'))).toEqual([]);
   expect(readdirSync(join(bundle, 'lib/native'))).toEqual(expect.arrayContaining(['better_sqlite3.node', 'koffi.node', 'serialport.node']));
-  for (const file of ['bin/node', 'bin/stile-gate', 'libexec/stile-release', 'install', 'systemd/stile-gate.service', 'share/gate.yaml.example', 'share/doc/INSTALL.md'])
+  for (const file of [
+    'bin/node',
+    'bin/stile-gate',
+    'libexec/stile-release',
+    'install',
+    'systemd/stile-gate.service',
+    'share/gate.yaml.example',
+    'share/doc/INSTALL.md',
+  ])
     expect(existsSync(join(bundle, file)), file).toBe(true);
   const version = JSON.parse(readFileSync(join(bundle, 'version.json'), 'utf8')) as Record<string, string>;
   expect(version).toMatchObject({ arch: process.arch, runtime: process.versions.node });
