@@ -1,6 +1,7 @@
-/** `operator`, `keys`, `enrol-token`: who may ask the cloud, and by what gates know that it is the cloud. */
-import { writeFileSync } from 'node:fs';
+/** `operator`, `keys`, `enroll`, `broker-acl`: who may ask the cloud, and by what gates know that it is the cloud. */
+import { renameSync, writeFileSync } from 'node:fs';
 import { ActorId } from '../../contract/ids.ts';
+import { aclFile } from '../../deploy/mosquitto/acl.ts';
 import { sqlState } from '../database.ts';
 import { ENROLMENT_TOKEN_PREFIX, newToken, OPERATOR_TOKEN_PREFIX } from '../devices/assignment.ts';
 import { openRegisteredSigner } from '../manifest/signing-keys.ts';
@@ -100,4 +101,23 @@ export async function enrolToken(session: Session, gate: string, options: { read
     session.terminal.err(`for ${gate}, once, within ${options.hours ?? ENROLMENT_TOKEN_HOURS} h:\n`);
     session.terminal.out(`${token}\n`);
   }
+}
+
+/**
+ * The broker's ACL file, from enrolment: every gate of every tenant writes its own topics and reads its own inbox and
+ * its site's ledgers. To a file: replaced in one step, so that the broker never reads half of it.
+ */
+export async function brokerAcl(session: Session, options: { readonly out?: string }): Promise<void> {
+  const { rows } = await session.database.withoutTenant((client) =>
+    client.query<{ name: string; revoked: boolean }>('SELECT name, revoked FROM broker_devices()'),
+  );
+  const text = aclFile(rows.map(({ name, revoked }) => ({ gate: name, revoked })));
+  if (options.out === undefined) {
+    session.terminal.out(text);
+    return;
+  }
+  const part = `${options.out}.${process.pid}.part`;
+  writeFileSync(part, text, { mode: 0o640 });
+  renameSync(part, options.out);
+  session.terminal.err(`${rows.length} gates are in ${options.out}; have the broker read it: systemctl reload mosquitto\n`);
 }

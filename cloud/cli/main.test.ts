@@ -165,6 +165,21 @@ test("an operator's token is shown once, acts for one person, and can be taken a
   expect(await cli(['operator', 'add', 'Anna Miller'])).toMatchObject({ code: 2, err: expect.stringContaining('is not a staff id') });
 });
 
+test('the ACL of the broker is made from enrolment, over all tenants', async () => {
+  await cli(['gate', 'add', 'hall/door-1'], { STILE_TENANT: 'another' });
+  await cli(['gate', 'add', 'hall/door-2'], { STILE_TENANT: 'another' });
+  await cli(['gate', 'revoke', 'hall/door-2'], { STILE_TENANT: 'another' });
+  const out = join(folder, 'acl');
+  expect(await cli(['broker-acl', '--out', out])).toMatchObject({ code: 0, out: '' });
+  const text = readFileSync(out, 'utf8');
+  expect(text).toContain('user hall/door-1\n');
+  expect(text).toContain('topic write stile/1/hall/door-1/ledger\n');
+  expect(text).toContain('user arena/north-03\n');
+  expect(text).toContain('# hall/door-2 is revoked');
+  expect(text).not.toContain('user hall/door-2');
+  expect((await cli(['broker-acl'])).out).toBe(text);
+});
+
 test('the launcher finds its runtime from any folder and through a link', async () => {
   const launcher = join(import.meta.dirname, '..', 'stile-cloud');
   if (!existsSync(join(import.meta.dirname, '../../.tools/node/bin/node'))) throw new Error('the pinned runtime is missing: run make setup');

@@ -189,6 +189,10 @@ function addAccess(program: Command, add: Add, session: Run, tenant: TenantOptio
     .option('--json')
     .addOption(tenant())
     .action((name: string, options, command: Command) => session(command, async (open) => (await access()).enrolToken(open, name, options)));
+  add(program, 'broker-acl', "prints Mosquitto's ACL file, made from enrolment: each gate its own topics and no others")
+    .option('--out <file>', 'write it here, in one step')
+    .addHelpText('after', '\nExample:\n  stile-cloud broker-acl --out /etc/mosquitto/stile/acl && systemctl reload mosquitto')
+    .action((options, command: Command) => session(command, async (open) => (await access()).brokerAcl(open, options)));
   const operator = add(program, 'operator', 'who may ask over HTTP: add, list, revoke');
   add(operator, 'add <name>', 'gives somebody or a service a token, shown once')
     .option('--actor <id>', 'the staff id it acts for; default: its name')
