@@ -40,6 +40,8 @@ export const InfoMessage = z.looseObject({
   booted_at: Timestamp,
   config_sha256: z.string().max(64),
   readers: z.array(z.looseObject({ name: z.string().max(31), path: z.string().max(255), baud: z.int(), direction: z.enum(['in', 'out']) })).max(8),
+  /** `by`: what drives the lines, for people. */
+  board: z.looseObject({ driver: z.string().max(31), by: z.string().max(255) }).optional(),
   cert_expires_at: Timestamp.nullable(),
 });
 export type InfoMessage = z.infer<typeof InfoMessage>;

@@ -46,7 +46,8 @@ export interface GateStatus {
   readonly lamps: Readonly<Record<Direction, { readonly green: boolean; readonly red: boolean; readonly amber: boolean }>>;
   readonly fire: { readonly asserted: boolean; readonly latched: boolean };
   readonly readers: readonly { readonly name: string; readonly direction: Direction; readonly path: string; readonly ok: boolean }[];
-  readonly board: { readonly driver: string; readonly ok: boolean };
+  /** `by`: what drives the lines, such as `onoff (sysfs, pinctrl-bcm2711 at 512)`. */
+  readonly board: { readonly driver: string; readonly by: string; readonly ok: boolean };
   readonly ledger: {
     readonly epoch: number;
     readonly last_seq: number;

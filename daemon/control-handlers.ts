@@ -25,6 +25,7 @@ export interface HandlerParts {
   readonly version: string;
   readonly clock: GateClock;
   readonly gate: Gate;
+  readonly board: { describe(): string };
   readonly desk: Desk;
   readonly startedAtMs: number;
   /** Resolves when guests can be decided, with how long that took from the process's start, ms. Calls wait for it. */
@@ -134,7 +135,7 @@ async function ledger(args: Readonly<Record<string, unknown>>, { send }: CallCon
 
 const timestamp = (ms: number): string => new Date(ms).toISOString();
 
-function statusOf({ config, version, clock, startedAtMs }: HandlerParts, now: GateSnapshot, recent: readonly RecentLine[], startMs: number): GateStatus {
+function statusOf({ config, version, clock, startedAtMs, board }: HandlerParts, now: GateSnapshot, recent: readonly RecentLine[], startMs: number): GateStatus {
   const { desk } = now;
   const offset = clock.offset();
   const mode = (direction: 'in' | 'out') => ({
@@ -153,7 +154,7 @@ function statusOf({ config, version, clock, startedAtMs }: HandlerParts, now: Ga
     lamps: { in: now.in.lamps, out: now.out.lamps },
     fire: now.fire,
     readers: now.readers.map(({ name, direction, ok }) => ({ name, direction, path: config.readers.find((reader) => reader.name === name)?.path ?? '', ok })),
-    board: { driver: config.board.driver, ok: now.boardOk },
+    board: { driver: config.board.driver, by: board.describe(), ok: now.boardOk },
     ledger: {
       epoch: desk?.epoch ?? 0,
       last_seq: desk?.lastSeq ?? 0,

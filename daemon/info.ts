@@ -6,7 +6,7 @@ import type { Clock } from './ports.ts';
 import type { Version } from './version.ts';
 
 /** Published, retained, with every connection. */
-export function gateInfo(config: Config, clock: Clock, { version, commit }: Version, facts: MachineFacts): Omit<InfoMessage, 'schema'> {
+export function gateInfo(config: Config, clock: Clock, { version, commit }: Version, facts: MachineFacts, board: string): Omit<InfoMessage, 'schema'> {
   return {
     version,
     commit,
@@ -16,6 +16,7 @@ export function gateInfo(config: Config, clock: Clock, { version, commit }: Vers
     booted_at: new Date(clock.wallMs() - clock.boottimeMs()).toISOString(),
     config_sha256: config.sha256,
     readers: config.readers.map(({ name, path, baud, direction }) => ({ name, path: path.slice(0, 255), baud, direction })),
+    board: { driver: config.board.driver, by: board },
     cert_expires_at: config.certificate === null ? null : new Date(config.certificate.notAfterMs).toISOString(),
   };
 }

@@ -68,8 +68,8 @@ export async function runGate(config: Config): Promise<RunningGate> {
 
     const telemetry = createTelemetry();
     releases.push({ what: 'telemetry', run: () => telemetry.close() });
-    const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts()), log);
     const board = withReleaseFile(config, clock, log);
+    const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts(), board.describe()), log);
     const readers = config.readers.map((reader) => createSerialReader(reader, clock));
     const { uplink, sync } = link;
     const desk = openEarly(link.desk);
@@ -89,7 +89,7 @@ export async function runGate(config: Config): Promise<RunningGate> {
     });
 
     // First of all: it answers to one gate only, so a second one ends here and never touches the lane.
-    const calls = createHandlers({ config, version: version.version, clock, gate, desk, startedAtMs, ready: ready.promise });
+    const calls = createHandlers({ config, version: version.version, clock, gate, board, desk, startedAtMs, ready: ready.promise });
     const control = createControl({ ...config.control, handlers: calls.handlers, warn: (message, fields) => log.warn(message, fields) });
     await control.open();
     releases.push({

@@ -1,7 +1,7 @@
-/** Which driver stands behind the Board port. A further one (the character device) is another case here. */
+/** Which driver stands behind the Board port; gpio-board.ts chooses between the kernel's two ways. */
 import type { Clock } from '../ports.ts';
+import { createGpioBoard } from './gpio-board.ts';
 import type { BoardConfig } from './lines.ts';
-import { createOnoffBoard } from './onoff-board.ts';
 import type { LaneBoard } from './release-file.ts';
 import { createSimBoard } from './sim-board.ts';
 
@@ -18,6 +18,6 @@ export function createBoard(config: BoardConfig, clock: Pick<Clock, 'boottimeMs'
     case 'sim':
       return createSimBoard({ config, ...options }, clock);
     case 'gpio':
-      return createOnoffBoard({ config, ...(options.startOpen && { startOpen: options.startOpen }) }, clock);
+      return createGpioBoard({ config, ...(options.startOpen && { startOpen: options.startOpen }) }, clock);
   }
 }

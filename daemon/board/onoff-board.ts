@@ -7,8 +7,8 @@
  * start nor at the end: a line that is given back may float until it is claimed again, and a lane would open for an instant.
  */
 import { accessSync, constants, existsSync, writeFileSync } from 'node:fs';
-import { setTimeout as wait } from 'node:timers/promises';
 import type { BoardEvent, Clock, Fault, InputName, OutputName } from '../ports.ts';
+import { OPEN_WAIT_MS, untilDeadline, withFault } from './claiming.ts';
 import { findChip, type GpioChip, SYSFS_ROOT } from './gpio-chip.ts';
 import { type BoardConfig, definedLevel, type InputLine, type Level, normaliseLines, type OutputLine, wireLevel } from './lines.ts';
 import type { LaneBoard } from './release-file.ts';
@@ -37,13 +37,8 @@ export interface OnoffBoardOptions {
   readonly openWaitMs?: number;
 }
 
-/** At boot the lines belong to root until udev settles (4 s seen), and onoff does not try again. After this `open` throws. */
-export const OPEN_WAIT_MS = 10_000;
-const RETRY_MS = 100;
 /** Levels are read as well as edges awaited: an edge can be missed. */
 const LEVELS_MS = 250;
-/** These come right by themselves while udev works or a killed gate's lines are freed. */
-const PASSING = ['EACCES', 'EPERM', 'ENOENT', 'EBUSY'];
 
 interface Claimed<L> {
   readonly line: L;
@@ -131,6 +126,7 @@ export function createOnoffBoard(options: OnoffBoardOptions, clock: Pick<Clock, 
   };
 
   return {
+    describe: () => (chip === null ? 'onoff' : `onoff (sysfs, ${chip.label} at ${chip.base})`),
     async open(givenListener, givenFailed) {
       if (listener !== null) throw new Error('board: opened twice; close it first');
       const Gpio = await load().catch((error: Error) => {
@@ -231,23 +227,6 @@ function mayBeSetUp(root: string, number: number, attributes: readonly string[])
 
 function unexport(root: string, number: number): void {
   if (existsSync(`${root}/gpio${number}`)) writeFileSync(`${root}/unexport`, String(number));
-}
-
-/** Tries until it works, fails for good, or the time is up. */
-async function untilDeadline<T>(clock: Pick<Clock, 'boottimeMs'>, deadlineMs: number, attempt: () => T): Promise<T> {
-  for (;;) {
-    try {
-      return attempt();
-    } catch (error) {
-      if (!PASSING.includes((error as NodeJS.ErrnoException).code ?? '') || clock.boottimeMs() + RETRY_MS > deadlineMs) throw error;
-    }
-    await wait(RETRY_MS);
-  }
-}
-
-function withFault(operation: string, cause: string, hint: string): Error {
-  const fault: Fault = { operation, cause, hint, healsItself: false };
-  return Object.assign(new Error(`${operation}: ${cause}; ${hint}`), { fault });
 }
 
 function claimHint(code: string | undefined): string {

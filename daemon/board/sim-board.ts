@@ -148,6 +148,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
   };
 
   return {
+    describe: () => 'sim',
     async open(givenListener, givenFailed) {
       if (listener !== null) throw new Error('simulated board: opened twice; close it first');
       listener = givenListener;

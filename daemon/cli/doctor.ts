@@ -5,6 +5,7 @@
 import { accessSync, constants, existsSync, readFileSync, realpathSync, statfsSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { gpioOffer } from '../board/gpio-board.ts';
 import { normaliseLines, powerOnLevel } from '../board/lines.ts';
 import { createClock } from '../clock.ts';
 import { type Config, loadConfig } from '../config.ts';
@@ -118,6 +119,7 @@ function readerCheck({ name, path }: Config['readers'][number], running: GateSta
 
 function boardChecks(config: Config, running: GateStatus | null): Check[] {
   const checks: Check[] = [];
+  const offer = gpioOffer();
   if (config.board.driver === 'sim')
     checks.push(
       running === null || running.board.ok
@@ -127,14 +129,14 @@ function boardChecks(config: Config, running: GateStatus | null): Check[] {
   else if (running !== null)
     checks.push(
       running.board.ok
-        ? ok('board', 'every line is held by the gate')
+        ? ok('board', `every line is held by the gate: ${running.board.by}`)
         : fail('board', 'a line could not be driven or read', 'see the alert board in stile-gate status, and the wiring'),
     );
-  else if (!existsSync('/sys/class/gpio/export'))
+  else if (offer === null)
     checks.push(
-      fail('board', 'this machine offers no GPIO (/sys/class/gpio)', 'use a Raspberry Pi with a kernel that has CONFIG_GPIO_SYSFS, or set board.driver to sim'),
+      fail('board', 'this machine offers no GPIO, neither by /sys/class/gpio nor by /dev/gpiochip*', 'use a Raspberry Pi, or set board.driver to sim'),
     );
-  else checks.push(ok('board', 'GPIO is there; the gate is not running, so no line was tried'));
+  else checks.push(ok('board', `GPIO is there (${offer}); the gate is not running, so no line was tried`));
   if (config.board.driver !== 'gpio') return checks;
   for (const { name, line, safe } of normaliseLines(config.board).outputs) {
     if (name.startsWith('release') && powerOnLevel(line) !== safe)

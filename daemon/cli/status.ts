@@ -22,7 +22,7 @@ export function statusWords(found: GateStatus): string {
     ['mode', out ? `in ${mode('in')}, out ${mode('out')}` : mode('in')],
     ['fire', found.fire.asserted ? 'ALARM' : found.fire.latched ? 'cleared, waits for reset-emergency' : 'quiet'],
     ['readers', found.readers.map((reader) => `${reader.name} ${reader.ok ? 'ok' : `DOWN (${reader.path})`}`).join(', ')],
-    ['board', `${found.board.driver} ${found.board.ok ? 'ok' : 'FAULT'}`],
+    ['board', `${found.board.by} ${found.board.ok ? 'ok' : 'FAULT'}`],
     ['tickets', found.manifests.length === 0 ? 'NONE: every code is refused' : found.manifests.map(manifestWords).join('; ')],
     ['counted', `${plural(found.totals.admissions, 'admission')}, ${plural(found.totals.refusals, 'refusal')}, ${plural(found.totals.passages, 'passage')}`],
     ['ledger', `epoch ${found.ledger.epoch}, row ${found.ledger.last_seq}, ${backlogWords(found)}${found.ledger.usage_complete ? '' : ', USAGE INCOMPLETE'}`],
