@@ -32,7 +32,9 @@ export async function gateRevoke(session: Session, gate: string): Promise<void> 
   const tenantId = await session.tenant();
   if (!(await session.database.withTenant(tenantId, (client) => revokeDevice(client, gate))))
     throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
-  session.terminal.out(`${gate} is revoked: its token opens nothing any more. Shut it out of the broker too: stile-cloud broker-acl --out <file>, then reload Mosquitto.\n`);
+  session.terminal.out(
+    `${gate} is revoked: its token opens nothing any more. Shut it out of the broker too: stile-cloud broker-acl --out <file>, then reload Mosquitto.\n`,
+  );
 }
 
 export interface AssignOptions extends TokenOptions {
