@@ -1,11 +1,13 @@
 import { createServer } from 'node:net';
 import { Aedes } from 'aedes';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { startBroker, type Broker } from '../test/broker.ts';
+import { type Broker, startBroker } from '../test/broker.ts';
 import { createBroker, type IncomingMessage } from './broker.ts';
 
 let mosquitto: Broker;
-beforeAll(async () => { mosquitto = await startBroker(); });
+beforeAll(async () => {
+  mosquitto = await startBroker();
+});
 afterAll(() => mosquitto.stop());
 const settings = (url = mosquitto.cloudUrl) => ({ url, ca: null, cert: null, key: null });
 const QOS1 = { qos: 1, retain: false } as const;
@@ -33,7 +35,16 @@ test('a lost connection comes back, with its subscriptions and presence; without
   const own = await startBroker();
   const changes: boolean[] = [];
   const heard: string[] = [];
-  const broker = createBroker({ settings: settings(own.cloudUrl), host: 'here', subscriptions: ['stile/1/_cloud/+/state', 'x/+'], onMessage: (message) => { message.acknowledge(); heard.push(`${message.topic} ${Buffer.from(message.payload)}`); }, onConnection: (connected) => changes.push(connected) });
+  const broker = createBroker({
+    settings: settings(own.cloudUrl),
+    host: 'here',
+    subscriptions: ['stile/1/_cloud/+/state', 'x/+'],
+    onMessage: (message) => {
+      message.acknowledge();
+      heard.push(`${message.topic} ${Buffer.from(message.payload)}`);
+    },
+    onConnection: (connected) => changes.push(connected),
+  });
   expect(await broker.open()).toBe(true);
   await own.kill();
   await expect.poll(() => broker.connected()).toBe(false);
@@ -45,7 +56,15 @@ test('a lost connection comes back, with its subscriptions and presence; without
   expect(changes[0]).toBe(true);
   expect(changes.filter((connected) => connected).length).toBe(2);
   await broker.close();
-  const witness = createBroker({ settings: settings(own.cloudUrl), host: null, subscriptions: ['stile/1/_cloud/here/state'], onMessage: (message) => { message.acknowledge(); heard.push(Buffer.from(message.payload).toString()); } });
+  const witness = createBroker({
+    settings: settings(own.cloudUrl),
+    host: null,
+    subscriptions: ['stile/1/_cloud/here/state'],
+    onMessage: (message) => {
+      message.acknowledge();
+      heard.push(Buffer.from(message.payload).toString());
+    },
+  });
   await witness.open();
   await expect.poll(() => heard.at(-1)).toContain('"offline"');
   await witness.close();
@@ -59,7 +78,16 @@ test('a broker without MQTT 5 is spoken to in 3.1.1', async () => {
   const { port } = server.address() as { port: number };
   const heard: string[] = [];
   const how: string[] = [];
-  const broker = createBroker({ settings: settings(`mqtt://127.0.0.1:${port}`), host: 'demo', subscriptions: ['a/+'], onMessage: (message) => { message.acknowledge(); heard.push(message.topic); }, onConnection: (_connected, reason) => how.push(reason) });
+  const broker = createBroker({
+    settings: settings(`mqtt://127.0.0.1:${port}`),
+    host: 'demo',
+    subscriptions: ['a/+'],
+    onMessage: (message) => {
+      message.acknowledge();
+      heard.push(message.topic);
+    },
+    onConnection: (_connected, reason) => how.push(reason),
+  });
   expect(await broker.open()).toBe(true);
   await broker.publish('a/b', '1', { qos: 1, retain: false, expirySeconds: 5 });
   await expect.poll(() => heard).toEqual(['a/b']);

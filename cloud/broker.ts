@@ -35,7 +35,11 @@ export interface IncomingMessage {
   acknowledge(): void;
 }
 
-export interface Delivery { readonly qos: 0 | 1; readonly retain: boolean; readonly expirySeconds?: number }
+export interface Delivery {
+  readonly qos: 0 | 1;
+  readonly retain: boolean;
+  readonly expirySeconds?: number;
+}
 
 export interface BrokerOptions {
   /** mqtt:// or mqtts://; PEM files (or null). */
@@ -71,10 +75,11 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   let failures = 0;
   let timer: NodeJS.Timeout | undefined;
   let pending = 0;
-  let waiting: (() => void)[] = [];
+  const waiting: (() => void)[] = [];
   let lastReason = '';
 
-  const presence = (state: 'online' | 'offline', reason: string) => JSON.stringify({ schema: SCHEMA_VERSION, state, session, since: new Date().toISOString(), reason });
+  const presence = (state: 'online' | 'offline', reason: string) =>
+    JSON.stringify({ schema: SCHEMA_VERSION, state, session, since: new Date().toISOString(), reason });
   const presenceTopic = options.host === null ? null : topicOf({ kind: 'cloud_state', host: options.host });
   const report = (connected: boolean, reason: string) => {
     if (connected === ready && reason === lastReason) return;
@@ -85,9 +90,19 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   function connectOptions(): IClientOptions {
     const { ca, cert, key } = options.settings;
     return {
-      clientId: `stile-cloud-${session.slice(0, 13)}`, clean: true, reconnectPeriod: 0, connectTimeout: CONNECT_TIMEOUT_MS, keepalive: KEEPALIVE_S, queueQoSZero: false, resubscribe: false,
-      ...(ca === null ? {} : { ca: readFileSync(ca) }), ...(cert === null ? {} : { cert: readFileSync(cert) }), ...(key === null ? {} : { key: readFileSync(key) }),
-      ...(protocol === 5 ? { protocolVersion: 5, properties: { receiveMaximum: RECEIVE_MAXIMUM, maximumPacketSize: MAXIMUM_PACKET_BYTES, sessionExpiryInterval: 0 } } : { protocolVersion: 4 }),
+      clientId: `stile-cloud-${session.slice(0, 13)}`,
+      clean: true,
+      reconnectPeriod: 0,
+      connectTimeout: CONNECT_TIMEOUT_MS,
+      keepalive: KEEPALIVE_S,
+      queueQoSZero: false,
+      resubscribe: false,
+      ...(ca === null ? {} : { ca: readFileSync(ca) }),
+      ...(cert === null ? {} : { cert: readFileSync(cert) }),
+      ...(key === null ? {} : { key: readFileSync(key) }),
+      ...(protocol === 5
+        ? { protocolVersion: 5, properties: { receiveMaximum: RECEIVE_MAXIMUM, maximumPacketSize: MAXIMUM_PACKET_BYTES, sessionExpiryInterval: 0 } }
+        : { protocolVersion: 4 }),
       ...(presenceTopic === null ? {} : { will: { topic: presenceTopic, payload: Buffer.from(presence('offline', 'connection lost')), qos: 1, retain: true } }),
     };
   }
@@ -105,9 +120,17 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     attempt.handleMessage = (packet, done) => {
       receive(attempt, packet as unknown as IncomingPacket);
       // See the head of this file: QoS 1 is acknowledged later, by hand.
-      if (packet.qos === 1) done(LATER); else done();
+      if (packet.qos === 1) done(LATER);
+      else done();
     };
-    attempt.on('connect', () => void begin(attempt).catch((error: Error) => { reason = error.message; attempt.end(true); }));
+    attempt.on(
+      'connect',
+      () =>
+        void begin(attempt).catch((error: Error) => {
+          reason = error.message;
+          attempt.end(true);
+        }),
+    );
     attempt.on('error', (error) => {
       reason = error.message;
       const code = (error as { code?: unknown }).code;
@@ -159,12 +182,16 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     const topic = packet.topic.toString();
     const payload = typeof packet.payload === 'string' ? Buffer.from(packet.payload) : packet.payload;
     options.onMessage?.({
-      topic, payload, qos: packet.qos, retain: packet.retain,
+      topic,
+      payload,
+      qos: packet.qos,
+      retain: packet.retain,
       acknowledge() {
         if (!open) return;
         open = false;
         // Only on the connection it came by: on another one the number means another message.
-        if (client === attempt && attempt.connected) (attempt as unknown as Acknowledging)._sendPacket({ cmd: 'puback', messageId: packet.messageId, reasonCode: 0 });
+        if (client === attempt && attempt.connected)
+          (attempt as unknown as Acknowledging)._sendPacket({ cmd: 'puback', messageId: packet.messageId, reasonCode: 0 });
       },
     });
   }
@@ -174,7 +201,12 @@ export function createBroker(options: BrokerOptions): CloudBroker {
       if (ready) return true;
       if (client === null && timer === undefined) connect();
       let limit: NodeJS.Timeout | undefined;
-      await Promise.race([new Promise<void>((done) => waiting.push(done)), new Promise<void>((done) => { limit = setTimeout(done, waitMs); })]);
+      await Promise.race([
+        new Promise<void>((done) => waiting.push(done)),
+        new Promise<void>((done) => {
+          limit = setTimeout(done, waitMs);
+        }),
+      ]);
       clearTimeout(limit);
       return ready;
     },
@@ -193,7 +225,8 @@ export function createBroker(options: BrokerOptions): CloudBroker {
           pending -= 1;
           clearTimeout(limit);
           now?.off('close', lost);
-          if (error === null) done(); else failed(error);
+          if (error === null) done();
+          else failed(error);
         }
         limit = setTimeout(() => settle(new Error(`the broker did not take the message within ${PUBLISH_TIMEOUT_MS} ms`)), PUBLISH_TIMEOUT_MS);
         now.setMaxListeners(0);
@@ -222,6 +255,14 @@ export function createBroker(options: BrokerOptions): CloudBroker {
 }
 
 const LATER = new Error('acknowledged later');
-interface IncomingPacket { readonly topic: string | Buffer; readonly payload: string | Buffer; readonly qos: 0 | 1 | 2; readonly retain: boolean; readonly messageId?: number }
+interface IncomingPacket {
+  readonly topic: string | Buffer;
+  readonly payload: string | Buffer;
+  readonly qos: 0 | 1 | 2;
+  readonly retain: boolean;
+  readonly messageId?: number;
+}
 /** mqtt.js has no public way to acknowledge by hand; this one is what its own handler calls. broker.test.ts fails where it goes away. */
-interface Acknowledging { _sendPacket(packet: { cmd: 'puback'; messageId: number | undefined; reasonCode: number }): void }
+interface Acknowledging {
+  _sendPacket(packet: { cmd: 'puback'; messageId: number | undefined; reasonCode: number }): void;
+}

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../test/database.ts';
 import { connectOwner, createDatabase, isTransient, sqlState } from './database.ts';
-import { MIGRATIONS_DIR, migrate, MigrationError, migrationFiles } from './migrate.ts';
+import { MIGRATIONS_DIR, MigrationError, migrate, migrationFiles } from './migrate.ts';
 
 let fresh: FreshDatabase;
 let ours: Venue;
@@ -29,8 +29,14 @@ test('a reused connection takes neither tenant nor role to the next user', async
   const one = createDatabase({ url: fresh.url, maxConnections: 1 });
   try {
     await one.withTenant(ours.tenantId, (client) => client.query('SELECT 1'));
-    await expect(one.withTenant(ours.tenantId, async () => { throw new Error('planted'); })).rejects.toThrow('planted');
-    const after = await one.withoutTenant((client) => client.query<{ n: number; tenant: string | null }>('SELECT count(*) AS n, current_tenant_id() AS tenant FROM tickets'));
+    await expect(
+      one.withTenant(ours.tenantId, async () => {
+        throw new Error('planted');
+      }),
+    ).rejects.toThrow('planted');
+    const after = await one.withoutTenant((client) =>
+      client.query<{ n: number; tenant: string | null }>('SELECT count(*) AS n, current_tenant_id() AS tenant FROM tickets'),
+    );
     expect(after.rows[0]).toEqual({ n: 0, tenant: null });
     expect((await one.asOwner((client) => client.query<{ role: string }>('SELECT current_user AS role'))).rows[0]?.role).not.toBe('stile_service');
   } finally {
@@ -39,16 +45,20 @@ test('a reused connection takes neither tenant nor role to the next user', async
 });
 
 test('work that throws leaves nothing behind, and a tenant that is no UUID is refused before any SQL', async () => {
-  await expect(fresh.database.withTenant(ours.tenantId, async (client) => {
-    await client.query("UPDATE tickets SET note = 'planted'");
-    throw new Error('planted');
-  })).rejects.toThrow('planted');
+  await expect(
+    fresh.database.withTenant(ours.tenantId, async (client) => {
+      await client.query("UPDATE tickets SET note = 'planted'");
+      throw new Error('planted');
+    }),
+  ).rejects.toThrow('planted');
   expect((await fresh.database.withTenant(ours.tenantId, (client) => client.query('SELECT 1 FROM tickets WHERE note IS NOT NULL'))).rowCount).toBe(0);
   await expect(fresh.database.withTenant("x'; DROP TABLE tickets; --", async () => 1)).rejects.toThrow('a tenant id is a UUID');
 });
 
 test('errors say by their code whether another try may help', async () => {
-  const duplicate = await fresh.database.withTenant(ours.tenantId, (client) => client.query('INSERT INTO sites (tenant_id, site_id) VALUES ($1, $2)', [ours.tenantId, ours.site])).catch((error: unknown) => error);
+  const duplicate = await fresh.database
+    .withTenant(ours.tenantId, (client) => client.query('INSERT INTO sites (tenant_id, site_id) VALUES ($1, $2)', [ours.tenantId, ours.site]))
+    .catch((error: unknown) => error);
   expect([sqlState(duplicate), isTransient(duplicate)]).toEqual(['23505', false]);
   const away = createDatabase({ url: 'postgres://nobody@127.0.0.1:1/none' });
   const refused = await away.withoutTenant((client) => client.query('SELECT 1')).catch((error: unknown) => error);

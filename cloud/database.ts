@@ -18,7 +18,10 @@ const IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 /** What a query answers. int8 and counts come as numbers (all of ours stay exact in a double), timestamptz as Date, jsonb parsed. */
-export interface QueryAnswer<Row> { readonly rows: Row[]; readonly rowCount: number }
+export interface QueryAnswer<Row> {
+  readonly rows: Row[];
+  readonly rowCount: number;
+}
 
 /** One connection inside a transaction. */
 export interface DatabaseClient {
@@ -77,7 +80,9 @@ export function createDatabase(options: DatabaseOptions): Database {
       await client.query('COMMIT');
       return result;
     } catch (error) {
-      await client.query('ROLLBACK').catch((rollbackError: Error) => { broken = rollbackError; });
+      await client.query('ROLLBACK').catch((rollbackError: Error) => {
+        broken = rollbackError;
+      });
       throw error;
     } finally {
       client.off('error', ignore);
@@ -109,13 +114,32 @@ export function sqlState(error: unknown): string | null {
 /** True where the same work may succeed on another try: the server is away, restarting, or chose this transaction as a deadlock's victim. */
 export function isTransient(error: unknown): boolean {
   const state = sqlState(error);
-  if (state === null) return !(error instanceof TypeError || error instanceof RangeError) && /ECONN|EPIPE|ETIMEDOUT|terminated|timeout|Connection/i.test(String((error as Error)?.message ?? error) + String((error as { code?: unknown })?.code ?? ''));
-  return state.startsWith('08') || state.startsWith('57P') || state.startsWith('53') || state === '40001' || state === '40P01' || state === '55P03' || state === '57014';
+  if (state === null)
+    return (
+      !(error instanceof TypeError || error instanceof RangeError) &&
+      /ECONN|EPIPE|ETIMEDOUT|terminated|timeout|Connection/i.test(
+        String((error as Error)?.message ?? error) + String((error as { code?: unknown })?.code ?? ''),
+      )
+    );
+  return (
+    state.startsWith('08') ||
+    state.startsWith('57P') ||
+    state.startsWith('53') ||
+    state === '40001' ||
+    state === '40P01' ||
+    state === '55P03' ||
+    state === '57014'
+  );
 }
 
 /** One connection of its own, outside any pool and transaction, as the role that logs in: migrations and tests. */
 export async function connectOwner(url: string): Promise<OwnerConnection> {
-  const client = new pg.Client({ connectionString: url, application_name: 'stile-owner', connectionTimeoutMillis: CONNECT_TIMEOUT_MS, types: { getTypeParser: parserOf as typeof pg.types.getTypeParser } });
+  const client = new pg.Client({
+    connectionString: url,
+    application_name: 'stile-owner',
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    types: { getTypeParser: parserOf as typeof pg.types.getTypeParser },
+  });
   client.on('error', () => {});
   await client.connect();
   return { ...asDatabaseClient(client), client, close: () => client.end() };

@@ -37,12 +37,29 @@ export async function migrate(url: string, options: MigrateOptions = {}): Promis
   const owner = await connectOwner(url);
   try {
     await owner.query('SELECT pg_advisory_lock($1)', [LOCK_KEY]);
-    await owner.query('CREATE TABLE IF NOT EXISTS migration_hashes (name text PRIMARY KEY, sha256 text NOT NULL, landed_at timestamptz NOT NULL DEFAULT now())');
+    await owner.query(
+      'CREATE TABLE IF NOT EXISTS migration_hashes (name text PRIMARY KEY, sha256 text NOT NULL, landed_at timestamptz NOT NULL DEFAULT now())',
+    );
     await checkLanded(owner, files);
     const quiet = () => {};
     const ran = await runner({
-      dbClient: owner.client, dir: join(dir, '*.sql'), useGlob: true, direction: 'up', migrationsTable: 'migrations', noLock: true, checkOrder: true, singleTransaction: false,
-      logger: { debug: quiet, info: (line: string) => { const name = /^### MIGRATION (\S+)/.exec(line)?.[1]; if (name !== undefined) progress(name); }, warn: quiet, error: quiet },
+      dbClient: owner.client,
+      dir: join(dir, '*.sql'),
+      useGlob: true,
+      direction: 'up',
+      migrationsTable: 'migrations',
+      noLock: true,
+      checkOrder: true,
+      singleTransaction: false,
+      logger: {
+        debug: quiet,
+        info: (line: string) => {
+          const name = /^### MIGRATION (\S+)/.exec(line)?.[1];
+          if (name !== undefined) progress(name);
+        },
+        warn: quiet,
+        error: quiet,
+      },
     });
     await rememberHashes(owner, files);
     // The coming months' partitions; where a month was missed, its rows are in the default one.
@@ -57,10 +74,17 @@ export async function migrate(url: string, options: MigrateOptions = {}): Promis
 /** Every migration by name with its SHA-256, in order. Throws MigrationError for a file name that would not sort. */
 export function migrationFiles(dir: string = MIGRATIONS_DIR): ReadonlyMap<string, string> {
   const files = new Map<string, string>();
-  for (const file of readdirSync(dir).filter((name) => name.endsWith('.sql')).sort()) {
+  for (const file of readdirSync(dir)
+    .filter((name) => name.endsWith('.sql'))
+    .sort()) {
     const name = FILE_NAME.exec(file)?.[1];
     if (name === undefined) throw new MigrationError(`${join(dir, file)}: a migration is named NNNN_words.sql`);
-    files.set(name, createHash('sha256').update(readFileSync(join(dir, file))).digest('hex'));
+    files.set(
+      name,
+      createHash('sha256')
+        .update(readFileSync(join(dir, file)))
+        .digest('hex'),
+    );
   }
   return files;
 }
@@ -69,7 +93,8 @@ async function checkLanded(owner: OwnerConnection, files: ReadonlyMap<string, st
   const landed = await owner.query<{ name: string; sha256: string }>('SELECT name, sha256 FROM migration_hashes ORDER BY name');
   for (const { name, sha256 } of landed.rows) {
     const now = files.get(name);
-    if (now === undefined) throw new MigrationError(`migration ${name} has landed in this database, but its file is gone: this program is older than the database`);
+    if (now === undefined)
+      throw new MigrationError(`migration ${name} has landed in this database, but its file is gone: this program is older than the database`);
     if (now !== sha256) throw new MigrationError(`migration ${name} was changed after it landed: undo the change and write a new migration`);
   }
 }

@@ -40,7 +40,14 @@ export interface Clock {
 
 export type ReaderEvent =
   /** One frame, terminator removed. The bytes are a guest's code: never logged. */
-  | { readonly kind: 'frame'; readonly reader: string; readonly direction: Direction; readonly bytes: Uint8Array; readonly atMs: number; /** When the code's last byte arrived, boottime ms. */ readonly lastByteMs: number }
+  | {
+      readonly kind: 'frame';
+      readonly reader: string;
+      readonly direction: Direction;
+      readonly bytes: Uint8Array;
+      readonly atMs: number /** When the code's last byte arrived, boottime ms. */;
+      readonly lastByteMs: number;
+    }
   /** Rubbish: too long, or broken framing. Counted, resynchronised. */
   | { readonly kind: 'garbled'; readonly reader: string; readonly direction: Direction; readonly why: 'too_long' | 'framing'; readonly atMs: number }
   | { readonly kind: 'up'; readonly reader: string }
@@ -119,16 +126,48 @@ export interface Decision {
 export type Note =
   | { readonly kind: 'passage'; readonly of: RowPosition | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
   | { readonly kind: 'refusal'; readonly reason: 'unreadable' | 'busy' | 'gate_locked' | 'error'; readonly direction: Direction }
-  | { readonly kind: 'override'; readonly actor: string; readonly action: string; readonly reason: string; readonly direction?: Direction; readonly units?: number; readonly until?: string; readonly transaction?: string }
-  | { readonly kind: 'mode'; readonly direction: Direction; readonly from: Mode; readonly to: Mode; readonly actor: string; readonly reason: string; readonly until?: string }
+  | {
+      readonly kind: 'override';
+      readonly actor: string;
+      readonly action: string;
+      readonly reason: string;
+      readonly direction?: Direction;
+      readonly units?: number;
+      readonly until?: string;
+      readonly transaction?: string;
+    }
+  | {
+      readonly kind: 'mode';
+      readonly direction: Direction;
+      readonly from: Mode;
+      readonly to: Mode;
+      readonly actor: string;
+      readonly reason: string;
+      readonly until?: string;
+    }
   | { readonly kind: 'fault' | 'alarm' | 'clock'; readonly what: string; readonly detail: string };
 
-export interface OutboxBatch { readonly epoch: number; readonly fromSeq: number; readonly uptoSeq: number; /** The message, ready to send: LedgerMessage JSON, at most 256 KiB. */ readonly payload: Uint8Array }
+export interface OutboxBatch {
+  readonly epoch: number;
+  readonly fromSeq: number;
+  readonly uptoSeq: number /** The message, ready to send: LedgerMessage JSON, at most 256 KiB. */;
+  readonly payload: Uint8Array;
+}
 
 export interface DeskStatus {
-  readonly epoch: number; readonly lastSeq: number; readonly backlog: number; readonly backlogOldestMs: number | null;
+  readonly epoch: number;
+  readonly lastSeq: number;
+  readonly backlog: number;
+  readonly backlogOldestMs: number | null;
   readonly usageComplete: boolean;
-  readonly manifests: readonly { readonly eventId: string; readonly version: number; readonly overlayVersion: number; readonly generatedAtMs: number; readonly expiresAtMs: number; readonly tickets: number }[];
+  readonly manifests: readonly {
+    readonly eventId: string;
+    readonly version: number;
+    readonly overlayVersion: number;
+    readonly generatedAtMs: number;
+    readonly expiresAtMs: number;
+    readonly tickets: number;
+  }[];
   /** Of the last mode row of each direction. `from`: the mode before it, so that a reset after a restart in emergency can go back to it. */
   readonly modes: Readonly<Record<Direction, { readonly mode: Mode; readonly untilMs: number | null; readonly from?: Mode }>>;
   readonly fireLatched: boolean;
@@ -139,7 +178,9 @@ export interface DeskStatus {
 }
 
 /** Result of installing or changing a manifest: never throws for bad input. */
-export type ManifestResult = { readonly ok: true; readonly version: number } | { readonly ok: false; readonly why: 'signature' | 'checksum' | 'not_newer' | 'gap' | 'malformed' | 'unknown_key' | 'io'; readonly message: string };
+export type ManifestResult =
+  | { readonly ok: true; readonly version: number }
+  | { readonly ok: false; readonly why: 'signature' | 'checksum' | 'not_newer' | 'gap' | 'malformed' | 'unknown_key' | 'io'; readonly message: string };
 
 /**
  * Store and rules, apart from the loop: every call is answered from the worker, in order, except that
@@ -183,7 +224,15 @@ export interface Desk {
   want(payload: Uint8Array): Promise<readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[]>;
   status(): Promise<DeskStatus>;
   /** For reading by people (`stile-gate ledger`): own rows after `after` (null: from the oldest kept), in order over all kept epochs, as stored; at most `limit`, and 500. */
-  rows(after: RowPosition | null, limit: number): Promise<readonly { readonly epoch: number; readonly entry: Readonly<Record<string, unknown>> & { readonly seq: number; readonly kind: string; readonly hash: string } }[]>;
+  rows(
+    after: RowPosition | null,
+    limit: number,
+  ): Promise<
+    readonly {
+      readonly epoch: number;
+      readonly entry: Readonly<Record<string, unknown>> & { readonly seq: number; readonly kind: string; readonly hash: string };
+    }[]
+  >;
 }
 
 // ---------------------------------------------------------------- uplink
@@ -192,7 +241,12 @@ export type UplinkEvent =
   | { readonly kind: 'online' }
   | { readonly kind: 'offline'; readonly fault: Fault }
   | { readonly kind: 'ack'; readonly ack: AckMessage }
-  | { readonly kind: 'request'; readonly request: Request; readonly command: Command; /** Answers on `response/<command>`. */ readonly respond: (response: Omit<ResponseMessage, 'schema' | 'transaction' | 'duration_ms'>) => void }
+  | {
+      readonly kind: 'request';
+      readonly request: Request;
+      readonly command: Command /** Answers on `response/<command>`. */;
+      readonly respond: (response: Omit<ResponseMessage, 'schema' | 'transaction' | 'duration_ms'>) => void;
+    }
   | { readonly kind: 'peer'; readonly payload: Uint8Array }
   | { readonly kind: 'want' | 'overlay'; readonly payload: Uint8Array };
 

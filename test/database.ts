@@ -7,7 +7,7 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { connectOwner, createDatabase, type Database } from '../cloud/database.ts';
 import { migrate, migrationFiles } from '../cloud/migrate.ts';
-import { startPostgres, type RunningPostgres } from '../deploy/database/embedded.ts';
+import { type RunningPostgres, startPostgres } from '../deploy/database/embedded.ts';
 
 const TEMPLATE_LOCK = 0x5374_0001;
 
@@ -33,7 +33,10 @@ export function testPostgres(): Promise<RunningPostgres> {
 /** A new database with every migration landed. Safe with any number of workers. */
 export async function freshDatabase(): Promise<FreshDatabase> {
   const adminUrl = (await testPostgres()).url;
-  const template = `stile_template_${createHash('sha256').update(JSON.stringify([...migrationFiles()])).digest('hex').slice(0, 12)}`;
+  const template = `stile_template_${createHash('sha256')
+    .update(JSON.stringify([...migrationFiles()]))
+    .digest('hex')
+    .slice(0, 12)}`;
   const name = `stile_test_${randomBytes(6).toString('hex')}`;
   const admin = await connectOwner(adminUrl);
   try {
@@ -54,11 +57,17 @@ export async function freshDatabase(): Promise<FreshDatabase> {
   const url = databaseUrl(adminUrl, name);
   const database = createDatabase({ url, name: 'stile-test' });
   return {
-    url, adminUrl, database,
+    url,
+    adminUrl,
+    database,
     async drop() {
       await database.close();
       const again = await connectOwner(adminUrl);
-      try { await again.query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`); } finally { await again.close(); }
+      try {
+        await again.query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+      } finally {
+        await again.close();
+      }
     },
   };
 }
@@ -82,7 +91,11 @@ export interface VenueOptions {
   readonly zone?: string | null;
 }
 
-export interface TestTicket { readonly ticketId: string; readonly code: string; readonly ticketRef: string }
+export interface TestTicket {
+  readonly ticketId: string;
+  readonly code: string;
+  readonly ticketRef: string;
+}
 export interface Venue {
   readonly tenantId: string;
   readonly tenantName: string;
@@ -113,13 +126,30 @@ export async function makeVenue(url: string, options: VenueOptions = {}): Promis
     await owner.query('SELECT set_tenant_context($1)', [tenantId]);
     await owner.query('INSERT INTO tenants (id, name) VALUES ($1, $2)', [tenantId, `tenant-${site}`]);
     await owner.query('INSERT INTO sites (tenant_id, site_id, name) VALUES ($1, $2, $2)', [tenantId, site]);
-    await owner.query("INSERT INTO devices (tenant_id, name, site_id, gate_id, enrolled_at) SELECT $1, g, split_part(g, '/', 1), split_part(g, '/', 2), now() FROM unnest($2::text[]) AS g", [tenantId, gates]);
-    await owner.query('INSERT INTO events (tenant_id, event_id, site_id, name, salt, policies) VALUES ($1, $2, $3, $2, $4, $5)', [tenantId, eventId, site, salt, JSON.stringify(options.policies ?? {})]);
+    await owner.query(
+      "INSERT INTO devices (tenant_id, name, site_id, gate_id, enrolled_at) SELECT $1, g, split_part(g, '/', 1), split_part(g, '/', 2), now() FROM unnest($2::text[]) AS g",
+      [tenantId, gates],
+    );
+    await owner.query('INSERT INTO events (tenant_id, event_id, site_id, name, salt, policies) VALUES ($1, $2, $3, $2, $4, $5)', [
+      tenantId,
+      eventId,
+      site,
+      salt,
+      JSON.stringify(options.policies ?? {}),
+    ]);
     await owner.query('INSERT INTO gate_assignments (tenant_id, gate, event_id) SELECT $1, g, $2 FROM unnest($3::text[]) AS g', [tenantId, eventId, gates]);
     await owner.query('INSERT INTO ticket_types (tenant_id, event_id, tier) VALUES ($1, $2, $3)', [tenantId, eventId, tier]);
     await owner.query(
       "INSERT INTO tickets (tenant_id, event_id, ticket_id, ticket_ref, tier, zone, max_scans) SELECT $1, $2, t.id, decode(t.ref, 'hex'), $3, $4, $5 FROM unnest($6::text[], $7::text[]) AS t (id, ref)",
-      [tenantId, eventId, tier, options.zone ?? null, options.maxScans ?? null, tickets.map(({ ticketId }) => ticketId), tickets.map(({ ticketRef }) => ticketRef)],
+      [
+        tenantId,
+        eventId,
+        tier,
+        options.zone ?? null,
+        options.maxScans ?? null,
+        tickets.map(({ ticketId }) => ticketId),
+        tickets.map(({ ticketRef }) => ticketRef),
+      ],
     );
     await owner.query('COMMIT');
   } finally {

@@ -10,8 +10,13 @@ import { type LedgerRow, readRow, reconcile } from '../cloud/reconcile/rows.ts';
 const database = createDatabase({ url: process.env['DATABASE_URL'] as string });
 let ingest: Ingest | undefined;
 const broker = createBroker({
-  settings: { url: process.env['STILE_MQTT_URL'] as string, ca: null, cert: null, key: null }, host: null, subscriptions: ingestSubscriptions(true),
-  onMessage: (message) => ingest?.receive(message), onConnection: (connected) => { if (connected) process.stdout.write('ready\n'); },
+  settings: { url: process.env['STILE_MQTT_URL'] as string, ca: null, cert: null, key: null },
+  host: null,
+  subscriptions: ingestSubscriptions(true),
+  onMessage: (message) => ingest?.receive(message),
+  onConnection: (connected) => {
+    if (connected) process.stdout.write('ready\n');
+  },
 });
 ingest = createIngest<LedgerRow>({ database, broker, account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished }, log: SILENT });
 await broker.open();

@@ -1,8 +1,8 @@
 /** Ledgers as gates write them, for tests: rows numbered, timed and chained. */
 import { createHash } from 'node:crypto';
+import { type LedgerRow, readRow } from '../cloud/reconcile/rows.ts';
 import { entryHash, firstPredecessor } from '../contract/chain.ts';
 import { SCHEMA_VERSION } from '../contract/limits.ts';
-import { type LedgerRow, readRow } from '../cloud/reconcile/rows.ts';
 import type { TestTicket, Venue } from './database.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
@@ -32,9 +32,15 @@ export function testLedger(venue: Venue, gateIndex: number, epoch = 1): TestLedg
   const gate = venue.gates[gateIndex] as string;
   const entries: TestEntry[] = [];
   let previous = firstPredecessor(sha256, gate, epoch);
-  let boot: { boot_id: string; clock_offset_ms?: number; clock_bound_ms?: number } = { boot_id: `boot-${gateIndex}-${epoch}`, clock_offset_ms: BOOT_MS, clock_bound_ms: 20 };
+  let boot: { boot_id: string; clock_offset_ms?: number; clock_bound_ms?: number } = {
+    boot_id: `boot-${gateIndex}-${epoch}`,
+    clock_offset_ms: BOOT_MS,
+    clock_bound_ms: 20,
+  };
   const ledger: TestLedger = {
-    gate, epoch, entries,
+    gate,
+    epoch,
+    entries,
     add(kind, atMs, fields) {
       const row: Record<string, unknown> = { seq: entries.length + 1, kind, ts: new Date(BOOT_MS + atMs).toISOString(), boottime_ms: atMs, ...boot, ...fields };
       previous = entryHash(sha256, previous, row);
@@ -42,15 +48,37 @@ export function testLedger(venue: Venue, gateIndex: number, epoch = 1): TestLedg
       entries.push(entry);
       return entry;
     },
-    grant: (ticket, atMs, fields = {}) => ledger.add('grant', atMs, {
-      event_id: venue.eventId, ticket_id: ticket.ticketId, ticket_ref: ticket.ticketRef, direction: 'in', type: 'first_entry', units: 1, medium: 'opaque', manifest_version: 1, online: true, latency_us: 500, seen: {}, ...fields,
-    }),
-    passage: (grant, atMs, outcome, fields = {}) => ledger.add('passage', atMs, {
-      of: [epoch, grant.seq], event_id: grant['event_id'], ticket_id: grant['ticket_id'], ticket_ref: grant['ticket_ref'], direction: grant['direction'], unit: 1, outcome, ...fields,
-    }),
+    grant: (ticket, atMs, fields = {}) =>
+      ledger.add('grant', atMs, {
+        event_id: venue.eventId,
+        ticket_id: ticket.ticketId,
+        ticket_ref: ticket.ticketRef,
+        direction: 'in',
+        type: 'first_entry',
+        units: 1,
+        medium: 'opaque',
+        manifest_version: 1,
+        online: true,
+        latency_us: 500,
+        seen: {},
+        ...fields,
+      }),
+    passage: (grant, atMs, outcome, fields = {}) =>
+      ledger.add('passage', atMs, {
+        of: [epoch, grant.seq],
+        event_id: grant['event_id'],
+        ticket_id: grant['ticket_id'],
+        ticket_ref: grant['ticket_ref'],
+        direction: grant['direction'],
+        unit: 1,
+        outcome,
+        ...fields,
+      }),
     rows: (some = entries) => some.map((entry) => readRow(gate, epoch, entry) as LedgerRow),
     message: (some = entries) => ({ schema: SCHEMA_VERSION, gate, epoch, entries: some }),
-    reboot(bootId, offsetMs, boundMs = 20) { boot = offsetMs === null ? { boot_id: bootId } : { boot_id: bootId, clock_offset_ms: offsetMs, clock_bound_ms: boundMs }; },
+    reboot(bootId, offsetMs, boundMs = 20) {
+      boot = offsetMs === null ? { boot_id: bootId } : { boot_id: bootId, clock_offset_ms: offsetMs, clock_bound_ms: boundMs };
+    },
   };
   return ledger;
 }

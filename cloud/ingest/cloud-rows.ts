@@ -13,7 +13,10 @@ const SETTLE_EVERY_MS = 10_000;
 const TENANTS_AT_ONCE = 100;
 
 export interface CloudRowsAccount {
-  readonly unpublishedCloudRows: (client: DatabaseClient, limit: number) => Promise<readonly { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }[]>;
+  readonly unpublishedCloudRows: (
+    client: DatabaseClient,
+    limit: number,
+  ) => Promise<readonly { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }[]>;
   readonly markPublished: (client: DatabaseClient, ledger: string, epoch: number, seq: number) => Promise<void>;
 }
 
@@ -26,19 +29,30 @@ export interface CloudRows {
   close(): Promise<void>;
 }
 
-export function createCloudRows(options: { readonly database: Database; readonly broker: Pick<CloudBroker, 'publish' | 'connected'>; readonly account: CloudRowsAccount; readonly log: Log }): CloudRows {
+export function createCloudRows(options: {
+  readonly database: Database;
+  readonly broker: Pick<CloudBroker, 'publish' | 'connected'>;
+  readonly account: CloudRowsAccount;
+  readonly log: Log;
+}): CloudRows {
   const { database, broker, account, log } = options;
   const stop = new AbortController();
   let loop: Promise<void> | null = null;
 
   async function publish(): Promise<number> {
     let published = 0;
-    const { rows: tenants } = await database.withoutTenant((client) => client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_unpublished_rows($1)', [TENANTS_AT_ONCE]));
+    const { rows: tenants } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_unpublished_rows($1)', [TENANTS_AT_ONCE]),
+    );
     for (const { tenant_id } of tenants) {
       const ledgers = await database.withTenant(tenant_id, (client) => account.unpublishedCloudRows(client, MAX_LEDGER_ENTRIES));
       for (const { ledger, epoch, entries } of ledgers) {
         for (const part of parts(entries)) {
-          await broker.publish(topicOf({ kind: 'ledger', gate: ledger }), JSON.stringify({ schema: SCHEMA_VERSION, gate: ledger, epoch, entries: part }), DELIVERY.ledger);
+          await broker.publish(
+            topicOf({ kind: 'ledger', gate: ledger }),
+            JSON.stringify({ schema: SCHEMA_VERSION, gate: ledger, epoch, entries: part }),
+            DELIVERY.ledger,
+          );
           await database.withTenant(tenant_id, (client) => account.markPublished(client, ledger, epoch, (part.at(-1) as { seq: number }).seq));
           published += part.length;
         }
@@ -49,8 +63,11 @@ export function createCloudRows(options: { readonly database: Database; readonly
 
   async function settle(): Promise<number> {
     let settled = 0;
-    const { rows: tenants } = await database.withoutTenant((client) => client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_appeared_tickets($1)', [TENANTS_AT_ONCE]));
-    for (const { tenant_id } of tenants) settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_appeared_tickets() AS n'))).rows[0]?.n ?? 0;
+    const { rows: tenants } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_appeared_tickets($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of tenants)
+      settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_appeared_tickets() AS n'))).rows[0]?.n ?? 0;
     return settled;
   }
 
@@ -61,7 +78,10 @@ export function createCloudRows(options: { readonly database: Database; readonly
         while (!stop.signal.aborted) {
           try {
             if (broker.connected()) await publish();
-            if (Date.now() >= nextSettle) { nextSettle = Date.now() + SETTLE_EVERY_MS; await settle(); }
+            if (Date.now() >= nextSettle) {
+              nextSettle = Date.now() + SETTLE_EVERY_MS;
+              await settle();
+            }
           } catch (error) {
             log.warn({ error: (error as Error).message }, 'rows of the cloud could not be published; trying again');
           }
@@ -69,7 +89,8 @@ export function createCloudRows(options: { readonly database: Database; readonly
         }
       })();
     },
-    publish, settle,
+    publish,
+    settle,
     async close() {
       stop.abort();
       await loop;
@@ -86,7 +107,11 @@ function* parts(entries: readonly Readonly<Record<string, unknown>>[]): Generato
   let bytes = ENVELOPE_BYTES;
   for (const entry of entries) {
     const size = Buffer.byteLength(JSON.stringify(entry)) + 1;
-    if (part.length > 0 && bytes + size > MAX_PAYLOAD_BYTES) { yield part; part = []; bytes = ENVELOPE_BYTES; }
+    if (part.length > 0 && bytes + size > MAX_PAYLOAD_BYTES) {
+      yield part;
+      part = [];
+      bytes = ENVELOPE_BYTES;
+    }
     part.push(entry);
     bytes += size;
   }

@@ -1,9 +1,9 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { AckMessage } from '../../contract/ledger.ts';
 import { topicOf } from '../../contract/topics.ts';
-import { startBroker, type Broker } from '../../test/broker.ts';
+import { type Broker, startBroker } from '../../test/broker.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { testLedger, type TestLedger } from '../../test/ledgers.ts';
+import { type TestLedger, testLedger } from '../../test/ledgers.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from '../broker.ts';
 import { createLog, SILENT } from '../log.ts';
 import { acksFor } from '../reconcile/acknowledge.ts';
@@ -14,36 +14,74 @@ import { createIngest, type Ingest, ingestSubscriptions } from './ingest.ts';
 const account = { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished };
 let fresh: FreshDatabase;
 let mosquitto: Broker;
-beforeAll(async () => { [fresh, mosquitto] = await Promise.all([freshDatabase(), startBroker()]); });
-afterAll(async () => { await mosquitto.stop(); await fresh.drop(); });
+beforeAll(async () => {
+  [fresh, mosquitto] = await Promise.all([freshDatabase(), startBroker()]);
+});
+afterAll(async () => {
+  await mosquitto.stop();
+  await fresh.drop();
+});
 
 const closing: (() => Promise<void>)[] = [];
-afterEach(async () => { for (const close of closing.splice(0).reverse()) await close(); });
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
 
 const settings = () => ({ url: mosquitto.cloudUrl, ca: null, cert: null, key: null });
 
 async function cloud(extra: Partial<Parameters<typeof createIngest>[0]> = {}): Promise<{ ingest: Ingest; broker: CloudBroker }> {
   let ingest: Ingest | undefined;
-  const broker = createBroker({ settings: settings(), host: 'test', subscriptions: ingestSubscriptions(true), onMessage: (message) => ingest?.receive(message) });
-  ingest = createIngest({ database: fresh.database, broker, account, log: process.env['STILE_TEST_LOG'] ? createLog({ level: 'debug', name: 'test' }) : SILENT, ...extra } as Parameters<typeof createIngest<ReturnType<typeof readRow> & object>>[0]);
+  const broker = createBroker({
+    settings: settings(),
+    host: 'test',
+    subscriptions: ingestSubscriptions(true),
+    onMessage: (message) => ingest?.receive(message),
+  });
+  ingest = createIngest({
+    database: fresh.database,
+    broker,
+    account,
+    log: process.env['STILE_TEST_LOG'] ? createLog({ level: 'debug', name: 'test' }) : SILENT,
+    ...extra,
+  } as Parameters<typeof createIngest<ReturnType<typeof readRow> & object>>[0]);
   expect(await broker.open()).toBe(true);
   ingest.open();
   const running = ingest;
-  closing.push(async () => { await running.close(); await broker.close(); });
+  closing.push(async () => {
+    await running.close();
+    await broker.close();
+  });
   return { ingest, broker };
 }
 
 /** A device that says what it likes, and hears what the cloud says to its site. */
-async function device(...subscriptions: string[]): Promise<{ say(topic: string, payload: unknown, retain?: boolean): Promise<void>; heard: IncomingMessage[]; ask<T>(pick: (message: IncomingMessage) => T | undefined): Promise<T> }> {
+async function device(
+  ...subscriptions: string[]
+): Promise<{
+  say(topic: string, payload: unknown, retain?: boolean): Promise<void>;
+  heard: IncomingMessage[];
+  ask<T>(pick: (message: IncomingMessage) => T | undefined): Promise<T>;
+}> {
   const heard: IncomingMessage[] = [];
-  const broker = createBroker({ settings: settings(), host: null, subscriptions, onMessage: (message) => { message.acknowledge(); heard.push(message); } });
+  const broker = createBroker({
+    settings: settings(),
+    host: null,
+    subscriptions,
+    onMessage: (message) => {
+      message.acknowledge();
+      heard.push(message);
+    },
+  });
   await broker.open();
   closing.push(() => broker.close());
   return {
     heard,
     say: (topic, payload, retain = false) => broker.publish(topic, typeof payload === 'string' ? payload : JSON.stringify(payload), { qos: 1, retain }),
     async ask<T>(pick: (message: IncomingMessage) => T | undefined): Promise<T> {
-      return expect.poll(() => heard.map(pick).find((found) => found !== undefined), { timeout: 10_000, interval: 10 }).toBeDefined().then(() => heard.map(pick).find((found) => found !== undefined) as T);
+      return expect
+        .poll(() => heard.map(pick).find((found) => found !== undefined), { timeout: 10_000, interval: 10 })
+        .toBeDefined()
+        .then(() => heard.map(pick).find((found) => found !== undefined) as T);
     },
   };
 }
@@ -93,8 +131,12 @@ test('what cannot be read is quarantined with its reason, once, and the readable
   await expect.poll(() => ingest.stats().ledgers.messages).toBe(6);
   await ingest.idle();
   expect(await rowsOf(venue, 'SELECT reason, times, payload_bytes > 0 AS kept FROM quarantine ORDER BY reason, times')).toEqual([
-    { reason: 'mismatch', times: 1, kept: true }, { reason: 'oversized', times: 1, kept: true }, { reason: 'unreadable', times: 1, kept: true }, { reason: 'unreadable', times: 1, kept: true },
-    { reason: 'unreadable', times: 2, kept: true }, { reason: 'wrong_version', times: 1, kept: true },
+    { reason: 'mismatch', times: 1, kept: true },
+    { reason: 'oversized', times: 1, kept: true },
+    { reason: 'unreadable', times: 1, kept: true },
+    { reason: 'unreadable', times: 1, kept: true },
+    { reason: 'unreadable', times: 2, kept: true },
+    { reason: 'wrong_version', times: 1, kept: true },
   ]);
   expect(await gate.ask(uptoIs(north.gate, 1))).toBeDefined();
   expect(await rowsOf(venue, 'SELECT gate, seq FROM ledger_rows')).toEqual([{ gate: north.gate, seq: 1 }]);
@@ -131,7 +173,10 @@ test('a backlog of several gates of two tenants goes in few transactions, each i
   }
   await Promise.all(sent);
   for (const ledger of ledgers) await gate.ask(uptoIs(ledger.gate, 400));
-  for (const venue of venues) expect(await rowsOf(venue, "SELECT count(*) FILTER (WHERE verdict = 'winner') AS winners, count(*) FILTER (WHERE verdict = 'excess') AS excess FROM admissions")).toEqual([{ winners: 400, excess: 400 }]);
+  for (const venue of venues)
+    expect(
+      await rowsOf(venue, "SELECT count(*) FILTER (WHERE verdict = 'winner') AS winners, count(*) FILTER (WHERE verdict = 'excess') AS excess FROM admissions"),
+    ).toEqual([{ winners: 400, excess: 400 }]);
   expect(ingest.stats().ledgers.batches).toBeLessThan(20);
 });
 
@@ -140,10 +185,13 @@ test('a message that fails alone does not hold back the others', async () => {
   const other = await makeVenue(fresh.url);
   const north = testLedger(venue, 0);
   const south = testLedger(venue, 1);
-  const poison = { ...account, reconcile: async (client: Parameters<typeof reconcile>[0], rows: Parameters<typeof reconcile>[1]) => {
-    if (rows.some(({ gate }) => gate === south.gate)) await client.query('SELECT 1 / 0');
-    return reconcile(client, rows);
-  } };
+  const poison = {
+    ...account,
+    reconcile: async (client: Parameters<typeof reconcile>[0], rows: Parameters<typeof reconcile>[1]) => {
+      if (rows.some(({ gate }) => gate === south.gate)) await client.query('SELECT 1 / 0');
+      return reconcile(client, rows);
+    },
+  };
   const { ingest } = await cloud({ account: poison } as never);
   const gate = await device(`stile/1/${venue.site}/+/ack`);
   north.grant(ticket(venue, 1), 0);
@@ -161,18 +209,31 @@ test('the last words of a device are kept: states, health, alerts; a late will o
   const [name] = venue.gates as [string];
   const { ingest } = await cloud();
   const gate = await device();
-  const state = (word: 'online' | 'offline', session: string) => ({ schema: 1, state: word, session, since: '2026-05-01T12:00:00.000Z', reason: 'test', extra: 'kept' });
+  const state = (word: 'online' | 'offline', session: string) => ({
+    schema: 1,
+    state: word,
+    session,
+    since: '2026-05-01T12:00:00.000Z',
+    reason: 'test',
+    extra: 'kept',
+  });
   await gate.say(topicOf({ kind: 'state', gate: name }), state('online', 'new'), true);
   await ingest.idle();
   await expect.poll(async () => (await rowsOf(venue, `SELECT state ->> 'state' AS s FROM devices WHERE name = '${name}'`))[0]).toEqual({ s: 'online' });
   await gate.say(topicOf({ kind: 'state', gate: name }), state('offline', 'old'), true);
-  await gate.say(topicOf({ kind: 'alert', gate: name, alert: 'disk' }), { schema: 1, since: '2026-05-01T12:00:00.000Z', severity: 'critical', message: 'full' }, true);
+  await gate.say(
+    topicOf({ kind: 'alert', gate: name, alert: 'disk' }),
+    { schema: 1, since: '2026-05-01T12:00:00.000Z', severity: 'critical', message: 'full' },
+    true,
+  );
   await gate.say(topicOf({ kind: 'health', gate: name }), 'rubbish', true);
-  await expect.poll(async () => (await rowsOf(venue, 'SELECT alert_id FROM device_alerts'))).toEqual([{ alert_id: 'disk' }]);
+  await expect.poll(async () => await rowsOf(venue, 'SELECT alert_id FROM device_alerts')).toEqual([{ alert_id: 'disk' }]);
   expect(await rowsOf(venue, `SELECT state ->> 'state' AS s FROM devices WHERE name = '${name}'`)).toEqual([{ s: 'online' }]);
   await gate.say(topicOf({ kind: 'state', gate: name }), state('offline', 'new'), true);
   await gate.say(topicOf({ kind: 'alert', gate: name, alert: 'disk' }), '', true);
-  await expect.poll(async () => (await rowsOf(venue, `SELECT state ->> 'state' AS s, (SELECT count(*) FROM device_alerts) AS alerts FROM devices WHERE name = '${name}'`))).toEqual([{ s: 'offline', alerts: 0 }]);
+  await expect
+    .poll(async () => await rowsOf(venue, `SELECT state ->> 'state' AS s, (SELECT count(*) FROM device_alerts) AS alerts FROM devices WHERE name = '${name}'`))
+    .toEqual([{ s: 'offline', alerts: 0 }]);
   expect(await rowsOf(venue, 'SELECT reason FROM quarantine')).toEqual([{ reason: 'unreadable' }]);
 });
 
@@ -180,7 +241,20 @@ test('time is answered at once; a lookup with facts; a response goes to whoever 
   const venue = await makeVenue(fresh.url);
   const [name] = venue.gates as [string];
   const responses: string[] = [];
-  await cloud({ lookup: async (tenantId: string, _gate: string, question: { refs: readonly { event_id: string }[] }) => (tenantId === venue.tenantId ? [{ event_id: question.refs[0]?.event_id, overlay_version: 1, ticket: { ticket_ref: 'ab'.repeat(16), ticket_id: null, removed: true, reason: 'revoked' }, usage: [] }] : []), onResponse: (topic: string) => responses.push(topic) } as never);
+  await cloud({
+    lookup: async (tenantId: string, _gate: string, question: { refs: readonly { event_id: string }[] }) =>
+      tenantId === venue.tenantId
+        ? [
+            {
+              event_id: question.refs[0]?.event_id,
+              overlay_version: 1,
+              ticket: { ticket_ref: 'ab'.repeat(16), ticket_id: null, removed: true, reason: 'revoked' },
+              usage: [],
+            },
+          ]
+        : [],
+    onResponse: (topic: string) => responses.push(topic),
+  } as never);
   const gate = await device(`stile/1/${name}/#`, `stile/1/${venue.site}/cloud/ledger`);
   const before = Date.now();
   await gate.say(topicOf({ kind: 'time', gate: name }), { schema: 1, n: 7, boot_id: 'b', sent_boottime_ms: 12.5 });
@@ -189,7 +263,10 @@ test('time is answered at once; a lookup with facts; a response goes to whoever 
   expect(time['received_unix_ms']).toBeGreaterThanOrEqual(before - 1);
   expect(time['answered_unix_ms']).toBeGreaterThanOrEqual(time['received_unix_ms'] as number);
   await gate.say(topicOf({ kind: 'lookup', gate: name }), { schema: 1, n: 8, refs: [{ event_id: 'EV1', ticket_ref: 'ab'.repeat(16) }] });
-  expect(await gate.ask((message) => (message.topic === topicOf({ kind: 'lookup_answer', gate: name, n: 8 }) ? json(message) : undefined))).toMatchObject({ n: 8, tickets: [{ event_id: 'EV1' }] });
+  expect(await gate.ask((message) => (message.topic === topicOf({ kind: 'lookup_answer', gate: name, n: 8 }) ? json(message) : undefined))).toMatchObject({
+    n: 8,
+    tickets: [{ event_id: 'EV1' }],
+  });
   await gate.say(topicOf({ kind: 'response', gate: name, command: 'open' }), { schema: 1 });
   await expect.poll(() => responses).toEqual([topicOf({ kind: 'response', gate: name, command: 'open' })]);
 
@@ -197,8 +274,13 @@ test('time is answered at once; a lookup with facts; a response goes to whoever 
   north.passage(north.grant(ticket(venue, 1), 0), 500, 'unknown');
   await gate.say(ledgerTopic(name), north.message());
   await gate.ask(uptoIs(name, 2));
-  await fresh.database.withTenant(venue.tenantId, (client) => settle(client, { of: [name, 1, 1], outcome: 'returned', actor: 'op-1', reason: 'did not enter' }));
-  expect(await gate.ask((message) => (message.topic === `stile/1/${venue.site}/cloud/ledger` ? json(message) : undefined))).toMatchObject({ gate: `${venue.site}/cloud`, entries: [{ seq: 1, kind: 'settlement', outcome: 'returned' }] });
+  await fresh.database.withTenant(venue.tenantId, (client) =>
+    settle(client, { of: [name, 1, 1], outcome: 'returned', actor: 'op-1', reason: 'did not enter' }),
+  );
+  expect(await gate.ask((message) => (message.topic === `stile/1/${venue.site}/cloud/ledger` ? json(message) : undefined))).toMatchObject({
+    gate: `${venue.site}/cloud`,
+    entries: [{ seq: 1, kind: 'settlement', outcome: 'returned' }],
+  });
 });
 
 test('an acknowledgement that the broker has lost is given again when the gate comes online', async () => {
@@ -208,6 +290,10 @@ test('an acknowledgement that the broker has lost is given again when the gate c
   await fresh.database.withTenant(venue.tenantId, (client) => reconcile(client, north.rows()));
   await cloud();
   const gate = await device(`stile/1/${venue.site}/+/ack`);
-  await gate.say(topicOf({ kind: 'state', gate: north.gate }), { schema: 1, state: 'online', session: 's', since: '2026-05-01T12:00:00.000Z', reason: 'started' }, true);
+  await gate.say(
+    topicOf({ kind: 'state', gate: north.gate }),
+    { schema: 1, state: 'online', session: 's', since: '2026-05-01T12:00:00.000Z', reason: 'started' },
+    true,
+  );
   expect(await gate.ask(uptoIs(north.gate, 1))).toBeDefined();
 });

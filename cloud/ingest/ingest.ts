@@ -2,12 +2,13 @@
  * Everything that devices say, taken in: ledgers into the account, last words onto their devices, questions answered.
  * Stateless: any number of these may run on one shared subscription, and any of them may be killed at any time.
  */
+
+import { CLOUD_GATE } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
-import { LookupQuestion, type LookupAnswer } from '../../contract/manifest.ts';
+import { type LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import { TimeQuestion } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { DELIVERY, INGEST_SHARE, INGEST_SUBSCRIPTIONS, parseTopic, topicOf } from '../../contract/topics.ts';
-import { CLOUD_GATE } from '../../contract/ids.ts';
 import type { CloudBroker, IncomingMessage } from '../broker.ts';
 import type { Database } from '../database.ts';
 import type { Log } from '../log.ts';
@@ -24,7 +25,9 @@ const SHARED = ['ledger', 'lookup', 'time'];
 
 /** What an ingest subscribes to, by the broker that it has: shared where the broker can (not aedes). */
 export function ingestSubscriptions(shared: boolean): string[] {
-  return INGEST_SUBSCRIPTIONS.filter((filter) => !filter.endsWith('/stats')).map((filter) => (shared && SHARED.includes(filter.split('/').at(-1) as string) ? INGEST_SHARE + filter : filter));
+  return INGEST_SUBSCRIPTIONS.filter((filter) => !filter.endsWith('/stats')).map((filter) =>
+    shared && SHARED.includes(filter.split('/').at(-1) as string) ? INGEST_SHARE + filter : filter,
+  );
 }
 
 export interface IngestOptions<Row> {
@@ -39,7 +42,14 @@ export interface IngestOptions<Row> {
   readonly log: Log;
 }
 
-export interface IngestStats { readonly ledgers: LedgerIntakeStats; readonly telemetry: { readonly received: number; readonly written: number; readonly refused: number; readonly waiting: number }; readonly lookups: number; readonly lookups_refused: number; readonly times: number; readonly foreign: number }
+export interface IngestStats {
+  readonly ledgers: LedgerIntakeStats;
+  readonly telemetry: { readonly received: number; readonly written: number; readonly refused: number; readonly waiting: number };
+  readonly lookups: number;
+  readonly lookups_refused: number;
+  readonly times: number;
+  readonly foreign: number;
+}
 
 export interface Ingest {
   /** Hand this to the broker as `onMessage`. Never throws, never waits. */
@@ -80,16 +90,35 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
     counts.times += 1;
     const { n, boot_id, sent_boottime_ms } = question.value;
     const { qos, retain, expiry_s } = DELIVERY.time_answer;
-    broker.publish(topicOf({ kind: 'time_answer', gate, n }), JSON.stringify({ schema: SCHEMA_VERSION, n, boot_id, sent_boottime_ms, received_unix_ms: received, answered_unix_ms: performance.timeOrigin + performance.now() }), { qos, retain, expirySeconds: expiry_s as number }).catch(() => {});
+    broker
+      .publish(
+        topicOf({ kind: 'time_answer', gate, n }),
+        JSON.stringify({
+          schema: SCHEMA_VERSION,
+          n,
+          boot_id,
+          sent_boottime_ms,
+          received_unix_ms: received,
+          answered_unix_ms: performance.timeOrigin + performance.now(),
+        }),
+        { qos, retain, expirySeconds: expiry_s as number },
+      )
+      .catch(() => {});
   }
 
   async function answerLookup(gate: string, message: IncomingMessage): Promise<void> {
     const question = parsePayload(LookupQuestion, message.payload);
-    if (!question.ok || options.lookup === undefined || lookups >= MAX_LOOKUPS) { counts.lookups_refused += 1; return; }
+    if (!question.ok || options.lookup === undefined || lookups >= MAX_LOOKUPS) {
+      counts.lookups_refused += 1;
+      return;
+    }
     lookups += 1;
     try {
       const sender = await senders.resolve(gate);
-      if (sender.kind !== 'device') { counts.lookups_refused += 1; return; }
+      if (sender.kind !== 'device') {
+        counts.lookups_refused += 1;
+        return;
+      }
       const tickets = await options.lookup(sender.tenantId, gate, question.value);
       const payload = JSON.stringify({ schema: SCHEMA_VERSION, n: question.value.n, tickets } satisfies LookupAnswer);
       if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) throw new Error('the answer is larger than a message may be');
@@ -114,12 +143,20 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
       }
       message.acknowledge();
       switch (topic?.kind) {
-        case 'time': return answerTime(topic.gate, message);
-        case 'lookup': return void answerLookup(topic.gate, message);
-        case 'response': return options.onResponse?.(message.topic, message.payload);
-        case 'alert': return telemetry.take(topic, message);
-        case 'state': case 'info': case 'health': return telemetry.take({ kind: topic.kind, gate: topic.gate }, message);
-        default: counts.foreign += 1;
+        case 'time':
+          return answerTime(topic.gate, message);
+        case 'lookup':
+          return void answerLookup(topic.gate, message);
+        case 'response':
+          return options.onResponse?.(message.topic, message.payload);
+        case 'alert':
+          return telemetry.take(topic, message);
+        case 'state':
+        case 'info':
+        case 'health':
+          return telemetry.take({ kind: topic.kind, gate: topic.gate }, message);
+        default:
+          counts.foreign += 1;
       }
     },
     open: () => cloudRows.open(),

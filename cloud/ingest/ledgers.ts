@@ -24,12 +24,15 @@ const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 5_000;
 
 /** Rows as the account takes them, made by `readRow` of reconcile; ingest does not look inside. */
-export interface ReadRow<Row> { (gate: string, epoch: number, entry: unknown): Row | null }
+export type ReadRow<Row> = (gate: string, epoch: number, entry: unknown) => Row | null;
 
 export interface Account<Row> {
   readonly readRow: ReadRow<Row>;
   /** Appends and judges, in the transaction. */
-  readonly reconcile: (client: DatabaseClient, rows: readonly Row[]) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
+  readonly reconcile: (
+    client: DatabaseClient,
+    rows: readonly Row[],
+  ) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
   readonly acksFor: (client: DatabaseClient, gates: readonly string[]) => Promise<Map<string, AckMessage>>;
 }
 
@@ -42,7 +45,18 @@ export interface LedgerIntakeOptions<Row> {
   readonly log: Log;
 }
 
-export interface LedgerIntakeStats { messages: number; rows: number; duplicates: number; batches: number; quarantined: number; let_go: number; retries: number; waiting: number; breaks: number; clones: number }
+export interface LedgerIntakeStats {
+  messages: number;
+  rows: number;
+  duplicates: number;
+  batches: number;
+  quarantined: number;
+  let_go: number;
+  retries: number;
+  waiting: number;
+  breaks: number;
+  clones: number;
+}
 
 export interface LedgerIntake {
   /** Takes a message in; never waits. `gate` is the topic's. */
@@ -55,7 +69,12 @@ export interface LedgerIntake {
 }
 
 /** Entries are read one by one: one that cannot be read must not hide the others. */
-const Envelope = z.looseObject({ schema: z.literal(SCHEMA_VERSION), gate: LedgerName, epoch: Epoch, entries: z.array(z.unknown()).min(1).max(MAX_LEDGER_ENTRIES) });
+const Envelope = z.looseObject({
+  schema: z.literal(SCHEMA_VERSION),
+  gate: LedgerName,
+  epoch: Epoch,
+  entries: z.array(z.unknown()).min(1).max(MAX_LEDGER_ENTRIES),
+});
 
 interface Waiting<Row> {
   readonly gate: string;
@@ -71,7 +90,18 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   let running: Promise<void> | null = null;
   let closed = false;
   const stop = new AbortController();
-  const counts: LedgerIntakeStats = { messages: 0, rows: 0, duplicates: 0, batches: 0, quarantined: 0, let_go: 0, retries: 0, waiting: 0, breaks: 0, clones: 0 };
+  const counts: LedgerIntakeStats = {
+    messages: 0,
+    rows: 0,
+    duplicates: 0,
+    batches: 0,
+    quarantined: 0,
+    let_go: 0,
+    retries: 0,
+    waiting: 0,
+    breaks: 0,
+    clones: 0,
+  };
 
   /** Runs until it succeeds, the error is not one that passes, or ingest closes (then undefined). */
   async function patiently<T>(work: () => Promise<T>): Promise<T | undefined> {
@@ -98,7 +128,10 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     for (const [index, entry] of parsed.value.entries.entries()) {
       const row = account.readRow(gate, parsed.value.epoch, entry);
       if (row !== null) rows.push(row);
-      else unreadable.push(bad('unreadable', `entry ${index + 1} of epoch ${parsed.value.epoch} has no readable seq, kind and hash`, Buffer.from(JSON.stringify(entry) ?? '')));
+      else
+        unreadable.push(
+          bad('unreadable', `entry ${index + 1} of epoch ${parsed.value.epoch} has no readable seq, kind and hash`, Buffer.from(JSON.stringify(entry) ?? '')),
+        );
     }
     return { gate, message, rows, bad: unreadable };
   }
@@ -118,10 +151,23 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       let rows = 0;
       for (const item of waiting) {
         const sender = resolved.get(item.gate);
-        if (sender === undefined) { rest.push(item); continue; }
-        if (sender.kind !== 'device') { batch.push({ ...item, rows: [], bad: [{ reason: sender.kind === 'revoked' ? 'revoked_device' : 'unknown_device', detail: item.gate, payload: item.message.payload }] }); continue; }
+        if (sender === undefined) {
+          rest.push(item);
+          continue;
+        }
+        if (sender.kind !== 'device') {
+          batch.push({
+            ...item,
+            rows: [],
+            bad: [{ reason: sender.kind === 'revoked' ? 'revoked_device' : 'unknown_device', detail: item.gate, payload: item.message.payload }],
+          });
+          continue;
+        }
         tenantId ??= sender.tenantId;
-        if (sender.tenantId !== tenantId || (rows > 0 && rows + item.rows.length > MAX_BATCH_ROWS)) { rest.push(item); continue; }
+        if (sender.tenantId !== tenantId || (rows > 0 && rows + item.rows.length > MAX_BATCH_ROWS)) {
+          rest.push(item);
+          continue;
+        }
         rows += item.rows.length;
         batch.push(item);
       }
@@ -131,12 +177,15 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   }
 
   async function settle(tenantId: string | null, batch: readonly Waiting<Row>[], resolved: ReadonlyMap<string, Sender>): Promise<void> {
-    for (const item of batch) for (const bad of item.bad) {
-      const sender = resolved.get(item.gate);
-      counts.quarantined += 1;
-      log.warn({ gate: item.gate, reason: bad.reason, detail: bad.detail }, 'a ledger message was quarantined');
-      await patiently(() => quarantine.put(sender === undefined || sender.kind === 'unknown' ? null : sender.tenantId, { topic: item.message.topic, ...bad })).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
-    }
+    for (const item of batch)
+      for (const bad of item.bad) {
+        const sender = resolved.get(item.gate);
+        counts.quarantined += 1;
+        log.warn({ gate: item.gate, reason: bad.reason, detail: bad.detail }, 'a ledger message was quarantined');
+        await patiently(() =>
+          quarantine.put(sender === undefined || sender.kind === 'unknown' ? null : sender.tenantId, { topic: item.message.topic, ...bad }),
+        ).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
+      }
     const withRows = batch.filter(({ rows }) => rows.length > 0);
     const failed = tenantId === null ? [] : await commit(tenantId, withRows);
     // What a whole batch could not do, its messages try one by one.
@@ -144,13 +193,18 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       const [still] = failed.length === 1 && withRows.length === 1 ? [item] : await commit(tenantId as string, [item]);
       if (still === undefined || closed) continue;
       counts.quarantined += 1;
-      await patiently(() => quarantine.put(tenantId, { topic: item.message.topic, reason: 'failed', detail: lastError, payload: item.message.payload })).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
+      await patiently(() => quarantine.put(tenantId, { topic: item.message.topic, reason: 'failed', detail: lastError, payload: item.message.payload })).catch(
+        (error: Error) => log.error({ error: error.message }, 'quarantine failed'),
+      );
       item.message.acknowledge();
     }
     if (closed) return;
     const gates = [...new Set(batch.filter(({ gate, rows }) => rows.length === 0 && resolved.get(gate)?.kind === 'device').map(({ gate }) => gate))];
     // Every ledger message is answered, also one of which nothing could be read.
-    if (tenantId !== null && gates.length > 0) await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => account.acksFor(client, gates)))).catch((error: Error) => log.error({ error: error.message }, 'no acknowledgement could be read'));
+    if (tenantId !== null && gates.length > 0)
+      await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => account.acksFor(client, gates)))).catch((error: Error) =>
+        log.error({ error: error.message }, 'no acknowledgement could be read'),
+      );
     for (const { message, rows } of batch) if (rows.length === 0) message.acknowledge();
   }
 
@@ -161,10 +215,15 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     if (items.length === 0) return [];
     const gates = [...new Set(items.map(({ gate }) => gate))];
     try {
-      const done = await patiently(() => database.withTenant(tenantId, async (client) => {
-        const outcome = await account.reconcile(client, items.flatMap(({ rows }) => rows));
-        return { outcome, acks: await account.acksFor(client, gates) };
-      }));
+      const done = await patiently(() =>
+        database.withTenant(tenantId, async (client) => {
+          const outcome = await account.reconcile(
+            client,
+            items.flatMap(({ rows }) => rows),
+          );
+          return { outcome, acks: await account.acksFor(client, gates) };
+        }),
+      );
       if (done === undefined) return [];
       counts.batches += 1;
       counts.rows += done.outcome.stored;
@@ -172,7 +231,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       counts.breaks += done.outcome.breaks.length;
       counts.clones += done.outcome.clones.length;
       if (done.outcome.clones.length > 0) log.error({ rows: done.outcome.clones.slice(0, 10) }, 'rows came again with other contents: quarantined');
-      if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, 'a ledger\'s chain is broken');
+      if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, "a ledger's chain is broken");
       publishAcks(done.acks);
       for (const { message } of items) message.acknowledge();
       return [];
@@ -186,7 +245,9 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   /** Not waited for: an ack that is lost is given again with the next message. */
   function publishAcks(acks: ReadonlyMap<string, AckMessage>): void {
     for (const [gate, ack] of acks) {
-      options.broker.publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack).catch((error: Error) => log.warn({ gate, error: error.message }, 'an acknowledgement could not be sent'));
+      options.broker
+        .publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack)
+        .catch((error: Error) => log.warn({ gate, error: error.message }, 'an acknowledgement could not be sent'));
     }
   }
 
@@ -201,9 +262,16 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
         return;
       }
       waiting.push(read(gate, message));
-      running ??= Promise.resolve().then(run).catch((error: Error) => log.error({ error: error.message }, 'ledger intake')).finally(() => { running = null; });
+      running ??= Promise.resolve()
+        .then(run)
+        .catch((error: Error) => log.error({ error: error.message }, 'ledger intake'))
+        .finally(() => {
+          running = null;
+        });
     },
-    async idle() { while (running !== null) await running; },
+    async idle() {
+      while (running !== null) await running;
+    },
     async close() {
       closed = true;
       stop.abort();
@@ -213,4 +281,10 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   };
 }
 
-const REASONS: Readonly<Record<ParseFailure['error'], QuarantineReason>> = { oversized: 'oversized', not_utf8: 'unreadable', not_json: 'unreadable', wrong_version: 'wrong_version', malformed: 'unreadable' };
+const REASONS: Readonly<Record<ParseFailure['error'], QuarantineReason>> = {
+  oversized: 'oversized',
+  not_utf8: 'unreadable',
+  not_json: 'unreadable',
+  wrong_version: 'wrong_version',
+  malformed: 'unreadable',
+};

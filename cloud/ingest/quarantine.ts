@@ -8,7 +8,12 @@ const MAX_KEPT_BYTES = 64 * 1024;
 const MAX_UNKNOWN_PER_MINUTE = 120;
 
 export type QuarantineReason = 'unreadable' | 'mismatch' | 'unknown_device' | 'revoked_device' | 'oversized' | 'wrong_version' | 'failed';
-export interface Quarantined { readonly topic: string; readonly reason: QuarantineReason; readonly detail: string; readonly payload: Uint8Array }
+export interface Quarantined {
+  readonly topic: string;
+  readonly reason: QuarantineReason;
+  readonly detail: string;
+  readonly payload: Uint8Array;
+}
 
 export interface Quarantine {
   /** tenantId null: the sender is unknown. The same again only counts. Fails only when the database does. */
@@ -26,7 +31,14 @@ export function createQuarantine(database: Database, now: () => number = Date.no
         minute = current;
         if (unknown > MAX_UNKNOWN_PER_MINUTE) return;
       }
-      const values = [plain(topic, 256), reason, plain(detail, 512), createHash('sha256').update(payload).digest(), payload.byteLength, tenantId === null ? null : Buffer.from(payload.subarray(0, MAX_KEPT_BYTES))];
+      const values = [
+        plain(topic, 256),
+        reason,
+        plain(detail, 512),
+        createHash('sha256').update(payload).digest(),
+        payload.byteLength,
+        tenantId === null ? null : Buffer.from(payload.subarray(0, MAX_KEPT_BYTES)),
+      ];
       const sql = `INSERT INTO quarantine AS q (tenant_id, topic, reason, detail, payload_sha256, payload_bytes, payload) VALUES (current_tenant_id(), $1, $2, $3, $4, $5, $6)
         ON CONFLICT (tenant_id, topic, reason, payload_sha256) DO UPDATE SET times = q.times + 1, last_at = now()`;
       if (tenantId === null) await database.withoutTenant((client) => client.query(sql, values));

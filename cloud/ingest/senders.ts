@@ -6,7 +6,10 @@ const KEPT_MS = 5_000;
 /** Names kept; beyond, the oldest is asked for again. */
 const MAX_KEPT = 20_000;
 
-export type Sender = { readonly kind: 'device'; readonly tenantId: string } | { readonly kind: 'revoked'; readonly tenantId: string } | { readonly kind: 'unknown' };
+export type Sender =
+  | { readonly kind: 'device'; readonly tenantId: string }
+  | { readonly kind: 'revoked'; readonly tenantId: string }
+  | { readonly kind: 'unknown' };
 
 export interface Senders {
   /** Fails only when the database does. */
@@ -19,7 +22,9 @@ export function createSenders(database: Database, now: () => number = Date.now):
     async resolve(name) {
       const known = kept.get(name);
       if (known !== undefined && known.until > now()) return known.sender;
-      const { rows } = await database.withoutTenant((client) => client.query<{ tenant_id: string; revoked: boolean }>('SELECT tenant_id, revoked FROM resolve_device($1)', [name]));
+      const { rows } = await database.withoutTenant((client) =>
+        client.query<{ tenant_id: string; revoked: boolean }>('SELECT tenant_id, revoked FROM resolve_device($1)', [name]),
+      );
       const row = rows[0];
       const sender: Sender = row === undefined ? { kind: 'unknown' } : { kind: row.revoked ? 'revoked' : 'device', tenantId: row.tenant_id };
       kept.delete(name);

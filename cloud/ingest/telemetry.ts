@@ -15,7 +15,9 @@ const WRITE_EVERY_MS = 500;
 /** Devices times kinds that wait to be written; beyond, the oldest is let go (its device says it again). */
 const MAX_WAITING = 50_000;
 
-export type TelemetryTopic = { readonly kind: 'state' | 'info' | 'health'; readonly gate: string } | { readonly kind: 'alert'; readonly gate: string; readonly alert: string };
+export type TelemetryTopic =
+  | { readonly kind: 'state' | 'info' | 'health'; readonly gate: string }
+  | { readonly kind: 'alert'; readonly gate: string; readonly alert: string };
 
 export interface Telemetry {
   take(topic: TelemetryTopic, message: IncomingMessage): void;
@@ -36,7 +38,12 @@ export interface TelemetryOptions {
 }
 
 const SCHEMAS = { state: StateMessage, info: InfoMessage, health: HealthMessage, alert: AlertMessage } as const;
-interface Word { readonly topic: TelemetryTopic; readonly text: string | null; readonly session: string | null; readonly online: boolean }
+interface Word {
+  readonly topic: TelemetryTopic;
+  readonly text: string | null;
+  readonly session: string | null;
+  readonly online: boolean;
+}
 
 export function createTelemetry(options: TelemetryOptions): Telemetry {
   const { database, senders, quarantine, log } = options;
@@ -49,7 +56,12 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
   async function refuse(topic: TelemetryTopic, message: IncomingMessage, reason: 'oversized' | 'wrong_version' | 'unreadable', detail: string): Promise<void> {
     counts.refused += 1;
     const sender = await senders.resolve(topic.gate);
-    await quarantine.put(sender.kind === 'unknown' ? null : sender.tenantId, { topic: message.topic, reason: sender.kind === 'unknown' ? 'unknown_device' : reason, detail, payload: message.payload });
+    await quarantine.put(sender.kind === 'unknown' ? null : sender.tenantId, {
+      topic: message.topic,
+      reason: sender.kind === 'unknown' ? 'unknown_device' : reason,
+      detail,
+      payload: message.payload,
+    });
   }
 
   async function write(): Promise<void> {
@@ -61,13 +73,27 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       for (const word of words.values()) {
         const sender = await senders.resolve(word.topic.gate);
         // Of unknown and revoked devices nothing is kept; their ledgers are quarantined.
-        if (sender.kind !== 'device') { counts.refused += 1; continue; }
+        if (sender.kind !== 'device') {
+          counts.refused += 1;
+          continue;
+        }
         byTenant.set(sender.tenantId, [...(byTenant.get(sender.tenantId) ?? []), word]);
       }
       for (const [tenantId, theirs] of byTenant) {
         theirs.sort((a, b) => (a.topic.gate < b.topic.gate ? -1 : a.topic.gate > b.topic.gate ? 1 : 0));
         await database.withTenant(tenantId, async (client) => {
-          await client.query('SELECT note_device_words($1::jsonb)', [JSON.stringify(theirs.map(({ topic, text, session, online }) => ({ device: topic.gate, kind: topic.kind, alert_id: topic.kind === 'alert' ? topic.alert : null, word: text, session, online })))]);
+          await client.query('SELECT note_device_words($1::jsonb)', [
+            JSON.stringify(
+              theirs.map(({ topic, text, session, online }) => ({
+                device: topic.gate,
+                kind: topic.kind,
+                alert_id: topic.kind === 'alert' ? topic.alert : null,
+                word: text,
+                session,
+                online,
+              })),
+            ),
+          ]);
         });
         counts.written += theirs.length;
         for (const { topic, online } of theirs) if (topic.kind === 'state' && online) options.onOnline?.(tenantId, topic.gate);
@@ -80,7 +106,10 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
     }
   }
 
-  const flush = () => { writing = writing.then(write); return writing; };
+  const flush = () => {
+    writing = writing.then(write);
+    return writing;
+  };
 
   async function writeRegularly(): Promise<void> {
     while (!stop.signal.aborted) {
@@ -103,7 +132,12 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       const value = parsed === null ? null : (parsed.value as Record<string, unknown>);
       const key = topic.kind === 'alert' ? `${topic.gate}/alert/${topic.alert}` : `${topic.gate}/${topic.kind}`;
       waiting.delete(key);
-      waiting.set(key, { topic, text: value === null ? null : storable(value), session: typeof value?.['session'] === 'string' ? value['session'] : null, online: value?.['state'] === 'online' });
+      waiting.set(key, {
+        topic,
+        text: value === null ? null : storable(value),
+        session: typeof value?.['session'] === 'string' ? value['session'] : null,
+        online: value?.['state'] === 'online',
+      });
       if (waiting.size > MAX_WAITING) waiting.delete(waiting.keys().next().value as string);
     },
     flush,

@@ -13,7 +13,10 @@ export async function ackFor(client: DatabaseClient, gate: string): Promise<AckM
 
 /** The same for several gates at once. */
 export async function acksFor(client: DatabaseClient, gates: readonly string[]): Promise<Map<string, AckMessage>> {
-  const { rows } = await client.query<{ gate: string; epoch: number; upto_seq: number; missing: [number, number][] }>('SELECT gate, epoch, upto_seq, missing FROM ledger_acks($1::text[], $2, $3)', [gates, MAX_ACK_EPOCHS, MAX_MISSING_RANGES]);
+  const { rows } = await client.query<{ gate: string; epoch: number; upto_seq: number; missing: [number, number][] }>(
+    'SELECT gate, epoch, upto_seq, missing FROM ledger_acks($1::text[], $2, $3)',
+    [gates, MAX_ACK_EPOCHS, MAX_MISSING_RANGES],
+  );
   const cloud_time = new Date().toISOString();
   const acks = new Map<string, AckMessage>(gates.map((gate) => [gate, { schema: SCHEMA_VERSION, epochs: [], cloud_time }]));
   for (const { gate, epoch, upto_seq, missing } of rows) acks.get(gate)?.epochs.push({ epoch, upto_seq, missing });

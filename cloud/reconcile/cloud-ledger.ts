@@ -34,7 +34,12 @@ const MAX_APPENDED_ROWS = 10_000;
  * Appends rows to `<site>/cloud` and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after
  * the commit (`unpublishedCloudRows`). Throws a TypeError for an entry that is not as its kind should be.
  */
-export async function appendCloudRows(client: DatabaseClient, site: string, entries: readonly (CloudEntry & { readonly at?: AppendOptions })[], options: AppendOptions = {}): Promise<Appended> {
+export async function appendCloudRows(
+  client: DatabaseClient,
+  site: string,
+  entries: readonly (CloudEntry & { readonly at?: AppendOptions })[],
+  options: AppendOptions = {},
+): Promise<Appended> {
   if (entries.length > MAX_APPENDED_ROWS) throw new RangeError(`${entries.length} rows, at most ${MAX_APPENDED_ROWS} in one call`);
   const ledger = `${site}/${CLOUD_GATE}`;
   const { epoch, seq, hash } = await lockTail(client, ledger, site);
@@ -43,7 +48,15 @@ export async function appendCloudRows(client: DatabaseClient, site: string, entr
   for (const [index, { at, ...entry }] of entries.entries()) {
     const when = { ...options, ...at };
     const atMs = Math.max(0, when.atMs ?? Date.now());
-    const row: Record<string, unknown> = { ...entry, seq: seq + index + 1, ts: new Date(atMs).toISOString(), boot_id: when.bootId ?? CLOUD_GATE, boottime_ms: atMs, clock_offset_ms: 0, clock_bound_ms: when.boundMs ?? 0 };
+    const row: Record<string, unknown> = {
+      ...entry,
+      seq: seq + index + 1,
+      ts: new Date(atMs).toISOString(),
+      boot_id: when.bootId ?? CLOUD_GATE,
+      boottime_ms: atMs,
+      clock_offset_ms: 0,
+      clock_bound_ms: when.boundMs ?? 0,
+    };
     previous = entryHash(sha256, previous, row);
     row['hash'] = previous;
     const checked = LedgerEntry.safeParse(row);
@@ -60,7 +73,9 @@ async function lockTail(client: DatabaseClient, ledger: string, site: string): P
   await client.query('SELECT 1 FROM ledgers WHERE tenant_id = current_tenant_id() AND gate = $1 FOR UPDATE', [ledger]);
   const { rows } = await client.query<{ epoch: number; seq: number; hash: string | null }>(
     `SELECT e.epoch, e.upto_seq AS seq, (SELECT encode(r.hash, 'hex') FROM ledger_rows r WHERE r.tenant_id = e.tenant_id AND r.gate = e.gate AND r.epoch = e.epoch AND r.seq = e.upto_seq) AS hash
-     FROM ledger_epochs e WHERE e.tenant_id = current_tenant_id() AND e.gate = $1 ORDER BY e.epoch DESC LIMIT 1`, [ledger]);
+     FROM ledger_epochs e WHERE e.tenant_id = current_tenant_id() AND e.gate = $1 ORDER BY e.epoch DESC LIMIT 1`,
+    [ledger],
+  );
   const last = rows[0];
   const epoch = Math.floor(Date.now() / 1000);
   if (last === undefined) return { epoch, seq: 0, hash: null };
@@ -84,22 +99,47 @@ export async function settle(client: DatabaseClient, settlement: Settlement): Pr
   const [gate, epoch, seq] = settlement.of;
   const { rows } = await client.query<{ event_id: string; ticket_id: string; ticket_ref: string; direction: 'in' | 'out'; site_id: string }>(
     `SELECT a.event_id, a.ticket_id, encode(a.ticket_ref, 'hex') AS ticket_ref, a.direction, l.site_id FROM admissions a JOIN ledgers l ON l.tenant_id = a.tenant_id AND l.gate = a.gate
-     WHERE a.tenant_id = current_tenant_id() AND a.gate = $1 AND a.epoch = $2 AND a.seq = $3 AND a.granted`, [gate, epoch, seq]);
+     WHERE a.tenant_id = current_tenant_id() AND a.gate = $1 AND a.epoch = $2 AND a.seq = $3 AND a.granted`,
+    [gate, epoch, seq],
+  );
   const grant = rows[0];
   if (grant === undefined) return null;
   const { site_id, ...ticket } = grant;
-  return appendCloudRows(client, site_id, [{ kind: 'settlement', of: [gate, epoch, seq], outcome: settlement.outcome, actor: settlement.actor, reason: settlement.reason, ...ticket, ...(settlement.unit === undefined ? {} : { unit: settlement.unit }) }]);
+  return appendCloudRows(client, site_id, [
+    {
+      kind: 'settlement',
+      of: [gate, epoch, seq],
+      outcome: settlement.outcome,
+      actor: settlement.actor,
+      reason: settlement.reason,
+      ...ticket,
+      ...(settlement.unit === undefined ? {} : { unit: settlement.unit }),
+    },
+  ]);
 }
 
-export interface CloudRows { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }
+export interface CloudRows {
+  readonly ledger: string;
+  readonly epoch: number;
+  readonly entries: readonly Readonly<Record<string, unknown>>[];
+}
 
 /** Committed rows of the cloud's ledgers that were not marked as published, at most `limit` of each epoch, in order. */
 export async function unpublishedCloudRows(client: DatabaseClient, limit = 100): Promise<CloudRows[]> {
-  const { rows } = await client.query<{ gate: string; epoch: number; entries: { entry: string; hash: string }[] }>('SELECT * FROM unpublished_cloud_rows($1)', [limit]);
-  return rows.map(({ gate, epoch, entries }) => ({ ledger: gate, epoch, entries: entries.map(({ entry, hash }) => ({ ...(JSON.parse(entry) as Record<string, unknown>), hash })) }));
+  const { rows } = await client.query<{ gate: string; epoch: number; entries: { entry: string; hash: string }[] }>('SELECT * FROM unpublished_cloud_rows($1)', [
+    limit,
+  ]);
+  return rows.map(({ gate, epoch, entries }) => ({
+    ledger: gate,
+    epoch,
+    entries: entries.map(({ entry, hash }) => ({ ...(JSON.parse(entry) as Record<string, unknown>), hash })),
+  }));
 }
 
 /** They were published up to here; never goes back. */
 export async function markPublished(client: DatabaseClient, ledger: string, epoch: number, seq: number): Promise<void> {
-  await client.query('UPDATE ledger_epochs SET published_seq = greatest(published_seq, $3) WHERE tenant_id = current_tenant_id() AND gate = $1 AND epoch = $2', [ledger, epoch, seq]);
+  await client.query(
+    'UPDATE ledger_epochs SET published_seq = greatest(published_seq, $3) WHERE tenant_id = current_tenant_id() AND gate = $1 AND epoch = $2',
+    [ledger, epoch, seq],
+  );
 }

@@ -12,7 +12,10 @@ beforeAll(async () => {
   fresh = await freshDatabase();
   wide = createDatabase({ url: fresh.url, maxConnections: 16 });
 });
-afterAll(async () => { await wide.close(); await fresh.drop(); });
+afterAll(async () => {
+  await wide.close();
+  await fresh.drop();
+});
 
 test('400 tickets, each granted at 8 gates at once: one winner each, seven in excess, counts exact, no deadlock', { timeout: 120_000 }, async () => {
   const venue = await makeVenue(fresh.url, { tickets: 400, gates: Array.from({ length: 8 }, (_, n) => `g${n}`) });
@@ -21,28 +24,38 @@ test('400 tickets, each granted at 8 gates at once: one winner each, seven in ex
     // Every gate in an order of its own.
     for (let n = 0; n < 400; n++) ledger.grant(venue.tickets[(n * (2 * index + 3)) % 400] as TestTicket, n * 50 + index);
   }
-  await Promise.all(ledgers.map(async (ledger) => {
-    const rows = ledger.rows();
-    for (let at = 0; at < rows.length; at += 50) await wide.withTenant(venue.tenantId, (client) => reconcile(client, rows.slice(at, at + 50)));
-  }));
-  const { rows } = await wide.withTenant(venue.tenantId, (client) => client.query(`SELECT count(*) AS grants, count(*) FILTER (WHERE verdict = 'winner') AS winners, count(DISTINCT ticket_id) FILTER (WHERE verdict = 'winner') AS tickets,
-    count(*) FILTER (WHERE verdict = 'excess') AS excess, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT sum(scan_count) FROM tickets) AS scans, (SELECT sum(winners) FROM gate_counts)::integer AS counted FROM admissions`));
+  await Promise.all(
+    ledgers.map(async (ledger) => {
+      const rows = ledger.rows();
+      for (let at = 0; at < rows.length; at += 50) await wide.withTenant(venue.tenantId, (client) => reconcile(client, rows.slice(at, at + 50)));
+    }),
+  );
+  const { rows } = await wide.withTenant(venue.tenantId, (client) =>
+    client.query(`SELECT count(*) AS grants, count(*) FILTER (WHERE verdict = 'winner') AS winners, count(DISTINCT ticket_id) FILTER (WHERE verdict = 'winner') AS tickets,
+    count(*) FILTER (WHERE verdict = 'excess') AS excess, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT sum(scan_count) FROM tickets) AS scans, (SELECT sum(winners) FROM gate_counts)::integer AS counted FROM admissions`),
+  );
   expect(rows).toEqual([{ grants: 3200, winners: 400, tickets: 400, excess: 2800, conflicts: 2800, scans: 400, counted: 400 }]);
   // Of each ticket the earliest won.
-  const late = await wide.withTenant(venue.tenantId, (client) => client.query("SELECT 1 FROM admissions w JOIN admissions x USING (tenant_id, event_id, ticket_id) WHERE w.verdict = 'winner' AND x.at < w.at"));
+  const late = await wide.withTenant(venue.tenantId, (client) =>
+    client.query("SELECT 1 FROM admissions w JOIN admissions x USING (tenant_id, event_id, ticket_id) WHERE w.verdict = 'winner' AND x.at < w.at"),
+  );
   expect(late.rowCount).toBe(0);
 });
 
 test('the same backlogs replayed by several ingesters at once, with settlements between, deadlock never and count once', { timeout: 120_000 }, async () => {
   const venue = await makeVenue(fresh.url, { tickets: 100, gates: ['a', 'b', 'c', 'd'] });
   const ledgers = venue.gates.map((_, index) => testLedger(venue, index));
-  for (const [index, ledger] of ledgers.entries()) for (let n = 0; n < 100; n++) {
-    const grant = ledger.grant(venue.tickets[(n * 7 + index * 13) % 100] as TestTicket, n * 1_000 + index);
-    ledger.passage(grant, n * 1_000 + 500, n % 5 === 0 ? 'returned' : 'passed');
-  }
+  for (const [index, ledger] of ledgers.entries())
+    for (let n = 0; n < 100; n++) {
+      const grant = ledger.grant(venue.tickets[(n * 7 + index * 13) % 100] as TestTicket, n * 1_000 + index);
+      ledger.passage(grant, n * 1_000 + 500, n % 5 === 0 ? 'returned' : 'passed');
+    }
   const all = ledgers.flatMap((ledger) => ledger.rows());
   let seed = 1;
-  const random = () => { seed = (seed * 48_271) % 2_147_483_647; return seed; };
+  const random = () => {
+    seed = (seed * 48_271) % 2_147_483_647;
+    return seed;
+  };
   const ingester = async () => {
     for (let round = 0; round < 12; round++) {
       const rows: LedgerRow[] = Array.from({ length: 120 }, () => all[random() % all.length] as LedgerRow);
@@ -50,11 +63,18 @@ test('the same backlogs replayed by several ingesters at once, with settlements 
     }
   };
   const operator = async () => {
-    for (let n = 0; n < 12; n++) await wide.withTenant(venue.tenantId, (client) => settle(client, { of: [venue.gates[n % 4] as string, 1, 1 + 2 * n], outcome: n % 2 === 0 ? 'returned' : 'passed', actor: 'op', reason: 'test' }));
+    for (let n = 0; n < 12; n++)
+      await wide.withTenant(venue.tenantId, (client) =>
+        settle(client, { of: [venue.gates[n % 4] as string, 1, 1 + 2 * n], outcome: n % 2 === 0 ? 'returned' : 'passed', actor: 'op', reason: 'test' }),
+      );
   };
   await Promise.all([ingester(), ingester(), ingester(), ingester(), operator()]);
   await wide.withTenant(venue.tenantId, (client) => reconcile(client, all));
-  const { rows } = await wide.withTenant(venue.tenantId, (client) => client.query(`SELECT count(*) AS rows, (SELECT count(*) FROM admissions WHERE granted) AS grants, (SELECT sum(grants - winners - reentries - exits - excess - annulled) FROM gate_counts)::integer AS off FROM ledger_rows WHERE gate NOT LIKE '%/cloud'`));
+  const { rows } = await wide.withTenant(venue.tenantId, (client) =>
+    client.query(
+      `SELECT count(*) AS rows, (SELECT count(*) FROM admissions WHERE granted) AS grants, (SELECT sum(grants - winners - reentries - exits - excess - annulled) FROM gate_counts)::integer AS off FROM ledger_rows WHERE gate NOT LIKE '%/cloud'`,
+    ),
+  );
   expect(rows).toEqual([{ rows: 800, grants: 400, off: 0 }]);
 });
 
@@ -77,21 +97,29 @@ test('rows of a tenant are there for that tenant alone, by every table and funct
   stolen.grant(theirs.tickets[1] as TestTicket, 0);
   await expect(wide.withTenant(ours.tenantId, (client) => reconcile(client, stolen.rows()))).rejects.toThrow('foreign key');
   await expect(wide.withoutTenant((client) => reconcile(client, stolen.rows()))).rejects.toThrow('no tenant is set');
-  await expect(wide.withTenant(ours.tenantId, (client) => client.query("INSERT INTO gate_counts (tenant_id, gate, event_id) VALUES ($1, 'x/y', '')", [theirs.tenantId]))).rejects.toThrow('row-level security');
-  await expect(wide.withTenant(ours.tenantId, (client) => client.query('UPDATE ledger_rows SET entry = \'{}\''))).rejects.toThrow('permission denied');
+  await expect(
+    wide.withTenant(ours.tenantId, (client) => client.query("INSERT INTO gate_counts (tenant_id, gate, event_id) VALUES ($1, 'x/y', '')", [theirs.tenantId])),
+  ).rejects.toThrow('row-level security');
+  await expect(wide.withTenant(ours.tenantId, (client) => client.query("UPDATE ledger_rows SET entry = '{}'"))).rejects.toThrow('permission denied');
   await expect(wide.withTenant(ours.tenantId, (client) => client.query('DELETE FROM ledger_rows'))).rejects.toThrow('permission denied');
-  const partitions = await wide.asOwner((client) => client.query<{ name: string }>("SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'ledger_rows'::regclass"));
+  const partitions = await wide.asOwner((client) =>
+    client.query<{ name: string }>("SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'ledger_rows'::regclass"),
+  );
   expect(partitions.rows.length).toBeGreaterThan(5);
-  for (const { name } of partitions.rows) await expect(wide.withTenant(ours.tenantId, (client) => client.query(`SELECT 1 FROM ${name}`))).rejects.toThrow('permission denied');
+  for (const { name } of partitions.rows)
+    await expect(wide.withTenant(ours.tenantId, (client) => client.query(`SELECT 1 FROM ${name}`))).rejects.toThrow('permission denied');
 });
 
 test('every table with a tenant has forced row security, and the service owns nothing', async () => {
   const owner = await connectOwner(fresh.url);
   try {
-    const bare = await owner.query(`SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+    const bare =
+      await owner.query(`SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
       WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid))`);
     expect(bare.rows).toEqual([]);
-    const owned = await owner.query("SELECT c.relname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE r.rolname = 'stile_service' UNION ALL SELECT p.proname FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner WHERE r.rolname = 'stile_service'");
+    const owned = await owner.query(
+      "SELECT c.relname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE r.rolname = 'stile_service' UNION ALL SELECT p.proname FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner WHERE r.rolname = 'stile_service'",
+    );
     expect(owned.rows).toEqual([]);
     const { rows } = await owner.query("SELECT rolsuper, rolbypassrls, rolcreaterole FROM pg_roles WHERE rolname = 'stile_service'");
     expect(rows).toEqual([{ rolsuper: false, rolbypassrls: false, rolcreaterole: false }]);
@@ -106,7 +134,7 @@ test('an old partition can be detached: its rows still count, and still come onl
   north.grant(venue.tickets[0] as TestTicket, 0);
   await wide.withTenant(venue.tenantId, (client) => reconcile(client, north.rows()));
   const owner = await connectOwner(fresh.url);
-  const { rows } = await owner.query<{ part: string }>("SELECT tableoid::regclass::text AS part FROM ledger_rows WHERE gate = $1", [north.gate]);
+  const { rows } = await owner.query<{ part: string }>('SELECT tableoid::regclass::text AS part FROM ledger_rows WHERE gate = $1', [north.gate]);
   await owner.query(`ALTER TABLE ledger_rows DETACH PARTITION ${rows[0]?.part}`);
   await owner.close();
   expect(await wide.withTenant(venue.tenantId, (client) => reconcile(client, north.rows()))).toEqual({ stored: 0, duplicates: 1, clones: [], breaks: [] });

@@ -1,8 +1,9 @@
 /** What gates and operators ask of the account. All in the client's tenant; every list is bounded. */
-import type { LedgerVector } from '../../contract/ids.ts';
-import type { ConflictView, HistoryItem, RefusalView, SiteLedgerResponse } from '../../contract/http.ts';
-import { Reason } from '../../contract/reasons.ts';
+
 import type { z } from 'zod';
+import type { ConflictView, HistoryItem, RefusalView, SiteLedgerResponse } from '../../contract/http.ts';
+import type { LedgerVector } from '../../contract/ids.ts';
+import type { Reason } from '../../contract/reasons.ts';
 import type { DatabaseClient } from '../database.ts';
 
 /** Rows in one answer of the site's ledger. */
@@ -28,8 +29,14 @@ export async function siteLedger(client: DatabaseClient, site: string, after: Le
        ORDER BY x.seq LIMIT $3) AS r
      WHERE l.tenant_id = current_tenant_id() AND l.site_id = $1 AND (v.key IS NULL OR e.epoch >= (v.value ->> 0)::bigint)
      ORDER BY l.gate COLLATE "C", e.epoch, r.seq LIMIT $3`,
-    [site, JSON.stringify(after), bounded + 1]);
-  return { rows: rows.slice(0, bounded).map(({ gate, epoch, entry, hash }) => ({ gate, epoch, entry: { ...(JSON.parse(entry) as { seq: number; kind: string }), hash } })), more: rows.length > bounded };
+    [site, JSON.stringify(after), bounded + 1],
+  );
+  return {
+    rows: rows
+      .slice(0, bounded)
+      .map(({ gate, epoch, entry, hash }) => ({ gate, epoch, entry: { ...(JSON.parse(entry) as { seq: number; kind: string }), hash } })),
+    more: rows.length > bounded,
+  };
 }
 
 type Refusal = z.infer<typeof RefusalView>;
@@ -39,7 +46,8 @@ export async function refusals(client: DatabaseClient, gate: string | null, sinc
   const { rows } = await client.query<{ gate: string; epoch: number; seq: number; at: Date; entry: string; event_id: string | null; ticket_id: string | null }>(
     `SELECT gate, epoch, seq, at, entry, event_id, ticket_id FROM ledger_rows
      WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND at >= $2 AND ($1::text IS NULL OR gate = $1) ORDER BY at DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
-    [gate, since, Math.min(limit, MAX_ANSWER_ITEMS)]);
+    [gate, since, Math.min(limit, MAX_ANSWER_ITEMS)],
+  );
   return rows.map(({ entry, at, ...row }) => {
     const { reason, explanation } = JSON.parse(entry) as { reason: Reason; explanation: string };
     return { ...row, at: at.toISOString(), reason, explanation };
@@ -53,16 +61,35 @@ export async function conflicts(client: DatabaseClient, eventId: string | null =
   const { rows } = await client.query<ConflictRow>(
     `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref FROM conflicts c
      JOIN admissions a ON a.tenant_id = c.tenant_id AND a.gate = c.loser_gate AND a.epoch = c.loser_epoch AND a.seq = c.loser_seq
-     WHERE c.tenant_id = current_tenant_id() AND ($1::text IS NULL OR c.event_id = $1) ORDER BY c.loser_at DESC, c.loser_gate COLLATE "C", c.loser_epoch, c.loser_seq LIMIT $2`, [eventId, Math.min(limit, MAX_ANSWER_ITEMS)]);
+     WHERE c.tenant_id = current_tenant_id() AND ($1::text IS NULL OR c.event_id = $1) ORDER BY c.loser_at DESC, c.loser_gate COLLATE "C", c.loser_epoch, c.loser_seq LIMIT $2`,
+    [eventId, Math.min(limit, MAX_ANSWER_ITEMS)],
+  );
   return rows.map((row) => ({
-    event_id: row.event_id, ticket_id: row.ticket_id, ticket_ref: row.ticket_ref, cause: row.cause,
-    winner: row.winner_gate === null ? null : [row.winner_gate, row.winner_epoch as number, row.winner_seq as number], loser: [row.loser_gate, row.loser_epoch, row.loser_seq],
-    winner_at: row.winner_at?.toISOString() ?? null, loser_at: row.loser_at.toISOString(), overlapping: row.overlapping,
+    event_id: row.event_id,
+    ticket_id: row.ticket_id,
+    ticket_ref: row.ticket_ref,
+    cause: row.cause,
+    winner: row.winner_gate === null ? null : [row.winner_gate, row.winner_epoch as number, row.winner_seq as number],
+    loser: [row.loser_gate, row.loser_epoch, row.loser_seq],
+    winner_at: row.winner_at?.toISOString() ?? null,
+    loser_at: row.loser_at.toISOString(),
+    overlapping: row.overlapping,
   }));
 }
 interface ConflictRow {
-  readonly event_id: string; readonly ticket_id: string; readonly ticket_ref: string; readonly cause: string; readonly overlapping: boolean; readonly loser_at: Date; readonly winner_at: Date | null;
-  readonly loser_gate: string; readonly loser_epoch: number; readonly loser_seq: number; readonly winner_gate: string | null; readonly winner_epoch: number | null; readonly winner_seq: number | null;
+  readonly event_id: string;
+  readonly ticket_id: string;
+  readonly ticket_ref: string;
+  readonly cause: string;
+  readonly overlapping: boolean;
+  readonly loser_at: Date;
+  readonly winner_at: Date | null;
+  readonly loser_gate: string;
+  readonly loser_epoch: number;
+  readonly loser_seq: number;
+  readonly winner_gate: string | null;
+  readonly winner_epoch: number | null;
+  readonly winner_seq: number | null;
 }
 
 export interface Occupancy {
@@ -82,17 +109,35 @@ export async function occupancy(client: DatabaseClient, eventId: string): Promis
     `SELECT (coalesce(sum(entered), 0) - coalesce(sum(exited), 0))::bigint AS inside, coalesce(sum(entered), 0)::bigint AS entries, coalesce(sum(exited), 0)::bigint AS exits, coalesce(sum(uncertain), 0)::bigint AS uncertain,
        coalesce(sum(free_passages), 0)::bigint AS free_passages, coalesce(sum(overrides), 0)::bigint AS overrides
      FROM gate_counts c WHERE c.tenant_id = current_tenant_id()
-       AND (c.event_id = $1 OR (c.event_id = '' AND EXISTS (SELECT FROM gate_assignments g WHERE g.tenant_id = c.tenant_id AND g.gate = c.gate AND g.event_id = $1)))`, [eventId]);
+       AND (c.event_id = $1 OR (c.event_id = '' AND EXISTS (SELECT FROM gate_assignments g WHERE g.tenant_id = c.tenant_id AND g.gate = c.gate AND g.event_id = $1)))`,
+    [eventId],
+  );
   return { event_id: eventId, ...(rows[0] as Omit<Occupancy, 'event_id'>) };
 }
 
 /** Sums of every gate of an event: grants = winners + reentries + exits + excess + annulled. */
 export interface GateCounts {
-  readonly gate: string; readonly event_id: string; readonly grants: number; readonly winners: number; readonly reentries: number; readonly exits: number; readonly excess: number; readonly annulled: number;
-  readonly entered: number; readonly exited: number; readonly uncertain: number; readonly free_passages: number; readonly forced_passages: number; readonly overrides: number; readonly refusals: number;
+  readonly gate: string;
+  readonly event_id: string;
+  readonly grants: number;
+  readonly winners: number;
+  readonly reentries: number;
+  readonly exits: number;
+  readonly excess: number;
+  readonly annulled: number;
+  readonly entered: number;
+  readonly exited: number;
+  readonly uncertain: number;
+  readonly free_passages: number;
+  readonly forced_passages: number;
+  readonly overrides: number;
+  readonly refusals: number;
 }
 export async function gateCounts(client: DatabaseClient, eventId: string | null = null): Promise<GateCounts[]> {
-  const { rows } = await client.query<GateCounts & { tenant_id: string }>('SELECT * FROM gate_counts WHERE tenant_id = current_tenant_id() AND ($1::text IS NULL OR event_id = $1) ORDER BY gate COLLATE "C", event_id', [eventId]);
+  const { rows } = await client.query<GateCounts & { tenant_id: string }>(
+    'SELECT * FROM gate_counts WHERE tenant_id = current_tenant_id() AND ($1::text IS NULL OR event_id = $1) ORDER BY gate COLLATE "C", event_id',
+    [eventId],
+  );
   return rows.map(({ tenant_id: _own, ...counts }) => counts);
 }
 
@@ -108,24 +153,53 @@ export interface TicketHistory {
 
 /** What ledgers say about a ticket, with the verdicts of its grants. The ticketing side's own actions are not here. null: nobody knows it. */
 export async function history(client: DatabaseClient, eventId: string, ticketId: string): Promise<TicketHistory | null> {
-  const ticket = await client.query<{ status: string }>('SELECT status FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = $2', [eventId, ticketId]);
+  const ticket = await client.query<{ status: string }>(
+    'SELECT status FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = $2',
+    [eventId, ticketId],
+  );
   const { rows } = await client.query<HistoryRow>(
     `SELECT r.kind, r.gate, r.entry, coalesce(a.at, r.at) AS at, a.verdict, a.cause, a.outcome FROM ledger_rows r
      LEFT JOIN admissions a ON a.tenant_id = r.tenant_id AND a.gate = r.gate AND a.epoch = r.epoch AND a.seq = r.seq AND a.granted
-     WHERE r.tenant_id = current_tenant_id() AND r.ticket_id = $2 AND r.event_id = $1 ORDER BY coalesce(a.at, r.at) DESC, r.gate COLLATE "C" DESC, r.epoch DESC, r.seq DESC LIMIT $3`, [eventId, ticketId, MAX_ANSWER_ITEMS]);
+     WHERE r.tenant_id = current_tenant_id() AND r.ticket_id = $2 AND r.event_id = $1 ORDER BY coalesce(a.at, r.at) DESC, r.gate COLLATE "C" DESC, r.epoch DESC, r.seq DESC LIMIT $3`,
+    [eventId, ticketId, MAX_ANSWER_ITEMS],
+  );
   if (ticket.rows.length === 0 && rows.length === 0) return null;
-  return { eventId, ticketId, status: ticket.rows[0]?.status ?? null, history: rows.reverse().map((row) => ({ at: row.at.toISOString(), kind: row.kind, gate: row.gate, text: describe(row) })) };
+  return {
+    eventId,
+    ticketId,
+    status: ticket.rows[0]?.status ?? null,
+    history: rows.reverse().map((row) => ({ at: row.at.toISOString(), kind: row.kind, gate: row.gate, text: describe(row) })),
+  };
 }
-interface HistoryRow { readonly kind: string; readonly gate: string; readonly entry: string; readonly at: Date; readonly verdict: string | null; readonly cause: string | null; readonly outcome: string | null }
+interface HistoryRow {
+  readonly kind: string;
+  readonly gate: string;
+  readonly entry: string;
+  readonly at: Date;
+  readonly verdict: string | null;
+  readonly cause: string | null;
+  readonly outcome: string | null;
+}
 
 function describe(row: HistoryRow): string {
   const entry = JSON.parse(row.entry) as Record<string, unknown>;
   switch (row.kind) {
-    case 'grant': return `${entry['direction'] === 'out' ? 'let out' : 'admitted'} (${VERDICTS[row.verdict ?? ''] ?? row.verdict ?? 'not judged'}${row.cause === null ? '' : `: ${row.cause}`}), ${row.outcome ?? 'open'}`;
-    case 'refusal': return `refused: ${String(entry['explanation'])} (${String(entry['reason'])})`;
-    case 'passage': return `passage: ${String(entry['outcome'])}`;
-    case 'settlement': return `settled as ${String(entry['outcome'])} by ${String(entry['actor'])}: ${String(entry['reason'])}`;
-    default: return row.kind;
+    case 'grant':
+      return `${entry['direction'] === 'out' ? 'let out' : 'admitted'} (${VERDICTS[row.verdict ?? ''] ?? row.verdict ?? 'not judged'}${row.cause === null ? '' : `: ${row.cause}`}), ${row.outcome ?? 'open'}`;
+    case 'refusal':
+      return `refused: ${String(entry['explanation'])} (${String(entry['reason'])})`;
+    case 'passage':
+      return `passage: ${String(entry['outcome'])}`;
+    case 'settlement':
+      return `settled as ${String(entry['outcome'])} by ${String(entry['actor'])}: ${String(entry['reason'])}`;
+    default:
+      return row.kind;
   }
 }
-const VERDICTS: Readonly<Record<string, string>> = { winner: 'first entry', reentry: 're-entry', exit: 'exit', excess: 'beyond its right', annulled: 'given back' };
+const VERDICTS: Readonly<Record<string, string>> = {
+  winner: 'first entry',
+  reentry: 're-entry',
+  exit: 'exit',
+  excess: 'beyond its right',
+  annulled: 'given back',
+};

@@ -10,7 +10,9 @@ import { type LedgerRow, readRow, reconcile } from './rows.ts';
 import { manifestUsage, ticketUsage } from './usage.ts';
 
 let fresh: FreshDatabase;
-beforeAll(async () => { fresh = await freshDatabase(); });
+beforeAll(async () => {
+  fresh = await freshDatabase();
+});
 afterAll(() => fresh.drop());
 
 interface Stage {
@@ -26,13 +28,25 @@ async function stage(options: VenueOptions = {}): Promise<Stage> {
   const venue = await makeVenue(fresh.url, options);
   const within: Stage['in'] = (work) => fresh.database.withTenant(venue.tenantId, work);
   return {
-    venue, in: within, ticket: (n) => venue.tickets[n - 1] as TestTicket, take: (rows) => within((client) => reconcile(client, rows)),
+    venue,
+    in: within,
+    ticket: (n) => venue.tickets[n - 1] as TestTicket,
+    take: (rows) => within((client) => reconcile(client, rows)),
     async verdicts() {
-      const { rows } = await within((client) => client.query<{ key: string; verdict: string }>("SELECT split_part(gate, '/', 2) || '/' || seq AS key, coalesce(verdict, '-') || coalesce(':' || cause, '') AS verdict FROM admissions WHERE granted"));
+      const { rows } = await within((client) =>
+        client.query<{ key: string; verdict: string }>(
+          "SELECT split_part(gate, '/', 2) || '/' || seq AS key, coalesce(verdict, '-') || coalesce(':' || cause, '') AS verdict FROM admissions WHERE granted",
+        ),
+      );
       return Object.fromEntries(rows.map(({ key, verdict }) => [key, verdict]));
     },
     async status(n) {
-      const { rows } = await within((client) => client.query<{ status: string; scan_count: number; first: Date | null; last: Date | null }>('SELECT status, scan_count, first_scanned_at AS first, last_scanned_at AS last FROM tickets WHERE ticket_id = $1', [`T-${n}`]));
+      const { rows } = await within((client) =>
+        client.query<{ status: string; scan_count: number; first: Date | null; last: Date | null }>(
+          'SELECT status, scan_count, first_scanned_at AS first, last_scanned_at AS last FROM tickets WHERE ticket_id = $1',
+          [`T-${n}`],
+        ),
+      );
       const row = rows[0] as (typeof rows)[0];
       return { ...row, first: row.first?.toISOString() ?? null, last: row.last?.toISOString() ?? null };
     },
@@ -55,7 +69,10 @@ test('a guest enters: one winner, the ticket checked in, one person inside, ackn
 });
 
 test('two gates cut off from each other admit one ticket: the earlier wins, whichever arrives first', async () => {
-  for (const order of [[0, 1], [1, 0]]) {
+  for (const order of [
+    [0, 1],
+    [1, 0],
+  ]) {
     const s = await stage();
     const gates = [testLedger(s.venue, 0), testLedger(s.venue, 1)];
     const early = gates[0]?.grant(s.ticket(1), 1_000);
@@ -65,14 +82,26 @@ test('two gates cut off from each other admit one ticket: the earlier wins, whic
     for (const index of order) await s.take(gates[index]?.rows() ?? []);
     expect(await s.verdicts()).toEqual({ 'north/1': 'winner', 'south/1': 'excess:already_redeemed' });
     expect(await s.status(1)).toMatchObject({ status: 'checked_in', scan_count: 1, first: at(1_000), last: at(1_000) });
-    expect(await s.in((client) => conflicts(client))).toEqual([{
-      event_id: 'EV1', ticket_id: 'T-1', ticket_ref: s.ticket(1).ticketRef, cause: 'already_redeemed', overlapping: false,
-      winner: [s.venue.gates[0], 1, 1], loser: [s.venue.gates[1], 1, 1], winner_at: at(1_000), loser_at: at(5_000),
-    }]);
+    expect(await s.in((client) => conflicts(client))).toEqual([
+      {
+        event_id: 'EV1',
+        ticket_id: 'T-1',
+        ticket_ref: s.ticket(1).ticketRef,
+        cause: 'already_redeemed',
+        overlapping: false,
+        winner: [s.venue.gates[0], 1, 1],
+        loser: [s.venue.gates[1], 1, 1],
+        winner_at: at(1_000),
+        loser_at: at(5_000),
+      },
+    ]);
     // Both are inside: that is what the sensors saw.
     expect(await s.in((client) => occupancy(client, 'EV1'))).toMatchObject({ inside: 2, entries: 2 });
     const counts = await s.in((client) => gateCounts(client, 'EV1'));
-    expect(counts.map(({ grants, winners, excess }) => [grants, winners, excess])).toEqual([[1, 1, 0], [1, 0, 1]]);
+    expect(counts.map(({ grants, winners, excess }) => [grants, winners, excess])).toEqual([
+      [1, 1, 0],
+      [1, 0, 1],
+    ]);
   }
 });
 
@@ -126,7 +155,10 @@ test('unknown counts as used until an operator settles it; the settlement is a r
   expect(await s.in((client) => settle(client, { of: [north.gate, 1, 99], outcome: 'passed', actor: 'op-7', reason: 'none' }))).toBeNull();
 
   const [published] = await s.in((client) => unpublishedCloudRows(client));
-  expect(published?.entries.map((entry) => [entry['seq'], entry['kind'], entry['outcome'], entry['ticket_id']])).toEqual([[1, 'settlement', 'returned', 'T-1'], [2, 'settlement', 'passed', 'T-1']]);
+  expect(published?.entries.map((entry) => [entry['seq'], entry['kind'], entry['outcome'], entry['ticket_id']])).toEqual([
+    [1, 'settlement', 'returned', 'T-1'],
+    [2, 'settlement', 'passed', 'T-1'],
+  ]);
   expect(published?.entries.every((entry) => readRow(published.ledger, published.epoch, entry)?.known?.kind === 'settlement')).toBe(true);
   await s.in((client) => markPublished(client, published?.ledger ?? '', published?.epoch ?? 0, 2));
   expect(await s.in((client) => unpublishedCloudRows(client))).toEqual([]);
@@ -144,7 +176,7 @@ test('re-entry follows the policy of the version that the gate had: after an exi
   expect(await s.status(1)).toMatchObject({ scan_count: 2, first: at(0), last: at(180_000) });
 });
 
-test('the allowance is the ticket\'s, else the policy\'s; tier and gate may say otherwise; VIP has none', async () => {
+test("the allowance is the ticket's, else the policy's; tier and gate may say otherwise; VIP has none", async () => {
   const s = await stage({ policies: { event: { entries: { total: 2 }, duplicate_window_s: 0 }, gates: {} }, tickets: 3 });
   const north = testLedger(s.venue, 0);
   for (const n of [1, 2, 3]) for (const ms of [0, 1_000, 2_000, 3_000]) north.grant(s.ticket(n), n * 100_000 + ms);
@@ -153,7 +185,20 @@ test('the allowance is the ticket\'s, else the policy\'s; tier and gate may say 
     await client.query("UPDATE tickets SET vip = true WHERE ticket_id = 'T-3'");
   });
   await s.take(north.rows());
-  expect(Object.values(await s.verdicts())).toEqual(['winner', 'reentry', 'excess:max_entries', 'excess:max_entries', 'winner', 'reentry', 'reentry', 'excess:max_entries', 'winner', 'reentry', 'reentry', 'reentry']);
+  expect(Object.values(await s.verdicts())).toEqual([
+    'winner',
+    'reentry',
+    'excess:max_entries',
+    'excess:max_entries',
+    'winner',
+    'reentry',
+    'reentry',
+    'excess:max_entries',
+    'winner',
+    'reentry',
+    'reentry',
+    'reentry',
+  ]);
 });
 
 test('policies that make no sense count as absent, and never stop a row', async () => {
@@ -192,7 +237,12 @@ test('a ticket that the cloud has never seen is counted, and settled when it app
   north.grant(stranger, 60_000, { medium: 'signed' });
   await s.take(north.rows());
   expect(await s.verdicts()).toEqual({ 'north/1': 'winner', 'north/2': 'excess:already_redeemed' });
-  await s.in((client) => client.query("INSERT INTO tickets (tenant_id, event_id, ticket_id, ticket_ref, tier, max_scans) VALUES (current_tenant_id(), 'EV1', 'SIGNED-1', decode($1, 'hex'), 'standard', 2)", [stranger.ticketRef]));
+  await s.in((client) =>
+    client.query(
+      "INSERT INTO tickets (tenant_id, event_id, ticket_id, ticket_ref, tier, max_scans) VALUES (current_tenant_id(), 'EV1', 'SIGNED-1', decode($1, 'hex'), 'standard', 2)",
+      [stranger.ticketRef],
+    ),
+  );
   expect(await s.verdicts()).toEqual({ 'north/1': 'winner', 'north/2': 'reentry' });
   const { rows } = await s.in((client) => client.query("SELECT status, scan_count FROM tickets WHERE ticket_id = 'SIGNED-1'"));
   expect(rows).toEqual([{ status: 'checked_in', scan_count: 2 }]);
@@ -216,12 +266,26 @@ test('a better offset that arrives later ranks a boot anew; a boot without one l
 
   // North: two more boots; the first never measured its clock and claims an absurd time.
   north.reboot('dark', null);
-  north.add('grant', 500, { ...north.entries[0], seq: 2, ts: '2020-01-01T00:00:00.000Z', ticket_id: 'T-2', boot_id: 'dark', boottime_ms: 500, clock_offset_ms: undefined, clock_bound_ms: undefined, hash: undefined });
+  north.add('grant', 500, {
+    ...north.entries[0],
+    seq: 2,
+    ts: '2020-01-01T00:00:00.000Z',
+    ticket_id: 'T-2',
+    boot_id: 'dark',
+    boottime_ms: 500,
+    clock_offset_ms: undefined,
+    clock_bound_ms: undefined,
+    hash: undefined,
+  });
   south.grant(s.ticket(2), 50_000);
   north.reboot('lit', BOOT_MS + 90_000, 10);
   north.add('clock', 10_000, { what: 'offset', detail: 'measured' });
   await s.take([...north.rows(), ...south.rows()]);
-  const placed = await s.in((client) => client.query<{ at: Date; placed: boolean; overlapping: boolean }>("SELECT at, placed, overlapping FROM admissions WHERE ticket_id = 'T-2' AND gate LIKE '%north'"));
+  const placed = await s.in((client) =>
+    client.query<{ at: Date; placed: boolean; overlapping: boolean }>(
+      "SELECT at, placed, overlapping FROM admissions WHERE ticket_id = 'T-2' AND gate LIKE '%north'",
+    ),
+  );
   // Between the last row before it (1,000 - 20) and the first after it (100,000 + 10).
   expect(placed.rows).toEqual([{ at: new Date(BOOT_MS + (980 + 100_010) / 2), placed: false, overlapping: true }]);
 });
@@ -248,45 +312,75 @@ test('what is no known kind, or not as its kind should be, is stored and acknowl
   north.add('grant', 0, { ticket_id: 'T-1', note: 'half a grant\u0000' });
   north.add('hologram\u0000', 0, { shape: { deep: ['\u0000'] } });
   north.add('refusal', 1_000, { reason: 'unpaid', explanation: 'the ticket is not paid\u0000', event_id: 'EV1', ticket_id: 'T-1' });
-  north.add('override', 2_000, { actor: 'button', action: 'open', reason: 'pram', boot_id: 'a\u0000b', boottime_ms: 1e300, clock_offset_ms: -1e300, clock_bound_ms: 1e300 });
+  north.add('override', 2_000, {
+    actor: 'button',
+    action: 'open',
+    reason: 'pram',
+    boot_id: 'a\u0000b',
+    boottime_ms: 1e300,
+    clock_offset_ms: -1e300,
+    clock_bound_ms: 1e300,
+  });
   expect(await s.take(north.rows())).toEqual({ stored: 4, duplicates: 0, clones: [], breaks: [] });
   expect(await s.verdicts()).toEqual({});
   const served = await s.in((client) => siteLedger(client, s.venue.site, {}));
   expect(served).toEqual({ rows: north.entries.map((entry) => ({ gate: north.gate, epoch: 1, entry })), more: false });
-  expect(await s.in((client) => refusals(client, north.gate, new Date(BOOT_MS)))).toMatchObject([{ seq: 3, reason: 'unpaid', ticket_id: 'T-1', at: at(1_000) }]);
+  expect(await s.in((client) => refusals(client, north.gate, new Date(BOOT_MS)))).toMatchObject([
+    { seq: 3, reason: 'unpaid', ticket_id: 'T-1', at: at(1_000) },
+  ]);
   expect(await s.in((client) => refusals(client, null, new Date(BOOT_MS + 5_000)))).toEqual([]);
   expect(readRow(north.gate, 1, { seq: 1, kind: 'grant' })).toBeNull();
 });
 
-test('an acknowledgement names gaps; the site\'s ledger and the manifest\'s usage end before them', async () => {
+test("an acknowledgement names gaps; the site's ledger and the manifest's usage end before them", async () => {
   const s = await stage();
   const north = testLedger(s.venue, 0);
   const south = testLedger(s.venue, 1);
   for (let n = 1; n <= 8; n++) north.grant(s.ticket(n), n * 1_000);
   south.grant(s.ticket(9), 1_000);
   await s.take([...north.rows().filter(({ seq }) => ![3, 4, 7].includes(seq)), ...south.rows()]);
-  expect((await s.in((client) => ackFor(client, north.gate))).epochs).toEqual([{ epoch: 1, upto_seq: 2, missing: [[3, 4], [7, 7]] }]);
+  expect((await s.in((client) => ackFor(client, north.gate))).epochs).toEqual([
+    {
+      epoch: 1,
+      upto_seq: 2,
+      missing: [
+        [3, 4],
+        [7, 7],
+      ],
+    },
+  ]);
   expect((await s.in((client) => ackFor(client, `${s.venue.site}/nobody`))).epochs).toEqual([]);
   const usage = await s.in((client) => manifestUsage(client, 'EV1'));
   expect(usage.upto).toEqual({ [north.gate]: [1, 2], [south.gate]: [1, 1] });
-  expect(usage.usage.map(({ gate, seq, outcome, units }) => `${gate}/${seq} ${outcome} ${units}`).sort()).toEqual([`${north.gate}/1 open 1`, `${north.gate}/2 open 1`, `${south.gate}/1 open 1`]);
+  expect(usage.usage.map(({ gate, seq, outcome, units }) => `${gate}/${seq} ${outcome} ${units}`).sort()).toEqual([
+    `${north.gate}/1 open 1`,
+    `${north.gate}/2 open 1`,
+    `${south.gate}/1 open 1`,
+  ]);
   const rest = await s.in((client) => siteLedger(client, s.venue.site, { [north.gate]: [1, 1] }, 1));
   expect([rest.rows.map(({ gate, entry }) => [gate, entry.seq]), rest.more]).toEqual([[[north.gate, 2]], true]);
   await s.take(north.rows());
   expect((await s.in((client) => ackFor(client, north.gate))).epochs).toEqual([{ epoch: 1, upto_seq: 8, missing: [] }]);
-  expect(await s.in((client) => ticketUsage(client, 'EV1', 'T-3'))).toMatchObject([{ gate: north.gate, epoch: 1, seq: 3, at: at(3_000), direction: 'in', units: 1, outcome: 'open' }]);
+  expect(await s.in((client) => ticketUsage(client, 'EV1', 'T-3'))).toMatchObject([
+    { gate: north.gate, epoch: 1, seq: 3, at: at(3_000), direction: 'in', units: 1, outcome: 'open' },
+  ]);
 });
 
-test('a ticket\'s history tells every row with its verdict', async () => {
+test("a ticket's history tells every row with its verdict", async () => {
   const s = await stage();
   const north = testLedger(s.venue, 0);
   const grant = north.grant(s.ticket(1), 0);
   north.passage(grant, 1_000, 'passed');
   north.add('refusal', 60_000, { reason: 'already_redeemed', explanation: 'already used at 12:00', event_id: 'EV1', ticket_id: 'T-1' });
   await s.take(north.rows());
-  expect(await s.in((client) => history(client, 'EV1', 'T-1'))).toMatchObject({ status: 'checked_in', history: [
-    { kind: 'grant', text: 'admitted (first entry), passed', at: at(0) }, { kind: 'passage', text: 'passage: passed' }, { kind: 'refusal', text: 'refused: already used at 12:00 (already_redeemed)' },
-  ] });
+  expect(await s.in((client) => history(client, 'EV1', 'T-1'))).toMatchObject({
+    status: 'checked_in',
+    history: [
+      { kind: 'grant', text: 'admitted (first entry), passed', at: at(0) },
+      { kind: 'passage', text: 'passage: passed' },
+      { kind: 'refusal', text: 'refused: already used at 12:00 (already_redeemed)' },
+    ],
+  });
   expect(await s.in((client) => history(client, 'EV1', 'T-999'))).toBeNull();
 });
 
@@ -307,7 +401,20 @@ test('the cloud scans as a gate would, placed at the time of the scan', async ()
   const north = testLedger(s.venue, 0);
   north.grant(s.ticket(1), 10_000);
   await s.take(north.rows());
-  const scan = { kind: 'grant', event_id: 'EV1', ticket_id: 'T-1', ticket_ref: s.ticket(1).ticketRef, direction: 'in', type: 'first_entry', units: 1, medium: 'manual', manifest_version: 1, online: true, latency_us: 0, seen: {} } as const;
+  const scan = {
+    kind: 'grant',
+    event_id: 'EV1',
+    ticket_id: 'T-1',
+    ticket_ref: s.ticket(1).ticketRef,
+    direction: 'in',
+    type: 'first_entry',
+    units: 1,
+    medium: 'manual',
+    manifest_version: 1,
+    online: true,
+    latency_us: 0,
+    seen: {},
+  } as const;
   await s.in((client) => appendCloudRows(client, s.venue.site, [{ ...scan, at: { atMs: BOOT_MS + 5_000, boundMs: 1_000, bootId: 'device:hand-1' } }]));
   expect(await s.verdicts()).toEqual({ 'north/1': 'excess:already_redeemed', 'cloud/1': 'winner' });
   await expect(s.in((client) => appendCloudRows(client, s.venue.site, [{ ...scan, direction: 'up' }]))).rejects.toThrow('a grant of the cloud: direction');

@@ -60,23 +60,40 @@ export async function reconcile(client: DatabaseClient, rows: readonly LedgerRow
   const broken = new Map<string, RowKey>();
   for (const key of breaksWithin(sorted)) broken.set(key.join('/'), key);
   for (const edge of outcome.edges) {
-    if (!follows(edge.previous, edge.hash, JSON.parse(edge.entry) as Record<string, unknown>)) broken.set(`${edge.gate}/${edge.epoch}/${edge.seq}`, [edge.gate, edge.epoch, edge.seq]);
+    if (!follows(edge.previous, edge.hash, JSON.parse(edge.entry) as Record<string, unknown>))
+      broken.set(`${edge.gate}/${edge.epoch}/${edge.seq}`, [edge.gate, edge.epoch, edge.seq]);
   }
   const cloned = new Set(outcome.clones.map((key) => key.join('/')));
   const breaks = [...broken.values()].filter((key) => !cloned.has(key.join('/')));
-  return { stored: outcome.stored, duplicates: outcome.duplicates, clones: outcome.clones, breaks: breaks.length === 0 ? [] : await flagBreaks(client, breaks) };
+  return {
+    stored: outcome.stored,
+    duplicates: outcome.duplicates,
+    clones: outcome.clones,
+    breaks: breaks.length === 0 ? [] : await flagBreaks(client, breaks),
+  };
 }
 
 interface Outcome {
   readonly stored: number;
   readonly duplicates: number;
   readonly clones: RowKey[];
-  readonly edges: { readonly gate: string; readonly epoch: number; readonly seq: number; readonly previous: string; readonly hash: string; readonly entry: string }[];
+  readonly edges: {
+    readonly gate: string;
+    readonly epoch: number;
+    readonly seq: number;
+    readonly previous: string;
+    readonly hash: string;
+    readonly entry: string;
+  }[];
 }
 
 /** Does a row carry the hash that its predecessor and its contents give? */
 function follows(previous: string, hash: string, entry: Readonly<Record<string, unknown>>): boolean {
-  try { return entryHash(sha256, previous, entry) === hash; } catch { return false; }
+  try {
+    return entryHash(sha256, previous, entry) === hash;
+  } catch {
+    return false;
+  }
 }
 
 /** Rows of one batch that stand beside each other, and first rows of an epoch. */
@@ -94,7 +111,11 @@ function breaksWithin(sorted: readonly LedgerRow[]): RowKey[] {
 
 /** Answers the breaks that were not known before. Those of rows that are not stored (a clone's neighbour) are left out. */
 async function flagBreaks(client: DatabaseClient, breaks: readonly RowKey[]): Promise<RowKey[]> {
-  const { rows } = await client.query<{ gate: string; epoch: number; seq: number }>('SELECT * FROM flag_chain_breaks($1::text[], $2::bigint[], $3::bigint[])', [breaks.map(([gate]) => gate), breaks.map(([, epoch]) => epoch), breaks.map(([, , seq]) => seq)]);
+  const { rows } = await client.query<{ gate: string; epoch: number; seq: number }>('SELECT * FROM flag_chain_breaks($1::text[], $2::bigint[], $3::bigint[])', [
+    breaks.map(([gate]) => gate),
+    breaks.map(([, epoch]) => epoch),
+    breaks.map(([, , seq]) => seq),
+  ]);
   return rows.map(({ gate, epoch, seq }) => [gate, epoch, seq]);
 }
 
@@ -105,16 +126,53 @@ const PLAIN_BOOT = /^[\x21-\x7e]{1,64}$/;
 function toInput(row: LedgerRow): Record<string, unknown> {
   const { hash, ...entry } = row.entry;
   const kind = typeof entry['kind'] === 'string' && PLAIN_KIND.test(entry['kind']) ? entry['kind'] : 'unknown';
-  const input: Record<string, unknown> = { gate: row.gate, epoch: row.epoch, seq: row.seq, hash, kind, readable: row.known !== null, entry: JSON.stringify(entry) };
+  const input: Record<string, unknown> = {
+    gate: row.gate,
+    epoch: row.epoch,
+    seq: row.seq,
+    hash,
+    kind,
+    readable: row.known !== null,
+    entry: JSON.stringify(entry),
+  };
   const known = row.known;
   if (known === null) return input;
   Object.assign(input, { ts: known.ts, boottime_ms: known.boottime_ms, ...(PLAIN_BOOT.test(known.boot_id) ? { boot_id: known.boot_id } : {}) });
-  if (known.clock_offset_ms !== undefined && known.clock_bound_ms !== undefined) Object.assign(input, { offset_ms: known.clock_offset_ms, bound_ms: known.clock_bound_ms });
+  if (known.clock_offset_ms !== undefined && known.clock_bound_ms !== undefined)
+    Object.assign(input, { offset_ms: known.clock_offset_ms, bound_ms: known.clock_bound_ms });
   switch (known.kind) {
-    case 'grant': return Object.assign(input, { event_id: known.event_id, ticket_id: known.ticket_id, ticket_ref: known.ticket_ref, direction: known.direction, units: known.units, manifest_version: known.manifest_version });
-    case 'refusal': return Object.assign(input, { event_id: known.event_id, ticket_id: known.ticket_id });
-    case 'passage': return Object.assign(input, { event_id: known.event_id, ticket_id: known.ticket_id, direction: known.direction, unit: known.unit, outcome: known.outcome, ...(known.of === undefined ? {} : { of_epoch: known.of[0], of_seq: known.of[1] }) });
-    case 'settlement': return Object.assign(input, { event_id: known.event_id, ticket_id: known.ticket_id, direction: known.direction, unit: known.unit, outcome: known.outcome, of_gate: known.of[0], of_epoch: known.of[1], of_seq: known.of[2] });
-    default: return input;
+    case 'grant':
+      return Object.assign(input, {
+        event_id: known.event_id,
+        ticket_id: known.ticket_id,
+        ticket_ref: known.ticket_ref,
+        direction: known.direction,
+        units: known.units,
+        manifest_version: known.manifest_version,
+      });
+    case 'refusal':
+      return Object.assign(input, { event_id: known.event_id, ticket_id: known.ticket_id });
+    case 'passage':
+      return Object.assign(input, {
+        event_id: known.event_id,
+        ticket_id: known.ticket_id,
+        direction: known.direction,
+        unit: known.unit,
+        outcome: known.outcome,
+        ...(known.of === undefined ? {} : { of_epoch: known.of[0], of_seq: known.of[1] }),
+      });
+    case 'settlement':
+      return Object.assign(input, {
+        event_id: known.event_id,
+        ticket_id: known.ticket_id,
+        direction: known.direction,
+        unit: known.unit,
+        outcome: known.outcome,
+        of_gate: known.of[0],
+        of_epoch: known.of[1],
+        of_seq: known.of[2],
+      });
+    default:
+      return input;
   }
 }

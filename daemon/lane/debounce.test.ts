@@ -3,10 +3,10 @@ import { expect, test } from 'vitest';
 import {
   AT_REST,
   BEAM_GAP_MS,
+  type Beam,
+  type BeamState,
   beam,
   beamGap,
-  type BeamState,
-  type Beam,
   debounce,
   type LevelChange,
   type LineState,

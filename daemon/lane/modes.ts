@@ -4,7 +4,7 @@ import { dropQueue, giveUp } from './codes.ts';
 import { endRotation, lockOut, settleGrant } from './grants.ts';
 import { closeFree, openEmergency, openFree } from './release.ts';
 import { cancelTimers, endNotice, isIdle, patch, record, setTimer, type Turn } from './turn.ts';
-import { BOTH, type BaseMode, type LaneInput, type PendingMode } from './types.ts';
+import { type BaseMode, BOTH, type LaneInput, type PendingMode } from './types.ts';
 
 type Input<K extends LaneInput['kind']> = Extract<LaneInput, { kind: K }>;
 

@@ -6,6 +6,9 @@
  * a free lane, or fire. One release a unit; what has not begun is returned.
  */
 import {
+  cannotOpen,
+  dropQueue,
+  giveUp,
   onButton,
   onCode,
   onDecisionFailed,
@@ -15,20 +18,17 @@ import {
   onRefuseTimeout,
   onVerdict,
   onWait,
-  dropQueue,
-  giveUp,
   settleQueue,
-  cannotOpen,
 } from './codes.ts';
 import type { LaneConfig } from './config.ts';
-import { AT_REST, beam, beamGap, debounce, settle, type Debounced, type Holds, type LevelChange } from './debounce.ts';
+import { AT_REST, beam, beamGap, type Debounced, debounce, type Holds, type LevelChange, settle } from './debounce.ts';
 import { onGraceTimeout, onPassage, onPassageTimeout, onStuck, settleGrant } from './grants.ts';
 import { onFire, onMode, onResetEmergency, onRestore, onUntil, settleMode } from './modes.ts';
 import { closeRelease, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
 import { beginTurn, cancelTimer, endNotice, initialLane, isIdle, patch, record, setTimer, signalOf, type Turn } from './turn.ts';
 import { BOTH, type DirectionTimer, effectiveMode, type LaneInput, type LaneLine, type LaneState, type Step, type TimerName } from './types.ts';
 
-export { initialLane, isIdle, effectiveMode };
+export { effectiveMode, initialLane, isIdle };
 
 /** One input, one step. Never throws; inputs that mean nothing in this state change nothing. */
 export function step(state: LaneState, input: LaneInput, config: LaneConfig): Step {

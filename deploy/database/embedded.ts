@@ -7,9 +7,23 @@
  * server and a pipe to this process: however this process ends, kill -9 included, the pipe closes and
  * the server is stopped.
  */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmodSync, chownSync, cpSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative, resolve } from 'node:path';
@@ -45,8 +59,14 @@ export interface RunningPostgres {
   kill(): Promise<void>;
 }
 
-interface Binaries { readonly initdb: string; readonly postgres: string }
-interface User { readonly uid: number; readonly gid: number }
+interface Binaries {
+  readonly initdb: string;
+  readonly postgres: string;
+}
+interface User {
+  readonly uid: number;
+  readonly gid: number;
+}
 
 /** Starts a server, or hands on the one that DATABASE_URL names. Throws with the server's last words when it can't start. */
 export async function startPostgres(options: EmbeddedPostgresOptions = {}): Promise<RunningPostgres> {
@@ -65,7 +85,12 @@ export async function startPostgres(options: EmbeddedPostgresOptions = {}): Prom
       const port = options.port ?? (await freePort());
       try {
         const server = await launch(binaries, join(dir, 'data'), port, user, options.fsync ?? true, remove);
-        return { url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`, embedded: true, stop: () => end(server, 'SIGINT'), kill: () => end(server, 'SIGQUIT') };
+        return {
+          url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`,
+          embedded: true,
+          stop: () => end(server, 'SIGINT'),
+          kill: () => end(server, 'SIGQUIT'),
+        };
       } catch (error) {
         if (options.port !== undefined || attempt >= PORT_ATTEMPTS || !/Address already in use|could not bind/i.test(String(error))) throw error;
       }
@@ -107,9 +132,12 @@ export function linkLibraries(packageDir: string): void {
 
 /** PostgreSQL refuses to run as root. */
 function unprivilegedUser(): User {
-  const lines = readFileSync('/etc/passwd', 'utf8').split('\n').map((line) => line.split(':'));
+  const lines = readFileSync('/etc/passwd', 'utf8')
+    .split('\n')
+    .map((line) => line.split(':'));
   const entry = lines.find(([name]) => name === 'postgres') ?? lines.find(([name]) => name === 'nobody');
-  if (entry === undefined) throw new Error('PostgreSQL does not run as root, and there is neither a user postgres nor nobody. Run as another user, or set DATABASE_URL');
+  if (entry === undefined)
+    throw new Error('PostgreSQL does not run as root, and there is neither a user postgres nor nobody. Run as another user, or set DATABASE_URL');
   return { uid: Number(entry[2]), gid: Number(entry[3]) };
 }
 
@@ -126,7 +154,12 @@ function reachable(binaries: Binaries, user: User | null): Binaries {
     const part = mkdtempSync(`${copy}.`);
     chmodSync(part, 0o755);
     cpSync(native, part, { recursive: true, verbatimSymlinks: true });
-    try { renameSync(part, copy); } catch (error) { rmSync(part, { recursive: true, force: true }); if (!existsSync(copy)) throw error; }
+    try {
+      renameSync(part, copy);
+    } catch (error) {
+      rmSync(part, { recursive: true, force: true });
+      if (!existsSync(copy)) throw error;
+    }
   }
   return { initdb: join(copy, 'bin', 'initdb'), postgres: join(copy, 'bin', 'postgres') };
 }
@@ -136,13 +169,26 @@ async function initialise(dir: string, binaries: Binaries, user: User | null): P
   const data = join(dir, 'data');
   const passwordFile = join(dir, 'password');
   mkdirSync(dir, { recursive: true });
-  if (user !== null) { chownSync(dir, user.uid, user.gid); chmodSync(dir, 0o700); }
+  if (user !== null) {
+    chownSync(dir, user.uid, user.gid);
+    chmodSync(dir, 0o700);
+  }
   if (existsSync(join(data, 'PG_VERSION')) && existsSync(passwordFile)) return readFileSync(passwordFile, 'utf8').trim();
   rmSync(data, { recursive: true, force: true });
   const password = randomBytes(18).toString('base64url');
   writeFileSync(passwordFile, `${password}\n`, { mode: 0o600 });
   if (user !== null) chownSync(passwordFile, user.uid, user.gid);
-  const flags = [`--pgdata=${data}`, '--auth=scram-sha-256', '--username=postgres', `--pwfile=${passwordFile}`, '--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--no-sync'];
+  const flags = [
+    `--pgdata=${data}`,
+    '--auth=scram-sha-256',
+    '--username=postgres',
+    `--pwfile=${passwordFile}`,
+    '--encoding=UTF8',
+    '--locale=C',
+    '--locale-provider=builtin',
+    '--builtin-locale=C.UTF-8',
+    '--no-sync',
+  ];
   await new Promise<void>((done, failed) => {
     const child = spawn(binaries.initdb, flags, { ...user, cwd: dir, env: serverEnvironment(), stdio: ['ignore', 'pipe', 'pipe'] });
     const log = tail(child);
@@ -155,24 +201,56 @@ async function initialise(dir: string, binaries: Binaries, user: User | null): P
 const serverEnvironment = () => ({ PATH: process.env['PATH'] ?? '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' });
 
 /** $1: folder to remove at the end (or empty); the rest: the server's command. Ends the server when stdin closes. */
-const SUPERVISOR = 'remove="$1"; shift; exec 3<&0; "$@" </dev/null 3<&- & server=$!; trap "" INT TERM HUP; ( cat <&3 >/dev/null; kill -INT $server 2>/dev/null ) & watcher=$!; exec 3<&-; wait $server; code=$?; kill $watcher 2>/dev/null; [ -n "$remove" ] && rm -rf "$remove"; exit $code';
+const SUPERVISOR =
+  'remove="$1"; shift; exec 3<&0; "$@" </dev/null 3<&- & server=$!; trap "" INT TERM HUP; ( cat <&3 >/dev/null; kill -INT $server 2>/dev/null ) & watcher=$!; exec 3<&-; wait $server; code=$?; kill $watcher 2>/dev/null; [ -n "$remove" ] && rm -rf "$remove"; exit $code';
 
-interface Server { readonly child: ChildProcess; readonly data: string }
+interface Server {
+  readonly child: ChildProcess;
+  readonly data: string;
+}
 
 async function launch(binaries: Binaries, data: string, port: number, user: User | null, fsync: boolean, remove: string): Promise<Server> {
   const settings = {
-    listen_addresses: '127.0.0.1', unix_socket_directories: '', max_connections: '200', synchronous_commit: 'on', fsync: fsync ? 'on' : 'off', full_page_writes: fsync ? 'on' : 'off',
-    shared_buffers: '128MB', max_wal_size: '2GB', timezone: 'UTC', log_timezone: 'UTC', lc_messages: 'C', logging_collector: 'off', log_destination: 'stderr',
+    listen_addresses: '127.0.0.1',
+    unix_socket_directories: '',
+    max_connections: '200',
+    synchronous_commit: 'on',
+    fsync: fsync ? 'on' : 'off',
+    full_page_writes: fsync ? 'on' : 'off',
+    shared_buffers: '128MB',
+    max_wal_size: '2GB',
+    timezone: 'UTC',
+    log_timezone: 'UTC',
+    lc_messages: 'C',
+    logging_collector: 'off',
+    log_destination: 'stderr',
   };
   const command = [binaries.postgres, '-D', data, '-p', String(port), ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])];
   // Its own process group: Ctrl-C in a terminal reaches this process first, which stops the server after its own connections.
-  const child = spawn('/bin/sh', ['-c', SUPERVISOR, 'stile-postgres', remove, ...command], { ...user, cwd: dirname(data), env: serverEnvironment(), stdio: ['pipe', 'ignore', 'pipe'], detached: true });
+  const child = spawn('/bin/sh', ['-c', SUPERVISOR, 'stile-postgres', remove, ...command], {
+    ...user,
+    cwd: dirname(data),
+    env: serverEnvironment(),
+    stdio: ['pipe', 'ignore', 'pipe'],
+    detached: true,
+  });
   const log = tail(child);
   await new Promise<void>((done, failed) => {
-    const timer = setTimeout(() => { child.stdin?.destroy(); failed(new Error(`PostgreSQL did not start within ${START_TIMEOUT_MS} ms:\n${log()}`)); }, START_TIMEOUT_MS);
+    const timer = setTimeout(() => {
+      child.stdin?.destroy();
+      failed(new Error(`PostgreSQL did not start within ${START_TIMEOUT_MS} ms:\n${log()}`));
+    }, START_TIMEOUT_MS);
     child.on('error', failed);
-    child.on('close', (code) => { clearTimeout(timer); failed(new Error(`PostgreSQL ended (${code}) in ${data}:\n${log()}`)); });
-    child.stderr?.on('data', () => { if (log().includes('database system is ready to accept connections')) { clearTimeout(timer); done(); } });
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      failed(new Error(`PostgreSQL ended (${code}) in ${data}:\n${log()}`));
+    });
+    child.stderr?.on('data', () => {
+      if (log().includes('database system is ready to accept connections')) {
+        clearTimeout(timer);
+        done();
+      }
+    });
   });
   child.unref();
   (child.stdin as unknown as { unref?(): void }).unref?.();
@@ -182,7 +260,10 @@ async function launch(binaries: Binaries, data: string, port: number, user: User
 
 function tail(child: ChildProcess): () => string {
   let text = '';
-  for (const stream of [child.stdout, child.stderr]) stream?.on('data', (bytes: Buffer) => { text = (text + bytes.toString()).slice(-LOG_TAIL_CHARS); });
+  for (const stream of [child.stdout, child.stderr])
+    stream?.on('data', (bytes: Buffer) => {
+      text = (text + bytes.toString()).slice(-LOG_TAIL_CHARS);
+    });
   return () => text;
 }
 
