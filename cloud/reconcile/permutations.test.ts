@@ -13,7 +13,7 @@ afterAll(() => fresh.drop());
 const TICKETS = 4;
 /** What a gate does next. Tickets beyond TICKETS are unknown to the cloud. */
 const action = fc.oneof(
-  { weight: 6, arbitrary: fc.record({ kind: fc.constant('grant' as const), ticket: fc.integer({ min: 1, max: TICKETS + 1 }), direction: fc.constantFrom('in', 'in', 'in', 'out'), units: fc.constantFrom(1, 1, 1, 2, 3), afterMs: fc.integer({ min: 0, max: 30_000 }) }) },
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant('grant' as const), ticket: fc.constantFrom(1, 1, 1, 2, 2, 3, 4, TICKETS + 1), direction: fc.constantFrom('in', 'in', 'in', 'out'), units: fc.constantFrom(1, 1, 1, 2, 3), afterMs: fc.integer({ min: 0, max: 30_000 }) }) },
   { weight: 6, arbitrary: fc.record({ kind: fc.constant('passage' as const), back: fc.integer({ min: 0, max: 3 }), outcome: fc.constantFrom('passed', 'passed', 'returned', 'unknown', 'stuck'), unit: fc.constantFrom(1, 1, 1, 2, 3, undefined) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('boot' as const), offset: fc.constantFrom(null, -60_000, 0, 0, 45_000) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('offset' as const), offset: fc.constantFrom(-30_000, 0, 0), bound: fc.constantFrom(5, 20, 20, 500) }) },
@@ -26,7 +26,7 @@ const policies = fc.constantFrom(
   { event: { reentry: { rule: 'always', min_gap_s: 20 }, entries: { total: 3, per_gate: 2 } } },
   { event: { reentry: { rule: 'always' }, passback: { mode: 'hard', forget_after_s: 60 }, entries: { days: 1, per_day: 4 }, duplicate_window_s: 0 } },
 );
-const history = fc.record({ policies, actions: fc.array(fc.tuple(fc.integer({ min: 0, max: 1 }), action), { minLength: 1, maxLength: 24 }) });
+const history = fc.record({ policies, actions: fc.array(fc.tuple(fc.integer({ min: 0, max: 1 }), action), { minLength: 1, maxLength: 30, size: 'max' }) });
 type History = typeof history extends fc.Arbitrary<infer T> ? T : never;
 
 /** The rows of a history, at a venue. */
