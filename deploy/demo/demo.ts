@@ -58,7 +58,20 @@ async function setUp(dir: string, plan: DemoPlan): Promise<{ postgres: RunningPo
   const policies = join(dir, 'policies.json');
   // A second presentation counts at once here; a venue keeps the default of 10 s.
   writeFileSync(policies, JSON.stringify({ event: { duplicate_window_s: 0 } }));
-  await house.cloud('event', 'put', EVENT_ID, '--site', SITE_ID, '--name', 'Demo night', '--time-zone', Intl.DateTimeFormat().resolvedOptions().timeZone, '--policies', policies, '--no-wait');
+  await house.cloud(
+    'event',
+    'put',
+    EVENT_ID,
+    '--site',
+    SITE_ID,
+    '--name',
+    'Demo night',
+    '--time-zone',
+    Intl.DateTimeFormat().resolvedOptions().timeZone,
+    '--policies',
+    policies,
+    '--no-wait',
+  );
   const tickets = join(dir, 'tickets.csv');
   writeFileSync(
     tickets,

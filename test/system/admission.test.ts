@@ -135,7 +135,9 @@ test('a ledger message that names another gate than its topic is put away with i
     const rows = await venue.ask<{ topic: string; reason: string; detail: string }>("SELECT topic, reason, detail FROM quarantine WHERE reason = 'mismatch'");
     return rows.length > 0 && rows;
   });
-  expect(found).toEqual([{ topic: `stile/1/${north.gate}/ledger`, reason: 'mismatch', detail: `the topic says ${north.gate}, the message says ${south.gate}` }]);
+  expect(found).toEqual([
+    { topic: `stile/1/${north.gate}/ledger`, reason: 'mismatch', detail: `the topic says ${north.gate}, the message says ${south.gate}` },
+  ]);
   await enter(north, venue.ticket());
   const after = await venue.settled();
   expect(after.filter(({ epoch }) => epoch === 7)).toEqual([]);

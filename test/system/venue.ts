@@ -175,7 +175,8 @@ export const ready = ({ manifests, signals }: Status) => manifests.length > 0 &&
 
 /** A guest shows a code and is told something. Waits until the lane takes codes. */
 export async function show(gate: GateProcess, code: string): Promise<RecentLine> {
-  await gate.until(ready, ANSWER_MS);
+  // Asked anew: the watched status may be of before the last guest.
+  await eventually(`${gate.gate} to take a code`, async () => ready(await gate.fresh()), ANSWER_MS);
   const answer = gate.line(({ kind }) => kind === 'granted' || kind === 'refused', ANSWER_MS);
   gate.show(code);
   return answer;
@@ -208,7 +209,11 @@ export async function ownLedger(gate: GateProcess): Promise<Row[]> {
 export const stileGate = (gate: GateProcess, ...args: readonly string[]): Promise<CommandResult> => run(STILE_GATE, [...args, '--config', gate.configFile]);
 
 /** Waits until something is so; says what it waited for. */
-export async function eventually<T>(what: string, look: () => Promise<T | null | undefined | false> | T | null | undefined | false, timeoutMs = 15_000): Promise<T> {
+export async function eventually<T>(
+  what: string,
+  look: () => Promise<T | null | undefined | false> | T | null | undefined | false,
+  timeoutMs = 15_000,
+): Promise<T> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     const found = await look();
