@@ -55,9 +55,7 @@ async function cloud(extra: Partial<Parameters<typeof createIngest>[0]> = {}): P
 }
 
 /** A device that says what it likes, and hears what the cloud says to its site. */
-async function device(
-  ...subscriptions: string[]
-): Promise<{
+async function device(...subscriptions: string[]): Promise<{
   say(topic: string, payload: unknown, retain?: boolean): Promise<void>;
   heard: IncomingMessage[];
   ask<T>(pick: (message: IncomingMessage) => T | undefined): Promise<T>;

@@ -2,22 +2,50 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { BOOT_MS, testLedger, type TestLedger } from '../../test/ledgers.ts';
+import { BOOT_MS, type TestLedger, testLedger } from '../../test/ledgers.ts';
 import { type LedgerRow, reconcile } from './rows.ts';
 
 const SETS = Number(process.env['SETS'] ?? 40);
 let fresh: FreshDatabase;
-beforeAll(async () => { fresh = await freshDatabase(); });
+beforeAll(async () => {
+  fresh = await freshDatabase();
+});
 afterAll(() => fresh.drop());
 
 const TICKETS = 4;
 /** What a gate does next. Tickets beyond TICKETS are unknown to the cloud. */
 const action = fc.oneof(
-  { weight: 6, arbitrary: fc.record({ kind: fc.constant('grant' as const), ticket: fc.constantFrom(1, 1, 1, 2, 2, 3, 4, TICKETS + 1), direction: fc.constantFrom('in', 'in', 'in', 'out'), units: fc.constantFrom(1, 1, 1, 2, 3), afterMs: fc.integer({ min: 0, max: 30_000 }) }) },
-  { weight: 6, arbitrary: fc.record({ kind: fc.constant('passage' as const), back: fc.integer({ min: 0, max: 3 }), outcome: fc.constantFrom('passed', 'passed', 'returned', 'unknown', 'stuck'), unit: fc.constantFrom(1, 1, 1, 2, 3, undefined) }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant('grant' as const),
+      ticket: fc.constantFrom(1, 1, 1, 2, 2, 3, 4, TICKETS + 1),
+      direction: fc.constantFrom('in', 'in', 'in', 'out'),
+      units: fc.constantFrom(1, 1, 1, 2, 3),
+      afterMs: fc.integer({ min: 0, max: 30_000 }),
+    }),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant('passage' as const),
+      back: fc.integer({ min: 0, max: 3 }),
+      outcome: fc.constantFrom('passed', 'passed', 'returned', 'unknown', 'stuck'),
+      unit: fc.constantFrom(1, 1, 1, 2, 3, undefined),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('boot' as const), offset: fc.constantFrom(null, -60_000, 0, 0, 45_000) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('offset' as const), offset: fc.constantFrom(-30_000, 0, 0), bound: fc.constantFrom(5, 20, 20, 500) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant('settlement' as const), gate: fc.integer({ min: 0, max: 1 }), back: fc.integer({ min: 0, max: 5 }), outcome: fc.constantFrom('passed', 'returned'), unit: fc.constantFrom(undefined, 1, 2) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant('settlement' as const),
+      gate: fc.integer({ min: 0, max: 1 }),
+      back: fc.integer({ min: 0, max: 5 }),
+      outcome: fc.constantFrom('passed', 'returned'),
+      unit: fc.constantFrom(undefined, 1, 2),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('other' as const), what: fc.constantFrom('free', 'forced', 'refusal', 'nonsense') }) },
 );
 const policies = fc.constantFrom(
@@ -43,7 +71,11 @@ function play(venue: Venue, { actions }: History): LedgerRow[] {
       case 'grant': {
         now[gate] = (now[gate] as number) + act.afterMs;
         const ticket = venue.tickets[act.ticket - 1] ?? { ticketId: 'STRANGER', code: '', ticketRef: 'ef'.repeat(16) };
-        const entry = ledger.grant(ticket, now[gate] as number, { direction: act.direction, units: act.units, type: act.direction === 'out' ? 'exit' : 'first_entry' });
+        const entry = ledger.grant(ticket, now[gate] as number, {
+          direction: act.direction,
+          units: act.units,
+          type: act.direction === 'out' ? 'exit' : 'first_entry',
+        });
         grants.push({ gate, seq: entry.seq, ticket, entry });
         break;
       }
@@ -52,11 +84,24 @@ function play(venue: Venue, { actions }: History): LedgerRow[] {
         if (own !== undefined) ledger.passage(own.entry, now[gate] as number, act.outcome, act.unit === undefined ? { unit: undefined } : { unit: act.unit });
         break;
       }
-      case 'boot': ledger.reboot(`boot-${gate}-${++boots}`, act.offset === null ? null : BOOT_MS + act.offset, 50); break;
-      case 'offset': ledger.reboot(ledger.entries.at(-1)?.['boot_id'] as string | undefined ?? 'first', BOOT_MS + act.offset, act.bound); break;
+      case 'boot':
+        ledger.reboot(`boot-${gate}-${++boots}`, act.offset === null ? null : BOOT_MS + act.offset, 50);
+        break;
+      case 'offset':
+        ledger.reboot((ledger.entries.at(-1)?.['boot_id'] as string | undefined) ?? 'first', BOOT_MS + act.offset, act.bound);
+        break;
       case 'settlement': {
         const grant = grants.filter((one) => one.gate === act.gate).at(-1 - act.back);
-        if (grant !== undefined) cloud.add('settlement', now[gate] as number, { of: [venue.gates[grant.gate], 1, grant.seq], outcome: act.outcome, actor: 'op-1', reason: 'test', event_id: venue.eventId, ticket_id: grant.ticket.ticketId, ...(act.unit === undefined ? {} : { unit: act.unit }) });
+        if (grant !== undefined)
+          cloud.add('settlement', now[gate] as number, {
+            of: [venue.gates[grant.gate], 1, grant.seq],
+            outcome: act.outcome,
+            actor: 'op-1',
+            reason: 'test',
+            event_id: venue.eventId,
+            ticket_id: grant.ticket.ticketId,
+            ...(act.unit === undefined ? {} : { unit: act.unit }),
+          });
         break;
       }
       case 'other':
@@ -87,32 +132,40 @@ async function tables(venue: Venue): Promise<unknown[]> {
 const take = (venue: Venue, rows: readonly LedgerRow[]) => fresh.database.withTenant(venue.tenantId, (client) => reconcile(client, rows));
 
 test(`${SETS} sets of rows, in order and once, and shuffled, doubled and cut into batches: the same tables`, { timeout: 30_000 + SETS * 2_000 }, async () => {
-  await fc.assert(fc.asyncProperty(history, fc.infiniteStream(fc.nat()), async (story, random) => {
-    const next = (below: number) => (random.next().value as number) % below;
-    const options = { tickets: TICKETS, policies: story.policies };
-    const [plain, mixed] = [await makeVenue(fresh.url, options), await makeVenue(fresh.url, options)];
-    for (const venue of [plain, mixed]) await fresh.database.withTenant(venue.tenantId, async (client) => {
-      await client.query("UPDATE tickets SET units = 3 WHERE ticket_id = 'T-2'");
-      await client.query("UPDATE tickets SET vip = true WHERE ticket_id = 'T-3'");
-    });
-    await take(plain, play(plain, story));
-    const rows = play(mixed, story);
-    const order = [...rows, ...rows.filter(() => next(4) === 0)];
-    for (let i = order.length - 1; i > 0; i--) {
-      const j = next(i + 1);
-      [order[i], order[j]] = [order[j] as LedgerRow, order[i] as LedgerRow];
-    }
-    while (order.length > 0) await take(mixed, order.splice(0, 1 + next(6)));
-    expect(await tables(mixed)).toEqual(await tables(plain));
-    const { rows: sums } = await fresh.database.withTenant(plain.tenantId, (client) => client.query<{ n: number }>("SELECT count(*) AS n FROM gate_counts WHERE grants <> winners + reentries + exits + excess + annulled"));
-    expect(sums[0]?.n).toBe(0);
-    // The sums are those of the rows.
-    const { rows: differ } = await fresh.database.withTenant(mixed.tenantId, (client) => client.query(`
+  await fc.assert(
+    fc.asyncProperty(history, fc.infiniteStream(fc.nat()), async (story, random) => {
+      const next = (below: number) => (random.next().value as number) % below;
+      const options = { tickets: TICKETS, policies: story.policies };
+      const [plain, mixed] = [await makeVenue(fresh.url, options), await makeVenue(fresh.url, options)];
+      for (const venue of [plain, mixed])
+        await fresh.database.withTenant(venue.tenantId, async (client) => {
+          await client.query("UPDATE tickets SET units = 3 WHERE ticket_id = 'T-2'");
+          await client.query("UPDATE tickets SET vip = true WHERE ticket_id = 'T-3'");
+        });
+      await take(plain, play(plain, story));
+      const rows = play(mixed, story);
+      const order = [...rows, ...rows.filter(() => next(4) === 0)];
+      for (let i = order.length - 1; i > 0; i--) {
+        const j = next(i + 1);
+        [order[i], order[j]] = [order[j] as LedgerRow, order[i] as LedgerRow];
+      }
+      while (order.length > 0) await take(mixed, order.splice(0, 1 + next(6)));
+      expect(await tables(mixed)).toEqual(await tables(plain));
+      const { rows: sums } = await fresh.database.withTenant(plain.tenantId, (client) =>
+        client.query<{ n: number }>('SELECT count(*) AS n FROM gate_counts WHERE grants <> winners + reentries + exits + excess + annulled'),
+      );
+      expect(sums[0]?.n).toBe(0);
+      // The sums are those of the rows.
+      const { rows: differ } = await fresh.database.withTenant(mixed.tenantId, (client) =>
+        client.query(`
       SELECT gate, sum(grants) FROM (
         SELECT gate, event_id, grants, winners, excess, entered, exited, uncertain FROM gate_counts WHERE event_id <> ''
         UNION ALL SELECT gate, event_id, -count(*), -count(*) FILTER (WHERE verdict = 'winner'), -count(*) FILTER (WHERE verdict = 'excess'), -coalesce(sum(units_used) FILTER (WHERE direction = 'in'), 0), -coalesce(sum(units_used) FILTER (WHERE direction = 'out'), 0), -sum(units_uncertain)
         FROM admissions WHERE granted GROUP BY 1, 2) AS sums
-      GROUP BY gate, event_id HAVING (sum(grants), sum(winners), sum(excess), sum(entered), sum(exited), sum(uncertain)) <> (0, 0, 0, 0, 0, 0)`));
-    expect(differ).toEqual([]);
-  }), { numRuns: SETS });
+      GROUP BY gate, event_id HAVING (sum(grants), sum(winners), sum(excess), sum(entered), sum(exited), sum(uncertain)) <> (0, 0, 0, 0, 0, 0)`),
+      );
+      expect(differ).toEqual([]);
+    }),
+    { numRuns: SETS },
+  );
 });
