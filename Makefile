@@ -26,8 +26,9 @@ check: setup ## types, lint, unit tests: under a minute
 bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for a Pi
 	@node deploy/bundle.ts $(ARCH)
 
-prove-install: setup ## the installer and the units in an emulated arm64 Debian (root, QEMU; about 6 minutes)
-	@node test/guest/prove.ts
+prove-install: setup ## installer and units in a Debian of their own: at real speed, then emulated arm64 (root, QEMU)
+	@node test/guest/prove.ts native
+	@node test/guest/prove.ts emulated
 
 types: setup
 	@node_modules/.bin/tsc -p .
