@@ -115,6 +115,8 @@ export async function runGate(config: Config): Promise<RunningGate> {
       run: () => {
         end();
         notify.stopping();
+        // systemd goes on watching while a guest under way is waited for: fed as long as this loop turns.
+        setInterval(() => notify.watchdog(), LOOK_MS).unref();
       },
     });
     notify.ready(`gate ${config.gate} decides, ${gate.state().desk?.manifests.length ?? 0} events`);
