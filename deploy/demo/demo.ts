@@ -18,9 +18,10 @@ import type { GateProcess } from './gate-process.ts';
 import { type House, openHouse } from './house.ts';
 import { type DemoPlan, EVENT_ID, expectedCounts, GATES, planDemo, SITE_ID, ZONES } from './plan.ts';
 import { type Played, playGate } from './player.ts';
-import { countTable, ENTER_SCREEN, LEAVE_SCREEN, rowsLine } from './screen.ts';
+import { ENTER_SCREEN, LEAVE_SCREEN } from './screen.ts';
 import { runScript } from './script.ts';
 import { createShow, type Show } from './show.ts';
+import { judge } from './verdict.ts';
 
 const ONCE = (process.env['ONCE'] ?? '') !== '' && process.env['ONCE'] !== '0';
 const SEED = process.env['SEED'] ?? 'stile';
@@ -108,32 +109,15 @@ async function verdict(databaseUrl: string, plan: DemoPlan, played: readonly Pla
       const statuses = await Promise.all(gates.map((gate) => gate.fresh()));
       return statuses.reduce((sum, status) => sum + status.ledger.last_seq, 0);
     };
-    const wanted = expectedCounts(plan.guests);
-    const admitted = wanted.get('admitted') ?? 0;
+    const admitted = expectedCounts(plan.guests).get('admitted') ?? 0;
     let [inGates, inPostgres, facts] = [await rows(), await account.rows(), await account.facts()];
     // The last guests are still in the arms of the turnstile, the last rows on their way.
     while ((inGates !== inPostgres || facts.passed < admitted) && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 200));
       [inGates, inPostgres, facts] = [await rows(), await account.rows(), await account.facts()];
     }
-    const counts = await account.verdicts();
-    const table = [
-      ...[...new Set([...wanted.keys(), ...counts.keys()])]
-        .sort()
-        .map((what) => ({ what: what === 'admitted' ? 'admitted' : `refused: ${what}`, expected: wanted.get(what) ?? 0, found: counts.get(what) ?? 0 })),
-      { what: 'guests through the turnstile', expected: admitted, found: facts.passed },
-      { what: 'tickets used', expected: admitted, found: facts.ticketsUsed },
-      { what: 'conflicts', expected: 0, found: facts.conflicts },
-      { what: 'ledger rows (gates, Postgres)', expected: inGates, found: inPostgres },
-    ];
-    const wrong = played.filter(({ asExpected }) => !asExpected);
-    process.stdout.write(`\n${countTable(table)}\n`);
-    for (const { guest, line } of wrong)
-      process.stdout.write(`  guest ${guest.number} (${guest.kind}) at ${guest.gate} was told: ${line?.words ?? 'nothing'}\n`);
-    const right = wrong.length === 0 && table.every(({ expected, found }) => expected === found) && played.length === plan.guests.length;
-    process.stdout.write(
-      `\n${rowsLine({ gates: [{ rows: inGates } as never], postgresRows: inPostgres })}\n${right ? 'all as expected' : 'NOT as expected'}\n`,
-    );
+    const { right, text } = judge(plan, played, { rows: { gates: inGates, postgres: inPostgres }, verdicts: await account.verdicts(), facts });
+    process.stdout.write(text);
     return right;
   } finally {
     await account.close();
