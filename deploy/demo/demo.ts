@@ -88,7 +88,7 @@ async function setUp(dir: string, plan: DemoPlan): Promise<{ postgres: RunningPo
       await house.addGate(gate, [EVENT_ID], {
         zones: [ZONES.served],
         passageMs: ONCE ? 200 : 500,
-        settings: { turnstile: { release: 'pulse', sensor: 'per_direction', repeat_ms: 800 } },
+        settings: { turnstile: { release: 'pulse', sensor: 'per_direction', repeat_ms: 800, while_open: 'queue' } },
       }),
     );
   say('starting the cloud: stile-cloud all');
