@@ -111,6 +111,14 @@ export function sqlState(error: unknown): string | null {
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
 }
 
+/** What the database refused for a reason that people should read (migration 0200: `refuse`); null for every other error. */
+export function refusalOf(error: unknown): { readonly status: number; readonly code: string; readonly message: string } | null {
+  const state = sqlState(error);
+  if (state?.startsWith('ST') !== true) return null;
+  const { constraint, message } = error as { constraint?: string; message: string };
+  return { status: Number(state.slice(2)), code: constraint ?? 'REFUSED', message };
+}
+
 /** True where the same work may succeed on another try: the server is away, restarting, or chose this transaction as a deadlock's victim. */
 export function isTransient(error: unknown): boolean {
   const state = sqlState(error);

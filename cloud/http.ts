@@ -26,7 +26,7 @@ import {
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { isTransient } from './database.ts';
+import { isTransient, refusalOf } from './database.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 
@@ -227,6 +227,8 @@ function addErrors(app: App, { log }: HttpOptions): void {
       return answer(reply, 413, 'TOO_LARGE', `the body has more than ${MAX_BODY_BYTES} bytes: send less at once`);
     if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return answer(reply, 415, 'NOT_JSON', 'send the body as application/json');
     if (typeof error.statusCode === 'number' && error.statusCode < 500) return answer(reply, error.statusCode, 'BAD_REQUEST', error.message);
+    const refused = refusalOf(error);
+    if (refused !== null) return answer(reply, refused.status, refused.code, refused.message);
     if (isTransient(error)) {
       log.warn({ method: request.method, path: request.routeOptions.url, error: error.message }, 'the database could not answer');
       return answer(reply.header('retry-after', '2'), 503, 'TRY_AGAIN', 'the database cannot answer at the moment: try again');

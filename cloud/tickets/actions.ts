@@ -79,6 +79,7 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
     await bury(client, tenantId, event, [{ ticketId, ref: row.ticket_ref.toString('hex') }]);
     await client.query('DELETE FROM ticket_tombstones WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref = $3', [tenantId, eventId, ref]);
   }
+  await client.query("SELECT set_status_change_context($1, 'user', $2, $3)", [action.actor, action.reason, action.action]);
   // The reason of a block is shown to the staff at the gate.
   await client.query(
     'UPDATE tickets SET ticket_ref = $4, status = $5, blocked = $6, note = CASE WHEN $7 THEN $8 WHEN $9 THEN NULL ELSE note END, changed_version = $10, row_version = row_version + 1, updated_at = now() WHERE tenant_id = $1 AND event_id = $2 AND ticket_id = $3',

@@ -131,6 +131,8 @@ export async function writeTickets(client: DatabaseClient, tenantId: string, eve
     event.eventId,
     changed.map(({ ref }) => Buffer.from(ref, 'hex')),
   ]);
+  // What the ticketing side says of its own sales is so, also where no rule would change a state that way.
+  await client.query("SELECT set_config('app.status_change_source', 'ticketing', true)");
   await client.query(WRITE, [tenantId, event.eventId, JSON.stringify(changed), event.nextVersion]);
   await raiseVersion(client, event);
   return result;
