@@ -1,7 +1,7 @@
 /** Bodies of the cloud's HTTP interface (CONTRACT.md); OpenAPI is generated from these. */
 import { z } from 'zod';
 import { ActorId, Direction, EventId, GateName, LedgerName, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
-import { GrantType, Mode } from './ledger.ts';
+import { GrantFlag, GrantType, Mode } from './ledger.ts';
 import { MAX_RECONCILE_SCANS, MAX_TEXT_CHARS, MAX_UNITS } from './limits.ts';
 import { TicketState } from './manifest.ts';
 import { Reason } from './reasons.ts';
@@ -22,6 +22,11 @@ export const OfflineScan = z.looseObject({
   scan_count: z.int().min(0).optional(),
   /** Where the scanner gives one, it is the key; else (device_id, ticket_id, scanned_at, result). */
   scan_id: z.string().min(1).max(64).optional(),
+  /** Needed only where a ticket id stands in several events of the site. */
+  event_id: EventId.optional(),
+  direction: Direction.default('in'),
+  /** How many guests went in on it; absent: as many as the ticket is for. */
+  units: z.int().min(1).max(MAX_UNITS).optional(),
 });
 export type OfflineScan = z.infer<typeof OfflineScan>;
 export const ReconcileRequest = z.looseObject({ device_id: z.string().min(1).max(63), scans: z.array(z.unknown()).max(MAX_RECONCILE_SCANS) });
@@ -60,6 +65,12 @@ export const ScanResponse = z.looseObject({
   ticket_id: TicketId.optional(),
   ticket_ref: TicketRef.optional(),
   units: z.int().optional(),
+  valid_again_at: Timestamp.optional(),
+  /** Of a re-entry: when the guest last came in. */
+  last_entry_at: Timestamp.optional(),
+  vip: z.boolean().optional(),
+  /** Things that it was granted in spite of (GrantFlag). */
+  flags: z.array(GrantFlag).optional(),
 });
 
 /** `GET /sites/:site/ledger?after=<vector>`; `after` is a LedgerVector in JSON, URL-encoded. Rows as they were written, in order per ledger. */

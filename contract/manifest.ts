@@ -110,6 +110,8 @@ export const PublicKey = z.looseObject({
   alg: z.literal('Ed25519'),
   spki: z.base64().max(256),
   not_after: Timestamp.nullable().default(null),
+  /** Believed no more, whatever a gate's clock says. Kept in the list: it tells that the event's codes are signed, so that a bare ticket id opens nothing. */
+  revoked: z.boolean().optional(),
 });
 export type PublicKey = z.infer<typeof PublicKey>;
 

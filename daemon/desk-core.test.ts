@@ -220,6 +220,41 @@ test('signed codes: by key, then by ticket id; sold after the last sync they sti
   expect(reasonOf(desk.decide(make('returned-later')))).toBe('canceled');
 });
 
+test('where codes are signed, a bare ticket id opens nothing either when the cloud knows the ticket; a revoked key signs nothing any more', async () => {
+  const codeKey = createSigner('c1', 'code');
+  const { bytes, assemble } = encodeSigned({
+    keyId: 'c1',
+    eventId: EVENT,
+    ticketId: 't9',
+    tier: 'standard',
+    zone: null,
+    validFromMs: null,
+    validUntilMs: null,
+  });
+  const code = assemble(sign(null, bytes, codeKey.privateKey));
+  const { desk } = await setUp({ tickets: [ticket(newCode())], keys: [{ ...codeKey.publicKey, revoked: true }] });
+  expect(reasonOf(desk.decide(code))).toBe('invalid');
+  const found = {
+    eventId: EVENT,
+    ticketId: 't9',
+    ticketRef: refOf('t9'),
+    tier: 'standard',
+    zone: null,
+    status: 'valid' as const,
+    maxScans: null,
+    units: 1,
+    validFromMs: null,
+    validUntilMs: null,
+    vip: false,
+    note: null,
+    source: 'cloud' as const,
+  };
+  const asked = desk.core.decide(1, show('t9', desk.nowMs, { online: true }), desk.stamp(), () => 0, [
+    { eventId: EVENT, ticketRef: refOf('t9'), found, usage: [] },
+  ]) as Decision;
+  expect(reasonOf(asked)).toBe('invalid');
+});
+
 test('the cloud is asked before an unknown code is decided, and its answer is facts', async () => {
   const { desk } = await setUp({ tickets: [ticket(newCode())] });
   const code = newCode();

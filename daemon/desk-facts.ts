@@ -125,13 +125,19 @@ function findIn(
   const medium: Medium = signed ? 'signed' : 'opaque';
   const overlay = sources.manifests.overlays.find(eventId, key);
   if (overlay?.kind === 'removed') return { ref, what: overlay.reason };
+  // The bare id of a ticket whose code is signed would find it too: where codes are signed, it opens nothing.
+  const bareId = (ticket: TicketFacts | RemovedReason | null): boolean =>
+    ticket !== null &&
+    typeof ticket !== 'string' &&
+    form.form === 'opaque' &&
+    form.lookupText === ticket.ticketId &&
+    file.head.keys.some((one) => one.use === 'code');
   const answer = asked?.find((one) => one.eventId === eventId && one.ticketRef === ref);
+  if (answer !== undefined && bareId(answer.found)) return { ref, what: null };
   if (answer !== undefined)
     return { ref, what: typeof answer.found === 'string' ? answer.found : { event, ticket: answer.found, medium, snapshot: answer.usage } };
   if (overlay === null && file.revoked(ref)) return { ref, what: 'revoked' };
   const ticket = overlay?.ticket ?? file.find(key) ?? (signed ? ticketFromSignature(form as SignedForm, eventId, ref) : null);
-  // The bare id of a ticket whose code is signed would find it too: where codes are signed, it opens nothing.
-  if (ticket !== null && form.form === 'opaque' && form.lookupText === ticket.ticketId && file.head.keys.some((one) => one.use === 'code'))
-    return { ref, what: null };
+  if (bareId(ticket)) return { ref, what: null };
   return { ref, what: ticket === null ? null : { event, ticket, medium, snapshot: null } };
 }

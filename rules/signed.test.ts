@@ -104,6 +104,13 @@ test("a key's end is judged only by a trusted clock; a key for something else is
   expect(checkSignature(form, [keyOf(ours.publicKey, 'k2027', 'pretix')], nodeVerify, 0)).toEqual({ ok: false, why: 'unknown_key' });
 });
 
+test('a revoked key is believed by no clock, and another key of the event still is', () => {
+  const form = signed(issue(CONTENT));
+  const revoked = [{ ...keyOf(ours.publicKey, 'k2027'), revoked: true }, keyOf(others.publicKey, 'k2026')];
+  for (const nowMs of [0, null]) expect(checkSignature(form, revoked, nodeVerify, nowMs)).toEqual({ ok: false, why: 'revoked_key' });
+  expect(checkSignature(signed(issue({ ...CONTENT, keyId: 'k2026' }, others.privateKey)), revoked, nodeVerify, null)).toMatchObject({ ok: true });
+});
+
 test('no changed byte verifies', () => {
   const whole = base45Decode(issue(CONTENT).slice(SIGNED_PREFIX.length)) as Uint8Array;
   for (let at = 0; at < whole.length; at++) {

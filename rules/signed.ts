@@ -126,15 +126,17 @@ export type VerifySignature = (spki: string, signedBytes: Uint8Array, signature:
 
 export type SignatureVerdict =
   | { readonly ok: true; readonly keyId: string }
-  | { readonly ok: false; readonly why: 'unknown_key' | 'expired_key' | 'bad_signature' };
+  | { readonly ok: false; readonly why: 'unknown_key' | 'revoked_key' | 'expired_key' | 'bad_signature' };
 
 /**
  * Is the code signed by one of the event's keys? A Stile code by the key that it names (use `code`), a pretix
  * one by any (use `pretix`). `nowMs` null, where the clock is not trusted: a key's end is not judged.
  */
 export function checkSignature(form: SignedForm, keys: readonly PublicKey[], verify: VerifySignature, nowMs: number | null): SignatureVerdict {
-  const known = keys.filter((key) => (form.form === 'stile' ? key.use === 'code' && key.key_id === form.keyId : key.use === 'pretix'));
-  if (known.length === 0) return { ok: false, why: 'unknown_key' };
+  const named = keys.filter((key) => (form.form === 'stile' ? key.use === 'code' && key.key_id === form.keyId : key.use === 'pretix'));
+  if (named.length === 0) return { ok: false, why: 'unknown_key' };
+  const known = named.filter((key) => key.revoked !== true);
+  if (known.length === 0) return { ok: false, why: 'revoked_key' };
   const live = known.filter((key) => nowMs === null || key.not_after === null || nowMs <= Date.parse(key.not_after));
   if (live.length === 0) return { ok: false, why: 'expired_key' };
   const signer = live.find((key) => verify(key.spki, form.signedBytes, form.signature));
