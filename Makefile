@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench image bundle deb prove-install lint format types clean
+.PHONY: help setup setup-test demo test check sim bench image bundle deb prove-install prove-release lint format types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -29,6 +29,9 @@ bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for
 prove-install: setup ## installer and units in a Debian of their own: at real speed, then emulated arm64 (root, QEMU)
 	@node test/guest/prove.ts native
 	@node test/guest/prove.ts emulated
+
+prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (about 15 minutes)
+	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts
 
 types: setup
 	@node_modules/.bin/tsc -p .

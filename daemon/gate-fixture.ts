@@ -18,7 +18,7 @@ import { buildManifestFile } from './store/build-manifest.ts';
 
 export const CHECKOUT_LAUNCHER = new URL('./stile-gate', import.meta.url).pathname;
 export const GATE = 'arena/north-03';
-/** Tickets `t-0` … `t-19`, of these codes. */
+/** Tickets `t-0` … `t-19` (or as many as asked for), of these codes. */
 export const codeOf = (n: number): string => `STILE-TEST-CODE-${String(n).padStart(8, '0')}`;
 const TICKETS = 20;
 const SALT = '00112233445566778899aabbccddeeff';
@@ -35,7 +35,7 @@ export interface Ran {
 export type TestGate = Awaited<ReturnType<typeof createTestGate>>;
 
 /** Makes everything; starts nothing. */
-export async function createTestGate(launcher = CHECKOUT_LAUNCHER) {
+export async function createTestGate(launcher = CHECKOUT_LAUNCHER, tickets = TICKETS) {
   const root = mkdtempSync(join(tmpdir(), 'stile-gate-'));
   const dir = join(root, 'gate');
   const config = join(dir, 'gate.yaml');
@@ -51,7 +51,7 @@ store: { path: ./store }
 control: { socket: ./gate.sock }
 `,
   );
-  await bringTickets(root, dir);
+  await bringTickets(root, dir, tickets);
   const children = new Set<ChildProcess>();
 
   const end = (child: ChildProcess, signal: 'SIGTERM' | 'SIGKILL'): Promise<number | null> => {
@@ -112,7 +112,7 @@ control: { socket: ./gate.sock }
   };
 }
 
-async function bringTickets(root: string, dir: string): Promise<void> {
+async function bringTickets(root: string, dir: string, tickets: number): Promise<void> {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519');
   const spki = publicKey.export({ format: 'der', type: 'spki' }).toString('base64');
   const key = { key_id: 'k1', use: 'manifest' as const, alg: 'Ed25519' as const, spki, not_after: null };
@@ -144,7 +144,7 @@ async function bringTickets(root: string, dir: string): Promise<void> {
   };
   const { sha256, size } = await buildManifestFile(file, {
     head: { schema: 1, ...event, ...times },
-    tickets: Array.from({ length: TICKETS }, (_, n) => ({
+    tickets: Array.from({ length: tickets }, (_, n) => ({
       ...ticket,
       ticket_id: `t-${n}`,
       ticket_ref: ticketRefOf(Buffer.from(SALT, 'hex'), codeOf(n)).toString('hex'),
