@@ -1,11 +1,13 @@
 /**
- * Makes the bundle that a Pi needs: the daemon as one file, its native parts, the runtime, the stop step, units and installer.
+ * Makes what runs without npm: for a gate, and for the cloud's server.
  *
- *   node deploy/bundle.ts [x64|arm64] [folder]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz; folder: dist
+ *   node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz
  *
- *   bin/node  bin/stile-gate  lib/stile-gate.mjs and its parts  lib/native/*.node  libexec/stile-release
- *   systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
+ *   gate    bin/node  bin/stile-gate  lib/stile-gate.mjs and its parts  lib/native/*.node  libexec/stile-release
+ *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
+ *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  systemd/  share/  version.json
  *
+ * Left out: the gate's, this machine's architecture, dist.
  * For another architecture than this machine's it takes prebuilt parts from the npm registry (checked against the lock file) and
  * a cross compiler for the two parts that have none. Exit codes: 0 done, 1 failed, 2 usage, 69 the registry cannot be reached.
  */
@@ -50,10 +52,10 @@ const nativeParts: Plugin = {
   },
 };
 
-async function bundleDaemon(lib: string): Promise<number> {
+async function bundleProgram(entry: string, name: string, lib: string): Promise<number> {
   const { metafile, warnings } = await build({
     // One program in parts: what only a command line, the desk's worker or the uplink needs is read when it is needed (0111-bundle-in-parts.md).
-    entryPoints: [{ in: join(root, 'deploy/gate-entry.ts'), out: 'stile-gate' }],
+    entryPoints: [{ in: join(root, entry), out: name }],
     outdir: lib,
     outExtension: { '.js': '.mjs' },
     chunkNames: '[name]-[hash]',
@@ -191,49 +193,65 @@ function pack(target: string): string {
   return archive;
 }
 
-async function main(args: readonly string[]): Promise<void> {
-  const arch = (args[0] ?? process.arch) as Arch;
-  if (args.length > 2 || !ARCHITECTURES.includes(arch)) throw new BundleError(2, 'usage: node deploy/bundle.ts [x64|arm64] [folder]');
-  const target = join(args[1] ?? join(root, 'dist'), `gate-${arch}`);
-  const work = `${target}.new`;
-  rmSync(work, { recursive: true, force: true });
-  for (const folder of ['bin', 'lib/native', 'libexec', 'share/doc']) mkdirSync(join(work, folder), { recursive: true });
-
+/** Adds bin/, lib/ and share/doc/, which both kinds have. Answers what whoever made the bundle should know. */
+async function addProgram(
+  arch: Arch,
+  work: string,
+  program: { readonly entry: string; readonly name: string; readonly launcher: string },
+): Promise<{ readonly runtime: string; readonly notes: readonly string[] }> {
+  for (const folder of ['bin', 'lib/native', 'share/doc', 'systemd']) mkdirSync(join(work, folder), { recursive: true });
   const runtime = runtimeFolder(arch);
-  const files = await bundleDaemon(join(work, 'lib'));
-  const notes = [copyNativeParts(arch, runtime, join(work, 'lib/native')), copyLibatomic(arch, join(work, 'lib/native'))].filter((note) => note !== null);
+  await bundleProgram(program.entry, program.name, join(work, 'lib'));
   copyFileSync(join(runtime, 'bin/node'), join(work, 'bin/node'));
-  copyFileSync(join(root, 'daemon/stile-gate'), join(work, 'bin/stile-gate'));
-  compile(arch, 'gcc', 'the stop step', [
-    '-static',
-    '-O2',
-    '-Wall',
-    '-Wextra',
-    '-Werror',
-    join(root, 'deploy/stop-step/stile-release.c'),
-    '-o',
-    join(work, 'libexec/stile-release'),
-  ]);
-  for (const file of ['bin/node', 'bin/stile-gate', 'libexec/stile-release']) chmodSync(join(work, file), 0o755);
-  copyFileSync(join(root, 'docs/gate.yaml.example'), join(work, 'share/gate.yaml.example'));
+  copyFileSync(join(root, program.launcher), join(work, 'bin', program.name));
+  for (const file of ['node', program.name]) chmodSync(join(work, 'bin', file), 0o755);
   copyFileSync(join(root, 'docs/INSTALL.md'), join(work, 'share/doc/INSTALL.md'));
-  cpSync(join(root, 'systemd'), join(work, 'systemd'), { recursive: true });
+  const note = copyLibatomic(arch, join(work, 'lib/native'));
+  return { runtime, notes: note === null ? [] : [note] };
+}
+
+async function makeGate(arch: Arch, work: string): Promise<readonly string[]> {
+  const { runtime, notes } = await addProgram(arch, work, { entry: 'deploy/gate-entry.ts', name: 'stile-gate', launcher: 'daemon/stile-gate' });
+  const note = copyNativeParts(arch, runtime, join(work, 'lib/native'));
+  const step = join(work, 'libexec/stile-release');
+  mkdirSync(join(work, 'libexec'));
+  compile(arch, 'gcc', 'the stop step', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', join(root, 'deploy/stop-step/stile-release.c'), '-o', step]);
+  chmodSync(step, 0o755);
+  copyFileSync(join(root, 'docs/gate.yaml.example'), join(work, 'share/gate.yaml.example'));
+  cpSync(join(root, 'systemd'), join(work, 'systemd'), { recursive: true, filter: (path) => !path.endsWith('stile-cloud.service') });
   copyFileSync(join(root, 'deploy/install'), join(work, 'install'));
   chmodSync(join(work, 'install'), 0o755);
-  const { version, commit } = stileVersion();
-  const runtimeVersion = arch === process.arch ? process.versions.node : readFileSync(join(runtime, '.version'), 'utf8').trim();
-  writeFileSync(
-    join(work, 'version.json'),
-    `${JSON.stringify({ version, commit, arch, runtime: runtimeVersion, built_at: new Date().toISOString() }, null, 2)}\n`,
-  );
+  return note === null ? notes : [...notes, note];
+}
 
+async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
+  const { notes } = await addProgram(arch, work, { entry: 'cloud/cli/main.ts', name: 'stile-cloud', launcher: 'cloud/stile-cloud' });
+  copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(work, 'lib/native/better_sqlite3.node'));
+  cpSync(join(root, 'cloud/migrations'), join(work, 'lib/migrations'), { recursive: true });
+  for (const file of ['stile-cloud.service', 'sysusers.d/stile.conf']) copyFileSync(join(root, 'systemd', file), join(work, 'systemd', basename(file)));
+  return notes;
+}
+
+const KINDS = { gate: makeGate, cloud: makeCloud };
+
+async function main(given: readonly string[]): Promise<void> {
+  const [kind, ...rest] = given[0] === 'gate' || given[0] === 'cloud' ? (given as readonly [keyof typeof KINDS, ...string[]]) : (['gate', ...given] as const);
+  const arch = (rest[0] ?? process.arch) as Arch;
+  if (rest.length > 2 || !ARCHITECTURES.includes(arch)) throw new BundleError(2, 'usage: node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder]');
+  const target = join(rest[1] ?? join(root, 'dist'), `${kind}-${arch}`);
+  const work = `${target}.new`;
+  rmSync(work, { recursive: true, force: true });
+  const notes = await KINDS[kind](arch, work);
+  const { version, commit } = stileVersion();
+  const runtime = arch === process.arch ? process.versions.node : readFileSync(join(runtimeFolder(arch), '.version'), 'utf8').trim();
+  writeFileSync(join(work, 'version.json'), `${JSON.stringify({ version, commit, arch, runtime, built_at: new Date().toISOString() }, null, 2)}\n`);
   rmSync(target, { recursive: true, force: true });
   renameSync(work, target);
   const archive = pack(target);
   for (const note of notes) process.stderr.write(`bundle: ${note}\n`);
-  const megabytes = (file: string) => (statSync(join(target, file)).size / 1_048_576).toFixed(1);
+  const megabytes = (file: string) => `${(statSync(file).size / 1_048_576).toFixed(1)} MB`;
   process.stdout.write(
-    `${target}: Stile ${version} (${commit}) for ${arch}, ${files} files bundled, runtime ${megabytes('bin/node')} MB\n${archive}: ${(statSync(archive).size / 1_048_576).toFixed(1)} MB\n`,
+    `${target}: Stile ${version} (${commit}) for ${arch}, its runtime ${megabytes(join(target, 'bin/node'))}\n${archive}: ${megabytes(archive)}\n`,
   );
 }
 

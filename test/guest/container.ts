@@ -5,6 +5,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync, readdirSync, readSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 const CGROUPS = '/sys/fs/cgroup';
 const HIERARCHIES = ['systemd', 'devices', 'pids'];
@@ -75,19 +76,24 @@ export function bootContainer(tree: string, line: (text: string) => void): Conta
       await ended;
       clearInterval(timer);
       closeSync(fd);
-      for (const hierarchy of HIERARCHIES) removeCgroup(join(CGROUPS, hierarchy, name));
+      const groups = HIERARCHIES.map((hierarchy) => join(CGROUPS, hierarchy, name));
+      // What was killed ends within a moment, and a group goes only when it is empty.
+      for (let tries = 0; tries < 40 && groups.some((group) => existsSync(group)); tries++) {
+        for (const group of groups) removeCgroup(group);
+        await sleep(50);
+      }
     },
   };
 }
 
-/** From the leaves up; a process that is still ending keeps its group, which is then left. */
+/** From the leaves up; a process that is still ending keeps its group. */
 function removeCgroup(path: string): void {
   if (!existsSync(path)) return;
   for (const entry of readdirSync(path, { withFileTypes: true })) if (entry.isDirectory()) removeCgroup(join(path, entry.name));
   try {
     rmdirSync(path);
   } catch {
-    // Empty groups cost nothing.
+    // Not empty yet.
   }
 }
 

@@ -262,10 +262,30 @@ async function proveRest(): Promise<void> {
   });
 }
 
+/** The cloud's unit, where its bundle was put: started as INSTALL.md says. */
+async function proveCloud(): Promise<void> {
+  await proof('cloud as a service', async () => {
+    const script = `set -e; cd /root/cloud; mv cloud-* /opt/stile-cloud; cd /opt/stile-cloud/systemd; cp stile.conf /etc/sysusers.d/; systemd-sysusers stile.conf
+      cp stile-cloud.service /etc/systemd/system/; install -D -o stile-cloud -m 600 /root/cloud/signing-key.pem /var/lib/stile-cloud/signing-key.pem; rm /root/cloud/signing-key.pem; mkdir -p /etc/stile; cp /root/cloud/* /etc/stile/; chown -R root:stile-cloud /etc/stile; chmod -R u=rwX,g=rX,o= /etc/stile
+      systemctl daemon-reload; systemctl start stile-cloud`;
+    const started = run('sh', '-c', script);
+    const journal = () => run('journalctl', '-u', 'stile-cloud', '-n', '8', '--no-pager', '-o', 'cat').out;
+    must(started.code === 0 && property('ActiveState', 'stile-cloud') === 'active', `${started.out} ${journal()}`);
+    const fed = () => property('WatchdogTimestampMonotonic', 'stile-cloud');
+    const before = fed();
+    await until('the watchdog to be fed', () => fed() !== before, 20_000);
+    const level = /Overall exposure level for \S+: ([\d.]+)/.exec(run('systemd-analyze', 'security', '--no-pager', 'stile-cloud.service').out)?.[1];
+    const stopped = run('systemctl', 'stop', 'stile-cloud');
+    must(stopped.code === 0 && property('Result', 'stile-cloud') === 'success', `stopped with ${property('Result', 'stile-cloud')}: ${journal()}`);
+    return `migrated, ready, watchdog fed, stopped cleanly; exposure ${level}`;
+  });
+}
+
 say('PROOF booted: ok');
 await proveInstall();
 await proveGuests();
 await proveEnds();
 await proveRest();
+if (existsSync('/root/cloud')) await proveCloud();
 say('DONE');
 run('systemctl', 'poweroff', '--force', '--force');

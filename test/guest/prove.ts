@@ -66,6 +66,18 @@ function makeTree(how: How, folder: string, files: string, config: string): stri
   return tree;
 }
 
+/** A second cloud, as its unit runs it, on a port of its own: the bundle, and the files that its environment names. */
+function addCloud(tree: string, folder: string, environment: Readonly<Record<string, string>>): void {
+  const place = join(tree, 'root/cloud');
+  mkdirSync(place);
+  run('tar', ['-C', place, '-xzf', join(root, `dist/cloud-${process.arch}.tar.gz`)]);
+  for (const file of ['ca.pem', 'cloud.pem', 'cloud.key', 'signing-key.pem']) copyFileSync(join(folder, file), join(place, file));
+  const lines = Object.entries({ ...environment, STILE_HTTP_PORT: '0', STILE_HOST: 'cloud-2' }).map(
+    ([name, value]) => `${name}=${value.replace(`${folder}/signing-key.pem`, '/var/lib/stile-cloud/signing-key.pem').replace(`${folder}/`, '/etc/stile/')}\n`,
+  );
+  writeFileSync(join(place, 'cloud.env'), lines.join(''));
+}
+
 /** A reader whose other end this machine holds. `path`: as the gate's configuration names it. */
 function openReader(how: How, releases: Release[]): { readonly path: string; readonly show: ((code: string) => void) | null } {
   if (how === 'emulated') return { path: EMULATED_READER, show: null };
@@ -125,6 +137,7 @@ async function prove(how: How, folder: string, releases: Release[]): Promise<boo
   const reader = openReader(how, releases);
   log('making the system');
   const tree = makeTree(how, folder, files, configuration(venue, reader.path));
+  if (how === 'native') addCloud(tree, folder, venue.cloudEnvironment);
   log('booting');
   const proofs = [...(await collect(how, folder, tree, reader.show, releases)), await rowsInPostgres(venue.databaseUrl)];
   const width = Math.max(...proofs.map(({ name }) => name.length));
@@ -144,6 +157,7 @@ async function main(args: readonly string[]): Promise<number> {
   run('sh', ['test/guest/make-rootfs', ...(how === 'native' ? [process.arch] : ['arm64'])]);
   log('making the bundle');
   run(process.execPath, ['deploy/bundle.ts', how === 'native' ? process.arch : 'arm64']);
+  if (how === 'native') run(process.execPath, ['deploy/bundle.ts', 'cloud']);
   const folder = mkdtempSync(existsSync('/var/tmp') ? '/var/tmp/stile-guest-' : '/tmp/stile-guest-');
   const releases: Release[] = [];
   const release = async () => {

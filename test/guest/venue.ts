@@ -22,6 +22,8 @@ export interface ProofVenue {
   /** As the gate reaches them. */
   readonly brokerUrl: string;
   readonly cloudUrl: string;
+  /** What the cloud was started with. */
+  readonly cloudEnvironment: Readonly<Record<string, string>>;
 }
 
 export const run = (file: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) =>
@@ -40,8 +42,7 @@ export async function openVenue(host: string, folder: string, files: string, rel
   write(join(folder, 'cloud.pem'), ca.cloud.cert);
   write(join(folder, 'cloud.key'), ca.cloud.key);
   const port = await freePort();
-  const env = {
-    ...process.env,
+  const cloudEnvironment = {
     DATABASE_URL: postgres.url,
     STILE_MQTT_URL: broker.cloudUrl,
     STILE_MQTT_CA: join(folder, 'ca.pem'),
@@ -52,6 +53,7 @@ export async function openVenue(host: string, folder: string, files: string, rel
     STILE_SIGNING_KEY_FILE: join(folder, 'signing-key.pem'),
     STILE_HOST: 'cloud-1',
   };
+  const env = { ...process.env, ...cloudEnvironment };
   const cloud = (...args: string[]) => run(join(root, 'cloud/stile-cloud'), args, env);
   cloud('migrate');
   const hour = 3_600_000;
@@ -98,7 +100,7 @@ export async function openVenue(host: string, folder: string, files: string, rel
       throw new Error(`the cloud did not start:\n${readFileSync(join(folder, 'cloud.log'), 'utf8').slice(-2_000)}`);
     await sleep(100);
   }
-  return { databaseUrl: postgres.url, brokerUrl: `mqtts://${host}:${broker.port}`, cloudUrl: `http://${host}:${port}` };
+  return { databaseUrl: postgres.url, brokerUrl: `mqtts://${host}:${broker.port}`, cloudUrl: `http://${host}:${port}`, cloudEnvironment };
 }
 
 /** The guest's gate.yaml: a software turnstile behind the lane, the reader's serial port, the longest pulse there is. */
