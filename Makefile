@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench image bundle deb prove-install prove-release lint format types clean
+.PHONY: help setup setup-test demo test check sim bench image bundle bundle-cloud deb prove-install prove-release lint format types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -22,6 +22,9 @@ test: setup-test ## every test, real broker and real Postgres included
 
 check: setup ## types, lint, unit tests: under a minute
 	@node test/run.ts check
+
+bundle-cloud: setup ## the same for the cloud's server: dist/cloud-<arch>
+	@node deploy/bundle.ts cloud $(ARCH)
 
 bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for a Pi
 	@node deploy/bundle.ts $(ARCH)
