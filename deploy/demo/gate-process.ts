@@ -3,7 +3,7 @@
  * turnstile, and what it says of itself over the control socket. Used by the demo and by the system tests.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, openSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -96,6 +96,7 @@ export function createGateProcess(options: GateProcessOptions): GateProcess {
     last = null;
     const log = openSync(paths.log, 'a');
     const started = spawn(launcher, ['run', '--config', paths.config], { stdio: ['ignore', log, log], env: { ...process.env, ...options.env } });
+    closeSync(log);
     child = started;
     started.on('exit', () => {
       if (child === started) child = null;

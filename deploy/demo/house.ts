@@ -3,7 +3,7 @@
  * lines that people use. The demo and the system tests live in it. Nothing outside its folder is touched.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -105,6 +105,7 @@ export async function openHouse(options: HouseOptions): Promise<House> {
       if (child !== null) return;
       const log = openSync(cloudLog, 'a');
       const started = spawn(launcher, ['all'], { stdio: ['ignore', log, log], env });
+      closeSync(log);
       child = started;
       started.on('exit', () => {
         if (child === started) child = null;
@@ -136,7 +137,7 @@ export async function openHouse(options: HouseOptions): Promise<House> {
         '--no-wait',
         ...(gateOptions.zones === undefined ? [] : ['--zones', gateOptions.zones.join(',')]),
       );
-      writeFileSync(keysFile, await cloud('keys'));
+      if (!existsSync(keysFile)) writeFileSync(keysFile, await cloud('keys'));
       const made = createGateProcess({
         dir: folder,
         gate,

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { connectOwner } from '../../cloud/database.ts';
+import { MAX_BATCHES_IN_FLIGHT } from '../../contract/limits.ts';
 import type { GateProcess } from '../../deploy/demo/gate-process.ts';
 import { difference, enter, eventually, newCode, openVenue, openWires, ownLedger, ready, show, type Ticket, type Venue } from './venue.ts';
 
@@ -176,6 +177,19 @@ test('a gate is killed between commit and acknowledgement: every row arrives onc
   expect((await show(south, lost.code)).kind).toBe('refused');
   expect(wires.releases()).toBe(0);
   wires.close();
+});
+
+test('the cloud is away for longer than a gate sends without an answer: the gates still hear of each other', async () => {
+  await venue.settled();
+  await venue.house.stopCloud();
+  // Each a message of its own, and more of them than may be under way unacknowledged.
+  for (let number = 0; number < 2 * MAX_BATCHES_IN_FLIGHT; number++) await show(north, newCode());
+  const ticket = venue.ticket();
+  await enter(north, ticket);
+  await sleep(500);
+  expect(await show(south, ticket.code)).toMatchObject({ kind: 'refused', words: expect.stringContaining('gate north') });
+  await venue.house.startCloud();
+  await venue.settled();
 });
 
 test('a gate that is restarted with a backlog goes on with its ledger, and sends it', async () => {
