@@ -203,6 +203,25 @@ test('while the cloud is silent new rows still go out, each once, for the other 
   expect(sent.slice(before)).toEqual([2]);
 });
 
+test('an ack out of the blue, as from a cloud that is back, is met by the oldest batch at once; one that answers it is not', async () => {
+  const { desk, outbox, sent, start, acknowledge } = rig({ resendFirstMs: 60_000, resendMaxMs: 60_000 });
+  desk.write(150);
+  start();
+  await vi.advanceTimersByTimeAsync(5_000);
+  expect(sent).toEqual([1, 101]);
+  const before = sent.length;
+  outbox.acknowledged(ack(7, 0));
+  await settle();
+  expect(sent.slice(before)).toEqual([1]);
+  // The cloud could not take it, and says so: that asks for no further one.
+  outbox.acknowledged(ack(7, 0));
+  await settle();
+  expect(sent.slice(before)).toEqual([1]);
+  acknowledge(100);
+  await settle();
+  expect(sent.slice(before)).toEqual([1, 101]);
+});
+
 test('the window does not slide over what the broker has not taken', async () => {
   const { desk, outbox, sent, start, answer } = rig();
   answer({ result: 'refused', code: 135 });

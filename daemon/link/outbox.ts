@@ -172,7 +172,12 @@ export function createOutbox(options: OutboxOptions): Outbox {
       const upto = new Map(ack.epochs.map(({ epoch, upto_seq }) => [epoch, upto_seq]));
       const done = flying.filter(({ epoch, uptoSeq }) => uptoSeq <= (upto.get(epoch) ?? 0));
       const last = done.at(-1);
-      if (last === undefined) return;
+      if (last === undefined) {
+        // Not an answer to what was sent last: the cloud is back from where it was, and need not wait until its silence is over.
+        const oldest = flying[0];
+        if (oldest !== undefined && nowMs() - oldest.sentMs >= SETTLE_MS) probe();
+        return;
+      }
       // After sliding, rows between those in flight are not: begin anew from what the ledger says.
       flying = slid ? [] : flying.filter((batch) => !done.includes(batch));
       slid = false;
