@@ -8,6 +8,8 @@
  * | `open` | direction, units, actor, reason | `{"row": [epoch, seq]}` |
  * | `mode` | mode, direction?, until?, actor, reason | `{}` |
  * | `reset-emergency` | actor, reason | `{}` |
+ * | `selftest` | actor, reason | items: SelftestNews (daemon/gate/selftest.ts); `{"steps": […]}`. Ends early where the client goes |
+ * | `hear` | ports? | endless items: HeardItem. Ports that no reader of the gate has are opened for so long |
  * | `ledger` | after? [epoch, seq], limit? | items: LedgerRow, in order; `{"rows": n}` |
  * | `manifest` | | `{"manifests": […]}` as in GateStatus |
  */
@@ -74,6 +76,9 @@ export interface GateStatus {
 }
 
 export type WatchItem = { readonly status: GateStatus } | { readonly line: RecentLine };
+
+/** Something came from a port: a code (never told), or a fault that keeps the port closed. `reader`: of the gate's own; null: a port that was named. */
+export type HeardItem = { readonly port: string; readonly reader: string | null } | { readonly port: string; readonly fault: string };
 
 export interface LedgerRow {
   readonly epoch: number;

@@ -1,13 +1,15 @@
 /** The calls of the control socket (control-calls.ts lists them), answered from the loop and the desk. */
+import { realpathSync } from 'node:fs';
 import { RowPosition } from '../contract/ids.ts';
 import type { Command } from '../contract/requests.ts';
 import type { GateClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { type CallContext, ControlError, type Handlers } from './control.ts';
-import type { GateStatus, LedgerRow, ManifestStatus, RecentLine, WatchItem } from './control-calls.ts';
+import type { GateStatus, HeardItem, LedgerRow, ManifestStatus, RecentLine, WatchItem } from './control-calls.ts';
+import type { SelftestWatcher } from './gate/selftest.ts';
 import type { ActiveAlert, GateSnapshot, ShownDecision } from './gate/watch.ts';
 import type { Gate } from './gate.ts';
-import type { Desk } from './ports.ts';
+import type { Desk, Reader } from './ports.ts';
 
 /** Lines kept for whoever asks for the status. */
 const MAX_RECENT = 20;
@@ -19,6 +21,10 @@ const STEADY_PERIOD_MS = 5_000;
 const DESK_WAIT_MS = 1_000;
 /** Rows of one `ledger` call; the caller asks again from the last. */
 const MAX_ROWS = 500;
+/** Ports that one `hear` may name; the readers that a gate can have. */
+const MAX_PORTS = 8;
+/** Serial ports, and the pseudo-terminals of software readers. */
+const SERIAL_PORT = /^\/dev\/(tty(ACM|USB|AMA|S)\d+|pts\/\d+)$/;
 
 export interface HandlerParts {
   readonly config: Config;
@@ -27,6 +33,8 @@ export interface HandlerParts {
   readonly gate: Gate;
   readonly board: { describe(): string };
   readonly desk: Desk;
+  /** A reader on a port that the configuration does not name; not opened yet. */
+  readonly openPort: (path: string) => Reader;
   readonly startedAtMs: number;
   /** Resolves when guests can be decided, with how long that took from the process's start, ms. Calls wait for it. */
   readonly ready: Promise<number>;
@@ -75,6 +83,9 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     open: (args) => order('open', args),
     mode: (args) => order('mode', args),
     'reset-emergency': (args) => order('reset-emergency', args),
+    selftest: ({ actor, reason }, { send, gone }) =>
+      obey(parts.gate, 'selftest', {}, actor, reason, { tell: (news) => void send(news), gone: () => gone.aborted }),
+    hear: (args, context) => hear(args, context, parts),
   };
   const whenReady = Object.entries(handlers).map(
     ([name, handler]) =>
@@ -89,13 +100,50 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
   return { close: () => end(), handlers: Object.fromEntries(whenReady) };
 }
 
-async function obey(gate: Gate, command: Command, args: Record<string, unknown>, actor: unknown, reason: unknown): Promise<unknown> {
+async function obey(gate: Gate, command: Command, args: Record<string, unknown>, actor: unknown, reason: unknown, watcher?: SelftestWatcher): Promise<unknown> {
   if (typeof actor !== 'string' || typeof reason !== 'string')
     throw new ControlError('malformed', 'actor and reason are missing', 'both are recorded: give who and why');
-  const result = await gate.command({ command, args, actor, reason });
+  const result = await gate.command({ command, args, actor, reason, ...(watcher && { watcher }) });
   if (result.status === 'ok') return result.data;
   throw new ControlError(result.error.code === 'malformed' ? 'malformed' : result.error.code === 'refused' ? 'refused' : 'failed', result.error.message);
 }
+
+/** Says from which port codes come, never the codes, until the client has gone. Ports of the gate's own readers are heard as they are; others are opened for so long. */
+async function hear(args: Readonly<Record<string, unknown>>, { send, gone }: CallContext, { config, gate, openPort }: HandlerParts): Promise<void> {
+  const ports = Array.isArray(args.ports) ? args.ports : [];
+  if (ports.length > MAX_PORTS || !ports.every((port) => typeof port === 'string' && SERIAL_PORT.test(port)))
+    throw new ControlError('malformed', `ports is a list of at most ${MAX_PORTS} serial ports, such as /dev/ttyACM0`);
+  const own = new Map(config.readers.map(({ name, path }) => [name, realPath(path)]));
+  const item = (news: HeardItem) => void send(news);
+  const end = gate.hear((reader) => item({ port: own.get(reader) ?? '', reader }));
+  const opened = (ports as string[])
+    .filter((port) => ![...own.values()].includes(port))
+    .map((port) => {
+      const reader = openPort(port);
+      reader.open((event) => {
+        if (event.kind === 'frame' || event.kind === 'garbled') item({ port, reader: null });
+        else if (event.kind === 'down') item({ port, fault: `${event.fault.cause}. ${event.fault.hint}` });
+      });
+      return reader;
+    });
+  try {
+    await goneOf(gone);
+  } finally {
+    end();
+    await Promise.all(opened.map((reader) => reader.close()));
+  }
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
+
+const goneOf = (gone: AbortSignal): Promise<void> =>
+  new Promise((resolve) => (gone.aborted ? resolve() : gone.addEventListener('abort', () => resolve(), { once: true })));
 
 /** Runs until the client has gone. */
 async function watch({ send, gone }: CallContext, gate: Gate, status: () => GateStatus, watchers: Set<(line: RecentLine) => void>): Promise<void> {
@@ -115,7 +163,7 @@ async function watch({ send, gone }: CallContext, gate: Gate, status: () => Gate
   });
   const steady = setInterval(tell, STEADY_PERIOD_MS);
   try {
-    await new Promise<void>((resolve) => gone.addEventListener('abort', () => resolve(), { once: true }));
+    await goneOf(gone);
   } finally {
     end();
     watchers.delete(line);

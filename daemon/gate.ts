@@ -15,7 +15,7 @@ import { createNotes } from './gate/notes.ts';
 import { createOutputs } from './gate/outputs.ts';
 import { createPeripherals } from './gate/peripherals.ts';
 import { type HostHealth, healthOf, type Reported, snapshotOf } from './gate/report.ts';
-import { runSelftest } from './gate/selftest.ts';
+import { runSelftest, type SelftestWatcher } from './gate/selftest.ts';
 import { createTally } from './gate/tally.ts';
 import { createTelling } from './gate/telling.ts';
 import type { GateLog, Timers } from './gate/timers.ts';
@@ -61,6 +61,8 @@ export interface Gate {
   state(): GateSnapshot;
   /** Snapshots and decisions as they come; returns the end of it. Throws where MAX_WATCHERS watch already. */
   subscribe(listener: (event: GateEvent) => void): () => void;
+  /** Which reader each code comes from, never the code. Returns the end of it. */
+  hear(listener: (reader: string) => void): () => void;
   /** When the loop last turned, boottime ms: feed the watchdog only where this is recent. */
   lastTurnMs(): number;
   telemetry(): {
@@ -260,7 +262,7 @@ export function createGate(options: GateOptions): Gate {
 
   // ---------------------------------------------------------------- what people see
 
-  async function selftest(): Promise<Record<string, unknown>> {
+  async function selftest(watcher: SelftestWatcher | null): Promise<Record<string, unknown>> {
     if (giveLinesBack !== null) throw new Error('a self-test is running already');
     // Who turns the turnstile now is nobody's passage.
     giveLinesBack = peripherals.borrow(() => undefined);
@@ -272,8 +274,11 @@ export function createGate(options: GateOptions): Gate {
         config,
         timers,
         write: outputs.write,
-        ended: () => lane.fire.latched || closing,
+        readers,
+        ended: () => (lane.fire.latched ? 'by the fire input' : closing ? 'because the gate stops' : null),
         listen: peripherals.borrow,
+        hear: (listener) => peripherals.hear(listener, true),
+        watcher,
       });
       return { steps };
     } finally {
@@ -373,6 +378,7 @@ export function createGate(options: GateOptions): Gate {
     command,
     state: snapshot,
     subscribe: (listener) => watch.subscribe(listener),
+    hear: (listener) => peripherals.hear(listener, false),
     lastTurnMs: () => lastTurnMs,
     telemetry: () => ({ health, stats: () => tally.take(clock.boottimeMs()) }),
   };

@@ -89,7 +89,17 @@ export async function runGate(config: Config): Promise<RunningGate> {
     });
 
     // First of all: it answers to one gate only, so a second one ends here and never touches the lane.
-    const calls = createHandlers({ config, version: version.version, clock, gate, board, desk, startedAtMs, ready: ready.promise });
+    const calls = createHandlers({
+      config,
+      version: version.version,
+      clock,
+      gate,
+      board,
+      desk,
+      openPort: (path) => createSerialReader({ baud: 115_200, frame: 'crlf', ...config.readers[0], name: path, direction: 'in', path }, clock),
+      startedAtMs,
+      ready: ready.promise,
+    });
     const control = createControl({ ...config.control, handlers: calls.handlers, warn: (message, fields) => log.warn(message, fields) });
     await control.open();
     releases.push({

@@ -87,6 +87,7 @@ First steps:
     .action(async (options: CommonOptions) => (await import('./watch.ts')).watch(options));
   operations(root);
   records(root);
+  technician(root);
   return root;
 }
 
@@ -147,6 +148,28 @@ function records(root: Command): void {
     .addOption(socket())
     .addOption(json())
     .action(async (options) => (await import('./status.ts')).manifestShow(options));
+}
+
+/** What is needed once: to set a gate up, to try it, to find what ails it. */
+function technician(root: Command): void {
+  command(root, 'selftest', 'Tries lamps, buzzer, inputs, releases and readers one after the other, and writes a report. The lane must be out of service.', [
+    'stile-gate mode out_of_service --reason commissioning',
+    'stile-gate selftest --reason commissioning --report /root',
+    'stile-gate mode controlled --reason "commissioned"',
+    'stile-gate selftest --check selftest-arena-north-03-20260701T080000Z.json',
+  ])
+    .option('--reason <words>', 'why; it is recorded')
+    .option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)')
+    .option('--report <folder>', 'where the report goes, as .txt and .json', '.')
+    .option('--check <file>', 'moves nothing: says whether this report is as its gate signed it')
+    .addOption(socket())
+    .addOption(json())
+    .action(async (options) => {
+      const { selftest, checkSelftest } = await import('./selftest.ts');
+      if (options.check !== undefined) return checkSelftest(options.check, options);
+      if (options.reason === undefined) throw new CliError(EXIT.usage, '--reason is missing', 'say why: --reason commissioning');
+      return selftest(options);
+    });
 }
 
 /** Runs a command line; answers the exit code. */

@@ -48,7 +48,8 @@ export async function resetEmergency(options: PersonOptions): Promise<void> {
   print(options.json, data, () => 'the emergency is over; the lane is back in its mode');
 }
 
-function actorOf(options: PersonOptions): string {
+/** Who is recorded. Throws CliError 2. */
+export function actorOf(options: { readonly actor?: string }): string {
   const actor = options.actor ?? process.env.SUDO_USER ?? userInfo().username;
   if (!ActorId.safeParse(actor).success)
     throw new CliError(EXIT.usage, `"${actor}" is not a staff id`, 'give --actor with 1 to 64 letters, digits or . _ : @ -');

@@ -9,6 +9,7 @@ import { isIdle, openRefusal } from '../lane/turnstile.ts';
 import { BOTH, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
 import type { Clock, Desk, Uplink } from '../ports.ts';
 import type { Notes } from './notes.ts';
+import type { SelftestWatcher } from './selftest.ts';
 import type { Timers } from './timers.ts';
 
 /** One order. `args` as in contract/requests.ts, checked here once more. */
@@ -19,6 +20,8 @@ export interface GateCommand {
   readonly reason: string;
   /** Of a request from the cloud. */
   readonly transaction?: string;
+  /** Self-test alone: somebody looks on at the lane. */
+  readonly watcher?: SelftestWatcher;
 }
 
 export type CommandResult =
@@ -38,7 +41,7 @@ export interface CommandsOptions {
   readonly timers: Timers;
   readonly refresh: () => Promise<unknown>;
   readonly diagnostics: () => Promise<Record<string, unknown>>;
-  readonly selftest: () => Promise<Record<string, unknown>>;
+  readonly selftest: (watcher: SelftestWatcher | null) => Promise<Record<string, unknown>>;
 }
 
 /** A lane input without its times: the loop adds them. */
@@ -130,7 +133,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     if (!BOTH.every((direction) => effectiveMode(lane(), direction) === 'out_of_service'))
       return refused('a self-test moves the lane: put both directions out of service first (mode out_of_service)');
     if ((await within(override(order))) === null) return failed('the self-test could not be recorded: see the alert disk');
-    return ok(await options.selftest());
+    return ok(await options.selftest(order.watcher ?? null));
   }
 
   async function run(order: GateCommand): Promise<CommandResult> {

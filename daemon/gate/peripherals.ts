@@ -22,6 +22,8 @@ export interface Peripherals {
   around(): void;
   /** Hears the board's inputs too, while the lane hears only fire; returns the end of it. */
   borrow(listener: (event: BoardEvent) => void): () => void;
+  /** Hears which reader a code came from, never the code. `keep`: the lane does not get it. Returns the end of it. */
+  hear(listener: (reader: string) => void, keep: boolean): () => void;
   /** Directions whose sensor lines are not wired: there every grant would come back, so the release counts. */
   unsensed(config: LaneConfig): readonly Direction[];
 }
@@ -42,6 +44,7 @@ export interface PeripheralsOptions {
 export function createPeripherals(options: PeripheralsOptions): Peripherals {
   const { board, readers, alerts, log, lane, dispatch } = options;
   const borrowers = new Set<(event: BoardEvent) => void>();
+  const hearers = new Map<(reader: string) => void, boolean>();
   let good = false;
 
   function boardFailed(fault: Fault): void {
@@ -58,7 +61,11 @@ export function createPeripherals(options: PeripheralsOptions): Peripherals {
   }
 
   function onReader(event: ReaderEvent): void {
-    if (event.kind === 'frame') return dispatch(options.present(event));
+    if (event.kind === 'frame') {
+      for (const hearer of hearers.keys()) hearer(event.reader);
+      if ([...hearers.values()].includes(true)) return;
+      return dispatch(options.present(event));
+    }
     if (event.kind === 'garbled') return dispatch({ kind: 'garbled', direction: event.direction });
     if (event.kind === 'up') alerts.clear(`reader-${event.reader}`);
     else alerts.raise(`reader-${event.reader}`, 'critical', `${event.fault.operation}: ${event.fault.cause}. ${event.fault.hint}`);
@@ -98,6 +105,10 @@ export function createPeripherals(options: PeripheralsOptions): Peripherals {
     borrow(listener) {
       borrowers.add(listener);
       return () => void borrowers.delete(listener);
+    },
+    hear(listener, keep) {
+      hearers.set(listener, keep);
+      return () => void hearers.delete(listener);
     },
     unsensed(config) {
       const wired = (direction: Direction) => (config.sensor === 'beams' ? board.has('beam_a') && board.has('beam_b') : board.has(`passage_${direction}`));

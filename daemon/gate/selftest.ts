@@ -1,6 +1,7 @@
 /**
- * The lane tries itself: lamps and buzzer one after the other, then each release with somebody turning it. Only out of
- * service; fire ends it at once. Says which passage line answered which release, so swapped lines are named.
+ * The lane tries itself: lamps and buzzer one after the other, the inputs at rest, each release with somebody turning it, and,
+ * where somebody looks on, each reader with a code. Only out of service; fire ends it at once. Says which passage line answered
+ * which release and which reader read which code, so swapped lines are named.
  */
 import type { Direction } from '../../contract/ids.ts';
 import type { LaneConfig } from '../lane/config.ts';
@@ -9,6 +10,12 @@ import type { Timers } from './timers.ts';
 
 /** Each lamp and the buzzer are on for so long, ms. */
 const LAMP_MS = 300;
+/** Where somebody looks on: long enough to be seen and named. ms */
+const WATCHED_LAMP_MS = 1_000;
+/** A code is waited for so long, ms. */
+export const CODE_WAIT_MS = 20_000;
+/** How often it is looked whether the code has come, or the test must end, ms. */
+const LOOK_MS = 100;
 const SIGNALS: readonly OutputName[] = ['green_in', 'amber_in', 'red_in', 'green_out', 'amber_out', 'red_out', 'buzzer'];
 const LEVELS: readonly InputName[] = ['passage_in', 'passage_out', 'beam_a', 'beam_b', 'button', 'fire', 'tamper'];
 
@@ -18,58 +25,88 @@ export interface SelftestStep {
   readonly detail: string;
 }
 
+/** What is done now (and what whoever stands there shall do), then how it went. */
+export type SelftestNews = { readonly doing: string; readonly words: string } | { readonly step: SelftestStep };
+
+/** Somebody who looks on. Readers are tried only then: a code is asked for. */
+export interface SelftestWatcher {
+  tell(news: SelftestNews): void;
+  /** Has gone away: the test ends. */
+  gone(): boolean;
+}
+
 export interface SelftestOptions {
   readonly board: Board;
   readonly config: LaneConfig;
   readonly timers: Timers;
+  readonly readers: readonly { readonly name: string; readonly direction: Direction; ok(): boolean }[];
   readonly write: (output: OutputName, active: boolean) => void;
-  /** Fire, or the end of the process: stop moving anything. */
-  readonly ended: () => boolean;
+  /** Fire, or the end of the process: stop moving anything. Why; null: go on. */
+  readonly ended: () => string | null;
   /** The board's inputs while it runs; returns the end of it. */
   readonly listen: (listener: (event: BoardEvent) => void) => () => void;
+  /** Which reader a code came from, while it runs; the lane does not get it. Returns the end of it. */
+  readonly hear: (listener: (reader: string) => void) => () => void;
+  readonly watcher: SelftestWatcher | null;
 }
 
-/** Takes a few seconds a direction. */
+/** Takes a few seconds a direction; with a watcher up to CODE_WAIT_MS more a reader. */
 export async function runSelftest(options: SelftestOptions): Promise<readonly SelftestStep[]> {
-  const { board, timers, write, ended } = options;
-  const wait = (ms: number) => new Promise<void>((resolve) => void timers.after(ms, resolve));
   const steps: SelftestStep[] = [];
-  for (const output of SIGNALS) {
-    if (ended()) return [...steps, { name: 'selftest', result: 'fail', detail: 'ended by the fire input' }];
-    if (!board.has(output)) continue;
-    write(output, true);
-    await wait(LAMP_MS);
-    write(output, false);
-    steps.push({ name: output, result: board.ok() ? 'ok' : 'fail', detail: board.ok() ? 'was on: was it seen or heard?' : 'the board reports a fault' });
-  }
-  for (const input of LEVELS) {
-    if (!board.has(input)) continue;
-    const active = board.read(input);
-    steps.push({
-      name: input,
-      result: active ? 'warn' : 'ok',
-      detail: active ? 'is active while nobody is there: wrong "active" in the configuration, or it is stuck' : 'at rest',
-    });
-  }
-  for (const direction of ['in', 'out'] as const) {
-    if (!board.has(`release_${direction}`)) continue;
-    if (ended()) return [...steps, { name: 'selftest', result: 'fail', detail: 'ended by the fire input' }];
-    steps.push(await tryRelease(options, direction, wait));
+  const tries: readonly (() => Promise<SelftestStep>)[] = [
+    ...SIGNALS.filter((output) => options.board.has(output)).map((output) => () => tryOutput(options, output)),
+    ...LEVELS.filter((input) => options.board.has(input)).map((input) => async () => tryLevel(options, input)),
+    ...(['in', 'out'] as const).filter((direction) => options.board.has(`release_${direction}`)).map((direction) => () => tryRelease(options, direction)),
+    ...(options.watcher === null ? [] : options.readers.map((reader) => () => tryReader(options, reader.name))),
+  ];
+  const add = (step: SelftestStep) => {
+    steps.push(step);
+    options.watcher?.tell({ step });
+  };
+  for (const attempt of tries) {
+    const why = endOf(options);
+    if (why !== null) {
+      add({ name: 'selftest', result: 'fail', detail: `ended ${why}` });
+      break;
+    }
+    add(await attempt());
   }
   return steps;
 }
 
-async function tryRelease(options: SelftestOptions, direction: Direction, wait: (ms: number) => Promise<void>): Promise<SelftestStep> {
-  const { board, config, write, ended } = options;
+const endOf = ({ ended, watcher }: SelftestOptions): string | null => ended() ?? (watcher?.gone() === true ? 'because nobody looks on any more' : null);
+const wait = ({ timers }: SelftestOptions, ms: number) => new Promise<void>((resolve) => void timers.after(ms, resolve));
+
+async function tryOutput(options: SelftestOptions, output: OutputName): Promise<SelftestStep> {
+  const { board, write, watcher } = options;
+  watcher?.tell({ doing: output, words: output === 'buzzer' ? 'the buzzer sounds: is it heard?' : `lamp ${output} is lit: is it the right one?` });
+  write(output, true);
+  await wait(options, watcher === null ? LAMP_MS : WATCHED_LAMP_MS);
+  if (options.ended() === null) write(output, false);
+  return { name: output, result: board.ok() ? 'ok' : 'fail', detail: board.ok() ? 'was on: was it seen or heard?' : 'the board reports a fault' };
+}
+
+function tryLevel({ board }: SelftestOptions, input: InputName): SelftestStep {
+  const active = board.read(input);
+  return {
+    name: input,
+    result: active ? 'warn' : 'ok',
+    detail: active ? 'is active while nobody is there: wrong "active" in the configuration, or it is stuck' : 'at rest',
+  };
+}
+
+async function tryRelease(options: SelftestOptions, direction: Direction): Promise<SelftestStep> {
+  const { board, config, write, ended, watcher } = options;
   const output: OutputName = `release_${direction}`;
   const seen: InputName[] = [];
   const stop = options.listen((event) => {
     if (event.active && (event.input.startsWith('passage') || event.input.startsWith('beam'))) seen.push(event.input);
   });
+  watcher?.tell({ doing: output, words: `direction ${direction} is released: walk through ${direction === 'in' ? 'inwards' : 'outwards'} now` });
   write(output, true);
-  await wait(config.release === 'hold' ? config.passageTimeoutMs : config.pulseMs);
-  if (!ended()) write(output, false);
-  if (config.release === 'pulse' && config.sensor !== 'none') await wait(config.passageTimeoutMs);
+  await wait(options, config.release === 'hold' ? config.passageTimeoutMs : config.pulseMs);
+  if (ended() === null) write(output, false);
+  if (config.release === 'pulse' && config.sensor !== 'none') await wait(options, config.passageTimeoutMs);
   stop();
   const name = output;
   if (!board.ok()) return { name, result: 'fail', detail: 'the board reports a fault' };
@@ -79,4 +116,19 @@ async function tryRelease(options: SelftestOptions, direction: Direction, wait: 
   if (first === undefined) return { name, result: 'warn', detail: `driven; ${expected} saw nobody: turn the turnstile while the test runs, or check the line` };
   if (first === expected) return { name, result: 'ok', detail: `driven; ${expected} saw the passage` };
   return { name, result: 'fail', detail: `driven; ${first} answered instead of ${expected}: the passage lines are swapped` };
+}
+
+async function tryReader(options: SelftestOptions, reader: string): Promise<SelftestStep> {
+  const name = `reader ${reader}`;
+  if (options.readers.some((one) => one.name === reader && !one.ok())) return { name, result: 'fail', detail: 'is not open: see stile-gate doctor' };
+  let from: string | null = null;
+  const stop = options.hear((which) => {
+    from ??= which;
+  });
+  options.watcher?.tell({ doing: name, words: `show any code to the reader ${reader} (within ${CODE_WAIT_MS / 1_000} s)` });
+  for (let waitedMs = 0; from === null && waitedMs < CODE_WAIT_MS && endOf(options) === null; waitedMs += LOOK_MS) await wait(options, LOOK_MS);
+  stop();
+  if (from === reader) return { name, result: 'ok', detail: 'read a code' };
+  if (from !== null) return { name, result: 'fail', detail: `reader ${from} read it instead: the readers are swapped (stile-gate readers assign)` };
+  return { name, result: 'warn', detail: 'no code came: none was shown, or the reader ends its codes otherwise than "frame" says' };
 }
