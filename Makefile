@@ -29,6 +29,9 @@ bundle-cloud: setup ## the same for the cloud's server: dist/cloud-<arch>
 bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for a Pi
 	@node deploy/bundle.ts $(ARCH)
 
+deb: setup ## the gate as a Debian package; ARCH=arm64 for a Pi
+	@deploy/deb $(ARCH)
+
 prove-install: setup ## installer and units in a Debian of their own: at real speed, then emulated arm64 (root, QEMU)
 	@node test/guest/prove.ts native
 	@node test/guest/prove.ts emulated
