@@ -44,6 +44,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
               info: info(),
               log: linkLog,
               peersDropped: () => void sync.gap(),
+              lateAnswer: ({ tickets }) => void desk.remember(tickets),
             });
           },
           (error) => log.error('the uplink could not be loaded: the gate works alone', { error }),

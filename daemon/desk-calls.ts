@@ -21,6 +21,7 @@ export type DeskCall =
   | { readonly name: 'decide'; readonly presentation: Presentation; readonly answer?: 'may_ask' | readonly AskedTicket[] | undefined }
   /** `decision`: id of the call that is given up. */
   | { readonly name: 'abandon'; readonly decision: number }
+  | { readonly name: 'remember'; readonly answers: readonly AskedTicket[] }
   | { readonly name: 'record'; readonly note: Note }
   | { readonly name: 'setFireLatch'; readonly latched: boolean }
   | { readonly name: 'rememberTransaction'; readonly transaction: string; readonly expiresAtMs: number }

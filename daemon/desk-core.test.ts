@@ -24,6 +24,8 @@ import {
   storeFolder,
   ticket,
 } from './desk-fixture.ts';
+import { createLateAnswers, LATE_ANSWER_MS, MAX_LATE_ANSWERS } from './desk-late.ts';
+import { askedTickets } from './desk-lookup.ts';
 import type { Decision, Presentation } from './ports.ts';
 import type { Stamp } from './store/ledger.ts';
 import type { StoreError } from './store/sqlite.ts';
@@ -288,6 +290,43 @@ test('the cloud is asked before an unknown code is decided, and its answer is fa
   expect(reasonOf(used)).toBe('already_redeemed');
   expect(reasonOf(desk.core.decide(3, presentation, desk.stamp(), () => 0, answer([])) as Decision)).toBe('first_entry');
   expect(reasonOf(desk.core.decide(4, show(newCode(), desk.nowMs), desk.stamp(), () => 0, []) as Decision)).toBe('invalid');
+});
+
+test('a late answer is no more than an answer: a manifest or a change of rights goes before it, and it does not last', async () => {
+  const { desk, signer } = await setUp({ tickets: [] });
+  const [code, revoked] = [newCode(), newCode()];
+  const asked = (of: string, found: Partial<AskedTicket> = {}): AskedTicket => ({
+    ...(askedTickets([{ event_id: EVENT, overlay_version: 1, ticket: ticket(of), usage: [] }])[0] as AskedTicket),
+    ...found,
+  });
+  const verdicts = (...codes: string[]) => codes.map((one) => reasonOf(desk.decide(one)));
+
+  desk.core.remember([asked(code, { found: 'canceled' }), asked(revoked)], desk.stamp());
+  expect(verdicts(code, revoked)).toEqual(['canceled', 'first_entry']);
+  // After its time the code is unknown again.
+  desk.nowMs += LATE_ANSWER_MS;
+  expect(verdicts(code, revoked)).toEqual(['invalid', 'invalid']);
+  // A change of rights goes before what was answered, and forgets the rest.
+  desk.core.remember([asked(code), asked(revoked)], desk.stamp());
+  expect(
+    desk.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf(revoked), ticket_id: null, removed: true, reason: 'revoked' }]), desk.stamp()),
+  ).toMatchObject({
+    ok: true,
+  });
+  expect(verdicts(code, revoked)).toEqual(['invalid', 'revoked']);
+  desk.core.remember([asked(revoked)], desk.stamp());
+  expect(verdicts(revoked)).toEqual(['revoked']);
+  // An event that must not be asked for has no answers either.
+  await desk.install({ version: 3, tickets: [], policies: { event: { unknown: 'refuse' } } });
+  desk.core.remember([asked(code)], desk.stamp());
+  expect(verdicts(code)).toEqual(['invalid']);
+});
+
+test('of late answers the oldest give way', () => {
+  const late = createLateAnswers();
+  const answers = Array.from({ length: MAX_LATE_ANSWERS + 1 }, (_, n): AskedTicket => ({ eventId: EVENT, ticketRef: `r${n}`, found: 'revoked', usage: [] }));
+  late.keep(answers, 0);
+  expect([late.find(EVENT, 'r0', 1), late.find(EVENT, 'r1', 1), late.find('other', 'r1', 1)]).toEqual([null, answers[1], null]);
 });
 
 test('abandoned, then granted after all: returned before the next decision', async () => {

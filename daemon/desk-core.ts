@@ -14,6 +14,7 @@ import { readCode, recogniseCode } from '../rules/code.ts';
 import type { PlaceFacts } from '../rules/facts.ts';
 import { DEFAULT_POLICY, type EventPolicies, effectivePolicy, type Policy, readPolicies } from '../rules/policy.ts';
 import { type AskedTicket, type Gathered, gatherFacts } from './desk-facts.ts';
+import { createLateAnswers } from './desk-late.ts';
 import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './desk-parts.ts';
 import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
 import { createKeyring, type Keyring } from './keys.ts';
@@ -47,6 +48,8 @@ export interface DeskCore {
   /** `answer`: undefined: never ask; `may_ask`: a Question may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did not answer). */
   decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly AskedTicket[]): Decision | Question;
   abandon(id: number, stamp: Stamp): void;
+  /** The cloud's answer that came after its decision: for the guest's next try. */
+  remember(answers: readonly AskedTicket[], stamp: Stamp): void;
   record(note: Note, stamp: Stamp): RowPosition;
   setFireLatch(latched: boolean): void;
   rememberTransaction(transaction: string, expiresAtMs: number, stamp: Stamp): boolean;
@@ -93,6 +96,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
   const policies = new Map<string, Policy>();
   /** Grants by the id of their decision, for `abandon`. */
   const grants = new Map<number, AppendedRow>();
+  const lateAnswers = createLateAnswers();
   /** Grants whose guest was told no: returned before the next decision. */
   const owed: AppendedRow[] = [];
 
@@ -169,6 +173,8 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
           usage: parts.usage,
           verify: keyring.verifyBytes,
           keyNowMs: stamp.trusted ? nowMs : null,
+          // Only where the policy asks at all: what may not be asked may not be remembered either.
+          late: (event, ref) => (policyOf(event, null).unknown === 'ask' ? lateAnswers.find(event.eventId, ref, stamp.boottimeMs) : null),
           inside: () => null,
         },
         typeof answer === 'object' ? answer : null,
@@ -213,6 +219,9 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
       grants.delete(id);
       owed.push(row);
       settleOwed(stamp);
+    },
+    remember(answers, stamp) {
+      lateAnswers.keep(answers, stamp.boottimeMs);
     },
     record(note, stamp) {
       const body = noteRow(parts.ledger, note);
@@ -284,11 +293,14 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
       latest.stamp = stamp;
       const result = await parts.manifests.install(file, wanted);
       policies.clear();
+      // What was answered before may not be true any more: the cloud is asked again.
+      lateAnswers.clear();
       if (parts.ledger.meta('usage_lost') === '1') lost = true;
       return result;
     },
     applyOverlay(payload, stamp) {
       latest.stamp = stamp;
+      lateAnswers.clear();
       return parts.manifests.applyOverlay(payload);
     },
     want(payload, stamp) {

@@ -31,6 +31,8 @@ export interface FactsSources {
   readonly verify: VerifySignature;
   /** Unix ms by which a signing key's end is judged; null: the clock is not trusted. */
   readonly keyNowMs: number | null;
+  /** A cloud's answer that came too late for an earlier try; null: none. Asked only where nothing else knows the code. */
+  readonly late: (event: EventManifest, ticketRef: string) => AskedTicket | null;
   /** People inside, where an occupancy rule is in force. */
   readonly inside: (event: EventManifest) => number | null;
 }
@@ -132,12 +134,17 @@ function findIn(
     form.form === 'opaque' &&
     form.lookupText === ticket.ticketId &&
     file.head.keys.some((one) => one.use === 'code');
+  const said = ({ found, usage }: AskedTicket) => {
+    if (bareId(found)) return { ref, what: null };
+    return { ref, what: typeof found === 'string' ? found : { event, ticket: found, medium, snapshot: usage } };
+  };
   const answer = asked?.find((one) => one.eventId === eventId && one.ticketRef === ref);
-  if (answer !== undefined && bareId(answer.found)) return { ref, what: null };
-  if (answer !== undefined)
-    return { ref, what: typeof answer.found === 'string' ? answer.found : { event, ticket: answer.found, medium, snapshot: answer.usage } };
+  if (answer !== undefined) return said(answer);
   if (overlay === null && file.revoked(ref)) return { ref, what: 'revoked' };
-  const ticket = overlay?.ticket ?? file.find(key) ?? (signed ? ticketFromSignature(form as SignedForm, eventId, ref) : null);
+  const held = overlay?.ticket ?? file.find(key);
+  const late = held === null ? sources.late(event, ref) : null;
+  if (late !== null) return said(late);
+  const ticket = held ?? (signed ? ticketFromSignature(form as SignedForm, eventId, ref) : null);
   if (bareId(ticket)) return { ref, what: null };
   return { ref, what: ticket === null ? null : { event, ticket, medium, snapshot: null } };
 }

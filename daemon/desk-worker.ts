@@ -198,6 +198,8 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
     }
     case 'abandon':
       return core.abandon(call.decision, stamp);
+    case 'remember':
+      return core.remember(call.answers, stamp);
     case 'record':
       return core.record(call.note, stamp);
     case 'setFireLatch':

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { RowPosition } from '../contract/ids.ts';
 import { LedgerEntry, LedgerMessage } from '../contract/ledger.ts';
+import type { LookupAnswer } from '../contract/manifest.ts';
 import { createDesk, type DeskOptions } from './desk.ts';
 import { BOOT_WALL_MS, createSigner, EVENT, GATE, makeManifest, newCode, refOf, show, storeFolder, ticket } from './desk-fixture.ts';
 import type { Clock, Desk } from './ports.ts';
@@ -121,6 +122,26 @@ test('an unknown code at a gate that is online is asked of the cloud; offline, o
   expect(await desk.decide(show(sold, clock.now, { online: true }))).toMatchObject({ ticketRef: refOf(sold), verdict: { kind: 'grant' } });
   expect((await desk.decide(show(lost, clock.now, { online: true }))).verdict).toMatchObject({ kind: 'refusal', reason: 'invalid' });
   expect(asked).toEqual([refOf(sold), refOf(lost)]);
+});
+
+test("an answer that comes too late is there for the guest's next try, online or not", async () => {
+  const sold = newCode();
+  const { promise, resolve } = Promise.withResolvers<LookupAnswer['tickets'] | null>();
+  let asked = 0;
+  const { desk, clock } = await deskWith([newCode()], {
+    lookup: () => {
+      asked++;
+      return promise;
+    },
+  });
+  expect((await desk.decide(show(sold, clock.now, { online: true }))).verdict).toMatchObject({ kind: 'refusal', reason: 'invalid' });
+  resolve([{ event_id: EVENT, overlay_version: 2, ticket: ticket(sold), usage: [] }]);
+  await promise;
+  clock.now += 5_000;
+  expect(await desk.decide(show(sold, clock.now))).toMatchObject({ ticketRef: refOf(sold), verdict: { kind: 'grant', type: 'first_entry' } });
+  clock.now += 20_000;
+  expect((await desk.decide(show(sold, clock.now))).verdict).toMatchObject({ kind: 'refusal', reason: 'already_redeemed' });
+  expect(asked).toBe(1);
 });
 
 test('a manifest is installed while guests are decided, and switched to between two of them', { timeout: 30_000 }, async () => {

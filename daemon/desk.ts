@@ -47,7 +47,12 @@ interface Waiting {
   readonly reject: (error: DeskError) => void;
 }
 
-export function createDesk(options: DeskOptions): Desk {
+export interface GateDesk extends Desk {
+  /** An answer to an earlier `lookup` that came after its budget: the same guest's next try finds it. Never rejects. */
+  remember(answer: LookupAnswer['tickets']): Promise<void>;
+}
+
+export function createDesk(options: DeskOptions): GateDesk {
   const { clock, notice = () => {}, lookup } = options;
   const workerUrl = options.workerUrl ?? new URL('./desk-worker.ts', import.meta.url);
   const waiting = new Map<number, Waiting>();
@@ -132,6 +137,11 @@ export function createDesk(options: DeskOptions): Desk {
       if (abandoned.has(presentation) && worker !== null) post(worker, { name: 'abandon', decision: id });
     });
 
+  const remember = async (answer: LookupAnswer['tickets']): Promise<void> => {
+    // Without a worker nothing is open, and nobody waits for it.
+    if (worker !== null && answer.length > 0) await call<void>({ name: 'remember', answers: askedTickets(answer) }).catch(() => undefined);
+  };
+
   return {
     open: () => call<DeskStatus>({ name: 'open' }),
     async close() {
@@ -152,7 +162,15 @@ export function createDesk(options: DeskOptions): Desk {
       if (lookup === undefined || !presentation.online) return (await decideWith(presentation)) as Decision;
       const first = await decideWith(presentation, 'may_ask');
       if (!('ask' in first)) return first;
-      const answer = await within(lookup(first.ask), LOOKUP_BUDGET_MS);
+      const asked = lookup(first.ask);
+      const answer = await within(asked, LOOKUP_BUDGET_MS);
+      if (answer === null)
+        asked.then(
+          (late) => {
+            if (late !== null) void remember(late);
+          },
+          () => undefined,
+        );
       return (await decideWith(presentation, answer === null ? [] : askedTickets(answer))) as Decision;
     },
     abandon(presentation) {
@@ -160,6 +178,7 @@ export function createDesk(options: DeskOptions): Desk {
       const id = deciding.get(presentation);
       if (id !== undefined && worker !== null) post(worker, { name: 'abandon', decision: id });
     },
+    remember,
     record: (note) => call({ name: 'record', note }),
     setFireLatch: (latched) => call({ name: 'setFireLatch', latched }),
     rememberTransaction: (transaction, expiresAtMs) => call({ name: 'rememberTransaction', transaction, expiresAtMs }),
