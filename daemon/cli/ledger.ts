@@ -1,8 +1,9 @@
 /** ledger ls, verify, export: the record, read through the running gate a page at a time. */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import type { Writable } from 'node:stream';
 import { entryHash, firstPredecessor } from '../../contract/chain.ts';
-import { MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { GateStatus, LedgerRow } from '../control-calls.ts';
 import type { GateClient } from './client.ts';
 import { CliError, EXIT, print } from './exit.ts';
@@ -12,6 +13,8 @@ import { clockTime, columns, plural } from './words.ts';
 
 /** Rows asked for at once: the gate's bound. */
 const PAGE_ROWS = 500;
+/** Of a ledger message, beside its entries. */
+const ENVELOPE_BYTES = 512;
 
 /** Every kept row in order. */
 async function* allRows(gate: GateClient, after: readonly [number, number] | null = null): AsyncGenerator<LedgerRow> {
@@ -123,21 +126,33 @@ export async function verify(options: CommonOptions): Promise<void> {
   }
 }
 
-export async function exportRows(options: CommonOptions): Promise<void> {
+export async function exportRows(options: CommonOptions & { readonly store?: string }): Promise<void> {
+  if (options.store !== undefined) return (await import('./recover.ts')).exportCard(options.store, options);
   await withGate(options, async (gate) => {
     const { gate: name } = await gate.call<GateStatus>('status');
-    let entries: LedgerRow['entry'][] = [];
-    let epoch = 0;
-    const write = async () => {
-      if (entries.length > 0 && !process.stdout.write(`${JSON.stringify({ schema: SCHEMA_VERSION, gate: name, epoch, entries })}\n`))
-        await once(process.stdout, 'drain');
-      entries = [];
-    };
-    for await (const row of allRows(gate)) {
-      if (row.epoch !== epoch || entries.length >= MAX_LEDGER_ENTRIES) await write();
-      epoch = row.epoch;
-      entries.push(row.entry);
-    }
-    await write();
+    await writeMessages(name, allRows(gate), process.stdout);
   });
+}
+
+/** Rows as ledger messages, one a line, as `stile-cloud import --ledger` takes them; waits where the reader of it is slow. Answers how many rows. */
+export async function writeMessages(gate: string, rows: AsyncIterable<LedgerRow> | Iterable<LedgerRow>, to: Writable): Promise<number> {
+  let entries: LedgerRow['entry'][] = [];
+  let bytes = 0;
+  let epoch = 0;
+  let count = 0;
+  const write = async () => {
+    if (entries.length > 0 && !to.write(`${JSON.stringify({ schema: SCHEMA_VERSION, gate, epoch, entries })}\n`)) await once(to, 'drain');
+    entries = [];
+    bytes = 0;
+  };
+  for await (const row of rows) {
+    const size = Buffer.byteLength(JSON.stringify(row.entry)) + 1;
+    if (row.epoch !== epoch || entries.length >= MAX_LEDGER_ENTRIES || bytes + size > MAX_PAYLOAD_BYTES - ENVELOPE_BYTES) await write();
+    epoch = row.epoch;
+    entries.push(row.entry);
+    bytes += size;
+    count++;
+  }
+  await write();
+  return count;
 }

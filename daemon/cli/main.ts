@@ -140,9 +140,24 @@ function records(root: Command): void {
     .action(async (options) => (await import('./ledger.ts')).verify(options));
   command(ledger, 'export', 'Writes every kept row as ledger messages, one JSON object a line; stile-cloud import --ledger takes it.', [
     'stile-gate ledger export > north-03.jsonl',
+    "stile-gate ledger export --store /mnt/card/var/lib/stile > north-03.jsonl    (a dead gate's card; nothing on it changes)",
   ])
+    .option('--store <folder>', "read this store folder instead of the running gate's record")
+    .option('--gate <site/gate>', 'with --store: whose it is, where the card cannot say it')
     .addOption(socket())
     .action(async (options) => (await import('./ledger.ts')).exportRows(options));
+  command(ledger, 'recover', 'Lists databases that were set aside as damaged, says what is in them, and exports what can be read. Changes nothing.', [
+    'stile-gate ledger recover',
+    'stile-gate ledger recover --export saved.jsonl    (then: stile-cloud import --ledger saved.jsonl)',
+    'stile-gate ledger recover ledger.damaged-20260701T080000-123Z.sqlite --export saved.jsonl --unacknowledged',
+  ])
+    .argument('[files...]', 'only these of them')
+    .option('--store <folder>', 'the folder to look in (default: store.path)')
+    .option('--export <file>', 'write their readable rows there; rows that the cloud has already are no harm')
+    .option('--unacknowledged', 'export only rows that the cloud had not acknowledged, as far as they knew')
+    .option('--gate <site/gate>', 'whose they are, where they cannot say it')
+    .addOption(json())
+    .action(async (files: string[], options) => (await import('./recover.ts')).recover(files, options));
   const manifest = root.command('manifest').description('Reads what this gate knows of the tickets.');
   command(manifest, 'show', 'Says which events this gate admits for, and how old its tickets are.', ['stile-gate manifest show'])
     .addOption(socket())
