@@ -15,6 +15,7 @@ import type { PlaceFacts } from '../rules/facts.ts';
 import { DEFAULT_POLICY, type EventPolicies, effectivePolicy, type Policy, readPolicies } from '../rules/policy.ts';
 import { type AskedTicket, type Gathered, gatherFacts } from './desk-facts.ts';
 import { createLateAnswers } from './desk-late.ts';
+import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy } from './desk-occupancy.ts';
 import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './desk-parts.ts';
 import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
 import { createKeyring, type Keyring } from './keys.ts';
@@ -100,9 +101,17 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
   /** Grants whose guest was told no: returned before the next decision. */
   const owed: AppendedRow[] = [];
 
+  /** Who is inside, of the parts as they are now. */
+  const countPeople = () => {
+    const made = createOccupancy({ gate: options.gate, ...parts });
+    for (let left = COUNT_AT_OPEN_TICKETS; left > 0 && made.step(COUNT_STEP_TICKETS); ) left -= COUNT_STEP_TICKETS;
+    return made;
+  };
+  let occupancy = countPeople();
+
   const write = (bodies: readonly RowBody[], stamp: Stamp, also?: () => void): readonly AppendedRow[] => {
     const rows = parts.ledger.append(bodies, stamp, also);
-    for (const row of rows) parts.usage.applyOwn(row.position[0], row.entry);
+    for (const { position, entry } of rows) occupancy.taking(options.gate, position[0], [entry], () => parts.usage.applyOwn(position[0], entry));
     try {
       parts.ledger.tidy('busy');
       if (parts.usage.dirty() >= MAX_DIRTY_GRANTS) parts.usage.flush();
@@ -175,7 +184,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
           keyNowMs: stamp.trusted ? nowMs : null,
           // Only where the policy asks at all: what may not be asked may not be remembered either.
           late: (event, ref) => (policyOf(event, null).unknown === 'ask' ? lateAnswers.find(event.eventId, ref, stamp.boottimeMs) : null),
-          inside: () => null,
+          inside: occupancy.inside,
         },
         typeof answer === 'object' ? answer : null,
       );
@@ -273,7 +282,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
       const { gate, epoch, entries } = parsed.value;
       const [site] = options.gate.split('/');
       if (!gate.startsWith(`${site}/`) || (gate === options.gate && epoch >= parts.ledger.epoch())) return { applied: 0, gap: false };
-      return parts.usage.applyPeer(gate, epoch, entries);
+      return occupancy.taking(gate, epoch, entries, () => parts.usage.applyPeer(gate, epoch, entries));
     },
     vector() {
       const vector = parts.usage.vector();
@@ -313,6 +322,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
         usage.flush();
         return true;
       }
+      if (occupancy.step(COUNT_STEP_TICKETS)) return true;
       if (ledger.verifySome(VERIFY_STEP_ROWS)) return true;
       if (!quiet) return false;
       outbox.flush();
@@ -364,6 +374,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
         parts = await rebuild(options, keyring, latest, error);
       }
       lost = parts.ledger.meta('usage_lost') === '1';
+      occupancy = countPeople();
       policies.clear();
       grants.clear();
     },

@@ -27,6 +27,8 @@ export interface ManifestFile {
   readonly expiresAtMs: number;
   find(ref: Buffer): TicketFacts | null;
   usageOf(ref: Buffer): readonly SnapshotEntry[];
+  /** Refs (hex) of used tickets above this one, in order, at most `limit`. */
+  usedRefs(after: Buffer, limit: number): readonly string[];
   /** Tickets in the file, counted a range at a time. */
   count(): Promise<number>;
   /** Is this ref among the revoked or blocked signed codes? */
@@ -87,6 +89,7 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
     'SELECT id, tier, zone, status, max_scans, units, valid_from_ms, valid_until_ms, vip, note FROM tickets WHERE ref = ?',
   );
   const used = db.prepare<[Buffer], UsageRow>('SELECT gate, epoch, seq, at_ms, direction, units, outcome FROM usage WHERE ref = ? ORDER BY gate, epoch, seq');
+  const usedAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM usage WHERE ref > ? ORDER BY ref LIMIT ?');
   const range = db.prepare<[Buffer, Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ? AND ref < ?');
   const last = db.prepare<[Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ?');
 
@@ -141,6 +144,7 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
             units: row.units,
             outcome: row.outcome,
           })),
+    usedRefs: (after, limit) => (!anyUsed ? [] : read(() => usedAfter.all(after, limit)).map(({ ref }) => ref.toString('hex'))),
     async count() {
       let sum = 0;
       for (let first = 0; first < COUNT_RANGES; first++) {

@@ -31,6 +31,10 @@ export interface Totals {
 export interface UsageStore {
   /** Every grant of a ticket that rows tell of, covered by a manifest or not. */
   ofTicket(ticketRef: string): readonly GrantState[];
+  /** The ticket that a row says something about, by its ref; null: none, or it is not known yet. */
+  ticketOf(ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): string | null;
+  /** Refs (hex) of written tickets above this one, in order, at most `limit`. */
+  refs(after: Buffer, limit: number): readonly string[];
   /** Takes in one row of the gate's own ledger, in order. Never fails. */
   applyOwn(epoch: number, entry: Readonly<Record<string, unknown>>): void;
   /** Takes in rows of another ledger (or of an own epoch that was lost). Rows met before change nothing. `gap`: rows are missing before the last of these. */
@@ -94,6 +98,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     'INSERT INTO seen (gate, epoch, seq, base, reach, high) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, base = excluded.base, reach = excluded.reach, high = excluded.high',
   );
   const putTotal = db.prepare<[string, number]>('INSERT INTO totals (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
+  const refsAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM grants WHERE ref > ? ORDER BY ref LIMIT ?');
   const page = db.prepare<[string, number, number, string, number, number, number], Row>(
     'SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ?',
   );
@@ -209,6 +214,12 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
         return found;
       });
     },
+    ticketOf(ledger, epoch, entry) {
+      const state = readRow(ledger, epoch, entry);
+      if (state === null || state.ticketRef !== null) return state?.ticketRef ?? null;
+      return dirty.get(keyText(state))?.ticketRef ?? read(() => stored(state))?.ticketRef ?? null;
+    },
+    refs: (after, limit) => read(() => refsAfter.all(after, limit)).map(({ ref }) => ref.toString('hex')),
     applyOwn(epoch, entry) {
       const at = seenOf(own, epoch);
       const seq = entry['seq'] as number;
