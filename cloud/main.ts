@@ -7,6 +7,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { TOPIC_ROOT } from '../contract/topics.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from './broker.ts';
+import { createVerify } from './code-signatures.ts';
 import type { CloudConfig } from './config.ts';
 import { createDatabase, type Database } from './database.ts';
 import { openAuthority } from './devices/certificates.ts';
@@ -20,6 +21,7 @@ import type { Log } from './log.ts';
 import { lookUp } from './manifest/lookup.ts';
 import { createOutbox, type Outbox } from './manifest/outbox.ts';
 import { registerManifestRoutes } from './manifest/routes.ts';
+import { eventRights, ticketRight } from './manifest/scan-rights.ts';
 import { openRegisteredSigner, type RegisteredSigner } from './manifest/signing-keys.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { migrationFiles } from './migrate.ts';
@@ -28,6 +30,7 @@ import { acksFor } from './reconcile/acknowledge.ts';
 import { markPublished, unpublishedCloudRows } from './reconcile/cloud-ledger.ts';
 import { registerAccountRoutes } from './reconcile/routes.ts';
 import { readRow, reconcile } from './reconcile/rows.ts';
+import { registerScanRoutes } from './reconcile/scan-routes.ts';
 import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
 
@@ -176,6 +179,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys });
   registerTicketRoutes(app, { database });
   registerAccountRoutes(app, { database });
+  registerScanRoutes(app, { database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
   return app;
 }
 

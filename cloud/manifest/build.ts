@@ -10,6 +10,7 @@ import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { ManifestHead, ManifestTicket, PublicKey, UsageEntry } from '../../contract/manifest.ts';
 import type { EventPolicies } from '../../rules/policy.ts';
 import type { Database, DatabaseClient } from '../database.ts';
+import { codeKeys } from './code-keys.ts';
 import { manifestTicket, TICKET_COLUMNS, type TicketRow } from './rights.ts';
 import { createManifestFile, type ManifestFile } from './sqlite-file.ts';
 
@@ -36,7 +37,7 @@ export interface BuiltManifest {
 export interface BuildOptions {
   readonly database: Database;
   readonly readUsage: ReadUsage;
-  /** Travel in the manifest: manifest keys and, later, keys of signed codes. */
+  /** Manifest keys; they travel in the manifest, with the event's keys of signed codes. */
   readonly keys: readonly PublicKey[];
   readonly ttlHours: number;
 }
@@ -109,7 +110,7 @@ async function fill(file: ManifestFile, client: DatabaseClient, options: BuildOp
     time_zone: event.time_zone,
     salt: event.salt.toString('hex'),
     policies: await gatePolicies(client, event),
-    keys: [...options.keys],
+    keys: [...options.keys, ...(await codeKeys(client, eventId))],
     revoked: { version: event.version, refs: await revokedRefs(client, eventId) },
     ticket_count: count,
     upto,

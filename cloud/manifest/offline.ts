@@ -4,6 +4,7 @@ import type { LedgerVector } from '../../contract/ids.ts';
 import type { OfflineManifest, OfflineTicket, PublicKey } from '../../contract/manifest.ts';
 import type { DatabaseClient } from '../database.ts';
 import { type EventRow, gatePolicies, type ReadUsage, revokedRefs } from './build.ts';
+import { codeKeys } from './code-keys.ts';
 import { overlayChain, readChanges } from './publish.ts';
 import { manifestTicket, rightOf, TICKET_COLUMNS, type TicketRow, type TombstoneRow } from './rights.ts';
 import type { Signer } from './signing.ts';
@@ -47,7 +48,7 @@ export async function wholeManifest(client: DatabaseClient, options: OfflineOpti
     salt: event.salt.toString('hex'),
     upto,
     usage: [...usage],
-    keys: [...options.keys],
+    keys: [...options.keys, ...(await codeKeys(client, event.event_id))],
     revoked: { version: event.version, refs: await revokedRefs(client, event.event_id) },
   });
 }

@@ -16,7 +16,7 @@ export interface AppendOptions {
   readonly atMs?: number;
   /** How sure that is, in ms either way. Default 0. */
   readonly boundMs?: number;
-  /** Whose clock that was: rows of one clock share one bound, the smallest. Default `cloud`; a scanner's: `device:<name>`. */
+  /** Whose clock that was: rows of one clock share one bound, the smallest. Default `cloud`; a scanner's: its name, `<site>/<device>`. */
   readonly bootId?: string;
 }
 
@@ -27,8 +27,10 @@ export interface Appended {
   readonly reconciled: Reconciled;
 }
 
+export type NewCloudEntry = CloudEntry & { readonly at?: AppendOptions };
+
 /** Rows of the cloud in one call. */
-const MAX_APPENDED_ROWS = 10_000;
+export const MAX_APPENDED_ROWS = 10_000;
 
 /**
  * Appends rows to `<site>/cloud` and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after
@@ -37,7 +39,8 @@ const MAX_APPENDED_ROWS = 10_000;
 export async function appendCloudRows(
   client: DatabaseClient,
   site: string,
-  entries: readonly (CloudEntry & { readonly at?: AppendOptions })[],
+  /** A function is told the row's own place, to name one that was appended just before it. */
+  entries: readonly (NewCloudEntry | ((place: readonly [epoch: number, seq: number]) => NewCloudEntry))[],
   options: AppendOptions = {},
 ): Promise<Appended> {
   if (entries.length > MAX_APPENDED_ROWS) throw new RangeError(`${entries.length} rows, at most ${MAX_APPENDED_ROWS} in one call`);
@@ -45,7 +48,8 @@ export async function appendCloudRows(
   const { epoch, seq, hash } = await lockTail(client, ledger, site);
   const rows: LedgerRow[] = [];
   let previous = hash ?? firstPredecessor(sha256, ledger, epoch);
-  for (const [index, { at, ...entry }] of entries.entries()) {
+  for (const [index, given] of entries.entries()) {
+    const { at, ...entry } = typeof given === 'function' ? given([epoch, seq + index + 1]) : given;
     const when = { ...options, ...at };
     const atMs = Math.max(0, when.atMs ?? Date.now());
     const row: Record<string, unknown> = {
@@ -67,10 +71,16 @@ export async function appendCloudRows(
   return { ledger, epoch, rows, reconciled: await reconcile(client, rows) };
 }
 
-/** Locks the ledger (making it where there is none) and answers its last row; a first epoch is named after the clock, as a gate's. */
-async function lockTail(client: DatabaseClient, ledger: string, site: string): Promise<{ epoch: number; seq: number; hash: string | null }> {
+/** Holds the site's cloud ledger until the transaction ends (making it where there is none): the first lock of whoever appends and must look before. */
+export async function lockCloudLedger(client: DatabaseClient, site: string): Promise<void> {
+  const ledger = `${site}/${CLOUD_GATE}`;
   await client.query('INSERT INTO ledgers (tenant_id, gate, site_id) VALUES (current_tenant_id(), $1, $2) ON CONFLICT DO NOTHING', [ledger, site]);
   await client.query('SELECT 1 FROM ledgers WHERE tenant_id = current_tenant_id() AND gate = $1 FOR UPDATE', [ledger]);
+}
+
+/** Locks the ledger and answers its last row; a first epoch is named after the clock, as a gate's. */
+async function lockTail(client: DatabaseClient, ledger: string, site: string): Promise<{ epoch: number; seq: number; hash: string | null }> {
+  await lockCloudLedger(client, site);
   const { rows } = await client.query<{ epoch: number; seq: number; hash: string | null }>(
     `SELECT e.epoch, e.upto_seq AS seq, (SELECT encode(r.hash, 'hex') FROM ledger_rows r WHERE r.tenant_id = e.tenant_id AND r.gate = e.gate AND r.epoch = e.epoch AND r.seq = e.upto_seq) AS hash
      FROM ledger_epochs e WHERE e.tenant_id = current_tenant_id() AND e.gate = $1 ORDER BY e.epoch DESC LIMIT 1`,

@@ -1,0 +1,242 @@
+import { generateKeyPairSync, sign } from 'node:crypto';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { entryHash } from '../../contract/chain.ts';
+import { ScanResponse } from '../../contract/http.ts';
+import { encodeSigned } from '../../rules/signed.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
+import { testLedger } from '../../test/ledgers.ts';
+import { createVerify } from '../code-signatures.ts';
+import type { DatabaseClient } from '../database.ts';
+import { newToken, OPERATOR_TOKEN_PREFIX, renewToken } from '../devices/assignment.ts';
+import { createIdentify } from '../devices/identity.ts';
+import { type App, createHttp } from '../http.ts';
+import { SILENT } from '../log.ts';
+import { addCodeKey, revokeCodeKey } from '../manifest/code-keys.ts';
+import { eventRights, ticketRight } from '../manifest/scan-rights.ts';
+import { createMetrics } from '../metrics.ts';
+import { applyAction } from '../tickets/actions.ts';
+import { lockEvent, writeTickets } from '../tickets/write.ts';
+import { unpublishedCloudRows } from './cloud-ledger.ts';
+import { reconcile, sha256 } from './rows.ts';
+import { refOf } from './scan-facts.ts';
+import { registerScanRoutes } from './scan-routes.ts';
+
+let fresh: FreshDatabase;
+let venue: Venue;
+let app: App;
+let tokens: string[];
+let operator: string;
+beforeAll(async () => {
+  fresh = await freshDatabase();
+  venue = await makeVenue(fresh.url, { tickets: 40, gates: ['scanner-1', 'scanner-2', 'north', 'idle'], policies: { event: { duplicate_window_s: 0 } } });
+  const made = newToken(OPERATOR_TOKEN_PREFIX);
+  operator = made.token;
+  tokens = (await fresh.database.withTenant(venue.tenantId, async (client) => {
+    await client.query("INSERT INTO operator_tokens (tenant_id, token_sha256, name, actor) VALUES ($1, $2, 'anna', 's-17')", [venue.tenantId, made.sha256]);
+    await client.query('DELETE FROM gate_assignments WHERE gate = $1', [venue.gates[3]]);
+    return [
+      await renewToken(client, venue.gates[0] as string),
+      await renewToken(client, venue.gates[1] as string),
+      await renewToken(client, venue.gates[3] as string),
+    ];
+  })) as string[];
+  app = await createHttp({
+    log: SILENT,
+    metrics: createMetrics(),
+    version: '0',
+    identify: createIdentify(fresh.database),
+    readiness: async () => ({}),
+    deviceNameHeader: null,
+    ratePerMinute: 100_000,
+  });
+  registerScanRoutes(app, { database: fresh.database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
+});
+afterAll(async () => {
+  await app.close();
+  await fresh.drop();
+});
+
+const inTenant = <T>(work: (client: DatabaseClient) => Promise<T>): Promise<T> => fresh.database.withTenant(venue.tenantId, work);
+const ask = async <T>(sql: string, values: readonly unknown[] = []) =>
+  (await fresh.database.withTenant(venue.tenantId, (client) => client.query<T>(sql, values))).rows;
+const ticket = (n: number) => venue.tickets[n - 1] as TestTicket;
+let scans = 0;
+/** As scanner-1, in its own name, with a scan_id of its own. */
+const scan = async (body: object, token = tokens[0]) => {
+  const response = await app.inject({
+    method: 'POST',
+    url: '/scan',
+    headers: { authorization: `Bearer ${token}` },
+    payload: { device_id: venue.gates[0], event_id: venue.eventId, scan_id: `s-${++scans}`, ...body },
+  });
+  return { status: response.statusCode, body: response.json() as Record<string, unknown>, replayed: response.headers['idempotency-replayed'] };
+};
+
+test('a ticket is admitted once: one grant with its passage in the ledger of the cloud, chained, for the gates to read', async () => {
+  const { code, ticketId, ticketRef } = ticket(1);
+  const first = await scan({ code });
+  expect(first).toMatchObject({
+    status: 200,
+    body: { success: true, result: 'ALLOW', type: 'first_entry', units: 1, ticket_id: ticketId, ticket_ref: ticketRef },
+  });
+  expect(ScanResponse.safeParse(first.body).success).toBe(true);
+  const second = await scan({ ticket_ref: ticketRef, device_id: venue.gates[1] }, tokens[1]);
+  expect(second.body).toMatchObject({
+    result: 'DENY',
+    reason: 'already_redeemed',
+    explanation: expect.stringMatching(/^already used at \d\d:\d\d, gate scanner-1$/),
+  });
+
+  expect(await ask('SELECT status, scan_count FROM tickets WHERE ticket_id = $1', [ticketId])).toEqual([{ status: 'checked_in', scan_count: 1 }]);
+  expect(await ask('SELECT gate, verdict, outcome, units_uncertain FROM admissions WHERE ticket_id = $1', [ticketId])).toEqual([
+    { gate: `${venue.site}/cloud`, verdict: 'winner', outcome: 'passed', units_uncertain: 0 },
+  ]);
+  const rows = await ask<{ seq: number; kind: string; hash: string; entry: string }>(
+    "SELECT seq, kind, encode(hash, 'hex') AS hash, entry FROM ledger_rows ORDER BY seq",
+  );
+  expect(rows.map(({ kind }) => kind)).toEqual(['grant', 'passage', 'refusal']);
+  for (const [n, row] of rows.entries())
+    if (n > 0) expect(entryHash(sha256, rows[n - 1]?.hash as string, JSON.parse(row.entry) as Record<string, unknown>)).toBe(row.hash);
+  expect(JSON.parse(rows[0]?.entry as string)).toMatchObject({ medium: 'opaque', online: true, device: venue.gates[0], scan_id: 's-1' });
+  expect(JSON.stringify(rows)).not.toContain(code);
+  expect((await inTenant((client) => unpublishedCloudRows(client)))[0]?.entries).toHaveLength(3);
+});
+
+test('the same scan again gives the same answer and no row; another question under its id is told so', async () => {
+  const body = { code: ticket(2).code, scan_id: 'again' };
+  const first = await scan(body);
+  const count = () => ask('SELECT count(*)::int AS n FROM ledger_rows');
+  const before = await count();
+  for (let n = 0; n < 3; n++) expect(await scan(body)).toEqual({ ...first, replayed: 'true' });
+  expect(await scan({ ...body, code: ticket(3).code })).toMatchObject({ status: 409, body: { success: false, error: 'SCAN_ID_REUSED' } });
+  expect(await scan({ ...body, direction: 'out' })).toMatchObject({ status: 409 });
+  expect(await count()).toEqual(before);
+  // Another scanner counts its scans for itself.
+  expect((await scan({ ...body, device_id: venue.gates[1], code: ticket(3).code }, tokens[1])).body).toMatchObject({ result: 'ALLOW' });
+});
+
+test('of eight scans of one ticket at the same moment one is admitted; of eight of the same scan all are told so', async () => {
+  const eight = <T>(work: (n: number) => Promise<T>) => Promise.all(Array.from({ length: 8 }, (_, n) => work(n)));
+  for (let round = 0; round < 5; round++) {
+    const { code, ticketId } = ticket(10 + round);
+    const answers = await eight((n) => scan({ code, device_id: venue.gates[n % 2] }, tokens[n % 2]));
+    expect(answers.map(({ body }) => body['result']).sort()).toEqual(['ALLOW', ...Array(7).fill('DENY')]);
+    expect(await ask('SELECT verdict FROM admissions WHERE ticket_id = $1', [ticketId])).toEqual([{ verdict: 'winner' }]);
+  }
+  const same = await eight(() => scan({ code: ticket(20).code, scan_id: 'eight' }));
+  expect(new Set(same.map(({ status, body }) => JSON.stringify({ status, body }))).size).toBe(1);
+  expect(same[0]?.body).toMatchObject({ result: 'ALLOW' });
+  expect(await ask('SELECT count(*)::int AS n FROM conflicts')).toEqual([{ n: 0 }]);
+});
+
+test("what a gate recorded counts, and is told in the gate's name; who left may be recorded as gone", async () => {
+  const ledger = testLedger(venue, 2);
+  const { code } = ticket(4);
+  await inTenant(async (client) => {
+    ledger.passage(ledger.grant(ticket(4), 3_000), 4_000, 'passed');
+    await reconcile(client, ledger.rows());
+  });
+  expect((await scan({ code })).body).toMatchObject({
+    result: 'DENY',
+    reason: 'already_redeemed',
+    explanation: 'already used at 2026-05-01 12:00, gate north',
+  });
+  expect((await scan({ code, direction: 'out' })).body).toMatchObject({ result: 'ALLOW', type: 'exit' });
+  expect(await ask('SELECT verdict FROM admissions WHERE ticket_id = $1 ORDER BY at', ['T-4'])).toEqual([{ verdict: 'winner' }, { verdict: 'exit' }]);
+});
+
+test('rights decide: revoked, replaced, unknown, unreadable; every refusal stands in the ledger', async () => {
+  await inTenant((client) => applyAction(client, venue.tenantId, { ticketId: 'T-5', action: 'revoke', actor: 's-17', reason: 'charge-back' }));
+  await inTenant((client) =>
+    applyAction(client, venue.tenantId, {
+      ticketId: 'T-6',
+      action: 'transfer',
+      actor: 's-17',
+      reason: 'sold on',
+      code: 'NEW-CODE-OF-ANOTHER-HOLDER-7F3K2M9QXZ',
+    }),
+  );
+  const reasonOf = async (code: string) => (await scan({ code })).body['reason'];
+  expect(await reasonOf(ticket(5).code)).toBe('revoked');
+  expect(await reasonOf(ticket(6).code)).toBe('revoked');
+  expect(await reasonOf('nobody-has-this-code')).toBe('invalid');
+  expect(await reasonOf('a\u0000b')).toBe('unreadable');
+  expect((await scan({ code: 'NEW-CODE-OF-ANOTHER-HOLDER-7F3K2M9QXZ' })).body).toMatchObject({ result: 'ALLOW', ticket_id: 'T-6' });
+  const refused = await ask<{ entry: string }>("SELECT entry FROM ledger_rows WHERE kind = 'refusal' ORDER BY seq DESC LIMIT 4");
+  expect(refused.map(({ entry }) => (JSON.parse(entry) as { reason: string }).reason)).toEqual(['unreadable', 'invalid', 'revoked', 'revoked']);
+});
+
+test('a party goes in on one scan, and all of it counts', async () => {
+  await ask('UPDATE tickets SET units = 4 WHERE ticket_id = $1', ['T-7']);
+  expect((await scan({ code: ticket(7).code })).body).toMatchObject({ result: 'ALLOW', units: 4 });
+  expect(await ask('SELECT units_used, units_uncertain, outcome FROM admissions WHERE ticket_id = $1', ['T-7'])).toEqual([
+    { units_used: 4, units_uncertain: 0, outcome: 'passed' },
+  ]);
+});
+
+test('who may ask: a device in its own name, for an event that it is assigned', async () => {
+  const { code } = ticket(8);
+  expect(await scan({ code, device_id: venue.gates[1] })).toMatchObject({
+    status: 403,
+    body: { error: 'OTHER_DEVICE', message: expect.stringContaining('Device not found') },
+  });
+  expect(await scan({ code, device_id: 'nobody/here' })).toMatchObject({ status: 403, body: { error: 'OTHER_DEVICE' } });
+  expect(await scan({ code, device_id: venue.gates[3] }, tokens[2])).toMatchObject({ status: 403, body: { error: 'NOT_ASSIGNED' } });
+  expect(await scan({ code }, operator)).toMatchObject({ status: 403, body: { error: 'FORBIDDEN' } });
+  expect(await scan({ code, event_id: 'another' })).toMatchObject({ status: 404, body: { error: 'NO_SUCH_EVENT' } });
+  expect(await scan({})).toMatchObject({ status: 400, body: { error: 'BAD_REQUEST' } });
+  expect(await scan({ code, scan_id: 'a\u0000' })).toMatchObject({ status: 400 });
+  expect(await ask('SELECT count(*)::int AS n FROM admissions WHERE ticket_id = $1', ['T-8'])).toEqual([{ n: 0 }]);
+});
+
+test('signed codes: by their key, known or not yet; a bare id, another key and a revoked one open nothing', async () => {
+  const [ours, others] = [generateKeyPairSync('ed25519'), generateKeyPairSync('ed25519')];
+  const make = (ticketId: string, keyId = 'k1', key = ours.privateKey, eventId = venue.eventId) => {
+    const { bytes, assemble } = encodeSigned({ keyId, eventId, ticketId, tier: 'standard', zone: null, validFromMs: null, validUntilMs: null });
+    return assemble(sign(null, bytes, key));
+  };
+  const add = (keyId: string, pair: typeof ours) =>
+    inTenant((client) =>
+      addCodeKey(client, venue.tenantId, venue.eventId, {
+        keyId,
+        use: 'code',
+        spki: pair.publicKey.export({ type: 'spki', format: 'der' }).toString('base64'),
+        notAfter: null,
+      }),
+    );
+  expect(await add('k1', ours)).toEqual({ ok: true, changed: true });
+  expect(await add('k2', others)).toEqual({ ok: true, changed: true });
+  const id = '0b7e5a1c-2d3e-4f50-8a9b-0c1d2e3f4a5b';
+  await inTenant(async (client) => {
+    const event = await lockEvent(client, venue.eventId);
+    await writeTickets(client, venue.tenantId, event as NonNullable<typeof event>, [{ ticket_id: id, code: id, tier: 'standard' }]);
+  });
+  expect((await scan({ code: id })).body).toMatchObject({ result: 'DENY', reason: 'invalid' });
+  expect(await scan({ ticket_ref: refOf(Buffer.from(venue.salt, 'hex'), id) })).toMatchObject({ status: 400, body: { error: 'CODE_NEEDED' } });
+  expect((await scan({ code: make(id, 'k1', others.privateKey) })).body).toMatchObject({ result: 'DENY', reason: 'invalid' });
+  expect((await scan({ code: make(id, 'k1', ours.privateKey, 'another') })).body).toMatchObject({ result: 'DENY', reason: 'invalid' });
+  expect((await scan({ code: make(id) })).body).toMatchObject({ result: 'ALLOW', ticket_id: id });
+  expect((await scan({ code: make(id, 'k2', others.privateKey) })).body).toMatchObject({ result: 'DENY', reason: 'already_redeemed' });
+  // Sold elsewhere, not yet told: recorded, and settled when the ticket appears.
+  expect((await scan({ code: make('sold-later') })).body).toMatchObject({ result: 'ALLOW', flags: ['signature_only'], ticket_id: 'sold-later' });
+  expect((await scan({ code: make('sold-later') })).body).toMatchObject({ result: 'DENY', reason: 'already_redeemed' });
+  await inTenant(async (client) => {
+    const event = await lockEvent(client, venue.eventId);
+    await writeTickets(client, venue.tenantId, event as NonNullable<typeof event>, [{ ticket_id: 'sold-later', code: 'sold-later', tier: 'standard' }]);
+  });
+  expect(await ask('SELECT status, scan_count FROM tickets WHERE ticket_id = $1', ['sold-later'])).toEqual([{ status: 'checked_in', scan_count: 1 }]);
+  await inTenant((client) => revokeCodeKey(client, venue.tenantId, venue.eventId, 'k1', { actor: 's-17', reason: 'lost' }));
+  expect((await scan({ code: make('sold-after-the-loss') })).body).toMatchObject({ result: 'DENY', reason: 'invalid' });
+  expect((await scan({ code: make('sold-by-the-other', 'k2', others.privateKey) })).body).toMatchObject({ result: 'ALLOW' });
+  await inTenant((client) => revokeCodeKey(client, venue.tenantId, venue.eventId, 'k2', { actor: 's-17', reason: 'lost' }));
+  expect((await scan({ code: id })).body).toMatchObject({ result: 'DENY', reason: 'invalid' });
+});
+
+test("nothing of another tenant is seen: its event's codes are unknown, its scans are not repeats", async () => {
+  const theirs = await makeVenue(fresh.url, { tickets: 1, gates: ['scanner-1'], event: 'THEIRS' });
+  const token = (await fresh.database.withTenant(theirs.tenantId, (client) => renewToken(client, theirs.gates[0] as string))) as string;
+  const { code } = theirs.tickets[0] as TestTicket;
+  expect(await scan({ code, event_id: 'THEIRS' })).toMatchObject({ status: 404 });
+  expect((await scan({ code, scan_id: 's-1', event_id: 'THEIRS', device_id: theirs.gates[0] }, token)).body).toMatchObject({ result: 'ALLOW' });
+  expect(await ask('SELECT count(*)::int AS n FROM device_scans WHERE event_id = $1', ['THEIRS'])).toEqual([{ n: 0 }]);
+});
