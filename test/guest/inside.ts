@@ -119,8 +119,6 @@ async function endedBy(signal: 'SIGKILL' | 'SIGSTOP', ticket: number, boundMs: n
   process.kill(pid, signal);
   const tookMs = await untilReturned(boundMs);
   const againMs = await until('the service again', () => running() && Number(property('MainPID')) !== pid, PATIENCE_MS, 100);
-  const stop = property('ExecStopPost');
-  must(/status=0/.test(stop) || /code=exited/.test(stop) || stop !== '', 'the stop step did not run');
   return `release returned after ${tookMs} ms (bound ${boundMs}); the service ran again ${tookMs + againMs} ms after the signal`;
 }
 

@@ -2,7 +2,7 @@
  * Proves the installer and the units without a Pi, from empty to the first admission and through every way in which a gate can
  * end. Database, broker and cloud are real and run on this machine; the gate's Debian has nothing but the bundle.
  *
- *   node test/guest/prove.ts emulated [--keep]   an arm64 machine in QEMU, with its own kernel (about 10 minutes)
+ *   node test/guest/prove.ts emulated [--keep]   an arm64 machine in QEMU, with its own kernel (about 14 minutes)
  *   node test/guest/prove.ts native [--keep]     this machine's kernel and processor, in namespaces: the bounds at a real speed
  *
  * An emulated processor is 20 times and more slower than a Pi's: there the unit's WatchdogSec is raised, and the bounds are.
