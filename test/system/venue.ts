@@ -177,9 +177,15 @@ export const ready = ({ manifests, signals }: Status) => manifests.length > 0 &&
 export async function show(gate: GateProcess, code: string): Promise<RecentLine> {
   // Asked anew: the watched status may be of before the last guest.
   await eventually(`${gate.gate} to take a code`, async () => ready(await gate.fresh()), ANSWER_MS);
+  const signals: string[] = [];
+  const unwatch = gate.watch((item) => void ('status' in item && signals.push(item.status.signals.in)));
   const answer = gate.line(({ kind }) => kind === 'granted' || kind === 'refused', ANSWER_MS);
   gate.show(code);
-  return answer;
+  return answer
+    .catch((error: Error) => {
+      throw new Error(`${error.message}\nthe guest saw: ${signals.join(', ') || 'nothing'}\n${logOf(gate.logFile).slice(-3_000)}`);
+    })
+    .finally(unwatch);
 }
 
 /** A guest with a ticket goes in, all the way through. */
