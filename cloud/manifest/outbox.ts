@@ -146,7 +146,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
       if (asked || file === null) return true;
       const { rows } = await client.query<{ changes: number; told: number; tickets: number }>(
         `SELECT (SELECT count(*) FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2) AS changes,
-          (SELECT count(*) FROM tickets t JOIN event_publications p ON p.tenant_id = t.tenant_id AND p.event_id = t.event_id WHERE t.tenant_id = current_tenant_id() AND t.event_id = $1 AND t.changed_version > greatest(p.published_version, $2)) AS told,
+          (SELECT count(*) FROM tickets t JOIN event_publications p ON p.tenant_id = t.tenant_id AND p.event_id = t.event_id WHERE t.tenant_id = current_tenant_id() AND t.event_id = $1 AND t.changed_version > $2 AND t.changed_version > p.published_version) AS told,
           (SELECT ticket_count FROM manifests WHERE event_id = $1 AND version = $2) AS tickets`,
         [eventId, file.version],
       );
