@@ -30,7 +30,7 @@ export interface Appended {
 export type NewCloudEntry = CloudEntry & { readonly at?: AppendOptions };
 
 /** Rows of the cloud in one call. */
-export const MAX_APPENDED_ROWS = 10_000;
+const MAX_APPENDED_ROWS = 10_000;
 
 /**
  * Appends rows to `<site>/cloud` and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after

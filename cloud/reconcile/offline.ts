@@ -7,7 +7,7 @@ import { OfflineScan, type ReconcileResponse, type ReconcileResult } from '../..
 import { CLOUD_GATE, splitGateName } from '../../contract/ids.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
 import type { DatabaseClient } from '../database.ts';
-import { appendCloudRows, lockCloudLedger, MAX_APPENDED_ROWS } from './cloud-ledger.ts';
+import { appendCloudRows, lockCloudLedger } from './cloud-ledger.ts';
 import { grantRow, passedRow } from './scan.ts';
 
 /** How far a scanner's clock is believed to be off at most, in ms either way: phones and tablets set theirs by the network. Overlaps within it are flagged. */
@@ -15,8 +15,8 @@ export const SCANNER_CLOCK_BOUND_MS = 5_000;
 /** A scan from farther in the future than this is an error of the scanner's clock, in ms. */
 const MAX_AHEAD_MS = 24 * 3_600_000;
 const EARLIEST_MS = Date.UTC(2000, 0, 1);
-/** A grant and its passage. */
-const ROWS_PER_SCAN = 2;
+/** Scans appended and judged in one statement, two rows each: the plans of the account are made for a thousand rows. */
+const SCANS_AT_ONCE = 500;
 
 export type OfflineAnswer = z.infer<typeof ReconcileResponse>;
 type Result = z.infer<typeof ReconcileResult>;
@@ -138,8 +138,8 @@ type Place = readonly [epoch: number, seq: number];
 async function append(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[], nowMs: number): Promise<Place[]> {
   const places: Place[] = [];
   const entered = new Set<string>();
-  for (let from = 0; from < recorded.length; from += MAX_APPENDED_ROWS / ROWS_PER_SCAN) {
-    const part = recorded.slice(from, from + MAX_APPENDED_ROWS / ROWS_PER_SCAN);
+  for (let from = 0; from < recorded.length; from += SCANS_AT_ONCE) {
+    const part = recorded.slice(from, from + SCANS_AT_ONCE);
     const entries = part.flatMap((item) => rowsOf(item, device, entered, nowMs));
     const { epoch, rows } = await appendCloudRows(client, site, entries, { bootId: device, boundMs: SCANNER_CLOCK_BOUND_MS });
     for (const { seq, entry } of rows) if (entry['kind'] !== 'passage') places.push([epoch, seq]);
@@ -218,29 +218,52 @@ async function keep(client: DatabaseClient, device: string, site: string, record
   );
 }
 
-/** What became of each row once all of them were there. */
+interface Lost {
+  readonly epoch: number;
+  readonly seq: number;
+  readonly cause: string;
+  readonly winner_gate: string | null;
+  readonly winner_epoch: number | null;
+  readonly winner_seq: number | null;
+  readonly winner_at: Date | null;
+}
+
+/** What became of each row once all of them were there: recorded, or beyond its ticket's right. */
 async function judged(client: DatabaseClient, site: string, recorded: readonly Recorded[], places: readonly Place[], results: Result[]): Promise<void> {
-  const { rows } = await client.query<{ n: number; cause: string | null; winner_gate: string | null; winner_device: string | null; winner_at: Date | null }>(
-    `SELECT k.n::integer AS n, a.cause, c.winner_gate, c.winner_at,
-       (SELECT s.device FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.winner_gate AND s.epoch = c.winner_epoch AND s.seq = c.winner_seq LIMIT 1) AS winner_device
-     FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS k (epoch, seq, n)
-     CROSS JOIN LATERAL (SELECT * FROM admissions x WHERE x.tenant_id = current_tenant_id() AND x.gate = $1 AND x.epoch = k.epoch AND x.seq = k.seq LIMIT 1) AS a
-     LEFT JOIN LATERAL (SELECT * FROM conflicts y WHERE y.tenant_id = a.tenant_id AND y.event_id = a.event_id AND y.ticket_id = a.ticket_id
-       AND y.loser_gate = a.gate AND y.loser_epoch = a.epoch AND y.loser_seq = a.seq LIMIT 1) AS c ON true
-     WHERE a.verdict = 'excess'`,
-    [`${site}/${CLOUD_GATE}`, places.map(([epoch]) => epoch), places.map(([, seq]) => seq)],
+  const ledger = `${site}/${CLOUD_GATE}`;
+  const { rows } = await client.query<Lost>(
+    `SELECT loser_epoch AS epoch, loser_seq AS seq, cause, winner_gate, winner_epoch, winner_seq, winner_at FROM conflicts
+     WHERE tenant_id = current_tenant_id() AND event_id = ANY ($1) AND ticket_id = ANY ($2) AND loser_gate = $3`,
+    [[...new Set(recorded.map(({ ticket }) => ticket.event_id))], [...new Set(recorded.map(({ ticket }) => ticket.ticket_id))], ledger],
   );
-  const excess = new Map(rows.map((row) => [row.n - 1, row]));
+  const lost = new Map(rows.map((row) => [`${row.epoch} ${row.seq}`, row]));
+  const devices = await devicesOf(client, ledger, rows);
   for (const [n, { index, scan }] of recorded.entries()) {
-    const lost = excess.get(n);
+    const conflict = lost.get(`${places[n]?.[0]} ${places[n]?.[1]}`);
     results[index] =
-      lost === undefined
+      conflict === undefined
         ? { ticket_id: scan.ticket_id, status: 'SUCCESS', message: 'recorded' }
-        : { ticket_id: scan.ticket_id, status: 'CONFLICT', message: conflictText(lost.cause, lost.winner_device ?? lost.winner_gate, lost.winner_at) };
+        : {
+            ticket_id: scan.ticket_id,
+            status: 'CONFLICT',
+            message: conflictText(conflict.cause, devices.get(`${conflict.winner_epoch} ${conflict.winner_seq}`) ?? conflict.winner_gate, conflict.winner_at),
+          };
   }
 }
 
-const conflictText = (cause: string | null, winner: string | null, at: Date | null): string =>
+/** Which scanners the winning rows of this ledger came from, by epoch and seq. */
+async function devicesOf(client: DatabaseClient, ledger: string, rows: readonly Lost[]): Promise<Map<string, string>> {
+  const winners = rows.filter(({ winner_gate }) => winner_gate === ledger);
+  if (winners.length === 0) return new Map();
+  const { rows: found } = await client.query<{ epoch: number; seq: number; device: string }>(
+    `SELECT s.epoch, s.seq, s.device FROM (SELECT DISTINCT * FROM unnest($2::bigint[], $3::bigint[]) AS k (epoch, seq)) AS k
+     JOIN device_scans s ON s.tenant_id = current_tenant_id() AND s.gate = $1 AND s.epoch = k.epoch AND s.seq = k.seq`,
+    [ledger, winners.map(({ winner_epoch }) => winner_epoch), winners.map(({ winner_seq }) => winner_seq)],
+  );
+  return new Map(found.map(({ epoch, seq, device }) => [`${epoch} ${seq}`, device]));
+}
+
+const conflictText = (cause: string, winner: string | null, at: Date | null): string =>
   winner === null || at === null
-    ? `recorded, beyond the ticket's right (${cause ?? 'unknown'})`
-    : `recorded, beyond the ticket's right (${cause ?? 'unknown'}): the first entry was at ${at.toISOString()}, ${winner}`;
+    ? `recorded, beyond the ticket's right (${cause})`
+    : `recorded, beyond the ticket's right (${cause}): the first entry was at ${at.toISOString()}, ${winner}`;
