@@ -17,7 +17,7 @@ const PAGE_ROWS = 500;
 const ENVELOPE_BYTES = 512;
 
 /** Every kept row in order. */
-async function* allRows(gate: GateClient, after: readonly [number, number] | null = null): AsyncGenerator<LedgerRow> {
+export async function* allRows(gate: GateClient, after: readonly [number, number] | null = null): AsyncGenerator<LedgerRow> {
   for (let from = after; ; ) {
     const page: LedgerRow[] = [];
     await gate.call('ledger', { ...(from === null ? {} : { after: from }), limit: PAGE_ROWS }, (item) => page.push(item as LedgerRow));

@@ -1,0 +1,146 @@
+/** doctor: what is plugged into this machine: readers, lines, the card. */
+import { accessSync, constants, existsSync, readFileSync, realpathSync, statfsSync, statSync } from 'node:fs';
+import { gpioOffer } from '../board/gpio-board.ts';
+import { firmwareLines, normaliseLines, powerOnLevel } from '../board/lines.ts';
+import type { Config } from '../config.ts';
+import type { GateStatus } from '../control-calls.ts';
+import { measureCard } from './card-speed.ts';
+import { type Check, fail, ok, warn } from './checks.ts';
+import { findKeyboardReaders } from './keyboard-readers.ts';
+
+const LOW_DISK_MB = 500;
+const FULL_DISK_MB = 50;
+const INPUT_DEVICES = '/proc/bus/input/devices';
+const BOOT_FILES = ['/boot/firmware/config.txt', '/boot/config.txt'];
+
+export function readerChecks(config: Config, running: GateStatus | null): Check[] {
+  const keyboards = findKeyboardReaders(textOf(INPUT_DEVICES) ?? '');
+  const checks = config.readers.map((reader) => readerCheck(reader, running, keyboards.length > 0));
+  const named = keyboards.map(({ name, usb, mend }) =>
+    warn('reader', `${name} (${usb}) is plugged in as a keyboard: it types codes and has no serial port`, `put it into serial mode: ${mend}`),
+  );
+  return [...checks, ...named];
+}
+
+function readerCheck({ name, path }: Config['readers'][number], running: GateStatus | null, keyboardThere: boolean): Check {
+  const part = `reader ${name}`;
+  const known = running?.readers.find((reader) => reader.name === name);
+  if (known?.ok === true) return ok(part, `open on ${path}`);
+  if (!existsSync(path))
+    return fail(
+      part,
+      `${path} is not there`,
+      keyboardThere
+        ? 'a reader is there in keyboard mode (below): put it into serial mode'
+        : 'plug the reader in, or name its port in readers (ls -l /dev/serial/by-id); two equal readers: stile-gate readers assign',
+    );
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK);
+  } catch {
+    return fail(part, `${path} may not be used by this user`, "join the group dialout, or run this as the gate's user: sudo -u stile-gate stile-gate doctor");
+  }
+  if (!statSync(path).isCharacterDevice()) return fail(part, `${path} is no serial port`, "name the reader's port, such as /dev/serial/by-id/…");
+  if (known !== undefined)
+    return fail(part, `the gate cannot open ${path}`, "end what else uses it (ModemManager, a terminal program), and see the gate's journal");
+  return ok(part, `${path}${realpathSync(path) === path ? '' : ` (${realpathSync(path)})`} is there; the gate is not running, so it was not tried`);
+}
+
+export function boardChecks(config: Config, running: GateStatus | null): Check[] {
+  const checks: Check[] = [];
+  const offer = gpioOffer();
+  if (config.board.driver === 'sim')
+    checks.push(
+      running === null || running.board.ok
+        ? warn('board', 'is a software turnstile: no real lane moves', 'set board.driver to gpio on a gate')
+        : fail('board', 'the software turnstile reports a fault', 'clear what was planted on its socket'),
+    );
+  else if (running !== null)
+    checks.push(
+      running.board.ok
+        ? ok('board', `every line is held by the gate: ${running.board.by}`)
+        : fail('board', 'a line could not be driven or read', 'see the alert board in stile-gate status, and the wiring'),
+    );
+  else if (offer === null)
+    checks.push(
+      fail('board', 'this machine offers no GPIO, neither by /sys/class/gpio nor by /dev/gpiochip*', 'use a Raspberry Pi, or set board.driver to sim'),
+    );
+  else checks.push(ok('board', `GPIO is there (${offer}); the gate is not running, so no line was tried`));
+  return config.board.driver === 'gpio' ? [...checks, ...bootLevels(config, BOOT_FILES.map(textOf).find((text) => text !== null) ?? null)] : checks;
+}
+
+/** `bootFile`: the Pi's config.txt, where there is one: lines that the firmware holds are safe from power-on. */
+export function bootLevels(config: Pick<Config, 'board'>, bootFile: string | null): Check[] {
+  const lines = normaliseLines(config.board);
+  const held = new Set((bootFile ?? '').split('\n').map((text) => text.trim()));
+  return lines.outputs.flatMap((output): Check[] => {
+    const { name, line, safe } = output;
+    if (!name.startsWith('release') || powerOnLevel(line) === safe) return [];
+    const wanted = firmwareLines({ outputs: [output], inputs: [] })[0] as string;
+    if (held.has(wanted)) return [ok('board', `line ${line} (${name}) is held ${safe} by the firmware from power-on (${wanted})`)];
+    return [
+      warn(
+        'board',
+        `line ${line} (${name}) is ${powerOnLevel(line)} from power-on until the gate runs, and its safe level is ${safe}: the lane may open while booting`,
+        `put ${wanted} into config.txt (stile-gate config --boot-lines; the installer does it), or use a line ${safe === 'low' ? 'above 8' : 'from 0 to 8'}`,
+      ),
+    ];
+  });
+}
+
+export function diskCheck({ store }: Config): Check {
+  try {
+    accessSync(store.path, constants.R_OK | constants.X_OK);
+    const { bavail, bsize } = statfsSync(store.path);
+    const freeMb = Math.floor((bavail * bsize) / 1_048_576);
+    if (freeMb < FULL_DISK_MB) return fail('disk', `${freeMb} MB free in ${store.path}: admissions will soon not be recorded, and then not given`, 'make room');
+    return freeMb < LOW_DISK_MB ? warn('disk', `${freeMb} MB free in ${store.path}`, 'make room') : ok('disk', `${freeMb} MB free in ${store.path}`);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    return code === 'ENOENT'
+      ? warn('disk', `${store.path} is not there yet`, 'the gate makes it at its first start, if it may')
+      : fail('disk', `${store.path} may not be read (${code})`, "run this as the gate's user, or with sudo");
+  }
+}
+
+/** Writes a few hundred kilobytes, for at most three seconds. */
+export function cardCheck({ store, board, turnstile }: Config): Check[] {
+  if (!existsSync(store.path)) return [];
+  try {
+    const { p50Ms, p99Ms, flushes, inMemory, incredible } = measureCard(store.path);
+    const measured = `${flushes} writes, each kept after ${shownMs(p50Ms)} (half of them), ${shownMs(p99Ms)} (the slowest of a hundred)`;
+    if (inMemory)
+      return [
+        (board.driver === 'sim' ? warn : fail)(
+          'card',
+          `${store.path} is in memory: what is recorded there is gone with the power`,
+          'give store.path a folder on the card',
+        ),
+      ];
+    if (incredible)
+      return [
+        warn(
+          'card',
+          `${measured}: faster than any card can be`,
+          'it may say "kept" before it is: take a card or disk that is honest (a protected cache, as in servers, is fine), or test it by cutting the power',
+        ),
+      ];
+    if (p99Ms > turnstile.waitAfterMs)
+      return [warn('card', `${measured}: guests will see "wait"`, 'take a faster card (class A2, industrial), and see what else writes to this one')];
+    return [ok('card', measured)];
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return code === 'EACCES' || code === 'EPERM'
+      ? [warn('card', `not measured: this user may not write in ${store.path}`, "run this as the gate's user: sudo -u stile-gate stile-gate doctor")]
+      : [fail('card', `${store.path} takes no writes (${code})`, 'see dmesg; a card that has gone read-only is worn out: replace it')];
+  }
+}
+
+const shownMs = (ms: number): string => (ms < 1 ? `${Math.round(ms * 1000)} µs` : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
+
+function textOf(path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,107 @@
+/** doctor: is the record whole, and does it reach the cloud? Asked of the running gate, else read from a copy. */
+import { existsSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import type { Config } from '../config.ts';
+import type { GateStatus } from '../control-calls.ts';
+import { LEDGER_FILE, ledgerBytes, ledgersOf, openCardLedger } from '../store/card.ts';
+import { StoreError } from '../store/sqlite.ts';
+import { type Check, fail, ok, warn } from './checks.ts';
+import { CliError } from './exit.ts';
+import { allRows, verifyChain } from './ledger.ts';
+import type { CommonOptions } from './main.ts';
+import { withGate } from './settings.ts';
+import { backlogWords } from './status.ts';
+import { age, plural } from './words.ts';
+
+/** The newest rows, of which the chain is checked here; `ledger verify` checks all. */
+const CHECKED_ROWS = 2_000;
+/** A larger database is not copied for a look. */
+const MAX_COPIED_BYTES = 256 * 1024 * 1024;
+/** Rows that wait longer while the broker is online do so for a reason. */
+const OLD_BACKLOG_S = 600;
+
+export async function ledgerChecks(config: Config, options: CommonOptions, running: GateStatus | null, occupied: boolean): Promise<Check[]> {
+  const checks = running !== null ? await ofRunning(options, running) : occupied ? [] : ofFile(join(config.store.path, LEDGER_FILE));
+  try {
+    for (const file of ledgersOf(config.store.path).setAside)
+      checks.push(
+        warn(
+          'ledger',
+          `${basename(file)} was set aside as damaged`,
+          'see what is in it: stile-gate ledger recover; a card that damages files wants to be replaced',
+        ),
+      );
+  } catch {
+    // The disk's own check says what is wrong with the folder.
+  }
+  return checks;
+}
+
+async function ofRunning(options: CommonOptions, status: GateStatus): Promise<Check[]> {
+  const { ledger, uplink } = status;
+  const checks: Check[] = [];
+  try {
+    const result = await withGate(options, async (gate) => {
+      const chain = verifyChain(status.gate);
+      for await (const row of allRows(gate, [ledger.epoch, Math.max(1, ledger.last_seq - CHECKED_ROWS)])) if (!chain.add(row)) break;
+      return chain.result();
+    });
+    checks.push(
+      result.ok
+        ? ok('ledger', result.rows === 0 ? 'has just begun' : `the newest ${plural(result.rows, 'row')}: none missing, none changed`)
+        : fail('ledger', String(result.problem), 'keep the card; stile-gate ledger export, and ask the cloud what it has'),
+    );
+  } catch (error) {
+    if (!(error instanceof CliError)) throw error;
+    checks.push(fail('ledger', `cannot be read: ${error.message}`, "see the alert disk and the gate's journal"));
+  }
+  const waits = backlogWords(status);
+  checks.push(
+    uplink.online && (ledger.backlog_oldest_s ?? 0) > OLD_BACKLOG_S
+      ? warn('backlog', `${waits}, though the broker is online`, "is the cloud's ingest running? GET /gates shows what it has")
+      : ok('backlog', waits),
+  );
+  if (!ledger.usage_complete)
+    checks.push(
+      warn('usage', 'what other gates admitted is not known whole: the policy usage_lost decides', 'let broker and cloud be reached: it is fetched by itself'),
+    );
+  return checks;
+}
+
+function ofFile(path: string): Check[] {
+  if (!existsSync(path)) return [];
+  if (ledgerBytes(path) > MAX_COPIED_BYTES)
+    return [ok('ledger', `${Math.round(ledgerBytes(path) / 1_048_576)} MB, not looked into while the gate is not running`)];
+  try {
+    const card = openCardLedger(path);
+    try {
+      let [rows, waiting, oldest] = [0, 0, ''];
+      for (const row of card.rows()) {
+        rows++;
+        if (row.acked) continue;
+        waiting++;
+        if (oldest === '') oldest = String(row.entry.ts ?? '');
+      }
+      const since = oldest === '' ? '' : `, the oldest ${age(Math.max(0, Date.now() - Date.parse(oldest)) / 1000)} old`;
+      return [
+        card.unreadable() > 0
+          ? fail(
+              'ledger',
+              `${plural(card.unreadable(), 'row')} cannot be read or were changed`,
+              'start the gate: it sets the database aside and goes on; keep the card',
+            )
+          : ok('ledger', `${plural(rows, 'row')}: none missing, none changed`),
+        ok(
+          'backlog',
+          waiting === 0 ? 'all of it acknowledged by the cloud' : `${plural(waiting, 'row')} not acknowledged yet${since}: sent when the gate runs`,
+        ),
+        ...card.manifests().map((one) => ok('tickets', `${one.eventId}: version ${one.overlayVersion}, judged when the gate runs`)),
+      ];
+    } finally {
+      card.close();
+    }
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return [warn('ledger', `cannot be read: ${error.fault.cause}`, "run this as the gate's user, or with sudo")];
+  }
+}
