@@ -196,8 +196,11 @@ export function createOnoffBoard(options: OnoffBoardOptions, clock: Pick<Clock, 
 }
 
 async function loadOnoff(): Promise<PinConstructor> {
-  const { Gpio } = await import('onoff');
-  return Gpio as PinConstructor;
+  // A CommonJS library: Node gives its exports by name, the bundle only as a whole.
+  const loaded = (await import('onoff')) as { readonly Gpio?: PinConstructor; readonly default?: { readonly Gpio: PinConstructor } };
+  const Gpio = loaded.Gpio ?? loaded.default?.Gpio;
+  if (Gpio === undefined) throw new Error('onoff gives no Gpio');
+  return Gpio;
 }
 
 /** Driven to `level` from the first moment, never by way of plain `out` (which is low). `before`: claimed by an earlier `open` of this process. */
