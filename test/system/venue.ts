@@ -173,19 +173,34 @@ type Status = NonNullable<ReturnType<GateProcess['status']>>;
 /** Takes the next code: tickets are there and no guest is under way. */
 export const ready = ({ manifests, signals }: Status) => manifests.length > 0 && (signals.in === 'ready' || signals.in === 'refused');
 
-/** A guest shows a code and is told something. Waits until the lane takes codes. */
+/** A guest who is told "busy" waits and shows the code again, so often. */
+const TRIES = 3;
+
+/** A guest shows a code and is told yes or no. Waits until the lane takes codes. */
 export async function show(gate: GateProcess, code: string): Promise<RecentLine> {
-  // Asked anew: the watched status may be of before the last guest.
-  await eventually(`${gate.gate} to take a code`, async () => ready(await gate.fresh()), ANSWER_MS);
   const signals: string[] = [];
-  const unwatch = gate.watch((item) => void ('status' in item && signals.push(item.status.signals.in)));
-  const answer = gate.line(({ kind }) => kind === 'granted' || kind === 'refused', ANSWER_MS);
-  gate.show(code);
-  return answer
-    .catch((error: Error) => {
-      throw new Error(`${error.message}\nthe guest saw: ${signals.join(', ') || 'nothing'}\n${logOf(gate.logFile).slice(-3_000)}`);
-    })
-    .finally(unwatch);
+  for (let tried = 1; ; tried++) {
+    // Asked anew: the watched status may be of before the last guest.
+    await eventually(`${gate.gate} to take a code`, async () => ready(await gate.fresh()), ANSWER_MS);
+    let busy: () => void = () => undefined;
+    const toldBusy = new Promise<null>((resolve) => {
+      busy = () => resolve(null);
+    });
+    const unwatch = gate.watch((item) => {
+      if (!('status' in item)) return;
+      signals.push(item.status.signals.in);
+      if (item.status.signals.in === 'busy' && tried < TRIES) busy();
+    });
+    const line = gate.line(({ kind }) => kind === 'granted' || kind === 'refused', ANSWER_MS);
+    gate.show(code);
+    const answer = await Promise.race([line, toldBusy])
+      .catch((error: Error) => {
+        throw new Error(`${error.message}\nthe guest saw: ${signals.join(', ') || 'nothing'}\n${logOf(gate.logFile).slice(-3_000)}`);
+      })
+      .finally(unwatch);
+    if (answer !== null) return answer;
+    line.catch(() => undefined);
+  }
 }
 
 /** A guest with a ticket goes in, all the way through. */
