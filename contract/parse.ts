@@ -15,9 +15,10 @@ const MAX_DEPTH = 32;
 
 /**
  * Bytes → a value that the schema knows. Total: never throws. The message says where and why, and repeats no value of the
- * payload: it may be logged and quarantined beside it.
+ * payload: it may be logged and quarantined beside it. `unjudged`: a field of the payload whose texts may say anything, because the
+ * caller reads its parts one by one.
  */
-export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, maxBytes = MAX_PAYLOAD_BYTES): Parsed<z.infer<S>> {
+export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, maxBytes = MAX_PAYLOAD_BYTES, unjudged?: string): Parsed<z.infer<S>> {
   if (bytes.byteLength > maxBytes) return fail('oversized', `${bytes.byteLength} bytes, at most ${maxBytes}`);
   let text: string;
   try {
@@ -32,7 +33,7 @@ export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, 
   } catch {
     return fail('not_json', 'the payload is not JSON');
   }
-  const unfit = unstorable(value);
+  const unfit = unstorable(unjudged === undefined || typeof value !== 'object' || value === null ? value : { ...value, [unjudged]: null });
   if (unfit !== null) return fail('malformed', unfit);
   const version = (value as { schema?: unknown } | null)?.schema;
   if (typeof version === 'number' && version !== SCHEMA_VERSION) return fail('wrong_version', `schema ${version}, this side speaks ${SCHEMA_VERSION}`);

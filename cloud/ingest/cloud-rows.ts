@@ -1,4 +1,4 @@
-/** Rows that the cloud wrote itself, told to the gates of their site; and tickets that appeared after their grants, settled. */
+/** Rows that the cloud wrote itself, told to the gates of their site; tickets that appeared after their grants, settled; those whose rights changed, judged again. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { DELIVERY, topicOf } from '../../contract/topics.ts';
@@ -8,6 +8,8 @@ import type { Log } from '../log.ts';
 
 /** How often committed rows are looked for. */
 const PUBLISH_EVERY_MS = 250;
+/** How often tickets are looked for whose rights changed after they were granted. */
+const JUDGE_EVERY_MS = 1_000;
 /** How often tickets are looked for that appeared while their grants were being judged. */
 const SETTLE_EVERY_MS = 10_000;
 const TENANTS_AT_ONCE = 100;
@@ -26,6 +28,8 @@ export interface CloudRows {
   publish(): Promise<number>;
   /** Settles what appeared, once; answers how many tickets. */
   settle(): Promise<number>;
+  /** Judges again what is due, once; answers how many tickets. */
+  judge(): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -71,13 +75,28 @@ export function createCloudRows(options: {
     return settled;
   }
 
+  async function judge(): Promise<number> {
+    let judged = 0;
+    const { rows: tenants } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_judgements_due($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of tenants)
+      judged += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT judge_due_tickets() AS n'))).rows[0]?.n ?? 0;
+    return judged;
+  }
+
   return {
     open() {
       loop ??= (async () => {
         let nextSettle = 0;
+        let nextJudge = 0;
         while (!stop.signal.aborted) {
           try {
             if (broker.connected()) await publish();
+            if (Date.now() >= nextJudge) {
+              nextJudge = Date.now() + JUDGE_EVERY_MS;
+              await judge();
+            }
             if (Date.now() >= nextSettle) {
               nextSettle = Date.now() + SETTLE_EVERY_MS;
               await settle();
@@ -91,6 +110,7 @@ export function createCloudRows(options: {
     },
     publish,
     settle,
+    judge,
     async close() {
       stop.abort();
       await loop;

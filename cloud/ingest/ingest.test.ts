@@ -202,6 +202,26 @@ test('a message that fails alone does not hold back the others', async () => {
   expect(await rowsOf(other, 'SELECT 1 FROM quarantine')).toEqual([]);
 });
 
+test('a row that says what jsonb cannot hold is stored as it came and acknowledged, and hides nothing beside it', async () => {
+  const venue = await makeVenue(fresh.url);
+  const [name] = venue.gates as [string];
+  const { ingest } = await cloud();
+  const gate = await device(ackTopic(name));
+  const north = testLedger(venue, 0);
+  north.grant(ticket(venue, 1), 1_000);
+  const odd = north.add('fault', 2_000, { what: 'reader', detail: 'a\0b' });
+  north.grant(ticket(venue, 2), 3_000);
+  // JSON.stringify escapes half a surrogate pair; a text of the wire may hold it so.
+  const half = { ...north.add('fault', 4_000, { what: 'reader', detail: 'x' }), detail: '\ud800' };
+  await gate.say(ledgerTopic(name), { schema: 1, gate: name, epoch: 1, entries: [...north.entries.slice(0, 3), half] });
+  await gate.ask(uptoIs(name, 4));
+  expect(await rowsOf(venue, "SELECT count(*) AS n FROM admissions WHERE verdict = 'winner'")).toEqual([{ n: 2 }]);
+  const kept = await rowsOf(venue, "SELECT entry FROM ledger_rows WHERE kind = 'fault' ORDER BY seq");
+  expect(kept.map(({ entry }) => (JSON.parse(entry as string) as { detail: string }).detail)).toEqual([odd['detail'], '\ud800']);
+  expect(await rowsOf(venue, 'SELECT 1 FROM quarantine')).toEqual([]);
+  expect(ingest.stats().ledgers).toMatchObject({ rows: 4, quarantined: 0 });
+});
+
 test('the last words of a device are kept: states, health, alerts; a late will of an old connection says nothing', async () => {
   const venue = await makeVenue(fresh.url);
   const [name] = venue.gates as [string];

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { Epoch, LedgerName } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
-import { MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { type ParseFailure, parsePayload } from '../../contract/parse.ts';
 import { DELIVERY, topicOf } from '../../contract/topics.ts';
 import type { CloudBroker, IncomingMessage } from '../broker.ts';
@@ -119,7 +119,8 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   }
 
   function read(gate: string, message: IncomingMessage): Waiting<Row> {
-    const parsed = parsePayload(Envelope, message.payload);
+    // What one entry says (U+0000, half a surrogate pair) is its own affair: it is kept as text, and the others beside it count.
+    const parsed = parsePayload(Envelope, message.payload, MAX_PAYLOAD_BYTES, 'entries');
     const bad = (reason: QuarantineReason, detail: string, payload: Uint8Array = message.payload) => ({ reason, detail, payload });
     if (!parsed.ok) return { gate, message, rows: [], bad: [bad(REASONS[parsed.error], parsed.message)] };
     if (parsed.value.gate !== gate) return { gate, message, rows: [], bad: [bad('mismatch', `the topic says ${gate}, the message says ${parsed.value.gate}`)] };

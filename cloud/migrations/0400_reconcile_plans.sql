@@ -4,7 +4,7 @@
 -- primary key: a batch of 1,000 then read a whole event a thousand times (6 s with 20,000 tickets). So no two full indexes of these tables begin alike,
 -- rows are looked up one by one (LATERAL with LIMIT), and where an UPDATE joins, nested loops are the only way that is left.
 
--- One guest's row in one index less, and no foreign key asked a thousand times for the one tenant that row security already holds the rows to.
+-- No foreign key asked a thousand times for the one tenant that row security already holds the rows to.
 ALTER TABLE ticket_state_history DROP CONSTRAINT ticket_state_history_tenant_id_fkey;
 
 -- A first entry, and one that is given back, are allowed by what they are: reconciliation's alone, and it writes who and when itself.
@@ -35,6 +35,24 @@ ALTER FUNCTION log_ticket_status_change() SET enable_hashjoin = on;
 
 -- It adds an interval to a time, which is not immutable: declared so, it was not inlined, and called for every row.
 ALTER FUNCTION middle_of(boots, double precision, timestamptz) STABLE;
+
+-- When a ticket first lost its right to enter, if ever: only such tickets are asked for their history.
+ALTER TABLE tickets ADD COLUMN rights_lost_at timestamptz;
+CREATE FUNCTION note_lost_rights() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  NEW.rights_lost_at := now();
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER tickets_note_lost_rights BEFORE INSERT OR UPDATE OF status ON tickets FOR EACH ROW
+  WHEN (NEW.rights_lost_at IS NULL AND NEW.status IN ('available', 'revoked', 'refunded', 'expired', 'cancelled')) EXECUTE FUNCTION note_lost_rights();
+
+-- What a ticket's state at that time says against an entry, as a reason; NULL: nothing. From its dated history: what it was before the first change, what it is where none was kept.
+CREATE FUNCTION right_lost_by(t tickets, at timestamptz) RETURNS text LANGUAGE sql STABLE
+  RETURN CASE coalesce(
+      (SELECT h.new_status FROM ticket_state_history h WHERE h.tenant_id = t.tenant_id AND h.event_id = t.event_id AND h.ticket_id = t.ticket_id AND h.source <> 'manual' AND h.changed_at <= right_lost_by.at ORDER BY h.changed_at DESC, h.id DESC LIMIT 1),
+      (SELECT h.previous_status FROM ticket_state_history h WHERE h.tenant_id = t.tenant_id AND h.event_id = t.event_id AND h.ticket_id = t.ticket_id AND h.source <> 'manual' ORDER BY h.changed_at, h.id LIMIT 1), t.status)
+    WHEN 'revoked' THEN 'revoked' WHEN 'refunded' THEN 'canceled' WHEN 'cancelled' THEN 'canceled' WHEN 'expired' THEN 'invalid_time' WHEN 'available' THEN 'invalid' END;
 
 -- Locks these tickets' compact rows, sorted.
 CREATE FUNCTION lock_ticket_usage(events text[], ticket_ids text[]) RETURNS void LANGUAGE plpgsql
@@ -70,6 +88,7 @@ DECLARE
   grants replayed[];
   changed replayed[];
   deltas count_delta[];
+  unentitled replayed[];
 BEGIN
   SELECT array_agg(r), array_agg(r) FILTER (WHERE r.changed) INTO grants, changed FROM replay_tickets(events, ticket_ids) AS r;
   IF changed IS NOT NULL THEN
@@ -85,14 +104,21 @@ BEGIN
       UNION ALL SELECT counts_of(c.gate, c.event_id, -1, c.was_verdict, c.direction, c.was_used, c.was_uncertain) FROM unnest(changed) AS c WHERE c.was_verdict IS NOT NULL) AS both_ways;
   END IF;
 
+  -- Entries that the rules allowed, of tickets whose right was gone: conflicts of their own, with nobody who won.
+  SELECT array_agg(ROW(g.event_id, g.ticket_id, g.gate, g.epoch, g.seq, g.at, g.direction, g.was_verdict, g.was_used, g.was_uncertain, g.changed, g.verdict, l.reason, g.overlapping, g.used, g.uncertain, g.outcome)::replayed) INTO unentitled
+  FROM unnest(grants) AS g
+  CROSS JOIN LATERAL (SELECT right_lost_by(t.*, g.at) AS reason FROM tickets t WHERE t.tenant_id = tenant AND t.event_id = g.event_id AND t.ticket_id = g.ticket_id AND t.rights_lost_at <= g.at LIMIT 1) AS l
+  WHERE g.direction = 'in' AND g.verdict IN ('winner', 'reentry') AND l.reason IS NOT NULL;
   DELETE FROM conflicts x USING (
     SELECT k.event_id, k.ticket_id, y.loser_gate, y.loser_epoch, y.loser_seq FROM (SELECT DISTINCT * FROM unnest(events, ticket_ids) AS k (event_id, ticket_id)) AS k
     CROSS JOIN LATERAL (SELECT * FROM conflicts z WHERE z.tenant_id = tenant AND z.event_id = k.event_id AND z.ticket_id = k.ticket_id OFFSET 0) AS y
-    EXCEPT SELECT g.event_id, g.ticket_id, g.gate, g.epoch, g.seq FROM unnest(grants) AS g WHERE g.verdict = 'excess') AS gone
+    EXCEPT SELECT g.event_id, g.ticket_id, g.gate, g.epoch, g.seq FROM unnest(grants) AS g WHERE g.verdict = 'excess'
+    EXCEPT SELECT g.event_id, g.ticket_id, g.gate, g.epoch, g.seq FROM unnest(unentitled) AS g) AS gone
   WHERE x.tenant_id = tenant AND x.event_id = gone.event_id AND x.ticket_id = gone.ticket_id AND x.loser_gate = gone.loser_gate AND x.loser_epoch = gone.loser_epoch AND x.loser_seq = gone.loser_seq;
   INSERT INTO conflicts AS x (tenant_id, event_id, ticket_id, loser_gate, loser_epoch, loser_seq, winner_gate, winner_epoch, winner_seq, cause, loser_at, winner_at, overlapping)
   SELECT tenant, g.event_id, g.ticket_id, g.gate, g.epoch, g.seq, w.gate, w.epoch, w.seq, g.cause, g.at, w.at, g.overlapping
   FROM unnest(grants) AS g LEFT JOIN unnest(grants) AS w ON w.event_id = g.event_id AND w.ticket_id = g.ticket_id AND w.verdict = 'winner' WHERE g.verdict = 'excess'
+  UNION ALL SELECT tenant, g.event_id, g.ticket_id, g.gate, g.epoch, g.seq, NULL, NULL, NULL, g.cause, g.at, NULL, g.overlapping FROM unnest(unentitled) AS g
   ON CONFLICT (tenant_id, event_id, ticket_id, loser_gate, loser_epoch, loser_seq) DO UPDATE SET
     winner_gate = excluded.winner_gate, winner_epoch = excluded.winner_epoch, winner_seq = excluded.winner_seq, cause = excluded.cause, loser_at = excluded.loser_at, winner_at = excluded.winner_at, overlapping = excluded.overlapping
   WHERE (x.winner_gate, x.winner_epoch, x.winner_seq, x.cause, x.loser_at, x.winner_at, x.overlapping)
@@ -209,15 +235,18 @@ BEGIN
 
   -- Lock the tickets: rows that are made now are ours, sorted; then the others, sorted. A ticket that was never granted before, with one entry of one
   -- guest, needs no replay: it is made with its result (fast); all others are replayed (slow).
-  WITH mine AS (
+  WITH touched AS (
     SELECT g.event_id, g.ticket_id, count(*) FILTER (WHERE g.granted) = 1 AND count(*) = 1 AND bool_and(g.direction = 'in' AND g.units = 1)
         AND (g.event_id, g.ticket_id) NOT IN (SELECT * FROM unnest(slow_events, slow_tickets)) AS simple,
       min(g.at) AS at, bool_and(outcome_of_word(greatest(g.word_1, g.word_all)) = 'returned') AS annulled
     FROM unnest(grants_in) AS g GROUP BY g.event_id, g.ticket_id
+  ), mine AS MATERIALIZED (
+    SELECT k.event_id, k.ticket_id, k.simple AND (t.rights_lost_at IS NOT NULL) IS NOT TRUE AS simple, k.at, k.annulled, t.known IS TRUE AS known FROM touched k
+    LEFT JOIN LATERAL (SELECT true AS known, x.rights_lost_at FROM tickets x WHERE x.tenant_id = tenant AND x.event_id = k.event_id AND x.ticket_id = k.ticket_id LIMIT 1) AS t ON true
   ), made AS (
     INSERT INTO ticket_usage (tenant_id, event_id, ticket_id, entries, first_at, last_at, known)
     SELECT tenant, m.event_id, m.ticket_id, (m.simple AND NOT m.annulled)::integer, CASE WHEN m.simple AND NOT m.annulled THEN m.at END, CASE WHEN m.simple AND NOT m.annulled THEN m.at END,
-      (SELECT true FROM tickets t WHERE t.tenant_id = tenant AND t.event_id = m.event_id AND t.ticket_id = m.ticket_id LIMIT 1) IS TRUE
+      m.known
     FROM mine m ORDER BY m.event_id, m.ticket_id ON CONFLICT DO NOTHING RETURNING event_id, ticket_id
   )
   SELECT coalesce(array_agg(m.event_id) FILTER (WHERE m.simple AND d.ticket_id IS NOT NULL), '{}'), coalesce(array_agg(m.ticket_id) FILTER (WHERE m.simple AND d.ticket_id IS NOT NULL), '{}'),
