@@ -6,6 +6,7 @@ import { EXIT, failureOf, type Session, type SessionOptions, type Terminal, with
 // Loaded when a command needs them: most commands are done sooner than the whole service is loaded.
 const access = () => import('./access.ts');
 const account = () => import('./account.ts');
+const codesOf = () => import('./codes.ts');
 const brokerSession = () => import('./broker-session.ts');
 const gatesOf = () => import('./gates.ts');
 const rights = () => import('./rights.ts');
@@ -62,6 +63,7 @@ function createProgram(terminal: Terminal): Command {
   add(program, 'all', 'serve and ingest in one process').action(async () => (await services()).runCommand(terminal, { serve: true, ingest: true }));
 
   addRights(program, add, session, tenantOption);
+  addCodes(program, terminal, add, session, tenantOption);
   addGates(program, add, session, tenantOption);
   addAccess(program, add, session, tenantOption);
   return program;
@@ -108,6 +110,66 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
       '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed at the door and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A',
     )
     .action((id: string, file: string, options, command: Command) => session(command, async (open) => (await rights()).importCommand(open, id, file, options)));
+}
+
+function addCodes(program: Command, terminal: Terminal, add: Add, session: Run, tenant: TenantOption): void {
+  const codes = add(program, 'codes', 'codes that guests show: issue, keys, revoke, sheet');
+  add(codes, 'issue <event>', 'makes tickets with new codes and writes the codes into a file, once; they are kept nowhere')
+    .requiredOption('--count <n>', 'how many', whole(1, 100_000))
+    .requiredOption('--tier <tier>')
+    .requiredOption('--out <file>', 'CSV; never over a file that is there')
+    .option('--zone <zone>')
+    .option('--units <n>', 'guests of one ticket', whole(1, 100))
+    .option('--max-scans <n>', 'entries of one ticket', whole(1, 1_000_000))
+    .option('--vip')
+    .option('--valid-from <time>', 'such as 2026-07-01T18:00+02:00')
+    .option('--valid-until <time>')
+    .option('--signed', 'signed codes: a gate believes them also before it has the ticket')
+    .option('--key <id>', "which of the event's keys signs")
+    .option('--key-file <file>', "the key's private half; default: beside the signing key")
+    .option('--no-wait', 'do not wait until gates are told')
+    .addOption(tenant())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  stile-cloud codes issue concert-1 --count 500 --tier standard --out codes.csv\n  stile-cloud codes keys add concert-1 --key k1\n  stile-cloud codes issue concert-1 --count 20 --tier guest --signed --key k1 --out guests.csv\n  stile-cloud codes sheet guests.csv --out guests.html',
+    )
+    .action((id: string, options, command: Command) => session(command, async (open) => (await codesOf()).issueCommand(open, id, options)));
+  add(codes, 'revoke <event> [tickets...]', 'takes codes back by ticket id; signed ones also of tickets that are not known here')
+    .option('--file <csv>', 'every ticket of this file')
+    .requiredOption('--actor <id>', 'your staff id; it is recorded')
+    .requiredOption('--reason <text>')
+    .option('--no-wait', 'do not wait until gates are told')
+    .addOption(tenant())
+    .action((id: string, tickets: string[], options, command: Command) =>
+      session(command, async (open) => (await codesOf()).revokeCommand(open, id, tickets, options)),
+    );
+  add(codes, 'sheet <file>', 'draws the codes of a CSV as QR, for trying gates; needs no database')
+    .requiredOption('--out <file>', '.svg, .png or .html')
+    .option('--columns <n>', 'codes side by side (SVG, PNG)', whole(1, 50), 4)
+    .action(async (file: string, options) => (await codesOf()).sheetCommand(terminal, file, options));
+  addCodeKeys(add(codes, 'keys', "keys of an event's signed codes: add, list, revoke"), add, session, tenant);
+}
+
+function addCodeKeys(keys: Command, add: Add, session: Run, tenant: TenantOption): void {
+  add(keys, 'add <event>', 'lets the event take codes that a key has signed; several keys may live side by side')
+    .option('--key <id>', 'its name, which every code carries: short')
+    .option('--key-file <file>', 'the private half, made where it is new; default: beside the signing key')
+    .option('--public <file>', "another issuer's public half")
+    .option('--pretix <file>', 'the public key of an event in pretix (pretix_sig1), as its settings show it')
+    .option('--not-after <time>', 'good until then')
+    .option('--no-wait', 'do not wait until gates are told')
+    .addOption(tenant())
+    .action((id: string, options, command: Command) => session(command, async (open) => (await codesOf()).keysAdd(open, id, options)));
+  add(keys, 'list <event>', 'every key, revoked ones too')
+    .option('--json')
+    .addOption(tenant())
+    .action((id: string, options, command: Command) => session(command, async (open) => (await codesOf()).keysList(open, id, options)));
+  add(keys, 'revoke <event> <key>', 'codes that it signed open nothing any more')
+    .requiredOption('--actor <id>', 'your staff id; it is recorded')
+    .requiredOption('--reason <text>')
+    .option('--no-wait', 'do not wait until gates are told')
+    .addOption(tenant())
+    .action((id: string, key: string, options, command: Command) => session(command, async (open) => (await codesOf()).keysRevoke(open, id, key, options)));
 }
 
 function addGates(program: Command, add: Add, session: Run, tenant: TenantOption): void {

@@ -27,8 +27,8 @@ export async function eventPut(session: Session, eventId: string, options: Event
     putEvent(client, tenantId, eventId, {
       name: options.name,
       site: options.site,
-      starts_at: time('--starts', options.starts),
-      ends_at: time('--ends', options.ends),
+      starts_at: instant('--starts', options.starts),
+      ends_at: instant('--ends', options.ends),
       time_zone: options.timeZone,
       policies,
     }),
@@ -138,7 +138,8 @@ export async function importCommand(session: Session, eventId: string, path: str
     );
 }
 
-function time(option: string, value: string | undefined): string | null | undefined {
+/** A time with its zone, as people write it → ISO; `none`: null. */
+export function instant(option: string, value: string | undefined): string | null | undefined {
   if (value === undefined) return undefined;
   if (value === 'none') return null;
   const zoned = /(Z|[+-]\d{2}:?\d{2})$/.test(value);

@@ -2,6 +2,7 @@
 import type { z } from 'zod';
 import type { TicketAction as TicketActionSchema } from '../../contract/http.ts';
 import type { TicketState } from '../../contract/manifest.ts';
+import { recogniseCode } from '../../rules/code.ts';
 import type { DatabaseClient } from '../database.ts';
 import { codeBits, MIN_CODE_BITS, ticketRef } from './codes.ts';
 import { bury, lockEvent, raiseVersion, tellGates } from './write.ts';
@@ -64,6 +65,9 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
 
   const next = nextOf(row, action.action);
   if (typeof next === 'string') return { ok: false, code: 'NOT_ALLOWED', message: `${ticketId} ${next}` };
+  // A signed code is found by its ticket id: under another ticket's it would make that bare id a code.
+  if (action.action === 'transfer' && action.code !== undefined && recogniseCode(action.code).form === 'stile')
+    return { ok: false, code: 'NOT_ALLOWED', message: 'a signed code belongs to one ticket id: revoke this ticket and issue a new one' };
   const ref = action.action === 'transfer' && action.code !== undefined ? ticketRef(event.salt, action.code) : row.ticket_ref;
   const newCode = !ref.equals(row.ticket_ref);
   if (newCode) {

@@ -1,5 +1,6 @@
 /** What becomes of a code at the door: a hash, and a judgement whether it can be guessed. The code itself goes no further. */
 import { createHash } from 'node:crypto';
+import { recogniseCode } from '../../rules/code.ts';
 
 /** Fewer random bits than this and a code can be found from its hash, or guessed at a gate. */
 export const MIN_CODE_BITS = 96;
@@ -8,9 +9,9 @@ export const MAX_CODE_CHARS = 1024;
 /** A code of fewer different characters is a pattern, whatever its length. */
 const MIN_DIFFERENT_CHARS = 8;
 
-/** First 16 bytes of SHA-256(salt of the event ‖ UTF-8 code). */
+/** First 16 bytes of SHA-256(salt of the event ‖ UTF-8 code); of Stile's signed code the ticket id stands in place of the code. */
 export function ticketRef(salt: Buffer, code: string): Buffer {
-  return createHash('sha256').update(salt).update(code, 'utf8').digest().subarray(0, 16);
+  return createHash('sha256').update(salt).update(recogniseCode(code).lookupText, 'utf8').digest().subarray(0, 16);
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-([0-9a-f])[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
