@@ -147,7 +147,7 @@ async function keysCheck(
       'is this gate still assigned to the event? stile-cloud gates',
     );
   }
-  const payload = JSON.parse(await textOf(answer.body)) as Record<string, unknown>;
+  const { manifest: payload } = JSON.parse(await textOf(answer.body)) as { manifest: Record<string, unknown> };
   const verdict = createKeyring(config.keys).verifyPayload(payload, [], null);
   if (verdict === 'ok') return ok('keys', `the cloud signs with ${String(payload.keyId)}, which is pinned`);
   return fail(

@@ -87,6 +87,7 @@ First steps:
     .action(async (options: CommonOptions) => (await import('./watch.ts')).watch(options));
   operations(root);
   records(root);
+  setUp(root);
   technician(root);
   return root;
 }
@@ -185,6 +186,23 @@ function technician(root: Command): void {
       if (options.reason === undefined) throw new CliError(EXIT.usage, '--reason is missing', 'say why: --reason commissioning');
       return selftest(options);
     });
+}
+
+function setUp(root: Command): void {
+  command(root, 'enroll', 'Buys this gate its certificate with a one-use token, and writes what it needs to reach broker and cloud.', [
+    'stile-cloud enroll arena/north-03        (in the office: prints the token)',
+    'stile-gate enroll --cloud https://cloud.example --broker mqtts://broker.example:8883 --token stile-enrol-…',
+    'stile-gate enroll                        (from /boot/firmware/stile-enroll.yaml, which holds cloud, broker and token)',
+    'stile-gate enroll --token … --force      (again, before the certificate ends)',
+  ])
+    .option('--token <token>', 'the one-use token')
+    .option('--cloud <url>', "the cloud's address (default: cloud.url)")
+    .option('--broker <url>', "the broker's address (default: mqtt.url)")
+    .option('--ca <file>', "certificate of the cloud's authority, PEM, where the system does not know it")
+    .option('--file <file>', 'YAML with cloud, broker, token and ca')
+    .option('--force', 'also where there is a certificate that lasts')
+    .addOption(json())
+    .action(async (options) => (await import('./enroll.ts')).enroll(options));
 }
 
 /** Runs a command line; answers the exit code. */

@@ -20,6 +20,8 @@ export interface Identity {
 export interface TestCa {
   /** PEM: signs the broker's and the gates' certificates. What clients trust. */
   readonly ca: string;
+  /** PEM: its key, for a cloud that enrols gates (STILE_CA_KEY). Not among the files that are written. */
+  readonly caKey: string;
   /** PEM: signs the cloud's certificates. What the cloud's listener trusts. */
   readonly cloudCa: string;
   readonly broker: Identity;
@@ -52,6 +54,7 @@ export async function createTestCa(options: { readonly hosts?: readonly string[]
   const names = new x509.SubjectAlternativeNameExtension(hosts.map((value) => ({ type: /^[\d.]+$|:/.test(value) ? 'ip' : 'dns', value })));
   return {
     ca: gates.certificate.toString('pem'),
+    caKey: pem('PRIVATE KEY', await webcrypto.subtle.exportKey('pkcs8', gates.keys.privateKey)),
     cloudCa: cloud.certificate.toString('pem'),
     broker: await leaf(gates, 'broker', 825, [names, new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth])]),
     cloud: await leaf(cloud, CLOUD_IDENTITY, 825, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])]),

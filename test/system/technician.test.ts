@@ -1,0 +1,145 @@
+/** A new gate, from a token to the first guest, and what doctor says of it: real cloud, real broker with TLS and ACL. */
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { X509Certificate } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { GateStatus } from '../../daemon/control-calls.ts';
+import { openPtyPair, type PtyPair } from '../../daemon/sim/pty-pair.ts';
+import { type House, openHouse, run } from '../../deploy/demo/house.ts';
+import { writeTestCa } from '../../deploy/mosquitto/test-ca.ts';
+import { type Broker, startBroker } from '../broker.ts';
+import { type FreshDatabase, freshDatabase } from '../database.ts';
+import { eventually } from './venue.ts';
+
+const STILE_GATE = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
+const GATE = 'arena/north';
+const CODE = 'A0B1C2D3E4F5061728394A5B6C7D8E9F';
+let [dir, folder] = ['', ''];
+let broker: Broker;
+let database: FreshDatabase;
+let house: House;
+let reader: PtyPair;
+let gate: ChildProcess | null = null;
+
+beforeAll(async () => {
+  dir = mkdtempSync(join(tmpdir(), 'stile-technician-'));
+  folder = join(dir, 'etc');
+  mkdirSync(folder);
+  mkdirSync(join(dir, 'store'));
+  broker = await startBroker({ tls: true, acl: [{ gate: GATE, revoked: false }] });
+  const pki = join(dir, 'pki');
+  if (broker.ca === null) throw new Error('no authority');
+  await writeTestCa(broker.ca, pki, []);
+  writeFileSync(join(pki, 'gates-ca.key'), broker.ca.caKey, { mode: 0o600 });
+  database = await freshDatabase();
+  house = await openHouse({
+    dir,
+    databaseUrl: database.url,
+    mqtt: { url: broker.cloudUrl, ca: join(pki, 'gates-ca.crt'), cert: join(pki, 'cloud.crt'), key: join(pki, 'cloud.key') },
+    env: { STILE_CA_CERT: join(pki, 'gates-ca.crt'), STILE_CA_KEY: join(pki, 'gates-ca.key') },
+  });
+  writeFileSync(join(dir, 'tickets.csv'), `ticket_id,code,tier\nT-1,${CODE},standard\n`);
+  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--no-wait');
+  await house.cloud('import', 'concert', join(dir, 'tickets.csv'), '--no-wait');
+  await house.cloud('assign', GATE, 'concert', '--token-file', join(dir, 'first.token'), '--no-wait');
+  await house.startCloud();
+  reader = openPtyPair({ readerLink: join(dir, 'reader'), guestLink: join(dir, 'guest') });
+  writeFileSync(
+    join(folder, 'gate.yaml'),
+    `gate: ${GATE}
+readers: [{ name: in, path: ../reader }]
+board: { driver: sim, sim_socket: ../sim.sock, sim_passage_ms: 50 }
+store: { path: ../store }
+control: { socket: ../gate.sock }
+`,
+  );
+}, 180_000);
+afterAll(async () => {
+  gate?.kill('SIGKILL');
+  reader?.close();
+  await house?.close();
+  await database?.drop();
+  await broker?.stop();
+  rmSync(dir, { recursive: true, force: true });
+});
+
+const cli = (...args: readonly string[]) => run(STILE_GATE, [...args, '--config', join(folder, 'gate.yaml')]);
+const newToken = async (name = GATE) => (JSON.parse(await house.cloud('enroll', name, '--json')) as { token: string }).token;
+const until = (fits: (now: GateStatus) => boolean) => async () => {
+  const { code, stdout } = await cli('status', '--json');
+  return code === 0 && fits(JSON.parse(stdout) as GateStatus);
+};
+const enroll = (...args: readonly string[]) => cli('enroll', '--cloud', house.cloudUrl, '--broker', broker.url, ...args);
+
+test('what is wrong is said before the token is spent', async () => {
+  const token = await newToken();
+  expect(await cli('enroll', '--token', token)).toMatchObject({ code: 2, stderr: expect.stringContaining("cloud's address is missing") });
+  expect(await cli('enroll', '--token', token, '--cloud', 'http://cloud.example', '--broker', broker.url)).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining('https://'),
+  });
+  expect(await cli('enroll', '--token', token, '--cloud', 'http://127.0.0.1:9', '--broker', broker.url)).toMatchObject({ code: 69 });
+  expect(await enroll('--token', 'stile-enrol-never-given-0123456789')).toMatchObject({ code: 1, stderr: expect.stringContaining('opens nothing') });
+  expect(existsSync(join(folder, 'tls/gate.key'))).toBe(false);
+  expect(existsSync(join(folder, 'conf.d/50-enrolment.yaml'))).toBe(false);
+}, 60_000);
+
+test('a token from the boot partition makes it a gate: certificate, keys, tickets, first guest; doctor finds nothing to mend', async () => {
+  const token = await newToken();
+  const boot = join(dir, 'stile-enroll.yaml');
+  writeFileSync(boot, `cloud: ${house.cloudUrl}\nbroker: ${broker.url}\ntoken: ${token}\n`);
+  const bought = await cli('enroll', '--file', boot);
+  expect(bought).toMatchObject({ code: 0, stdout: expect.stringMatching(/this is arena\/north now[\s\S]*assigned to concert[\s\S]*next: systemctl restart/) });
+  expect(new X509Certificate(readFileSync(join(folder, 'tls/gate.pem'))).subject).toContain(`CN=${GATE}`);
+  for (const secret of ['tls/gate.key', 'cloud-token']) expect(statSync(join(folder, secret)).mode & 0o007).toBe(0);
+  expect(await cli('check-config')).toMatchObject({ code: 0 });
+  expect(bought.stdout).not.toContain(token);
+  gate = spawn(STILE_GATE, ['run', '--config', join(folder, 'gate.yaml')], { stdio: 'ignore' });
+  await eventually(
+    'the gate is online and has its tickets',
+    until((now) => now.uplink?.online === true && now.manifests.length === 1),
+  );
+  writeFileSync(join(dir, 'guest'), `${CODE}\r\n`);
+  await eventually(
+    'the guest is in',
+    until((now) => now.totals.passages === 1),
+  );
+  await eventually(
+    'the clock is measured',
+    until((now) => now.clock.offset_ms !== null),
+  );
+  const { stdout } = await cli('doctor', '--json');
+  const { checks } = JSON.parse(stdout) as { checks: { part: string; result: string; cause: string }[] };
+  expect(checks.filter(({ result }) => result === 'fail')).toEqual([]);
+  const cause = (part: string) => checks.find((check) => check.part === part)?.cause;
+  expect([cause('cloud'), cause('keys'), cause('broker')]).toEqual([
+    `${house.cloudUrl} answers and takes the token`,
+    expect.stringMatching(/^the cloud signs with .*, which is pinned$/),
+    `online at ${broker.url}`,
+  ]);
+}, 120_000);
+
+test('a second enrolment wants --force; another gate’s token changes nothing; a forgotten key or a wrong token is named', async () => {
+  const token = await newToken();
+  expect(await enroll('--token', token)).toMatchObject({ code: 1, stderr: expect.stringContaining('--force') });
+  const before = readFileSync(join(folder, 'tls/gate.pem'), 'utf8');
+  await house.cloud('assign', 'arena/south', 'concert', '--token-file', join(dir, 'south.token'), '--no-wait');
+  expect(await enroll('--token', await newToken('arena/south'), '--force')).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('configured as arena/north'),
+  });
+  expect(readFileSync(join(folder, 'tls/gate.pem'), 'utf8')).toBe(before);
+  expect(await enroll('--token', token, '--force')).toMatchObject({ code: 0 });
+  expect(readFileSync(join(folder, 'tls/gate.pem'), 'utf8')).not.toBe(before);
+  const keys = JSON.parse(readFileSync(join(folder, 'keys.json'), 'utf8')) as { keys: { key_id: string }[] };
+  writeFileSync(join(folder, 'keys.json'), JSON.stringify({ keys: keys.keys.map((key) => ({ ...key, key_id: 'another' })) }));
+  const strange = JSON.parse((await cli('doctor', '--json')).stdout) as { checks: { part: string; result: string; cause: string }[] };
+  expect(strange.checks.find(({ part }) => part === 'keys')).toMatchObject({ result: 'fail', cause: expect.stringContaining('another pinned') });
+  writeFileSync(join(folder, 'cloud-token'), 'not-the-token\n', { mode: 0o600 });
+  const refused = JSON.parse((await cli('doctor', '--json')).stdout) as { checks: { part: string; result: string; cause: string }[] };
+  expect(refused.checks.find(({ part }) => part === 'cloud')).toMatchObject({ result: 'fail', cause: expect.stringContaining('the token is not taken') });
+}, 90_000);
