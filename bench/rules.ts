@@ -1,0 +1,57 @@
+/**
+ * The decision alone, without store or disk: nanoseconds by how many rules a policy has and how often a ticket was used.
+ *
+ *   node bench/rules.ts [--rounds 20000]
+ */
+import { parseArgs } from 'node:util';
+import { admit } from '../rules/admission.ts';
+import type { Recognised } from '../rules/facts.ts';
+import { EVENT, entry, exit, GATE, HOUR_MS, NOW_MS, PLACE, TICKET } from '../rules/given.ts';
+import { effectivePolicy, type GatePolicy } from '../rules/policy.ts';
+import { quantile, table } from './table.ts';
+
+const { values } = parseArgs({ options: { rounds: { type: 'string', default: '20000' } } });
+const ROUNDS = Number(values.rounds);
+/** Decisions between two readings of the clock: one alone is too short to be timed. */
+const BATCH = 50;
+const WARM_UP = 5_000;
+
+const CASES: readonly (readonly [string, GatePolicy, number])[] = [
+  ['defaults, never used', {}, 0],
+  ['zones, tiers and grace', { zones: ['floor'], tiers: ['standard'] }, 0],
+  ['re-entry after exit, used 2 times', { reentry: { rule: 'after_exit' } }, 2],
+  ['re-entry, daily limit, passback, used 10 times', { reentry: { rule: 'after_exit' }, entries: { per_day: 20 } }, 10],
+  ['the same, used 100 times', { reentry: { rule: 'after_exit' }, entries: { per_day: 200 } }, 100],
+  ['a venue rule of 1 comparison', { rules: { '<': [{ var: 'entries_number' }, 3] } }, 0],
+  ['a venue rule of 20 comparisons', { rules: { and: Array.from({ length: 20 }, (_, index) => ({ '<': [{ var: 'entries_number' }, index + 3] })) } }, 0],
+];
+
+function factsOf(used: number): Recognised {
+  const entries = Array.from({ length: used }, (_, index) => [
+    entry({ atMs: NOW_MS - (used - index) * HOUR_MS }),
+    exit({ atMs: NOW_MS - (used - index) * HOUR_MS + HOUR_MS / 2 }),
+  ]).flat();
+  return { kind: 'ticket', ticket: { ...TICKET, zone: 'floor' }, medium: 'opaque', entries, event: EVENT };
+}
+
+const rows = CASES.map(([name, override, used]) => {
+  const policy = effectivePolicy({ gates: { [GATE]: override } }, TICKET.tier, GATE);
+  const facts = factsOf(used);
+  const verdict = admit(facts, policy, PLACE);
+  // Until the compiler has seen it often enough.
+  for (let index = 0; index < WARM_UP; index++) admit(facts, policy, PLACE);
+  const times: number[] = [];
+  for (let round = 0; round < ROUNDS / BATCH; round++) {
+    const began = process.hrtime.bigint();
+    for (let index = 0; index < BATCH; index++) admit(facts, policy, PLACE);
+    times.push(Number(process.hrtime.bigint() - began) / BATCH);
+  }
+  return { name, verdict: verdict.kind === 'grant' ? verdict.type : verdict.reason, p50: quantile(times, 0.5), p99: quantile(times, 0.99) };
+});
+const base = rows[0]?.p50 ?? 1;
+process.stdout.write(
+  `${table(
+    ['policy', 'verdict', 'p50 ns', 'p99 ns', '× defaults'],
+    rows.map(({ name, verdict, p50, p99 }) => [name, verdict, p50.toFixed(0), p99.toFixed(0), (p50 / base).toFixed(2)]),
+  )}\n`,
+);
