@@ -79,7 +79,7 @@ export interface Ledger {
   verifySome(rows: number): boolean;
   meta(key: string): string | undefined;
   setMeta(key: string, value: string): void;
-  /** Folds the write-ahead log into the file: when idle whenever something was written, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
+  /** Folds the write-ahead log into the file: when idle from FOLD_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
   tidy(when: 'idle' | 'busy'): void;
   close(): void;
 }
@@ -112,7 +112,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
   const commit = db.prepare('COMMIT');
   const rollback = db.prepare('ROLLBACK');
 
-  const log = createLogKeeper(db, path);
+  const log = createLogKeeper(db, path, () => transact('begin the log anew', () => metaSet.run('folded', String(lastId))));
   /** SQLite itself rolls back after a full disk or an I/O error; then there is nothing left to roll back. */
   const transact = <T>(operation: string, work: () => T): T => {
     try {

@@ -174,17 +174,24 @@ export function lockStore(path: string): Sqlite {
 /** Commits between two looks at the log's size while the lane is busy. */
 const COMMITS_BETWEEN_LOOKS = 64;
 
+/**
+ * Commits that the log holds before it is folded while nobody is at the lane: about 1.5 MiB. Folding begins the log anew, and the
+ * first commit into a new log syncs twice; done in every pause between two guests, each guest would wait for both.
+ */
+export const FOLD_AFTER_COMMITS = 256;
+
 export interface LogKeeper {
   /** After every commit. */
   wrote(): void;
   /**
-   * Folds the write-ahead log into the database. idle: whenever something was written; the log file keeps its length and is written
+   * Folds the write-ahead log into the database. idle: from FOLD_AFTER_COMMITS on; the log file keeps its length and is written
    * over, because an append that does not grow a file syncs faster. busy: only past WAL_LIMIT_BYTES, and then the file is cut. Throws StoreError.
    */
   tidy(when: 'idle' | 'busy'): void;
 }
 
-export function createLogKeeper(db: Sqlite, path: string): LogKeeper {
+/** `folded`: called after the log was folded while idle; a small commit there takes the new log's first sync, so that no guest waits for it. */
+export function createLogKeeper(db: Sqlite, path: string, folded: () => void = () => {}): LogKeeper {
   let commits = 0;
   let looked = 0;
   return {
@@ -192,7 +199,7 @@ export function createLogKeeper(db: Sqlite, path: string): LogKeeper {
       commits++;
     },
     tidy(when) {
-      if (commits === 0 || (when === 'busy' && commits - looked < COMMITS_BETWEEN_LOOKS)) return;
+      if (when === 'idle' ? commits < FOLD_AFTER_COMMITS : commits - looked < COMMITS_BETWEEN_LOOKS) return;
       looked = commits;
       try {
         if (when === 'busy') {
@@ -206,6 +213,7 @@ export function createLogKeeper(db: Sqlite, path: string): LogKeeper {
       }
       commits = 0;
       looked = 0;
+      if (when === 'idle') folded();
     },
   };
 }
