@@ -32,6 +32,7 @@ const WATCHDOG_MS = 3_000;
 const BOUND_MS: Readonly<Record<Exclude<Way, 'stopped'>, number>> = { killed: 1_000, hung: 5_000 };
 /** A process that is told to stop ends its pulse by itself, in its time. */
 const PULSE_OFF_AT_WORST_MS = 400;
+const PASSAGE_MS = 500;
 const source = fileURLToPath(new URL('../../deploy/stop-step/stile-release.c', import.meta.url));
 
 interface Held {
@@ -96,6 +97,8 @@ else
       const wires = await watchWires(join(at.dir, 'sim.sock'));
       try {
         await ready();
+        // A passage that is over before the loop turns again is seen by no sensor: this guest takes longer than a loaded machine stalls.
+        wires.send({ walk: { rotate_ms: PASSAGE_MS } });
         at.show(codeOf(code));
         const on = await wires.next('release_in', true, 0);
         await sleep(Math.random() * BLOW_WITHIN_MS);
@@ -144,7 +147,7 @@ else
           const mine = all.filter(({ ticket_id }) => ticket_id === `t-${number}`).map(({ kind, outcome }) => outcome ?? kind);
           expect(mine, `ticket ${number}`).toEqual([
             'grant',
-            expect.stringMatching(WAYS[number % WAYS.length] === 'stopped' ? /^passed$/ : /^(unknown|passed)$/),
+            expect.stringMatching(WAYS[number % WAYS.length] === 'stopped' ? /^(passed|returned)$/ : /^(unknown|passed)$/),
           ]);
         }
         expect(await at.cli('ledger', 'verify')).toMatchObject({ code: 0 });
