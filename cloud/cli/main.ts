@@ -1,7 +1,7 @@
 /** The command line `stile-cloud`: names, options and help. What commands do stands beside. The only file of the cloud that imports commander. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { SETTINGS } from '../config.ts';
-import { EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './session.ts';
+import { CliError, EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './session.ts';
 
 // Loaded when a command needs them: most commands are done sooner than the whole service is loaded.
 const access = () => import('./access.ts');
@@ -9,6 +9,7 @@ const account = () => import('./account.ts');
 const codesOf = () => import('./codes.ts');
 const brokerSession = () => import('./broker-session.ts');
 const gatesOf = () => import('./gates.ts');
+const ledgerImport = () => import('./ledger-import.ts');
 const rights = () => import('./rights.ts');
 const services = () => import('./services.ts');
 
@@ -98,18 +99,29 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
     .addOption(tenant())
     .action((id: string, _options, command: Command) => session(command, async (open) => (await rights()).eventShow(open, id)));
 
-  add(program, 'import <event> <file>', 'imports tickets from CSV (with a header) or JSON Lines; the same file again changes nothing')
+  add(program, 'import [event] [file]', "imports tickets from CSV (with a header) or JSON Lines, or a dead gate's ledger; the same file again changes nothing")
     .addOption(new Option('--format <format>').choices(['csv', 'jsonl']).default(undefined, 'by the file'))
     .option('--strict', 'nothing is imported unless every line can be')
     .option('--allow-weak-codes', 'take codes that could be guessed (fewer than 96 random bits)')
+    .option('--ledger <file>', 'instead of tickets: what stile-gate ledger export wrote, of a gate that cannot send it any more')
+    .option('--gate <gate>', 'with --ledger: whose ledger it must be')
+    .option('--accept-broken', 'with --ledger: take it in though its chain does not hold; the broken places are flagged')
     .option('--json')
     .option('--no-wait', 'do not wait until gates are told')
     .addOption(tenant())
     .addHelpText(
       'after',
-      '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed at the door and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A',
+      '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed at the door and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A\n\nA dead gate:\n  stile-cloud import --ledger north-03.jsonl --gate arena/north-03',
     )
-    .action((id: string, file: string, options, command: Command) => session(command, async (open) => (await rights()).importCommand(open, id, file, options)));
+    .action(async (id: string | undefined, file: string | undefined, options, command: Command) => {
+      if (options.ledger !== undefined) {
+        if (id !== undefined) throw new CliError(EXIT.usage, 'import --ledger takes a ledger and no tickets: leave out event and file');
+        return session(command, async (open) => (await ledgerImport()).ledgerImportCommand(open, options.ledger, options));
+      }
+      if (id === undefined || file === undefined)
+        throw new CliError(EXIT.usage, 'name the event and the file of its tickets: stile-cloud import <event> <file>');
+      return session(command, async (open) => (await rights()).importCommand(open, id, file, options));
+    });
 }
 
 function addCodes(program: Command, terminal: Terminal, add: Add, session: Run, tenant: TenantOption): void {
