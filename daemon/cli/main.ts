@@ -88,6 +88,7 @@ First steps:
   operations(root);
   records(root);
   setUp(root);
+  readers(root);
   technician(root);
   return root;
 }
@@ -164,6 +165,23 @@ function records(root: Command): void {
     .addOption(socket())
     .addOption(json())
     .action(async (options) => (await import('./status.ts')).manifestShow(options));
+}
+
+function readers(root: Command): void {
+  const group = root.command('readers').description('Tells equal readers apart.');
+  command(group, 'assign', 'Binds each reader to the USB socket that it is plugged into: show a code to each as it is asked for. The gate must run.', [
+    'stile-gate mode out_of_service --reason "binding readers"    (codes are refused meanwhile)',
+    'sudo stile-gate readers assign',
+    'stile-gate readers assign out --print                        (only this one; prints the udev rule)',
+  ])
+    .argument('[names...]', 'readers as the configuration names them (default: all)')
+    .option('--rules <file>', 'the udev rules file', '/etc/udev/rules.d/61-stile-readers.rules')
+    .option('--wait <seconds>', 'for each reader', wholeNumber(1, 600), 60)
+    .option('--print', 'write nothing, print the rules')
+    .addOption(new Option('--machine-root <folder>', 'where /sys and /run are, for tests').hideHelp())
+    .addOption(socket())
+    .addOption(json())
+    .action(async (names: string[], options) => (await import('./assign.ts')).assign(names, options));
 }
 
 /** What is needed once: to set a gate up, to try it, to find what ails it. */
