@@ -7,7 +7,7 @@
  */
 import { type Ask, gateName, refusal, show } from './ask.ts';
 import type { Refusal } from './facts.ts';
-import { localDay, nextDayMs } from './venue-time.ts';
+import { localDay, localDays, nextDayMs } from './venue-time.ts';
 
 /** An entry of another gate may lie this far ahead of our clock and still be believed; beyond, no gap is measured from it. */
 const CLOCK_SKEW_MS = 60_000;
@@ -63,7 +63,10 @@ function checkDays(ask: Ask): Refusal | null {
   const { per_day, days } = policy.entries;
   if ((per_day === null && days === null) || !place.clockTrusted) return null;
   const today = localDay(place.nowMs, event.timeZone);
-  const used = usage.visits.map((visit) => localDay(visit.atMs, event.timeZone));
+  const used = localDays(
+    usage.visits.map((visit) => visit.atMs),
+    event.timeZone,
+  );
   if (days !== null) {
     const distinct = new Set(used);
     if (!distinct.has(today) && distinct.size >= days) return refusal(ask, 'max_entries', { days });

@@ -6,7 +6,7 @@
 import jsonLogic, { type RulesLogic } from 'json-logic-js';
 import type { Ask } from './ask.ts';
 import { isOperation, operation, type RuleNode, type RuleVariable } from './venue-rule.ts';
-import { clockTodayMs, dateTimeMs, isoWeekday, localDay } from './venue-time.ts';
+import { clockTodayMs, dateTimeMs, isoWeekday, localDay, localDays } from './venue-time.ts';
 
 /** What the operators see. Times are Unix ms. Read only as far as the rule asks. */
 type RuleData = { readonly [Name in RuleVariable]: string | number | null } & { readonly ask: Ask };
@@ -30,7 +30,8 @@ function ruleData(ask: Ask): RuleData {
     },
     entries_number: usage.visits.length,
     get entries_today() {
-      return visitDays(ask).filter((day) => day === localDay(place.nowMs, event.timeZone)).length;
+      const today = localDay(place.nowMs, event.timeZone);
+      return visitDays(ask).filter((day) => day === today).length;
     },
     get entries_days() {
       return new Set(visitDays(ask)).size;
@@ -42,7 +43,7 @@ function ruleData(ask: Ask): RuleData {
 }
 
 const visitDays = ({ usage, event }: Ask, keep: (atMs: number) => boolean = () => true): string[] =>
-  usage.visits.filter((visit) => keep(visit.atMs)).map((visit) => localDay(visit.atMs, event.timeZone));
+  localDays(usage.visits.map((visit) => visit.atMs).filter(keep), event.timeZone);
 
 /** A time that a rule builds, as Unix ms. Throws where the event has no such time. */
 export function buildTime(ask: Ask, kind: unknown, value: unknown): number {

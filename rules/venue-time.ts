@@ -9,6 +9,24 @@ const zoned = (atMs: number, timeZone: string): Temporal.ZonedDateTime => Tempor
 /** The local day, as `2027-05-01`. Throws on a zone that does not exist. */
 export const localDay = (atMs: number, timeZone: string): string => zoned(atMs, timeZone).toPlainDate().toString();
 
+/**
+ * The local days of several times. Neighbours mostly share a day, so each day's bounds are worked out once in a row: a ticket that was
+ * used a hundred times must not cost a hundred conversions (bench/rules.ts).
+ */
+export function localDays(times: readonly number[], timeZone: string): string[] {
+  let day = '';
+  let startMs = Number.POSITIVE_INFINITY;
+  let endMs = Number.NEGATIVE_INFINITY;
+  return times.map((atMs) => {
+    if (atMs >= startMs && atMs < endMs) return day;
+    const start = zoned(atMs, timeZone).startOfDay();
+    day = start.toPlainDate().toString();
+    startMs = start.epochMilliseconds;
+    endMs = start.add({ days: 1 }).startOfDay().epochMilliseconds;
+    return day;
+  });
+}
+
 /** The beginning of the next local day (not always midnight: some zones change their clocks then). */
 export const nextDayMs = (atMs: number, timeZone: string): number => zoned(atMs, timeZone).add({ days: 1 }).startOfDay().epochMilliseconds;
 
