@@ -1,0 +1,381 @@
+/**
+ * Runs inside the guest, on Debian's kernel with gpio-sim and under systemd, by the bundle's own runtime: the gate drives a Pi's
+ * header that the kernel simulates, and what it does is seen from the kernel's side. Says on the console what came of each step:
+ *
+ *   PROOF <name>: ok <detail> | FAILED <detail>      SHOW <number of the ticket>      DONE
+ *
+ * PROVE=short leaves out the contract suites and the many kills; KILLS says how many.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { appendFileSync, chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Header, LABEL, makeHeader, monotonicMs } from './sim-gpio.ts';
+
+const SHORT = process.env['PROVE'] === 'short';
+const KILLS = Number(process.env['KILLS'] ?? 0);
+const CONSOLE = '/dev/ttyS0';
+const GATE = '/opt/stile/bin/stile-gate';
+const HEARD = '/run/heard';
+const DROP_IN = '/run/systemd/system/stile-gate.service.d/no-sysfs.conf';
+/** BCM lines of gate.yaml. */
+const RELEASE = 17;
+const GREEN = 22;
+const RED = 23;
+const AMBER = 24;
+const PASSAGE = 20;
+const BUTTON = 13;
+const FIRE = 19;
+const TAMPER = 26;
+const PULSE_MS = 200;
+/** An emulated processor is some 20 times slower than a Pi's, and shares its machine. */
+const PULSE_LATE_MS = 150;
+const PATIENCE_MS = 60_000;
+/** LANE.md: killed, the release is safe within 1 s; hung, within 5 s. */
+const KILLED_BOUND_MS = 1_000;
+const HUNG_BOUND_MS = 5_000;
+/** Levels are read at least so often, so fire is seen within this whatever becomes of the edge; the rest is the emulation's. */
+const FIRE_BOUND_MS = 500;
+
+const say = (line: string) => appendFileSync(CONSOLE, `\n${line}\n`);
+const short = (text: string) => text.replaceAll(/\s+/g, ' ').slice(-400);
+function run(file: string, ...args: string[]): { readonly code: number; readonly out: string } {
+  const { status, stdout, stderr } = spawnSync(file, args, { encoding: 'utf8' });
+  return { code: status ?? -1, out: `${stdout}${stderr}`.trim() };
+}
+const property = (name: string) => run('systemctl', 'show', '-p', name, '--value', 'stile-gate').out;
+const must = (holds: boolean, otherwise: string): void => {
+  if (!holds) throw new Error(otherwise);
+};
+
+async function proof(name: string, step: () => Promise<string> | string): Promise<void> {
+  const from = monotonicMs();
+  try {
+    const detail = short(await step());
+    say(`PROOF ${name}: ok ${detail} [${((monotonicMs() - from) / 1_000).toFixed(1)} s]`);
+  } catch (error) {
+    say(`PROOF ${name}: FAILED ${short((error as Error).message)}`);
+    for (const line of run('journalctl', '-u', 'stile-gate', '-n', '12', '--no-pager', '-o', 'cat').out.split('\n')) say(`JOURNAL ${line.slice(0, 300)}`);
+  }
+}
+
+async function until(what: string, holds: () => boolean, boundMs = PATIENCE_MS, everyMs = 20): Promise<number> {
+  const from = monotonicMs();
+  while (!holds()) {
+    must(monotonicMs() - from <= boundMs, `${what}: not within ${boundMs} ms`);
+    await sleep(everyMs);
+  }
+  return monotonicMs() - from;
+}
+
+interface Row {
+  readonly seq: number;
+  readonly kind: string;
+  readonly outcome?: string;
+  readonly actor?: string;
+  readonly reason?: string;
+  readonly what?: string;
+}
+
+/** What the broker brought, by topic; rows once each. */
+function heard(topic: string): string[] {
+  return readFileSync(HEARD, 'utf8')
+    .split('\n')
+    .filter((line) => line.startsWith(`stile/1/arena/north-03/${topic} `))
+    .map((line) => line.slice(line.indexOf(' ') + 1));
+}
+function rows(): Row[] {
+  const all = new Map<string, Row>();
+  for (const text of heard('ledger')) {
+    const message = JSON.parse(text) as { epoch: number; entries: Row[] };
+    for (const entry of message.entries) all.set(`${message.epoch} ${entry.seq}`, entry);
+  }
+  return [...all.values()];
+}
+const count = (fits: (row: Row) => boolean) => rows().filter(fits).length;
+/** Waits for one row more than there was of this kind. */
+const oneMore = (fits: (row: Row) => boolean) => {
+  const before = count(fits);
+  return (what: string) => until(what, () => count(fits) > before, 20_000, 100);
+};
+
+let header: Header;
+let ticket = 0;
+const running = () => property('ActiveState') === 'active';
+const released = () => header.wire(RELEASE) === 'high';
+
+async function begin(): Promise<void> {
+  const { code, out } = run('systemctl', 'start', 'stile-gate');
+  must(code === 0, `the gate does not start: ${out}`);
+}
+
+/** The next ticket is shown; answers when the kernel drives the release. */
+async function shown(): Promise<number> {
+  await until('the lane is shut', () => !released());
+  header.forget();
+  const from = monotonicMs();
+  say(`SHOW ${ticket}`);
+  ticket += 1;
+  await until('the release', released, 20_000, 2);
+  return monotonicMs() - from;
+}
+
+async function walkThrough(): Promise<void> {
+  header.drive(PASSAGE, 'low');
+  await sleep(150);
+  header.drive(PASSAGE, 'high');
+}
+
+/** The pulse as the kernel drove it. */
+function pulse(): string {
+  const edges = header.driven(RELEASE);
+  const up = edges.find(({ level }) => level === 'high');
+  const down = edges.find(({ level, atMs }) => level === 'low' && up !== undefined && atMs > up.atMs);
+  must(up !== undefined && down !== undefined, `the kernel saw no pulse: ${JSON.stringify(edges)}`);
+  const lengthMs = (down?.atMs ?? 0) - (up?.atMs ?? 0);
+  must(lengthMs >= PULSE_MS - 5 && lengthMs <= PULSE_MS + PULSE_LATE_MS, `the pulse was ${lengthMs.toFixed(1)} ms`);
+  return `pulse ${lengthMs.toFixed(1)} ms`;
+}
+
+const BY: Readonly<Record<Driver, string>> = { onoff: `onoff (sysfs, ${LABEL} at `, cdev: 'character device (/dev/gpiochip0' };
+type Driver = 'onoff' | 'cdev';
+
+async function proveLane(driver: Driver): Promise<void> {
+  await proof(`${driver}: chosen by itself, lines in their defined state`, async () => {
+    await begin();
+    const by = () =>
+      heard('info')
+        .map((text) => (JSON.parse(text) as { board?: { by?: string } }).board?.by ?? '')
+        .at(-1) ?? '';
+    await until('the gate says who drives its lines', () => by().startsWith(BY[driver]), 20_000, 100);
+    must(!released() && header.wire(GREEN) === 'low', 'the release or green is driven');
+    await until('amber (active low) is lit: ready', () => header.wire(AMBER) === 'low', 5_000);
+    const file = readFileSync('/run/stile/release.conf', 'utf8');
+    must(file.includes(driver === 'onoff' ? '\nsysfs ' : '\nchip /dev/gpiochip0 17 0'), `the stop step is told: ${file}`);
+    if (driver === 'cdev') must(header.pull(PASSAGE) === 'pull-up', `the passage line's bias is ${header.pull(PASSAGE)}`);
+    return by();
+  });
+  await proof(`${driver}: a guest is admitted and walks through`, async () => {
+    const passed = oneMore((row) => row.kind === 'passage' && row.outcome === 'passed');
+    const openMs = await shown();
+    await until('green', () => header.wire(GREEN) === 'high', 2_000, 5);
+    await until('the release returns', () => !released(), 2_000, 5);
+    const length = pulse();
+    await walkThrough();
+    await passed('the passage row at the broker');
+    await until('green goes out', () => header.wire(GREEN) === 'low', 10_000);
+    return `release ${openMs.toFixed(0)} ms after the code was asked for, ${length}, green and amber, passage recorded`;
+  });
+  await proof(`${driver}: the same ticket is refused`, async () => {
+    await sleep(1_500);
+    const refused = oneMore((row) => row.kind === 'refusal');
+    header.forget();
+    say(`SHOW ${ticket - 1}`);
+    await refused('the refusal at the broker');
+    await until('red', () => header.wire(RED) === 'high', 3_000, 5);
+    must(
+      header.driven(RELEASE).every(({ level }) => level === 'low'),
+      'the release was driven',
+    );
+    await until('red goes out', () => header.wire(RED) === 'low', 10_000);
+    return `${rows().findLast(({ kind }) => kind === 'refusal')?.reason}, red lit and out again, no release`;
+  });
+  await proof(`${driver}: pulses of 50 ms are a passage, chatter is none`, async () => {
+    const passed = (row: Row) => row.kind === 'passage' && row.outcome === 'passed';
+    await shown();
+    const before = count(passed);
+    for (let n = 0; n < 6; n += 1) {
+      header.drive(PASSAGE, 'low');
+      const from = monotonicMs();
+      while (monotonicMs() - from < 1);
+      header.drive(PASSAGE, 'high');
+    }
+    await sleep(700);
+    must(count(passed) === before && header.wire(GREEN) === 'high', 'chatter was taken for a passage');
+    const one = oneMore(passed);
+    header.drive(PASSAGE, 'low');
+    const from = monotonicMs();
+    while (monotonicMs() - from < 50) await sleep(5);
+    header.drive(PASSAGE, 'high');
+    const lengthMs = monotonicMs() - from;
+    await one('the passage');
+    return `6 dips of 1 ms dropped, one of ${lengthMs.toFixed(0)} ms kept`;
+  });
+  await proof(`${driver}: the staff button opens`, async () => {
+    const override = oneMore((row) => row.kind === 'override' && row.actor === 'button');
+    const passed = oneMore((row) => row.kind === 'passage');
+    await until('the lane is shut', () => !released());
+    await sleep(300);
+    header.forget();
+    const from = monotonicMs();
+    header.drive(BUTTON, 'low');
+    await until('the release', released, 5_000, 2);
+    const openMs = monotonicMs() - from;
+    header.drive(BUTTON, 'high');
+    await until('the release returns', () => !released(), 2_000, 5);
+    const length = pulse();
+    await walkThrough();
+    await override('the override at the broker');
+    await passed('its passage');
+    return `release ${openMs.toFixed(0)} ms after the press, ${length}, recorded`;
+  });
+}
+
+async function proveFire(driver: Driver): Promise<void> {
+  await proof(`${driver}: the fire loop opens the lane, and it stays open`, async () => {
+    await until('the lane is shut', () => !released());
+    header.forget();
+    const from = monotonicMs();
+    header.drive(FIRE, 'low');
+    await until('the release', released, 5_000, 2);
+    const openMs = (header.driven(RELEASE).find(({ level }) => level === 'high')?.atMs ?? Number.POSITIVE_INFINITY) - from;
+    must(openMs <= FIRE_BOUND_MS, `the release was driven after ${openMs.toFixed(1)} ms`);
+    await until('the latch on disk', () => existsSync('/var/lib/stile/fire-latched'), 5_000);
+    header.drive(FIRE, 'high');
+    await sleep(1_000);
+    must(released(), 'shut again when the loop closed, without a reset');
+    const pid = Number(property('MainPID'));
+    let shutMs = 0;
+    process.kill(pid, 'SIGKILL');
+    let last = monotonicMs();
+    await until(
+      'the gate again',
+      () => {
+        const now = monotonicMs();
+        if (!released()) shutMs += now - last;
+        last = now;
+        return Number(property('MainPID')) !== pid && running();
+      },
+      PATIENCE_MS,
+      10,
+    );
+    await until('open again', released, 2_000);
+    // A line of the character device that nobody holds goes to its pull on gpio-sim, unlike on a Pi's kernel.
+    must(driver === 'cdev' || shutMs === 0, `shut for ${shutMs.toFixed(0)} ms while the fire was latched`);
+    const { code, out } = run(GATE, 'reset-emergency', '--reason', 'drill over', '--actor', 'staff-1');
+    must(code === 0, out);
+    await until('the lane shut', () => !released(), 10_000);
+    return `driven ${openMs.toFixed(1)} ms after the loop opened; latched; ${driver === 'cdev' ? `let go by gpio-sim for ${shutMs.toFixed(0)} ms without a process, open again with it` : 'open through kill -9 and restart'}; shut by reset-emergency`;
+  });
+}
+
+/** Ends the gate while its release is driven, and answers how long the kernel still drove it. */
+async function endedInMidPulse(how: 'kill -9' | 'hang' | 'stop'): Promise<number> {
+  await until('the gate runs', running, PATIENCE_MS, 100);
+  await shown();
+  const pid = Number(property('MainPID'));
+  must(pid > 1, 'there is no main process');
+  // Asking systemd takes the emulated machine long enough for a pulse to be over: it is held, then.
+  const from = monotonicMs();
+  if (how === 'stop') {
+    const { code, out } = run('systemctl', 'stop', 'stile-gate');
+    must(code === 0 && !released(), `stop ended with ${code}, the release is ${header.wire(RELEASE)}: ${out}`);
+    must(property('Result') === 'success', `the unit's result is ${property('Result')}`);
+    const backMs = (header.driven(RELEASE).findLast(({ level }) => level === 'low')?.atMs ?? from) - from;
+    await begin();
+    return Math.max(0, backMs);
+  }
+  process.kill(pid, how === 'hang' ? 'SIGSTOP' : 'SIGKILL');
+  const tookMs = await until('the release returns', () => !released(), 15_000, 1);
+  await until('another process', () => Number(property('MainPID')) !== pid && running(), PATIENCE_MS, 100);
+  return tookMs;
+}
+
+const BOUNDS = { 'kill -9': KILLED_BOUND_MS, hang: HUNG_BOUND_MS, stop: HUNG_BOUND_MS } as const;
+
+async function proveEnds(driver: Driver): Promise<void> {
+  for (const how of ['kill -9', 'hang', 'stop'] as const)
+    await proof(`${driver}: defined state after ${how} in mid-pulse`, async () => {
+      const tookMs = await endedInMidPulse(how);
+      must(tookMs <= BOUNDS[how], `the release came back after ${tookMs.toFixed(0)} ms, and the bound is ${BOUNDS[how]} ms`);
+      must(!released() && header.wire(GREEN) === 'low', 'release or green is driven');
+      const complaints = run('journalctl', '-u', 'stile-gate', '--no-pager', '-o', 'cat')
+        .out.split('\n')
+        .filter((line) => line.startsWith('stile-release:'));
+      must(complaints.length === 0, complaints.join('; '));
+      return `release back after ${tookMs.toFixed(0)} ms (bound ${BOUNDS[how]})`;
+    });
+}
+
+async function proveKills(driver: Driver): Promise<void> {
+  if (KILLS === 0) return;
+  await proof(`${driver}: ${KILLS} ends in mid-pulse`, async () => {
+    const longest: Record<string, number> = {};
+    for (let n = 0; n < KILLS; n += 1) {
+      const how = (['kill -9', 'hang', 'stop'] as const)[n % 3] ?? 'stop';
+      const tookMs = await endedInMidPulse(how);
+      must(tookMs <= BOUNDS[how], `${how} number ${n + 1}: the release came back after ${tookMs.toFixed(0)} ms`);
+      longest[how] = Math.max(longest[how] ?? 0, Math.round(tookMs));
+    }
+    return `longest until the release was back: ${Object.entries(longest)
+      .map(([how, ms]) => `${how} ${ms} ms`)
+      .join(', ')}`;
+  });
+}
+
+function startBroker(): void {
+  writeFileSync('/run/mosquitto.conf', 'listener 1883 127.0.0.1\nallow_anonymous true\nuser root\n');
+  spawn('/usr/sbin/mosquitto', ['-c', '/run/mosquitto.conf'], { stdio: 'ignore' });
+  const file = openSync(HEARD, 'a');
+  const listen = () => {
+    const client = spawn('/usr/bin/mosquitto_sub', ['-h', '127.0.0.1', '-v', '-t', 'stile/1/#'], { stdio: ['ignore', file, 'ignore'] });
+    client.on('exit', () => setTimeout(listen, 100));
+  };
+  listen();
+  process.on('exit', () => closeSync(file));
+}
+
+function rest(): void {
+  for (const line of [PASSAGE, BUTTON, FIRE, TAMPER]) header.drive(line, 'high');
+}
+
+async function main(): Promise<void> {
+  await proof('Debian kernel with a Pi header', () => {
+    header = makeHeader();
+    rest();
+    startBroker();
+    // What udev does for a reader when a whole system starts.
+    run('chgrp', 'dialout', '/dev/ttyS1');
+    chmodSync('/dev/ttyS1', 0o660);
+    // And what the installer does.
+    run('chown', '-R', 'stile-gate:stile-gate', '/var/lib/stile');
+    run('chgrp', '-R', 'stile-gate', '/etc/stile');
+    chmodSync('/etc/stile', 0o750);
+    run('udevadm', 'settle', '--timeout=20');
+    return `${readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim()}, ${LABEL} with 54 lines, up ${readFileSync('/proc/uptime', 'utf8').split(' ')[0]} s`;
+  });
+  if (!SHORT)
+    for (const driver of ['onoff', 'cdev'] as const)
+      await proof(`${driver}: the board's contract on a real kernel`, () => {
+        const { code, out } = run('/opt/stile/bin/node', '/opt/prove/test/kernel/contract-on-kernel.ts', driver);
+        header.unexport();
+        must(code === 0, out);
+        return out;
+      });
+  rest();
+  for (const driver of ['onoff', 'cdev'] as const) {
+    if (driver === 'cdev') {
+      // A kernel without sysfs GPIO, as far as the gate can see.
+      mkdirSync(dirname(DROP_IN), { recursive: true });
+      writeFileSync(DROP_IN, '[Service]\nTemporaryFileSystem=/sys/class/gpio:ro\n');
+      run('systemctl', 'daemon-reload');
+    }
+    await proveLane(driver);
+    await proveFire(driver);
+    await proveEnds(driver);
+    if (driver === 'onoff' || !SHORT) await proveKills(driver);
+    run('systemctl', 'stop', 'stile-gate');
+    header.unexport();
+    rest();
+  }
+  rmSync(DROP_IN, { force: true });
+}
+
+say(`UP ${readFileSync('/proc/uptime', 'utf8')}`);
+try {
+  await main();
+} catch (error) {
+  say(`PROOF the whole: FAILED ${short((error as Error).stack ?? '')}`);
+}
+say('DONE');
+run('systemctl', 'poweroff', '--force', '--force');
