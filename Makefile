@@ -39,6 +39,12 @@ prove-install: setup ## installer and units in a Debian of their own: at real sp
 prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (about 15 minutes)
 	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts
 
+bench: setup ## what was measured, measured again: the way of a code, start and memory, the rules, the account (some minutes)
+	@node bench/path.ts --codes 300
+	@node bench/start.ts
+	@node bench/rules.ts
+	@node bench/reconcile.ts
+
 types: setup
 	@node_modules/.bin/tsc -p .
 
