@@ -195,11 +195,12 @@ BEGIN
   ) AS x
   CROSS JOIN LATERAL (SELECT r.hash FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = x.gate AND r.epoch = x.epoch AND r.seq = x.seq - 1 LIMIT 1) AS p
   CROSS JOIN LATERAL (SELECT r.hash, r.entry FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = x.gate AND r.epoch = x.epoch AND r.seq = x.seq LIMIT 1) AS l;
+  WITH n AS MATERIALIZED (
+    SELECT g.gate, g.epoch, s.stored + g.fresh AS stored FROM (SELECT f.gate, f.epoch, range_agg(int8range(f.seq, f.seq, '[]')) AS fresh FROM unnest(fresh) AS f GROUP BY f.gate, f.epoch) AS g
+    CROSS JOIN LATERAL (SELECT x.stored FROM ledger_epochs x WHERE x.tenant_id = tenant AND x.gate = g.gate AND x.epoch = g.epoch LIMIT 1) AS s
+  )
   UPDATE ledger_epochs e SET stored = n.stored, upto_seq = CASE WHEN n.stored @> 1::bigint THEN (SELECT upper(r) - 1 FROM unnest(n.stored) AS r ORDER BY r LIMIT 1) ELSE 0 END, last_row_at = now()
-  FROM (
-    SELECT f.gate, f.epoch, (SELECT s.stored FROM ledger_epochs s WHERE s.tenant_id = tenant AND s.gate = f.gate AND s.epoch = f.epoch) + range_agg(int8range(f.seq, f.seq, '[]')) AS stored
-    FROM unnest(fresh) AS f GROUP BY f.gate, f.epoch) AS n
-  WHERE e.tenant_id = tenant AND e.gate = n.gate AND e.epoch = n.epoch;
+  FROM n WHERE e.tenant_id = tenant AND e.gate = n.gate AND e.epoch = n.epoch;
 
   -- Grants, and words on grants, each folded to one row a grant. Columns that only a grant has are NULL on words: min() takes the one that is there.
   WITH boot AS MATERIALIZED (
