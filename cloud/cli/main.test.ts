@@ -114,7 +114,7 @@ test('exit codes say what kind of failure it was', async () => {
     [['--help'], {}, 0, /^$/],
     [['import', '--help'], {}, 0, /^$/],
     [['nonsense'], {}, 2, /unknown command/],
-    [['import', 'concert-1'], {}, 2, /missing required argument 'file'/],
+    [['import', 'concert-1'], {}, 2, /name the event and the file of its tickets/],
     [['gates'], { DATABASE_URL: undefined }, 78, /DATABASE_URL: missing/],
     [['gates'], nobody, 69, /the database can't be reached/],
     [['serve'], empty, 78, /run stile-cloud migrate first/],

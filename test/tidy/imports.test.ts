@@ -55,6 +55,7 @@ const FORBIDDEN: readonly (readonly [string, string])[] = [
   ['cloud/tickets/planted.ts', '../manifest/build.ts'],
   ['cloud/ingest/planted.ts', '../reconcile/reconcile.ts'],
   ['cloud/planted.ts', 'pg'],
+  ['cloud/tickets/planted.ts', 'qrcode'],
 ];
 const ALLOWED: readonly (readonly [string, string])[] = [
   ['contract/planted.ts', 'zod'],
@@ -65,6 +66,7 @@ const ALLOWED: readonly (readonly [string, string])[] = [
   ['daemon/gate.ts', './lane/turnstile.ts'],
   ['daemon/main.ts', './store/ledger.ts'],
   ['cloud/tickets/planted.ts', '../database.ts'],
+  ['cloud/tickets/sheet.ts', 'qrcode'],
 ];
 const found = reported([...FORBIDDEN, ...ALLOWED]);
 test.each(FORBIDDEN)('%s may not import %s', (path, source) => {
