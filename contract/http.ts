@@ -150,6 +150,8 @@ export const RefusalsResponse = z.looseObject({ success: z.literal(true), refusa
 /** `POST /gates/:site/:gate/requests/:command` */
 export const GateRequestBody = z.looseObject({ actor: ActorId, reason: Text.min(1), args: z.record(z.string(), z.unknown()).default({}) });
 export const GateRequestCommand = Command;
+/** `POST /gates/:site/:gate/alerts/:alert/clear`: of alerts that the cloud raised (`clone`, `ledger`). */
+export const ClearAlertBody = z.looseObject({ actor: ActorId, reason: Text.min(1) });
 /** `POST /grants/:site/:gate/:epoch/:seq/settle` */
 export const SettleRequest = z.looseObject({ outcome: z.enum(['passed', 'returned']), actor: ActorId, reason: Text.min(1) });
 

@@ -61,6 +61,7 @@ export const BODY_SCHEMAS = {
   'gates-response': http.GatesResponse,
   'refusals-response': http.RefusalsResponse,
   'gate-request-body': http.GateRequestBody,
+  'clear-alert-body': http.ClearAlertBody,
   'settle-request': http.SettleRequest,
   'history-response': http.HistoryResponse,
   'occupancy-response': http.OccupancyResponse,

@@ -1,7 +1,8 @@
 /** `gate`, `assign`, `gates`, `request`: which gates there are, what they are for, how they are, what they shall do. */
 import { writeFileSync } from 'node:fs';
-import { GateName } from '../../contract/ids.ts';
+import { ActorId, GateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
+import { clearAlert } from '../devices/alerts.ts';
 import { assignGate, ensureDevice, renewToken, revokeDevice } from '../devices/assignment.ts';
 import { type GateView, listGates } from '../devices/gates.ts';
 import type { GateRequests } from '../devices/requests.ts';
@@ -35,6 +36,23 @@ export async function gateRevoke(session: Session, gate: string): Promise<void> 
   session.terminal.out(
     `${gate} is revoked: its token opens nothing any more. Shut it out of the broker too: stile-cloud broker-acl --out <file>, then reload Mosquitto.\n`,
   );
+}
+
+/** Of an alert that the cloud raised itself: clone, ledger. Who and why is kept. */
+export async function gateClearAlert(
+  session: Session,
+  gate: string,
+  alert: string,
+  options: { readonly actor: string; readonly reason: string },
+): Promise<void> {
+  if (!ActorId.safeParse(options.actor).success) throw new CliError(EXIT.usage, '--actor is a staff id, never a name');
+  const tenantId = await session.tenant();
+  if (!(await session.database.withTenant(tenantId, (client) => clearAlert(client, { gate, alert, ...options }))))
+    throw new CliError(
+      EXIT.failed,
+      `the cloud has raised no alert ${alert} of ${gate}: stile-cloud gates shows alerts; one that the gate raised is the gate's to clear`,
+    );
+  session.terminal.err(`${gate}: the alert ${alert} is cleared; a new finding raises it again\n`);
 }
 
 export interface AssignOptions extends TokenOptions {

@@ -204,7 +204,7 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .addOption(tenant())
     .action((options, command: Command) => session(command, async (open) => (await gatesOf()).gates(open, options)));
 
-  const gate = add(program, 'gate', 'one gate: add, token, revoke');
+  const gate = add(program, 'gate', 'one gate: add, token, revoke, clear-alert');
   add(gate, 'add <gate>', 'makes a gate and shows its token once')
     .option('--token-file <file>')
     .option('--json')
@@ -218,6 +218,13 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
   add(gate, 'revoke <gate>', "takes a gate's identity away")
     .addOption(tenant())
     .action((name: string, _options, command: Command) => session(command, async (open) => (await gatesOf()).gateRevoke(open, name)));
+  add(gate, 'clear-alert <gate> <alert>', 'clears an alert that the cloud raised: clone, ledger')
+    .requiredOption('--actor <id>', 'your staff id (never a name); it is recorded')
+    .requiredOption('--reason <text>', 'why; it is recorded')
+    .addOption(tenant())
+    .action((name: string, alert: string, options, command: Command) =>
+      session(command, async (open) => (await gatesOf()).gateClearAlert(open, name, alert, { actor: options.actor, reason: options.reason })),
+    );
 
   add(
     program,

@@ -1,9 +1,11 @@
 /** Gates over HTTP: what they are for, how they are, what they shall do. */
 import { z } from 'zod';
-import { AssignmentWrite, GateRequestBody, GateRequestCommand, GatesResponse } from '../../contract/http.ts';
+import { AssignmentWrite, ClearAlertBody, GateRequestBody, GateRequestCommand, GatesResponse } from '../../contract/http.ts';
 import { GateId, SiteId } from '../../contract/ids.ts';
+import { AlertId } from '../../contract/messages.ts';
 import type { Database } from '../database.ts';
 import { type App, actorOf, HttpProblem, operatorOf } from '../http.ts';
+import { clearAlert } from './alerts.ts';
 import { assignGate, ensureDevice, type Refusal } from './assignment.ts';
 import { listGates } from './gates.ts';
 import type { GateRequests } from './requests.ts';
@@ -57,6 +59,34 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
       });
       if (!result.ok) throw new HttpProblem(STATUS[result.code], result.code, result.message);
       return { success: true, gate, event_ids: [...new Set(event_ids)], added: result.added, removed: result.removed, created: result.created };
+    },
+  );
+
+  app.post(
+    '/gates/:site/:gate/alerts/:alert/clear',
+    {
+      config: { who: 'operator' },
+      schema: {
+        tags: ['operators'],
+        summary: 'Clears an alert that the cloud raised itself; who and why is kept',
+        params: GateParams.extend({ alert: AlertId }),
+        body: ClearAlertBody,
+      },
+    },
+    async (request) => {
+      const operator = operatorOf(request);
+      const gate = `${request.params.site}/${request.params.gate}`;
+      const actor = actorOf(operator, request.body.actor);
+      const cleared = await database.withTenant(operator.tenantId, (client) =>
+        clearAlert(client, { gate, alert: request.params.alert, actor, reason: request.body.reason }),
+      );
+      if (!cleared)
+        throw new HttpProblem(
+          404,
+          'NOT_FOUND',
+          `the cloud has raised no alert ${request.params.alert} of ${gate}: one that the gate raised is the gate's to clear`,
+        );
+      return { success: true, gate, alert: request.params.alert };
     },
   );
 
