@@ -103,7 +103,9 @@ function countChanged(
     0,
   );
   const named = [...new Set(words.flatMap((word) => (word.unit === null ? [] : [word.unit])))];
-  let units = all === null ? base.units : all.outcome === 'returned' ? 0 : whole;
+  // A settlement decides; a passage on all units is weaker than what is known to have passed.
+  const given = all?.outcome === 'returned' && (all.settled || base.outcome !== 'passed');
+  let units = given ? 0 : all !== null && all.outcome !== 'returned' ? whole : base.units;
   const outcomes: Entry['outcome'][] = all === null || all.outcome === 'returned' ? [base.outcome] : [all.outcome];
   for (const unit of named) {
     const word = wordOn(words, unit);
@@ -178,8 +180,8 @@ export function readRow(ledger: string, epoch: number, entry: Readonly<Record<st
     const [ofEpoch, ofSeq] = of.map(integer);
     // Without a ticket it belongs to an override or to nothing: a term of its own, no ticket's usage.
     if (ofEpoch == null || ofSeq == null || at.ticketRef === null) return null;
-    // An absent unit: the grant's only one.
-    const word: Word = { ledger, epoch, seq, unit: unit ?? 1, outcome, settled: false };
+    // An absent unit: every one, as the cloud takes it.
+    const word: Word = { ledger, epoch, seq, unit, outcome, settled: false };
     return { gate: ledger, epoch: ofEpoch, seq: ofSeq, known: false, ...at, units: 1, words: [word] };
   }
   if (entry['kind'] === 'settlement' && (outcome === 'passed' || outcome === 'returned')) {
