@@ -90,6 +90,7 @@ First steps:
   setUp(root);
   readers(root);
   technician(root);
+  support(root);
   return root;
 }
 
@@ -165,6 +166,18 @@ function records(root: Command): void {
     .addOption(socket())
     .addOption(json())
     .action(async (options) => (await import('./status.ts')).manifestShow(options));
+}
+
+function support(root: Command): void {
+  command(root, 'support-bundle', 'Puts configuration, status, doctor, log and a check of the record into one archive. No codes, no secrets.', [
+    'sudo stile-gate support-bundle',
+    'stile-gate support-bundle --out /tmp/north-03.tar.gz',
+  ])
+    .option('--out <file>', 'the archive (default: stile-support-<gate>-<time>.tar.gz here)')
+    .option('--log <file>', "a log file, where the gate's log is not in the journal")
+    .addOption(socket())
+    .addOption(json())
+    .action(async (options) => (await import('./support-bundle.ts')).supportBundle(options));
 }
 
 function readers(root: Command): void {

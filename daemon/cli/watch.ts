@@ -1,79 +1,76 @@
-/** watch: the lane, live. On a terminal a small screen; else, or with --json, a line for everything that happens. */
-import type { Direction } from '../../contract/ids.ts';
+/** watch: the lane, live. On a terminal a screen; else, or with --json, a line for everything that happens. */
 import type { GateStatus, RecentLine, WatchItem } from '../control-calls.ts';
+import { CliError } from './exit.ts';
+import { healthPicture, lanePicture, lineWords, paintedLine, summary } from './lane-view.ts';
 import type { CommonOptions } from './main.ts';
+import { hasTerminal, openScreen, paint } from './screen.ts';
 import { withGate } from './settings.ts';
-import { backlogWords } from './status.ts';
-import { ageOf, clockTime, plural } from './words.ts';
 
-/** Lines of the screen that tell what happened. */
-const SHOWN_LINES = 12;
-const COLOUR = { green: 32, red: 31, amber: 33, grey: 90 } as const;
-const paint = (colour: keyof typeof COLOUR, text: string): string => `\x1b[${COLOUR[colour]}m${text}\x1b[0m`;
-const KIND_COLOURS: Readonly<Record<string, keyof typeof COLOUR>> = { granted: 'green', refused: 'red', alert: 'red', override: 'amber', mode: 'amber' };
+/** Kept for a screen that is made higher. */
+const KEPT_LINES = 200;
+/** Without news the screen is drawn so often, for the ages on it, ms. */
+const REDRAW_MS = 1_000;
 
 export async function watch(options: CommonOptions): Promise<void> {
-  const screen = options.json !== true && process.stdout.isTTY === true;
   await withGate(options, async (gate) => {
-    const stop = () => {
-      gate.close();
-      if (screen) process.stdout.write('\x1b[?25h\n');
-      process.exit(0);
-    };
-    process.once('SIGINT', stop);
-    process.once('SIGTERM', stop);
-    if (screen) process.stdout.write('\x1b[?25l');
+    if (options.json === true || !hasTerminal()) return inLines(options.json === true, (item) => gate.call('watch', {}, item), gate.close);
     let last: GateStatus | null = null;
+    let ending = false;
     const lines: RecentLine[] = [];
-    const keep = (line: RecentLine) => {
-      lines.push(line);
-      if (lines.length > SHOWN_LINES) lines.shift();
+    const draw = () => last !== null && screen.draw(picture(last, lines, screen.rows()));
+    const end = () => {
+      ending = true;
+      gate.close();
     };
+    const screen = openScreen({ end, resized: draw, key: (key) => (key === 'q' || key === 'Q' ? end() : undefined) });
+    const steady = setInterval(draw, REDRAW_MS);
     try {
       await gate.call('watch', {}, (item) => {
         const news = item as WatchItem;
-        if (options.json === true) return void process.stdout.write(`${JSON.stringify(news)}\n`);
-        if ('line' in news) {
-          keep(news.line);
-          if (!screen) process.stdout.write(`${lineWords(news.line)}\n`);
-        } else {
-          if (last === null) {
-            for (const line of news.status.recent.slice(-SHOWN_LINES)) keep(line);
-            if (!screen) process.stdout.write(`${[summary(news.status), ...lines.map(lineWords)].join('\n')}\n`);
-          }
+        if ('line' in news) lines.push(news.line);
+        else {
+          if (last === null) lines.push(...news.status.recent);
           last = news.status;
         }
-        if (screen && last !== null) process.stdout.write(`\x1b[H\x1b[J${drawing(last, lines)}`);
+        if (lines.length > KEPT_LINES) lines.splice(0, lines.length - KEPT_LINES);
+        draw();
       });
+    } catch (error) {
+      // Closed by ourselves: that is how it ends.
+      if (!ending || !(error instanceof CliError)) throw error;
     } finally {
-      if (screen) process.stdout.write('\x1b[?25h');
+      clearInterval(steady);
+      screen.close();
     }
   });
 }
 
-const lineWords = (line: RecentLine): string => `${clockTime(line.at)} ${line.direction === null ? '   ' : line.direction.padEnd(3)} ${line.words}`;
-
-const summary = (status: GateStatus): string =>
-  `${status.gate}: ${status.modes.in.mode}, ${plural(status.totals.admissions, 'admission')}, ${plural(status.totals.refusals, 'refusal')}, ${backlogWords(status)}, broker ${status.uplink.url === null ? 'none' : status.uplink.online ? 'online' : 'offline'}`;
-
-function drawing(status: GateStatus, lines: readonly RecentLine[]): string {
-  const directions = (['in', 'out'] as const).filter((direction) => direction === 'in' || status.readers.some((reader) => reader.direction === 'out'));
-  return [
-    `\x1b[1m${status.gate}\x1b[0m  ${new Date().toTimeString().slice(0, 8)}   (Ctrl-C ends)`,
-    '',
-    ...directions.map((direction) => laneWords(status, direction)),
-    '',
-    `${plural(status.totals.admissions, 'admission')}, ${plural(status.totals.refusals, 'refusal')}, ${plural(status.totals.passages, 'passage')}; ${backlogWords(status)}`,
-    `broker ${status.uplink.url === null ? 'none' : status.uplink.online ? paint('green', 'online') : paint('red', 'offline')}, clock ${status.clock.trusted ? 'trusted' : paint('red', 'not trusted')}, readers ${status.readers.map((reader) => `${reader.name} ${reader.ok ? paint('green', 'ok') : paint('red', 'down')}`).join(', ')}`,
-    ...status.alerts.map((alert) => paint('red', `! ${alert.message} (for ${ageOf(alert.since)})`)),
-    '',
-    ...lines.map((line) => (KIND_COLOURS[line.kind] === undefined ? lineWords(line) : paint(KIND_COLOURS[line.kind] as keyof typeof COLOUR, lineWords(line)))),
-    '',
-  ].join('\n');
+async function inLines(json: boolean, call: (item: (item: unknown) => void) => Promise<unknown>, close: () => void): Promise<void> {
+  const stop = () => {
+    close();
+    process.exit(0);
+  };
+  process.once('SIGINT', stop);
+  process.once('SIGTERM', stop);
+  let begun = false;
+  await call((item) => {
+    const news = item as WatchItem;
+    if (json) return void process.stdout.write(`${JSON.stringify(news)}\n`);
+    if ('line' in news) return void process.stdout.write(`${lineWords(news.line)}\n`);
+    if (!begun) process.stdout.write(`${[summary(news.status), ...news.status.recent.map(lineWords)].join('\n')}\n`);
+    begun = true;
+  });
 }
 
-function laneWords(status: GateStatus, direction: Direction): string {
-  const lamp = (colour: 'green' | 'red' | 'amber') => (status.lamps[direction][colour] ? paint(colour, '●') : paint('grey', '○'));
-  const { mode, until } = status.modes[direction];
-  return `${direction.padEnd(3)} ${lamp('green')} ${lamp('amber')} ${lamp('red')}  ${mode}${until === null ? '' : ` until ${clockTime(until)}`}, ${status.signals[direction].replaceAll('_', ' ')}`;
+function picture(status: GateStatus, lines: readonly RecentLine[], rows: number): readonly string[] {
+  const head = [
+    `${paint('bold', status.gate)}  ${new Date().toTimeString().slice(0, 8)}  version ${status.version}   ${paint('grey', 'q ends')}`,
+    '',
+    ...lanePicture(status),
+    '',
+    ...healthPicture(status),
+    '',
+  ];
+  const room = Math.max(1, rows - 1 - head.length);
+  return [...head, ...(lines.length === 0 ? [paint('grey', 'nothing has happened yet')] : lines.slice(-room).map(paintedLine))];
 }
