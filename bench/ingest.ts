@@ -1,0 +1,238 @@
+/**
+ * Ingest, measured end to end: simulated gates → the real Mosquitto → ingesters (processes of their own) → PostgreSQL that waits for its disk → ack.
+ *
+ *   live       every gate sends single rows at a steady rate; latency from the publish to the ack that covers the row
+ *   catching   every gate has a backlog and keeps at most 8 messages of 100 rows under way, as a gate does
+ *
+ *   node bench/ingest.ts [--gates 200] [--rows 100000] [--live-rate 200] [--live-seconds 10] [--ingesters 1,2]
+ *
+ * Rows are whole and chained, half of them grants and half their passages. Publishers share a few connections; without TLS. Nothing may be lost or doubled.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { type CloudBroker, createBroker, type IncomingMessage } from '../cloud/broker.ts';
+import { connectOwner, type OwnerConnection } from '../cloud/database.ts';
+import { migrate } from '../cloud/migrate.ts';
+import { MAX_BATCHES_IN_FLIGHT, MAX_LEDGER_ENTRIES } from '../contract/limits.ts';
+import { parseTopic, topicOf } from '../contract/topics.ts';
+import { startPostgres } from '../deploy/database/embedded.ts';
+import { startBroker } from '../test/broker.ts';
+import { makeVenue, type TestTicket, type Venue } from '../test/database.ts';
+import { type TestLedger, testLedger } from '../test/ledgers.ts';
+import { quantile, table } from './table.ts';
+
+const { values } = parseArgs({
+  options: {
+    gates: { type: 'string', default: '200' },
+    rows: { type: 'string', default: '100000' },
+    'live-rate': { type: 'string', default: '200' },
+    'live-seconds': { type: 'string', default: '10' },
+    ingesters: { type: 'string', default: '1,2' },
+  },
+});
+const GATES = Number(values.gates);
+const ROWS = Number(values.rows);
+const LIVE_RATE = Number(values['live-rate']);
+const LIVE_SECONDS = Number(values['live-seconds']);
+const INGESTERS = values.ingesters.split(',').map(Number);
+/** Connections that the simulated gates share. */
+const CONNECTIONS = 8;
+/** A message without an ack is sent again after so long, as a gate does. */
+const RESEND_MS = 5_000;
+/** Without any progress for so long, a run has failed. */
+const STALLED_MS = 60_000;
+
+interface Gate {
+  readonly ledger: TestLedger;
+  readonly broker: CloudBroker;
+  acked: number;
+  /** First row that was not sent yet. */
+  next: number;
+  /** Unacknowledged messages: last seq → when it was sent, its payload. */
+  readonly flying: Map<number, { at: number; readonly first: number; readonly payload: string }>;
+  readonly sentAt: Map<number, number>;
+}
+
+/** A venue whose gates have written their rows already. */
+async function makeGates(url: string, brokers: readonly CloudBroker[], rows: number): Promise<{ venue: Venue; gates: Gate[] }> {
+  const names = Array.from({ length: GATES }, (_, index) => `gate-${index}`);
+  const perGate = Math.ceil(rows / GATES / 2);
+  const venue = await makeVenue(url, { site: `i${randomBytes(4).toString('hex')}`, gates: names, tickets: perGate * GATES });
+  const order = [...venue.tickets].sort((a, b) => (a.ticketRef < b.ticketRef ? -1 : 1));
+  const gates = names.map((_, index): Gate => {
+    const ledger = testLedger(venue, index);
+    for (let n = 0; n < perGate; n++) {
+      const atMs = 1_000 + n * 4_000;
+      ledger.passage(
+        ledger.grant(order[n * GATES + index] as TestTicket, atMs, { seen: { [venue.gates[(index + n) % GATES] as string]: [1, n + 1] } }),
+        atMs + 900,
+        'passed',
+      );
+    }
+    return { ledger, broker: brokers[index % brokers.length] as CloudBroker, acked: 0, next: 0, flying: new Map(), sentAt: new Map() };
+  });
+  return { venue, gates };
+}
+
+function send(gate: Gate, count: number): void {
+  const entries = gate.ledger.entries.slice(gate.next, gate.next + count);
+  const last = entries.at(-1);
+  if (last === undefined) return;
+  const payload = JSON.stringify(gate.ledger.message(entries));
+  const at = performance.now();
+  for (const { seq } of entries) gate.sentAt.set(seq, at);
+  gate.flying.set(last.seq, { at, first: gate.next + 1, payload });
+  gate.next += entries.length;
+  publish(gate, payload);
+}
+const publish = (gate: Gate, payload: string) =>
+  void gate.broker.publish(topicOf({ kind: 'ledger', gate: gate.ledger.gate }), payload, { qos: 1, retain: false }).catch(() => {});
+
+let resent = 0;
+function resend(gates: readonly Gate[]): void {
+  const now = performance.now();
+  for (const gate of gates)
+    for (const flight of gate.flying.values())
+      if (now - flight.at > RESEND_MS) {
+        flight.at = now;
+        resent += 1;
+        publish(gate, flight.payload);
+      }
+}
+
+/** Takes the acks in; answers how long each row waited for its own, and calls `onAck` for its gate. */
+function listen(gates: readonly Gate[], onAck: (gate: Gate) => void): { readonly waits: number[]; receive(message: IncomingMessage): void } {
+  const byName = new Map(gates.map((gate) => [gate.ledger.gate, gate]));
+  const waits: number[] = [];
+  return {
+    waits,
+    receive(message) {
+      const topic = parseTopic(message.topic);
+      const gate = topic?.kind === 'ack' ? byName.get(topic.gate) : undefined;
+      if (gate === undefined) return;
+      const upto = (JSON.parse(Buffer.from(message.payload).toString()) as { epochs: { upto_seq: number }[] }).epochs.at(-1)?.upto_seq ?? 0;
+      const now = performance.now();
+      for (let seq = gate.acked + 1; seq <= upto; seq++) {
+        waits.push(now - (gate.sentAt.get(seq) ?? now));
+        gate.sentAt.delete(seq);
+      }
+      if (upto > gate.acked) gate.acked = upto;
+      for (const last of gate.flying.keys()) if (last <= gate.acked) gate.flying.delete(last);
+      onAck(gate);
+    },
+  };
+}
+
+async function until(done: () => boolean, progress: () => number, gates: readonly Gate[]): Promise<void> {
+  let seen = -1;
+  let at = performance.now();
+  while (!done()) {
+    await sleep(20);
+    resend(gates);
+    const now = progress();
+    if (now !== seen) [seen, at] = [now, performance.now()];
+    if (performance.now() - at > STALLED_MS) throw new Error(`nothing was acknowledged for ${STALLED_MS / 1000} s (${now} rows were)`);
+  }
+}
+
+async function startIngester(databaseUrl: string, mqttUrl: string): Promise<ChildProcess> {
+  const child = spawn(process.execPath, [join(import.meta.dirname, '../test/ingest-process.ts')], {
+    env: { ...process.env, DATABASE_URL: databaseUrl, STILE_MQTT_URL: mqttUrl },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.stdout?.once('data', () => resolve());
+    child.once('exit', (code) => reject(new Error(`an ingester ended at its start: ${code}`)));
+  });
+  return child;
+}
+
+const walPosition = async (owner: OwnerConnection) =>
+  Number((await owner.query<{ at: string }>("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn AS at")).rows[0]?.at);
+
+const server = await startPostgres({ databaseUrl: undefined });
+const mosquitto = await startBroker();
+const children: ChildProcess[] = [];
+try {
+  const owner = await connectOwner(server.url);
+  for (const setting of ["checkpoint_timeout = '1h'", "max_wal_size = '64GB'"]) await owner.query(`ALTER SYSTEM SET ${setting}`);
+  await owner.query('SELECT pg_reload_conf()');
+  await migrate(server.url);
+  const rows: string[][] = [];
+  let wrong = 0;
+  for (const count of INGESTERS) {
+    while (children.length < count) children.push(await startIngester(server.url, mosquitto.cloudUrl));
+    for (const mode of ['live', 'catching'] as const) {
+      let hear: (message: IncomingMessage) => void = () => {};
+      const brokers = await Promise.all(
+        Array.from({ length: CONNECTIONS }, async (_, index) => {
+          const broker = createBroker({
+            settings: { url: mosquitto.url, ca: null, cert: null, key: null },
+            host: null,
+            subscriptions: index === 0 ? ['stile/1/+/+/ack'] : [],
+            onMessage: (message) => {
+              message.acknowledge();
+              hear(message);
+            },
+          });
+          await broker.open();
+          return broker;
+        }),
+      );
+      const wanted = mode === 'live' ? LIVE_RATE * LIVE_SECONDS : ROWS;
+      const { venue, gates } = await makeGates(server.url, brokers, wanted);
+      const total = gates.reduce((sum, { ledger }) => sum + ledger.entries.length, 0);
+      const acked = () => gates.reduce((sum, gate) => sum + gate.acked, 0);
+      const fill = (gate: Gate) => {
+        while (mode === 'catching' && gate.flying.size < MAX_BATCHES_IN_FLIGHT && gate.next < gate.ledger.entries.length) send(gate, MAX_LEDGER_ENTRIES);
+      };
+      const listener = listen(gates, fill);
+      hear = listener.receive;
+      const wal = await walPosition(owner);
+      resent = 0;
+      const started = performance.now();
+      if (mode === 'catching') for (const gate of gates) fill(gate);
+      else
+        for (let sent = 0; sent < total; ) {
+          for (const due = Math.min(total, Math.ceil(((performance.now() - started) / 1000) * LIVE_RATE)); sent < due; sent++)
+            send(gates[sent % GATES] as Gate, 1);
+          await sleep(1);
+        }
+      await until(() => acked() >= total, acked, gates);
+      const seconds = (performance.now() - started) / 1000;
+      const walBytes = (await walPosition(owner)) - wal;
+      const found = await owner.query<{ rows: number; winners: number }>(
+        "SELECT (SELECT count(*) FROM ledger_rows WHERE tenant_id = $1) AS rows, (SELECT count(*) FROM admissions WHERE tenant_id = $1 AND verdict = 'winner' AND outcome = 'passed') AS winners",
+        [venue.tenantId],
+      );
+      wrong += Math.abs((found.rows[0]?.rows ?? 0) - total) + Math.abs((found.rows[0]?.winners ?? 0) - total / 2);
+      rows.push([
+        mode,
+        String(count),
+        String(total),
+        (total / seconds).toFixed(0),
+        quantile(listener.waits, 0.5).toFixed(0),
+        quantile(listener.waits, 0.99).toFixed(0),
+        (walBytes / total).toFixed(0),
+        String(resent),
+      ]);
+      console.log(rows.at(-1)?.join('  '));
+      await Promise.all(brokers.map((broker) => broker.close()));
+    }
+  }
+  console.log(`\n${GATES} gates, ${CONNECTIONS} connections; live: ${LIVE_RATE} rows/s\n`);
+  console.log(table(['mode', 'ingesters', 'rows', 'rows/s', 'ack p50 ms', 'ack p99 ms', 'WAL bytes/row', 'messages resent'], rows));
+  console.log(`\nlost or doubled rows ${wrong}`);
+  if (wrong > 0) process.exitCode = 1;
+  await owner.close();
+} finally {
+  for (const child of children) {
+    child.removeAllListeners('exit');
+    child.kill('SIGKILL');
+  }
+  await mosquitto.stop();
+  await server.stop();
+}
