@@ -6,9 +6,13 @@ import { BOOT_MS, type TestLedger, testLedger } from '../../test/ledgers.ts';
 import { type LedgerRow, reconcile } from './rows.ts';
 
 const SETS = Number(process.env['SETS'] ?? 40);
+/** Within so many sets a planted mistake must be found. */
+const MUTANT_SETS = 300;
 let fresh: FreshDatabase;
+/** The database under test: `fresh`, or one with a planted mistake. */
+let where: FreshDatabase;
 beforeAll(async () => {
-  fresh = await freshDatabase();
+  fresh = where = await freshDatabase();
 });
 afterAll(() => fresh.drop());
 
@@ -122,50 +126,71 @@ const TABLES = [
   "SELECT replace(gate, $1, '') AS gate, epoch, stored, upto_seq FROM ledger_epochs ORDER BY 1, 2",
 ];
 async function tables(venue: Venue): Promise<unknown[]> {
-  return fresh.database.withTenant(venue.tenantId, async (client) => {
+  return where.database.withTenant(venue.tenantId, async (client) => {
     const all: unknown[] = [];
     for (const sql of TABLES) all.push((await client.query(sql, sql.includes('$1') ? [venue.site] : [])).rows);
     return all;
   });
 }
 
-const take = (venue: Venue, rows: readonly LedgerRow[]) => fresh.database.withTenant(venue.tenantId, (client) => reconcile(client, rows));
+const take = (venue: Venue, rows: readonly LedgerRow[]) => where.database.withTenant(venue.tenantId, (client) => reconcile(client, rows));
+
+const sameTables = fc.asyncProperty(history, fc.infiniteStream(fc.nat()), async (story, random) => {
+  const next = (below: number) => (random.next().value as number) % below;
+  const options = { tickets: TICKETS, policies: story.policies };
+  const [plain, mixed] = [await makeVenue(where.url, options), await makeVenue(where.url, options)];
+  for (const venue of [plain, mixed])
+    await where.database.withTenant(venue.tenantId, async (client) => {
+      await client.query("UPDATE tickets SET units = 3 WHERE ticket_id = 'T-2'");
+      await client.query("UPDATE tickets SET vip = true WHERE ticket_id = 'T-3'");
+    });
+  await take(plain, play(plain, story));
+  const rows = play(mixed, story);
+  const order = [...rows, ...rows.filter(() => next(4) === 0)];
+  for (let i = order.length - 1; i > 0; i--) {
+    const j = next(i + 1);
+    [order[i], order[j]] = [order[j] as LedgerRow, order[i] as LedgerRow];
+  }
+  while (order.length > 0) await take(mixed, order.splice(0, 1 + next(6)));
+  expect(await tables(mixed)).toEqual(await tables(plain));
+  const { rows: sums } = await where.database.withTenant(plain.tenantId, (client) =>
+    client.query<{ n: number }>('SELECT count(*) AS n FROM gate_counts WHERE grants <> winners + reentries + exits + excess + annulled'),
+  );
+  expect(sums[0]?.n).toBe(0);
+  // The sums are those of the rows.
+  const { rows: differ } = await where.database.withTenant(mixed.tenantId, (client) =>
+    client.query(`
+  SELECT gate, sum(grants) FROM (
+    SELECT gate, event_id, grants, winners, excess, entered, exited, uncertain FROM gate_counts WHERE event_id <> ''
+    UNION ALL SELECT gate, event_id, -count(*), -count(*) FILTER (WHERE verdict = 'winner'), -count(*) FILTER (WHERE verdict = 'excess'), -coalesce(sum(units_used) FILTER (WHERE direction = 'in'), 0), -coalesce(sum(units_used) FILTER (WHERE direction = 'out'), 0), -sum(units_uncertain)
+    FROM admissions WHERE granted GROUP BY 1, 2) AS sums
+  GROUP BY gate, event_id HAVING (sum(grants), sum(winners), sum(excess), sum(entered), sum(exited), sum(uncertain)) <> (0, 0, 0, 0, 0, 0)`),
+  );
+  expect(differ).toEqual([]);
+});
 
 test(`${SETS} sets of rows, in order and once, and shuffled, doubled and cut into batches: the same tables`, { timeout: 30_000 + SETS * 2_000 }, async () => {
-  await fc.assert(
-    fc.asyncProperty(history, fc.infiniteStream(fc.nat()), async (story, random) => {
-      const next = (below: number) => (random.next().value as number) % below;
-      const options = { tickets: TICKETS, policies: story.policies };
-      const [plain, mixed] = [await makeVenue(fresh.url, options), await makeVenue(fresh.url, options)];
-      for (const venue of [plain, mixed])
-        await fresh.database.withTenant(venue.tenantId, async (client) => {
-          await client.query("UPDATE tickets SET units = 3 WHERE ticket_id = 'T-2'");
-          await client.query("UPDATE tickets SET vip = true WHERE ticket_id = 'T-3'");
-        });
-      await take(plain, play(plain, story));
-      const rows = play(mixed, story);
-      const order = [...rows, ...rows.filter(() => next(4) === 0)];
-      for (let i = order.length - 1; i > 0; i--) {
-        const j = next(i + 1);
-        [order[i], order[j]] = [order[j] as LedgerRow, order[i] as LedgerRow];
-      }
-      while (order.length > 0) await take(mixed, order.splice(0, 1 + next(6)));
-      expect(await tables(mixed)).toEqual(await tables(plain));
-      const { rows: sums } = await fresh.database.withTenant(plain.tenantId, (client) =>
-        client.query<{ n: number }>('SELECT count(*) AS n FROM gate_counts WHERE grants <> winners + reentries + exits + excess + annulled'),
-      );
-      expect(sums[0]?.n).toBe(0);
-      // The sums are those of the rows.
-      const { rows: differ } = await fresh.database.withTenant(mixed.tenantId, (client) =>
-        client.query(`
-      SELECT gate, sum(grants) FROM (
-        SELECT gate, event_id, grants, winners, excess, entered, exited, uncertain FROM gate_counts WHERE event_id <> ''
-        UNION ALL SELECT gate, event_id, -count(*), -count(*) FILTER (WHERE verdict = 'winner'), -count(*) FILTER (WHERE verdict = 'excess'), -coalesce(sum(units_used) FILTER (WHERE direction = 'in'), 0), -coalesce(sum(units_used) FILTER (WHERE direction = 'out'), 0), -sum(units_uncertain)
-        FROM admissions WHERE granted GROUP BY 1, 2) AS sums
-      GROUP BY gate, event_id HAVING (sum(grants), sum(winners), sum(excess), sum(entered), sum(exited), sum(uncertain)) <> (0, 0, 0, 0, 0, 0)`),
-      );
-      expect(differ).toEqual([]);
-    }),
-    { numRuns: SETS },
-  );
+  await fc.assert(sameTables, { numRuns: SETS });
+});
+
+test.each([
+  ['the last word on a unit wins', 'reconcile_rows', 'word_1 = greatest(a.word_1, excluded.word_1)', 'word_1 = coalesce(excluded.word_1, a.word_1)'],
+  ['a grant counts anew when it comes again', 'reconcile_rows', 'WHERE NOT e.stored @> i.seq ORDER BY', 'ORDER BY'],
+  ['a tie is decided by what arrived first', 'replay_tickets', 'ORDER BY c.event_id, c.ticket_id, c.at,', 'ORDER BY c.event_id, c.ticket_id,'],
+])('a planted mistake is found: %s', { timeout: 600_000 }, async (_, name, right, wrong) => {
+  const other = await freshDatabase();
+  try {
+    await other.database.asOwner(async (client) => {
+      const { rows } = await client.query<{ sql: string }>('SELECT pg_get_functiondef($1::regproc) AS sql', [name]);
+      const planted = rows[0]?.sql.replace(right, wrong) as string;
+      expect(planted).not.toBe(rows[0]?.sql);
+      await client.query(planted);
+    });
+    where = other;
+    const run = await fc.check(sameTables, { numRuns: MUTANT_SETS, endOnFailure: true });
+    expect(run.failed).toBe(true);
+  } finally {
+    where = fresh;
+    await other.drop();
+  }
 });
