@@ -89,6 +89,7 @@ First steps:
   records(root);
   setUp(root);
   readers(root);
+  play(root);
   technician(root);
   support(root);
   return root;
@@ -178,6 +179,35 @@ function support(root: Command): void {
     .addOption(socket())
     .addOption(json())
     .action(async (options) => (await import('./support-bundle.ts')).supportBundle(options));
+}
+
+function play(root: Command): void {
+  const gather = (value: string, before: readonly string[] = []) => [...before, value];
+  command(
+    root,
+    'sim',
+    'You are the guest at a simulated lane (board.driver: sim): show codes, walk or stand still, ring the fire loop, and watch what the gate does.',
+    [
+      'stile-gate run --config ./gate.yaml              (in another terminal; with board: { driver: sim, sim_socket: ./sim.sock })',
+      'stile-gate sim --config ./gate.yaml',
+      'stile-gate sim --config ./gate.yaml --codes codes.txt          (keys 1 to 9 show its first nine lines)',
+      'stile-gate sim --config ./gate.yaml --guest in=/run/stile/guest-in   (where the reader is plugged in already)',
+    ],
+  )
+    .addHelpText(
+      'after',
+      `
+Keys: 1-9 show a sample code   c type a code   Tab the other reader   p pull the reader out, or plug it in
+      w walk through   n do not walk   s get stuck   u go on   g push   j force the arms
+      b staff button   f fire on and off   t tamper on and off   q quit
+
+A reader whose path does not exist is plugged in there by this program, as a pseudo-terminal.`,
+    )
+    .option('--code <code>', 'a sample code; may be given several times', gather)
+    .option('--codes <file>', 'sample codes, one a line')
+    .option('--guest <reader=path>', 'where guests write for this reader; may be given several times', gather)
+    .addOption(socket())
+    .action(async (options) => (await import('./sim.ts')).sim(options));
 }
 
 function readers(root: Command): void {

@@ -1,0 +1,312 @@
+/**
+ * sim: a person plays guest at a simulated lane, in the terminal. Codes go through the reader's wire, everything else through the
+ * software turnstile's socket; the gate itself does not know that nobody is there.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { dirname, join } from 'node:path';
+import type { Config } from '../config.ts';
+import type { GateStatus, RecentLine, WatchItem } from '../control-calls.ts';
+import { openPtyPair, type PtyPair } from '../sim/pty-pair.ts';
+import { CliError, EXIT } from './exit.ts';
+import { healthPicture, lanePicture, paintedLine } from './lane-view.ts';
+import type { CommonOptions } from './main.ts';
+import { hasTerminal, openScreen, paint } from './screen.ts';
+import { requireConfig, withGate } from './settings.ts';
+
+const KEPT_LINES = 200;
+const REDRAW_MS = 1_000;
+/** A finger on the staff button, ms. */
+const BUTTON_MS = 250;
+/** A code typed by hand. */
+const MAX_CODE_CHARS = 1_024;
+const MAX_SAMPLES = 9;
+
+export interface SimOptions extends CommonOptions {
+  readonly code?: readonly string[];
+  readonly codes?: string;
+  /** `in=/run/stile/guest-in` */
+  readonly guest?: readonly string[];
+}
+
+interface Wire {
+  readonly reader: string;
+  readonly direction: string;
+  /** What a guest writes into. */
+  readonly path: string;
+  /** The reader was not there: it is ours, and can be pulled out. */
+  readonly pair: PtyPair | null;
+}
+
+export async function sim(options: SimOptions): Promise<void> {
+  const config = requireConfig(options.config);
+  const { simSocket } = config.board;
+  if (config.board.driver !== 'sim' || simSocket === null)
+    throw new CliError(
+      EXIT.failed,
+      'this lane is a real one',
+      'for a simulated one set board: { driver: sim, sim_socket: /run/stile/sim.sock } and restart the gate',
+    );
+  if (!hasTerminal() || process.stdin.isTTY !== true)
+    throw new CliError(
+      EXIT.usage,
+      'this needs a terminal',
+      `programs write codes into the reader's wire and JSON lines into ${simSocket} (daemon/board/sim-board.ts)`,
+    );
+  const samples = samplesOf(options);
+  const turnstile = await connectTurnstile(simSocket);
+  const wires = wiresOf(config, options.guest ?? []);
+  try {
+    await withGate(options, async (gate) => {
+      await play({ samples, turnstile, wires, watch: (item) => gate.call('watch', {}, item), close: gate.close });
+    });
+  } finally {
+    turnstile.close();
+    for (const { pair } of wires) pair?.close();
+  }
+}
+
+interface Play {
+  readonly samples: readonly string[];
+  readonly turnstile: Turnstile;
+  readonly wires: readonly Wire[];
+  readonly watch: (item: (item: unknown) => void) => Promise<unknown>;
+  readonly close: () => void;
+}
+
+async function play({ samples, turnstile, wires, watch, close }: Play): Promise<void> {
+  let last: GateStatus | null = null;
+  let ending = false;
+  let chosen = 0;
+  /** What is being typed; null: keys are orders. */
+  let typed: string | null = null;
+  let said = '';
+  const lines: RecentLine[] = [];
+  const wire = () => wires[chosen] as Wire;
+
+  const show = (code: string, what: string) => {
+    try {
+      writeFileSync(wire().path, `${code}\r\n`);
+      said = `showed ${what} to the reader ${wire().reader}`;
+    } catch (error) {
+      said = `the reader ${wire().reader} cannot be reached: ${(error as Error).message}`;
+    }
+  };
+  const tell = (command: object, words: string) => {
+    said = words;
+    turnstile.tell(command).catch((error: Error) => {
+      said = error.message;
+      draw();
+    });
+  };
+  const orders: Readonly<Record<string, () => void>> = {
+    c: () => {
+      typed = '';
+    },
+    '\t': () => {
+      chosen = (chosen + 1) % wires.length;
+      said = `now at the reader ${wire().reader}`;
+    },
+    w: () => tell({ walk: { mode: 'auto' } }, 'guests walk through when they may'),
+    n: () => tell({ walk: { mode: 'nobody' } }, 'guests do not walk through'),
+    s: () => tell({ walk: { mode: 'stuck' } }, 'guests get stuck in the arms'),
+    u: () => tell({ unstick: true }, 'whoever was stuck goes on'),
+    g: () => tell({ guest: wire().direction }, 'a guest pushes'),
+    j: () => tell({ guest: wire().direction, force: true }, 'a guest forces the arms'),
+    b: () => {
+      tell({ input: 'button', active: true }, 'the staff button was pressed');
+      setTimeout(() => tell({ input: 'button', active: false }, said), BUTTON_MS);
+    },
+    f: () => toggle('fire', 'the fire loop is cut', 'the fire loop is closed again'),
+    t: () => toggle('tamper', 'the lid is open', 'the lid is shut'),
+    p: () => {
+      const { pair, reader } = wire();
+      if (pair === null) said = `the reader ${reader} is not plugged in by this program, so it cannot pull it out`;
+      else if (pair.plugged) pair.unplug();
+      else pair.plug();
+      if (pair !== null) said = `the reader ${reader} is ${pair.plugged ? 'plugged in' : 'pulled out'}`;
+    },
+    q: () => end(),
+  };
+  const toggle = (input: string, on: string, off: string) => {
+    const active = !turnstile.input(input);
+    tell({ input, active }, active ? on : off);
+  };
+  const key = (pressed: string) => {
+    if (typed !== null) typed = typing(typed, pressed, (code) => show(code, 'your own code'));
+    else if (/^[1-9]$/.test(pressed) && samples[Number(pressed) - 1] !== undefined) show(samples[Number(pressed) - 1] as string, `sample ${pressed}`);
+    else orders[pressed.toLowerCase()]?.();
+    draw();
+  };
+  const end = () => {
+    ending = true;
+    close();
+  };
+  const draw = () => {
+    if (last === null) return;
+    const head = [
+      `${paint('bold', last.gate)}  a simulated lane; you are the guest at the reader ${paint('bold', wire().reader)}`,
+      '',
+      ...lanePicture(last),
+      `    arms ${turnstile.walk() === 'auto' ? 'guests walk through' : turnstile.walk() === 'nobody' ? paint('amber', 'guests do not walk') : paint('amber', 'guests get stuck')}${turnstile.active().length > 0 ? `, active: ${paint('amber', turnstile.active().join(', '))}` : ''}`,
+      '',
+      ...help(samples, wires),
+      '',
+      typed === null ? said : `code: ${typed}▏  (Enter shows it, Esc does not)`,
+      '',
+      ...healthPicture(last),
+      '',
+    ];
+    screen.draw([...head, ...lines.slice(-Math.max(1, screen.rows() - 1 - head.length)).map(paintedLine)]);
+  };
+  turnstile.changed(draw);
+  turnstile.gone(end);
+  const screen = openScreen({ key, end, resized: draw });
+  const steady = setInterval(draw, REDRAW_MS);
+  try {
+    await watch((item) => {
+      const news = item as WatchItem;
+      if ('line' in news) lines.push(news.line);
+      else {
+        if (last === null) lines.push(...news.status.recent);
+        last = news.status;
+      }
+      if (lines.length > KEPT_LINES) lines.splice(0, lines.length - KEPT_LINES);
+      draw();
+    });
+  } catch (error) {
+    if (!ending || !(error instanceof CliError)) throw error;
+  } finally {
+    clearInterval(steady);
+    screen.close();
+  }
+}
+
+function help(samples: readonly string[], wires: readonly Wire[]): readonly string[] {
+  const sample = samples.length === 0 ? '' : `${samples.length === 1 ? '1' : `1-${samples.length}`} show a sample code   `;
+  return [
+    `${sample}c type a code${wires.length > 1 ? '   Tab the other reader' : ''}${wires.some(({ pair }) => pair !== null) ? '   p pull the reader out, or plug it in' : ''}`,
+    'w walk through   n do not walk   s get stuck   u go on   g push   j force the arms',
+    'b staff button   f fire   t tamper   q quit',
+  ].map((line) => paint('grey', line));
+}
+
+/** What stands there after a key; null: no longer typing. */
+function typing(typed: string, key: string, done: (code: string) => void): string | null {
+  if (key === '\r' || key === '\n') {
+    if (typed !== '') done(typed);
+    return null;
+  }
+  if (key === '\x1b') return null;
+  if (key === '\x7f' || key === '\b') return typed.slice(0, -1);
+  return key.length === 1 && key >= ' ' && typed.length < MAX_CODE_CHARS ? typed + key : typed;
+}
+
+function samplesOf({ code = [], codes }: SimOptions): readonly string[] {
+  let fromFile: readonly string[] = [];
+  if (codes !== undefined)
+    try {
+      fromFile = readFileSync(codes, 'utf8').split(/\r?\n/);
+    } catch (error) {
+      throw new CliError(EXIT.failed, `${codes} cannot be read (${(error as NodeJS.ErrnoException).code})`, 'give a file with a code on each line');
+    }
+  return [...code, ...fromFile].filter((one) => one.trim() !== '').slice(0, MAX_SAMPLES);
+}
+
+/** Where guests write for each reader: as told, else beside the reader's port, else a reader of our own, plugged in there. */
+function wiresOf(config: Config, told: readonly string[]): readonly Wire[] {
+  const named = new Map(told.map((one) => [one.slice(0, one.indexOf('=')), one.slice(one.indexOf('=') + 1)] as const));
+  for (const name of named.keys())
+    if (!config.readers.some((reader) => reader.name === name))
+      throw new CliError(EXIT.usage, `no reader is called ${name}`, `say --guest ${config.readers[0]?.name}=<path>`);
+  return config.readers.map(({ name, direction, path }): Wire => {
+    const given = named.get(name);
+    const beside = [`guest-${name}`, 'guest'].map((file) => join(dirname(path), file));
+    const found = given ?? (existsSync(path) ? beside.find((file) => existsSync(file)) : undefined);
+    if (found !== undefined) return { reader: name, direction, path: found, pair: null };
+    if (existsSync(path))
+      throw new CliError(EXIT.failed, `the reader ${name} is there already (${path}), and where guests write is not known`, `say it: --guest ${name}=<path>`);
+    try {
+      const pair = openPtyPair({ readerLink: path });
+      return { reader: name, direction, path: pair.guestPath, pair };
+    } catch (error) {
+      throw new CliError(
+        EXIT.failed,
+        `no reader could be plugged in at ${path}: ${(error as Error).message}`,
+        'let readers name a path in a folder that you may write',
+      );
+    }
+  });
+}
+
+interface Turnstile {
+  /** Rejects with what the turnstile says. */
+  tell(command: object): Promise<void>;
+  input(name: string): boolean;
+  active(): readonly string[];
+  walk(): string;
+  changed(listener: () => void): void;
+  gone(listener: () => void): void;
+  close(): void;
+}
+
+/** The software turnstile's socket (daemon/board/sim-board.ts says what it speaks). Throws CliError 69. */
+async function connectTurnstile(path: string): Promise<Turnstile> {
+  const socket = await new Promise<Socket>((resolve, reject) => {
+    const attempt = connect(path, () => resolve(attempt));
+    attempt.once('error', (error: NodeJS.ErrnoException) =>
+      reject(new CliError(EXIT.unreachable, `no simulated lane answers on ${path} (${error.code})`, 'start the gate in another terminal: stile-gate run')),
+    );
+  });
+  const inputs = new Map<string, boolean>();
+  const waiting: { readonly resolve: () => void; readonly reject: (error: Error) => void; readonly walk: string | undefined }[] = [];
+  let walk = 'auto';
+  let tellChanged: () => void = () => undefined;
+  let text = '';
+  const take = (line: string) => {
+    const message = JSON.parse(line) as {
+      ok?: boolean;
+      error?: string;
+      input?: string;
+      active?: boolean;
+      snapshot?: { inputs: Record<string, boolean>; turnstile: { walk: string } };
+    };
+    if (message.snapshot !== undefined) {
+      for (const [name, active] of Object.entries(message.snapshot.inputs)) inputs.set(name, active);
+      walk = message.snapshot.turnstile.walk;
+    } else if (message.input !== undefined) inputs.set(message.input, message.active === true);
+    else if (message.ok !== undefined || message.error !== undefined) {
+      const first = waiting.shift();
+      if (message.error !== undefined) first?.reject(new Error(message.error));
+      else {
+        walk = first?.walk ?? walk;
+        first?.resolve();
+      }
+    }
+    tellChanged();
+  };
+  socket.setEncoding('utf8').on('data', (chunk: string) => {
+    text += chunk;
+    for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
+      const line = text.slice(0, end);
+      text = text.slice(end + 1);
+      take(line);
+    }
+  });
+  socket.on('error', () => undefined);
+  return {
+    tell: (command) =>
+      new Promise((resolve, reject) => {
+        waiting.push({ resolve, reject, walk: (command as { walk?: { mode?: string } }).walk?.mode });
+        socket.write(`${JSON.stringify(command)}\n`);
+      }),
+    input: (name) => inputs.get(name) === true,
+    active: () => [...inputs].filter(([, active]) => active).map(([name]) => name),
+    walk: () => walk,
+    changed(listener) {
+      tellChanged = listener;
+    },
+    gone: (listener) => void socket.once('close', listener),
+    close: () => void socket.destroy(),
+  };
+}
