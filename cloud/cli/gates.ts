@@ -15,9 +15,9 @@ export interface TokenOptions {
 }
 
 /** Makes a gate (and its site); prints its token once. A known gate keeps its token. */
-export async function gateAdd(session: Session, gate: string, options: TokenOptions): Promise<void> {
+export async function gateAdd(session: Session, gate: string, options: TokenOptions & { readonly scanner?: boolean }): Promise<void> {
   const tenantId = await session.tenant(true);
-  const token = await makeGate(session, tenantId, gate);
+  const token = await makeGate(session, tenantId, gate, options.scanner === true ? 'scanner' : 'gate');
   if (token === null) throw new CliError(EXIT.failed, `the gate ${gate} is known already; a new token for it: stile-cloud gate token ${gate}`);
   showToken(session, gate, token, options);
 }
@@ -100,14 +100,14 @@ export async function assign(session: Session, gate: string, events: readonly st
 }
 
 /** null: it was there. */
-async function makeGate(session: Session, tenantId: string, gate: string): Promise<string | null> {
+async function makeGate(session: Session, tenantId: string, gate: string, kind: 'gate' | 'scanner' = 'gate'): Promise<string | null> {
   const made = await session.database.withTenant(tenantId, async (client) => {
-    const device = await ensureDevice(client, tenantId, gate);
+    const device = await ensureDevice(client, tenantId, gate, kind);
     return device.ok ? { ...device, token: device.created ? await renewToken(client, gate) : null } : device;
   });
   if (!made.ok) throw new CliError(made.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, made.message);
   if (made.siteCreated) session.terminal.err(`made the site ${gate.split('/')[0]}\n`);
-  if (made.created) session.terminal.err(`made the gate ${gate}\n`);
+  if (made.created) session.terminal.err(`made the ${kind} ${gate}\n`);
   return made.token;
 }
 

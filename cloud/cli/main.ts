@@ -206,6 +206,7 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
 
   const gate = add(program, 'gate', 'one gate: add, token, revoke, clear-alert');
   add(gate, 'add <gate>', 'makes a gate and shows its token once')
+    .option('--scanner', 'a phone or tablet that scans over HTTP: not in the list of gates, nothing to do with the broker')
     .option('--token-file <file>')
     .option('--json')
     .addOption(tenant())

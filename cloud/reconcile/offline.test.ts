@@ -147,6 +147,14 @@ test('the first scan by its time wins, whichever scanner comes home first', asyn
   ]);
 });
 
+test('a scan that is said to be in the future happened by now; its key stays what the scanner said', async () => {
+  await open();
+  const ahead = new Date(Date.now() + 3_600_000).toISOString();
+  expect(statuses(await send([allow(1, 0, { scanned_at: ahead })]))).toEqual(['SUCCESS']);
+  expect(await ask("SELECT at <= now() AS past FROM admissions WHERE ticket_id = 'T-1'")).toEqual([{ past: true }]);
+  expect(statuses(await send([allow(1, 0, { scanned_at: ahead })]))).toEqual(['DUPLICATE']);
+});
+
 test("gates' rows and scanners' scans are one account", async () => {
   await open();
   const ledger = testLedger(venue, 2);

@@ -33,6 +33,8 @@ interface Ticket {
 interface Item {
   readonly index: number;
   readonly scan: Scan;
+  /** As the scanner says, and when it happened at the latest: what is said to be in the future happened by now. */
+  readonly scannedMs: number;
   readonly atMs: number;
   readonly key: string;
 }
@@ -59,8 +61,8 @@ export async function reconcileOffline(client: DatabaseClient, device: string, s
     if (typeof ticket === 'string') results[item.index] = { ticket_id: item.scan.ticket_id, status: 'ERROR', message: ticket };
     else recorded.push({ ...item, ticket });
   }
-  recorded.sort((a, b) => a.atMs - b.atMs || a.index - b.index);
-  const places = await append(client, device, site, recorded, nowMs);
+  recorded.sort((a, b) => a.scannedMs - b.scannedMs || a.index - b.index);
+  const places = await append(client, device, site, recorded);
   await keep(client, device, site, recorded, places);
   await judged(client, site, recorded, places, results);
   const failed = results.filter(({ status }) => status === 'ERROR').length;
@@ -79,13 +81,13 @@ function readScan(given: unknown, index: number, nowMs: number): Item | string {
     return `scans.${[index, ...(issue?.path ?? [])].map(String).join('.')}: ${issue?.message ?? 'is wrong'}`;
   }
   const scan = read.data;
-  const atMs = Date.parse(scan.scanned_at);
-  if (Number.isNaN(atMs) || atMs < EARLIEST_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} is no time of a scan: set the scanner's clock`;
-  if (atMs > nowMs + MAX_AHEAD_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} lies in the future: set the scanner's clock`;
+  const scannedMs = Date.parse(scan.scanned_at);
+  if (Number.isNaN(scannedMs) || scannedMs < EARLIEST_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} is no time of a scan: set the scanner's clock`;
+  if (scannedMs > nowMs + MAX_AHEAD_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} lies in the future: set the scanner's clock`;
   // PostgreSQL keeps neither U+0000 nor half a surrogate pair.
   if (scan.scan_id !== undefined && (!scan.scan_id.isWellFormed() || scan.scan_id.includes('\0'))) return `scans.${index}.scan_id: is not plain text`;
-  const key = scan.scan_id === undefined ? `at ${scan.ticket_id} ${atMs} ${scan.result}` : `id ${scan.scan_id}`;
-  return { index, scan, atMs, key };
+  const key = scan.scan_id === undefined ? `at ${scan.ticket_id} ${scannedMs} ${scan.result}` : `id ${scan.scan_id}`;
+  return { index, scan, scannedMs, atMs: Math.min(scannedMs, nowMs), key };
 }
 
 /** Repeats of what was taken in before, or stands in this batch already, are answered; the others are new. */
@@ -135,12 +137,12 @@ function ticketOf(tickets: ReadonlyMap<string, readonly Ticket[]>, scan: Scan): 
 type Place = readonly [epoch: number, seq: number];
 
 /** Answers the place of each scan's row. */
-async function append(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[], nowMs: number): Promise<Place[]> {
+async function append(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[]): Promise<Place[]> {
   const places: Place[] = [];
   const entered = new Set<string>();
   for (let from = 0; from < recorded.length; from += SCANS_AT_ONCE) {
     const part = recorded.slice(from, from + SCANS_AT_ONCE);
-    const entries = part.flatMap((item) => rowsOf(item, device, entered, nowMs));
+    const entries = part.flatMap((item) => rowsOf(item, device, entered));
     const { epoch, rows } = await appendCloudRows(client, site, entries, { bootId: device, boundMs: SCANNER_CLOCK_BOUND_MS });
     for (const { seq, entry } of rows) if (entry['kind'] !== 'passage') places.push([epoch, seq]);
   }
@@ -148,7 +150,7 @@ async function append(client: DatabaseClient, device: string, site: string, reco
 }
 
 /** `entered`: tickets that were admitted earlier in this batch; the type of a grant only tells, it decides nothing. */
-function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Set<string>, nowMs: number): Parameters<typeof appendCloudRows>[2] {
+function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Set<string>): Parameters<typeof appendCloudRows>[2] {
   const at = { atMs };
   const about = { event_id: ticket.event_id, ticket_id: ticket.ticket_id, ticket_ref: ticket.ticket_ref };
   const who = { device, ...(scan.scan_id === undefined ? {} : { scan_id: scan.scan_id }) };
@@ -166,7 +168,7 @@ function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Set<s
     units,
     medium: 'opaque',
     // Versions follow the clock: judged by the policies that were in force when it was scanned.
-    manifestVersion: Math.max(0, Math.min(ticket.version, Math.floor(Math.min(atMs, nowMs) / 1000))),
+    manifestVersion: Math.max(0, Math.min(ticket.version, Math.floor(atMs / 1000))),
     online: false,
     latencyUs: 0,
   });
@@ -200,14 +202,14 @@ function reasonOf(text: string | undefined): Reason {
 
 async function keep(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[], places: readonly Place[]): Promise<void> {
   if (recorded.length === 0) return;
-  const rows = recorded.map(({ key, scan, ticket, atMs }, n) => ({
+  const rows = recorded.map(({ key, scan, ticket, scannedMs }, n) => ({
     scan_key: key,
     epoch: places[n]?.[0],
     seq: places[n]?.[1],
     event_id: ticket.event_id,
     ticket_id: ticket.ticket_id,
     result: scan.result,
-    scanned_at: new Date(atMs).toISOString(),
+    scanned_at: new Date(scannedMs).toISOString(),
     scan_count: scan.scan_count ?? null,
   }));
   await client.query(

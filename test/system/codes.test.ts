@@ -60,7 +60,9 @@ test('a signed ticket sold after the last sync is admitted and flagged, once, an
 
 test('a scanner and the gate share one account: who is in by the one is refused by the other', async () => {
   const tokenFile = join(venue.dir, 'phone.token');
-  await venue.house.cloud('assign', PHONE, EVENT, '--token-file', tokenFile, '--no-wait');
+  await venue.house.cloud('gate', 'add', PHONE, '--scanner', '--token-file', tokenFile);
+  await venue.house.cloud('assign', PHONE, EVENT, '--no-wait');
+  expect(JSON.parse(await venue.house.cloud('gates', '--json'))).toHaveLength(1);
   const scan = async (code: string, scan_id: string) => {
     const response = await fetch(`${venue.house.cloudUrl}/scan`, {
       method: 'POST',
