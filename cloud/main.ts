@@ -32,6 +32,7 @@ import { registerAccountRoutes } from './reconcile/routes.ts';
 import { readRow, reconcile } from './reconcile/rows.ts';
 import { registerScanRoutes } from './reconcile/scan-routes.ts';
 import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
+import { tellConflicts } from './reconcile/verdicts.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
 
 /** How long readiness waits for the database. */
@@ -117,7 +118,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
       database,
       broker,
       log,
-      account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
+      account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished, tellConflicts },
       lookup: (tenantId, gate, question) => database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
       onResponse: (topic, payload) => requests?.receive(topic, payload),
     });

@@ -92,6 +92,22 @@ export const SettlementEntry = z.looseObject({
   /** Absent: every unit. */
   unit: z.int().min(1).max(MAX_UNITS).optional(),
 });
+/**
+ * The cloud's verdict on a grant that was beyond the ticket's right, for the gate that gave it (`of`). Changes no usage: the guest is inside.
+ * `withdrawn`: what arrived later has made it none. A later row on the same grant replaces an earlier one.
+ */
+export const ConflictEntry = z.looseObject({
+  ...common,
+  kind: z.literal('conflict'),
+  of: z.tuple([LedgerName, Epoch, Seq]),
+  verdict: z.enum(['excess', 'withdrawn']),
+  /** A reason that would have refused it. */
+  cause: z.string().min(1).max(32),
+  ...ticketWhereKnown,
+  direction: Direction.optional(),
+  /** The grant that used the right up; absent where nobody has it (a refunded ticket entered). */
+  winner: z.tuple([LedgerName, Epoch, Seq]).optional(),
+});
 export const OverrideEntry = z.looseObject({
   ...common,
   kind: z.literal('override'),
@@ -128,6 +144,7 @@ export const LedgerEntry = z.discriminatedUnion('kind', [
   RefusalEntry,
   PassageEntry,
   SettlementEntry,
+  ConflictEntry,
   OverrideEntry,
   ModeEntry,
   FaultEntry,
@@ -136,7 +153,7 @@ export const LedgerEntry = z.discriminatedUnion('kind', [
 ]);
 export type LedgerEntry = z.infer<typeof LedgerEntry>;
 export type LedgerEntryKind = LedgerEntry['kind'];
-export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'settlement', 'override', 'mode', 'fault', 'alarm', 'clock'] as const;
+export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'settlement', 'conflict', 'override', 'mode', 'fault', 'alarm', 'clock'] as const;
 
 /** Topic `ledger`. Entries are checked one by one (a single bad one must not hide the others): here only their keys. */
 export const LedgerMessage = z.looseObject({

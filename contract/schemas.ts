@@ -37,6 +37,7 @@ export const ENTRY_SCHEMAS: Readonly<Record<`entry-${ledger.LedgerEntryKind}`, z
   'entry-refusal': ledger.RefusalEntry,
   'entry-passage': ledger.PassageEntry,
   'entry-settlement': ledger.SettlementEntry,
+  'entry-conflict': ledger.ConflictEntry,
   'entry-override': ledger.OverrideEntry,
   'entry-mode': ledger.ModeEntry,
   'entry-fault': ledger.FaultEntry,

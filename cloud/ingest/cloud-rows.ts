@@ -20,6 +20,8 @@ export interface CloudRowsAccount {
     limit: number,
   ) => Promise<readonly { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }[]>;
   readonly markPublished: (client: DatabaseClient, ledger: string, epoch: number, seq: number) => Promise<void>;
+  /** Appends rows about conflicts that the site's gates were not told yet; answers how many. Absent: gates are not told. */
+  readonly tellConflicts?: (client: DatabaseClient, site: string) => Promise<number>;
 }
 
 export interface CloudRows {
@@ -28,6 +30,8 @@ export interface CloudRows {
   publish(): Promise<number>;
   /** Settles what appeared, once; answers how many tickets. */
   settle(): Promise<number>;
+  /** Writes rows about conflicts that gates were not told yet, once; answers how many. */
+  tell(): Promise<number>;
   /** Judges again what is due, once; answers how many tickets. */
   judge(): Promise<number>;
   close(): Promise<void>;
@@ -75,6 +79,17 @@ export function createCloudRows(options: {
     return settled;
   }
 
+  async function tell(): Promise<number> {
+    const { tellConflicts } = account;
+    if (tellConflicts === undefined) return 0;
+    let told = 0;
+    const { rows: sites } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string; site_id: string }>('SELECT tenant_id, site_id FROM sites_with_untold_conflicts($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id, site_id } of sites) told += await database.withTenant(tenant_id, (client) => tellConflicts(client, site_id));
+    return told;
+  }
+
   async function judge(): Promise<number> {
     let judged = 0;
     const { rows: tenants } = await database.withoutTenant((client) =>
@@ -96,6 +111,7 @@ export function createCloudRows(options: {
             if (Date.now() >= nextJudge) {
               nextJudge = Date.now() + JUDGE_EVERY_MS;
               await judge();
+              await tell();
             }
             if (Date.now() >= nextSettle) {
               nextSettle = Date.now() + SETTLE_EVERY_MS;
@@ -111,6 +127,7 @@ export function createCloudRows(options: {
     publish,
     settle,
     judge,
+    tell,
     async close() {
       stop.abort();
       await loop;

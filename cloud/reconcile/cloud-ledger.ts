@@ -9,7 +9,7 @@ import type { DatabaseClient } from '../database.ts';
 import { type LedgerRow, type Reconciled, readRow, reconcile, sha256 } from './rows.ts';
 
 /** A row without what the ledger adds: seq, hash, times. */
-export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'passage' | 'settlement' | 'override' } & Readonly<Record<string, unknown>>;
+export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'passage' | 'settlement' | 'conflict' | 'override' } & Readonly<Record<string, unknown>>;
 
 export interface AppendOptions {
   /** When it happened, Unix ms. Default: now. */

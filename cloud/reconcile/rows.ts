@@ -151,6 +151,7 @@ function toInput(row: LedgerRow): Record<string, unknown> {
         manifest_version: known.manifest_version,
       });
     case 'refusal':
+    case 'conflict':
       return Object.assign(input, { event_id: known.event_id, ticket_id: known.ticket_id });
     case 'passage':
       return Object.assign(input, {
