@@ -174,6 +174,25 @@ test('a party goes in on one scan, and all of it counts', async () => {
   ]);
 });
 
+test('a VIP pass enters and re-enters; the scanner shows when it came in last, its state stays', async () => {
+  await ask('UPDATE tickets SET vip = true WHERE ticket_id = $1', ['T-9']);
+  const { code } = ticket(9);
+  expect((await scan({ code })).body).toMatchObject({ result: 'ALLOW', type: 'first_entry', vip: true });
+  const [first] = await ask<{ at: Date }>("SELECT at FROM admissions WHERE ticket_id = 'T-9'");
+  for (let n = 0; n < 2; n++)
+    expect((await scan({ code })).body).toMatchObject({ result: 'ALLOW', type: 'reentry', vip: true, last_entry_at: expect.any(String) });
+  expect((await scan({ code })).body['last_entry_at']).not.toBe(first?.at.toISOString());
+  expect(await ask("SELECT status, scan_count FROM tickets WHERE ticket_id = 'T-9'")).toEqual([{ status: 'checked_in', scan_count: 4 }]);
+  expect(await ask("SELECT verdict, count(*)::int AS n FROM admissions WHERE ticket_id = 'T-9' GROUP BY 1 ORDER BY 1")).toEqual([
+    { verdict: 'reentry', n: 3 },
+    { verdict: 'winner', n: 1 },
+  ]);
+  expect(await ask("SELECT scan_type, count(*)::int AS n FROM vip_scan_logs WHERE ticket_id = 'T-9' GROUP BY 1 ORDER BY 1")).toEqual([
+    { scan_type: 'first_entry', n: 1 },
+    { scan_type: 'reentry', n: 3 },
+  ]);
+});
+
 test('who may ask: a device in its own name, for an event that it is assigned', async () => {
   const { code } = ticket(8);
   expect(await scan({ code, device_id: venue.gates[1] })).toMatchObject({
