@@ -6,17 +6,16 @@
  *
  * PROVE=short leaves out the contract suites and the many kills; KILLS says how many.
  */
-import { spawn, spawnSync } from 'node:child_process';
-import { appendFileSync, chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { count, HEARD, heard, must, oneMore, PATIENCE_MS, proof, property, type Row, rows, run, say, short, until } from './proving.ts';
 import { type Header, LABEL, makeHeader, monotonicMs } from './sim-gpio.ts';
 
 const SHORT = process.env['PROVE'] === 'short';
 const KILLS = Number(process.env['KILLS'] ?? 0);
-const CONSOLE = '/dev/ttyS0';
 const GATE = '/opt/stile/bin/stile-gate';
-const HEARD = '/run/heard';
 const DROP_IN = '/run/systemd/system/stile-gate.service.d/no-sysfs.conf';
 /** BCM lines of gate.yaml. */
 const RELEASE = 17;
@@ -30,74 +29,11 @@ const TAMPER = 26;
 const PULSE_MS = 200;
 /** An emulated processor is some 20 times slower than a Pi's, and shares its machine. */
 const PULSE_LATE_MS = 150;
-const PATIENCE_MS = 60_000;
 /** LANE.md: killed, the release is safe within 1 s; hung, within 5 s. */
 const KILLED_BOUND_MS = 1_000;
 const HUNG_BOUND_MS = 5_000;
 /** Levels are read at least so often, so fire is seen within this whatever becomes of the edge; the rest is the emulation's. */
 const FIRE_BOUND_MS = 500;
-
-const say = (line: string) => appendFileSync(CONSOLE, `\n${line}\n`);
-const short = (text: string) => text.replaceAll(/\s+/g, ' ').slice(-400);
-function run(file: string, ...args: string[]): { readonly code: number; readonly out: string } {
-  const { status, stdout, stderr } = spawnSync(file, args, { encoding: 'utf8' });
-  return { code: status ?? -1, out: `${stdout}${stderr}`.trim() };
-}
-const property = (name: string) => run('systemctl', 'show', '-p', name, '--value', 'stile-gate').out;
-const must = (holds: boolean, otherwise: string): void => {
-  if (!holds) throw new Error(otherwise);
-};
-
-async function proof(name: string, step: () => Promise<string> | string): Promise<void> {
-  const from = monotonicMs();
-  try {
-    const detail = short(await step());
-    say(`PROOF ${name}: ok ${detail} [${((monotonicMs() - from) / 1_000).toFixed(1)} s]`);
-  } catch (error) {
-    say(`PROOF ${name}: FAILED ${short((error as Error).message)}`);
-    for (const line of run('journalctl', '-u', 'stile-gate', '-n', '12', '--no-pager', '-o', 'cat').out.split('\n')) say(`JOURNAL ${line.slice(0, 300)}`);
-  }
-}
-
-async function until(what: string, holds: () => boolean, boundMs = PATIENCE_MS, everyMs = 20): Promise<number> {
-  const from = monotonicMs();
-  while (!holds()) {
-    must(monotonicMs() - from <= boundMs, `${what}: not within ${boundMs} ms`);
-    await sleep(everyMs);
-  }
-  return monotonicMs() - from;
-}
-
-interface Row {
-  readonly seq: number;
-  readonly kind: string;
-  readonly outcome?: string;
-  readonly actor?: string;
-  readonly reason?: string;
-  readonly what?: string;
-}
-
-/** What the broker brought, by topic; rows once each. */
-function heard(topic: string): string[] {
-  return readFileSync(HEARD, 'utf8')
-    .split('\n')
-    .filter((line) => line.startsWith(`stile/1/arena/north-03/${topic} `))
-    .map((line) => line.slice(line.indexOf(' ') + 1));
-}
-function rows(): Row[] {
-  const all = new Map<string, Row>();
-  for (const text of heard('ledger')) {
-    const message = JSON.parse(text) as { epoch: number; entries: Row[] };
-    for (const entry of message.entries) all.set(`${message.epoch} ${entry.seq}`, entry);
-  }
-  return [...all.values()];
-}
-const count = (fits: (row: Row) => boolean) => rows().filter(fits).length;
-/** Waits for one row more than there was of this kind. */
-const oneMore = (fits: (row: Row) => boolean) => {
-  const before = count(fits);
-  return (what: string) => until(what, () => count(fits) > before, 20_000, 100);
-};
 
 let header: Header;
 let ticket = 0;
@@ -184,11 +120,13 @@ async function proveLane(driver: Driver): Promise<void> {
     const passed = (row: Row) => row.kind === 'passage' && row.outcome === 'passed';
     await shown();
     const before = count(passed);
+    let longestMs = 0;
     for (let n = 0; n < 6; n += 1) {
-      header.drive(PASSAGE, 'low');
       const from = monotonicMs();
-      while (monotonicMs() - from < 1);
+      header.drive(PASSAGE, 'low');
       header.drive(PASSAGE, 'high');
+      // One processor: the gate may run between the two.
+      longestMs = Math.max(longestMs, monotonicMs() - from);
     }
     await sleep(700);
     must(count(passed) === before && header.wire(GREEN) === 'high', 'chatter was taken for a passage');
@@ -199,7 +137,7 @@ async function proveLane(driver: Driver): Promise<void> {
     header.drive(PASSAGE, 'high');
     const lengthMs = monotonicMs() - from;
     await one('the passage');
-    return `6 dips of 1 ms dropped, one of ${lengthMs.toFixed(0)} ms kept`;
+    return `6 dips of at most ${longestMs.toFixed(1)} ms dropped, one of ${lengthMs.toFixed(0)} ms kept`;
   });
   await proof(`${driver}: the staff button opens`, async () => {
     const override = oneMore((row) => row.kind === 'override' && row.actor === 'button');
@@ -265,13 +203,14 @@ async function endedInMidPulse(how: 'kill -9' | 'hang' | 'stop'): Promise<number
   await shown();
   const pid = Number(property('MainPID'));
   must(pid > 1, 'there is no main process');
-  // Asking systemd takes the emulated machine long enough for a pulse to be over: it is held, then.
   const from = monotonicMs();
   if (how === 'stop') {
     const { code, out } = run('systemctl', 'stop', 'stile-gate');
     must(code === 0 && !released(), `stop ended with ${code}, the release is ${header.wire(RELEASE)}: ${out}`);
     must(property('Result') === 'success', `the unit's result is ${property('Result')}`);
-    const backMs = (header.driven(RELEASE).findLast(({ level }) => level === 'low')?.atMs ?? from) - from;
+    const edges = header.driven(RELEASE);
+    const upAt = edges.findLastIndex(({ level }) => level === 'high');
+    const backMs = (edges.slice(upAt).find(({ level }) => level === 'low')?.atMs ?? from) - from;
     await begin();
     return Math.max(0, backMs);
   }
