@@ -1,6 +1,6 @@
 /**
  * doctor: every part, ok or warn or fail, with the cause and the mend. What the running gate knows is asked of it (the
- * port and the lines are its own); without one, as much as can be seen from outside. Changes nothing.
+ * port and the lines are its own); without one, as much as can be seen from outside. Changes nothing; times the card with a file of its own.
  */
 
 import { X509Certificate } from 'node:crypto';

@@ -42,9 +42,11 @@ function program(): Command {
 Exit codes: 0 done, 1 failed, 2 usage, 69 gate not reachable, 75 try again, 78 bad configuration.
 
 First steps:
+  stile-gate enroll                    get this gate its certificate, with a token from the office
   stile-gate check-config              is /etc/stile/gate.yaml right?
   stile-gate doctor                    is every part well, and if not, what mends it?
   stile-gate watch                     see what guests and lamps do, live
+  stile-gate sim                       be the guest at a simulated lane
   stile-gate open --reason "wheelchair"`,
     )
     .showHelpAfterError('(stile-gate --help says more)')
@@ -67,10 +69,12 @@ First steps:
     .addOption(json())
     .option('--boot-lines', "the gpio= lines for the Pi's config.txt, which hold the outputs from power-on")
     .action(async (options: CommonOptions & { bootLines?: boolean }) => (await import('./config-commands.ts')).showConfig(options));
-  command(root, 'doctor', 'Looks at every part and says ok, warn or fail, with the cause and the mend. Changes nothing.', [
-    'stile-gate doctor',
-    'stile-gate doctor --json | jq \'.checks[] | select(.result != "ok")\'',
-  ])
+  command(
+    root,
+    'doctor',
+    'Looks at every part and says ok, warn or fail, with the cause and the mend. Changes nothing; times the card with a small file of its own.',
+    ['stile-gate doctor', 'stile-gate doctor --json | jq \'.checks[] | select(.result != "ok")\''],
+  )
     .addOption(socket())
     .addOption(json())
     .action(async (options: CommonOptions) => (await import('./doctor.ts')).doctor(options));
@@ -78,7 +82,7 @@ First steps:
     .addOption(socket())
     .addOption(json())
     .action(async (options: CommonOptions) => (await import('./status.ts')).status(options));
-  command(root, 'watch', 'Shows lamps, mode, the last decisions in words and the backlog, live. Ctrl-C ends it.', [
+  command(root, 'watch', 'Shows lamps, mode, the last decisions in words, backlog and health, live. q or Ctrl-C ends it.', [
     'stile-gate watch',
     'stile-gate watch --json    (a line of JSON for everything that happens)',
   ])
