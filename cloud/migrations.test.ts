@@ -1,0 +1,79 @@
+/** From an empty database, and from every state that an earlier version left: the same database in the end, with everything that was in it. */
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { makeVenue, testPostgres } from '../test/database.ts';
+import { connectOwner, createDatabase } from './database.ts';
+import { MIGRATIONS_DIR, migrate, migrationFiles } from './migrate.ts';
+
+/** Everything that a migration can make, as text. Columns by name: a column that came later stands later. */
+const FINGERPRINT = `
+SELECT md5(string_agg(line, E'\\n' ORDER BY line COLLATE "C")) AS hash FROM (
+  SELECT format('column %s %s %s %s %s', a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid)) AS line
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND a.attnum > 0 AND NOT a.attisdropped
+  UNION ALL SELECT format('constraint %s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+  UNION ALL SELECT format('index %s', indexdef) FROM pg_indexes WHERE schemaname = 'public'
+  UNION ALL SELECT format('function %s %s %s', p.oid::regprocedure, md5(pg_get_functiondef(p.oid)), pg_get_userbyid(p.proowner) = 'stile_resolver') FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace AND p.prokind = 'f'
+  UNION ALL SELECT format('trigger %s', pg_get_triggerdef(oid)) FROM pg_trigger WHERE NOT tgisinternal
+  UNION ALL SELECT format('policy %s %s %s %s', polrelid::regclass, polname, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)) FROM pg_policy
+  UNION ALL SELECT format('table %s %s %s %s %s', c.oid::regclass, c.relkind, c.relrowsecurity, c.relforcerowsecurity, (SELECT string_agg(x.grantee::regrole::text || ' ' || x.privilege_type, ',' ORDER BY 1) FROM aclexplode(c.relacl) AS x WHERE x.grantee = 'stile_service'::regrole)) FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+) AS everything`;
+
+test('every earlier state becomes what an empty database becomes, and keeps its rows', { timeout: 600_000 }, async () => {
+  const admin = await connectOwner((await testPostgres()).url);
+  const files = [...migrationFiles().keys()];
+  expect(files.length).toBeGreaterThan(10);
+  const fingerprints = new Map<string, unknown>();
+  try {
+    for (let landed = 0; landed <= files.length; landed++) {
+      const name = `stile_test_state_${process.pid}_${landed}`;
+      const url = Object.assign(new URL((await testPostgres()).url), { pathname: `/${name}` }).href;
+      const dir = mkdtempSync(join(tmpdir(), 'stile-migrations-'));
+      await admin.query(`CREATE DATABASE ${name}`);
+      try {
+        for (const file of files.slice(0, landed)) copyFileSync(join(MIGRATIONS_DIR, `${file}.sql`), join(dir, `${file}.sql`));
+        if (landed > 0) expect(await migrate(url, { dir })).toEqual(files.slice(0, landed));
+        const venue = landed > 0 ? await makeVenue(url, { tickets: 3 }) : null;
+        expect(await migrate(url)).toEqual(files.slice(landed));
+        expect(await migrate(url)).toEqual([]);
+        const owner = await connectOwner(url);
+        fingerprints.set(`${landed} landed before`, (await owner.query<{ hash: string }>(FINGERPRINT)).rows[0]?.hash);
+        await owner.close();
+        if (venue === null) continue;
+        // What was there lives on, and by the new rules.
+        const database = createDatabase({ url, maxConnections: 1 });
+        try {
+          const seen = await database.withTenant(venue.tenantId, async (client) => {
+            await client.query("UPDATE tickets SET status = 'revoked' WHERE ticket_id = 'T-2'");
+            const scans = await client.query<{ allowed: boolean; reason: string | null }>(
+              "SELECT s.allowed, s.reason FROM (VALUES ('T-1'), ('T-2')) AS t (id) CROSS JOIN LATERAL scan_ticket_atomic(t.id) AS s ORDER BY t.id",
+            );
+            return [scans.rows, (await client.query('SELECT ticket_id, status, vip, is_transferable FROM tickets ORDER BY 1')).rows];
+          });
+          const common = { vip: false, is_transferable: true };
+          expect(seen).toEqual([
+            [
+              { allowed: true, reason: null },
+              { allowed: false, reason: 'revoked' },
+            ],
+            [
+              { ticket_id: 'T-1', status: 'checked_in', ...common },
+              { ticket_id: 'T-2', status: 'revoked', ...common },
+              { ticket_id: 'T-3', status: 'sold', ...common },
+            ],
+          ]);
+        } finally {
+          await database.close();
+        }
+      } finally {
+        rmSync(dir, { recursive: true });
+        await admin.query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+      }
+    }
+  } finally {
+    await admin.close();
+  }
+  expect([...fingerprints].filter(([, hash]) => hash !== fingerprints.get('0 landed before'))).toEqual([]);
+  expect(fingerprints.size).toBe(files.length + 1);
+});
