@@ -36,7 +36,7 @@ prove-install: setup ## installer and units in a Debian of their own: at real sp
 	@node test/guest/prove.ts native
 	@node test/guest/prove.ts emulated
 
-prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (about 15 minutes)
+prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (15 to 25 minutes)
 	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts
 
 bench: setup ## what was measured, measured again: the way of a code, start and memory, the rules, the account (some minutes)
