@@ -140,11 +140,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   async function run(): Promise<void> {
     while (waiting.length > 0 && !closed) {
       // Senders first: a transaction holds messages of one tenant.
-      const resolved = await patiently(async () => {
-        const found = new Map<string, Sender>();
-        for (const { gate } of waiting.slice(0, MAX_WAITING_MESSAGES)) if (!found.has(gate)) found.set(gate, await senders.resolve(gate));
-        return found;
-      });
+      const resolved = await patiently(() => senders.resolveAll(waiting.slice(0, MAX_WAITING_MESSAGES).map(({ gate }) => gate)));
       if (resolved === undefined) return;
       const batch: Waiting<Row>[] = [];
       const rest: Waiting<Row>[] = [];
