@@ -3,7 +3,7 @@ import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { makeVenue, testPostgres } from '../test/database.ts';
+import { freshDatabase, makeVenue, testPostgres } from '../test/database.ts';
 import { connectOwner, createDatabase } from './database.ts';
 import { MIGRATIONS_DIR, migrate, migrationFiles } from './migrate.ts';
 
@@ -76,4 +76,54 @@ test('every earlier state becomes what an empty database becomes, and keeps its 
   }
   expect([...fingerprints].filter(([, hash]) => hash !== fingerprints.get('0 landed before'))).toEqual([]);
   expect(fingerprints.size).toBe(files.length + 1);
+});
+
+/** What programs written for the forerunner call, by name. */
+const KNOWN_FUNCTIONS = [
+  'acquire_idempotency_key',
+  'can_check_in_ticket',
+  'check_duplicate_scan',
+  'check_vip_linked_ticket_reentry',
+  'cleanup_expired_idempotency_keys',
+  'clear_tenant_context',
+  'complete_idempotency_key',
+  'confirm_transaction',
+  'create_pending_transaction',
+  'current_tenant_id',
+  'fail_transaction',
+  'get_pending_transaction_status',
+  'get_ticket_state_history',
+  'get_ticket_transfer_history',
+  'has_pending_transaction',
+  'log_tenant_violation',
+  'log_ticket_status_change',
+  'log_ticket_status_change_manual',
+  'process_vip_scan_with_reentry',
+  'record_scan_attempt',
+  'release_idempotency_lock',
+  'release_ticket_availability',
+  'reset_vip_test_state',
+  'scan_ticket_atomic',
+  'set_tenant_context',
+  'sync_offline_scan',
+  'ticket_status_change_trigger',
+  'update_ticket_availability_on_reservation',
+  'update_user_events_attended',
+  'update_user_ticket_stats',
+  'verify_tenant_context',
+];
+
+test('every function has its known name, once, and the service may call it', async () => {
+  const fresh = await freshDatabase();
+  const owner = await connectOwner(fresh.url);
+  try {
+    const { rows } = await owner.query<{ name: string; times: number; callable: boolean }>(
+      "SELECT proname AS name, count(*) AS times, bool_and(has_function_privilege('stile_service', oid, 'EXECUTE')) AS callable FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname = ANY ($1) GROUP BY 1 ORDER BY 1",
+      [KNOWN_FUNCTIONS],
+    );
+    expect(rows).toEqual(KNOWN_FUNCTIONS.map((name) => ({ name, times: 1, callable: true })));
+  } finally {
+    await owner.close();
+    await fresh.drop();
+  }
 });
