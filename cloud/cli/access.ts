@@ -1,5 +1,5 @@
 /** `operator`, `keys`, `enroll`, `broker-acl`: who may ask the cloud, and by what gates know that it is the cloud. */
-import { renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { ActorId } from '../../contract/ids.ts';
 import { aclFile } from '../../deploy/mosquitto/acl.ts';
 import { sqlState } from '../database.ts';
@@ -105,7 +105,8 @@ export async function enrolToken(session: Session, gate: string, options: { read
 
 /**
  * The broker's ACL file, from enrolment: every gate of every tenant writes its own topics and reads its own inbox and
- * its site's ledgers. To a file: replaced in one step, so that the broker never reads half of it.
+ * its site's ledgers. To a file: replaced in one step, so that the broker never reads half of it, and with the owner and the mode
+ * of the file before. A new file is readable by all: it holds no secret, and Mosquitto reads it as a user of its own.
  */
 export async function brokerAcl(session: Session, options: { readonly out?: string }): Promise<void> {
   const { rows } = await session.database.withoutTenant((client) =>
@@ -117,7 +118,12 @@ export async function brokerAcl(session: Session, options: { readonly out?: stri
     return;
   }
   const part = `${options.out}.${process.pid}.part`;
-  writeFileSync(part, text, { mode: 0o640 });
+  const before = statSync(options.out, { throwIfNoEntry: false });
+  writeFileSync(part, text, { mode: 0o644 });
+  if (before !== undefined) {
+    if (process.getuid?.() === 0) chownSync(part, before.uid, before.gid);
+    chmodSync(part, before.mode & 0o777);
+  } else chmodSync(part, 0o644);
   renameSync(part, options.out);
   session.terminal.err(`${rows.length} gates are in ${options.out}; have the broker read it: systemctl reload mosquitto\n`);
 }
