@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { ActorId, GateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
+import type { DatabaseClient } from '../database.ts';
 import { clearAlert } from '../devices/alerts.ts';
 import { assignGate, ensureDevice, renewToken, revokeDevice } from '../devices/assignment.ts';
 import { type GateView, listGates } from '../devices/gates.ts';
@@ -17,14 +18,23 @@ export interface TokenOptions {
 /** Makes a gate (and its site); prints its token once. A known gate keeps its token. */
 export async function gateAdd(session: Session, gate: string, options: TokenOptions & { readonly scanner?: boolean }): Promise<void> {
   const tenantId = await session.tenant(true);
-  const token = await makeGate(session, tenantId, gate, options.scanner === true ? 'scanner' : 'gate');
-  if (token === null) throw new CliError(EXIT.failed, `the gate ${gate} is known already; a new token for it: stile-cloud gate token ${gate}`);
-  showToken(session, gate, token, options);
+  const made = await session.database.withTenant(tenantId, async (client) => {
+    const made = await makeGate(client, tenantId, gate, options.scanner === true ? 'scanner' : 'gate');
+    if (made.token !== null) keepToken(made.token, options);
+    return made;
+  });
+  if (made.token === null) throw new CliError(EXIT.failed, `the gate ${gate} is known already; a new token for it: stile-cloud gate token ${gate}`);
+  sayMade(session, gate, made);
+  showToken(session, gate, made.token, options);
 }
 
 export async function gateToken(session: Session, gate: string, options: TokenOptions): Promise<void> {
   const tenantId = await session.tenant();
-  const token = await session.database.withTenant(tenantId, (client) => renewToken(client, gate));
+  const token = await session.database.withTenant(tenantId, async (client) => {
+    const token = await renewToken(client, gate);
+    if (token !== null) keepToken(token, options);
+    return token;
+  });
   if (token === null) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
   showToken(session, gate, token, options);
 }
@@ -77,18 +87,17 @@ export async function assign(session: Session, gate: string, events: readonly st
     : [gate];
   if (gates.length === 0) throw new CliError(EXIT.failed, `there are no gates at ${gate.slice(0, -2)} yet: stile-cloud gate add ${gate.slice(0, -2)}/<gate>`);
   for (const name of gates) {
-    const token = await makeGate(session, tenantId, name);
-    const result = await session.database.withTenant(tenantId, (client) =>
-      assignGate(
-        client,
-        tenantId,
-        name,
-        { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) },
-        { force: options.force ?? false },
-      ),
-    );
-    if (token !== null) showToken(session, name, token, options);
-    if (!result.ok) throw new CliError(EXIT.failed, `${result.message}${result.code === 'UNACKNOWLEDGED_ROWS' ? ', or pass --force' : ''}`);
+    const assignment = { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) };
+    // In one transaction: a mistyped event or a token that cannot be written leaves no gate behind whose token nobody has.
+    const { made, result } = await session.database.withTenant(tenantId, async (client) => {
+      const made = await makeGate(client, tenantId, name);
+      const result = await assignGate(client, tenantId, name, assignment, { force: options.force ?? false });
+      if (!result.ok) throw new CliError(EXIT.failed, `${result.message}${result.code === 'UNACKNOWLEDGED_ROWS' ? ', or pass --force' : ''}`);
+      if (made.token !== null) keepToken(made.token, options);
+      return { made, result };
+    });
+    sayMade(session, name, made);
+    if (made.token !== null) showToken(session, name, made.token, options);
     const serves = [options.zones === undefined ? null : `zones ${options.zones}`, options.tiers === undefined ? null : `tiers ${options.tiers}`]
       .filter((part) => part !== null)
       .join(', ');
@@ -99,23 +108,40 @@ export async function assign(session: Session, gate: string, events: readonly st
   await toldGates(session, tenantId, options.wait ?? true);
 }
 
-/** null: it was there. */
-async function makeGate(session: Session, tenantId: string, gate: string, kind: 'gate' | 'scanner' = 'gate'): Promise<string | null> {
-  const made = await session.database.withTenant(tenantId, async (client) => {
-    const device = await ensureDevice(client, tenantId, gate, kind);
-    return device.ok ? { ...device, token: device.created ? await renewToken(client, gate) : null } : device;
-  });
-  if (!made.ok) throw new CliError(made.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, made.message);
+interface MadeGate {
+  /** null: the gate was there, and keeps its own. */
+  readonly token: string | null;
+  readonly siteCreated: boolean;
+  readonly kind: 'gate' | 'scanner';
+}
+
+async function makeGate(client: DatabaseClient, tenantId: string, gate: string, kind: 'gate' | 'scanner' = 'gate'): Promise<MadeGate> {
+  const device = await ensureDevice(client, tenantId, gate, kind);
+  if (!device.ok) throw new CliError(device.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, device.message);
+  return { token: device.created ? await renewToken(client, gate) : null, siteCreated: device.siteCreated, kind };
+}
+
+function sayMade(session: Session, gate: string, made: MadeGate): void {
   if (made.siteCreated) session.terminal.err(`made the site ${gate.split('/')[0]}\n`);
-  if (made.created) session.terminal.err(`made the ${kind} ${gate}\n`);
-  return made.token;
+  if (made.token !== null) session.terminal.err(`made the ${made.kind} ${gate}\n`);
+}
+
+/** Within the transaction that makes the token: one that cannot be written must not take the place of the one before. */
+function keepToken(token: string, { tokenFile }: TokenOptions): void {
+  if (tokenFile === undefined) return;
+  try {
+    writeFileSync(tokenFile, `${token}\n`, { mode: 0o600 });
+  } catch (error) {
+    throw new CliError(
+      EXIT.failed,
+      `--token-file ${tokenFile} cannot be written (${(error as NodeJS.ErrnoException).code}): name a file in a folder that is there; nothing was changed`,
+    );
+  }
 }
 
 function showToken(session: Session, gate: string, token: string, options: TokenOptions): void {
-  if (options.tokenFile !== undefined) {
-    writeFileSync(options.tokenFile, `${token}\n`, { mode: 0o600 });
-    session.terminal.err(`the token of ${gate} is in ${options.tokenFile}\n`);
-  } else if (options.json === true) session.terminal.out(`${JSON.stringify({ gate, token })}\n`);
+  if (options.tokenFile !== undefined) session.terminal.err(`the token of ${gate} is in ${options.tokenFile}\n`);
+  else if (options.json === true) session.terminal.out(`${JSON.stringify({ gate, token })}\n`);
   else {
     session.terminal.err(`the token of ${gate}, shown this once; the gate shows it to the cloud:\n`);
     session.terminal.out(`${token}\n`);

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -165,6 +165,14 @@ test("an operator's token is shown once, acts for one person, and can be taken a
   expect(await cli(['operator', 'add', 'Anna Miller'])).toMatchObject({ code: 2, err: expect.stringContaining('is not a staff id') });
 });
 
+test('a gate is not made for a mistyped event, nor where its token cannot be written', async () => {
+  const mistyped = await cli(['assign', 'arena/east-09', 'no-such-event', '--no-wait']);
+  expect(mistyped).toMatchObject({ code: 1, out: '', err: expect.stringContaining('there is no event no-such-event') });
+  const unwritable = await cli(['gate', 'add', 'arena/east-09', '--token-file', join(folder, 'nowhere', 'token')]);
+  expect(unwritable).toMatchObject({ code: 1, out: '', err: expect.stringContaining('cannot be written (ENOENT)') });
+  expect((await cli(['gates', '--json'])).out).not.toContain('east-09');
+});
+
 test('the ACL of the broker is made from enrolment, over all tenants', async () => {
   await cli(['gate', 'add', 'hall/door-1'], { STILE_TENANT: 'another' });
   await cli(['gate', 'add', 'hall/door-2'], { STILE_TENANT: 'another' });
@@ -178,6 +186,11 @@ test('the ACL of the broker is made from enrolment, over all tenants', async () 
   expect(text).toContain('# hall/door-2 is revoked');
   expect(text).not.toContain('user hall/door-2');
   expect((await cli(['broker-acl'])).out).toBe(text);
+  // The broker reads it as a user of its own; what an administrator changed stays.
+  expect(statSync(out).mode & 0o777).toBe(0o644);
+  chmodSync(out, 0o640);
+  expect(await cli(['broker-acl', '--out', out])).toMatchObject({ code: 0 });
+  expect(statSync(out).mode & 0o777).toBe(0o640);
 });
 
 test('the launcher finds its runtime from any folder and through a link', async () => {
