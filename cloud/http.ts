@@ -6,6 +6,7 @@
  * by accident.
  */
 import { createHash } from 'node:crypto';
+import type { Socket } from 'node:net';
 import fastifyRateLimit from '@fastify/rate-limit';
 import fastifySwagger from '@fastify/swagger';
 import Fastify, {
@@ -105,6 +106,13 @@ export async function createHttp(options: HttpOptions): Promise<App> {
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 200 },
     logger: false,
+    // What goes wrong before there is a route is answered in the shape of every other error.
+    frameworkErrors: (_error, _request, reply: FastifyReply) =>
+      reply
+        .code(400)
+        .type(JSON_TYPE)
+        .send(errorBody('BAD_REQUEST', 'the path cannot be read: write it percent-encoded, in UTF-8, and at most 200 characters an id')),
+    clientErrorHandler: refuseUnread,
   });
   server.setValidatorCompiler(validatorCompiler);
   server.setSerializerCompiler(serializerCompiler);
@@ -202,15 +210,30 @@ export function actorOf(operator: OperatorIdentity, named: string | undefined): 
   return operator.actor;
 }
 
+/** What is no HTTP, or has too large a head, never becomes a request: it is answered on the bare connection, which ends. */
+function refuseUnread(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, code, message] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? ['431 Request Header Fields Too Large', 'TOO_LARGE', 'address and headers are too long']
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? ['408 Request Timeout', 'TOO_SLOW', `the request did not arrive within ${REQUEST_TIMEOUT_MS} ms`]
+        : ['400 Bad Request', 'BAD_REQUEST', 'this is no HTTP/1.1 request'];
+  const body = errorBody(code as string, message as string);
+  socket.end(`HTTP/1.1 ${status}\r\nContent-Type: ${JSON_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`);
+}
+
+const JSON_TYPE = 'application/json; charset=utf-8';
+const errorBody = (error: string, message: string): string => JSON.stringify({ success: false, error, message });
+
 /** The error body that every route may answer with. */
 export const ErrorBody = z.object({ success: z.literal(false), error: z.string(), message: z.string() });
 
 function addErrors(app: App, { log }: HttpOptions): void {
-  const answer = (reply: FastifyReply, status: number, error: string, message: string) =>
-    reply
-      .code(status)
-      .type('application/json; charset=utf-8')
-      .send(JSON.stringify({ success: false, error, message }));
+  const answer = (reply: FastifyReply, status: number, error: string, message: string) => reply.code(status).type(JSON_TYPE).send(errorBody(error, message));
   app.setNotFoundHandler((request, reply) =>
     answer(reply, 404, 'NO_SUCH_PATH', `there is nothing at ${request.method} ${request.url.split('?')[0]?.slice(0, 200)}; see /openapi.json`),
   );

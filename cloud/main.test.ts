@@ -240,6 +240,8 @@ test('nobody is let in without an identity, and nobody sees another tenant', asy
     ['GET', `/events/${venue.eventId}/occupancy`, theirOperator, 404, 'NO_SUCH_EVENT'],
     ['GET', '/tickets/T-20/history', theirOperator, 404, 'NO_SUCH_TICKET'],
     ['GET', '/nothing', operator, 404, 'NO_SUCH_PATH'],
+    ['GET', '/events/%E0%A4%A/occupancy', operator, 400, 'BAD_REQUEST'],
+    ['GET', `/events/${'a'.repeat(20_000)}/occupancy`, operator, 431, 'TOO_LARGE'],
   ];
   for (const [method, path, as, status, error] of cases)
     expect({ path, ...(await answer(await call(method, path, as))) }).toMatchObject({ path, status, body: { success: false, error } });
