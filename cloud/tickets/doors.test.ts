@@ -161,7 +161,7 @@ test('whoever scans a ticket that is being scanned, or being reconciled, is told
   ]);
 });
 
-test('400 tickets, 8 doors each at once, a gate's backlog between them: no second winner, no deadlock', { timeout: 600_000 }, async () => {
+test('400 tickets, 8 doors each at once, the backlog of a gate between them: no second winner, no deadlock', { timeout: 600_000 }, async () => {
   const venue = await makeVenue(fresh.url, { tickets: 400 });
   const north = testLedger(venue, 0);
   // A gate that was away admits some of the same tickets, later by time.
