@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench image bundle bundle-cloud deb prove-install prove-release lint format types clean
+.PHONY: help setup setup-test demo test check sim bench image bundle bundle-cloud deb prove-install prove-kernel prove-release lint format types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -35,6 +35,9 @@ deb: setup ## the gate as a Debian package; ARCH=arm64 for a Pi
 prove-install: setup ## installer and units in a Debian of their own: at real speed, then emulated arm64 (root, QEMU)
 	@node test/guest/prove.ts native
 	@node test/guest/prove.ts emulated
+
+prove-kernel: setup-test ## the gate on Debian's kernel with a simulated Pi header, in QEMU; KERNEL=full for more (about 5 minutes and more)
+	@node node_modules/vitest/vitest.mjs run --project kernel
 
 prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (15 to 25 minutes)
 	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts

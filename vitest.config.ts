@@ -14,7 +14,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['{contract,rules,daemon,deploy,test}/**/*.test.ts'],
-          exclude: ['**/*.real.test.ts', 'test/system/**', 'node_modules/**', '.tools/**'],
+          exclude: ['**/*.real.test.ts', 'test/system/**', 'test/kernel/**', 'node_modules/**', '.tools/**'],
         },
       },
       {
@@ -23,10 +23,15 @@ export default defineConfig({
         test: {
           name: 'real',
           include: ['{contract,rules,daemon,deploy,test}/**/*.real.test.ts', 'cloud/**/*.test.ts'],
-          exclude: ['test/system/**'],
+          exclude: ['test/system/**', 'test/kernel/**'],
           testTimeout: 60_000,
           hookTimeout: 120_000,
         },
+      },
+      {
+        extends: true,
+        // A kernel of its own in QEMU, minutes long: `make prove-kernel`.
+        test: { name: 'kernel', include: ['test/kernel/**/*.test.ts'], fileParallelism: false },
       },
       {
         extends: true,

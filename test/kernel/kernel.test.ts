@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { CHECKOUT_LAUNCHER, codeOf, createTestGate } from '../../daemon/gate-fixture.ts';
-import { kernelVersion, startGuest } from '../kernel/guest.ts';
+import { kernelVersion, startGuest } from './guest.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 const FULL = process.env['KERNEL'] === 'full';
