@@ -68,7 +68,6 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
 
   const setInput = (input: InputName, active: boolean): void => {
     if (!inputNames.includes(input) || inputs.get(input) === active) return;
-    if (!inputNames.includes(input) || inputs.get(input) === active) return;
     const atMs = clock.boottimeMs();
     inputs.set(input, active);
     socket?.broadcast({ input, active, at_ms: atMs });
