@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench image bundle bundle-cloud deb prove-install prove-kernel prove-release lint format types clean
+.PHONY: help setup setup-test demo test check sim bench image bundle bundle-cloud deb prove prove-install prove-kernel prove-release lint format types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -31,6 +31,9 @@ bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for
 
 deb: setup ## the gate as a Debian package; ARCH=arm64 for a Pi
 	@deploy/deb $(ARCH)
+
+prove: setup-test ## every promise of docs/PROMISES.md, shown the long way (about an hour); ROWS="1 7" for some
+	@node test/prove.ts --write $(ROWS)
 
 prove-install: setup ## installer and units in a Debian of their own: at real speed, then emulated arm64 (root, QEMU)
 	@node test/guest/prove.ts native

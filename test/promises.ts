@@ -1,0 +1,38 @@
+/**
+ * The promises of Stile and how each is shown: the table that `make prove` runs and that docs/PROMISES.md repeats.
+ * A command ends 0 when its promise held, 1 when it did not. It prints `figure: …` lines, one sentence with numbers each,
+ * and `not shown: …` for what this machine lacks.
+ */
+
+/** One thing to run for a promise. `boundS`: seconds after which it is stopped and counts as broken. */
+export interface Proof {
+  readonly command: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+  readonly boundS: number;
+}
+
+/** One row of the table. `short`: the file of `make test` that shows a short form of it. */
+export interface Promised {
+  readonly row: number;
+  readonly promise: string;
+  readonly short: string;
+  readonly proofs: readonly Proof[];
+}
+
+/** Bound of a row's proofs together, seconds; row 5 waits for 300 holds at their real length. */
+export const ROW_BOUND_S = 300;
+export const RELEASE_ROW_BOUND_S = 900;
+
+export const promises: readonly Promised[] = [
+  { row: 1, promise: 'The gate never opens for a grant that is not durably recorded, and no recorded row is lost', short: '', proofs: [] },
+  { row: 2, promise: 'The fleet keeps its invariants whatever fails', short: '', proofs: [] },
+  { row: 3, promise: 'What a gate recorded reaches Postgres exactly once', short: '', proofs: [] },
+  { row: 4, promise: 'No ticket is admitted beyond its allowance where the gate or the cloud could know', short: '', proofs: [] },
+  { row: 5, promise: 'The release returns to its defined state in bounded time', short: '', proofs: [] },
+  { row: 6, promise: 'A forged, replayed, revoked or garbled code never opens', short: '', proofs: [] },
+  { row: 7, promise: 'No device speaks for another', short: '', proofs: [] },
+  { row: 8, promise: 'No tenant sees another', short: '', proofs: [] },
+  { row: 9, promise: 'Damage is detected, never silently used', short: '', proofs: [] },
+  { row: 10, promise: 'Bad input is bounded', short: '', proofs: [] },
+  { row: 11, promise: 'Order is right as far as clocks allow, and says where they do not', short: '', proofs: [] },
+];
