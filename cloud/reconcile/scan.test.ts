@@ -259,3 +259,36 @@ test("nothing of another tenant is seen: its event's codes are unknown, its scan
   expect((await scan({ code, scan_id: 's-1', event_id: 'THEIRS', device_id: theirs.gates[0] }, token)).body).toMatchObject({ result: 'ALLOW' });
   expect(await ask('SELECT count(*)::int AS n FROM device_scans WHERE event_id = $1', ['THEIRS'])).toEqual([{ n: 0 }]);
 });
+
+test("every scanner is judged in its own name: its own policy, its own limit for each gate; at the doors in SQL as well", async () => {
+  const site = 'by-name';
+  const own = await makeVenue(fresh.url, {
+    site,
+    event: 'BY-NAME',
+    tickets: 2,
+    gates: ['scanner-1', 'scanner-2'],
+    policies: {
+      event: { duplicate_window_s: 0, reentry: { rule: 'always' }, entries: { per_gate: 1 } },
+      gates: { [`${site}/scanner-2`]: { entries: { per_gate: 3 } } },
+    },
+  });
+  const within = <T>(work: (client: DatabaseClient) => Promise<T>): Promise<T> => fresh.database.withTenant(own.tenantId, work);
+  const bearers = await within(async (client) => [await renewToken(client, own.gates[0] as string), await renewToken(client, own.gates[1] as string)]);
+  const at = async (n: 0 | 1) => {
+    const body = { code: own.tickets[0]?.code, event_id: own.eventId, device_id: own.gates[n] };
+    return (await scan(body, bearers[n] as string)).body['result'];
+  };
+  expect([await at(0), await at(1), await at(1), await at(0), await at(1), await at(1)]).toEqual(['ALLOW', 'ALLOW', 'ALLOW', 'DENY', 'ALLOW', 'DENY']);
+
+  const door = async (n: 0 | 1) =>
+    (await within((client) => client.query<{ allowed: boolean }>('SELECT allowed FROM scan_ticket_atomic($1, device => $2)', ['T-2', own.gates[n]]))).rows[0]
+      ?.allowed;
+  expect([await door(0), await door(1), await door(0), await door(1), await door(1), await door(1)]).toEqual([true, true, false, true, true, false]);
+
+  const { rows } = await within((client) => client.query('SELECT scanner, verdict, count(*)::int AS n FROM admissions GROUP BY 1, 2 ORDER BY 1, 2'));
+  expect(rows).toEqual([
+    { scanner: own.gates[0], verdict: 'winner', n: 2 },
+    { scanner: own.gates[1], verdict: 'reentry', n: 6 },
+  ]);
+  expect((await within((client) => client.query('SELECT * FROM conflicts'))).rows).toEqual([]);
+});
