@@ -3,7 +3,7 @@
  * unknown code. Rights and usage are apart: a ticket's status says what it may, never what it did.
  */
 import { z } from 'zod';
-import { Direction, Epoch, EventId, KeyId, LedgerName, LedgerVector, Seq, Sha256Hex, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
+import { Direction, Epoch, EventId, GateName, KeyId, LedgerName, LedgerVector, Seq, Sha256Hex, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
 import { MAX_OVERLAY_TICKETS, MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 import type { Reason } from './reasons.ts';
 
@@ -149,8 +149,20 @@ export const WantedManifest = z.looseObject({
   signature: z.base64().max(128),
 });
 export type WantedManifest = z.infer<typeof WantedManifest>;
-/** `manifest/want`, retained: every event the gate must hold; an event that is gone is dropped by the gate. */
-export const WantMessage = z.looseObject({ schema: z.literal(SCHEMA_VERSION), events: z.array(WantedManifest).max(64) });
+/**
+ * `manifest/want`, retained: every event the gate must hold. An event that it no longer names is dropped, where the message as a whole
+ * is signed for this gate and is no older than the last such one: what is said by leaving out must be as sure as what is said.
+ */
+export const WantMessage = z.looseObject({
+  schema: z.literal(SCHEMA_VERSION),
+  events: z.array(WantedManifest).max(64),
+  gate: GateName.optional(),
+  /** By the cloud's one clock, its database's. */
+  issued_at: Timestamp.optional(),
+  key_id: z.string().max(32).optional(),
+  /** Over the whole message. */
+  signature: z.base64().max(128).optional(),
+});
 export type WantMessage = z.infer<typeof WantMessage>;
 
 /** `overlay`: changes from one version to the next. `tickets` absent: too large, fetch `since`. */

@@ -76,7 +76,10 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
           want: async (payload) => (await late()).want(payload),
           overlay: async (payload) => (await late()).overlay(payload),
           gap: async () => (await late()).gap(),
-          refresh: async () => (await late()).refresh(),
+          async refresh() {
+            const asked = (await uplink.loaded?.()?.askWant()) ?? false;
+            return { want_came: asked, ...(await (await late()).refresh()) };
+          },
           changed(listener) {
             changed = listener;
           },

@@ -78,6 +78,7 @@ export async function rebuild(options: DeskCoreOptions, keyring: Keyring, latest
 
 const checksOf = (keyring: Keyring, latest: Latest): ManifestChecks => ({
   verify: (payload, carried) => keyring.verifyPayload(payload, carried, latest.stamp.trusted ? latest.stamp.wallMs : null),
+  nowMs: () => (latest.stamp.trusted ? latest.stamp.wallMs : null),
   policyProblem(policies) {
     const read = readPolicies(policies);
     return read.ok ? null : read.problems.join('; ').slice(0, MAX_TEXT_CHARS);

@@ -1,9 +1,10 @@
-import { generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, randomBytes, randomUUID, verify } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import BetterSqlite from 'better-sqlite3';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { signedText } from '../../contract/chain.ts';
 import { type OverlayMessage, TICKET_RIGHTS, TICKET_STATES, type WantMessage } from '../../contract/manifest.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../test/database.ts';
 import { testLedger } from '../../test/ledgers.ts';
@@ -196,6 +197,30 @@ test('two workers and many writers: every gate gets a gapless chain of overlays 
     expect(told.filter((message) => message.gate === gate && message.kind === 'manifest/want').at(-1)?.payload.events[0]?.overlay_version).toBe(last);
   }
   expect((await inVenue(venue, (client) => client.query('SELECT 1 FROM outbox'))).rowCount).toBe(0);
+});
+
+test('a want is signed as a whole for its gate, and a later one is younger: a gate drops what is left out', async () => {
+  const venue = await makeVenue(fresh.url, { tickets: 1 });
+  const told: (WantMessage & { gate: string; issued_at: string; signature: string })[] = [];
+  const worker = outbox(async (topic, payload) => {
+    if (topic === `stile/1/${venue.gates[0]}/manifest/want`) told.push(JSON.parse(payload));
+  });
+  await inVenue(venue, (client) => tellGates(client, venue.tenantId, venue.eventId, true));
+  await worker.drain();
+  await inVenue(venue, async (client) => {
+    await client.query('DELETE FROM gate_assignments WHERE gate = $1', [venue.gates[0]]);
+    await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [venue.tenantId, venue.gates[0]]);
+  });
+  await worker.drain();
+  const key = createPublicKey({ key: Buffer.from(signer.publicKey.spki, 'base64'), format: 'der', type: 'spki' });
+  for (const want of told) {
+    expect(want.gate).toBe(venue.gates[0]);
+    expect(verify(null, Buffer.from(signedText(want)), key, Buffer.from(want.signature, 'base64'))).toBe(true);
+  }
+  const [before, after] = [told[0], told.at(-1)];
+  expect(before?.events).toHaveLength(1);
+  expect(after?.events).toEqual([]);
+  expect(Date.parse(after?.issued_at as string)).toBeGreaterThan(Date.parse(before?.issued_at as string));
 });
 
 test('what could not be told is told later, and nothing is told twice over', async () => {

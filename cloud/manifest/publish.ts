@@ -92,8 +92,10 @@ export interface WantOptions {
   readonly publicUrl: string;
 }
 
-/** What a gate must hold: every event it is assigned, as far as a file has been built. */
+/** What a gate must hold: every event it is assigned, as far as a file has been built. Signed as a whole, because a gate drops what is left out. */
 export async function wantMessage(client: DatabaseClient, options: WantOptions, gate: string): Promise<WantMessage> {
+  // Taken before the assignments are read: a message that knows of a change is always younger than one that does not.
+  const issued = (await client.query<{ at: Date }>('SELECT statement_timestamp() AS at')).rows[0] as { at: Date };
   const assigned = await client.query<{ event_id: string; version: number }>(
     'SELECT e.event_id, e.version FROM gate_assignments a JOIN events e ON e.tenant_id = a.tenant_id AND e.event_id = a.event_id WHERE a.gate = $1 ORDER BY a.assigned_at, e.event_id LIMIT $2',
     [gate, MAX_WANTED_EVENTS],
@@ -117,5 +119,6 @@ export async function wantMessage(client: DatabaseClient, options: WantOptions, 
       }),
     );
   }
-  return { schema: SCHEMA_VERSION, events };
+  const want: WantMessage = { schema: SCHEMA_VERSION, gate, issued_at: issued.at.toISOString(), key_id: options.signer.keyId, events };
+  return options.signer.sign(want);
 }

@@ -75,6 +75,29 @@ async function cloudOn(broker: { cloudUrl: string }, epoch: number, options: { a
   return cloud;
 }
 
+/** A broker that knows no MQTT 5. `met`: the version of each CONNECT. */
+async function brokerOf311(met: (version: number | undefined) => void = () => undefined): Promise<{ url: string }> {
+  const aedes = await Aedes.createBroker();
+  const server = createServer((socket) => {
+    aedes.handle(socket);
+  });
+  const port = await freePort();
+  aedes.preConnect = (_client, packet, done) => {
+    met(packet.protocolVersion);
+    done(null, true);
+  };
+  await new Promise<void>((resolve) => {
+    server.listen(port, '127.0.0.1', resolve);
+  });
+  cleanups.push(async () => {
+    await new Promise<void>((resolve) => {
+      aedes.close(() => resolve());
+    });
+    server.close();
+  });
+  return { url: `mqtt://127.0.0.1:${port}` };
+}
+
 const firstSeq = (payload: Buffer): number => JSON.parse(payload.toString()).entries[0].seq;
 const ledgerOf = (side: Peer) => side.heard.filter(({ topic }) => topic === `${own}/ledger`);
 
@@ -200,34 +223,16 @@ test('keeps trying when nobody listens, and after a refused CONNACK', async () =
 });
 
 test('falls back to MQTT 3.1.1 with a broker that knows no other, and does the same there', async () => {
-  const aedes = await Aedes.createBroker();
-  const server = createServer((socket) => {
-    aedes.handle(socket);
-  });
-  const port = await freePort();
-  let connects = 0;
-  aedes.preConnect = (_client, packet, done) => {
-    connects += 1;
-    expect([4, 5]).toContain(packet.protocolVersion);
-    done(null, true);
-  };
-  await new Promise<void>((resolve) => {
-    server.listen(port, '127.0.0.1', resolve);
-  });
-  cleanups.push(async () => {
-    await new Promise<void>((resolve) => {
-      aedes.close(() => resolve());
-    });
-    server.close();
-  });
-  const g = gate(`mqtt://127.0.0.1:${port}`);
-  const cloud = await cloudOn({ cloudUrl: `mqtt://127.0.0.1:${port}` }, g.desk.epoch, { protocolVersion: 4 });
+  const seen: (number | undefined)[] = [];
+  const { url } = await brokerOf311((version) => seen.push(version));
+  const g = gate(url);
+  const cloud = await cloudOn({ cloudUrl: url }, g.desk.epoch, { protocolVersion: 4 });
   g.desk.write(300);
-  const before = connects;
+  const before = seen.length;
   g.open();
   await until('online', () => g.uplink.online());
   expect(g.uplink.protocol()).toBe(4);
-  expect(connects - before).toBe(2);
+  expect(seen.slice(before)).toEqual([5, 4]);
   await until('all acknowledged', () => g.desk.backlog() === 0);
   expect(cloud.book.rows.size).toBe(300);
 });
@@ -431,6 +436,21 @@ test("hands on peers' and the cloud's rows one at a time, never its own; wants a
   expect(most).toBe(1);
   expect(seen.filter((what) => what.includes('/'))).toEqual(['arena/north-04', 'arena/cloud', 'arena/north-05']);
   expect(seen.filter((what) => !what.includes('/')).sort()).toEqual(['online', 'overlay', 'want']);
+});
+
+test.each([5, 4] as const)('asks again for the retained want, over MQTT version %i', async (version) => {
+  const b = version === 5 ? await broker() : await brokerOf311();
+  const { uplink, open, events } = gate(b.url);
+  expect(await uplink.askWant()).toBe(false);
+  open();
+  await until('online', () => uplink.online());
+  expect(await uplink.askWant()).toBe(false);
+  const side = await peer(b.url, { clientId: 'cloud', protocolVersion: version });
+  await side.publish(`${own}/manifest/want`, '{"schema":1,"events":[]}', { qos: 1, retain: true });
+  const wants = () => events.filter(({ kind }) => kind === 'want').length;
+  await until('told', () => wants() === 1);
+  expect(await uplink.askWant()).toBe(true);
+  expect(wants()).toBe(2);
 });
 
 test('over TLS and the ACL: a gate that is not named is told so and loses nothing; once it is, its rows go out', async () => {

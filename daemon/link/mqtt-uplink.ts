@@ -12,6 +12,7 @@ import { AckMessage } from '../../contract/ledger.ts';
 import type { LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import type { InfoMessage } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
+import { parseTopic } from '../../contract/topics.ts';
 import type { Clock, Desk, Uplink, UplinkEvent } from '../ports.ts';
 import { createAnnouncer } from './announcer.ts';
 import { createBackoff } from './backoff.ts';
@@ -30,6 +31,8 @@ export const CLOSE_BOUND_MS = 2_000;
 export const FIRST_ACK_WAIT_MS = 250;
 /** No SUBACK within this time: the connection is dropped and made anew. */
 export const SUBSCRIBE_TIMEOUT_MS = 10_000;
+/** `askWant` waits so long for the retained message. */
+export const WANT_WAIT_MS = 1_000;
 const MAX_LOGGED_TOPIC = 200;
 /** MQTT 5's reason code, which 3.1.1 has no word for. */
 const NOT_AUTHORIZED = 0x87;
@@ -64,6 +67,8 @@ export interface UplinkOptions extends TlsIdentity {
 export interface MqttUplink extends Uplink {
   /** Asks the cloud about an unknown code. null: offline, no answer within `budgetMs`, or too many questions wait. Never rejects. */
   ask(refs: LookupQuestion['refs'], budgetMs: number): Promise<LookupAnswer | null>;
+  /** Asks the broker for the retained `manifest/want` again. True: it came and was handed on. False: offline, none is retained, or not within WANT_WAIT_MS. Never rejects. */
+  askWant(): Promise<boolean>;
   /** The protocol of the present connection; null: offline. */
   protocol(): ProtocolVersion | null;
   /** Batches sent and not yet acknowledged by the cloud. */
@@ -84,6 +89,8 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   let closing = false;
   let told: string | null = null;
   let shortLived = 0;
+  /** Who waits for the retained want. */
+  const wantHeard = new Set<(came: boolean) => void>();
 
   const say = createAnnouncer({ gate, clock, info: options.info, log });
   const outbox = createOutbox({
@@ -142,8 +149,11 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       case 'lookup_answer':
         return lookups.answered(what.n, payload);
       case 'want':
+        return void Promise.resolve(emit({ kind: 'want', payload })).then(() => {
+          for (const heard of [...wantHeard]) heard(true);
+        });
       case 'overlay':
-        return void emit({ kind: what.kind, payload });
+        return void emit({ kind: 'overlay', payload });
       case 'own_alert':
         return say.kept(what.alert);
       case 'ignored':
@@ -276,6 +286,21 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     raise: (alert, severity, message) => say.raise(alert, severity, message),
     clear: (alert) => say.clear(alert),
     ask: (refs, budgetMs) => (live?.subscribed !== true ? Promise.resolve(null) : lookups.ask(refs, budgetMs, question)),
+    async askWant() {
+      if (live?.subscribed !== true) return false;
+      const { session } = live;
+      return new Promise<boolean>((resolve) => {
+        const heard = (came: boolean) => {
+          clearTimeout(none);
+          wantHeard.delete(heard);
+          resolve(came);
+        };
+        const none = setTimeout(() => heard(false), WANT_WAIT_MS);
+        wantHeard.add(heard);
+        // Subscribing again to the same topic makes a broker send what it retains.
+        session.subscribe(inboxOf(gate).filter(({ filter }) => parseTopic(filter)?.kind === 'want')).catch(() => heard(false));
+      });
+    },
     protocol: () => (live?.subscribed !== true ? null : live.session.protocol),
     inFlight: () => outbox.inFlight(),
   };

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { TicketChange, WantedManifest } from '../../contract/manifest.ts';
 import { readPolicies } from '../../rules/policy.ts';
-import { createSigner, EVENT, makeManifest, makeOverlay, newCode, refOf, stampAt, storeFolder, ticket } from '../desk-fixture.ts';
+import { createSigner, EVENT, GATE, makeManifest, makeOverlay, newCode, refOf, type Signer, stampAt, storeFolder, ticket } from '../desk-fixture.ts';
 import { createKeyring } from '../keys.ts';
 import { openLedger } from './ledger.ts';
 import { openManifestFile } from './manifest-file.ts';
@@ -20,8 +20,10 @@ function setUp() {
   endings.push(home.remove);
   const signer = createSigner();
   const keyring = createKeyring([signer.publicKey]);
+  const time: { nowMs: number | null } = { nowMs: WANT_MS };
   const checks: ManifestChecks = {
     verify: (payload, carried) => keyring.verifyPayload(payload, carried, null),
+    nowMs: () => time.nowMs,
     policyProblem: (policies) => {
       const read = readPolicies(policies);
       return read.ok ? null : read.problems.join('; ');
@@ -36,9 +38,15 @@ function setUp() {
     endings.push(() => manifests.close());
     return manifests;
   };
-  return { home: home.path, folder, signer, checks, ledger, problems, open, manifests: open() };
+  return { home: home.path, folder, signer, checks, ledger, problems, open, manifests: open(), time };
 }
 const wantOf = (...events: WantedManifest[]): Uint8Array => Buffer.from(JSON.stringify({ schema: 1, events }));
+const WANT_MS = Date.parse('2026-06-01T12:00:00.000Z');
+/** As the cloud says it: signed as a whole, for one gate. */
+const signedWant = (signer: Signer, events: readonly WantedManifest[], change: { readonly atMs?: number; readonly gate?: string } = {}): Uint8Array => {
+  const { atMs = WANT_MS, gate = GATE } = change;
+  return Buffer.from(JSON.stringify(signer.sign({ schema: 1, gate, issued_at: new Date(atMs).toISOString(), key_id: signer.publicKey.key_id, events })));
+};
 const ref = (code: string) => Buffer.from(refOf(code), 'hex');
 
 test('a file is copied, checked, switched to, and read with everything that a ticket may say', async () => {
@@ -222,11 +230,48 @@ test('want says what to fetch, drops what is gone, and takes it up again', async
   expect(manifests.want(wantOf(newer))).toEqual([{ eventId: EVENT, since: null, wanted: newer }]);
   expect(manifests.want(wantOf({ ...newer, version: 9 }))).toEqual([]);
   expect(problems).toEqual([expect.stringContaining('not signed')]);
-  expect(manifests.want(wantOf())).toEqual([]);
+  expect(manifests.want(signedWant(signer, []))).toEqual([]);
   expect(manifests.current()).toEqual([]);
-  expect(manifests.want(wantOf(one.wanted))).toEqual([]);
+  expect(manifests.want(signedWant(signer, [one.wanted], { atMs: WANT_MS + 1 }))).toEqual([]);
   expect(manifests.find(EVENT)?.file.head.version).toBe(3);
   expect(() => manifests.want(Buffer.from('[]'))).toThrow(expect.objectContaining({ fault: expect.objectContaining({ operation: 'read manifest/want' }) }));
+});
+
+test('a list is dropped by nothing but the newest want that is signed for this gate', async () => {
+  const { home, signer, manifests, problems, open, time } = setUp();
+  const one = await makeManifest(home, signer, { version: 3, tickets: [ticket(newCode())] });
+  await manifests.install(one.file, one.wanted);
+  expect(manifests.want(signedWant(signer, [one.wanted]))).toEqual([]);
+  const [stranger, none] = [createSigner(), signedWant(signer, [], { atMs: WANT_MS + 1 })];
+  const changed = Buffer.from(
+    Buffer.from(signedWant(signer, [one.wanted], { atMs: WANT_MS + 1 }))
+      .toString()
+      .replace(/"events":.*\}\],/, '"events":[],'),
+  );
+  const tries: [string, Uint8Array][] = [
+    ['unsigned', wantOf()],
+    ["another gate's", signedWant(signer, [], { gate: 'arena/north-02' })],
+    ["a stranger's", signedWant(stranger, [])],
+    ['changed on its way', changed],
+    ['older than what was said', signedWant(signer, [], { atMs: WANT_MS - 1 })],
+    ['from far ahead', signedWant(signer, [], { atMs: WANT_MS + 300_001 })],
+  ];
+  for (const [what, payload] of tries) {
+    problems.length = 0;
+    expect(manifests.want(payload), what).toEqual([]);
+    expect(manifests.find(EVENT)?.file.head.version, what).toBe(3);
+    expect(problems, what).toEqual([expect.stringContaining('stays in force')]);
+  }
+  expect(manifests.want(none)).toEqual([]);
+  expect(manifests.find(EVENT)).toBeNull();
+  // What was dropped does not come back from the card by an old word: it is fetched, so that the cloud judges.
+  for (const payload of [wantOf(one.wanted), signedWant(signer, [one.wanted])])
+    expect(manifests.want(payload)).toEqual([{ eventId: EVENT, since: null, wanted: one.wanted }]);
+  expect(open().want(wantOf(one.wanted))).toMatchObject([{ since: null }]);
+  // The cloud's clock was wrong once: what is remembered from then binds nobody for ever.
+  time.nowMs = WANT_MS - 86_400_000;
+  expect(manifests.want(signedWant(signer, [one.wanted], { atMs: time.nowMs }))).toEqual([]);
+  expect(manifests.find(EVENT)?.file.head.version).toBe(3);
 });
 
 test('a file that is lost is reported, and welcome again in the same version', async () => {

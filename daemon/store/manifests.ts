@@ -7,7 +7,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { open as openFile, rename } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { LedgerVector } from '../../contract/ids.ts';
+import { type LedgerVector, Timestamp } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ManifestHead, OverlayMessage, type PublicKey, WantedManifest, WantMessage } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
@@ -29,6 +29,8 @@ export interface EventManifest {
 export interface ManifestChecks {
   /** Signature by a pinned key, or by one that a manifest of this gate carries. */
   verify(payload: Readonly<Record<string, unknown>>, carried: readonly PublicKey[]): 'ok' | 'signature' | 'unknown_key';
+  /** Unix ms by a clock that is trusted, else null. */
+  nowMs(): number | null;
   /** Policies that these rules do not understand could hold a restriction: null, or what is wrong. */
   policyProblem(policies: unknown): string | null;
 }
@@ -43,6 +45,10 @@ export interface Manifests {
   /** Copies, checks, switches. In slices: decisions go on meanwhile. `switched` is called right after the switch. */
   install(source: string, wanted: unknown): Promise<ManifestResult>;
   applyOverlay(payload: Uint8Array): ManifestResult;
+  /**
+   * What of it must be fetched. An event that is not named is dropped only by a message that is signed for this gate and is the newest
+   * such one; else its list stays in force, and `onUnusable` says so.
+   */
   want(payload: Uint8Array): readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[];
   /** A file turned out damaged while it was read: it is renamed, and the last good one before it takes its place until a new one was fetched. */
   setAside(path: string, wallMs: number): void;
@@ -67,6 +73,11 @@ export interface ManifestsOptions {
   readonly onUnusable: (eventId: string, message: string) => void;
   readonly onSwitched: (event: EventManifest) => void;
 }
+
+/** Key in the ledger's database: when the newest signed `manifest/want` was issued, Unix ms. */
+const WANT_ISSUED = 'want_issued_ms';
+/** A signed want from further ahead of this gate's clock is not believed, and a remembered one is forgotten: the cloud's clock was wrong. ms */
+const MAX_WANT_AHEAD_MS = 300_000;
 
 const fail = (why: Exclude<ManifestResult, { ok: true }>['why'], message: string): ManifestResult => ({ ok: false, why, message: message.slice(0, 300) });
 
@@ -242,8 +253,13 @@ export function openManifests(options: ManifestsOptions): Manifests {
           false,
         );
       const named = new Set(parsed.value.events.map((event) => event.event_id));
+      const whole = believeWhole(JSON.parse(Buffer.from(payload).toString('utf8')) as Record<string, unknown>);
       for (const { eventId, file } of [...inForce.values()]) {
         if (named.has(eventId)) continue;
+        if (!whole) {
+          options.onUnusable(eventId, `manifest/want does not name ${eventId}, but is not signed for this gate, or is an old one: the list stays in force`);
+          continue;
+        }
         ledger.change('drop an event', () => setActive.run(0, eventId));
         inForce.delete(eventId);
         previous.delete(eventId);
@@ -254,7 +270,8 @@ export function openManifests(options: ManifestsOptions): Manifests {
           options.onUnusable(wanted.event_id, `manifest/want: the entry for ${wanted.event_id} is not signed by a key of this gate`);
           return [];
         }
-        const event = inForce.get(wanted.event_id) ?? reviveEvent(wanted.event_id);
+        // What was dropped is fetched again where nothing newer than the drop says otherwise: then the cloud judges.
+        const event = inForce.get(wanted.event_id) ?? (whole ? reviveEvent(wanted.event_id) : null);
         if (event === null || event.file.head.version < wanted.version) return [{ eventId: wanted.event_id, since: null, wanted }];
         return event.overlayVersion < wanted.overlay_version ? [{ eventId: wanted.event_id, since: event.overlayVersion, wanted }] : [];
       });
@@ -277,6 +294,18 @@ export function openManifests(options: ManifestsOptions): Manifests {
       inForce.clear();
     },
   };
+
+  /** Is this want the cloud's newest word to this gate, and therefore also what it leaves out? Remembered, so that an old one stays old. */
+  function believeWhole(want: Readonly<Record<string, unknown>>): boolean {
+    const issued = Timestamp.safeParse(want['issued_at']);
+    if (!issued.success || want['gate'] !== ledger.name || checks.verify(want, carriedKeys()) !== 'ok') return false;
+    const issuedMs = Date.parse(issued.data);
+    const latestMs = (checks.nowMs() ?? Number.POSITIVE_INFINITY) + MAX_WANT_AHEAD_MS;
+    const before = Number(ledger.meta(WANT_ISSUED) ?? 0);
+    if (issuedMs > latestMs || (issuedMs < before && before <= latestMs)) return false;
+    if (issuedMs !== before) ledger.setMeta(WANT_ISSUED, String(issuedMs));
+    return true;
+  }
 
   /** An event that was dropped and is wanted again: its file is still here. */
   function reviveEvent(eventId: string): EventManifest | null {
