@@ -12,6 +12,7 @@ import { connectGate } from '../../daemon/cli/client.ts';
 import type { GateStatus, RecentLine, WatchItem } from '../../daemon/control-calls.ts';
 
 import { openPtyPair, type PtyPair } from '../../daemon/sim/pty-pair.ts';
+import { tied } from './tied.ts';
 
 const launcher = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
 /** A gate that is not ready by then has failed; the end of its log says why. */
@@ -95,7 +96,8 @@ export function createGateProcess(options: GateProcessOptions): GateProcess {
     // What the last process said of itself is no word of this one.
     last = null;
     const log = openSync(paths.log, 'a');
-    const started = spawn(launcher, ['run', '--config', paths.config], { stdio: ['ignore', log, log], env: { ...process.env, ...options.env } });
+    const run = tied(launcher, ['run', '--config', paths.config]);
+    const started = spawn(run.command, run.args, { stdio: ['ignore', log, log], env: { ...process.env, ...options.env } });
     closeSync(log);
     child = started;
     started.on('exit', () => {

@@ -8,6 +8,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createGateProcess, type GateProcess, type GateProcessOptions } from './gate-process.ts';
+import { tied } from './tied.ts';
 
 const launcher = fileURLToPath(new URL('../../cloud/stile-cloud', import.meta.url));
 /** The cloud answers on /readyz by then, or it has failed; the end of its log says why. */
@@ -104,7 +105,8 @@ export async function openHouse(options: HouseOptions): Promise<House> {
     async startCloud() {
       if (child !== null) return;
       const log = openSync(cloudLog, 'a');
-      const started = spawn(launcher, ['all'], { stdio: ['ignore', log, log], env });
+      const all = tied(launcher, ['all']);
+      const started = spawn(all.command, all.args, { stdio: ['ignore', log, log], env });
       closeSync(log);
       child = started;
       started.on('exit', () => {
