@@ -161,6 +161,27 @@ test("used at a peer: known within the message, counted once, and given back by 
   expect(desk.core.applyPeer(Buffer.from('rubbish'))).toEqual({ applied: 0, gap: false });
 });
 
+test('a row that says what no database holds is a row all the same: taken, counted, and asked for once', async () => {
+  const code = newCode();
+  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const about = { event_id: EVENT, ticket_id: 'x', ticket_ref: refOf(code), direction: 'in' };
+  const rows = [
+    { seq: 1, kind: 'refusal', reason: 'invalid', explanation: 'with U+0000: \0' },
+    { seq: 2, kind: 'fault', what: 'reader', detail: 'half a pair: \ud800' },
+    { seq: 3, kind: 'grant', ...about, type: 'first_entry', units: 1, note: '\0' },
+  ];
+  expect(desk.core.applyPeer(peerMessage(PEER, 50, rows))).toEqual({ applied: 3, gap: false });
+  expect(desk.core.vector()[PEER]).toEqual([50, 3]);
+  desk.nowMs += 60_000;
+  expect(desk.decide(code).verdict).toMatchObject({ kind: 'refusal', reason: 'already_redeemed' });
+  // One without a readable key has no place in the sequence: those beside it have theirs.
+  expect(desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 4, kind: 'clock' }, { kind: 'clock' }, { seq: 5, kind: 'clock' }]))).toEqual({
+    applied: 2,
+    gap: false,
+  });
+  expect(desk.core.vector()[PEER]).toEqual([50, 5]);
+});
+
 test("a gap in a peer's ledger makes usage incomplete until it is filled or the cloud has no more", async () => {
   const code = newCode();
   const { desk } = await setUp({ tickets: [ticket(code)], upto: { [PEER]: [50, 10] } });

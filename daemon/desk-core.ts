@@ -7,7 +7,8 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { LedgerVector, RowPosition } from '../contract/ids.ts';
-import { type AckMessage, LedgerMessage } from '../contract/ledger.ts';
+import { type AckMessage, EntryKey, LedgerEnvelope } from '../contract/ledger.ts';
+import { MAX_PAYLOAD_BYTES } from '../contract/limits.ts';
 import { parsePayload } from '../contract/parse.ts';
 import { admit } from '../rules/admission.ts';
 import { readCode, recogniseCode } from '../rules/code.ts';
@@ -274,12 +275,17 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
       parts.outbox.resend(from);
     },
     applyPeer(payload) {
-      const parsed = parsePayload(LedgerMessage, payload);
+      // As the cloud takes it: each row that has a readable key, whatever it says, and whatever stands beside it.
+      const parsed = parsePayload(LedgerEnvelope, payload, MAX_PAYLOAD_BYTES, 'entries');
       if (!parsed.ok) {
-        options.notice('ledger', `a peer's ledger message cannot be read: ${parsed.message}`);
+        options.notice('peer', `a ledger message cannot be read: ${parsed.message}`);
         return { applied: 0, gap: false };
       }
-      const { gate, epoch, entries } = parsed.value;
+      const { gate, epoch } = parsed.value;
+      const entries = parsed.value.entries.flatMap((entry) => EntryKey.safeParse(entry).data ?? []);
+      if (entries.length < parsed.value.entries.length)
+        options.notice('peer', `${gate}: ${parsed.value.entries.length - entries.length} rows of epoch ${epoch} have no readable seq, kind and hash`);
+      if (entries.length === 0) return { applied: 0, gap: false };
       const [site] = options.gate.split('/');
       if (!gate.startsWith(`${site}/`) || (gate === options.gate && epoch >= parts.ledger.epoch())) return { applied: 0, gap: false };
       return occupancy.taking(gate, epoch, entries, () => parts.usage.applyPeer(gate, epoch, entries));

@@ -3,11 +3,12 @@
  * never belong in a field; should one get there under a telling name, it is blanked.
  */
 import pino from 'pino';
+import { createLogLimit } from './log-limit.ts';
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
 type Fields = Readonly<Record<string, unknown>>;
 
-/** `message`: a sentence without variables; what varies is in the fields. */
+/** `message`: a sentence without variables; what varies is in the fields. Warnings and errors of one text (and one field `what`) are limited: log-limit.ts. */
 export interface Log {
   debug(message: string, fields?: Fields): void;
   info(message: string, fields?: Fields): void;
@@ -41,12 +42,23 @@ export function createLog(level: LogLevel, base: Fields = {}): Log {
     (name: LogLevel) =>
     (message: string, fields: Fields = {}) =>
       logger[name](fields, message);
+  type Line = { readonly level: 'warn' | 'error'; readonly message: string; readonly fields: Fields };
+  const limit = createLogLimit<Line>({
+    write: ({ level: name, message, fields }) => write(name)(message, fields),
+    told: ({ level: name, message, fields }, left_out) => write(name)(message, { ...fields, left_out }),
+    after: (ms, call) => void setTimeout(call, ms).unref(),
+  });
+  const limited =
+    (name: Line['level']) =>
+    (message: string, fields: Fields = {}) =>
+      limit.take(`${name} ${message} ${String(fields['what'] ?? '')}`, { level: name, message, fields });
   return {
     debug: write('debug'),
     info: write('info'),
-    warn: write('warn'),
-    error: write('error'),
+    warn: limited('warn'),
+    error: limited('error'),
     flush() {
+      limit.flush();
       try {
         destination.flushSync();
       } catch {

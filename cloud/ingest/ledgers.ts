@@ -3,10 +3,8 @@
  * no timer, and the batch grows with the load. The broker and the gate hear of a row after its commit, never before.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { z } from 'zod';
-import { Epoch, LedgerName } from '../../contract/ids.ts';
-import type { AckMessage } from '../../contract/ledger.ts';
-import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { type AckMessage, LedgerEnvelope } from '../../contract/ledger.ts';
+import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ParseFailure, parsePayload } from '../../contract/parse.ts';
 import { DELIVERY, topicOf } from '../../contract/topics.ts';
 import type { CloudBroker, IncomingMessage } from '../broker.ts';
@@ -68,14 +66,6 @@ export interface LedgerIntake {
   stats(): LedgerIntakeStats;
 }
 
-/** Entries are read one by one: one that cannot be read must not hide the others. */
-const Envelope = z.looseObject({
-  schema: z.literal(SCHEMA_VERSION),
-  gate: LedgerName,
-  epoch: Epoch,
-  entries: z.array(z.unknown()).min(1).max(MAX_LEDGER_ENTRIES),
-});
-
 interface Waiting<Row> {
   readonly gate: string;
   readonly message: IncomingMessage;
@@ -119,8 +109,8 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   }
 
   function read(gate: string, message: IncomingMessage): Waiting<Row> {
-    // What one entry says (U+0000, half a surrogate pair) is its own affair: it is kept as text, and the others beside it count.
-    const parsed = parsePayload(Envelope, message.payload, MAX_PAYLOAD_BYTES, 'entries');
+    // Entries are read one by one: one that cannot be read must not hide the others. What one says (U+0000, half a surrogate pair) is its own affair: it is kept as text, and the others beside it count.
+    const parsed = parsePayload(LedgerEnvelope, message.payload, MAX_PAYLOAD_BYTES, 'entries');
     const bad = (reason: QuarantineReason, detail: string, payload: Uint8Array = message.payload) => ({ reason, detail, payload });
     if (!parsed.ok) return { gate, message, rows: [], bad: [bad(REASONS[parsed.error], parsed.message)] };
     if (parsed.value.gate !== gate) return { gate, message, rows: [], bad: [bad('mismatch', `the topic says ${gate}, the message says ${parsed.value.gate}`)] };
