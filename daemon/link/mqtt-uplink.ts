@@ -24,6 +24,7 @@ import { createPeerQueue } from './peer-queue.ts';
 import { createLookupAsker, createTimeAsker } from './questions.ts';
 import { createRequestDesk } from './request-desk.ts';
 import { type Incoming, openSession, type ProtocolVersion, type Session, type SessionEnd, type TlsIdentity } from './session.ts';
+import { type LinkTimers, systemTimers } from './timers.ts';
 
 /** `close` waits so long for the broker to take the last state, and again so long for the end of the connection. */
 export const CLOSE_BOUND_MS = 2_000;
@@ -62,6 +63,8 @@ export interface UplinkOptions extends TlsIdentity {
     readonly resendMaxMs?: number;
     readonly timePeriodMs?: number;
   };
+  /** What a simulation puts in place of the network, the timers and Math.random. */
+  readonly world?: { readonly openSession: typeof openSession; readonly timers: LinkTimers; readonly random: () => number };
 }
 
 export interface MqttUplink extends Uplink {
@@ -78,14 +81,15 @@ export interface MqttUplink extends Uplink {
 /** Nothing happens before `open`. */
 export function createUplink(options: UplinkOptions): MqttUplink {
   const { gate, clock, log, timing = {} } = options;
-  const backoff = createBackoff({ firstMs: timing.reconnectFirstMs ?? RECONNECT_FIRST_MS, maxMs: timing.reconnectMaxMs ?? RECONNECT_MAX_MS });
+  const { timers, random, openSession: connectTo } = options.world ?? { timers: systemTimers, random: Math.random, openSession };
+  const backoff = createBackoff({ firstMs: timing.reconnectFirstMs ?? RECONNECT_FIRST_MS, maxMs: timing.reconnectMaxMs ?? RECONNECT_MAX_MS, random });
   let listener: (event: UplinkEvent) => void | Promise<void> = () => {};
   let attempt: Session | null = null;
   /** The connection, from CONNACK on. `subscribed` is what `online` means; the ledger flows from its first ack or a short wait on. */
   let live: { readonly session: Session; readonly sinceMs: number; subscribed: boolean; ledger: boolean } | null = null;
   let known = UNKNOWN_PROTOCOL;
-  let reconnectTimer: NodeJS.Timeout | undefined;
-  let ledgerTimer: NodeJS.Timeout | undefined;
+  let reconnectTimer: { cancel(): void } | undefined;
+  let ledgerTimer: { cancel(): void } | undefined;
   let closing = false;
   let told: string | null = null;
   let shortLived = 0;
@@ -98,12 +102,16 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     nowMs: () => clock.boottimeMs(),
     refused: (code) => say.refused('ledger', code),
     failed: (error) => log('error', 'the ledger cannot be read for sending; it is tried again', { cause: error.message }),
+    timers,
+    random,
     ...(timing.resendFirstMs === undefined ? {} : { resendFirstMs: timing.resendFirstMs }),
     ...(timing.resendMaxMs === undefined ? {} : { resendMaxMs: timing.resendMaxMs }),
   });
   const time = createTimeAsker({
     clock,
     log: (message) => log('warn', message),
+    timers,
+    random,
     ...(timing.timePeriodMs === undefined ? {} : { periodMs: timing.timePeriodMs }),
   });
   const lookups = createLookupAsker({ late: (answer) => options.lateAnswer?.(answer), log: (message) => log('warn', message) });
@@ -171,7 +179,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   };
   const startLedger = () => {
     if (live === null || live.ledger) return;
-    clearTimeout(ledgerTimer);
+    ledgerTimer?.cancel();
     live.ledger = true;
     outbox.start((payload) => say.publish({ kind: 'ledger', gate }, payload));
   };
@@ -180,7 +188,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     const id = randomUUID();
     const protocol = known.next;
     try {
-      attempt = openSession(
+      attempt = connectTo(
         {
           url: options.url,
           protocol,
@@ -206,12 +214,12 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     }
   };
   const greet = async (session: Session, id: string) => {
-    const timeout = setTimeout(() => session.abort(`no answer to the subscriptions within ${SUBSCRIBE_TIMEOUT_MS} ms`), SUBSCRIBE_TIMEOUT_MS);
+    const timeout = timers.after(SUBSCRIBE_TIMEOUT_MS, () => session.abort(`no answer to the subscriptions within ${SUBSCRIBE_TIMEOUT_MS} ms`));
     try {
       live = { session, sinceMs: clock.boottimeMs(), subscribed: false, ledger: false };
       say.attach(session, id);
       const refused = await session.subscribe(inboxOf(gate));
-      clearTimeout(timeout);
+      timeout.cancel();
       if (live?.session !== session || closing) return;
       live.subscribed = true;
       for (const filter of refused) say.refused(`subscription to ${filter}`, NOT_AUTHORIZED);
@@ -223,9 +231,9 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       say.alerts();
       time.start(question);
       // The retained ack comes first, else rows would be sent that are acknowledged already.
-      ledgerTimer = setTimeout(startLedger, FIRST_ACK_WAIT_MS);
+      ledgerTimer = timers.after(FIRST_ACK_WAIT_MS, startLedger);
     } catch (error) {
-      clearTimeout(timeout);
+      timeout.cancel();
       session.abort((error as Error).message);
     }
   };
@@ -235,7 +243,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     live = null;
     attempt = null;
     say.detach();
-    clearTimeout(ledgerTimer);
+    ledgerTimer?.cancel();
     outbox.stop();
     time.stop();
     lookups.stop();
@@ -244,7 +252,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     if (lasted >= STEADY_AFTER_MS) backoff.reset();
     shortLived = wasOnline && lasted < STEADY_AFTER_MS ? shortLived + 1 : lasted >= STEADY_AFTER_MS ? 0 : shortLived;
     const wait = end.kind === 'protocol' && backoff.failures() === 0 ? 0 : Math.max(backoff.next(), end.kind === 'taken_over' ? TAKEN_OVER_WAIT_MS : 0);
-    reconnectTimer = setTimeout(connect, wait);
+    reconnectTimer = timers.after(wait, connect);
     const fault = linkFault(options.url, end, shortLived);
     if (!wasOnline && (fault.cause === told || end.kind === 'protocol')) return;
     told = fault.cause;
@@ -260,7 +268,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     },
     async close(reason) {
       closing = true;
-      clearTimeout(reconnectTimer);
+      reconnectTimer?.cancel();
       outbox.stop();
       time.stop();
       const session = attempt;

@@ -14,6 +14,7 @@ import { MAX_BATCHES_IN_FLIGHT } from '../../contract/limits.ts';
 import type { OutboxBatch } from '../ports.ts';
 import { createBackoff } from './backoff.ts';
 import type { Published } from './session.ts';
+import { type LinkTimers, systemTimers } from './timers.ts';
 
 /** No ack for so long: the oldest batch is sent again; doubles to RESEND_MAX_MS. */
 export const RESEND_FIRST_MS = 5_000;
@@ -33,6 +34,10 @@ export interface OutboxOptions {
   readonly failed: (error: Error) => void;
   readonly resendFirstMs?: number;
   readonly resendMaxMs?: number;
+  /** Default: the runtime's. */
+  readonly timers?: LinkTimers;
+  /** For the jitter of waits, 0 ≤ x < 1. Default: Math.random. */
+  readonly random?: () => number;
 }
 
 export interface Outbox {
@@ -60,18 +65,18 @@ interface Flying {
 }
 
 export function createOutbox(options: OutboxOptions): Outbox {
-  const { nowMs } = options;
+  const { nowMs, timers = systemTimers, random = Math.random } = options;
   const silentMs = options.resendFirstMs ?? RESEND_FIRST_MS;
-  const resend = createBackoff({ firstMs: options.resendFirstMs ?? RESEND_FIRST_MS, maxMs: options.resendMaxMs ?? RESEND_MAX_MS });
-  const reading = createBackoff({ firstMs: READ_RETRY_FIRST_MS, maxMs: RESEND_MAX_MS });
+  const resend = createBackoff({ firstMs: options.resendFirstMs ?? RESEND_FIRST_MS, maxMs: options.resendMaxMs ?? RESEND_MAX_MS, random });
+  const reading = createBackoff({ firstMs: READ_RETRY_FIRST_MS, maxMs: RESEND_MAX_MS, random });
   let send: ((payload: Uint8Array) => Promise<Published>) | null = null;
   let flying: Flying[] = [];
   let connection = 0;
   let pumping = false;
   let again = false;
   let probedMs: number | null = null;
-  let resendTimer: NodeJS.Timeout | undefined;
-  let retryTimer: NodeJS.Timeout | undefined;
+  let resendTimer: { cancel(): void } | undefined;
+  let retryTimer: { cancel(): void } | undefined;
   /** The window slid over rows that the cloud has not acknowledged. */
   let slid = false;
   let released: { epoch: number; uptoSeq: number; atMs: number } | null = null;
@@ -96,8 +101,8 @@ export function createOutbox(options: OutboxOptions): Outbox {
     return true;
   };
   const armResend = () => {
-    clearTimeout(resendTimer);
-    if (flying.length > 0 && send !== null) resendTimer = setTimeout(probe, resend.next());
+    resendTimer?.cancel();
+    if (flying.length > 0 && send !== null) resendTimer = timers.after(resend.next(), probe);
   };
   const probe = () => {
     const oldest = flying[0];
@@ -108,8 +113,8 @@ export function createOutbox(options: OutboxOptions): Outbox {
     void pump();
   };
   const later = (ms: number) => {
-    clearTimeout(retryTimer);
-    retryTimer = setTimeout(() => void pump(), ms);
+    retryTimer?.cancel();
+    retryTimer = timers.after(ms, () => void pump());
   };
 
   /** Fills the window. True: stopped because there is nothing more, or no more room. */
@@ -162,8 +167,8 @@ export function createOutbox(options: OutboxOptions): Outbox {
       send = null;
       flying = [];
       connection += 1;
-      clearTimeout(resendTimer);
-      clearTimeout(retryTimer);
+      resendTimer?.cancel();
+      retryTimer?.cancel();
     },
     kick() {
       void pump();

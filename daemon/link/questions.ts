@@ -8,6 +8,7 @@ import { LookupAnswer, type LookupQuestion } from '../../contract/manifest.ts';
 import { TimeAnswer, type TimeQuestion } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import type { Clock } from '../ports.ts';
+import { type LinkTimers, systemTimers } from './timers.ts';
 
 /** Questions of one kind that wait; a further lookup is answered with null at once, a further time question forgets the oldest. */
 export const MAX_WAITING = 16;
@@ -33,11 +34,14 @@ export function createTimeAsker(options: {
   readonly burst?: number;
   readonly periodMs?: number;
   readonly log: (message: string) => void;
+  /** Defaults: the runtime's timers, Math.random. */
+  readonly timers?: LinkTimers;
+  readonly random?: () => number;
 }): TimeAsker {
-  const { clock } = options;
+  const { clock, timers = systemTimers, random = Math.random } = options;
   const asked = new Map<number, number>();
-  let n = Math.floor(Math.random() * 1e9);
-  let timer: NodeJS.Timeout | undefined;
+  let n = Math.floor(random() * 1e9);
+  let timer: { cancel(): void } | undefined;
 
   const ask = (publish: Publish, left: number) => {
     const first = asked.keys().next().value;
@@ -46,16 +50,16 @@ export function createTimeAsker(options: {
     const sent_boottime_ms = clock.boottimeMs();
     asked.set(n, sent_boottime_ms);
     publish('time', JSON.stringify({ schema: SCHEMA_VERSION, n, boot_id: clock.bootId, sent_boottime_ms } satisfies TimeQuestion));
-    timer = setTimeout(() => ask(publish, left - 1), left > 1 ? TIME_BURST_GAP_MS : (options.periodMs ?? TIME_PERIOD_MS));
+    timer = timers.after(left > 1 ? TIME_BURST_GAP_MS : (options.periodMs ?? TIME_PERIOD_MS), () => ask(publish, left - 1));
   };
   return {
     start(publish) {
       asked.clear();
-      clearTimeout(timer);
+      timer?.cancel();
       ask(publish, options.burst ?? TIME_BURST);
     },
     stop() {
-      clearTimeout(timer);
+      timer?.cancel();
       asked.clear();
     },
     answered(number, payload) {
