@@ -27,6 +27,7 @@ import {
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { wordsOf } from '../contract/words.ts';
 import { isTransient, refusalOf } from './database.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
@@ -243,7 +244,10 @@ function addErrors(app: App, { log }: HttpOptions): void {
       const where = error.validationContext ?? 'body';
       const problems = error.validation
         .slice(0, MAX_NAMED_PROBLEMS)
-        .map(({ instancePath, message }) => `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${message ?? 'is wrong'}`);
+        .map(
+          ({ instancePath, keyword, message, params }) =>
+            `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${wordsOf({ ...params, code: keyword, path: [], message: message ?? '' } as unknown as z.core.$ZodIssue)}`,
+        );
       return answer(reply, 400, 'BAD_REQUEST', problems.join('; '));
     }
     if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE')

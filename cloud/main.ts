@@ -124,8 +124,6 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     });
     held('ingest', () => (ingest as Ingest).close());
   }
-  if (!(await broker.open(BROKER_WAIT_MS))) log.warn({ url: config.mqtt.url }, 'the broker cannot be reached yet; it is tried again');
-  ingest?.open();
   addMetrics(metrics, database, broker, ingest);
 
   const readiness = async () => ({ database: await databaseProblem(database), broker: broker.connected() ? null : 'not connected' });
@@ -133,9 +131,14 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
   if (signing !== null) {
     const app = await openHttp(config, { database, requests, signing, metrics, readiness, log });
     held('http', () => app.close());
+    // Before anybody hears of this process: where the port is taken, another one is at work, and its word at the broker must stay as it is.
     await app.listen({ host: config.http.host, port: config.http.port });
     const { port } = app.server.address() as AddressInfo;
     listening = `http://${config.http.host.includes(':') ? `[${config.http.host}]` : config.http.host}:${port}`;
+  }
+  if (!(await broker.open(BROKER_WAIT_MS))) log.warn({ url: config.mqtt.url }, 'the broker cannot be reached yet; it is tried again');
+  ingest?.open();
+  if (signing !== null && listening !== null) {
     outbox = createOutbox({
       database,
       log,

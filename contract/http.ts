@@ -113,6 +113,8 @@ export const TicketActionRequest = z.looseObject({
 export const EventWrite = z.looseObject({
   name: z.string().min(1).max(200),
   site: z.string().optional(),
+  /** A known event goes to another site only with this. */
+  move: z.boolean().optional(),
   starts_at: Timestamp.nullable().optional(),
   ends_at: Timestamp.nullable().optional(),
   time_zone: z.string().max(64).default('UTC'),

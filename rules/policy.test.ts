@@ -52,18 +52,18 @@ test('every mistake is reported at once, each with its key', () => {
       doors: {},
     }),
   ).toEqual([
-    'policies.event.duplicate_window_s: Too small: expected number to be >=0',
-    'policies.event.schedule.0.days.0: Too big: expected number to be <=7',
+    'policies.event.duplicate_window_s: must be at least 0',
+    'policies.event.schedule.0.days.0: must be at most 7',
     'policies.event.schedule.0.from: an opening begins at 00:00 to 23:59',
     'policies.event.schedule.0.until: a clock time is HH:MM, 00:00 to 24:00',
-    'policies.event.reentry.rule: Invalid option: expected one of "none"|"after_exit"|"always"',
-    'policies.event: Unrecognized key: "re_entry"',
+    'policies.event.reentry.rule: must be one of none, after_exit, always',
+    'policies.event: knows no re_entry: check the spelling, or leave it out',
     'policies.tiers.a b: an id has 1 to 64 letters, digits or . _ : @ -',
-    'policies.tiers.vip: Unrecognized key: "zones"',
+    'policies.tiers.vip: knows no zones: check the spelling, or leave it out',
     'policies.gates.north: a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03',
     'policies.gates.arena/north-03.rules: not a rule that can be judged: unknown operator "log"',
     'policies.gates.arena/north-03.admission: from is not before until',
-    'policies: Unrecognized key: "doors"',
+    'policies: knows no doors: check the spelling, or leave it out',
   ]);
 });
 

@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -137,6 +138,56 @@ test('exit codes say what kind of failure it was', async () => {
     expect({ args, code: result.code, err: result.err }).toEqual({ args, code, err: expect.stringMatching(message) });
   }
 }, 60_000);
+
+test('where the port is taken, nobody at the broker hears of a start: the message names the port and what to set', async () => {
+  const taken = createServer();
+  await new Promise<void>((done) => taken.listen(0, '127.0.0.1', done));
+  const { port } = taken.address() as AddressInfo;
+  const peer = await connectPeer(mosquitto.url);
+  try {
+    await peer.subscribe('stile/1/_cloud/second/#', 1);
+    for (const command of ['all', 'serve']) {
+      const result = await cli([command], { STILE_HTTP_PORT: String(port), STILE_HOST: 'second', STILE_LOG_LEVEL: 'error' });
+      expect(result).toMatchObject({ code: 1, out: '', err: expect.stringContaining(`port ${port} on 127.0.0.1 is taken by another program`) });
+      expect(result.err).toContain('set STILE_HTTP_PORT');
+    }
+    await peer.publish('stile/1/_cloud/second/state', { last: true });
+    await peer.wait(({ payload }) => payload.toString() === '{"last":true}');
+    expect(peer.heard.map(({ payload }) => payload.toString())).toEqual(['{"last":true}']);
+  } finally {
+    await peer.end();
+    taken.close();
+  }
+});
+
+test('an event goes to another site only where that is said', async () => {
+  const site = async () => JSON.parse((await cli(['event', 'show', 'concert-1'])).out).site as string;
+  const typo = await cli(['event', 'put', 'concert-1', '--site', 'arean', '--no-wait']);
+  expect(typo).toMatchObject({ code: 1, out: '', err: expect.stringContaining('is at the site arena') });
+  expect(typo.err).toContain('--move');
+  expect(typo.err).not.toContain('made the site');
+  expect([await site(), (await cli(['event', 'put', 'concert-1', '--site', 'arena', '--no-wait'])).code]).toEqual(['arena', 0]);
+  expect(await cli(['event', 'put', 'concert-1', '--site', 'stadium', '--move', '--no-wait'])).toMatchObject({
+    code: 0,
+    err: expect.stringContaining('made the site stadium'),
+  });
+  expect(await site()).toBe('stadium');
+  expect(await cli(['event', 'put', 'concert-1', '--site', 'arena', '--move', '--no-wait'])).toMatchObject({ code: 0 });
+});
+
+test('mistakes are told in plain words', async () => {
+  const path = join(folder, 'plain.yaml');
+  writeFileSync(path, 'event:\n  duplicate_window_s: soon\n  reentry: { rule: sometimes, max: -1 }\n  admision: {}\ngates:\n  North: {}\n');
+  const policies = await cli(['event', 'put', 'concert-1', '--policies', path]);
+  const request = await cli(['request', 'arena/north-03', 'open', '--actor', 's-17', '--reason', 'x', '--arg', 'direction=up', '--arg', 'units=many']);
+  const site = await cli(['event', 'put', 'concert-9', '--site', 'Arena!']);
+  expect([policies.code, request.code, site.code]).toEqual([2, 2, 2]);
+  const all = policies.err + request.err + site.err;
+  expect(all).not.toMatch(/Invalid |Too (big|small)|Unrecognized|expected|received|pattern/);
+  expect(policies.err).toContain('policies.event.reentry.rule: must be one of none, after_exit, always');
+  expect(policies.err).toContain('policies.event.duplicate_window_s: must be a number');
+  expect(policies.err).toContain('knows no admision');
+});
 
 test('mistakes of a policies file are all named, with its line where it is not YAML', async () => {
   const path = join(folder, 'policies.yaml');

@@ -79,6 +79,7 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
   add(event, 'put <event>', 'makes or changes an event; what is not given stays as it is')
     .option('--name <name>')
     .option('--site <site>', 'where it is; the site is made where it is new')
+    .option('--move', 'with --site: takes a known event to another site')
     .option('--starts <time>', 'such as 2026-07-01T20:00+02:00, or none')
     .option('--ends <time>')
     .option('--time-zone <zone>', 'such as Europe/Berlin')

@@ -12,6 +12,7 @@ const PROGRESS_EVERY_MS = 500;
 export interface EventOptions {
   readonly name?: string;
   readonly site?: string;
+  readonly move?: boolean;
   readonly starts?: string;
   readonly ends?: string;
   readonly timeZone?: string;
@@ -27,13 +28,17 @@ export async function eventPut(session: Session, eventId: string, options: Event
     putEvent(client, tenantId, eventId, {
       name: options.name,
       site: options.site,
+      move: options.move,
       starts_at: instant('--starts', options.starts),
       ends_at: instant('--ends', options.ends),
       time_zone: options.timeZone,
       policies,
     }),
   );
-  if (!result.ok) throw new CliError(result.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, result.message.replaceAll('; ', '\n'));
+  if (!result.ok) {
+    if (result.code === 'OTHER_SITE') throw new CliError(EXIT.failed, `${result.message} To move it, say so with --move`);
+    throw new CliError(result.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, result.message.replaceAll('; ', '\n'));
+  }
   if (result.siteCreated) session.terminal.err(`made the site ${options.site}\n`);
   session.terminal.out(`event ${eventId}: ${result.created ? 'made' : result.changed ? `changed, version ${result.version}` : 'nothing to change'}\n`);
   if (result.created) session.terminal.err(`next: stile-cloud import ${eventId} tickets.csv, and stile-cloud assign <site>/<gate> ${eventId}\n`);

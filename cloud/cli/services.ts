@@ -33,8 +33,15 @@ export async function runCommand(terminal: Terminal, parts: CloudParts): Promise
     if (error instanceof SigningKeyError || error instanceof NotMigratedError || error instanceof AuthorityError)
       throw new CliError(EXIT.badConfig, error.message);
     const code = (error as { code?: unknown })?.code;
-    if (code === 'EADDRINUSE' || code === 'EACCES' || code === 'EADDRNOTAVAIL')
-      throw new CliError(EXIT.badConfig, `cannot listen on ${config.http.host}:${config.http.port} (${String(code)}): set STILE_HTTP_HOST and STILE_HTTP_PORT`);
+    const { host, port } = config.http;
+    // It may be free again on the next try: no mistake in the settings.
+    if (code === 'EADDRINUSE')
+      throw new CliError(
+        EXIT.failed,
+        `port ${port} on ${host} is taken by another program: stop that one, or set STILE_HTTP_PORT to another port (now ${port})`,
+      );
+    if (code === 'EACCES' || code === 'EADDRNOTAVAIL')
+      throw new CliError(EXIT.badConfig, `cannot listen on ${host}, port ${port} (${code}): set STILE_HTTP_HOST and STILE_HTTP_PORT to what this machine has`);
     throw error;
   });
   log.info({ ...parts, url: running.url }, 'started');

@@ -1,9 +1,11 @@
 /** Commands to a gate and their answers, over MQTT: published once, never retained, answered within their life or not at all. */
+
 import { randomUUID } from 'node:crypto';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { type Command, CommandArgs, REQUEST_EXPIRY_MS, ResponseMessage } from '../../contract/requests.ts';
 import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
+import { wordsOf } from '../../contract/words.ts';
 
 /** Longer than a request lives: its answer's way back. */
 const ANSWER_GRACE_MS = 2_000;
@@ -40,7 +42,7 @@ export function createGateRequests(options: { readonly publish: SendMessage; rea
       if (!checked.success)
         return {
           kind: 'malformed',
-          message: checked.error.issues.map((issue) => `args.${issue.path.map(String).join('.') || '(whole)'}: ${issue.message}`).join('; '),
+          message: checked.error.issues.map((issue) => `args.${issue.path.map(String).join('.') || '(whole)'}: ${wordsOf(issue)}`).join('; '),
         };
       if (pending.size >= MAX_PENDING) return { kind: 'unsent', message: `${MAX_PENDING} requests wait for their answer: try again` };
       const transaction = randomUUID();

@@ -1,12 +1,15 @@
 /** Events and their policies: what `PUT /events/:id` and `stile-cloud event put` do. */
 import { ExternalId, SiteId } from '../../contract/ids.ts';
-import { EventPolicies } from '../../rules/policy.ts';
+import { wordsOf } from '../../contract/words.ts';
+import { EventPolicies, readPolicies } from '../../rules/policy.ts';
 import type { DatabaseClient } from '../database.ts';
 
 /** Fields that are absent leave a known event as it is. */
 export interface EventFields {
   readonly name?: string | undefined;
   readonly site?: string | undefined;
+  /** A known event goes to another site only where this says so: the gates that hold it stand at the old one. */
+  readonly move?: boolean | undefined;
   readonly starts_at?: string | null | undefined;
   readonly ends_at?: string | null | undefined;
   readonly time_zone?: string | undefined;
@@ -16,29 +19,18 @@ export interface EventFields {
 
 export type EventResult =
   | { readonly ok: true; readonly created: boolean; readonly changed: boolean; readonly siteCreated: boolean; readonly version: number }
-  | { readonly ok: false; readonly code: 'BAD_REQUEST' | 'SITE_TAKEN'; readonly message: string };
+  | { readonly ok: false; readonly code: 'BAD_REQUEST' | 'SITE_TAKEN' | 'OTHER_SITE'; readonly message: string };
 
 /**
  * Makes or changes an event in the transaction of the caller, its site with it where that is new, and
- * marks the outbox so that its gates get a new manifest. Everything that is wrong is named.
+ * marks the outbox so that its gates get a new manifest. Everything that is wrong is named, and then nothing is made.
  */
 export async function putEvent(client: DatabaseClient, tenantId: string, eventId: string, fields: EventFields): Promise<EventResult> {
   const mistakes = checkEvent(eventId, fields);
   if (mistakes.length > 0) return { ok: false, code: 'BAD_REQUEST', message: mistakes.join('; ') };
-  let siteCreated = false;
-  if (fields.site !== undefined) {
-    const site = await ensureSite(client, tenantId, fields.site, fields.time_zone);
-    if (site === 'taken')
-      return {
-        ok: false,
-        code: 'SITE_TAKEN',
-        message: `the site ${fields.site} belongs to another tenant: site ids are unique in an installation, choose another`,
-      };
-    siteCreated = site === 'created';
-  }
   const before = (
-    await client.query<{ version: number; starts_at: Date | null; ends_at: Date | null }>(
-      'SELECT version, starts_at, ends_at FROM events WHERE event_id = $1 FOR UPDATE',
+    await client.query<{ version: number; site_id: string | null; starts_at: Date | null; ends_at: Date | null }>(
+      'SELECT version, site_id, starts_at, ends_at FROM events WHERE event_id = $1 FOR UPDATE',
       [eventId],
     )
   ).rows[0];
@@ -46,6 +38,24 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
   const endsAt = fields.ends_at === undefined ? (before?.ends_at?.toISOString() ?? null) : fields.ends_at;
   if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt))
     return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
+  const site = before?.site_id ?? null;
+  if (site !== null && fields.site !== undefined && fields.site !== site && fields.move !== true)
+    return {
+      ok: false,
+      code: 'OTHER_SITE',
+      message: `event ${eventId} is at the site ${site}, and the gates that hold it stand there: is ${JSON.stringify(fields.site)} a slip of the pen?`,
+    };
+  let siteCreated = false;
+  if (fields.site !== undefined) {
+    const known = await ensureSite(client, tenantId, fields.site, fields.time_zone);
+    if (known === 'taken')
+      return {
+        ok: false,
+        code: 'SITE_TAKEN',
+        message: `the site ${fields.site} belongs to another tenant: site ids are unique in an installation, choose another`,
+      };
+    siteCreated = known === 'created';
+  }
   const policies = fields.policies === undefined ? null : JSON.stringify(EventPolicies.parse(fields.policies));
   if (before === undefined) {
     const { rows } = await client.query<{ version: number }>(
@@ -79,7 +89,7 @@ function checkEvent(eventId: string, fields: EventFields): string[] {
   if (!ExternalId.safeParse(eventId).success) mistakes.push(`event id ${JSON.stringify(eventId)}: use 1 to 64 letters, digits or . _ : @ -`);
   if (fields.site !== undefined) {
     const site = SiteId.safeParse(fields.site);
-    if (!site.success) mistakes.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues[0]?.message ?? 'not a site id'}`);
+    if (!site.success) mistakes.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues.map(wordsOf).at(0)}`);
   }
   if (fields.time_zone !== undefined && !isTimeZone(fields.time_zone))
     mistakes.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);
@@ -89,9 +99,8 @@ function checkEvent(eventId: string, fields: EventFields): string[] {
       mistakes.push(`${field} ${JSON.stringify(value)}: not a time; write it such as 2026-07-01T18:00:00.000Z`);
   }
   if (fields.policies !== undefined) {
-    const policies = EventPolicies.safeParse(fields.policies);
-    if (!policies.success)
-      for (const issue of policies.error.issues.slice(0, 20)) mistakes.push(`policies.${issue.path.map(String).join('.') || '(whole)'}: ${issue.message}`);
+    const policies = readPolicies(fields.policies);
+    if (!policies.ok) mistakes.push(...policies.problems);
   }
   return mistakes;
 }

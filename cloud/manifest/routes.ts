@@ -65,7 +65,12 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
     async (request, reply) => {
       const { tenantId } = operatorOf(request);
       const result = await database.withTenant(tenantId, (client) => putEvent(client, tenantId, request.params.id, request.body));
-      if (!result.ok) throw new HttpProblem(result.code === 'BAD_REQUEST' ? 400 : 409, result.code, result.message);
+      if (!result.ok)
+        throw new HttpProblem(
+          result.code === 'BAD_REQUEST' ? 400 : 409,
+          result.code,
+          result.code === 'OTHER_SITE' ? `${result.message} To move it, send "move": true` : result.message,
+        );
       return reply
         .code(result.created ? 201 : 200)
         .send({ success: true, event_id: request.params.id, version: result.version, created: result.created, changed: result.changed });

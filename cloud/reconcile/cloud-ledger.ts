@@ -5,6 +5,7 @@
 import { entryHash, firstPredecessor } from '../../contract/chain.ts';
 import { CLOUD_GATE } from '../../contract/ids.ts';
 import { LedgerEntry } from '../../contract/ledger.ts';
+import { wordsOf } from '../../contract/words.ts';
 import type { DatabaseClient } from '../database.ts';
 import { type LedgerRow, type Reconciled, readRow, reconcile, sha256 } from './rows.ts';
 
@@ -65,7 +66,7 @@ export async function appendCloudRows(
     row['hash'] = previous;
     const checked = LedgerEntry.safeParse(row);
     const issue = checked.error?.issues[0];
-    if (issue !== undefined) throw new TypeError(`a ${entry.kind} of the cloud: ${issue.path.map(String).join('.')}: ${issue.message}`);
+    if (issue !== undefined) throw new TypeError(`a ${entry.kind} of the cloud: ${issue.path.map(String).join('.')}: ${wordsOf(issue)}`);
     rows.push(readRow(ledger, epoch, JSON.parse(JSON.stringify(row))) as LedgerRow);
   }
   return { ledger, epoch, rows, reconciled: await reconcile(client, rows) };

@@ -8,6 +8,7 @@ import { entryHash, firstPredecessor } from '../../contract/chain.ts';
 import { GateName } from '../../contract/ids.ts';
 import { LedgerMessage } from '../../contract/ledger.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
+import { wordsOf } from '../../contract/words.ts';
 import type { Database } from '../database.ts';
 import { type LedgerRow, type RowKey, readRow, reconcile, sha256 } from './rows.ts';
 
@@ -166,7 +167,7 @@ function readLine(path: string, number: number, line: string): LedgerMessage {
   const message = LedgerMessage.safeParse(value);
   if (!message.success) {
     const issue = message.error.issues[0];
-    throw new LedgerFileError(`${where}: ${issue?.path.map(String).join('.') || '(line)'}: ${issue?.message ?? 'is wrong'}`);
+    throw new LedgerFileError(`${where}: ${issue?.path.map(String).join('.') || '(line)'}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`);
   }
   if (!GateName.safeParse(message.data.gate).success)
     throw new LedgerFileError(`${where}: ${message.data.gate} is no gate's ledger: the cloud's own is written by the cloud alone`);

@@ -6,6 +6,7 @@ import type { z } from 'zod';
 import { OfflineScan, type ReconcileResponse, type ReconcileResult } from '../../contract/http.ts';
 import { CLOUD_GATE, splitGateName } from '../../contract/ids.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
+import { wordsOf } from '../../contract/words.ts';
 import type { DatabaseClient } from '../database.ts';
 import { appendCloudRows, lockCloudLedger } from './cloud-ledger.ts';
 import { grantRow, passedRow } from './scan.ts';
@@ -78,7 +79,7 @@ function readScan(given: unknown, index: number, nowMs: number): Item | string {
   const read = OfflineScan.safeParse(given);
   if (!read.success) {
     const issue = read.error.issues[0];
-    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('.')}: ${issue?.message ?? 'is wrong'}`;
+    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('.')}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`;
   }
   const scan = read.data;
   const scannedMs = Date.parse(scan.scanned_at);

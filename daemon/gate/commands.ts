@@ -5,6 +5,7 @@
 import { ActorId, type Direction, type RowPosition } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { type Command, CommandArgs, type RequestError } from '../../contract/requests.ts';
+import { wordsOf } from '../../contract/words.ts';
 import { isIdle, openRefusal } from '../lane/turnstile.ts';
 import { BOTH, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
 import type { Clock, Desk, Uplink } from '../ports.ts';
@@ -172,7 +173,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
         status: 'error',
         error: {
           code: 'malformed',
-          message: `args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${issue.message}`).join('; ')}`.slice(0, MAX_TEXT_CHARS),
+          message: `args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${wordsOf(issue)}`).join('; ')}`.slice(0, MAX_TEXT_CHARS),
         },
       };
     if (!ActorId.safeParse(command.actor).success)
