@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { createGateWorld, type GateWorld, WORLD_WALL_MS } from './gate/gate-world.ts';
-import { CLOSE_WAIT_MS } from './gate.ts';
+import { CLOCK_ALERT_AFTER_MS, CLOSE_WAIT_MS } from './gate.ts';
 import type { UplinkEvent } from './ports.ts';
 
 const releases = (world: GateWorld) => world.writes.filter(([, output, active]) => output.startsWith('release') && active);
@@ -291,7 +291,9 @@ test('health: flat numbers; clock and manifest raise their alerts', async () => 
   world.status = { manifests: [] };
   world.clockTrusted = false;
   await world.wait(6_000);
-  expect([world.alerts.has('clock'), world.alerts.has('manifest'), world.gate.state().in.signal]).toEqual([true, true, 'no_manifest']);
+  expect([world.alerts.has('manifest'), world.gate.state().in.signal]).toEqual([true, 'no_manifest']);
+  await world.wait(CLOCK_ALERT_AFTER_MS);
+  expect(world.alerts.has('clock')).toBe(true);
   expect(world.gate.telemetry().health({ rss_mb: 60, uptime_s: 5 })).toMatchObject({
     rss_mb: 60,
     uptime_s: 5,
@@ -302,6 +304,21 @@ test('health: flat numbers; clock and manifest raise their alerts', async () => 
     reader_ok: 1,
   });
   expect(world.nowMs() - world.gate.lastTurnMs()).toBeLessThanOrEqual(250);
+});
+
+test('a clock that is trusted a moment after the start was never worth an alert', async () => {
+  const world = await createGateWorld({
+    before: (made) => {
+      made.clockTrusted = false;
+    },
+  });
+  await world.wait(CLOCK_ALERT_AFTER_MS - 1_000);
+  world.clockTrusted = true;
+  await world.wait(60_000);
+  expect(world.events.filter(({ type }) => type === 'alert')).toEqual([]);
+  world.clockTrusted = false;
+  await world.wait(CLOCK_ALERT_AFTER_MS + 500);
+  expect(world.alerts.has('clock')).toBe(true);
 });
 
 test('tickets that were fetched are known with the next look around', async () => {

@@ -27,6 +27,8 @@ import type { Board, Clock, Desk, Reader, Uplink } from './ports.ts';
 
 /** The loop looks around so often: failed writes, alerts, the watchdog's proof that it turns. ms */
 export const TICK_MS = 250;
+/** The clock alert waits so long: a gate without a time server trusts its clock after the first round trip with the cloud, a moment after every start. ms */
+export const CLOCK_ALERT_AFTER_MS = 15_000;
 /** `close` waits so long for who is under way, then returns what is open. ms */
 export const CLOSE_WAIT_MS = 8_000;
 /** `close` waits so long for the last rows to be written, ms. */
@@ -254,11 +256,21 @@ export function createGate(options: GateOptions): Gate {
     outputs.repair();
     peripherals.around();
     keeper.around();
-    if (clock.trusted()) alerts.clear('clock');
-    else alerts.raise('clock', 'warning', 'the wall clock is not trusted: validity is judged by the policy for it');
+    lookAtClock(nowMs);
     tick = timers.after(TICK_MS, around);
   }
   let lastTickMs = clock.boottimeMs();
+
+  function lookAtClock(nowMs: number): void {
+    if (clock.trusted()) {
+      untrustedSinceMs = null;
+      return alerts.clear('clock');
+    }
+    untrustedSinceMs ??= nowMs;
+    if (nowMs - untrustedSinceMs >= CLOCK_ALERT_AFTER_MS)
+      alerts.raise('clock', 'warning', 'the wall clock is not trusted: validity is judged by the policy for it');
+  }
+  let untrustedSinceMs: number | null = null;
 
   // ---------------------------------------------------------------- what people see
 

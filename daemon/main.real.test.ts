@@ -168,6 +168,17 @@ test('with a broker: state, health, the ledger until it is acknowledged, and the
     await until(at.status, (now) => now.uplink.online);
     expect(heard.get('state')).toMatchObject({ state: 'online' });
     expect(heard.get('info')).toMatchObject({ readers: [{ name: 'in' }] });
+    // Long before its period: health comes with the connection, and again when a flag has changed.
+    await until(
+      () => heard.get('health') as { mode?: string } | undefined,
+      (health) => health?.mode === 'controlled',
+    );
+    expect(await at.cli('mode', 'locked', '--reason', 'test', '--actor', 'anna-7')).toMatchObject({ code: 0 });
+    await until(
+      () => heard.get('health') as { mode?: string } | undefined,
+      (health) => health?.mode === 'locked',
+    );
+    expect(await at.cli('mode', 'controlled', '--reason', 'test', '--actor', 'anna-7')).toMatchObject({ code: 0 });
     await until(at.status, (now) => now.clock.trusted && now.clock.offset_ms !== null);
     at.show(codeOf(3));
     // Rows of the tests before come along: those of this guest are meant.

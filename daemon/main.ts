@@ -16,6 +16,7 @@ import { createControl } from './control.ts';
 import { createHandlers } from './control-handlers.ts';
 import { systemTimers } from './gate/timers.ts';
 import { createGate, type Gate } from './gate.ts';
+import { createHealthReports } from './health-reports.ts';
 import { gateInfo } from './info.ts';
 import { createSdNotify, type SdNotify } from './link/sd-notify.ts';
 import { createTelemetry, type Telemetry } from './link/telemetry.ts';
@@ -198,9 +199,18 @@ function startReports(parts: {
 }): () => void {
   const { gate, uplink, desk, clock, log, telemetry, notify } = parts;
   const { health, stats } = gate.telemetry();
+  const publish = () => uplink.health(health(telemetry.readings()));
+  const reports = createHealthReports({
+    subscribe: (listener) => gate.subscribe(listener),
+    clockTrusted: () => clock.trusted(),
+    publish,
+    nowMs: () => clock.boottimeMs(),
+    after: systemTimers().after,
+  });
   const look = () => {
     if (clock.boottimeMs() - gate.lastTurnMs() <= TURNED_WITHIN_MS) notify.watchdog();
     const jump = clock.look();
+    reports.look();
     if (jump === null) return;
     log.warn("the system's clock was set", { by_ms: Math.round(jump.byMs) });
     // Also when the store fails: the note is lost, and the rows\' own times show the jump all the same.
@@ -208,12 +218,16 @@ function startReports(parts: {
   };
   const timers = [
     setInterval(look, LOOK_MS),
-    setInterval(() => uplink.health(health(telemetry.readings())), HEALTH_MS),
+    setInterval(() => {
+      reports.published();
+      publish();
+    }, HEALTH_MS),
     setInterval(() => uplink.stats(stats()), STATS_MS),
   ];
-  // The first health at once, so that the retained one is not of the last run.
-  uplink.health(health(telemetry.readings()));
-  return () => timers.forEach(clearInterval);
+  return () => {
+    reports.close();
+    timers.forEach(clearInterval);
+  };
 }
 
 /** Runs the releases once, in reverse; whoever calls again waits for the same end. */
