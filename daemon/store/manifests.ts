@@ -6,7 +6,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { open as openFile, rename } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { type LedgerVector, Timestamp } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ManifestHead, OverlayMessage, type PublicKey, WantedManifest, WantMessage } from '../../contract/manifest.ts';
@@ -85,7 +85,8 @@ const fail = (why: Exclude<ManifestResult, { ok: true }>['why'], message: string
 export function openManifests(options: ManifestsOptions): Manifests {
   const { ledger, folder, checks } = options;
   const { db } = ledger;
-  mkdirSync(folder, { recursive: true });
+  // The folder's own name as well: the ledger must never point to files that a power cut left without a folder.
+  if (mkdirSync(folder, { recursive: true }) !== undefined) syncFolder(dirname(folder));
   const overlays = createOverlays(ledger);
   const rowOf = db.prepare<[string], ManifestRow>('SELECT * FROM manifests WHERE event_id = ?');
   const rows = db.prepare<[], ManifestRow>('SELECT * FROM manifests ORDER BY event_id');
