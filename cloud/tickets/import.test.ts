@@ -162,6 +162,57 @@ test('a file that can not be used says why', async () => {
   );
 });
 
+test('a line that is too long is named once, and the lines around it are in with their numbers', async () => {
+  await aNewVenue();
+  const good = (n: number) => `T-${n},${code()}`;
+  const long = `T-9,${'x'.repeat(3_000_000)}`;
+  const report = await run(file(['ticket_id,code', good(1), long, good(2), `T-8,"${'y'.repeat(200_000)}"`, 'T-7', good(3)].join('\n')));
+  expect(report).toMatchObject({ lines: 6, created: 3, refused: 3 });
+  expect(report.mistakes.map((line) => line.replace(/^.*\.csv:/, ''))).toEqual([
+    '3: (line): is longer than 65536 bytes: write one ticket a line',
+    '5: (line): is longer than 65536 bytes: write one ticket a line',
+    '6: (line): has 1 columns, the header 2: add or remove columns; a text that holds the separator needs quotes',
+  ]);
+});
+
+test('an open quote swallows nothing: its line is named, the others are in', async () => {
+  await aNewVenue();
+  const lines = Array.from({ length: 3_000 }, (_, n) => `T-${n},${code()},`);
+  lines[10] = `T-10,${code()},"open`;
+  lines[2_999] = `T-2999,${code()},"open as well`;
+  lines[20] = `T-20,${code()},"two\nlines, ""quoted"""`;
+  const report = await run(file(`ticket_id,code,note\n${lines.join('\n')}\n`));
+  expect(report).toMatchObject({ lines: 3_000, created: 2_998, refused: 2 });
+  expect(report.mistakes.map((line) => line.replace(/^.*\.csv:/, ''))).toEqual([
+    '12: (line): has a quote that is not closed: close it, or leave it out',
+    '3002: (line): has a quote that is not closed: close it, or leave it out',
+  ]);
+  expect(await query("SELECT note FROM tickets WHERE ticket_id = 'T-20'")).toEqual([{ note: 'two\nlines, "quoted"' }]);
+});
+
+test('a file in another encoding, a folder, an empty file: each says what to do', async () => {
+  await aNewVenue();
+  const text = `ticket_id,code\nT-1,${code()}\n`;
+  const bytes = (name: string, content: Buffer) => {
+    const path = join(folder, name);
+    writeFileSync(path, content);
+    return path;
+  };
+  const swapped = Buffer.from(text, 'utf16le').swap16();
+  for (const [name, content] of [
+    ['le-mark.csv', Buffer.concat([Buffer.of(0xff, 0xfe), Buffer.from(text, 'utf16le')])],
+    ['be-mark.csv', Buffer.concat([Buffer.of(0xfe, 0xff), swapped])],
+    ['le.csv', Buffer.from(text, 'utf16le')],
+    ['be.csv', swapped],
+  ] as const)
+    await expect(run(bytes(name, content))).rejects.toThrow(/is UTF-16 .*save it as "CSV UTF-8"/);
+  await expect(run(folder)).rejects.toThrow('is a folder: name the file in it');
+  for (const empty of ['', '  \n\n', '\ufeff']) await expect(run(file(empty))).rejects.toThrow('the file is empty: it needs a header');
+  const latin = await run(bytes('latin.csv', Buffer.from(`ticket_id,code,note\nT-1,${code()},caf\u00e9\nT-2,${code()},tea\n`, 'latin1')));
+  expect(latin).toMatchObject({ created: 1, refused: 1, mistakes: [expect.stringContaining(':2: (line): is not UTF-8: save the file as UTF-8')] });
+  expect(await run(bytes('mac.csv', Buffer.from(`ticket_id,code\rT-3,${code()}\rT-4,${code()}\r`)))).toMatchObject({ created: 2, refused: 0 });
+});
+
 test('a line of any length and any rubbish ends in a mistake, not in an end', async () => {
   await aNewVenue();
   const rubbish = [

@@ -5,6 +5,8 @@
 import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { parse } from 'csv-parse';
+import { parse as parseText } from 'csv-parse/sync';
+import { guardRecords, type LineProblem } from './csv-lines.ts';
 import type { FieldProblem } from './fields.ts';
 
 export type SourceFormat = 'csv' | 'jsonl';
@@ -34,23 +36,26 @@ export interface TicketSource {
 /** Looks at the file's beginning. Throws SourceError with what to mend. */
 export async function openTicketSource(path: string, format?: SourceFormat): Promise<TicketSource> {
   const handle = await open(path).catch((error: NodeJS.ErrnoException) => {
-    throw new SourceError(`${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.message}`);
+    throw new SourceError(
+      `${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.code === 'EACCES' ? 'may not be read: look at its owner and mode' : error.message}`,
+    );
   });
   let start: string;
   let sizeBytes: number;
   try {
-    sizeBytes = (await handle.stat()).size;
+    const stat = await handle.stat();
+    if (stat.isDirectory()) throw new SourceError(`${path}: is a folder: name the file in it`);
+    sizeBytes = stat.size;
     const buffer = Buffer.alloc(PEEK_BYTES);
-    start = buffer
-      .subarray(0, (await handle.read(buffer, 0, PEEK_BYTES, 0)).bytesRead)
-      .toString('utf8')
-      .replace(/^\ufeff/, '');
+    const peek = buffer.subarray(0, (await handle.read(buffer, 0, PEEK_BYTES, 0)).bytesRead);
+    if (isUtf16(peek)) throw new SourceError(`${path}: is UTF-16 (Excel's "Unicode text"): save it as "CSV UTF-8", or turn it with iconv -f UTF-16 -t UTF-8`);
+    start = peek.toString('utf8').replace(/^\ufeff/, '');
   } catch (error) {
-    throw new SourceError(`${path}: ${(error as Error).message}`);
+    throw error instanceof SourceError ? error : new SourceError(`${path}: ${(error as Error).message}`);
   } finally {
     await handle.close();
   }
-  if (start.trim() === '') throw new SourceError(`${path}: the file is empty`);
+  if (start.trim() === '') throw new SourceError(`${path}: the file is empty: it needs a header such as ticket_id,code,tier,zone and a line for each ticket`);
   const kind = format ?? (start.trimStart().startsWith('{') ? 'jsonl' : 'csv');
   if (kind === 'jsonl') {
     if (start.trimStart().startsWith('[')) throw new SourceError(`${path}: a JSON list; write JSON Lines instead, one object a line (jq -c '.[]' does it)`);
@@ -65,7 +70,16 @@ export async function openTicketSource(path: string, format?: SourceFormat): Pro
     );
   const twice = columns.find((name, index) => name !== '' && columns.indexOf(name) !== index);
   if (twice !== undefined) throw new SourceError(`${path}:1: ${twice}: the column stands there twice: remove one`);
-  return { format: kind, columns, sizeBytes, records: () => csvRecords(path, delimiter, columns) };
+  return { format: kind, columns, sizeBytes, records: () => csvRecords(path, delimiter, columns, /^[^\n]*\r(?!\n)/.test(start)) };
+}
+
+/** By its mark, or by a zero in every second byte of the first line. */
+function isUtf16(bytes: Buffer): boolean {
+  if (bytes.length >= 2 && (bytes.readUInt16BE(0) === 0xfeff || bytes.readUInt16BE(0) === 0xfffe)) return true;
+  const head = bytes.subarray(0, 64);
+  const zeros = [0, 0];
+  for (const [at, byte] of head.entries()) if (byte === 0) zeros[at % 2] = (zeros[at % 2] as number) + 1;
+  return head.length >= 4 && Math.max(...zeros) > head.length / 4 && Math.min(...zeros) === 0;
 }
 
 const columnName = (text: string): string =>
@@ -76,25 +90,36 @@ const columnName = (text: string): string =>
     .toLowerCase()
     .replace(/[\s-]+/g, '_');
 
-async function* csvRecords(path: string, delimiter: string, columns: readonly string[]): AsyncGenerator<SourceRecord> {
-  // What the parser skips comes out of order; it is handed on before the next good record.
+async function* csvRecords(path: string, delimiter: string, columns: readonly string[], oldMac: boolean): AsyncGenerator<SourceRecord> {
+  // What is left out comes out of order; it is handed on before the next good record.
   const skipped: SourceRecord[] = [];
-  const parser = createReadStream(path).pipe(
-    parse({
-      delimiter,
-      bom: true,
-      from_line: 2,
-      info: true,
-      relax_column_count: true,
-      skip_empty_lines: true,
-      max_record_size: MAX_RECORD_BYTES,
-      skip_records_with_error: true,
-      trim: true,
-      on_skip: (error) => {
-        skipped.push({ line: Number((error as { lines?: number } | undefined)?.lines ?? 0), problem: csvProblem(error?.code) });
-      },
-    }),
-  );
+  let skippedLine = 0;
+  const guard = guardRecords({
+    maxBytes: MAX_RECORD_BYTES,
+    oldMac,
+    isRecord: (text) => isOneRecord(text, delimiter, columns.length),
+    onProblem: (line, problem) => skipped.push({ line, problem: LINE_PROBLEMS[problem] }),
+  });
+  const file = createReadStream(path);
+  const parser = parse({
+    delimiter,
+    bom: true,
+    from_line: 2,
+    info: true,
+    relax_column_count: true,
+    skip_empty_lines: true,
+    skip_records_with_error: true,
+    trim: true,
+    on_skip: (error) => {
+      const line = Number((error as { lines?: number } | undefined)?.lines ?? 0);
+      // Once a line, however often it stumbles over it.
+      if (line !== skippedLine) skipped.push({ line, problem: csvProblem(error?.code) });
+      skippedLine = line;
+    },
+  });
+  file.on('error', (error) => guard.destroy(error));
+  guard.on('error', (error) => parser.destroy(error));
+  file.pipe(guard).pipe(parser);
   for await (const item of parser as AsyncIterable<{ record: string[]; info: { lines: number } }>) {
     yield* skipped.splice(0);
     const { record, info } = item;
@@ -115,9 +140,23 @@ async function* csvRecords(path: string, delimiter: string, columns: readonly st
   yield* skipped.splice(0);
 }
 
+const LINE_PROBLEMS: Readonly<Record<LineProblem, FieldProblem>> = {
+  too_long: { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'write one ticket a line' },
+  quote_open: { field: '(line)', what: 'has a quote that is not closed', mend: 'close it, or leave it out' },
+  not_utf8: { field: '(line)', what: 'is not UTF-8', mend: 'save the file as UTF-8' },
+};
+
+function isOneRecord(text: string, delimiter: string, columns: number): boolean {
+  try {
+    const records = parseText(text, { delimiter, relax_column_count: true, trim: true }) as string[][];
+    return records.length === 1 && records[0]?.length === columns;
+  } catch {
+    return false;
+  }
+}
+
 /** The parser's own messages quote the line, which may hold a code. */
 function csvProblem(code: string | undefined): FieldProblem {
-  if (code === 'CSV_MAX_RECORD_SIZE') return { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'look for a quote that is not closed' };
   if (code?.includes('QUOTE') === true)
     return { field: '(line)', what: 'has a quote where none may stand', mend: 'double quotes inside a quoted text, and close it' };
   return { field: '(line)', what: 'cannot be read as CSV', mend: 'write the line anew' };
@@ -142,7 +181,7 @@ async function* jsonLines(path: string): AsyncGenerator<SourceRecord> {
       if (record !== null) yield record;
     }
     if (rest.length > MAX_RECORD_BYTES) {
-      if (!tooLong) yield { line: line + 1, problem: { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'write one ticket a line' } };
+      if (!tooLong) yield { line: line + 1, problem: LINE_PROBLEMS.too_long };
       tooLong = true;
       rest = '';
     }
@@ -155,8 +194,7 @@ async function* jsonLines(path: string): AsyncGenerator<SourceRecord> {
 function jsonRecord(text: string, line: number): SourceRecord | null {
   const trimmed = text.replace(/^\ufeff/, '').trim();
   if (trimmed === '') return null;
-  if (trimmed.length > MAX_RECORD_BYTES)
-    return { line, problem: { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'write one ticket a line' } };
+  if (trimmed.length > MAX_RECORD_BYTES) return { line, problem: LINE_PROBLEMS.too_long };
   try {
     const raw: unknown = JSON.parse(trimmed);
     if (typeof raw === 'object' && raw !== null && !Array.isArray(raw)) return { line, raw: raw as Record<string, unknown> };
