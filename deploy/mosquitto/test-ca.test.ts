@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -36,5 +36,16 @@ test('writes what a trial needs from the command line, keys for the owner alone'
   ]);
   expect(statSync(join(folder, 'arena_north-03.key')).mode & 0o777).toBe(0o600);
   expect(readFileSync(join(folder, 'gates.crl'), 'utf8')).toMatch(/^-----BEGIN X509 CRL-----/);
+  rmSync(folder, { recursive: true });
+});
+
+test("a name that is no gate's writes nothing, neither there nor elsewhere", () => {
+  const folder = mkdtempSync(join(tmpdir(), 'stile-ca-'));
+  const below = join(folder, 'a', 'b', 'certs');
+  for (const name of ['../../x', 'arena/../../x', '/etc/x', 'arena', 'Arena/North']) {
+    const { status, stderr } = spawnSync(process.execPath, [join(import.meta.dirname, 'test-ca.ts'), below, 'arena/north-03', name], { encoding: 'utf8' });
+    expect({ name, status, stderr }).toEqual({ name, status: 2, stderr: expect.stringContaining(`${JSON.stringify(name)} is no gate: write <site>/<gate>`) });
+  }
+  expect(readdirSync(folder, { recursive: true })).toEqual([]);
   rmSync(folder, { recursive: true });
 });

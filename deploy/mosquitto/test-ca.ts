@@ -9,6 +9,7 @@ import { join } from 'node:path';
 // The x509 library needs it before it is loaded.
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
+import { GateName } from '../../contract/ids.ts';
 import { CLOUD_IDENTITY } from './acl.ts';
 
 /** A certificate and its key, PEM. */
@@ -120,8 +121,14 @@ function pem(label: string, der: ArrayBuffer): string {
     .replace(/.{1,64}/g, '$&\n')}-----END ${label}-----\n`;
 }
 
-/** Writes what a broker, the cloud and some gates need below `folder`; keys are readable by the owner only. Answers the paths' folder. */
+/**
+ * Writes what a broker, the cloud and some gates need below `folder`; keys are readable by the owner only. Throws a TypeError for a name that is no
+ * gate's (names become names of files), before anything is written.
+ */
 export async function writeTestCa(ca: TestCa, folder: string, gates: readonly string[] = []): Promise<void> {
+  const strange = gates.find((gate) => !GateName.safeParse(gate).success);
+  if (strange !== undefined)
+    throw new TypeError(`${JSON.stringify(strange)} is no gate: write <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03`);
   mkdirSync(folder, { recursive: true });
   const write = (name: string, text: string) => writeFileSync(join(folder, name), `${text.trimEnd()}\n`, { mode: name.endsWith('.key') ? 0o600 : 0o644 });
   write('gates-ca.crt', ca.ca);
@@ -147,6 +154,11 @@ if (import.meta.main) {
     console.error('usage: node deploy/mosquitto/test-ca.ts <folder> [<site>/<gate> …]');
     process.exit(2);
   }
-  await writeTestCa(await createTestCa(), folder, gates);
+  try {
+    await writeTestCa(await createTestCa(), folder, gates);
+  } catch (error) {
+    console.error(`test-ca: ${(error as Error).message}`);
+    process.exit(error instanceof TypeError ? 2 : 1);
+  }
   console.log(`written to ${folder}`);
 }
