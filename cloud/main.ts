@@ -2,9 +2,7 @@
  * The cloud's composition root: `serve` (HTTP, and what gates are told), `ingest` (what gates say), or
  * both in one process. Opens part after part, and releases them in reverse.
  */
-import { readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
 import { TOPIC_ROOT } from '../contract/topics.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from './broker.ts';
 import { createVerify } from './code-signatures.ts';
@@ -34,6 +32,7 @@ import { registerScanRoutes } from './reconcile/scan-routes.ts';
 import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
 import { tellConflicts } from './reconcile/verdicts.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
+import { ownVersion } from './version.ts';
 
 /** How long readiness waits for the database. */
 const READINESS_TIMEOUT_MS = 2_000;
@@ -256,13 +255,5 @@ function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, i
 async function releaseAll(releases: { readonly what: string; readonly release: () => Promise<void> }[], log: Log): Promise<void> {
   for (const { what, release } of releases.splice(0).reverse()) {
     await release().catch((error: Error) => log.warn({ what, error: error.message }, 'could not be released properly'));
-  }
-}
-
-function ownVersion(): string {
-  try {
-    return (JSON.parse(readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8')) as { version: string }).version;
-  } catch {
-    return 'unknown';
   }
 }

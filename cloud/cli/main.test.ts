@@ -57,6 +57,10 @@ function tickets(name: string, count: number): string {
   return path;
 }
 
+test('--version says which Stile this is', async () => {
+  expect(await cli(['--version'])).toEqual({ code: 0, out: expect.stringMatching(/^stile-cloud \d+\.\d+\.\d+ \(a checkout\)\n$/), err: '' });
+});
+
 test('from an empty database to a gate with its tickets', async () => {
   expect(await cli(['migrate'])).toMatchObject({ code: 0, err: expect.stringContaining('up to date') });
   expect(await cli(['gates'])).toMatchObject({ code: 1, err: expect.stringContaining('there is no tenant "venues" yet') });
