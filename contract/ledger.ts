@@ -165,7 +165,12 @@ export const LedgerMessage = z.looseObject({
 export type LedgerMessage = z.infer<typeof LedgerMessage>;
 
 /** The same with its entries unread: for readers, who take each entry that has a readable key, whatever stands beside it. */
-export const LedgerEnvelope = LedgerMessage.extend({ entries: z.array(z.unknown()).min(1).max(MAX_LEDGER_ENTRIES) });
+export const LedgerEnvelope = z.looseObject({
+  schema: z.literal(SCHEMA_VERSION),
+  gate: LedgerName,
+  epoch: Epoch,
+  entries: z.array(z.unknown()).min(1).max(MAX_LEDGER_ENTRIES),
+});
 
 /** Topic `ack`: only ever adds. Rows 1..upto_seq are committed; `missing` ranges lie above it and release nothing. */
 export const AckMessage = z.looseObject({

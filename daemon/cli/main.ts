@@ -4,7 +4,9 @@
  * `run` starts fast.
  */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { DEFAULT_CONFIG_FILE } from '../config.ts';
+import { stileVersion } from '../version.ts';
 import { CliError, EXIT } from './exit.ts';
 
 /** Options of every command that reads the configuration. */
@@ -30,8 +32,16 @@ function command(parent: Command, name: string, summary: string, examples: reado
 const socket = () => new Option('--socket <path>', "the running gate's control socket, where it is not the configured one").env('STILE_SOCKET');
 const json = () => new Option('--json', 'for programs: JSON instead of words');
 const direction = () => new Option('--direction <direction>', 'in or out').choices(['in', 'out']);
+/** What a gate writes itself; the schemas (contract/ledger.ts) are too slow to load for this. A test holds them together. */
+const OWN_KINDS = ['grant', 'refusal', 'passage', 'override', 'mode', 'fault', 'alarm', 'clock'];
+/** As the gate takes it: recorded in a row, so neither empty nor long. */
+const words = (value: string): string => {
+  if (value.trim() === '') throw new InvalidArgumentError('it must not be empty: it is recorded, say why');
+  if (value.length > MAX_TEXT_CHARS) throw new InvalidArgumentError(`it has at most ${MAX_TEXT_CHARS} characters`);
+  return value;
+};
 const person = (to: Command): Command =>
-  to.requiredOption('--reason <words>', 'why; it is recorded').option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
+  to.requiredOption('--reason <words>', 'why; it is recorded', words).option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
 
 function program(): Command {
   const root = new Command('stile-gate')
@@ -49,6 +59,12 @@ First steps:
   stile-gate sim                       be the guest at a simulated lane
   stile-gate open --reason "wheelchair"`,
     )
+    .option('-V, --version', 'says which Stile this is')
+    .on('option:version', () => {
+      const { version, commit } = stileVersion();
+      process.stdout.write(`stile-gate ${version} (${commit})\n`);
+      throw new CommanderError(EXIT.done, 'commander.version', version);
+    })
     .showHelpAfterError('(stile-gate --help says more)')
     .exitOverride();
 
@@ -138,7 +154,7 @@ function records(root: Command): void {
   const ledger = root.command('ledger').description("Reads the gate's record of what happened. Changes nothing.");
   command(ledger, 'ls', 'Lists rows, the newest last.', ['stile-gate ledger ls', 'stile-gate ledger ls -n 500 --kind refusal'])
     .option('-n, --last <n>', 'so many rows', wholeNumber(1, 100_000), 20)
-    .option('--kind <kind>', 'only rows of this kind: grant, refusal, passage, override, mode, fault, alarm, clock')
+    .addOption(new Option('--kind <kind>', 'only rows of this kind').choices(OWN_KINDS))
     .addOption(socket())
     .addOption(json())
     .action(async (options) => (await import('./ledger.ts')).list(options));
@@ -239,7 +255,7 @@ function technician(root: Command): void {
     'stile-gate mode controlled --reason "commissioned"',
     'stile-gate selftest --check selftest-arena-north-03-20260701T080000Z.json',
   ])
-    .option('--reason <words>', 'why; it is recorded')
+    .option('--reason <words>', 'why; it is recorded', words)
     .option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)')
     .option('--report <folder>', 'where the report goes, as .txt and .json', '.')
     .option('--check <file>', 'moves nothing: says whether this report is as its gate signed it')
