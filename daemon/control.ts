@@ -89,7 +89,10 @@ export function createControl(options: ControlOptions): Control {
 
 /** A socket file that a killed gate left behind is taken away; one that answers is another gate's. */
 async function clearWay(path: string): Promise<void> {
-  if (statSync(path, { throwIfNoEntry: false }) === undefined) return;
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (there === undefined) return;
+  // A mistyped path must not cost a file.
+  if (!there.isSocket()) throw new ControlError('failed', `${path} is there and is no socket`, 'take it away, or set control.socket to another path');
   const answered = await new Promise<boolean>((resolve) => {
     const probe = connect(path);
     const done = (result: boolean) => {

@@ -1,7 +1,7 @@
 /** Doctor as a child of the test, with the real Mosquitto: beside a running gate, without one, and with everything that can be wrong. */
 
 import { webcrypto } from 'node:crypto';
-import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
@@ -119,6 +119,27 @@ test('a reader that is not there, and a file in its place', async () => {
   symlinkSync(at.config, join(at.dir, 'nowhere'));
   expect((await examine()).part('reader in')).toMatchObject({ result: 'fail', cause: expect.stringContaining('no serial port') });
   rmSync(conf);
+}, 60_000);
+
+test('a control socket that cannot be made is found before the gate fails to start by it', async () => {
+  await identity();
+  const conf = join(at.dir, 'conf.d/socket.yaml');
+  writeFileSync(conf, 'control: { socket: ../nowhere/gate.sock }\n');
+  expect((await examine()).part('control')).toMatchObject({
+    result: 'fail',
+    cause: expect.stringContaining('nowhere is not there'),
+    mend: expect.stringContaining('control.socket'),
+  });
+  expect(await at.cli('run')).toMatchObject({ code: 1, stderr: expect.stringContaining('cannot be made') });
+  writeFileSync(conf, 'control: { socket: ../kept.txt }\n');
+  writeFileSync(join(at.dir, 'kept.txt'), 'mine');
+  expect((await examine()).part('control')).toMatchObject({ result: 'fail', cause: expect.stringContaining('is no socket') });
+  expect(await at.cli('run')).toMatchObject({ code: 1, stderr: expect.stringContaining('is no socket') });
+  expect(readFileSync(join(at.dir, 'kept.txt'), 'utf8')).toBe('mine');
+  writeFileSync(conf, 'control: { socket: ../kept.txt/gate.sock }\n');
+  expect((await examine()).checks[0]).toMatchObject({ part: 'config', result: 'fail', cause: expect.stringContaining('control.socket') });
+  rmSync(conf);
+  expect((await examine()).part('control')?.result).not.toBe('fail');
 }, 60_000);
 
 test.each([

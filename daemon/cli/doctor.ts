@@ -13,6 +13,7 @@ import { type Check, fail, ok, warn } from './checks.ts';
 import { connectGate } from './client.ts';
 import { boardChecks, cardCheck, diskCheck, readerChecks } from './doctor-machine.ts';
 import { brokerCheck, cloudChecks, SET_CLOCK } from './doctor-network.ts';
+import { socketCheck } from './doctor-socket.ts';
 import { ledgerChecks } from './doctor-store.ts';
 import { CliError, EXIT, print } from './exit.ts';
 import type { CommonOptions } from './main.ts';
@@ -82,6 +83,7 @@ async function askGate(options: CommonOptions): Promise<Asked> {
 
 async function partsOf(config: Config, options: CommonOptions, { running, occupied }: Asked): Promise<Check[]> {
   return [
+    socketCheck(config, occupied),
     ...readerChecks(config, running),
     ...boardChecks(config, running),
     diskCheck(config),
