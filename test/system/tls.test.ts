@@ -74,7 +74,9 @@ test("a gate that publishes in another's name is refused by the broker, and noth
   await south.start();
   await eventually('the gate to be back', async () => ready(await south.fresh()));
   const after = await venue.settled();
-  expect(after.filter(({ epoch }) => epoch === (row?.epoch ?? 0) + 1)).toEqual([]);
+  // The second gate's own epoch may be the forged one, for epochs begin with the second of the clock.
+  expect(after.filter(({ gate, epoch }) => gate === north.gate && epoch === (row?.epoch ?? 0) + 1)).toEqual([]);
+  expect(after.filter(({ hash }) => hash === '0'.repeat(64))).toEqual([]);
   const heardOfImposter = venue.spy.heard.filter(({ payload }) => payload.includes('0'.repeat(64)));
   expect(heardOfImposter.map(({ topic }) => topic)).toEqual([`stile/1/${south.gate}/ledger`]);
 });
