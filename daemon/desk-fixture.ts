@@ -74,22 +74,25 @@ export interface ManifestSpec {
   readonly keys?: readonly PublicKey[];
   readonly overlayVersion?: number;
   readonly salt?: string;
+  /** When the event begins, Unix ms; it lasts six hours. Default: the clock's wall time at boot. */
+  readonly beginsMs?: number;
 }
 
 /** Builds the file and signs its wanted entry. */
 export async function makeManifest(folder: string, signer: Signer, spec: ManifestSpec): Promise<{ readonly file: string; readonly wanted: WantedManifest }> {
   const eventId = spec.eventId ?? EVENT;
+  const beginsMs = spec.beginsMs ?? BOOT_WALL_MS;
   const file = join(folder, `${eventId}-${spec.version}-${randomBytes(4).toString('hex')}.download`);
   const { sha256, size } = await buildManifestFile(file, {
     head: {
       schema: 1,
       event_id: eventId,
       version: spec.version,
-      generated_at: new Date(BOOT_WALL_MS).toISOString(),
-      expires_at: new Date(BOOT_WALL_MS + 86_400_000).toISOString(),
+      generated_at: new Date(beginsMs).toISOString(),
+      expires_at: new Date(beginsMs + 86_400_000).toISOString(),
       name: 'Concert',
-      starts_at: new Date(BOOT_WALL_MS).toISOString(),
-      ends_at: new Date(BOOT_WALL_MS + 6 * 3_600_000).toISOString(),
+      starts_at: new Date(beginsMs).toISOString(),
+      ends_at: new Date(beginsMs + 6 * 3_600_000).toISOString(),
       time_zone: 'Europe/Berlin',
       salt: spec.salt ?? SALT,
       policies: spec.policies ?? {},

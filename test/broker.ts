@@ -27,6 +27,8 @@ export interface BrokerOptions {
   readonly port?: number;
   /** With TLS: what the broker's certificate is made out to. Default: localhost and 127.0.0.1. */
   readonly hosts?: readonly string[];
+  /** Settings of mosquitto.conf with other values than deploy's, or more of them, such as `max_queued_messages: '20'`. */
+  readonly settings?: Readonly<Record<string, string>>;
 }
 
 export interface Broker {
@@ -86,7 +88,10 @@ export async function startBroker(options: BrokerOptions = {}): Promise<Broker> 
     if (acl !== undefined) writeFileSync(join(folder, 'acl'), typeof acl === 'string' ? acl : aclFile(acl), { mode: 0o600 });
     if (ca !== null) writeFileSync(join(folder, 'gates.crl'), `${await ca.crl()}\n`);
     if (saved !== undefined) mkdirSync(saved, { recursive: true });
-    writeFileSync(join(folder, 'mosquitto.conf'), configuration({ folder, ports: [port, cloudPort], tls: ca !== null, acl: acl !== undefined, saved }));
+    writeFileSync(
+      join(folder, 'mosquitto.conf'),
+      configuration({ folder, ports: [port, cloudPort], tls: ca !== null, acl: acl !== undefined, saved, settings: options.settings ?? {} }),
+    );
   };
   await writeFiles();
 
@@ -159,16 +164,22 @@ function configuration(input: {
   readonly tls: boolean;
   readonly acl: boolean;
   readonly saved: string | undefined;
+  readonly settings: Readonly<Record<string, string>>;
 }): string {
   const ports = [...input.ports];
   const lines = readFileSync(join(CHECKOUT, 'deploy/mosquitto', input.tls ? 'mosquitto.conf' : 'plain.conf'), 'utf8')
     .split('\n')
     .map((line) => {
       if (line.startsWith('listener ')) return `listener ${ports.shift()} 127.0.0.1`;
+      // Its stdout is written in blocks: what it said last would stand nowhere yet.
+      if (line === 'log_dest stdout') return 'log_dest stderr';
       if (line.startsWith('persistence ')) return `persistence ${input.saved !== undefined}`;
       if (line.startsWith('persistence_location ')) return `persistence_location ${input.saved ?? input.folder}/`;
+      if ((line.split(' ', 1)[0] as string) in input.settings) return '';
       return line.replace('/etc/mosquitto/stile/', `${input.folder}/`);
     });
+  // Settings of a listener come last; these are the whole broker's.
+  lines.unshift(...Object.entries(input.settings).map(([name, value]) => `${name} ${value}`));
   if (!input.tls && input.acl) lines.push(`acl_file ${join(input.folder, 'acl')}`);
   // Started as root it would change to a user who cannot read this folder.
   if (process.getuid?.() === 0) lines.unshift('user root');
