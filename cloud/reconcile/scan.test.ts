@@ -18,6 +18,7 @@ import { applyAction } from '../tickets/actions.ts';
 import { lockEvent, writeTickets } from '../tickets/write.ts';
 import { unpublishedCloudRows } from './cloud-ledger.ts';
 import { reconcile, sha256 } from './rows.ts';
+import { scanOnline } from './scan.ts';
 import { refOf } from './scan-facts.ts';
 import { registerScanRoutes } from './scan-routes.ts';
 
@@ -260,7 +261,32 @@ test("nothing of another tenant is seen: its event's codes are unknown, its scan
   expect(await ask('SELECT count(*)::int AS n FROM device_scans WHERE event_id = $1', ['THEIRS'])).toEqual([{ n: 0 }]);
 });
 
-test("every scanner is judged in its own name: its own policy, its own limit for each gate; at the doors in SQL as well", async () => {
+test('an entry that a gate commits while a scan decides is not overlooked: decided anew, refused, no conflict', async () => {
+  const own = await makeVenue(fresh.url, { site: 'race', event: 'RACE', tickets: 1, gates: ['scanner-1', 'north'] });
+  const within = <T>(work: (client: DatabaseClient) => Promise<T>): Promise<T> => fresh.database.withTenant(own.tenantId, work);
+  const ledger = testLedger(own, 1);
+  ledger.grant(own.tickets[0] as TestTicket, 1_000);
+  let decisions = 0;
+  const result = await within(async (client) => {
+    const event = (await eventRights(client, own.eventId)) as NonNullable<Awaited<ReturnType<typeof eventRights>>>;
+    // Between what it knows and its row, the first time.
+    const overtaken: DatabaseClient = {
+      async query(text, values) {
+        if (text === 'SAVEPOINT scan' && ++decisions === 1) await within((other) => reconcile(other, ledger.rows()));
+        return client.query(text, values);
+      },
+    };
+    const scanned = { device: own.gates[0] as string, scanId: 'r-1', seen: { code: own.tickets[0]?.code as string }, direction: 'in' as const };
+    const sources = { rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() };
+    return scanOnline(overtaken, sources, event, scanned, { nowMs: Date.now, elapsedMs: () => 1 });
+  });
+  expect(result).toMatchObject({ ok: true, answer: { result: 'DENY', reason: 'already_redeemed' } });
+  expect(decisions).toBe(2);
+  expect((await within((client) => client.query('SELECT * FROM conflicts'))).rows).toEqual([]);
+  expect((await within((client) => client.query("SELECT kind FROM ledger_rows WHERE gate = 'race/cloud'"))).rows).toEqual([{ kind: 'refusal' }]);
+});
+
+test('every scanner is judged in its own name: its own policy, its own limit for each gate; at the doors in SQL as well', async () => {
   const site = 'by-name';
   const own = await makeVenue(fresh.url, {
     site,

@@ -1,6 +1,6 @@
 /**
- * The online scan: one transaction in which the site's cloud ledger is held, the facts are gathered, the rules decide, the row is
- * appended and judged with everything else. The same scan_id again gives the same answer and writes nothing.
+ * The online scan: one transaction in which the facts are gathered, the rules decide, the row is appended and judged with everything else. The same
+ * scan_id again gives the same answer and writes nothing.
  */
 import { createHash } from 'node:crypto';
 import type { z } from 'zod';
@@ -10,7 +10,7 @@ import { CLOUD_GATE, type Direction, splitGateName } from '../../contract/ids.ts
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import type { Recognised, Verdict } from '../../rules/facts.ts';
 import type { DatabaseClient } from '../database.ts';
-import { appendCloudRows, lockCloudLedger, type NewCloudEntry } from './cloud-ledger.ts';
+import { appendCloudRows, type NewCloudEntry } from './cloud-ledger.ts';
 import { judge, refOf, type ScanEvent, type ScanSources, type Seen, scanFacts } from './scan-facts.ts';
 
 export interface OnlineScan {
@@ -32,47 +32,64 @@ export interface ScanClock {
   readonly elapsedMs: () => number;
 }
 
-/** Decides and records, in the caller's transaction. Throws CodeNeededError (a ref where the codes are signed). */
+/** A decision is made anew where a gate's entry was committed between it and its row, so often; then it stands, and is a conflict. */
+const MAX_DECISIONS = 3;
+
+/**
+ * Decides and records, in the caller's transaction. Scans of one ticket wait for each other from the facts on; scans of a site only from the
+ * moment when a row is appended, for rows of one ledger have an order. Throws CodeNeededError (a ref where the codes are signed).
+ */
 export async function scanOnline(client: DatabaseClient, sources: ScanSources, event: ScanEvent, scan: OnlineScan, clock: ScanClock): Promise<ScanResult> {
   const { site } = splitGateName(scan.device);
   const key = `id ${scan.scanId}`;
   const asked = askedOf(event, scan);
-  await lockCloudLedger(client, site);
-  const before = (
-    await client.query<{ asked_sha256: Buffer | null; answer: string | null }>(
-      'SELECT asked_sha256, answer FROM device_scans WHERE tenant_id = current_tenant_id() AND device = $1 AND scan_key = $2',
-      [scan.device, key],
-    )
-  ).rows[0];
-  if (before !== undefined) {
-    if (before.answer === null || before.asked_sha256?.equals(asked) !== true) return { ok: false, code: 'SCAN_ID_REUSED' };
-    return { ok: true, answer: JSON.parse(before.answer) as ScanAnswer, replayed: true };
+  await client.query("SELECT pg_advisory_xact_lock(hashtextextended(format('%s/%s/%s', current_tenant_id(), $1::text, $2::text), 6))", [
+    event.eventId,
+    textOf(event, scan.seen),
+  ]);
+  for (let decision = 1; ; decision++) {
+    const before = await answeredBefore(client, scan.device, key, asked);
+    if (before !== null) return before;
+    const nowMs = clock.nowMs();
+    const gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
+    const verdict = judge(gathered);
+    const answer = answerOf(verdict, gathered.facts);
+    await client.query('SAVEPOINT scan');
+    const { epoch, rows } = await appendCloudRows(client, site, rowsOf(verdict, gathered.facts, event, scan, clock), { atMs: nowMs });
+    const place = [`${site}/${CLOUD_GATE}`, epoch, rows[0]?.seq] as const;
+    const kept = await client.query(
+      `INSERT INTO device_scans (tenant_id, device, scan_key, online, gate, epoch, seq, event_id, ticket_id, result, scanned_at, asked_sha256, answer)
+       VALUES (current_tenant_id(), $1, $2, true, $3, $4, $5, $6, $7, $8, to_timestamp($9::double precision / 1000), $10, $11) ON CONFLICT DO NOTHING`,
+      [scan.device, key, ...place, event.eventId, answer.ticket_id ?? null, answer.result, nowMs, asked, JSON.stringify(answer)],
+    );
+    // The same id came with another code, at the same moment; or a gate's row was committed after the facts were read.
+    const anew = kept.rowCount === 0 || (verdict.kind === 'grant' && decision < MAX_DECISIONS && (await isExcess(client, place)));
+    if (!anew) return { ok: true, answer, replayed: false };
+    await client.query('ROLLBACK TO SAVEPOINT scan');
   }
-  // The time of the decision is the time under the lock: rows of one ledger then stand in the order of their times.
-  const nowMs = clock.nowMs();
-  const gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
-  const verdict = judge(gathered);
-  const answer = answerOf(verdict, gathered.facts);
-  const { epoch, rows } = await appendCloudRows(client, site, rowsOf(verdict, gathered.facts, event, scan, clock), { atMs: nowMs });
-  await client.query(
-    `INSERT INTO device_scans (tenant_id, device, scan_key, online, gate, epoch, seq, event_id, ticket_id, result, scanned_at, asked_sha256, answer)
-     VALUES (current_tenant_id(), $1, $2, true, $3, $4, $5, $6, $7, $8, to_timestamp($9::double precision / 1000), $10, $11)`,
-    [
-      scan.device,
-      key,
-      `${site}/${CLOUD_GATE}`,
-      epoch,
-      rows[0]?.seq,
-      event.eventId,
-      answer.ticket_id ?? null,
-      answer.result,
-      nowMs,
-      asked,
-      JSON.stringify(answer),
-    ],
-  );
-  return { ok: true, answer, replayed: false };
 }
+
+async function answeredBefore(client: DatabaseClient, device: string, key: string, asked: Buffer): Promise<ScanResult | null> {
+  const { rows } = await client.query<{ asked_sha256: Buffer | null; answer: string | null }>(
+    'SELECT asked_sha256, answer FROM device_scans WHERE tenant_id = current_tenant_id() AND device = $1 AND scan_key = $2',
+    [device, key],
+  );
+  const [before] = rows;
+  if (before === undefined) return null;
+  if (before.answer === null || before.asked_sha256?.equals(asked) !== true) return { ok: false, code: 'SCAN_ID_REUSED' };
+  return { ok: true, answer: JSON.parse(before.answer) as ScanAnswer, replayed: true };
+}
+
+async function isExcess(client: DatabaseClient, place: readonly [string, number, number | undefined]): Promise<boolean> {
+  const { rows } = await client.query<{ verdict: string | null }>(
+    'SELECT verdict FROM admissions WHERE tenant_id = current_tenant_id() AND gate = $1 AND epoch = $2 AND seq = $3',
+    [...place],
+  );
+  return rows[0]?.verdict === 'excess';
+}
+
+/** What stands for the code: never the code itself. */
+const textOf = (event: ScanEvent, seen: Seen): string => ('code' in seen ? refOf(event.salt, seen.code) : seen.ticketRef);
 
 /** What was asked, so that another question under the same scan_id is seen; of the code only what its salted hash tells. */
 function askedOf(event: ScanEvent, { seen, direction }: OnlineScan): Buffer {
