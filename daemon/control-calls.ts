@@ -30,7 +30,7 @@ export interface ManifestStatus {
 export interface RecentLine {
   readonly at: string;
   readonly direction: Direction | null;
-  /** What kind of thing, for colours: granted, refused, passage, override, mode, alert. */
+  /** What kind of thing, for colours: granted, refused, passage, override, mode, conflict, alert. */
   readonly kind: string;
   readonly words: string;
 }
@@ -58,6 +58,17 @@ export interface GateStatus {
     readonly usage_complete: boolean;
   };
   readonly manifests: readonly ManifestStatus[];
+  /** Grants that the cloud found beyond the ticket's right: how many stand, and the newest words, the newest last. */
+  readonly conflicts: {
+    readonly standing: number;
+    readonly newest: readonly {
+      readonly row: readonly [number, number];
+      readonly cause: string;
+      readonly verdict: 'excess' | 'withdrawn';
+      readonly ticket_id: string | null;
+      readonly words: string;
+    }[];
+  };
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
   readonly disk_free_mb: number;
   readonly uplink: { readonly url: string | null; readonly online: boolean };
@@ -83,4 +94,6 @@ export type HeardItem = { readonly port: string; readonly reader: string | null 
 export interface LedgerRow {
   readonly epoch: number;
   readonly entry: Readonly<Record<string, unknown>> & { readonly seq: number; readonly kind: string; readonly hash: string };
+  /** What the cloud found out about a grant, in words. */
+  readonly conflict?: string;
 }

@@ -9,7 +9,7 @@ import type { GateStatus, HeardItem, LedgerRow, ManifestStatus, RecentLine, Watc
 import type { SelftestWatcher } from './gate/selftest.ts';
 import type { ActiveAlert, GateSnapshot, ShownDecision } from './gate/watch.ts';
 import type { Gate } from './gate.ts';
-import type { Desk, Reader } from './ports.ts';
+import type { Desk, GrantConflict, Reader } from './ports.ts';
 
 /** Lines kept for whoever asks for the status. */
 const MAX_RECENT = 20;
@@ -61,6 +61,7 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     startMs = ms;
     end = parts.gate.subscribe((event) => {
       if (event.kind === 'decision') seen.decision(event.decision);
+      else if (event.kind === 'conflict') seen.conflict(event.conflict, parts.clock.wallMs());
       else seen.snapshot(event.snapshot);
     });
   });
@@ -220,6 +221,10 @@ function statusOf({ config, version, clock, startedAtMs, board }: HandlerParts, 
         tickets: one.tickets,
       }),
     ),
+    conflicts: {
+      standing: desk?.conflicts?.standing ?? 0,
+      newest: (desk?.conflicts?.newest ?? []).map(({ row, cause, verdict, ticketId, words }) => ({ row, cause, verdict, ticket_id: ticketId, words })),
+    },
     totals: now.totals,
     disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
     uplink: { url: config.mqtt?.url ?? null, online: now.online },
@@ -249,6 +254,9 @@ function createDifferences(tell: (line: RecentLine) => void) {
         kind: outcome === 'grant' ? 'granted' : outcome === 'refusal' ? 'refused' : 'override',
         words: `${outcome === 'refusal' ? 'refused: ' : ''}${words}${ticketId === null ? '' : ` (ticket ${ticketId})`}`,
       });
+    },
+    conflict({ direction, words, ticketId }: GrantConflict, wallMs: number): void {
+      tell({ at: timestamp(wallMs), direction, kind: 'conflict', words: `${ticketId === null ? '' : `ticket ${ticketId}: `}${words}` });
     },
     snapshot(now: GateSnapshot): void {
       const before = last;

@@ -104,7 +104,12 @@ test('returned gives the ticket back, passed uses it up; the duplicate window st
   expect(reasonOf(desk.decide(code))).toBe('gap');
   desk.nowMs += 30_000;
   expect(reasonOf(desk.decide(code))).toBe('reentry');
-  expect(desk.decide(vip).verdict).toMatchObject({ kind: 'grant', vip: true });
+  const entered = desk.decide(vip);
+  expect(entered.verdict).toMatchObject({ kind: 'grant', type: 'first_entry', vip: true });
+  expect(entered.lastEntry).toBeUndefined();
+  desk.nowMs += 60_000;
+  // 18:00:41 UTC at the boot's wall time; the venue's clocks are in Berlin.
+  expect(desk.decide(vip)).toMatchObject({ verdict: { type: 'reentry', vip: true }, lastEntry: '20:00' });
 });
 
 test('every row stands the contract, with offset, latency and what was seen of the others', async () => {
@@ -180,6 +185,58 @@ test('a row that says what no database holds is a row all the same: taken, count
     gap: false,
   });
   expect(desk.core.vector()[PEER]).toEqual([50, 5]);
+});
+
+test("the cloud's verdict on an own grant is kept and told in a refusal's words, until it is withdrawn", async () => {
+  const [code, other] = [newCode(), newCode()];
+  const { desk } = await setUp({ tickets: [ticket(code), ticket(other)] });
+  const about = { event_id: EVENT, ticket_id: ticket(code).ticket_id, ticket_ref: refOf(code), direction: 'in' };
+  const mine = desk.decide(code);
+  const theirs = desk.decide(other);
+  const { epoch } = desk.core.status(desk.stamp());
+  const winner = [PEER, 50, 1] as const;
+  desk.core.applyPeer(
+    peerMessage(PEER, 50, [
+      { seq: 1, kind: 'grant', ...about, type: 'first_entry', units: 1, boottime_ms: 0, ts: new Date(BOOT_WALL_MS - 60_000).toISOString() },
+    ]),
+  );
+  const verdict = (seq: number, of: readonly [number, number], change: Record<string, unknown> = {}) =>
+    desk.core.applyPeer(
+      peerMessage('arena/cloud', 7, [{ seq, kind: 'conflict', of: [GATE, ...of], verdict: 'excess', cause: 'already_redeemed', ...about, winner, ...change }]),
+    );
+  verdict(1, mine.row);
+  const told = () => desk.core.status(desk.stamp()).conflicts;
+  expect(told()).toMatchObject({
+    standing: 1,
+    newest: [
+      {
+        told: [7, 1],
+        row: [epoch, 1],
+        cause: 'already_redeemed',
+        ticketId: about.ticket_id,
+        words: "who was admitted at 20:00 was beyond the ticket's right: already used at 19:59, gate north-02",
+      },
+    ],
+  });
+  expect(desk.core.rows(null, 10)).toMatchObject([{ conflict: expect.stringContaining('already used at 19:59') }, {}]);
+  expect(desk.core.rows(null, 10)[1]).not.toHaveProperty('conflict');
+  // Again, an older word, one about another gate, one whose winner was never read here, one that no table knows.
+  verdict(1, mine.row, { verdict: 'withdrawn' });
+  verdict(2, theirs.row, { ...about, ticket_ref: refOf(other), winner: [PEER, 50, 9], cause: 'max_entries' });
+  verdict(3, [epoch, 99], { of: [PEER, 50, 1] });
+  expect(told()?.newest.map(({ words }) => words)).toEqual([
+    expect.stringContaining('already used at 19:59'),
+    "who was admitted at 20:00 was beyond the ticket's right: no entries left, first at gate north-02",
+  ]);
+  await desk.core.close();
+  await desk.open();
+  expect(told()?.standing).toBe(2);
+  verdict(4, mine.row, { verdict: 'withdrawn' });
+  expect(told()).toMatchObject({
+    standing: 1,
+    newest: [{}, { told: [7, 4], verdict: 'withdrawn', words: "who was admitted at 20:00 was within the ticket's right after all" }],
+  });
+  expect(desk.core.rows(null, 10)[0]).not.toHaveProperty('conflict');
 });
 
 test("a gap in a peer's ledger makes usage incomplete until it is filled or the cloud has no more", async () => {

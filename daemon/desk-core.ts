@@ -13,14 +13,17 @@ import { parsePayload } from '../contract/parse.ts';
 import { admit } from '../rules/admission.ts';
 import { readCode, recogniseCode } from '../rules/code.ts';
 import type { PlaceFacts } from '../rules/facts.ts';
-import { DEFAULT_POLICY, type EventPolicies, effectivePolicy, type Policy, readPolicies } from '../rules/policy.ts';
+import { DEFAULT_POLICY, effectivePolicy, type Policy } from '../rules/policy.ts';
+import { showTime } from '../rules/venue-time.ts';
+import { describeConflict } from './desk-conflicts.ts';
 import { type AskedTicket, type Gathered, gatherFacts } from './desk-facts.ts';
 import { createLateAnswers } from './desk-late.ts';
-import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy } from './desk-occupancy.ts';
+import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy, policiesOf } from './desk-occupancy.ts';
 import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './desk-parts.ts';
 import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
 import { createKeyring, type Keyring } from './keys.ts';
 import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, Presentation } from './ports.ts';
+import type { StoredConflict } from './store/conflicts.ts';
 import { setAside } from './store/damage.ts';
 import type { AppendedRow, RowBody, Stamp, StoredEntry } from './store/ledger.ts';
 import type { EventManifest, Manifests } from './store/manifests.ts';
@@ -32,6 +35,8 @@ import { MAX_DIRTY_GRANTS, wholeCovered } from './store/usage-store.ts';
 const VERIFY_STEP_ROWS = 200;
 /** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
 const MAX_ABANDONABLE = 64;
+/** Conflicts that a status tells of. */
+const MAX_CONFLICTS_TOLD = 20;
 /** Rows read by people at once. */
 const MAX_ROWS_READ = 500;
 /** Effective policies kept (one a tier and event). */
@@ -56,7 +61,7 @@ export interface DeskCore {
   setFireLatch(latched: boolean): void;
   rememberTransaction(transaction: string, expiresAtMs: number, stamp: Stamp): boolean;
   nextBatch(after: RowPosition | null): OutboxBatch | null;
-  rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry }[];
+  rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry; readonly conflict?: string }[];
   acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean };
   resend(from: RowPosition): void;
   applyPeer(payload: Uint8Array): { readonly applied: number; readonly gap: boolean };
@@ -140,6 +145,14 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
     return policy;
   };
 
+  const described = (conflict: StoredConflict, stamp: Stamp) =>
+    describeConflict(conflict, {
+      gate: options.gate,
+      states: conflict.ticketRef === null ? [] : parts.usage.ofTicket(conflict.ticketRef),
+      timeZone: (conflict.eventId === null ? null : parts.manifests.find(conflict.eventId))?.file.head.time_zone ?? 'UTC',
+      nowMs: stamp.wallMs,
+    });
+
   const settleOwed = (stamp: Stamp): void => {
     while (owed[0] !== undefined) {
       write(returnedBodies(owed[0]), stamp);
@@ -149,6 +162,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
 
   const core: DeskCore = {
     status(stamp) {
+      latest.stamp = stamp;
       const { ledger, outbox, standing, usage, manifests } = parts;
       return {
         epoch: ledger.epoch(),
@@ -167,6 +181,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
         modes: standing.modes(stamp.wallMs),
         fireLatched: fireLatched(options.path),
         totals: { ...usage.totals() },
+        conflicts: { standing: usage.conflicts.standing(), newest: usage.conflicts.newest(MAX_CONFLICTS_TOLD).map((one) => described(one, stamp)) },
         diskFreeBytes: freeBytes(options.path),
         lastRowMs: lastRowMs(ledger),
       };
@@ -220,6 +235,9 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
         ticketId: ticket?.ticketId ?? null,
         ticketRef: ticket?.ticketRef ?? null,
         medium: facts.kind === 'ticket' ? facts.medium : 'opaque',
+        ...(facts.kind !== 'ticket' || verdict.kind !== 'grant' || verdict.lastEntryMs === null
+          ? {}
+          : { lastEntry: showTime(verdict.lastEntryMs, nowMs, facts.event.timeZone) }),
         stages: { lookup_us: Math.round(foundUs - startUs), decision_us: Math.round(decidedUs - foundUs), commit_us: Math.round(elapsedUs() - decidedUs) },
       };
     },
@@ -247,14 +265,17 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
     rememberTransaction: (transaction, expiresAtMs, stamp) => parts.standing.remember(transaction, expiresAtMs, stamp.wallMs),
     nextBatch: (after) => parts.outbox.nextBatch(after),
     rows(after, limit) {
-      const found: { epoch: number; entry: StoredEntry }[] = [];
+      const found: { epoch: number; entry: StoredEntry; conflict?: string }[] = [];
       const most = Math.min(limit, MAX_ROWS_READ);
       for (const own of parts.ledger.epochs()) {
         if (found.length >= most) break;
         if (after !== null && own.epoch < after[0]) continue;
         const from = after !== null && own.epoch === after[0] ? Math.max(own.firstSeq, after[1] + 1) : own.firstSeq;
-        for (const row of parts.ledger.read(own.epoch, from, most - found.length))
-          found.push({ epoch: own.epoch, entry: JSON.parse(row.entry) as StoredEntry });
+        for (const row of parts.ledger.read(own.epoch, from, most - found.length)) {
+          const entry = JSON.parse(row.entry) as StoredEntry;
+          const conflict = entry.kind === 'grant' ? parts.usage.conflicts.on([own.epoch, entry.seq]) : null;
+          found.push({ epoch: own.epoch, entry, ...(conflict === null ? {} : { conflict: described(conflict, latest.stamp).words }) });
+        }
       }
       return found;
     },

@@ -118,6 +118,8 @@ export interface Decision {
   readonly ticketId: string | null;
   readonly ticketRef: string | null;
   readonly medium: Medium;
+  /** Of a re-entry: when the last entry was, as the venue's clocks show it. */
+  readonly lastEntry?: string;
   /** µs each stage took, for stats and bench. */
   readonly stages: { readonly lookup_us: number; readonly decision_us: number; readonly commit_us: number };
 }
@@ -154,6 +156,25 @@ export interface OutboxBatch {
   readonly payload: Uint8Array;
 }
 
+/** The cloud's verdict on one of this gate's grants: it was beyond the ticket's right (two gates that could not hear of each other), or not after all. */
+export interface GrantConflict {
+  /** The cloud's row that says so: news is what is above the last. */
+  readonly told: RowPosition;
+  /** The grant. */
+  readonly row: RowPosition;
+  readonly verdict: 'excess' | 'withdrawn';
+  /** A reason that would have refused it. */
+  readonly cause: string;
+  readonly eventId: string | null;
+  readonly ticketId: string | null;
+  readonly ticketRef: string | null;
+  readonly direction: Direction | null;
+  /** The grant that used the right up. */
+  readonly winner: readonly [gate: string, epoch: number, seq: number] | null;
+  /** For people. */
+  readonly words: string;
+}
+
 export interface DeskStatus {
   readonly epoch: number;
   readonly lastSeq: number;
@@ -173,6 +194,8 @@ export interface DeskStatus {
   readonly fireLatched: boolean;
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
   readonly diskFreeBytes: number;
+  /** Grants beyond their right: how many stand, and the newest words (withdrawn ones too), the newest last, at most 20. */
+  readonly conflicts?: { readonly standing: number; readonly newest: readonly GrantConflict[] };
   /** Wall time of the newest row, Unix ms: part of the clock's floor. null: no row yet. */
   readonly lastRowMs?: number | null;
 }
@@ -223,7 +246,7 @@ export interface Desk {
   /** The events this gate shall hold; others are dropped. Answers which of them need fetching, and from which version. */
   want(payload: Uint8Array): Promise<readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[]>;
   status(): Promise<DeskStatus>;
-  /** For reading by people (`stile-gate ledger`): own rows after `after` (null: from the oldest kept), in order over all kept epochs, as stored; at most `limit`, and 500. */
+  /** For reading by people (`stile-gate ledger`; `conflict`: what the cloud found out about a grant): own rows after `after` (null: from the oldest kept), in order over all kept epochs, as stored; at most `limit`, and 500. */
   rows(
     after: RowPosition | null,
     limit: number,
@@ -231,6 +254,7 @@ export interface Desk {
     readonly {
       readonly epoch: number;
       readonly entry: Readonly<Record<string, unknown>> & { readonly seq: number; readonly kind: string; readonly hash: string };
+      readonly conflict?: string;
     }[]
   >;
 }

@@ -5,7 +5,7 @@ import { type Colour, paint } from './screen.ts';
 import { backlogWords } from './status.ts';
 import { age, ageOf, clockTime, plural } from './words.ts';
 
-const KIND_COLOURS: Readonly<Record<string, Colour>> = { granted: 'green', refused: 'red', alert: 'red', override: 'amber', mode: 'amber' };
+const KIND_COLOURS: Readonly<Record<string, Colour>> = { granted: 'green', refused: 'red', alert: 'red', override: 'amber', mode: 'amber', conflict: 'amber' };
 const LOW_DISK_MB = 500;
 
 export const lineWords = (line: RecentLine): string => `${clockTime(line.at)} ${line.direction === null ? '   ' : line.direction.padEnd(3)} ${line.words}`;
@@ -51,6 +51,9 @@ export function healthPicture(status: GateStatus): readonly string[] {
       : `${manifests.map((one) => `${one.event_id} ${plural(one.tickets, 'ticket')}`).join(', ')}, ${expired ? paint('red', 'expired') : `made ${ageOf(newest(manifests))} ago`}`;
   return [
     `counted  ${plural(totals.admissions, 'admission')}, ${plural(totals.refusals, 'refusal')}, ${plural(totals.passages, 'passage')}`,
+    ...(status.conflicts.standing === 0
+      ? []
+      : [`conflict ${paint('amber', `${plural(status.conflicts.standing, 'guest')} beyond the right of their ticket`)}`]),
     `tickets  ${tickets}`,
     `ledger   row ${ledger.last_seq}, ${ledger.backlog > 0 && !uplink.online ? paint('amber', backlogWords(status)) : backlogWords(status)}${ledger.usage_complete ? '' : paint('red', ', usage incomplete')}`,
     `health   broker ${uplink.url === null ? paint('grey', 'none') : good(uplink.online, 'online', 'offline')}  readers ${readers.map((reader) => `${reader.name} ${good(reader.ok, 'ok', 'down')}`).join(' ')}  board ${good(board.ok, 'ok', 'fault')}  clock ${good(clock.trusted, 'trusted', 'not trusted')}  disk ${good(status.disk_free_mb >= LOW_DISK_MB, `${status.disk_free_mb} MB`, `${status.disk_free_mb} MB`)}  up ${age(status.uptime_s)}`,

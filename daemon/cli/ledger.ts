@@ -50,7 +50,7 @@ export async function list(options: CommonOptions & { readonly last: number; rea
             String(row.entry.ts).slice(0, 10),
             clockTime(String(row.entry.ts)),
             row.entry.kind,
-            rowWords(row.entry),
+            `${rowWords(row.entry)}${row.conflict === undefined ? '' : ` — ${row.conflict}`}`,
           ]),
         ),
   );

@@ -10,6 +10,9 @@ export async function status(options: CommonOptions): Promise<void> {
   print(options.json, found, () => statusWords(found));
 }
 
+/** Of the newest conflicts. */
+const CONFLICTS_SHOWN = 5;
+
 /** The whole status, a line a part. */
 export function statusWords(found: GateStatus): string {
   const out = found.readers.some((reader) => reader.direction === 'out') || found.modes.in.mode !== found.modes.out.mode;
@@ -25,6 +28,15 @@ export function statusWords(found: GateStatus): string {
     ['board', `${found.board.by} ${found.board.ok ? 'ok' : 'FAULT'}`],
     ['tickets', found.manifests.length === 0 ? 'NONE: every code is refused' : found.manifests.map(manifestWords).join('; ')],
     ['counted', `${plural(found.totals.admissions, 'admission')}, ${plural(found.totals.refusals, 'refusal')}, ${plural(found.totals.passages, 'passage')}`],
+    ...(found.conflicts.standing === 0
+      ? []
+      : [
+          ['conflicts', `${plural(found.conflicts.standing, 'guest')} beyond the right of their ticket, as the cloud found out`],
+          ...found.conflicts.newest
+            .filter(({ verdict }) => verdict === 'excess')
+            .slice(-CONFLICTS_SHOWN)
+            .map((one) => ['', `row ${one.row.join('/')}, ticket ${one.ticket_id ?? 'unknown'}: ${one.words}`]),
+        ]),
     ['ledger', `epoch ${found.ledger.epoch}, row ${found.ledger.last_seq}, ${backlogWords(found)}${found.ledger.usage_complete ? '' : ', USAGE INCOMPLETE'}`],
     ['broker', found.uplink.url === null ? 'none configured: this gate works alone' : `${found.uplink.url} ${found.uplink.online ? 'online' : 'OFFLINE'}`],
     ['clock', `${found.clock.wall} ${found.clock.trusted ? 'trusted' : 'NOT TRUSTED'}: ${found.clock.why}`],

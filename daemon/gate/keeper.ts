@@ -48,6 +48,8 @@ export interface KeeperOptions {
   readonly lane: () => LaneState;
   readonly dispatch: (input: UntimedInput) => void;
   readonly note: (note: LaneNote) => void;
+  /** The desk said how it is. */
+  readonly heard: (status: DeskStatus) => void;
   /** The desk is open: notes may be written. */
   readonly opened: () => void;
   readonly changed: () => void;
@@ -119,6 +121,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
     });
     works();
     options.opened();
+    options.heard(status);
     judge(status);
     dispatch({ kind: 'condition', condition: 'booted', ok: true });
     if (latchWanted !== null) keepLatch(latchWanted);
@@ -129,6 +132,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
     lookSoon = false;
     try {
       status = await desk.status();
+      options.heard(status);
       judge(status);
     } catch (error) {
       failed(error);

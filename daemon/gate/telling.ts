@@ -3,7 +3,7 @@ import type { Direction, RowPosition } from '../../contract/ids.ts';
 import type { Severity } from '../../contract/messages.ts';
 import { explain, type Reason } from '../../contract/reasons.ts';
 import type { Grant } from '../../rules/facts.ts';
-import type { Clock, Decision, Note, Presentation, Uplink } from '../ports.ts';
+import type { Clock, Decision, GrantConflict, Note, Presentation, Uplink } from '../ports.ts';
 import type { Tally } from './tally.ts';
 import type { ShownDecision, Watch } from './watch.ts';
 
@@ -15,6 +15,8 @@ export interface Telling {
   /** Refused without the desk. */
   refusedHere(direction: Direction, reason: Reason): void;
   written(note: Note, row: RowPosition): void;
+  /** What the desk knows of the cloud's verdicts; told is what is newer than what was known before. The first call after a start tells nothing. */
+  conflicts(newest: readonly GrantConflict[]): void;
   event(type: string, severity: Severity, detail: Record<string, unknown>): void;
 }
 
@@ -26,6 +28,8 @@ export function createTelling(options: {
 }): Telling {
   const { clock, uplink, watch, tally } = options;
   const overrideRows = new Set<string>();
+  /** The cloud's row up to which verdicts were told; null: nothing is known yet. */
+  let told: RowPosition | null = null;
 
   const event: Telling['event'] = (type, severity, detail) => uplink.event({ type, severity, ts: new Date(clock.wallMs()).toISOString(), detail });
   const show = (decision: Pick<ShownDecision, 'direction' | 'outcome' | 'words'> & Partial<ShownDecision>) =>
@@ -52,7 +56,28 @@ export function createTelling(options: {
 
   return {
     event,
-    decided({ verdict, row, eventId, ticketId, ticketRef, stages }, { direction, reader }, latencyUs) {
+    conflicts(newest) {
+      const last = newest.at(-1)?.told ?? [0, 0];
+      const before = told;
+      told = before === null || after(last, before) ? last : before;
+      if (before === null) return;
+      for (const conflict of newest.filter((one) => after(one.told, before))) {
+        watch().conflict(conflict);
+        const { row, verdict, cause, ticketRef, ticketId, eventId, winner, words } = conflict;
+        event('conflict', verdict === 'excess' ? 'warning' : 'info', {
+          verdict,
+          cause,
+          words,
+          epoch: row[0],
+          seq: row[1],
+          ...(ticketRef === null ? {} : { ticket_ref: ticketRef }),
+          ...(ticketId === null ? {} : { ticket_id: ticketId }),
+          ...(eventId === null ? {} : { event_id: eventId }),
+          ...(winner === null ? {} : { winner_gate: winner[0], winner_epoch: winner[1], winner_seq: winner[2] }),
+        });
+      }
+    },
+    decided({ verdict, row, eventId, ticketId, ticketRef, lastEntry, stages }, { direction, reader }, latencyUs) {
       tally.decided(latencyUs);
       const known = { direction, reader, eventId, ticketId, ticketRef, row, latencyUs: Math.round(latencyUs), stages };
       const detail = { direction, ...(ticketRef === null ? {} : { ticket_ref: ticketRef }), epoch: row[0], seq: row[1] };
@@ -61,9 +86,9 @@ export function createTelling(options: {
         show({ ...known, outcome: 'refusal', reason: verdict.reason, words: verdict.explanation });
         event('refusal', 'info', { ...detail, reason: verdict.reason, words: verdict.explanation });
       } else {
-        const words = grantWords(verdict);
+        const words = grantWords(verdict, lastEntry);
         show({ ...known, outcome: 'grant', words, units: verdict.units, flags: verdict.flags });
-        event('grant', 'info', { ...detail, type: verdict.type, units: verdict.units, words });
+        event('grant', 'info', { ...detail, type: verdict.type, units: verdict.units, words, ...(verdict.vip ? { vip: 1 } : {}) });
       }
       uplink.kick();
     },
@@ -87,7 +112,9 @@ export function createTelling(options: {
   };
 }
 
-function grantWords({ type, units, flags }: Grant): string {
+const after = (a: RowPosition, b: RowPosition): boolean => a[0] > b[0] || (a[0] === b[0] && a[1] > b[1]);
+
+function grantWords({ type, units, flags, vip }: Grant, lastEntry: string | undefined): string {
   const what = type === 'first_entry' ? 'admitted' : type === 'reentry' ? 'admitted again' : 'let out';
-  return `${what}${units > 1 ? `, ${units} guests` : ''}${flags.length > 0 ? ` (${flags.join(', ')})` : ''}`;
+  return `${what}${vip ? ', VIP' : ''}${units > 1 ? `, ${units} guests` : ''}${lastEntry === undefined ? '' : `, last entry ${lastEntry}`}${flags.length > 0 ? ` (${flags.join(', ')})` : ''}`;
 }

@@ -7,7 +7,7 @@ import type { Mode } from '../../contract/ledger.ts';
 import type { AlertId, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
 import type { Lamps, Signal } from '../lane/signals.ts';
-import type { DeskStatus } from '../ports.ts';
+import type { DeskStatus, GrantConflict } from '../ports.ts';
 import type { Timers } from './timers.ts';
 
 /** What a guest was told, and why. */
@@ -74,7 +74,10 @@ export interface GateSnapshot {
   readonly decisions: readonly ShownDecision[];
 }
 
-export type GateEvent = { readonly kind: 'snapshot'; readonly snapshot: GateSnapshot } | { readonly kind: 'decision'; readonly decision: ShownDecision };
+export type GateEvent =
+  | { readonly kind: 'snapshot'; readonly snapshot: GateSnapshot }
+  | { readonly kind: 'decision'; readonly decision: ShownDecision }
+  | { readonly kind: 'conflict'; readonly conflict: GrantConflict };
 
 /** Decisions kept for whoever begins to watch. */
 export const MAX_DECISIONS_SHOWN = 20;
@@ -88,6 +91,7 @@ export interface Watch {
   subscribe(listener: (event: GateEvent) => void): () => void;
   changed(): void;
   decided(decision: Omit<ShownDecision, 'n'>): void;
+  conflict(conflict: GrantConflict): void;
   decisions(): readonly ShownDecision[];
   close(): void;
 }
@@ -130,6 +134,10 @@ export function createWatch(options: { readonly snapshot: () => GateSnapshot; re
       last.push(numbered);
       if (last.length > MAX_DECISIONS_SHOWN) last.shift();
       tell({ kind: 'decision', decision: numbered });
+      this.changed();
+    },
+    conflict(conflict) {
+      tell({ kind: 'conflict', conflict });
       this.changed();
     },
     decisions: () => [...last],

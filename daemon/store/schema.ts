@@ -38,6 +38,11 @@ const USAGE_STEPS: readonly string[] = [
   CREATE INDEX grants_by_row ON grants (gate, epoch, seq);
   CREATE TABLE totals (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
   `,
+  `
+  -- The cloud's latest verdict on an own grant (epoch, seq), and the row of its ledger that says it (told).
+  CREATE TABLE conflicts (epoch INTEGER NOT NULL, seq INTEGER NOT NULL, told_epoch INTEGER NOT NULL, told_seq INTEGER NOT NULL, verdict TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (epoch, seq)) WITHOUT ROWID;
+  CREATE INDEX conflicts_by_told ON conflicts (told_epoch, told_seq);
+  `,
 ];
 
 /** Brings a database to the newest schema that this release knows, in one transaction. Throws StoreError. */

@@ -4,7 +4,8 @@
  * Derived data in a database of its own, without a sync per commit: the gate's own rows are read again from its ledger, peers' rows are
  * fetched again. Changes are held in memory and written when the lane is idle, so that they never stand in a decision's way.
  */
-import type { LedgerVector } from '../../contract/ids.ts';
+import { CLOUD_GATE, type LedgerVector } from '../../contract/ids.ts';
+import { type Conflicts, createConflicts } from './conflicts.ts';
 import { migrateUsage } from './schema.ts';
 import { createLogKeeper, openDatabase, type Sqlite, storeError } from './sqlite.ts';
 import { covered, type GrantKey, type GrantState, keyText, mergeStates, readRow } from './usage.ts';
@@ -47,6 +48,7 @@ export interface UsageStore {
   ownMark(epoch: number): number;
   /** What the manifests in force all count needs no reading; what only some of them count does. `isOwn`: rows that the gate's own ledger holds. */
   countFrom(uptos: readonly LedgerVector[], isOwn: (ledger: string, epoch: number) => boolean): void;
+  readonly conflicts: Omit<Conflicts, 'take'>;
   gaps(): boolean;
   /** Holes below the highest row met no longer count as gaps. */
   excuse(): void;
@@ -103,6 +105,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     'SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ?',
   );
 
+  const conflicts = createConflicts(db, own);
   const log = createLogKeeper(db, path);
   const dirty = new Map<string, GrantState>();
   const dirtyOfTicket = new Map<string, Set<string>>();
@@ -238,6 +241,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
         if (entry.seq <= at.seq) continue;
         // A row after a gap counts at once; only the prefix waits for the rows before it.
         take(ledger, epoch, entry);
+        if (isCloud(ledger)) conflicts.take(epoch, entry);
         applied++;
         if (entry.seq === at.seq + 1) at.seq++;
         if (entry.seq === at.reach + 1) at.reach++;
@@ -277,6 +281,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
         }
       }
     },
+    conflicts,
     gaps() {
       for (const epochs of seen.values()) for (const at of epochs.values()) if (at.high > at.reach) return true;
       return false;
@@ -344,6 +349,9 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     },
   };
 }
+
+/** The cloud's own ledger of a site: only its word is a verdict. */
+const isCloud = (ledger: string): boolean => ledger.endsWith(`/${CLOUD_GATE}`);
 
 /** Last row of one epoch that a vector counts: none, some, or all of an epoch that has ended. */
 function positionIn(upto: LedgerVector, ledger: string, epoch: number): number {

@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { connectOwner } from '../../cloud/database.ts';
 import { MAX_BATCHES_IN_FLIGHT } from '../../contract/limits.ts';
 import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { difference, enter, eventually, newCode, openVenue, openWires, ownLedger, ready, show, type Ticket, type Venue } from './venue.ts';
+import { difference, enter, eventually, newCode, openVenue, openWires, ownLedger, ready, show, stileGate, type Ticket, type Venue } from './venue.ts';
 
 /** At both gates together. */
 const SCANS = 300;
@@ -91,6 +91,19 @@ test(`the broker is away for the whole of ${SCANS} scans at two gates: nobody wa
     { verdict: 'winner', n: twice.length },
   ]);
   expect(await venue.ask('SELECT count(*)::int AS n FROM conflicts')).toEqual([{ n: twice.length }]);
+  // The gates that gave them are told, and show them in the words of a refusal.
+  await eventually('the gates to know of them', async () => {
+    const statuses = await Promise.all(venue.gates.map((gate) => gate.fresh()));
+    return statuses.reduce((sum, { conflicts }) => sum + conflicts.standing, 0) === twice.length;
+  });
+  for (const gate of venue.gates) {
+    const { conflicts } = await gate.fresh();
+    for (const { words, row } of conflicts.newest) {
+      expect(words).toMatch(/beyond the ticket's right: already used/);
+      expect((await stileGate(gate, 'ledger', 'ls', '--last', '1000', '--kind', 'grant')).stdout).toContain(`${row.join('/')} `);
+    }
+    if (conflicts.standing > 0) expect((await stileGate(gate, 'status')).stdout).toMatch(/conflicts +\d+ guests? beyond the right/);
+  }
   expect(await venue.ask('SELECT sum(scan_count)::int AS n FROM tickets')).toEqual([{ n: held.filter(({ kind }) => kind === 'grant').length - twice.length }]);
 }, 180_000);
 
