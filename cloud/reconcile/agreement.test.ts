@@ -136,6 +136,7 @@ test(`${SETS * 12} histories of tickets: the cloud's verdicts are those of the g
 
 test.each([
   ['one entry more than allowed', 'visits >= allowance', 'visits > allowance'],
+  ['an exit lets nobody out', 'inside := greatest(0, inside - a.used); expected := 0;', 'expected := 0;'],
   ['a guest who is forgotten a millisecond late', '>= a.forget_after_s', '> a.forget_after_s'],
 ])('a planted mistake is found: %s', { timeout: 240_000 }, async (_, right, wrong) => {
   const other = await freshDatabase();
