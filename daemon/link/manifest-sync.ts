@@ -252,6 +252,9 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     },
     async gap() {
       ledger.kick();
+      // What is missing may still be on its way to the cloud as well: its copy is read once more, or the hole would stay until the next period.
+      clearTimeout(again);
+      again = setTimeout(() => ledger.kick(), timing.catchUpAgainMs ?? CATCH_UP_AGAIN_MS);
     },
     connected() {
       ledger.kick();
