@@ -1,0 +1,149 @@
+/** What must be true once all is quiet: I1, I2, I3, I5, I7, I9, I10, over everything that was written so far. */
+import { createHash } from 'node:crypto';
+import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import type { Direction } from '../../contract/ids.ts';
+import { type AccountPolicy, accountOf, type Judged, type Row } from './account.ts';
+import { CLOUD_LEDGER } from './cloud.ts';
+import type { SimGate } from './gate.ts';
+import type { Seen } from './watch.ts';
+import type { World } from './world.ts';
+
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
+const READ_ROWS = 500;
+
+export interface Ending {
+  readonly world: World;
+  readonly gates: readonly SimGate[];
+  readonly seen: ReadonlyMap<string, Seen>;
+  readonly policy: AccountPolicy;
+}
+
+export function checkEnd(ending: Ending): void {
+  const { world, gates, seen } = ending;
+  for (const gate of gates) {
+    const own = rowsOf(gate);
+    checkOwn(world, gate, own);
+    checkShown(world, gate, seen.get(gate.name) as Seen);
+    checkOutcomes(world, gate);
+    checkTruth(world, gate);
+  }
+  checkCloud(world, gates);
+  checkAccount(ending);
+}
+
+/** Everything that the card holds, in order. */
+function rowsOf(gate: SimGate): Row[] {
+  const core = gate.life()?.desk.core();
+  const rows: Row[] = [];
+  for (;;) {
+    const last = rows.at(-1);
+    const more = core?.rows(last === undefined ? null : [last.epoch, last.seq], READ_ROWS) ?? [];
+    for (const { epoch, entry } of more) rows.push({ gate: gate.name, epoch, seq: entry.seq, entry });
+    if (more.length < READ_ROWS) return rows;
+  }
+}
+
+/** I1: every row on the card is in the cloud, with the same hash. I3: 1..n without a gap, each with the hash of the one before. */
+function checkOwn(world: World, gate: SimGate, own: readonly Row[]): void {
+  let before: Row | null = null;
+  for (const row of own) {
+    const follows = before !== null && before.epoch === row.epoch ? before.seq + 1 : 1;
+    if (row.seq !== follows) world.violated('I3', `${gate.name}: row ${row.epoch}/${row.seq} where ${follows} comes next`);
+    if (before !== null && row.epoch < before.epoch) world.violated('I3', `${gate.name}: epoch ${row.epoch} after ${before.epoch}`);
+    const stored = world.cloud.has(gate.name, row.epoch, row.seq);
+    if (stored !== row.entry['hash'])
+      world.violated('I1', `${gate.name}: row ${row.epoch}/${row.seq} is ${stored === null ? 'not in the cloud' : 'another one in the cloud'}`);
+    before = row;
+  }
+}
+
+/** I1: what anybody was shown is there. */
+function checkShown(world: World, gate: SimGate, seen: Seen): void {
+  for (const [key, hash] of seen.shown) {
+    const [epoch, seq] = key.split(' ').map(Number) as [number, number];
+    const stored = world.cloud.has(gate.name, epoch, seq);
+    if (stored === null || (hash !== null && stored !== hash))
+      world.violated('I1', `${gate.name}: row ${key} was shown and is ${stored === null ? 'lost' : 'another one now'}`);
+  }
+}
+
+/** I2: every unit that was opened ended once. */
+function checkOutcomes(world: World, gate: SimGate): void {
+  const open = new Map<string, Set<number>>();
+  const rows = [...(world.cloud.ledgers.get(gate.name) ?? [])].flatMap(([epoch, stored]) => [...stored.values()].map((row) => ({ ...row, epoch })));
+  rows.sort((a, b) => a.epoch - b.epoch || a.seq - b.seq);
+  for (const { epoch, seq, entry } of rows) {
+    const releases = entry['kind'] === 'grant' || (entry['kind'] === 'override' && entry['units'] !== undefined);
+    if (releases) open.set(`${epoch} ${seq}`, new Set(Array.from({ length: Number(entry['units']) }, (_, n) => n + 1)));
+    if (entry['kind'] !== 'passage' || !Array.isArray(entry['of'])) continue;
+    if (open.get(entry['of'].join(' '))?.delete(Number(entry['unit'] ?? 1)) !== true)
+      world.violated(
+        'I2',
+        `${gate.name}: row ${epoch}/${seq} says ${entry['outcome']} of unit ${entry['unit']} of ${entry['of'].join('/')}, which is not open`,
+      );
+  }
+  for (const [key, units] of open) if (units.size > 0) world.violated('I2', `${gate.name}: grant ${key} never heard how unit ${[...units].join(', ')} ended`);
+}
+
+/** I7: what the ledger says of passages is what the turnstile did. Unknown ones, and those in the dark, may have been or not. */
+function checkTruth(world: World, gate: SimGate): void {
+  const said = { in: { sure: 0, unsure: 0 }, out: { sure: 0, unsure: 0 } };
+  for (const stored of world.cloud.ledgers.get(gate.name)?.values() ?? []) {
+    for (const { entry } of stored.values()) {
+      if (entry['kind'] !== 'passage') continue;
+      const sums = said[entry['direction'] as Direction];
+      if (['passed', 'stuck', 'free', 'forced'].includes(String(entry['outcome']))) sums.sure += 1;
+    }
+  }
+  for (const direction of ['in', 'out'] as const) {
+    if (said[direction].sure > gate.turned[direction])
+      world.violated('I7', `${gate.name}: ${said[direction].sure} passages ${direction} are recorded, and ${gate.turned[direction]} happened`);
+  }
+}
+
+/** I9, I3: rows in the cloud are those of the gate whose name they carry, and each epoch is one chain. */
+function checkCloud(world: World, gates: readonly SimGate[]): void {
+  const names = new Set([...gates.map(({ name }) => name), CLOUD_LEDGER]);
+  for (const [ledger, epochs] of world.cloud.ledgers) {
+    if (!names.has(ledger)) world.violated('I9', `the cloud took rows of ${ledger}, which is no gate of this site`);
+    for (const [epoch, rows] of epochs) {
+      let previous = firstPredecessor(sha256, ledger, epoch);
+      for (let seq = 1; seq <= rows.size; seq++) {
+        const row = rows.get(seq);
+        if (row === undefined) {
+          world.violated('I3', `${ledger}: the cloud holds ${rows.size} rows of epoch ${epoch}, and not row ${seq}`);
+          break;
+        }
+        const hash = entryHash(sha256, previous, row.entry);
+        if (hash !== row.hash)
+          world.violated(ledger === CLOUD_LEDGER ? 'I3' : 'I9', `${ledger}: row ${epoch}/${seq} does not carry the hash of the one before`);
+        previous = row.hash;
+      }
+    }
+  }
+  for (const clone of world.cloud.clones) world.violated('I3', `two rows were written as ${clone}`);
+}
+
+/** I4, I7, I10: verdicts, sums, order. */
+function checkAccount({ world, policy }: Ending): void {
+  const account = accountOf(world.cloud.rows(), world.cloud.accountTicket, policy);
+  for (const [key, counts] of account.counts) {
+    if (counts.grants !== counts.winners + counts.reentries + counts.exits + counts.excess + counts.annulled)
+      world.violated('I7', `${key}: ${counts.grants} grants are not the sum of their verdicts`);
+  }
+  for (const [ticketId, judged] of account.tickets) checkOrder(world, ticketId, judged);
+}
+
+/** I10: who was surely first ranks first; who cannot be told apart is flagged. */
+function checkOrder(world: World, ticketId: string, judged: readonly Judged[]): void {
+  const winners = judged.filter((one) => one.verdict === 'winner').length;
+  if (winners > 1) world.violated('I7', `${ticketId} has ${winners} first entries`);
+  for (const [index, later] of judged.entries()) {
+    for (const earlier of judged.slice(0, index)) {
+      if (later.highMs < earlier.lowMs) world.violated('I10', `${ticketId}: ${later.key} was surely before ${earlier.key}, and ranks after it`);
+      const overlap = later.lowMs <= earlier.highMs && earlier.lowMs <= later.highMs;
+      if (overlap && later.used > 0 && earlier.used > 0 && !(later.overlapping && earlier.overlapping))
+        world.violated('I10', `${ticketId}: ${later.key} and ${earlier.key} cannot be told apart, and are not flagged`);
+    }
+  }
+}

@@ -1,0 +1,310 @@
+/** A fleet and what befalls it: one world for HISTORIES_A_FLEET histories, each with tickets of its own, each ended by healing, quiet and the checks. */
+import { rmSync } from 'node:fs';
+import { makeOverlay } from '../../daemon/desk-fixture.ts';
+import { effectivePolicy } from '../../rules/policy.ts';
+import type { AccountPolicy } from './account.ts';
+import { createBroker } from './broker.ts';
+import { checkEnd } from './check.ts';
+import { CLOUD_LEDGER, type Cloud, createCloud } from './cloud.ts';
+import { createSimGate, type SimGate } from './gate.ts';
+import { BASE_MS, codeOf, copyStore, GATES, type House, POLICIES, ticketOf } from './house.ts';
+import { type FleetPlan, inWords, STEPS_MS, type Step } from './plan.ts';
+import { randomOf } from './random.ts';
+import { createScheduler } from './scheduler.ts';
+import { createRegistry, type Seen, watchGate } from './watch.ts';
+import { createTrace, type Invariant, type MutantName, type Violation, type World } from './world.ts';
+
+/** After healing, all must be quiet within so long: two heartbeats, and the longest wait before a gate connects again. */
+const QUIET_WITHIN_MS = 150_000;
+const LOOK_EVERY_MS = 1_000;
+/** The first connection of a new fleet. */
+const SETTLE_MS = 3_000;
+
+export interface HistoryResult {
+  readonly violations: readonly Violation[];
+  readonly traceHash: string;
+  readonly lines: readonly string[];
+  readonly counts: { readonly grants: number; readonly refusals: number; readonly releases: number; readonly lives: number };
+}
+
+export interface Fleet {
+  readonly cloud: Cloud;
+  readonly policy: AccountPolicy;
+  /** Lives through one history. Ends in quiet, or with a violation. */
+  live(steps: readonly Step[]): Promise<HistoryResult>;
+  /** Gives back files and handles. */
+  end(): Promise<void>;
+}
+
+export interface FleetOptions {
+  readonly house: House;
+  readonly seed: number;
+  readonly plan: FleetPlan;
+  readonly mutant: MutantName | null;
+  readonly keepTrace: boolean;
+}
+
+export async function startFleet({ house, seed, plan, mutant, keepTrace }: FleetOptions): Promise<Fleet> {
+  const scheduler = createScheduler();
+  const random = randomOf(seed, 'run', plan.fleet);
+  const trace = createTrace(keepTrace);
+  const violations: Violation[] = [];
+  const names = GATES.slice(0, plan.gates);
+  const registry = createRegistry();
+  const violated = (invariant: Invariant, what: string): void => {
+    violations.push({ invariant, what, atMs: scheduler.nowMs() });
+    trace.add(scheduler.nowMs(), `VIOLATED ${invariant}: ${what}`);
+  };
+  const broker = createBroker(scheduler, random, plan.network, (what) => trace.add(scheduler.nowMs(), what));
+  const cloud: Cloud = createCloud(() => world, names, registry);
+  const world: World = { house, scheduler, random, policy: plan.policy, mutant, broker, cloud, trace, violated, violations };
+  const policy = accountPolicy(plan.policy);
+  const folders: string[] = [];
+  const seen = new Map<string, Seen>();
+  const gates: SimGate[] = [];
+  const images = new Map<string, string>();
+  await cloud.start();
+  for (const [index, name] of names.entries()) {
+    const path = await house.store(name, plan.policy);
+    const gate = createSimGate(world, name, path, (made) => {
+      const watch = watchGate(world, registry, made, policy);
+      seen.set(name, watch);
+      return watch.watcher;
+    });
+    Object.assign(gate.oscillator, plan.clocks[index]);
+    gates.push(gate);
+    gate.start();
+  }
+  await scheduler.runUntil(SETTLE_MS);
+
+  const healers: (() => void)[] = [];
+  /** Something is so for a while, or until everything is healed. */
+  const forAWhile = (forMs: number, heal: () => void): void => {
+    let done = false;
+    const once = (): void => {
+      if (done) return;
+      done = true;
+      heal();
+    };
+    healers.push(once);
+    scheduler.after(forMs, null, once);
+  };
+  const backlogOf = (gate: SimGate): number => gate.life()?.desk.core()?.status(stampNow()).backlog ?? Number.POSITIVE_INFINITY;
+  const stampNow = () => ({ boottimeMs: 0, wallMs: BASE_MS + scheduler.nowMs(), bootId: '', offset: null, trusted: true });
+  /** A technician: once all rows of the gate are in the cloud, another card goes in, and guests wait until it has heard from the cloud. */
+  const exchange = (gate: SimGate, image: string | null): void => {
+    const state = gate.life()?.gate.state();
+    // Nobody under way, and nothing that only this card knows.
+    if (
+      state === undefined ||
+      backlogOf(gate) > 0 ||
+      state.in.signal !== 'ready' ||
+      state.out.signal !== 'ready' ||
+      state.pendingNotes > 0 ||
+      busy.has(gate.name)
+    )
+      return;
+    busy.add(gate.name);
+    gate.kill();
+    const folder = house.folderFor(gate.name);
+    if (image !== null) copyStore(image, folder);
+    gate.replaceCard(folder);
+    trace.add(scheduler.nowMs(), `${gate.name} gets ${image === null ? 'a new card' : 'an old card'}`);
+    gate.start();
+    forAWhile(4_000, () => busy.delete(gate.name));
+  };
+  const busy = new Set<string>();
+
+  const carryOut = (step: Step): void => {
+    const gate = 'gate' in step ? gates[step.gate] : undefined;
+    if ('gate' in step && gate === undefined) return;
+    trace.add(scheduler.nowMs(), `step ${inWords(step)}`);
+    const at = gate as SimGate;
+    switch (step.do) {
+      case 'show':
+        if (!busy.has(at.name)) at.show(codeOf(step.ticket), step.direction, step.acts);
+        return;
+      case 'nonsense':
+        return at.show('no such ticket at all, whatever it says', 'in', []);
+      case 'push':
+        return at.push('in');
+      case 'press':
+        if (busy.has(at.name) || at.life() === null) return;
+        seen.get(at.name)?.pressed();
+        return at.press();
+      case 'kill':
+      case 'power-cut':
+        if (busy.has(at.name) || at.life() === null) return;
+        if (step.do === 'kill') at.kill();
+        else at.powerCut();
+        return forAWhile(step.forMs, () => at.start());
+      case 'cut':
+        broker.cut(at.name, true);
+        return forAWhile(step.forMs, () => broker.cut(at.name, false));
+      case 'web-cut':
+        at.webCut = true;
+        return forAWhile(step.forMs, () => {
+          at.webCut = false;
+        });
+      case 'stall':
+        at.disk.stallMs = step.forMs;
+        return forAWhile(step.forMs, () => {
+          at.disk.stallMs = 0;
+        });
+      case 'disk-fails':
+        at.disk.fails = true;
+        return forAWhile(step.forMs, () => {
+          at.disk.fails = false;
+        });
+      case 'fire':
+        at.fire(true);
+        scheduler.after(Math.min(400, step.forMs), at.life(), () => {
+          if (at.life() !== null && (!at.level('release_in') || !at.level('release_out')))
+            violated('I8', `${at.name} is not open ${Math.min(400, step.forMs)} ms into a fire`);
+        });
+        return forAWhile(step.forMs, () => {
+          at.fire(false);
+          resetFire(at);
+        });
+      case 'clock':
+        at.oscillator.wallErrorMs += step.byMs;
+        return;
+      case 'impostor':
+        if (gates.length === 1) return;
+        return broker.inject(`stile/1/${at.name}/ledger`, forgedRows(gates[(step.gate + 1) % gates.length]?.name ?? at.name), at.name);
+      case 'forged-overlay':
+        return broker.inject(`stile/1/${at.name}/overlay`, makeOverlay(house.stranger, cloud.version, cloud.version + 1, [ticketOf(5)]), 'cloud');
+      case 'stale-overlay': {
+        const old = cloud.published();
+        const one = old[random.int(Math.max(1, old.length))];
+        return one === undefined ? undefined : broker.inject(`stile/1/${at.name}/overlay`, one, 'cloud');
+      }
+      case 'new-card':
+        return exchange(at, null);
+      case 'old-card':
+        return exchange(at, images.get(at.name) ?? null);
+      case 'broker-restart':
+        if (!broker.up) return;
+        broker.stop(step.keeps);
+        return forAWhile(step.forMs, () => broker.start());
+      case 'cloud-down':
+        return cloud.crash(step.forMs);
+      case 'rights':
+        return cloud.change(step.ticket, step.change);
+      case 'manifest':
+        return cloud.buildManifest();
+      case 'settle':
+        return cloud.settle(step.pick, step.outcome);
+    }
+  };
+  const resetFire = (gate: SimGate): void => {
+    const reset = (): void => {
+      const life = gate.life();
+      if (life === null || !life.gate.state().fire.latched) return;
+      void life.gate.command({ command: 'reset-emergency', actor: 'staff-1', reason: 'over' });
+      scheduler.after(500, null, reset);
+    };
+    scheduler.after(50, null, reset);
+  };
+
+  const isQuiet = (): boolean => gates.every((gate) => gateIsQuiet(gate)) && cloud.up;
+  const gateIsQuiet = (gate: SimGate): boolean => {
+    const life = gate.life();
+    const core = life?.desk.core();
+    if (life === null || core == null || !life.uplink.online() || life.uplink.inFlight() > 0) return false;
+    const state = life.gate.state();
+    if (state.fire.latched || state.pendingNotes > 0 || state.in.signal !== 'ready' || state.out.signal !== 'ready') return false;
+    const known = core.vector();
+    for (const [ledger, epochs] of cloud.ledgers) {
+      const newest = Math.max(...epochs.keys());
+      const at = known[ledger];
+      if (at === undefined || at[0] < newest || (at[0] === newest && at[1] < cloud.upto(ledger, newest))) return false;
+    }
+    const status = core.status(stampNow());
+    return status.backlog === 0 && status.usageComplete && status.manifests[0]?.overlayVersion === cloud.version;
+  };
+  const whyNotQuiet = (): string =>
+    gates
+      .map((gate) => {
+        const core = gate.life()?.desk.core();
+        const status = core?.status(stampNow());
+        const state = gate.life()?.gate.state();
+        return `${gate.name}: ${JSON.stringify({ life: gate.life() !== null, online: gate.life()?.uplink.online(), inFlight: gate.life()?.uplink.inFlight(), backlog: status?.backlog, complete: status?.usageComplete, version: status?.manifests[0]?.overlayVersion, wanted: cloud.version, signals: [state?.in.signal, state?.out.signal], pending: state?.pendingNotes, fire: state?.fire.latched, knows: core?.vector() })}`;
+      })
+      .join('; ');
+
+  const heal = async (): Promise<void> => {
+    for (const healer of healers.splice(0)) healer();
+    broker.calm(true);
+    await scheduler.runUntil(scheduler.nowMs() + 9_000);
+    // A row more at every gate, so that whoever missed the last one sees that it is missing.
+    for (const gate of gates) {
+      seen.get(gate.name)?.pressed();
+      gate.press();
+    }
+    const untilMs = scheduler.nowMs() + QUIET_WITHIN_MS;
+    do await scheduler.runUntil(scheduler.nowMs() + LOOK_EVERY_MS);
+    while (!isQuiet() && scheduler.nowMs() < untilMs && violations.length === 0);
+    if (!isQuiet() && violations.length === 0) violated('I5', `not quiet ${QUIET_WITHIN_MS / 1000} s after everything was healed: ${whyNotQuiet()}`);
+  };
+
+  return {
+    cloud,
+    policy,
+    async live(steps) {
+      const beganMs = scheduler.nowMs();
+      broker.calm(false);
+      for (const gate of steps.some((step) => step.do === 'old-card') ? gates : []) {
+        const image = house.folderFor(`image-${gate.name}`);
+        copyStore(gate.path(), image);
+        folders.push(image);
+        images.set(gate.name, image);
+      }
+      for (const step of steps) {
+        if (violations.length > 0) break;
+        await scheduler.runUntil(beganMs + step.atMs);
+        carryOut(step);
+      }
+      await scheduler.runUntil(Math.max(scheduler.nowMs(), beganMs + Math.min(STEPS_MS, (steps.at(-1)?.atMs ?? 0) + 500)));
+      if (violations.length === 0) await heal();
+      if (violations.length === 0) checkEnd({ world, gates, seen, policy });
+      for (const row of cloud.rows()) trace.add(0, `${row.gate} ${row.epoch} ${row.seq} ${row.hash}`);
+      const counts = { grants: 0, refusals: 0, releases: 0, lives: 0 };
+      for (const one of seen.values()) for (const key of ['grants', 'refusals', 'releases'] as const) counts[key] += one.counts[key];
+      for (const gate of gates) counts.lives += gate.life()?.number ?? 0;
+      return { violations: [...violations], traceHash: trace.digest(), lines: trace.lines ?? [], counts };
+    },
+    async end() {
+      for (const gate of gates) {
+        gate.life()?.desk.drop();
+        folders.push(gate.path());
+      }
+      await scheduler.settle();
+      for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Rows that this gate never wrote, by whoever has another gate's certificate. */
+function forgedRows(gate: string): Uint8Array {
+  const entries = [
+    { seq: 9_001, kind: 'alarm', what: 'forged', detail: '', ts: new Date(BASE_MS).toISOString(), boot_id: 'x', boottime_ms: 1, hash: 'f'.repeat(64) },
+  ];
+  return Buffer.from(JSON.stringify({ schema: 1, gate, epoch: 99, tenant_id: '00000000-0000-4000-8000-000000000000', entries }));
+}
+
+/** What the reference account needs of the event's policy, by the product's own merging of layers. */
+export function accountPolicy(index: number): AccountPolicy {
+  const policy = effectivePolicy(POLICIES[index] as never, 'standard', GATES[0] as string);
+  return {
+    duplicateWindowS: policy.duplicate_window_s,
+    rule: policy.reentry.rule,
+    minGapS: policy.reentry.min_gap_s,
+    maxReentries: policy.reentry.max,
+    countsAsEntry: policy.reentry.counts_as_entry,
+    total: policy.entries.total,
+    perGate: policy.entries.per_gate,
+    hardPassback: policy.passback.mode === 'hard',
+  };
+}
+export { CLOUD_LEDGER };

@@ -1,0 +1,152 @@
+/**
+ * What happens in a history: steps drawn from the seed before anything runs, so that a failing history can be run again with fewer of them.
+ */
+import type { Direction } from '../../contract/ids.ts';
+import type { Network } from './broker.ts';
+import type { Act } from './gate.ts';
+import { GATES, HISTORIES_A_FLEET, POLICIES, TICKETS_A_HISTORY } from './house.ts';
+import { type Random, randomOf } from './random.ts';
+
+export type Step = { readonly atMs: number } & (
+  | { readonly do: 'show'; readonly gate: number; readonly direction: Direction; readonly ticket: number; readonly acts: readonly Act[] }
+  | { readonly do: 'nonsense' | 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'old-card'; readonly gate: number }
+  | { readonly do: 'kill' | 'power-cut' | 'cut' | 'web-cut' | 'stall' | 'disk-fails' | 'fire'; readonly gate: number; readonly forMs: number }
+  | { readonly do: 'clock'; readonly gate: number; readonly byMs: number }
+  | { readonly do: 'broker-restart'; readonly keeps: boolean; readonly forMs: number }
+  | { readonly do: 'cloud-down'; readonly forMs: number }
+  | { readonly do: 'rights'; readonly ticket: number; readonly change: 'revoke' | 'block' | 'restore' | 'vip' | 'sell' }
+  | { readonly do: 'manifest' }
+  | { readonly do: 'settle'; readonly pick: number; readonly outcome: 'passed' | 'returned' }
+);
+
+/** How a fleet is made; the same for all histories that it lives through. */
+export interface FleetPlan {
+  readonly fleet: number;
+  readonly gates: number;
+  readonly policy: number;
+  readonly network: Network;
+  readonly clocks: readonly { readonly driftPpm: number; readonly wallErrorMs: number; readonly synchronised: boolean }[];
+}
+
+/** Steps lie within so many ms; then all is healed, and quiet is waited for. */
+export const STEPS_MS = 24_000;
+
+export const fleetOf = (history: number): number => Math.floor(history / HISTORIES_A_FLEET);
+
+export function planFleet(seed: number, fleet: number): FleetPlan {
+  const random = randomOf(seed, 'fleet', fleet);
+  return {
+    fleet,
+    gates: random.weighted([
+      [3, 1],
+      [5, 2],
+      [2, 3],
+    ]),
+    policy: random.int(POLICIES.length),
+    network: random.weighted<Network>([
+      [5, { latencyMs: [1, 12], lost: 0, doubled: 0, late: 0 }],
+      [3, { latencyMs: [2, 60], lost: 0.02, doubled: 0.05, late: 0.05 }],
+      [2, { latencyMs: [5, 400], lost: 0.08, doubled: 0.1, late: 0.15 }],
+    ]),
+    clocks: GATES.map(() => ({
+      driftPpm: random.between(-50, 50),
+      wallErrorMs: random.weighted([
+        [5, random.between(-40, 40)],
+        [1, random.between(-3_600_000, 3_600_000)],
+      ]),
+      synchronised: random.chance(0.7),
+    })),
+  };
+}
+
+const ACTS: readonly (readonly [number, Act])[] = [
+  [60, 'pass'],
+  [5, 'late'],
+  [14, 'none'],
+  [3, 'after'],
+  [1, 'stuck'],
+];
+const FOR_MS = { short: [200, 2_000], long: [1_000, 12_000] } as const;
+
+/** The steps of one history, in order of time. */
+export function planHistory(seed: number, history: number, fleet: FleetPlan): Step[] {
+  const random = randomOf(seed, 'history', history);
+  const first = (history % HISTORIES_A_FLEET) * TICKETS_A_HISTORY;
+  const quiet = random.chance(0.15);
+  const shows = 6 + random.int(6 + 3 * fleet.gates);
+  const faults = quiet ? 0 : 1 + random.int(4);
+  const steps: Step[] = [];
+  for (let n = 0; n < shows; n++) steps.push(drawGuest(random, fleet, first));
+  for (let n = 0; n < faults; n++) steps.push(...drawFault(random, fleet, first));
+  return steps.sort((a, b) => a.atMs - b.atMs);
+}
+
+function drawGuest(random: Random, fleet: FleetPlan, first: number): Step {
+  const atMs = random.int(STEPS_MS);
+  const gate = random.int(fleet.gates);
+  if (random.chance(0.03)) return { atMs, do: 'nonsense', gate };
+  // Few tickets at many gates: that is where it becomes difficult.
+  const ticket =
+    first +
+    random.weighted<number>([
+      [4, 0],
+      [2, 1],
+      [3, 2],
+      [2, 3],
+      [3, 4],
+      [1, 5],
+    ]);
+  const acts = Array.from({ length: 3 }, () => random.weighted(ACTS));
+  return { atMs, do: 'show', gate, direction: random.chance(0.2) ? 'out' : 'in', ticket, acts };
+}
+
+type Draw = (random: Random, fleet: FleetPlan, first: number) => Omit<Step, 'atMs'> | Omit<Step, 'atMs'>[];
+const gateFault =
+  (what: 'kill' | 'power-cut' | 'cut' | 'web-cut' | 'stall' | 'disk-fails' | 'fire', [min, max]: readonly [number, number]): Draw =>
+  (random, fleet) =>
+    ({ do: what, gate: random.int(fleet.gates), forMs: random.between(min, max) }) as Omit<Step, 'atMs'>;
+const atGate =
+  (what: 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'old-card'): Draw =>
+  (random, fleet) =>
+    ({ do: what, gate: random.int(fleet.gates) }) as Omit<Step, 'atMs'>;
+const DRAWS: readonly (readonly [number, Draw])[] = [
+  [8, gateFault('kill', FOR_MS.short)],
+  [10, gateFault('power-cut', FOR_MS.short)],
+  [10, gateFault('cut', FOR_MS.long)],
+  [3, gateFault('web-cut', FOR_MS.long)],
+  [3, gateFault('stall', [500, 5_000])],
+  [3, gateFault('disk-fails', FOR_MS.long)],
+  [2, gateFault('fire', [800, 4_000])],
+  [4, atGate('push')],
+  [3, atGate('press')],
+  [2, atGate('impostor')],
+  [2, atGate('forged-overlay')],
+  [3, atGate('stale-overlay')],
+  [1, atGate('new-card')],
+  [2, atGate('old-card')],
+  [4, (random) => ({ do: 'broker-restart', keeps: random.chance(0.5), forMs: random.between(200, 3_000) }) as Omit<Step, 'atMs'>],
+  [4, (random) => ({ do: 'cloud-down', forMs: random.between(500, 9_000) }) as Omit<Step, 'atMs'>],
+  [3, (random, fleet) => ({ do: 'clock', gate: random.int(fleet.gates), byMs: random.between(-120_000, 120_000) }) as Omit<Step, 'atMs'>],
+  [
+    6,
+    (random, _, first) =>
+      ({ do: 'rights', ticket: first + random.int(TICKETS_A_HISTORY), change: random.pick(['revoke', 'block', 'restore', 'vip', 'sell', 'sell']) }) as Omit<
+        Step,
+        'atMs'
+      >,
+  ],
+  [3, () => ({ do: 'manifest' }) as Omit<Step, 'atMs'>],
+  [4, (random) => ({ do: 'settle', pick: random.int(8), outcome: random.pick(['passed', 'returned']) }) as Omit<Step, 'atMs'>],
+];
+
+function drawFault(random: Random, fleet: FleetPlan, first: number): Step[] {
+  const drawn = random.weighted(DRAWS)(random, fleet, first);
+  const atMs = random.int(STEPS_MS);
+  return [drawn].flat().map((one) => ({ ...one, atMs }) as Step);
+}
+
+/** A step in a few words. */
+export function inWords(step: Step): string {
+  const { atMs, ...rest } = step;
+  return `${(atMs / 1000).toFixed(2)} s: ${Object.values(rest).flat().join(' ')}`;
+}

@@ -1,0 +1,87 @@
+/**
+ * What a power cut leaves of a SQLite database: as much as its own `synchronous` setting promises, commit by commit.
+ *
+ * FULL: every commit. NORMAL: the database as it was at the last checkpoint, and any number of the commits since. The setting is read
+ * from SQLite itself, on each connection, when it is made.
+ */
+import { closeSync, existsSync, openSync, readFileSync, rmSync, truncateSync } from 'node:fs';
+import { join } from 'node:path';
+import { openForBuilding } from '../../daemon/store/sqlite.ts';
+import { copyStore } from './house.ts';
+import type { Random } from './random.ts';
+
+const FULL = 2;
+const WAL_HEADER_BYTES = 32;
+const FRAME_HEADER_BYTES = 24;
+
+/** What SQLite says of each database that was opened, by path. */
+const levels = new Map<string, number>();
+let pretendsFull = false;
+let watching = false;
+
+interface WithPragma {
+  readonly name: string;
+  pragma(text: string, options?: { simple: boolean }): unknown;
+}
+
+/** From now on every connection's `synchronous` is read back. Once a process. */
+export function watchSynchronous(folder: string): void {
+  if (watching) return;
+  watching = true;
+  const path = join(folder, 'prototype.sqlite');
+  closeSync(openSync(path, 'w'));
+  const db = openForBuilding(path);
+  const prototype = Object.getPrototypeOf(db) as WithPragma;
+  db.close();
+  rmSync(path);
+  const real = prototype.pragma;
+  prototype.pragma = function (this: WithPragma, text, options) {
+    if (pretendsFull && text === 'synchronous') return FULL;
+    const answer = real.call(this, pretendsFull && text === 'synchronous = FULL' ? 'synchronous = NORMAL' : text, options);
+    if (text.startsWith('synchronous =')) levels.set(this.name, Number(real.call(this, 'synchronous', { simple: true })));
+    return answer;
+  };
+}
+
+/** The mutant: a store that believes in FULL and has NORMAL. */
+export function pretendFull(on: boolean): void {
+  pretendsFull = on;
+}
+
+/** The store as a killed process leaves it. */
+export function storeAfterKill(from: string, to: string): void {
+  copyStore(from, to);
+}
+
+/** The store as a power cut leaves it. Answers how many commits of the ledger were lost. */
+export function storeAfterPowerCut(from: string, to: string, random: Random): number {
+  copyStore(from, to);
+  let lost = 0;
+  for (const name of ['ledger.sqlite', 'usage.sqlite']) {
+    const wal = join(to, `${name}-wal`);
+    if ((levels.get(join(from, name)) ?? 0) >= FULL || !existsSync(wal)) continue;
+    const ends = commitsOf(readFileSync(wal));
+    const kept = random.int(ends.length + 1);
+    truncateSync(wal, kept === 0 ? 0 : (ends[kept - 1] as number));
+    if (name === 'ledger.sqlite') lost = ends.length - kept;
+  }
+  return lost;
+}
+
+export function forgetLevels(path: string): void {
+  levels.delete(join(path, 'ledger.sqlite'));
+  levels.delete(join(path, 'usage.sqlite'));
+}
+
+/** Where each commit of a write-ahead log ends, in bytes. */
+export function commitsOf(wal: Buffer): number[] {
+  const ends: number[] = [];
+  if (wal.byteLength < WAL_HEADER_BYTES) return ends;
+  const frameBytes = FRAME_HEADER_BYTES + wal.readUInt32BE(8);
+  const salt = wal.subarray(16, 24);
+  for (let at = WAL_HEADER_BYTES; at + frameBytes <= wal.byteLength; at += frameBytes) {
+    if (!wal.subarray(at + 8, at + 16).equals(salt)) break;
+    if (wal.readUInt32BE(at + 4) !== 0) ends.push(at + frameBytes);
+  }
+  return ends;
+}

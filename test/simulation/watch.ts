@@ -1,0 +1,200 @@
+/** What is seen of a gate while the history runs, and what can be judged at once: I1, I2, I4, I6, I8. */
+import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
+import type { DeskCore } from '../../daemon/desk-core.ts';
+import type { Decision, Presentation } from '../../daemon/ports.ts';
+import { type AccountPolicy, type AccountTicket, excessOf, grantsOf, newReplay, type Row, take } from './account.ts';
+import { atOf } from './cloud.ts';
+import type { GateWatcher, SimGate } from './gate.ts';
+import type { World } from './world.ts';
+
+/** Refusals that say that the ticket is used up. */
+const USED_UP: ReadonlySet<string> = new Set(['already_redeemed', 'max_entries', 'already_inside', 'passback']);
+const READ_ROWS = 500;
+const NOWHEN = { boottimeMs: 0, wallMs: 0, bootId: '', offset: null, trusted: true } as const;
+
+export interface Seen {
+  /** Every row of this gate that anybody was shown, by a decision, a note's answer or a message: `epoch seq` → hash, null where only the place is known. */
+  readonly shown: ReadonlyMap<string, string | null>;
+  readonly watcher: GateWatcher;
+  /** A guest pressed the staff button: it opens at once, and its row follows. */
+  pressed(): void;
+  readonly counts: { grants: number; refusals: number; releases: number };
+}
+
+/** Rows that left their gate, by ticket: what any other gate may have heard. */
+export interface Registry {
+  add(row: Row): void;
+  ofTicket(ticketRef: string): Iterable<Row>;
+}
+export function createRegistry(): Registry {
+  const byTicket = new Map<string, Map<string, Row>>();
+  return {
+    add(row) {
+      const ref = row.entry['ticket_ref'];
+      if (typeof ref !== 'string') return;
+      const rows = byTicket.get(ref) ?? new Map<string, Row>();
+      byTicket.set(ref, rows);
+      rows.set(`${row.gate} ${row.epoch} ${row.seq}`, row);
+    },
+    ofTicket: (ref) => byTicket.get(ref)?.values() ?? [],
+  };
+}
+
+export function watchGate(world: World, registry: Registry, gate: SimGate, policy: AccountPolicy): Seen {
+  const { scheduler, cloud } = world;
+  let allowed: Record<Direction, number> = { in: 0, out: 0 };
+  let given: Record<Direction, number> = { in: 0, out: 0 };
+  let presses = 0;
+  const counts = { grants: 0, refusals: 0, releases: 0 };
+  const shown = new Map<string, string | null>();
+  /** Shown, and not yet known to be in the cloud. */
+  const waiting = new Set<string>();
+  /** This store's own rows, read as they come. */
+  let own = new Map<string, Row>();
+  let last: RowPosition | null = null;
+  /** Peers' rows that this card was ever given. */
+  let heard = new Set<string>();
+
+  const show = (key: string, hash: string | null): void => {
+    const before = shown.get(key);
+    if (before != null && hash !== null && before !== hash) world.violated('I1', `${gate.name} shows row ${key} with another hash than before`);
+    if (before === undefined) waiting.add(key);
+    if (before == null) shown.set(key, hash);
+  };
+  const readOwn = (core: DeskCore): void => {
+    for (;;) {
+      const rows = core.rows(last, READ_ROWS);
+      for (const { epoch, entry } of rows) {
+        own.set(`${epoch} ${entry.seq}`, { gate: gate.name, epoch, seq: entry.seq, entry });
+        last = [epoch, entry.seq];
+      }
+      if (rows.length < READ_ROWS) return;
+    }
+  };
+  /**
+   * What rows that this gate had applied say of a ticket: its own, and of each other ledger what the desk says that it knows.
+   * `above`: with those beyond a hole, which count at once; a restart may have forgotten some of them.
+   */
+  const knownOf = (ticketRef: string, known: LedgerVector, above: boolean): Row[] => {
+    const rows = [...own.values()].filter(({ entry }) => entry['ticket_ref'] === ticketRef);
+    for (const row of registry.ofTicket(ticketRef)) {
+      if (row.gate === gate.name && own.has(`${row.epoch} ${row.seq}`)) continue;
+      const at = known[row.gate];
+      const inPrefix = at !== undefined && (row.epoch < at[0] || (row.epoch === at[0] && row.seq <= at[1]));
+      if (inPrefix || (above && heard.has(`${row.gate} ${row.epoch} ${row.seq}`))) rows.push(row);
+    }
+    return rows;
+  };
+  /** Fire opens whatever was granted: such edges are nobody's. */
+  const isFree = (): boolean => {
+    const state = gate.life()?.gate.state();
+    return state === undefined || state.fire.latched || state.in.mode !== 'controlled' || state.out.mode !== 'controlled';
+  };
+
+  const decided = (presentation: Presentation, { verdict, row, ticketRef, ticketId }: Decision, known: LedgerVector): void => {
+    const core = gate.life()?.desk.core();
+    show(row.join(' '), null);
+    if (verdict.kind === 'grant') {
+      counts.grants += 1;
+      allowed[presentation.direction] += verdict.units;
+    } else counts.refusals += 1;
+    world.trace.add(scheduler.nowMs(), `${gate.name} decides ${row.join('/')} ${verdict.kind === 'grant' ? verdict.type : verdict.reason} ${ticketId ?? ''}`);
+    if (core == null || ticketId === null || ticketRef === null) return;
+    if (verdict.kind === 'refusal' && (!USED_UP.has(verdict.reason) || !core.status(NOWHEN).usageComplete)) return;
+    readOwn(core);
+    const written = own.get(row.join(' '));
+    if (written === undefined) return world.violated('I1', `${gate.name} decided ${row.join('/')}, and the row is not in its ledger`);
+    const version = Number(written.entry['manifest_version'] ?? cloud.version);
+    const right = cloud.rightAt(ticketId, version);
+    if (right === null || (verdict.kind === 'grant' && presentation.direction === 'in' && right.status !== 'valid'))
+      return world.violated('I4', `${gate.name} admitted ${ticketId} by version ${version}, where it is ${right?.status ?? 'not sold'}`);
+    if (verdict.kind === 'grant' && presentation.direction === 'out') return;
+    judge(presentation.direction, verdict.kind === 'grant', { ticketId, units: right.units, vip: right.vip, maxScans: right.max_scans }, written, known);
+  };
+
+  /** I4: by the rows that the gate had applied, the ticket had a right left; or had none, where it was refused for that. */
+  const judge = (direction: Direction, isGranted: boolean, ticket: AccountTicket, written: Row, known: LedgerVector): void => {
+    const causes = [false, true].map((above) => causeBy(knownOf(String(written.entry['ticket_ref']), known, above), direction, ticket, written));
+    const place = `${written.epoch}/${written.seq}`;
+    if (isGranted && causes.every((cause) => cause !== null && USED_UP.has(cause)))
+      world.violated('I4', `${gate.name} admitted ${ticket.ticketId} as ${place}: by what it knew, ${causes[0]}`);
+    if (!isGranted && causes.every((cause) => cause === null))
+      world.violated('I4', `${gate.name} refused ${ticket.ticketId} as used up (${place}): by what it knew, it had a right left`);
+  };
+  const causeBy = (rows: readonly Row[], direction: Direction, ticket: AccountTicket, written: Row): string | null => {
+    const grants = grantsOf(rows)
+      .filter((grant) => grant.used > 0 && !(grant.gate === gate.name && grant.epoch === written.epoch && grant.seq === written.seq))
+      .sort((a, b) => atOf(a.entry) - atOf(b.entry) || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0) || a.epoch - b.epoch || a.seq - b.seq);
+    const replay = newReplay();
+    // A gate counts what happened, within its right or not.
+    for (const grant of grants) take(replay, { ...grant, atMs: atOf(grant.entry) }, ticket);
+    return excessOf(replay, { gate: gate.name, direction, used: 1, atMs: atOf(written.entry) }, ticket, policy);
+  };
+
+  return {
+    shown,
+    counts,
+    pressed() {
+      presses += 1;
+    },
+    watcher: {
+      started() {
+        allowed = { in: 0, out: 0 };
+        given = { in: 0, out: 0 };
+        presses = 0;
+        own = new Map();
+        last = null;
+      },
+      decided,
+      noted(note, row) {
+        show(row.join(' '), null);
+        world.trace.add(scheduler.nowMs(), `${gate.name} notes ${row.join('/')} ${note.kind} ${note.kind === 'passage' ? note.outcome : ''}`);
+      },
+      released(direction) {
+        if (isFree()) return;
+        counts.releases += 1;
+        given[direction] += 1;
+        const pressed = direction === 'in' ? presses : 0;
+        if (given[direction] > allowed[direction] + pressed)
+          world.violated(
+            gate.disk.fails ? 'I8' : 'I2',
+            `${gate.name} released ${direction} ${given[direction]} times in a life in which ${allowed[direction]} units were committed`,
+          );
+      },
+      ledgerSent(payload) {
+        const message = JSON.parse(Buffer.from(payload).toString('utf8')) as { epoch: number; entries: { seq: number; hash: string }[] };
+        for (const entry of message.entries) {
+          show(`${message.epoch} ${entry.seq}`, entry.hash);
+          registry.add({ gate: gate.name, epoch: message.epoch, seq: entry.seq, entry });
+        }
+      },
+      exchanged() {
+        heard = new Set();
+      },
+      heard(payload) {
+        const {
+          gate: ledger,
+          epoch,
+          entries,
+        } = JSON.parse(Buffer.from(payload).toString('utf8')) as { gate: string; epoch: number; entries: { seq: number }[] };
+        for (const { seq } of entries) heard.add(`${ledger} ${epoch} ${seq}`);
+      },
+      acknowledged(core, backlog) {
+        // I6: what the outbox has let go is in the cloud. Mostly there is one epoch, and its backlog says how far it has let go.
+        const missing: [string, number, number][] = [];
+        for (const key of waiting) {
+          const [epoch, seq] = key.split(' ').map(Number) as [number, number];
+          if (cloud.has(gate.name, epoch, seq) === null) missing.push([key, epoch, seq]);
+          else waiting.delete(key);
+        }
+        if (missing.length === 0 || backlog >= missing.length) return;
+        const next = core.nextBatch(null);
+        for (const [key, epoch, seq] of missing) {
+          if (next !== null && (epoch > next.epoch || (epoch === next.epoch && seq >= next.fromSeq))) continue;
+          world.violated('I6', `${gate.name} let row ${key} go, and the cloud has not committed it`);
+          waiting.delete(key);
+        }
+      },
+    },
+  };
+}
