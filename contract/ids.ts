@@ -25,8 +25,10 @@ export type GateId = z.infer<typeof GateId>;
 
 const FULL_NAME_HINT = 'a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03';
 
+/** What GateName takes, for programs that have no time to make a schema. */
+export const GATE_NAME = /^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/(?!cloud$)[a-z0-9][a-z0-9-]{0,30}$/;
 /** `<site>/<gate>` of a real gate: its MQTT user name, client id and certificate's common name. */
-export const GateName = z.string().regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/(?!cloud$)[a-z0-9][a-z0-9-]{0,30}$/, FULL_NAME_HINT);
+export const GateName = z.string().regex(GATE_NAME, FULL_NAME_HINT);
 /** `<site>/<gate>` of whoever writes a ledger: a real gate, or `<site>/cloud`. */
 export const LedgerName = z.string().regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/[a-z0-9][a-z0-9-]{0,30}$/, FULL_NAME_HINT);
 export type GateName = z.infer<typeof GateName>;
@@ -46,8 +48,10 @@ export const ZoneId = ExternalId;
 /** Actors are opaque staff ids, `button` (the staff button) or `system`. Never a name or an address. */
 export const ActorId = ExternalId;
 
+/** What KeyId takes. */
+export const KEY_ID = /^[A-Za-z0-9_-]{1,32}$/;
 /** Names a public key, in signatures and signed codes. */
-export const KeyId = z.string().regex(/^[A-Za-z0-9_-]{1,32}$/, 'a key id has 1 to 32 letters, digits, _ or -');
+export const KeyId = z.string().regex(KEY_ID, 'a key id has 1 to 32 letters, digits, _ or -');
 export type KeyId = z.infer<typeof KeyId>;
 
 /** First 16 bytes of SHA-256(salt of the event ‖ UTF-8 code), lowercase hex. The code itself never travels. */

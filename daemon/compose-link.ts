@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import type { InfoMessage } from '../contract/messages.ts';
 import type { Config } from './config.ts';
 import { createDesk, LOOKUP_BUDGET_MS } from './desk.ts';
+import { deskStore } from './desk-store.ts';
+import type { DeskThread } from './desk-thread.ts';
 import type { GateSync } from './gate.ts';
 import { createLateUplink, createNoUplink } from './late-uplink.ts';
 import type { ManifestSync } from './link/manifest-sync.ts';
@@ -20,8 +22,8 @@ export interface Link {
   close(): Promise<void>;
 }
 
-/** Does nothing yet: the gate opens desk and uplink. `info` is asked for when the uplink is loaded. */
-export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log): Link {
+/** Does nothing yet: the gate opens desk and uplink. `info` is asked for when the uplink is loaded. `deskThread`: the desk's worker, where it runs already. */
+export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log, deskThread?: DeskThread): Link {
   const { mqtt, cloud, gate } = config;
   const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
 
@@ -51,11 +53,10 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
         );
 
   const desk = createDesk({
-    path: config.store.path,
-    gate,
-    verifyKeys: config.keys,
+    ...deskStore(config),
     clock,
-    ...(isBundle() ? { workerUrl: new URL('./stile-gate.mjs', import.meta.url) } : {}),
+    ...(isBundle() ? { workerUrl: new URL('./stile-desk.mjs', import.meta.url) } : {}),
+    ...(deskThread === undefined ? {} : { thread: deskThread }),
     notice: (what, detail) => log.warn('the store says', { what, detail }),
     lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], LOOKUP_BUDGET_MS))?.tickets ?? null,
   });

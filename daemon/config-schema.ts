@@ -1,5 +1,5 @@
 /** Every setting of a gate: its name, what it may be, and what it is when it is not given. */
-import { GateName } from '../contract/ids.ts';
+import { GATE_NAME } from '../contract/ids.ts';
 import { type Field, flag, integer, list, named, oneOf, optional, plain, section, shown, text, type Value, withShort } from './config-fields.ts';
 import { DEFAULT_LANE_CONFIG, FREE_BYS, LAMP_SETS, LANE_BOUNDS, type LaneConfig, RELEASES, SENSORS, WHILE_OPENS } from './lane/config.ts';
 import { INPUT_NAMES, type InputName, OUTPUT_NAMES, type OutputName } from './ports.ts';
@@ -18,8 +18,7 @@ const MAX_READERS = 8;
 
 const name = (what: string) => text(`${what} of 1 to 31 of a-z, 0-9 and -`, (value) => /^[a-z0-9][a-z0-9-]{0,30}$/.test(value));
 const gateName = plain<string>("the gate's name as <site>/<gate>, such as arena/north-03", (value) => {
-  const result = GateName.safeParse(value);
-  return result.success ? { value: result.data } : { what: `${shown(value)} is not a gate's name` };
+  return typeof value === 'string' && GATE_NAME.test(value) ? { value } : { what: `${shown(value)} is not a gate's name` };
 });
 const path = (what: string) => text(`the path of ${what}`, (value) => value.length > 0 && value.length <= 4096 && !/[\0\n]/.test(value));
 

@@ -7,17 +7,24 @@ import type { AskedTicket } from './desk-facts.ts';
 import type { Fault, Note, Presentation } from './ports.ts';
 import type { Stamp } from './store/ledger.ts';
 
-/** `workerData` of the desk's worker. In the bundle the same file is started twice: this says which of the two it is. */
+/** `workerData` of the desk's worker: whose store it keeps comes with `open`, so that it can be started before that is known. */
 export interface DeskWorkerData {
   readonly role: 'desk';
+}
+
+/** Whose store, and where. */
+export interface DeskStore {
   readonly path: string;
   readonly gate: string;
   readonly verifyKeys: readonly PublicKey[];
+  /** Names the program that runs, exactly; null: a checkout, whose code may change without a name. */
+  readonly release: string | null;
 }
 
 /** One call with its arguments. Answers are what the method of DeskCore answers. */
 export type DeskCall =
-  | { readonly name: 'open' | 'close' | 'status' | 'vector' | 'caughtUp' }
+  | { readonly name: 'open'; readonly store: DeskStore }
+  | { readonly name: 'close' | 'status' | 'vector' | 'caughtUp' }
   | { readonly name: 'decide'; readonly presentation: Presentation; readonly answer?: 'may_ask' | readonly AskedTicket[] | undefined }
   /** `decision`: id of the call that is given up. */
   | { readonly name: 'abandon'; readonly decision: number }

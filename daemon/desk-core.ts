@@ -13,12 +13,12 @@ import { parsePayload } from '../contract/parse.ts';
 import { admit } from '../rules/admission.ts';
 import { readCode, recogniseCode } from '../rules/code.ts';
 import type { PlaceFacts } from '../rules/facts.ts';
-import { DEFAULT_POLICY, type EventPolicies, effectivePolicy, type Policy, readPolicies } from '../rules/policy.ts';
+import { DEFAULT_POLICY, effectivePolicy, type Policy } from '../rules/policy.ts';
 import { showTime } from '../rules/venue-time.ts';
 import { describeConflict } from './desk-conflicts.ts';
 import { type AskedTicket, type Gathered, gatherFacts } from './desk-facts.ts';
 import { createLateAnswers } from './desk-late.ts';
-import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy } from './desk-occupancy.ts';
+import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy, policiesOf } from './desk-occupancy.ts';
 import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './desk-parts.ts';
 import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
 import { createKeyring, type Keyring } from './keys.ts';
@@ -138,8 +138,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
     const key = `${event.eventId} ${event.file.head.version} ${tier ?? ''}`;
     const known = policies.get(key);
     if (known !== undefined) return known;
-    const read = readPolicies(event.file.head.policies);
-    const policy = effectivePolicy(read.ok ? read.policies : ({} as EventPolicies), tier, options.gate);
+    const policy = effectivePolicy(policiesOf(event.file) ?? {}, tier, options.gate);
     if (policies.size >= MAX_CACHED_POLICIES) policies.clear();
     policies.set(key, policy);
     return policy;
@@ -373,6 +372,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
         if (!more) forgotten = versions;
         return true;
       }
+      manifests.rememberHeads();
       ledger.tidy('idle');
       usage.tidy('idle');
       return false;
@@ -409,6 +409,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
       try {
         parts.outbox.flush();
         parts.usage.close();
+        parts.manifests.rememberHeads();
         parts.ledger.tidy('idle');
       } finally {
         parts.manifests.close();

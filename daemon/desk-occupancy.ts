@@ -50,7 +50,7 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
       if (without.has(event.file)) continue;
       const known = counts.get(event.eventId);
       if (known?.event.file === event.file) continue;
-      if (hasLimit(event.file.head.policies, options.gate)) counts.set(event.eventId, { event, whole: known?.whole ?? null, again: { upto: '', sum: 0 } });
+      if (hasLimit(event.file, options.gate)) counts.set(event.eventId, { event, whole: known?.whole ?? null, again: { upto: '', sum: 0 } });
       else {
         without.add(event.file);
         counts.delete(event.eventId);
@@ -134,10 +134,16 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
   };
 }
 
+/** An event's policies; null: these rules cannot read them. Those of a head that was checked before are what they were then. */
+export function policiesOf(file: EventManifest['file']): EventPolicies | null {
+  if (file.headChecked === 'known') return file.head.policies as EventPolicies;
+  const read = readPolicies(file.head.policies);
+  return read.ok ? read.policies : null;
+}
+
 /** Is there a limit that could be judged at this gate? */
-function hasLimit(policies: unknown, gate: string): boolean {
-  const read = readPolicies(policies);
-  const { event, tiers, gates }: EventPolicies = read.ok ? read.policies : {};
+function hasLimit(file: EventManifest['file'], gate: string): boolean {
+  const { event, tiers, gates } = policiesOf(file) ?? {};
   const limits = [event, ...Object.values(tiers ?? {}), Object.hasOwn(gates ?? {}, gate) ? gates?.[gate] : undefined];
   return limits.some((one) => one?.occupancy?.limit != null);
 }

@@ -26,6 +26,8 @@ export interface DeskCoreOptions {
   readonly gate: string;
   /** Pinned at enrolment. */
   readonly verifyKeys: readonly PublicKey[];
+  /** Names the program that runs, exactly; null or absent: nobody knows, so what is kept is checked with every start. */
+  readonly release?: string | null;
   /** Things a person should know that no call can return: damage, unusable files. Never holds a code. */
   readonly notice: (what: string, detail: string) => void;
 }
@@ -101,6 +103,7 @@ function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, la
     manifests: openManifests({
       ledger,
       folder: join(options.path, 'manifests'),
+      release: options.release ?? null,
       checks: checksOf(keyring, latest),
       onUnusable: (_event, message) => options.notice('manifest', message),
       onSwitched: () => takeUpto(parts),

@@ -5,7 +5,7 @@
  * (usage, checks, pruning, checkpoints) is done between calls, and what syncs only when nobody is at the lane.
  */
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
-import { type DeskReply, type DeskRequest, type DeskWorkerData, monotonicUs } from './desk-calls.ts';
+import { type DeskReply, type DeskRequest, type DeskStore, type DeskWorkerData, monotonicUs } from './desk-calls.ts';
 import { type DeskCore, openDeskCore } from './desk-core.ts';
 import type { Stamp } from './store/ledger.ts';
 import { StoreError, storeError } from './store/sqlite.ts';
@@ -19,8 +19,9 @@ const IDLE_RETRY_MS = 10_000;
 /** Between two tries to open a store that could not be recovered, in milliseconds. */
 const REOPEN_AFTER_MS = 2_000;
 
-/** Serves calls on a port until `close`. */
-export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
+/** Serves calls on a port until `close`. Nothing is opened before `open` says whose store it is. */
+export function startDeskWorker(port: MessagePort): void {
+  let store: DeskStore | null = null;
   let core: DeskCore | null = null;
   let recovering = false;
   let closed = false;
@@ -62,10 +63,10 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
   };
   /** After a recovery that failed (no room for the new ledger, say): until then every call is refused. */
   const reopen = async (stamp: Stamp): Promise<void> => {
-    if (core !== null || recovering || closed) return;
+    if (core !== null || recovering || closed || store === null) return;
     recovering = true;
     try {
-      core = await openDeskCore({ path: data.path, gate: data.gate, verifyKeys: data.verifyKeys, notice }, lastStamp ?? stamp);
+      core = await openDeskCore({ ...store, notice }, lastStamp ?? stamp);
     } catch (failed) {
       notice('ledger', faultOf('open', failed).message);
       setTimeout(() => void reopen(stamp), REOPEN_AFTER_MS);
@@ -86,7 +87,8 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
     const { call, id } = request;
     try {
       if (call.name === 'open') {
-        void open(request);
+        store = call.store;
+        void open(request, store);
         return;
       }
       if (call.name === 'close') {
@@ -133,10 +135,10 @@ export function startDeskWorker(port: MessagePort, data: DeskWorkerData): void {
     port.close();
   };
 
-  const open = async (request: DeskRequest): Promise<void> => {
+  const open = async (request: DeskRequest, whose: DeskStore): Promise<void> => {
     recovering = true;
     try {
-      core ??= await openDeskCore({ path: data.path, gate: data.gate, verifyKeys: data.verifyKeys, notice }, request.stamp);
+      core ??= await openDeskCore({ ...whose, notice }, request.stamp);
       reply({ id: request.id, ok: true, value: core.status(request.stamp) });
     } catch (error) {
       refuse(request, error);
@@ -231,5 +233,4 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
   }
 }
 
-if (!isMainThread && parentPort !== null && (workerData as Partial<DeskWorkerData> | null)?.role === 'desk')
-  startDeskWorker(parentPort, workerData as DeskWorkerData);
+if (!isMainThread && parentPort !== null && (workerData as Partial<DeskWorkerData> | null)?.role === 'desk') startDeskWorker(parentPort);

@@ -1,12 +1,13 @@
 /**
  * The desk as the loop sees it: a worker that holds store and rules. Every call carries the time, and is answered in order.
  */
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import type { LookupAnswer, PublicKey } from '../contract/manifest.ts';
-import { type DeskCall, type DeskReply, type DeskRequest, type DeskWorkerData, monotonicUs } from './desk-calls.ts';
+import { type DeskCall, type DeskReply, type DeskRequest, type DeskStore, monotonicUs } from './desk-calls.ts';
 import type { Question } from './desk-core.ts';
 import type { AskedTicket } from './desk-facts.ts';
 import { askedTickets } from './desk-lookup.ts';
+import { type DeskThread, stampOf, startDeskWorker } from './desk-thread.ts';
 import type { Clock, Decision, Desk, DeskStatus, Fault, Presentation } from './ports.ts';
 
 /** Calls that wait for the worker at once; further ones are refused as a fault: the disk has stalled. */
@@ -24,6 +25,10 @@ export interface DeskOptions {
   readonly clock: Clock;
   /** Where the worker starts: `desk-worker.ts`, or the bundle that holds it. */
   readonly workerUrl?: URL;
+  /** Names the program that runs, exactly: what it checked of a manifest's head it need not check with every start. Absent: it checks every time. */
+  readonly release?: string | null;
+  /** One that was started already (desk-thread.ts), and is this desk's from now on. */
+  readonly thread?: DeskThread;
   /** Told what no call returns: a database set aside, a manifest that cannot be used, the worker gone. Never holds a code. */
   readonly notice?: (what: string, detail: string) => void;
   /** Asks the cloud about a code that no manifest knows, by its refs; null: no answer. Called only for presentations made online. */
@@ -88,9 +93,11 @@ export function createDesk(options: DeskOptions): GateDesk {
     waiting.clear();
     notice('ledger', cause);
   };
+  const store: DeskStore = { path: options.path, gate: options.gate, verifyKeys: options.verifyKeys, release: options.release ?? null };
+  let spare = options.thread ?? null;
   const start = (): Worker => {
-    const workerData: DeskWorkerData = { role: 'desk', path: options.path, gate: options.gate, verifyKeys: options.verifyKeys };
-    const started = new Worker(workerUrl, { workerData, name: 'stile-desk' });
+    const started = spare?.take(receive) ?? startDeskWorker(workerUrl);
+    spare = null;
     started.on('message', receive);
     // The error's text could hold anything: its name is enough.
     started.on('error', (error) => {
@@ -106,7 +113,7 @@ export function createDesk(options: DeskOptions): GateDesk {
       id: ++lastId,
       call,
       sentUs: monotonicUs(),
-      stamp: { boottimeMs: clock.boottimeMs(), wallMs: clock.wallMs(), bootId: clock.bootId, offset: clock.offset(), trusted: clock.trusted() },
+      stamp: stampOf(clock),
     };
     to.postMessage(request);
     return request.id;
@@ -120,7 +127,7 @@ export function createDesk(options: DeskOptions): GateDesk {
         }
         worker = start();
         // After a worker that died, the store must be opened before it can answer anything.
-        if (what.name !== 'open') waiting.set(post(worker, { name: 'open' }), { resolve: () => {}, reject: () => {} });
+        if (what.name !== 'open') waiting.set(post(worker, { name: 'open', store }), { resolve: () => {}, reject: () => {} });
       }
       if (waiting.size >= MAX_WAITING_CALLS) {
         reject(failed(`${MAX_WAITING_CALLS} calls wait already: the disk has stalled`));
@@ -143,7 +150,7 @@ export function createDesk(options: DeskOptions): GateDesk {
   };
 
   return {
-    open: () => call<DeskStatus>({ name: 'open' }),
+    open: () => call<DeskStatus>({ name: 'open', store }),
     async close() {
       const closing = worker;
       if (closing === null) return;

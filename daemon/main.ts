@@ -9,13 +9,15 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createBoard } from './board/create-board.ts';
 import { type LaneBoard, writeReleaseFile } from './board/release-file.ts';
-import { createClock, type GateClock } from './clock.ts';
+import type { GateClock } from './clock.ts';
 import { composeLink } from './compose-link.ts';
 import type { Config } from './config.ts';
 import { createControl } from './control.ts';
 import { createHandlers } from './control-handlers.ts';
+import type { DeskThread } from './desk-thread.ts';
 import { systemTimers } from './gate/timers.ts';
 import { createGate, type Gate } from './gate.ts';
+import { gateClock } from './gate-clock.ts';
 import { createHealthReports } from './health-reports.ts';
 import { gateInfo } from './info.ts';
 import { createSdNotify, type SdNotify } from './link/sd-notify.ts';
@@ -54,15 +56,21 @@ export interface RunningGate {
 
 type Release = { readonly what: string; readonly run: () => Promise<void> | void };
 
+/** What a start has begun already, before this was loaded (cli/run.ts). */
+export interface Started {
+  readonly clock?: GateClock;
+  readonly deskThread?: DeskThread;
+}
+
 /** Opens everything. Rejects where the gate can't run at all, after giving back what was opened: another gate runs here, or the board fails. */
-export async function runGate(config: Config): Promise<RunningGate> {
+export async function runGate(config: Config, started: Started = {}): Promise<RunningGate> {
   const startedAtMs = Date.now();
   const version = stileVersion();
   const log = createLog(config.log.level, { gate: config.gate });
   const releases: Release[] = [];
   const stop = createStop(releases, log);
   try {
-    const clock = createClock({ floorMs: Math.max(version.builtAtMs, config.certificate?.notBeforeMs ?? 0) });
+    const clock = started.clock ?? gateClock(config);
     log.info('the gate starts', { version: version.version, commit: version.commit, boot_id: clock.bootId, config_sha256: config.sha256 });
     const restart = Promise.withResolvers<void>();
     const ready = Promise.withResolvers<number>();
@@ -70,7 +78,7 @@ export async function runGate(config: Config): Promise<RunningGate> {
     const telemetry = createTelemetry();
     releases.push({ what: 'telemetry', run: () => telemetry.close() });
     const board = withReleaseFile(config, clock, log);
-    const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts(), board.describe()), log);
+    const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts(), board.describe()), log, started.deskThread);
     const readers = config.readers.map((reader) => createSerialReader(reader, clock));
     const { uplink, sync } = link;
     const desk = openEarly(link.desk);
@@ -120,6 +128,8 @@ export async function runGate(config: Config): Promise<RunningGate> {
     ready.resolve(startMs);
 
     const notify = createSdNotify({ failed: (message) => log.warn(message) });
+    notify.ready(`gate ${config.gate} decides, ${gate.state().desk?.manifests.length ?? 0} events`);
+    log.info('the gate decides', { start_ms: startMs, clock_trusted: clock.trusted() });
     const end = startReports({ gate, uplink, desk, clock, log, telemetry, notify });
     releases.push({
       what: 'reports',
@@ -130,8 +140,6 @@ export async function runGate(config: Config): Promise<RunningGate> {
         setInterval(() => notify.watchdog(), LOOK_MS).unref();
       },
     });
-    notify.ready(`gate ${config.gate} decides, ${gate.state().desk?.manifests.length ?? 0} events`);
-    log.info('the gate decides', { start_ms: startMs, clock_trusted: clock.trusted() });
     return { gate, log, stop, restartAsked: restart.promise, panic: (error) => panic(error, gate, board, log) };
   } catch (error) {
     log.error('the gate could not start', { error });

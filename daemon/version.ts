@@ -12,8 +12,15 @@ export interface Version {
 /** Put in place of this name by deploy/bundle.ts. */
 declare const STILE_BUILD: Version | undefined;
 
-/** Is this the bundle, whose entry (stile-gate.mjs, beside every part of it) is also the desk's worker? */
+/** Is this the bundle, which has the desk's worker beside its parts, as stile-desk.mjs? */
 export const isBundle = (): boolean => typeof STILE_BUILD !== 'undefined';
+
+/** Exactly which program runs; null in a checkout, whose code may change while its version does not. */
+export function releaseName(): string | null {
+  if (typeof STILE_BUILD === 'undefined') return null;
+  const { version, commit, builtAtMs } = STILE_BUILD;
+  return `${version}-${commit}-${builtAtMs}`;
+}
 
 export function stileVersion(): Version {
   if (typeof STILE_BUILD !== 'undefined') return STILE_BUILD;

@@ -1,6 +1,6 @@
 /** The bundle, made and started: no checkout, no npm, the runtime that it carries. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
@@ -33,6 +33,18 @@ test.skipIf(!compiler)(
       expect((await until(at.status, (now) => now.totals.passages === 1)).version).toBe(version);
       expect(await at.cli('ledger', 'verify')).toMatchObject({ code: 0 });
       expect(await at.end(gate, 'SIGTERM')).toBe(0);
+
+      // The next start decides without a schema: what it reads was checked by this very program.
+      renameSync(join(bundle, 'lib/zod.cjs'), join(bundle, 'lib/zod.away'));
+      const next = await at.start();
+      const later = at.outputs();
+      at.show(codeOf(2));
+      await until(
+        () => later.seen,
+        (seen) => seen.includes('release_in on'),
+      );
+      later.close();
+      expect(await at.end(next, 'SIGTERM')).toBe(0);
     } finally {
       await at.killAll();
       at.remove();

@@ -3,7 +3,7 @@
  *
  *   node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz
  *
- *   gate    bin/node  bin/stile-gate  lib/stile-gate.mjs and its parts  lib/native/*.node  libexec/stile-release
+ *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,desk}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
  *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
  *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  systemd/  share/  version.json
  *
@@ -42,17 +42,54 @@ const LOADERS: readonly { readonly file: RegExp; readonly contents: string }[] =
   { file: /bindings\/bindings\.js$/, contents: "module.exports = () => require('./native/epoll.node');" },
 ];
 
+/** What a gate does not use of a package, and would load with every start: other systems' ports, every parser, a child process to list ports with. */
+const LEFT_OUT: typeof LOADERS = [
+  { file: /node_modules\/serialport\/dist\/index\.js$/, contents: "exports.SerialPort = require('./serialport').SerialPort;" },
+  {
+    file: /@serialport\/bindings-cpp\/dist\/index\.js$/,
+    contents: "const { LinuxBinding } = require('./linux'); exports.LinuxBinding = LinuxBinding; exports.autoDetect = () => LinuxBinding;",
+  },
+  {
+    file: /@serialport\/bindings-cpp\/dist\/linux-list\.js$/,
+    contents: "exports.linuxList = () => Promise.reject(new Error('ports are listed by stile-gate readers'));",
+  },
+];
+
 const nativeParts: Plugin = {
   name: 'native parts beside the bundle',
   setup(builder) {
-    for (const { file, contents } of LOADERS) builder.onLoad({ filter: file }, () => ({ contents, loader: 'js' }));
+    for (const { file, contents } of [...LOADERS, ...LEFT_OUT]) builder.onLoad({ filter: file }, () => ({ contents, loader: 'js' }));
     // A gate's own mistakes are told in English; zod's texts in fifty languages are not carried along.
     builder.onLoad({ filter: /zod\/v4\/locales\/index\.js$/ }, () => ({ contents: "export { default as en } from './en.js';", loader: 'js' }));
     builder.onResolve({ filter: /^\.\/native\// }, ({ path }) => ({ path, external: true }));
   },
 };
 
-async function bundleProgram(entry: string, name: string, lib: string): Promise<number> {
+/** zod in a file of its own, beside the parts that note down what they want of it (late-zod.ts). */
+const lateZod: Plugin = {
+  name: 'zod when it is needed',
+  setup(builder) {
+    builder.onResolve({ filter: /^zod$/ }, () => ({ path: join(root, 'deploy/late-zod.ts') }));
+  },
+};
+
+async function bundleZod(lib: string): Promise<void> {
+  await build({
+    stdin: { contents: "export { z } from 'zod';", resolveDir: root },
+    outfile: join(lib, 'zod.cjs'),
+    bundle: true,
+    platform: 'node',
+    target: 'node26',
+    format: 'cjs',
+    minifySyntax: true,
+    minifyWhitespace: true,
+    legalComments: 'none',
+    logLevel: 'warning',
+    plugins: [nativeParts],
+  });
+}
+
+async function bundleProgram(entry: string, name: string, lib: string, plugins: readonly Plugin[] = []): Promise<number> {
   const { metafile, warnings } = await build({
     // One program in parts: what only a command line, the desk's worker or the uplink needs is read when it is needed (0111-bundle-in-parts.md).
     entryPoints: [{ in: join(root, entry), out: name }],
@@ -70,7 +107,7 @@ async function bundleProgram(entry: string, name: string, lib: string): Promise<
     legalComments: 'none',
     metafile: true,
     logLevel: 'warning',
-    plugins: [nativeParts],
+    plugins: [nativeParts, ...plugins],
     define: { STILE_BUILD: JSON.stringify({ ...stileVersion(), builtAtMs: Date.now() }) },
     // What the libraries of the CommonJS kind expect to find.
     banner: {
@@ -197,11 +234,11 @@ function pack(target: string): string {
 async function addProgram(
   arch: Arch,
   work: string,
-  program: { readonly entry: string; readonly name: string; readonly launcher: string },
+  program: { readonly entry: string; readonly name: string; readonly launcher: string; readonly plugins?: readonly Plugin[] },
 ): Promise<{ readonly runtime: string; readonly notes: readonly string[] }> {
   for (const folder of ['bin', 'lib/native', 'share/doc', 'systemd']) mkdirSync(join(work, folder), { recursive: true });
   const runtime = runtimeFolder(arch);
-  await bundleProgram(program.entry, program.name, join(work, 'lib'));
+  await bundleProgram(program.entry, program.name, join(work, 'lib'), program.plugins);
   copyFileSync(join(runtime, 'bin/node'), join(work, 'bin/node'));
   copyFileSync(join(root, program.launcher), join(work, 'bin', program.name));
   for (const file of ['node', program.name]) chmodSync(join(work, 'bin', file), 0o755);
@@ -211,7 +248,16 @@ async function addProgram(
 }
 
 async function makeGate(arch: Arch, work: string): Promise<readonly string[]> {
-  const { runtime, notes } = await addProgram(arch, work, { entry: 'deploy/gate-entry.ts', name: 'stile-gate', launcher: 'daemon/stile-gate' });
+  const { runtime, notes } = await addProgram(arch, work, {
+    entry: 'deploy/gate-entry.ts',
+    name: 'stile-gate',
+    launcher: 'daemon/stile-gate',
+    plugins: [lateZod],
+  });
+  // Apart from the command lines and from each other: each of the service's two threads reads few files, and none for another's sake.
+  await bundleProgram('deploy/run-entry.ts', 'stile-run', join(work, 'lib'), [lateZod]);
+  await bundleProgram('deploy/desk-entry.ts', 'stile-desk', join(work, 'lib'), [lateZod]);
+  await bundleZod(join(work, 'lib'));
   const note = copyNativeParts(arch, runtime, join(work, 'lib/native'));
   const step = join(work, 'libexec/stile-release');
   mkdirSync(join(work, 'libexec'));

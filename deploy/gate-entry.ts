@@ -1,11 +1,20 @@
-/** Where the bundle begins: the command line, the gate, and the desk's worker. Small, so that the cache of compiled code is on before the rest is read. */
-import { enableCompileCache } from 'node:module';
-import { join } from 'node:path';
-import { isMainThread, workerData } from 'node:worker_threads';
+/**
+ * Where the bundle begins. Small, so that the service's two threads start side by side, each with its compiled code at hand, before the
+ * rest is read (docs/decisions/0111-bundle-in-parts.md).
+ */
+import { readRunLine } from '../daemon/cli/run-line.ts';
+import { startDeskThread } from '../daemon/desk-thread.ts';
+import { keepCompiled } from './compiled.ts';
 
-// Compiled code is kept between starts, where only the service itself may write: systemd names that folder.
-const state = process.env['STATE_DIRECTORY'];
-if (state !== undefined && process.argv[2] === 'run') enableCompileCache(join(state, 'compile-cache'));
-
-if (!isMainThread && (workerData as { role?: string } | null)?.role === 'desk') await import('../daemon/desk-worker.ts');
-else await import('../daemon/cli/main.ts');
+const line = readRunLine(process.argv.slice(2), process.env);
+if (line === null) await import('../daemon/cli/main.ts');
+else {
+  const deskThread = startDeskThread(new URL('./stile-desk.mjs', import.meta.url));
+  keepCompiled();
+  // A part of its own (deploy/bundle.ts), and none of this program's.
+  const part = new URL('./stile-run.mjs', import.meta.url).href;
+  const { run, tellFailure } = (await import(part)) as typeof import('./run-entry.ts');
+  await run(line.config === undefined ? {} : { config: line.config }, deskThread).catch((error: unknown) => {
+    process.exitCode = tellFailure(error);
+  });
+}

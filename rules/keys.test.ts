@@ -1,6 +1,7 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { expect, test } from 'vitest';
-import { readPublicKey } from './keys.ts';
+import { PublicKey } from '../contract/manifest.ts';
+import { readKeyEntry, readPublicKey } from './keys.ts';
 
 const PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
 const spki = (hex: string) => Buffer.concat([PREFIX, Buffer.from(hex, 'hex')]).toString('base64');
@@ -63,4 +64,46 @@ test.each([
   ['of another kind', generateKeyPairSync('x25519').publicKey.export({ format: 'der', type: 'spki' }).toString('base64')],
 ])('malformed: %s', (_, text) => {
   expect(readPublicKey(text)).toEqual({ ok: false, why: 'malformed' });
+});
+
+test('a pinned key is read as its schema reads it', () => {
+  const right = {
+    key_id: 'k-1',
+    use: 'manifest',
+    alg: 'Ed25519',
+    spki: generateKeyPairSync('ed25519').publicKey.export({ format: 'der', type: 'spki' }).toString('base64'),
+  };
+  const odd: Record<string, readonly unknown[]> = {
+    key_id: ['', 'a'.repeat(32), 'a'.repeat(33), 'a b', 7, null],
+    use: ['code', 'pretix', 'other', undefined],
+    alg: ['RSA', undefined],
+    spki: ['', 'AAAA', 'AAA=', 'AA==', 'AAA', 'A===', 'AA AA', 'AAA\n', 'A'.repeat(256), 'A'.repeat(260), '-_-_', 5],
+    not_after: [
+      null,
+      undefined,
+      '2027-01-01T00:00:00.000Z',
+      '2027-01-01T00:00:00Z',
+      '2027-02-30T00:00:00.000Z',
+      '2027-01-01T00:00:00.000+01:00',
+      '2024-02-29T23:59:59.999Z',
+      'soon',
+      5,
+      '',
+    ],
+    revoked: [true, false, undefined, null, 'yes'],
+    more: ['kept'],
+  };
+  const variants: unknown[] = [
+    right,
+    null,
+    [],
+    'key',
+    5,
+    {},
+    ...Object.entries(odd).flatMap(([field, values]) => values.map((value) => ({ ...right, [field]: value }))),
+  ];
+  for (const variant of variants) {
+    const parsed = PublicKey.safeParse(variant);
+    expect(readKeyEntry(variant), JSON.stringify(variant)).toEqual(parsed.success ? parsed.data : null);
+  }
 });

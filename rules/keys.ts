@@ -2,6 +2,8 @@
  * Is a public key fit to be trusted? Ed25519 accepts points of small order, under which any message verifies:
  * they are refused when keys are read, before any signature is.
  */
+import { KEY_ID } from '../contract/ids.ts';
+import type { PublicKey } from '../contract/manifest.ts';
 
 /** DER of a SubjectPublicKeyInfo up to an Ed25519 key's 32 bytes (RFC 8410). */
 const SPKI_PREFIX = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -17,6 +19,32 @@ const SMALL_ORDER_Y: readonly string[] = [
   'edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f',
   'eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f',
 ];
+
+const KEY_USES: readonly unknown[] = ['manifest', 'code', 'pretix'] satisfies readonly PublicKey['use'][];
+const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
+const MAX_SPKI_CHARS = 256;
+
+/** What the schema PublicKey makes of a value, or null: a gate reads its pinned keys with every start, before any schema is made. Total. */
+export function readKeyEntry(value: unknown): PublicKey | null {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return null;
+  const { key_id, use, alg, spki, not_after = null, revoked } = value as Readonly<Record<string, unknown>>;
+  const right =
+    typeof key_id === 'string' &&
+    KEY_ID.test(key_id) &&
+    KEY_USES.includes(use) &&
+    alg === 'Ed25519' &&
+    typeof spki === 'string' &&
+    spki.length <= MAX_SPKI_CHARS &&
+    BASE64.test(spki) &&
+    (not_after === null || isTimestamp(not_after)) &&
+    (revoked === undefined || typeof revoked === 'boolean');
+  return right ? ({ ...value, not_after } as PublicKey) : null;
+}
+
+function isTimestamp(value: unknown): boolean {
+  const date = typeof value === 'string' ? new Date(value) : null;
+  return date !== null && !Number.isNaN(date.valueOf()) && date.toISOString() === value;
+}
 
 /** The 32 bytes of an Ed25519 key (base64 of its DER SubjectPublicKeyInfo), or why it is refused. Total. */
 export function readPublicKey(

@@ -119,8 +119,11 @@ export type Policy = z.infer<typeof Policy>;
 
 const isOrdered = (window: { from?: string | null | undefined; until?: string | null | undefined }) =>
   !window.from || !window.until || window.from < window.until;
+/** Each field may be left out. Written so that no schema need be made for it (deploy/late-zod.ts). */
+const leftOut = <T extends Readonly<Record<string, z.ZodType>>>(fields: T) =>
+  Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.optional()])) as { [K in keyof T]: z.ZodOptional<T[K]> };
 const overrides = {
-  ...z.strictObject(plain).partial().shape,
+  ...leftOut(plain),
   admission: z.strictObject(admission).partial().refine(isOrdered, 'from is not before until').optional(),
   entries: z.strictObject(entries).partial().optional(),
   reentry: z.strictObject(reentry).partial().optional(),
@@ -131,7 +134,7 @@ const overrides = {
 export const PolicyOverride = z.strictObject(overrides);
 export type PolicyOverride = z.infer<typeof PolicyOverride>;
 /** Any of the rules, and what the gate serves. */
-export const GatePolicy = z.strictObject({ ...overrides, ...z.strictObject(served).partial().shape });
+export const GatePolicy = z.strictObject({ ...overrides, ...leftOut(served) });
 export type GatePolicy = z.infer<typeof GatePolicy>;
 
 /** An event's policies: for all, per tier, per gate (`site/gate`). A gate's word goes before a tier's, a tier's before the event's. */

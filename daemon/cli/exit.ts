@@ -15,6 +15,16 @@ export class CliError extends Error {
   }
 }
 
+/** Says on stderr what a command failed with; answers the exit code. */
+export function tellFailure(error: unknown): number {
+  if (error instanceof CliError) {
+    process.stderr.write(`stile-gate: ${error.message}\n${error.hint === '' ? '' : `${error.hint}\n`}`);
+    return error.exitCode;
+  }
+  process.stderr.write(`stile-gate: ${(error as Error).stack ?? String(error)}\n`);
+  return EXIT.failed;
+}
+
 /** Values as JSON (for programs) or as the given words (for people). */
 export function print(json: boolean | undefined, value: unknown, words: () => string): void {
   process.stdout.write(json === true ? `${JSON.stringify(value, null, 2)}\n` : `${words()}\n`);

@@ -7,7 +7,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { DEFAULT_CONFIG_FILE } from '../config.ts';
 import { stileVersion } from '../version.ts';
-import { CliError, EXIT } from './exit.ts';
+import { CliError, EXIT, tellFailure } from './exit.ts';
 
 /** Options of every command that reads the configuration. */
 export interface CommonOptions {
@@ -296,12 +296,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     // commander has written its message already; help and version count as done.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
-    if (error instanceof CliError) {
-      process.stderr.write(`stile-gate: ${error.message}\n${error.hint === '' ? '' : `${error.hint}\n`}`);
-      return error.exitCode;
-    }
-    process.stderr.write(`stile-gate: ${(error as Error).stack ?? String(error)}\n`);
-    return EXIT.failed;
+    return tellFailure(error);
   }
 }
 

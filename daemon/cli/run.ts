@@ -1,14 +1,21 @@
 /** run: the gate itself, as a process: signals, unexpected errors, exit codes. */
-
-import { ControlError } from '../control.ts';
-import { runGate } from '../main.ts';
+import { DEFAULT_CONFIG_FILE } from '../config.ts';
+import { deskStore } from '../desk-store.ts';
+import { type DeskThread, stampOf } from '../desk-thread.ts';
+import { gateClock } from '../gate-clock.ts';
 import { CliError, EXIT } from './exit.ts';
-import type { CommonOptions } from './main.ts';
 import { requireConfig } from './settings.ts';
 
-/** Returns when the gate has stopped. A second signal ends the process at once; the unit's stop step then returns the outputs. */
-export async function run(options: CommonOptions): Promise<void> {
-  const config = requireConfig(options.config);
+/**
+ * Returns when the gate has stopped. A second signal ends the process at once; the unit's stop step then returns the outputs.
+ * `config`: the file, where it is not the usual one. `deskThread`: the desk's worker, where it was started already.
+ */
+export async function run(options: { readonly config?: string }, deskThread?: DeskThread): Promise<void> {
+  const config = requireConfig(options.config ?? DEFAULT_CONFIG_FILE);
+  const clock = gateClock(config);
+  deskThread?.openEarly(deskStore(config), stampOf(clock));
+  // What drives the lane is loaded while the store opens.
+  const [{ runGate }, { ControlError }] = await Promise.all([import('../main.ts'), import('../control.ts')]);
   // A signal or an error that comes while the parts still open is kept until they have.
   const asked = Promise.withResolvers<string>();
   let signals = 0;
@@ -25,7 +32,7 @@ export async function run(options: CommonOptions): Promise<void> {
   process.on('uncaughtException', (error) => unexpected.resolve(error));
   process.on('unhandledRejection', (error) => unexpected.resolve(error));
 
-  const opening = runGate(config).catch((error: unknown) => {
+  const opening = runGate(config, deskThread === undefined ? { clock } : { clock, deskThread }).catch((error: unknown) => {
     if (error instanceof ControlError) throw new CliError(EXIT.failed, error.message, error.hint);
     throw error;
   });

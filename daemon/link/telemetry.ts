@@ -1,7 +1,7 @@
 /** What the machine says of itself, for `info` and `health`. A reading that is not there is absent, never zero. */
-import { globSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
 export interface MachineFacts {
@@ -39,14 +39,25 @@ export function createTelemetry(options: { readonly root?: string } = {}): Telem
       return null;
     }
   };
+  /** The first device of a class whose file says so. */
+  const device = (folder: string, called: string, file: string, says: RegExp): string | undefined => {
+    let names: string[];
+    try {
+      names = readdirSync(join(root, folder))
+        .filter((name) => name.startsWith(called))
+        .sort();
+    } catch {
+      return undefined;
+    }
+    return names.map((name) => join(folder, name)).find((path) => says.test(read(join(path, file)) ?? ''));
+  };
   // The firmware tells of too little voltage through the hwmon device `rpi_volt`; which number it has differs by boot.
-  const hwmons = globSync(join(root, 'sys/class/hwmon/hwmon*/name')).map((path) => path.slice(root.length));
-  const voltage = hwmons.find((path) => read(path) === 'rpi_volt');
-  const alarm = voltage === undefined ? null : join(dirname(voltage), 'in0_lcrit_alarm');
-  const zone = globSync(join(root, 'sys/class/thermal/thermal_zone*/type'))
-    .map((path) => path.slice(root.length))
-    .find((path) => /cpu|soc|x86_pkg/.test(read(path) ?? ''));
-  const temperature = join(zone === undefined ? 'sys/class/thermal/thermal_zone0' : dirname(zone), 'temp');
+  const findDevices = () => ({
+    volt: device('sys/class/hwmon', 'hwmon', 'name', /^rpi_volt$/),
+    zone: device('sys/class/thermal', 'thermal_zone', 'type', /cpu|soc|x86_pkg/) ?? 'sys/class/thermal/thermal_zone0',
+  });
+  // Looked for when they are first read, because a start waits for no folder of the kernel's.
+  let devices: ReturnType<typeof findDevices> | null = null;
   const delay = monitorEventLoopDelay({ resolution: LAG_RESOLUTION_MS });
   delay.enable();
   return {
@@ -57,8 +68,9 @@ export function createTelemetry(options: { readonly root?: string } = {}): Telem
       image: read('etc/stile/image')?.slice(0, 64) ?? null,
     }),
     readings() {
-      const milliCelsius = read(temperature);
-      const low = alarm === null ? null : read(alarm);
+      devices ??= findDevices();
+      const milliCelsius = read(join(devices.zone, 'temp'));
+      const low = devices.volt === undefined ? null : read(join(devices.volt, 'in0_lcrit_alarm'));
       return {
         rss_mb: Math.round(process.memoryUsage.rss() / 104_857.6) / 10,
         uptime_s: Math.round(process.uptime()),

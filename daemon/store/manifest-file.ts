@@ -1,9 +1,10 @@
 /**
  * One manifest file: immutable, read by ticket_ref. Checked before it is ever used, in slices, so that a decision never waits for it.
  */
-import { createHash } from 'node:crypto';
+import { createHash, hash as digest } from 'node:crypto';
 import { open as openFile, stat } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { MANIFEST_APPLICATION_ID, ManifestHead, TICKET_RIGHTS } from '../../contract/manifest.ts';
 import type { Entry, TicketFacts } from '../../rules/facts.ts';
 import { openImmutable, type Sqlite, storeError } from './sqlite.ts';
@@ -21,6 +22,13 @@ const COUNT_RANGES = 256;
 export interface ManifestFile {
   readonly path: string;
   readonly head: ManifestHead;
+  /** SHA-256, hex, of the head as it stands in the file. */
+  readonly headSha256: string;
+  /**
+   * known: these very bytes were checked before, the policies too, and nothing was read anew. plain: checked now, and the schema filled in
+   * nothing. filled: checked now; the head is not word for word what the file says.
+   */
+  readonly headChecked: 'known' | 'plain' | 'filled';
   /** Prefix of every code of this event before it is hashed. */
   readonly salt: Buffer;
   readonly generatedAtMs: number;
@@ -58,23 +66,33 @@ interface UsageRow {
   outcome: Entry['outcome'];
 }
 
-/** Opens a file that was checked before. Throws StoreError, or an Error saying what about the file is not a manifest. */
-export function openManifestFile(path: string): ManifestFile {
+/**
+ * Opens a file that was checked before. `known`: heads, by SHA-256, that are taken without their schema, which takes longer to make than
+ * all the rest of a start. Throws StoreError, or an Error saying what about the file is not a manifest.
+ */
+export function openManifestFile(path: string, known: readonly string[] = []): ManifestFile {
   const db = openImmutable(path);
   try {
-    return readerOn(db, path);
+    return readerOn(db, path, known);
   } catch (error) {
     db.close();
     throw error;
   }
 }
 
-function readerOn(db: Sqlite, path: string): ManifestFile {
-  if (db.pragma('application_id', { simple: true }) !== MANIFEST_APPLICATION_ID) throw new Error('not a manifest file (application_id)');
-  const fields = db.prepare<[], { key: string; value: string }>('SELECT key, value FROM head').all();
-  const parsed = ManifestHead.safeParse(Object.fromEntries(fields.map((field) => [field.key, JSON.parse(field.value) as unknown])));
+function readHead(db: Sqlite, known: readonly string[]): Pick<ManifestFile, 'head' | 'headSha256' | 'headChecked'> {
+  const fields = db.prepare<[], { key: string; value: string }>('SELECT key, value FROM head ORDER BY key').all();
+  const headSha256 = digest('sha256', JSON.stringify(fields), 'hex');
+  const written = Object.fromEntries(fields.map((field) => [field.key, JSON.parse(field.value) as unknown]));
+  if (known.includes(headSha256)) return { head: written as ManifestHead, headSha256, headChecked: 'known' };
+  const parsed = ManifestHead.safeParse(written);
   if (!parsed.success) throw new Error(`the head is malformed: ${parsed.error.issues[0]?.path.join('.') ?? ''} ${parsed.error.issues[0]?.message ?? ''}`);
-  const head = parsed.data;
+  return { head: parsed.data, headSha256, headChecked: isDeepStrictEqual(parsed.data, written) ? 'plain' : 'filled' };
+}
+
+function readerOn(db: Sqlite, path: string, known: readonly string[]): ManifestFile {
+  if (db.pragma('application_id', { simple: true }) !== MANIFEST_APPLICATION_ID) throw new Error('not a manifest file (application_id)');
+  const { head, headSha256, headChecked } = readHead(db, known);
   const names = (table: 'tiers' | 'zones', column: 'tier' | 'zone') =>
     new Map(
       db
@@ -105,6 +123,8 @@ function readerOn(db: Sqlite, path: string): ManifestFile {
   return {
     path,
     head,
+    headSha256,
+    headChecked,
     salt: Buffer.from(head.salt, 'hex'),
     generatedAtMs: Date.parse(head.generated_at),
     expiresAtMs: Date.parse(head.expires_at),

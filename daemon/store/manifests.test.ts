@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { TicketChange, WantedManifest } from '../../contract/manifest.ts';
@@ -33,8 +33,8 @@ function setUp() {
   const problems: string[] = [];
   const ledger = openLedger({ path: join(home.path, 'ledger.sqlite'), name: 'arena/north-01', stamp: stampAt(1) });
   endings.push(() => ledger.close());
-  const open = () => {
-    const manifests = openManifests({ ledger, folder, checks, onUnusable: (_event, message) => problems.push(message), onSwitched: () => {} });
+  const open = (release: string | null = null) => {
+    const manifests = openManifests({ ledger, folder, checks, release, onUnusable: (_event, message) => problems.push(message), onSwitched: () => {} });
     endings.push(() => manifests.close());
     return manifests;
   };
@@ -299,7 +299,7 @@ test('after the ledger was lost, the newest file that is signed and whole is tak
   const fresh = openLedger({ path: join(home, 'fresh.sqlite'), name: 'arena/north-01', stamp: stampAt(1) });
   endings.push(() => fresh.close());
   expect(await recoverManifests(folder, fresh, checks)).toEqual([EVENT]);
-  const again = openManifests({ ledger: fresh, folder, checks, onUnusable: () => {}, onSwitched: () => {} });
+  const again = openManifests({ ledger: fresh, folder, checks, release: null, onUnusable: () => {}, onSwitched: () => {} });
   endings.push(() => again.close());
   expect(again.find(EVENT)?.file.head.version).toBe(1);
 });
@@ -315,4 +315,55 @@ test('a ticket costs little more than its key', async () => {
   const opened = openManifestFile(file);
   expect(await opened.count()).toBe(20_000);
   opened.close();
+});
+
+/** Another file takes its place, because one that is in use is locked. */
+function changeHead(path: string, key: string, value: string): void {
+  copyFileSync(path, `${path}.changed`);
+  const db = openForSalvage(`${path}.changed`);
+  db.prepare('UPDATE head SET value = ? WHERE key = ?').run(value, key);
+  db.close();
+  renameSync(`${path}.changed`, path);
+}
+
+test('a head that was found right is taken as it stands by the same program, and by no other; one that changed is checked again', async () => {
+  const { home, folder, signer, open, problems } = setUp();
+  const { file, wanted } = await makeManifest(home, signer, { version: 7, tickets: [ticket(newCode())], policies: { event: { duplicate_window_s: 5 } } });
+  const checked = (manifests: ReturnType<typeof open>) => manifests.find(EVENT)?.file.headChecked;
+  const first = open('1.0');
+  expect(await first.install(file, wanted)).toEqual({ ok: true, version: 7 });
+  first.close();
+  expect(checked(open('1.0'))).toBe('plain');
+  first.rememberHeads();
+  const again = open('1.0');
+  expect(checked(again)).toBe('known');
+  expect(again.find(EVENT)?.file.head).toEqual(openManifestFile(join(folder, EVENT, '7.sqlite')).head);
+  expect(checked(open('1.1'))).toBe('plain');
+  expect(checked(open(null))).toBe('plain');
+
+  // With the next version both files that can be in force are known.
+  const next = await makeManifest(home, signer, { version: 8, tickets: [ticket(newCode())] });
+  expect(await again.install(next.file, next.wanted)).toEqual({ ok: true, version: 8 });
+  again.rememberHeads();
+  expect(checked(open('1.0'))).toBe('known');
+  rmSync(join(folder, EVENT, '8.sqlite'));
+  expect(checked(open('1.0'))).toBe('known');
+
+  // A bit of the card turned over: what is not what was checked is checked.
+  changeHead(join(folder, EVENT, '7.sqlite'), 'version', '6');
+  expect(checked(open('1.0'))).toBe('plain');
+  changeHead(join(folder, EVENT, '7.sqlite'), 'expires_at', '"soon"');
+  problems.length = 0;
+  expect(checked(open('1.0'))).toBeUndefined();
+  expect(problems).toEqual([expect.stringContaining('8.sqlite'), expect.stringContaining('the head is malformed: expires_at')]);
+});
+
+test('policies that these rules cannot read are never remembered as right', async () => {
+  const { home, folder, signer, ledger, open } = setUp();
+  const { file, wanted } = await makeManifest(home, signer, { version: 7, tickets: [ticket(newCode())] });
+  expect(await open().install(file, wanted)).toEqual({ ok: true, version: 7 });
+  // As an older program may have left it.
+  changeHead(join(folder, EVENT, '7.sqlite'), 'policies', '{"event":{"newer_rule":1}}');
+  open('1.0').rememberHeads();
+  expect(ledger.db.prepare('SELECT head FROM manifests').get()).toEqual({ head: null });
 });

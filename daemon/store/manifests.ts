@@ -53,6 +53,8 @@ export interface Manifests {
   want(payload: Uint8Array): readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[];
   /** A file turned out damaged while it was read: it is renamed, and the last good one before it takes its place until a new one was fetched. */
   setAside(path: string, wallMs: number): void;
+  /** Remembers the heads that were found right, so that the next start need not check them. Writes and syncs only where there is one. Throws StoreError. */
+  rememberHeads(): void;
   close(): void;
 }
 
@@ -63,6 +65,8 @@ interface ManifestRow {
   overlay_version: number;
   active: number;
   wanted: string;
+  /** Of the release that checked them, and SHA-256 of heads that it found right, one space between each. */
+  head: string | null;
 }
 
 export interface ManifestsOptions {
@@ -70,6 +74,8 @@ export interface ManifestsOptions {
   /** `<store>/manifests`. */
   readonly folder: string;
   readonly checks: ManifestChecks;
+  /** Names the program that runs: what it has checked once it need not check with every start. null: it checks every time. */
+  readonly release: string | null;
   /** Told of a file that is in the table and cannot be used any more. */
   readonly onUnusable: (eventId: string, message: string) => void;
   readonly onSwitched: (event: EventManifest) => void;
@@ -84,7 +90,7 @@ const fail = (why: Exclude<ManifestResult, { ok: true }>['why'], message: string
 
 /** Opens the files in force. A file that is lost is reported and skipped: its event is unknown until it was fetched again. */
 export function openManifests(options: ManifestsOptions): Manifests {
-  const { ledger, folder, checks } = options;
+  const { ledger, folder, checks, release } = options;
   const { db } = ledger;
   // The folder's own name as well: the ledger must never point to files that a power cut left without a folder.
   if (mkdirSync(folder, { recursive: true }) !== undefined) syncFolder(dirname(folder));
@@ -95,6 +101,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
     'INSERT INTO manifests (event_id, version, previous_version, overlay_version, active, wanted) VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (event_id) DO UPDATE SET version = excluded.version, previous_version = excluded.previous_version, overlay_version = excluded.overlay_version, active = 1, wanted = excluded.wanted',
   );
   const putOverlayVersion = db.prepare<[number, string]>('UPDATE manifests SET overlay_version = ? WHERE event_id = ?');
+  const putHead = db.prepare<[string, string]>('UPDATE manifests SET head = ? WHERE event_id = ?');
   const setActive = db.prepare<[number, string]>('UPDATE manifests SET active = ? WHERE event_id = ?');
   const pathOf = (eventId: string, version: number) => join(folder, eventId, `${version}.sqlite`);
   const sidecarOf = (eventId: string, version: number) => join(folder, eventId, `${version}.json`);
@@ -104,10 +111,23 @@ export function openManifests(options: ManifestsOptions): Manifests {
   const previous = new Map<string, LedgerVector>();
   const carriedKeys = (): PublicKey[] => [...inForce.values()].flatMap((event) => event.file.head.keys);
 
-  const tryOpen = (eventId: string, version: number | null): ManifestFile | null => {
+  const knownHeads = ({ head }: ManifestRow): readonly string[] => {
+    const [by, ...hashes] = (head ?? '').split(' ');
+    return by === release ? hashes : [];
+  };
+  /** Heads in force that are right as they stand, per event, of which the table says nothing yet. */
+  const unremembered = new Map<string, Set<string>>();
+  const found = (eventId: string, file: ManifestFile): ManifestFile => {
+    if (release === null || file.headChecked !== 'plain' || checks.policyProblem(file.head.policies) !== null) return file;
+    unremembered.set(eventId, (unremembered.get(eventId) ?? new Set()).add(file.headSha256));
+    return file;
+  };
+
+  const tryOpen = (row: ManifestRow, version: number | null): ManifestFile | null => {
     if (version === null) return null;
+    const eventId = row.event_id;
     try {
-      return openManifestFile(pathOf(eventId, version));
+      return found(eventId, openManifestFile(pathOf(eventId, version), knownHeads(row)));
     } catch (error) {
       options.onUnusable(eventId, `manifest ${eventId} version ${version}: ${(error as Error).message}`);
       return null;
@@ -115,11 +135,11 @@ export function openManifests(options: ManifestsOptions): Manifests {
   };
   /** The file in force, else the last good one before it, which is kept for this. */
   const load = (row: ManifestRow): void => {
-    const file = tryOpen(row.event_id, row.version) ?? tryOpen(row.event_id, row.previous_version);
+    const file = tryOpen(row, row.version) ?? tryOpen(row, row.previous_version);
     if (file === null) return;
     inForce.set(row.event_id, { eventId: row.event_id, file, overlayVersion: file.head.version === row.version ? row.overlay_version : file.head.version });
     if (row.previous_version === null || file.head.version !== row.version || !existsSync(pathOf(row.event_id, row.previous_version))) return;
-    const old = tryOpen(row.event_id, row.previous_version);
+    const old = tryOpen(row, row.previous_version);
     if (old === null) return;
     previous.set(row.event_id, old.head.upto);
     old.close();
@@ -195,7 +215,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
       await rename(part, target);
       syncFolder(home);
       syncFolder(folder);
-      switchTo(openManifestFile(target), wanted);
+      switchTo(found(wanted.event_id, openManifestFile(target)), wanted);
       return { ok: true, version: wanted.version };
     } catch (error) {
       const known = storeError(`install manifest ${wanted.event_id}`, error);
@@ -290,6 +310,15 @@ export function openManifests(options: ManifestsOptions): Manifests {
       load(row);
       const now = inForce.get(event.eventId);
       if (now !== undefined) options.onSwitched(now);
+    },
+    rememberHeads() {
+      for (const [eventId, hashes] of unremembered) {
+        const row = rowOf.get(eventId);
+        // What is kept is what can be in force: the file, and the one before it.
+        const all = [...hashes, ...(row === undefined ? [] : knownHeads(row))].slice(0, 2);
+        if (row !== undefined) ledger.change('remember a checked head', () => putHead.run([release, ...all].join(' '), eventId));
+        unremembered.delete(eventId);
+      }
     },
     close() {
       for (const { file } of inForce.values()) file.close();
