@@ -25,7 +25,7 @@ import { createKeyring, type Keyring } from './keys.ts';
 import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, Presentation } from './ports.ts';
 import type { StoredConflict } from './store/conflicts.ts';
 import { setAside } from './store/damage.ts';
-import type { AppendedRow, RowBody, Stamp, StoredEntry } from './store/ledger.ts';
+import { type AppendedRow, parseEntry, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
 import type { EventManifest, Manifests } from './store/manifests.ts';
 import { lockStore, type StoreError, storeError } from './store/sqlite.ts';
 import { fireLatched, setFireLatch } from './store/standing.ts';
@@ -37,6 +37,8 @@ const VERIFY_STEP_ROWS = 200;
 const MAX_ABANDONABLE = 64;
 /** Conflicts that a status tells of. */
 const MAX_CONFLICTS_TOLD = 20;
+/** Damaged files set aside while the store opens: one of each kind, and one more. */
+const MAX_RECOVERIES_AT_OPEN = 4;
 /** Rows read by people at once. */
 const MAX_ROWS_READ = 500;
 /** Effective policies kept (one a tier and event). */
@@ -88,14 +90,14 @@ export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Prom
   const latest: Latest = { stamp };
   const lock = lockStore(join(options.path, 'lock.sqlite'));
   try {
-    return deskCore(options, keyring, await openParts(options, keyring, latest), latest, () => lock.close());
+    return await deskCore(options, keyring, await openParts(options, keyring, latest), latest, () => lock.close());
   } catch (error) {
     lock.close();
     throw error;
   }
 }
 
-function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): DeskCore {
+async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): Promise<DeskCore> {
   let parts = opened;
   let lost = parts.ledger.meta('usage_lost') === '1';
   /** The files whose usage was last forgotten, by their versions. */
@@ -113,7 +115,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
     for (let left = COUNT_AT_OPEN_TICKETS; left > 0 && made.step(COUNT_STEP_TICKETS); ) left -= COUNT_STEP_TICKETS;
     return made;
   };
-  let occupancy = countPeople();
+  let occupancy = createOccupancy({ gate: options.gate, ...parts });
 
   const write = (bodies: readonly RowBody[], stamp: Stamp, also?: () => void): readonly AppendedRow[] => {
     const rows = parts.ledger.append(bodies, stamp, also);
@@ -156,6 +158,17 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
     while (owed[0] !== undefined) {
       write(returnedBodies(owed[0]), stamp);
       owed.shift();
+    }
+  };
+
+  /** What is broken may not even close: it is left as it is. */
+  const closeParts = (): void => {
+    for (const close of [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()]) {
+      try {
+        close();
+      } catch {
+        // What was in memory is read again from the ledger, or fetched.
+      }
     }
   };
 
@@ -271,7 +284,7 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
         if (after !== null && own.epoch < after[0]) continue;
         const from = after !== null && own.epoch === after[0] ? Math.max(own.firstSeq, after[1] + 1) : own.firstSeq;
         for (const row of parts.ledger.read(own.epoch, from, most - found.length)) {
-          const entry = JSON.parse(row.entry) as StoredEntry;
+          const entry = parseEntry(parts.ledger, own.epoch, row);
           const conflict = entry.kind === 'grant' ? parts.usage.conflicts.on([own.epoch, entry.seq]) : null;
           found.push({ epoch: own.epoch, entry, ...(conflict === null ? {} : { conflict: described(conflict, latest.stamp).words }) });
         }
@@ -384,19 +397,13 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
         policies.clear();
         return;
       }
-      const attempts = [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()];
-      for (const attempt of attempts) {
-        try {
-          attempt();
-        } catch {
-          /* the file is broken: it is set aside as it is */
-        }
-      }
+      // First, so that a power cut cannot leave usage empty and nobody told.
+      if (error.file === 'usage') parts.ledger.setMeta('usage_lost', '1');
+      closeParts();
       if (error.file === 'usage') {
         const aside = setAside(join(options.path, 'usage.sqlite'), stamp.wallMs);
         options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
         parts = await openParts(options, keyring, latest);
-        parts.ledger.setMeta('usage_lost', '1');
       } else {
         parts = await rebuild(options, keyring, latest, error);
       }
@@ -418,6 +425,20 @@ function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, lat
       }
     },
   };
-  closeOutcomes(parts.ledger, write, latest.stamp);
-  return core;
+  // Some damage shows only when what is there is looked through: it is set aside like any other, each file once.
+  for (let left = MAX_RECOVERIES_AT_OPEN, damage: StoreError | null = null; ; left--) {
+    try {
+      if (damage !== null) await core.recover(damage, latest.stamp);
+      occupancy = countPeople();
+      closeOutcomes(parts.ledger, write, latest.stamp);
+      return core;
+    } catch (error) {
+      const known = storeError('open the store', error);
+      if (!known.damaged || left === 0) {
+        closeParts();
+        throw error;
+      }
+      damage = known;
+    }
+  }
 }

@@ -1,18 +1,19 @@
 /**
  * The store's parts, put together and, where a file is damaged, put together again from what can be read.
  */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { MAX_TEXT_CHARS } from '../contract/limits.ts';
 import type { PublicKey } from '../contract/manifest.ts';
 import { readPolicies } from '../rules/policy.ts';
 import { noteBody } from './desk-rows.ts';
 import type { Keyring } from './keys.ts';
-import { salvage, setAside } from './store/damage.ts';
-import { type Ledger, openLedger, type Stamp, type StoredEntry } from './store/ledger.ts';
+import { LEDGER_FILE, ledgersOf } from './store/card.ts';
+import { type Salvage, salvage, setAside } from './store/damage.ts';
+import { type Ledger, openLedger, parseEntry, type Stamp, TAKING_OVER } from './store/ledger.ts';
 import { type ManifestChecks, type Manifests, openManifests, recoverManifests } from './store/manifests.ts';
 import { createOutbox, type Outbox } from './store/outbox.ts';
 import { createSalvageBox } from './store/salvage-box.ts';
-import { StoreError } from './store/sqlite.ts';
+import { StoreError, storeError } from './store/sqlite.ts';
 import { createStanding, type Standing } from './store/standing.ts';
 import { openUsageStore, type UsageStore } from './store/usage-store.ts';
 
@@ -45,25 +46,58 @@ export interface Parts {
   readonly manifests: Manifests;
 }
 
-/** Opens the store; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
+/**
+ * Opens the store; a damaged ledger is set aside first, and what was begun before a power cut is brought to its end. Throws StoreError where
+ * a person must mend something.
+ */
 export async function openParts(options: DeskCoreOptions, keyring: Keyring, latest: Latest): Promise<Parts> {
-  const { stamp } = latest;
-  const path = join(options.path, 'ledger.sqlite');
   try {
-    return assemble(options, keyring, openLedger({ path, name: options.gate, stamp }), latest);
+    return await openOnce(options, keyring, latest, null);
   } catch (error) {
-    if (!(error instanceof StoreError) || !error.damaged) throw error;
-    return rebuild(options, keyring, latest, error);
+    const known = damageOf(error);
+    if (known === null) throw error;
+    return rebuild(options, keyring, latest, known);
   }
 }
 
 /** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
-export async function rebuild(options: DeskCoreOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
+export function rebuild(options: DeskCoreOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
+  setAside(join(options.path, LEDGER_FILE), latest.stamp.wallMs);
+  return openOnce(options, keyring, latest, cause);
+}
+
+/** The error as damage of the ledger's database; null: it is something else. */
+function damageOf(error: unknown): StoreError | null {
+  if (typeof (error as { code?: unknown } | null)?.code !== 'string') return null;
+  const known = storeError('open the ledger', error);
+  return known.damaged && known.file === 'ledger' ? known : null;
+}
+
+async function openOnce(options: DeskCoreOptions, keyring: Keyring, latest: Latest, cause: StoreError | null): Promise<Parts> {
+  // The newest holds what was still to be sent from those before it.
+  const aside = ledgersOf(options.path).setAside.at(-1) ?? null;
+  let saved: Salvage | null = null;
+  const ledger = openLedger({
+    path: join(options.path, LEDGER_FILE),
+    name: options.gate,
+    stamp: latest.stamp,
+    first() {
+      saved = aside === null ? null : salvage(aside);
+      return { aboveEpoch: saved?.lastEpoch ?? 0, takingOver: saved !== null };
+    },
+  });
+  try {
+    if (ledger.meta(TAKING_OVER) === '1' && aside !== null) await takeOver(options, keyring, latest, ledger, saved ?? salvage(aside), cause);
+    return assemble(options, keyring, ledger, latest);
+  } catch (error) {
+    ledger.close();
+    throw error;
+  }
+}
+
+/** Every step may be done twice: a power cut begins them anew, until the last says that they are done. */
+async function takeOver(options: DeskCoreOptions, keyring: Keyring, latest: Latest, ledger: Ledger, saved: Salvage, cause: StoreError | null): Promise<void> {
   const { stamp } = latest;
-  const path = join(options.path, 'ledger.sqlite');
-  const aside = setAside(path, stamp.wallMs);
-  const saved = salvage(aside);
-  const ledger = openLedger({ path, name: options.gate, stamp, aboveEpoch: saved.lastEpoch });
   ledger.setMeta('usage_lost', '1');
   const standing = createStanding(ledger);
   ledger.change('take over what was saved', () => {
@@ -72,10 +106,11 @@ export async function rebuild(options: DeskCoreOptions, keyring: Keyring, latest
   for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
   createSalvageBox(ledger).put(saved);
   const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, latest));
-  const detail = `${cause.fault.cause}; set aside as ${aside.slice(aside.lastIndexOf('/') + 1)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again; epoch ${ledger.epoch()} begins`;
+  const why = cause?.fault.cause ?? 'the database was damaged, and the gate ended before it was replaced';
+  const detail = `${why}; set aside as ${basename(saved.path)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again; epoch ${ledger.epoch()} begins`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
+  ledger.setMeta(TAKING_OVER, '0');
   options.notice('ledger', detail);
-  return assemble(options, keyring, ledger, latest);
 }
 
 const checksOf = (keyring: Keyring, latest: Latest): ManifestChecks => ({
@@ -90,9 +125,18 @@ const checksOf = (keyring: Keyring, latest: Latest): ManifestChecks => ({
 function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, latest: Latest): Parts {
   const { stamp } = latest;
   const usage = openUsage(options, ledger, stamp.wallMs);
+  try {
+    return assembleOn(options, keyring, ledger, usage, latest);
+  } catch (error) {
+    usage.abandon();
+    throw error;
+  }
+}
+
+function assembleOn(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, usage: UsageStore, latest: Latest): Parts {
   for (const own of ledger.epochs()) {
     for (let from = Math.max(own.firstSeq, usage.ownMark(own.epoch) + 1); from <= own.lastSeq; from += CATCH_UP_ROWS) {
-      for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, JSON.parse(row.entry) as StoredEntry);
+      for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, parseEntry(ledger, own.epoch, row));
     }
   }
   const parts: Parts = {
@@ -120,8 +164,9 @@ function openUsage(options: DeskCoreOptions, ledger: Ledger, wallMs: number): Us
     return openUsageStore(path, ledger.name);
   } catch (error) {
     if (!(error instanceof StoreError) || !error.damaged) throw error;
-    const aside = setAside(path, wallMs);
+    // First, so that a power cut cannot leave usage empty and nobody told.
     ledger.setMeta('usage_lost', '1');
+    const aside = setAside(path, wallMs);
     options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
     return openUsageStore(path, ledger.name);
   }

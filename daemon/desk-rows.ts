@@ -7,7 +7,7 @@ import { explain } from '../contract/reasons.ts';
 import type { Verdict } from '../rules/facts.ts';
 import type { Gathered } from './desk-facts.ts';
 import type { Note, Presentation } from './ports.ts';
-import type { AppendedRow, Ledger, RowBody, Stamp, StoredEntry } from './store/ledger.ts';
+import { type AppendedRow, type Ledger, parseEntry, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
 
 /** Own rows looked through at start for grants that never heard how they ended. A lane has a few grants open at once; each writes its outcome soon. */
 export const OUTCOME_SCAN_ROWS = 1_000;
@@ -93,7 +93,7 @@ export function closeOutcomes(ledger: Ledger, write: (bodies: readonly RowBody[]
     return limit > 0 ? [{ epoch: own.epoch, from: own.lastSeq - limit + 1, limit }] : [];
   });
   for (const part of parts.reverse())
-    for (const row of ledger.read(part.epoch, part.from, part.limit)) take(open, part.epoch, JSON.parse(row.entry) as StoredEntry);
+    for (const row of ledger.read(part.epoch, part.from, part.limit)) take(open, part.epoch, parseEntry(ledger, part.epoch, row));
   const bodies = [...open.values()].flatMap(({ position, entry, units }) =>
     [...units].map((unit) => passageBody(position, entry, String(entry['direction'] ?? 'in'), unit, 'unknown')),
   );

@@ -1,7 +1,7 @@
 /**
  * A database that is damaged is set aside under a dated name, never deleted, and what can still be read of it is saved.
  */
-import { existsSync, renameSync } from 'node:fs';
+import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { entryHash } from '../../contract/chain.ts';
 import type { Direction } from '../../contract/ids.ts';
@@ -28,14 +28,38 @@ export interface Salvage {
   readonly transactions: readonly { readonly id: string; readonly expires_at_ms: number }[];
 }
 
-/** Renames a database with its log, so that nothing of it is overwritten. Answers the new path. Errors are the file system's. */
+/**
+ * Renames a database with its log, so that nothing of it is overwritten. The log gets its new name first and loses the old one last: wherever
+ * the power goes, a database never stands without the log that holds its newest rows. Answers the new path. Errors are the file system's.
+ */
 export function setAside(path: string, wallMs: number): string {
   const stamp = new Date(wallMs).toISOString().replaceAll(/[-:]/g, '').replace('.', '-');
+  const taken = (target: string): boolean => existsSync(target) || existsSync(`${target}-wal`);
   let target = path.replace(/\.sqlite$/, `.damaged-${stamp}.sqlite`);
-  for (let n = 2; existsSync(target); n++) target = path.replace(/\.sqlite$/, `.damaged-${stamp}-${n}.sqlite`);
-  for (const suffix of ['', '-wal', '-shm']) if (existsSync(path + suffix)) renameSync(path + suffix, target + suffix);
-  syncFolder(dirname(join(path)));
+  for (let n = 2; taken(target); n++) target = path.replace(/\.sqlite$/, `.damaged-${stamp}-${n}.sqlite`);
+  const folder = dirname(join(path));
+  if (existsSync(`${path}-wal`)) secondName(`${path}-wal`, `${target}-wal`);
+  syncFolder(folder);
+  if (existsSync(path)) renameSync(path, target);
+  syncFolder(folder);
+  for (const suffix of ['-wal', '-shm']) rmSync(path + suffix, { force: true });
+  syncFolder(folder);
   return target;
+}
+
+function secondName(path: string, name: string): void {
+  try {
+    linkSync(path, name);
+  } catch {
+    // A file system without second names: a copy does as well.
+    copyFileSync(path, name);
+    const file = openSync(name, 'r+');
+    try {
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+  }
 }
 
 /** Reads what can be read, row by row. Total: a file that says nothing gives nothing. */

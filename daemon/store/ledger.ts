@@ -29,6 +29,9 @@ export interface AppendedRow {
 /** Rows whose hashes are checked before the first decision; the others are checked while the lane is idle. */
 export const VERIFY_AT_OPEN_ROWS = 100;
 
+/** Setting of a ledger that stands in for one that was set aside, as long as not all was taken over from that. */
+export const TAKING_OVER = 'taking_over';
+
 export const sha256Text = (text: string): string => digest('sha256', text, 'hex');
 
 /** A chain that does not hold: the third and last thing that sets a database aside. */
@@ -45,13 +48,25 @@ export function brokenChain(path: string, epoch: number, seq: number): StoreErro
   );
 }
 
+/** The content of a row that was read. Throws StoreError (damaged) where it is none. */
+export function parseEntry(ledger: Pick<Ledger, 'name'>, epoch: number, row: { readonly seq: number; readonly entry: string }): StoredEntry {
+  try {
+    return JSON.parse(row.entry) as StoredEntry;
+  } catch {
+    throw brokenChain(`the ledger of ${ledger.name}`, epoch, row.seq);
+  }
+}
+
 export interface LedgerOptions {
   readonly path: string;
   /** `<site>/<gate>`. */
   readonly name: string;
   readonly stamp: Stamp;
-  /** Every new epoch lies above this one as well: the own last of a database that was set aside. */
-  readonly aboveEpoch?: number;
+  /**
+   * Asked only where the file is new: the own last epoch of a database that was set aside (every new one lies above it), and whether its rows
+   * are still to be taken over. That is written together with the first epoch, so that a power cut cannot come between.
+   */
+  readonly first?: () => { readonly aboveEpoch: number; readonly takingOver: boolean };
 }
 
 export interface Ledger {
@@ -103,7 +118,7 @@ export function openLedger(options: LedgerOptions): Ledger {
   }
 }
 
-function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptions): Ledger {
+function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions): Ledger {
   const insert = db.prepare<[number, string]>('INSERT INTO rows (id, entry) VALUES (?, ?)');
   const range = db.prepare<[number, number, number], { id: number; entry: string }>('SELECT id, entry FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?');
   const metaGet = db.prepare<[string], { value: string }>('SELECT value FROM meta WHERE key = ?');
@@ -151,11 +166,12 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
   let epoch = 0;
   let previous = '';
 
-  const addEpoch = (ackedEpoch: number, at: Stamp): number => {
-    const next = Math.max(ackedEpoch, epoch, aboveEpoch, Math.floor(at.wallMs / 1000)) + 1;
+  const addEpoch = (above: number, at: Stamp, takingOver = false): number => {
+    const next = Math.max(above, epoch, Math.floor(at.wallMs / 1000)) + 1;
     // An epoch without rows is renamed rather than left behind: its first id would be the next one's too.
     transact('begin an epoch', () => {
       metaSet.run('ledger', name);
+      if (takingOver) metaSet.run(TAKING_OVER, '1');
       db.prepare('DELETE FROM epochs WHERE first_id > ?').run(lastId);
       db.prepare('INSERT INTO epochs (epoch, first_id) VALUES (?, ?)').run(next, lastId + 1);
     });
@@ -199,7 +215,8 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
 
   const current = epochs.at(-1);
   if (current === undefined) {
-    addEpoch(0, stamp);
+    const { aboveEpoch, takingOver } = first?.() ?? { aboveEpoch: 0, takingOver: false };
+    addEpoch(aboveEpoch, stamp, takingOver);
   } else {
     epoch = current.epoch;
     if (lastId > 0) verifyFrom(Math.max(firstId, lastId - VERIFY_AT_OPEN_ROWS + 1), VERIFY_AT_OPEN_ROWS);
@@ -273,7 +290,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, aboveEpoch = 0 }: LedgerOptio
         throw storeError('read the ledger', error);
       }
     },
-    beginEpoch: addEpoch,
+    beginEpoch: (ackedEpoch, at) => addEpoch(ackedEpoch, at),
     prune(wanted, uptoSeq, limit) {
       const own = epochs.find((candidate) => candidate.epoch === wanted);
       // Only from the front, so that what is kept stays one chain.

@@ -145,8 +145,10 @@ function checkRows(rows: readonly Row[], waiting: ReadonlySet<string>, truth: Tr
   for (const [key, entry] of truth.rows) {
     const [epoch = 0, seq = 0] = key.split('/').map(Number);
     const here = found.get(key);
+    const acked = seq <= (truth.acked.get(epoch) ?? 0);
+    if (here !== undefined && !acked && !waiting.has(key)) problems.push(`row ${key} is not in Postgres and is not sent`);
     if (here === undefined) {
-      if (seq <= (truth.acked.get(epoch) ?? 0)) continue;
+      if (acked) continue;
       expected++;
       if (waiting.has(key)) continue;
       lost++;

@@ -95,7 +95,13 @@ export async function runCuts(task: CutsTask): Promise<CutsResult> {
     };
     const image = join(folder, 'image');
     result.chains++;
-    await runChain(options, (round) => cutRound(round, image, task, result, `--seed ${task.seed}, chain ${number}`));
+    try {
+      await runChain(options, (round) => cutRound(round, image, task, result, `--seed ${task.seed}, chain ${number}`));
+    } catch (error) {
+      // A gate that does not come up after a cut or after damage.
+      result.failed++;
+      result.examples.push(`--seed ${task.seed}, chain ${number}, round ${result.rounds + 1}: ${(error as Error).message.slice(0, 2_000)}`);
+    }
     rmSync(folder, { recursive: true, force: true });
     if (task.firstFailure && result.failed > 0) break;
   }
