@@ -27,12 +27,64 @@ export const promises: readonly Promised[] = [
   { row: 1, promise: 'The gate never opens for a grant that is not durably recorded, and no recorded row is lost', short: '', proofs: [] },
   { row: 2, promise: 'The fleet keeps its invariants whatever fails', short: '', proofs: [] },
   { row: 3, promise: 'What a gate recorded reaches Postgres exactly once', short: '', proofs: [] },
-  { row: 4, promise: 'No ticket is admitted beyond its allowance where the gate or the cloud could know', short: '', proofs: [] },
+  {
+    row: 4,
+    promise: 'No ticket is admitted beyond its allowance where the gate or the cloud could know',
+    short: 'cloud/reconcile/permutations.test.ts',
+    proofs: [
+      {
+        command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'cloud/reconcile/permutations.test.ts', '--project', 'real'],
+        env: { SETS: '2000', FIGURES: '1' },
+        boundS: 180,
+      },
+      {
+        command: [
+          'node',
+          'node_modules/vitest/vitest.mjs',
+          'run',
+          'cloud/reconcile/concurrency.test.ts',
+          'cloud/tickets/doors.test.ts',
+          '--project',
+          'real',
+          '-t',
+          '400 tickets',
+        ],
+        env: { CROWD: '400', FIGURES: '1' },
+        boundS: 120,
+      },
+    ],
+  },
   { row: 5, promise: 'The release returns to its defined state in bounded time', short: '', proofs: [] },
-  { row: 6, promise: 'A forged, replayed, revoked or garbled code never opens', short: '', proofs: [] },
+  {
+    row: 6,
+    promise: 'A forged, replayed, revoked or garbled code never opens',
+    short: 'test/forgery/forgery.test.ts',
+    proofs: [
+      { command: ['node', 'test/forgery/prove.ts', '--plants'], boundS: 180 },
+      { command: ['node', 'test/forgery/properties.ts'], boundS: 120 },
+    ],
+  },
   { row: 7, promise: 'No device speaks for another', short: '', proofs: [] },
-  { row: 8, promise: 'No tenant sees another', short: '', proofs: [] },
+  {
+    row: 8,
+    promise: 'No tenant sees another',
+    short: 'cloud/isolation.test.ts',
+    proofs: [
+      { command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'cloud/isolation.test.ts', '--project', 'real'], env: { FIGURES: '1' }, boundS: 120 },
+    ],
+  },
   { row: 9, promise: 'Damage is detected, never silently used', short: '', proofs: [] },
   { row: 10, promise: 'Bad input is bounded', short: '', proofs: [] },
-  { row: 11, promise: 'Order is right as far as clocks allow, and says where they do not', short: '', proofs: [] },
+  {
+    row: 11,
+    promise: 'Order is right as far as clocks allow, and says where they do not',
+    short: 'cloud/reconcile/clocks.test.ts',
+    proofs: [
+      {
+        command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'cloud/reconcile/clocks.test.ts', '--project', 'real'],
+        env: { HISTORIES: '10000', FIGURES: '1' },
+        boundS: 240,
+      },
+    ],
+  },
 ];
