@@ -14,7 +14,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['{contract,rules,daemon,deploy,test}/**/*.test.ts'],
-          exclude: ['**/*.real.test.ts', 'test/system/**', 'test/kernel/**', 'node_modules/**', '.tools/**'],
+          exclude: ['**/*.real.test.ts', 'test/system/**', 'test/faults/**', 'test/kernel/**', 'node_modules/**', '.tools/**'],
         },
       },
       {
@@ -36,7 +36,7 @@ export default defineConfig({
       {
         extends: true,
         // The whole system: gates as processes, broker, database. One file at a time.
-        test: { name: 'system', include: ['test/system/**/*.test.ts'], fileParallelism: false, testTimeout: 120_000, hookTimeout: 180_000 },
+        test: { name: 'system', include: ['test/{system,faults}/**/*.test.ts'], fileParallelism: false, testTimeout: 120_000, hookTimeout: 180_000 },
       },
     ],
   },

@@ -7,6 +7,7 @@ import { TOPIC_ROOT } from '../contract/topics.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from './broker.ts';
 import { createVerify } from './code-signatures.ts';
 import type { CloudConfig } from './config.ts';
+import { registerConsole } from './console/routes.ts';
 import { createDatabase, type Database } from './database.ts';
 import { openAuthority } from './devices/certificates.ts';
 import { registerEnrolment } from './devices/enrolment.ts';
@@ -14,7 +15,8 @@ import { createIdentify } from './devices/identity.ts';
 import { createGateRequests, type GateRequests } from './devices/requests.ts';
 import { registerDeviceRoutes } from './devices/routes.ts';
 import { type App, createHttp } from './http.ts';
-import { createIngest, type Ingest, ingestSubscriptions } from './ingest/ingest.ts';
+import { createIngest, type Ingest } from './ingest/ingest.ts';
+import { ingestGroup, ingestSubscriptions } from './ingest/share.ts';
 import type { Log } from './log.ts';
 import { lookUp } from './manifest/lookup.ts';
 import { createOutbox, type Outbox } from './manifest/outbox.ts';
@@ -103,7 +105,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     settings: config.mqtt,
     host: config.host,
     onMessage,
-    subscriptions: parts.ingest ? ingestSubscriptions(shared) : [`${TOPIC_ROOT}/+/+/response/+`],
+    subscriptions: parts.ingest ? ingestSubscriptions(shared ? await ingestGroup(database) : null) : [`${TOPIC_ROOT}/+/+/response/+`],
     onConnection: (connected, reason) => {
       log[connected ? 'info' : 'warn']({ reason }, connected ? 'connected to the broker' : 'not connected to the broker');
       // A broker that came back may have lost what it retained.
@@ -182,6 +184,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys });
   registerTicketRoutes(app, { database });
   registerAccountRoutes(app, { database });
+  registerConsole(app);
   registerScanRoutes(app, { database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
   return app;
 }

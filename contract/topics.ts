@@ -86,8 +86,6 @@ export function gateSubscriptions(gate: string): readonly string[] {
 export const INGEST_SUBSCRIPTIONS: readonly string[] = ['ledger', 'state', 'info', 'health', 'stats', 'alert/+', 'response/+', 'lookup', 'time'].map(
   (rest) => `${TOPIC_ROOT}/+/+/${rest}`,
 );
-/** Named share of several ingesters. */
-export const INGEST_SHARE = '$share/stile-ingest/';
 
 /** Delivery of each kind: QoS, retained, and message expiry in seconds under MQTT 5 (undefined: none). */
 export const DELIVERY: Readonly<Record<Topic['kind'], { readonly qos: 0 | 1; readonly retain: boolean; readonly expiry_s?: number }>> = {

@@ -1,7 +1,8 @@
 /** An ingest as a process of its own, for tests that kill it. Environment: DATABASE_URL, STILE_MQTT_URL. Says `ready` when connected. */
 import { createBroker } from '../cloud/broker.ts';
 import { createDatabase } from '../cloud/database.ts';
-import { createIngest, type Ingest, ingestSubscriptions } from '../cloud/ingest/ingest.ts';
+import { createIngest, type Ingest } from '../cloud/ingest/ingest.ts';
+import { ingestGroup, ingestSubscriptions } from '../cloud/ingest/share.ts';
 import { SILENT } from '../cloud/log.ts';
 import { acksFor } from '../cloud/reconcile/acknowledge.ts';
 import { markPublished, unpublishedCloudRows } from '../cloud/reconcile/cloud-ledger.ts';
@@ -12,7 +13,7 @@ let ingest: Ingest | undefined;
 const broker = createBroker({
   settings: { url: process.env['STILE_MQTT_URL'] as string, ca: null, cert: null, key: null },
   host: null,
-  subscriptions: ingestSubscriptions(true),
+  subscriptions: ingestSubscriptions(await ingestGroup(database)),
   onMessage: (message) => ingest?.receive(message),
   onConnection: (connected) => {
     if (connected) process.stdout.write('ready\n');

@@ -9,7 +9,8 @@ import { createLog, SILENT } from '../log.ts';
 import { acksFor } from '../reconcile/acknowledge.ts';
 import { markPublished, settle, unpublishedCloudRows } from '../reconcile/cloud-ledger.ts';
 import { readRow, reconcile } from '../reconcile/rows.ts';
-import { createIngest, type Ingest, ingestSubscriptions } from './ingest.ts';
+import { createIngest, type Ingest } from './ingest.ts';
+import { ingestGroup, ingestSubscriptions } from './share.ts';
 
 const account = { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished };
 let fresh: FreshDatabase;
@@ -34,7 +35,7 @@ async function cloud(extra: Partial<Parameters<typeof createIngest>[0]> = {}): P
   const broker = createBroker({
     settings: settings(),
     host: 'test',
-    subscriptions: ingestSubscriptions(true),
+    subscriptions: ingestSubscriptions(await ingestGroup(fresh.database)),
     onMessage: (message) => ingest?.receive(message),
   });
   ingest = createIngest({

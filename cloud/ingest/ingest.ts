@@ -8,7 +8,7 @@ import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { type LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import { TimeQuestion } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
-import { DELIVERY, INGEST_SHARE, INGEST_SUBSCRIPTIONS, parseTopic, topicOf } from '../../contract/topics.ts';
+import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 import type { CloudBroker, IncomingMessage } from '../broker.ts';
 import type { Database } from '../database.ts';
 import type { Log } from '../log.ts';
@@ -20,16 +20,6 @@ import { createTelemetry } from './telemetry.ts';
 
 /** Lookups under way; further ones are left unanswered: the gate decides alone after its 300 ms. */
 const MAX_LOOKUPS = 64;
-/** Of these one ingester is enough; the others (last words, responses) are for every process, and a shared subscription would leave out what is retained. */
-const SHARED = ['ledger', 'lookup', 'time'];
-
-/** What an ingest subscribes to, by the broker that it has: shared where the broker can (not aedes). */
-export function ingestSubscriptions(shared: boolean): string[] {
-  return INGEST_SUBSCRIPTIONS.filter((filter) => !filter.endsWith('/stats')).map((filter) =>
-    shared && SHARED.includes(filter.split('/').at(-1) as string) ? INGEST_SHARE + filter : filter,
-  );
-}
-
 export interface IngestOptions<Row> {
   readonly database: Database;
   readonly broker: CloudBroker;

@@ -104,7 +104,9 @@ interface Cloud {
 export async function exactlyOnce(options: ExactlyOnceOptions): Promise<ExactlyOnceResult> {
   const beganMs = performance.now();
   const dir = mkdtempSync(join(tmpdir(), 'stile-faults-'));
-  const releases: (() => Promise<unknown> | unknown)[] = [() => rmSync(dir, { recursive: true, force: true })];
+  const releases: (() => Promise<unknown> | unknown)[] = [
+    () => (process.env['KEEP'] === undefined ? rmSync(dir, { recursive: true, force: true }) : options.say(`kept ${dir}`)),
+  ];
   try {
     const world = await openWorld();
     releases.push(world.close);
@@ -149,7 +151,7 @@ async function openCloud(options: ExactlyOnceOptions, world: World, dir: string)
     dir,
     databaseUrl: world.cloudEnv.DATABASE_URL,
     mqtt: { url: world.cloudEnv.STILE_MQTT_URL },
-    env: { STILE_LOG_LEVEL: 'error' },
+    env: { STILE_LOG_LEVEL: process.env['KEEP'] === undefined ? 'error' : 'info' },
   });
   return { house, cloud: { start: () => house.startCloud(), kill: () => house.killCloud(), stop: () => house.close() } };
 }

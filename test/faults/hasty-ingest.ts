@@ -5,7 +5,8 @@
 
 import { type CloudBroker, createBroker, type IncomingMessage } from '../../cloud/broker.ts';
 import { createDatabase } from '../../cloud/database.ts';
-import { createIngest, type Ingest, ingestSubscriptions } from '../../cloud/ingest/ingest.ts';
+import { createIngest, type Ingest } from '../../cloud/ingest/ingest.ts';
+import { ingestGroup, ingestSubscriptions } from '../../cloud/ingest/share.ts';
 import { SILENT } from '../../cloud/log.ts';
 import { acksFor } from '../../cloud/reconcile/acknowledge.ts';
 import { markPublished, unpublishedCloudRows } from '../../cloud/reconcile/cloud-ledger.ts';
@@ -18,7 +19,7 @@ let ingest: Ingest | undefined;
 const broker: CloudBroker = createBroker({
   settings: { url: process.env['STILE_MQTT_URL'] as string, ca: null, cert: null, key: null },
   host: null,
-  subscriptions: ingestSubscriptions(true),
+  subscriptions: ingestSubscriptions(await ingestGroup(database)),
   onMessage: (message) => {
     acknowledgeAtOnce(message);
     ingest?.receive(message);

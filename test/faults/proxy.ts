@@ -13,7 +13,7 @@ export type Weather =
   | { readonly kind: 'fair' | 'cut' | 'silent' | 'mute' }
   | { readonly kind: 'slow'; readonly latencyMs: number; readonly bytesPerSecond: number };
 
-export interface Proxy {
+export interface TcpProxy {
   readonly port: number;
   /** From now on. Connections that were made in `mute` have lost bytes and break when it ends. */
   weather(weather: Weather): void;
@@ -30,7 +30,7 @@ const MAX_UNDER_WAY_BYTES = 256 * 1024;
 const SLICE_MS = 20;
 
 /** Listens on a free loopback port, or the one given. */
-export async function openProxy(options: { readonly target: number; readonly port?: number }): Promise<Proxy> {
+export async function openProxy(options: { readonly target: number; readonly port?: number }): Promise<TcpProxy> {
   let { target } = options;
   let now: Weather = { kind: 'fair' };
   const links = new Set<Link>();

@@ -15,7 +15,7 @@ import { type RunningPostgres, startPostgres } from '../../deploy/database/embed
 import { type Broker, startBroker } from '../broker.ts';
 import { makeVenue, type Venue } from '../database.ts';
 import type { Row } from './account.ts';
-import { openProxy, type Proxy } from './proxy.ts';
+import { openProxy, type TcpProxy } from './proxy.ts';
 import type { WriterGate, WriterNews, WriterOrder } from './writer.ts';
 
 const START_MS = 30_000;
@@ -71,7 +71,7 @@ export async function openPostgres(): Promise<Postgres> {
 }
 
 /** The same server by another way. */
-export function through(url: string, proxy: Proxy): string {
+export function through(url: string, proxy: TcpProxy): string {
   const other = new URL(url);
   other.port = String(proxy.port);
   return other.href;
@@ -274,7 +274,7 @@ export interface World {
   readonly postgres: Postgres;
   readonly broker: Broker;
   /** Gates to the broker, the cloud to the broker, the cloud to PostgreSQL. */
-  readonly ways: { readonly gates: Proxy; readonly cloud: Proxy; readonly database: Proxy };
+  readonly ways: { readonly gates: TcpProxy; readonly cloud: TcpProxy; readonly database: TcpProxy };
   /** By these the cloud reaches what it needs. */
   readonly cloudEnv: { readonly DATABASE_URL: string; readonly STILE_MQTT_URL: string };
   readonly gateMqttUrl: string;
