@@ -123,7 +123,7 @@ export function createBroker(scheduler: Scheduler, random: Random, network: Netw
     sessionFor: (owner) => (options, handlers) => openSimSession(owner, options.clientId, options.will, handlers),
     connectCloud(owner, deliver, gone) {
       if (!reachable(CLOUD)) return null;
-      const client: Connected = { id: CLOUD, owner, filters: new Set(['#']), deliver, drop: gone, upMs: 0, downMs: 0 };
+      const client: Connected = { id: CLOUD, owner, filters: new Set(['stile/1/+/+/ledger', 'stile/1/+/+/time']), deliver, drop: gone, upMs: 0, downMs: 0 };
       add(client);
       return { publish: (topic, payload, retain) => arriving(client, () => route(topic, payload, retain, CLOUD)) };
     },
@@ -249,13 +249,12 @@ const split = (text: string): readonly string[] => {
   return made;
 };
 
-/** MQTT's wildcards: `+` one level, `#` the rest. */
+/** MQTT's wildcard `+`; nobody here uses the other. */
 export function matches(filter: string, topic: string): boolean {
-  if (filter === '#' || filter === topic) return true;
+  if (filter === topic) return true;
   const wanted = split(filter);
   const given = split(topic);
   for (let i = 0; i < wanted.length; i++) {
-    if (wanted[i] === '#') return true;
     if (i >= given.length || (wanted[i] !== '+' && wanted[i] !== given[i])) return false;
   }
   return wanted.length === given.length;

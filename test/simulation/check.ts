@@ -24,6 +24,7 @@ export function checkEnd(ending: Ending): void {
     const own = rowsOf(gate);
     checkOwn(world, gate, own);
     checkShown(world, gate, seen.get(gate.name) as Seen);
+    checkSender(world, gate, seen.get(gate.name) as Seen);
     checkOutcomes(world, gate);
     checkTruth(world, gate);
   }
@@ -65,6 +66,13 @@ function checkShown(world: World, gate: SimGate, seen: Seen): void {
     if (stored === null || (hash !== null && stored !== hash))
       world.violated('I1', `${gate.name}: row ${key} was shown and is ${stored === null ? 'lost' : 'another one now'}`);
   }
+}
+
+/** I9: what the cloud holds in a gate's name, that gate has written. */
+function checkSender(world: World, gate: SimGate, seen: Seen): void {
+  for (const [epoch, rows] of world.cloud.ledgers.get(gate.name) ?? [])
+    for (const seq of rows.keys())
+      if (!seen.shown.has(`${epoch} ${seq}`)) world.violated('I9', `the cloud holds row ${epoch}/${seq} of ${gate.name}, which that gate never wrote`);
 }
 
 /** I2: every unit that was opened ended once. */

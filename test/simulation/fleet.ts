@@ -1,6 +1,7 @@
 /** A fleet and what befalls it: one world for HISTORIES_A_FLEET histories, each with tickets of its own, each ended by healing, quiet and the checks. */
 import { rmSync } from 'node:fs';
 import { makeOverlay } from '../../daemon/desk-fixture.ts';
+import type { GateSnapshot } from '../../daemon/gate/watch.ts';
 import { effectivePolicy } from '../../rules/policy.ts';
 import type { AccountPolicy } from './account.ts';
 import { createBroker } from './broker.ts';
@@ -8,7 +9,7 @@ import { checkEnd } from './check.ts';
 import { CLOUD_LEDGER, type Cloud, createCloud } from './cloud.ts';
 import { createSimGate, type SimGate } from './gate.ts';
 import { BASE_MS, codeOf, copyStore, GATES, type House, POLICIES, ticketOf } from './house.ts';
-import { type FleetPlan, inWords, STEPS_MS, type Step } from './plan.ts';
+import { type FleetPlan, STEPS_MS, type Step } from './plan.ts';
 import { randomOf } from './random.ts';
 import { createScheduler } from './scheduler.ts';
 import { createRegistry, type Seen, watchGate } from './watch.ts';
@@ -17,6 +18,8 @@ import { createTrace, type Invariant, type MutantName, type Violation, type Worl
 /** After healing, all must be quiet within so long: two heartbeats, and the longest wait before a gate connects again. */
 const QUIET_WITHIN_MS = 150_000;
 const LOOK_EVERY_MS = 1_000;
+/** Until the last guests are through, or told no. */
+const GUESTS_GONE_MS = 9_000;
 /** The first connection of a new fleet. */
 const SETTLE_MS = 3_000;
 
@@ -95,15 +98,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   const exchange = (gate: SimGate, image: string | null): void => {
     const state = gate.life()?.gate.state();
     // Nobody under way, and nothing that only this card knows.
-    if (
-      state === undefined ||
-      backlogOf(gate) > 0 ||
-      state.in.signal !== 'ready' ||
-      state.out.signal !== 'ready' ||
-      state.pendingNotes > 0 ||
-      busy.has(gate.name)
-    )
-      return;
+    if (state === undefined || busy.has(gate.name) || isBusy(state.in) || isBusy(state.out) || state.pendingNotes > 0 || backlogOf(gate) > 0) return;
     busy.add(gate.name);
     gate.kill();
     const folder = house.folderFor(gate.name);
@@ -111,14 +106,18 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     gate.replaceCard(folder);
     trace.add(scheduler.nowMs(), `${gate.name} gets ${image === null ? 'a new card' : 'an old card'}`);
     gate.start();
-    forAWhile(4_000, () => busy.delete(gate.name));
+    const admitAgain = (): void => {
+      if (seen.get(gate.name)?.heardOfCloud() === true) busy.delete(gate.name);
+      else scheduler.after(300, null, admitAgain);
+    };
+    admitAgain();
   };
   const busy = new Set<string>();
 
   const carryOut = (step: Step): void => {
     const gate = 'gate' in step ? gates[step.gate] : undefined;
     if ('gate' in step && gate === undefined) return;
-    trace.add(scheduler.nowMs(), `step ${inWords(step)}`);
+    trace.add(scheduler.nowMs(), `step ${JSON.stringify(step)}`);
     const at = gate as SimGate;
     switch (step.do) {
       case 'show':
@@ -207,13 +206,14 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     scheduler.after(50, null, reset);
   };
 
+  const isBusy = (view: GateSnapshot['in']): boolean => view.signal !== 'ready' || view.grant !== null;
   const isQuiet = (): boolean => gates.every((gate) => gateIsQuiet(gate)) && cloud.up;
   const gateIsQuiet = (gate: SimGate): boolean => {
     const life = gate.life();
     const core = life?.desk.core();
     if (life === null || core == null || !life.uplink.online() || life.uplink.inFlight() > 0) return false;
     const state = life.gate.state();
-    if (state.fire.latched || state.pendingNotes > 0 || state.in.signal !== 'ready' || state.out.signal !== 'ready') return false;
+    if (state.fire.latched || state.pendingNotes > 0 || isBusy(state.in) || isBusy(state.out)) return false;
     const known = core.vector();
     for (const [ledger, epochs] of cloud.ledgers) {
       const newest = Math.max(...epochs.keys());
@@ -236,7 +236,9 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   const heal = async (): Promise<void> => {
     for (const healer of healers.splice(0)) healer();
     broker.calm(true);
-    await scheduler.runUntil(scheduler.nowMs() + 9_000);
+    const admittedByMs = scheduler.nowMs() + QUIET_WITHIN_MS;
+    await scheduler.runUntil(scheduler.nowMs() + GUESTS_GONE_MS);
+    while (busy.size > 0 && scheduler.nowMs() < admittedByMs) await scheduler.runUntil(scheduler.nowMs() + LOOK_EVERY_MS);
     // A row more at every gate, so that whoever missed the last one sees that it is missing.
     for (const gate of gates) {
       seen.get(gate.name)?.pressed();

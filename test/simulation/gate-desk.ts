@@ -15,7 +15,7 @@ const CALL_MS = [0.3, 2] as const;
 /** Back to the loop, ms. */
 const REPLY_MS = [0.1, 1] as const;
 /** Nobody called for so long: the worker tidies up. */
-const QUIET_MS = 600;
+const QUIET_MS = 2_500;
 const MAX_IDLE_STEPS = 20;
 
 export interface DiskState {
@@ -64,7 +64,6 @@ export function createSimDesk(options: {
   let opening: Promise<DeskCore> | null = null;
   let busyMs = 0;
   let nextId = 1;
-  let calls = 0;
   let idle: { cancel(): void } | null = null;
   const ids = new WeakMap<Presentation, number>();
 
@@ -76,7 +75,7 @@ export function createSimDesk(options: {
       world.violated('I8', `${gate}: tidying up failed: ${(error as Error).message}`);
     }
   };
-  const call = <T>(work: (opened: DeskCore) => T, commits: boolean, changes = true): Promise<T> =>
+  const call = <T>(work: (opened: DeskCore) => T, commits: boolean): Promise<T> =>
     new Promise((resolve, reject) => {
       const at = stamp();
       const takesMs = CALL_MS[0] + random.next() * (CALL_MS[1] - CALL_MS[0]) + (commits ? disk.stallMs : 0);
@@ -86,7 +85,6 @@ export function createSimDesk(options: {
         try {
           if (core === null || (commits && disk.fails)) throw fault();
           latest = at;
-          if (changes) calls += 1;
           const value = work(core);
           answer = () => resolve(value);
         } catch (error) {
@@ -98,7 +96,7 @@ export function createSimDesk(options: {
       });
     });
   let latest = stamp();
-  let held: { readonly calls: number; readonly status: DeskStatus } | null = null;
+  let held: DeskStatus | null = null;
 
   return {
     core: () => core,
@@ -179,6 +177,7 @@ export function createSimDesk(options: {
           given = { ...ack, epochs: ack.epochs.filter((one) => one.epoch < epoch || (one.epoch === epoch && one.upto_seq <= lastSeq)) };
         }
         const answer = opened.acknowledge(given, latest);
+        if (answer.ahead) held = null;
         watcher.acknowledged(opened, answer.backlog);
         return answer;
       }, false),
@@ -188,19 +187,26 @@ export function createSimDesk(options: {
         if (mutant === 'no-peer-rows') return { applied: 0, gap: false };
         const answer = opened.applyPeer(payload);
         watcher.heard(payload);
+        if (answer.gap) held = null;
         return mutant === 'gap-ignored' ? { ...answer, gap: false } : answer;
       }, false),
     vector: () => call((opened) => opened.vector(), false),
-    caughtUp: () => call((opened) => opened.caughtUp(), false),
+    caughtUp: () =>
+      call((opened) => {
+        held = null;
+        opened.caughtUp();
+      }, false),
     async installManifest(file, wanted) {
       await call(() => undefined, false);
       if (core === null) throw fault();
+      held = null;
       const installing = core.installManifest(file, wanted, stamp());
       scheduler.waitFor(installing);
       return installing;
     },
     applyOverlay: (payload) =>
       call((opened) => {
+        held = null;
         const answer = opened.applyOverlay(payload, latest);
         if (answer.ok || mutant === null) return answer;
         if ((mutant === 'overlay-goes-back' && answer.why === 'not_newer') || (mutant === 'stranger-signs' && answer.why !== 'not_newer')) {
@@ -213,17 +219,17 @@ export function createSimDesk(options: {
         }
         return answer;
       }, true),
-    want: (payload) => call((opened) => opened.want(payload, latest), false),
+    want: (payload) =>
+      call((opened) => {
+        held = null;
+        return opened.want(payload, latest);
+      }, false),
     status: () =>
-      call(
-        (opened) => {
-          // Asked for every few seconds: answered again from memory while nothing was called.
-          if (held === null || held.calls !== calls) held = { calls, status: opened.status(latest) };
-          return held.status;
-        },
-        false,
-        false,
-      ),
+      call((opened) => {
+        // Asked for every few seconds: answered again from memory while rights and peers are as they were.
+        held ??= opened.status(latest);
+        return held;
+      }, false),
     rows: (after, limit) => call((opened) => opened.rows(after, limit), false),
   };
 }

@@ -147,6 +147,5 @@ function drawFault(random: Random, fleet: FleetPlan, first: number): Step[] {
 
 /** A step in a few words. */
 export function inWords(step: Step): string {
-  const { atMs, ...rest } = step;
-  return `${(atMs / 1000).toFixed(2)} s: ${Object.values(rest).flat().join(' ')}`;
+  return `${(step.atMs / 1000).toFixed(2)} s: ${JSON.stringify(step, (key, value) => (key === 'atMs' ? undefined : value))}`;
 }

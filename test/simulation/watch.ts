@@ -18,6 +18,8 @@ export interface Seen {
   readonly watcher: GateWatcher;
   /** A guest pressed the staff button: it opens at once, and its row follows. */
   pressed(): void;
+  /** In this life an acknowledgement has come: the gate knows whether the cloud has rows that its card has not. */
+  heardOfCloud(): boolean;
   readonly counts: { grants: number; refusals: number; releases: number };
 }
 
@@ -45,6 +47,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
   let allowed: Record<Direction, number> = { in: 0, out: 0 };
   let given: Record<Direction, number> = { in: 0, out: 0 };
   let presses = 0;
+  let acknowledged = false;
   const counts = { grants: 0, refusals: 0, releases: 0 };
   const shown = new Map<string, string | null>();
   /** Shown, and not yet known to be in the cloud. */
@@ -134,6 +137,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
   return {
     shown,
     counts,
+    heardOfCloud: () => acknowledged,
     pressed() {
       presses += 1;
     },
@@ -142,6 +146,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
         allowed = { in: 0, out: 0 };
         given = { in: 0, out: 0 };
         presses = 0;
+        acknowledged = false;
         own = new Map();
         last = null;
       },
@@ -180,6 +185,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
         for (const { seq } of entries) heard.add(`${ledger} ${epoch} ${seq}`);
       },
       acknowledged(core, backlog) {
+        acknowledged = true;
         // I6: what the outbox has let go is in the cloud. Mostly there is one epoch, and its backlog says how far it has let go.
         const missing: [string, number, number][] = [];
         for (const key of waiting) {

@@ -1,0 +1,178 @@
+/**
+ * Seeded simulation of a fleet and its cloud: gates (rules, loop, lane, desk on SQLite, uplink), broker, cloud, under one clock.
+ *
+ *   node test/simulation/main.ts [--seed 1] [--histories 20000] [--workers 2] [--sql-every 25]   many histories
+ *   node test/simulation/main.ts --seed 1 --history 123 [--alone] [--gates 1] [--steps 0,4,7]    one again, told step by step
+ *   node test/simulation/main.ts --mutants [--mutant NAME] [--seed 1]                            the table of planted faults
+ *
+ * The same seed gives the same trace hash, whatever the number of workers. Exit code 1 where an invariant broke or a mutant lived.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import { freshDatabase } from '../database.ts';
+import { HISTORIES_A_FLEET, openHouse } from './house.ts';
+import { hunt, inOneLine, MUTANTS } from './mutants.ts';
+import { inWords } from './plan.ts';
+import { commandOf, type Failure, type FleetResult, type Replay, replay, runFleet, shrink } from './run.ts';
+import { openRealAccount, type RealAccount } from './sql.ts';
+import type { MutantName } from './world.ts';
+
+const DEFAULT_HISTORIES = 20_000;
+const DEFAULT_WORKERS = 2;
+/** Every so many fleets are also reckoned by the real SQL: every 50th history. */
+const SQL_EVERY_FLEETS = 50;
+/** Failures that are gathered before a run gives up. */
+const MAX_FAILURES = 3;
+
+const options = {
+  seed: { type: 'string', default: '1' },
+  histories: { type: 'string', default: String(DEFAULT_HISTORIES) },
+  workers: { type: 'string', default: String(DEFAULT_WORKERS) },
+  'sql-every': { type: 'string', default: String(SQL_EVERY_FLEETS) },
+  history: { type: 'string' },
+  alone: { type: 'boolean', default: false },
+  gates: { type: 'string' },
+  steps: { type: 'string' },
+  mutants: { type: 'boolean', default: false },
+  mutant: { type: 'string' },
+  worker: { type: 'string' },
+  'database-url': { type: 'string' },
+} as const;
+const number = (text: string | undefined): number | null => (text === undefined || text === '' ? null : Number(text));
+const say = (line: string): void => void process.stdout.write(`${line}\n`);
+
+/** One of several processes: its share of the fleets, results to the parent as they come. */
+async function work(values: Values): Promise<void> {
+  const [index, of] = (values.worker as string).split('/').map(Number) as [number, number];
+  const below = Number(values.histories);
+  const house = openHouse();
+  const url = values['database-url'];
+  const real: RealAccount | null = url === undefined ? null : openRealAccount(url, null);
+  try {
+    for (let fleet = index; fleet * HISTORIES_A_FLEET < below; fleet += of) {
+      const compared = real !== null && fleet % Number(values['sql-every']) === 0 ? real : null;
+      process.send?.(await runFleet(house, { seed: Number(values.seed), fleet, below, mutant: (values.mutant ?? null) as MutantName | null, real: compared }));
+    }
+  } finally {
+    await real?.close();
+    house.close();
+  }
+  process.disconnect?.();
+}
+
+async function many(values: Values): Promise<number> {
+  const seed = Number(values.seed);
+  const histories = Number(values.histories);
+  const began = performance.now();
+  const fresh = Number(values['sql-every']) > 0 ? await freshDatabase() : null;
+  const results: FleetResult[] = [];
+  const failures: Failure[] = [];
+  const children = new Set<ChildProcess>();
+  const workers = Number(values.workers);
+  let broken = '';
+  await Promise.all(
+    Array.from(
+      { length: workers },
+      (_, index) =>
+        new Promise<void>((resolve) => {
+          const args = [...process.argv.slice(2), '--worker', `${index}/${workers}`, ...(fresh === null ? [] : ['--database-url', fresh.url])];
+          const child = fork(import.meta.filename, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+          children.add(child);
+          child.on('message', (result: FleetResult) => {
+            results.push(result);
+            if (result.failure === null) return;
+            failures.push(result.failure);
+            if (failures.length >= MAX_FAILURES) for (const one of children) one.kill();
+          });
+          child.on('exit', (code, signal) => {
+            children.delete(child);
+            if (code !== 0 && failures.length < MAX_FAILURES) broken = `a worker ended with ${code ?? signal}`;
+            resolve();
+          });
+        }),
+    ),
+  );
+  const seconds = (performance.now() - began) / 1000;
+  results.sort((a, b) => a.fleet - b.fleet);
+  const hash = createHash('sha256');
+  for (const { fleet, traceHash } of results) hash.update(`${fleet} ${traceHash}\n`);
+  const sum = (of: (result: FleetResult) => number): number => results.reduce((all, result) => all + of(result), 0);
+  const lived = sum((result) => result.histories);
+  say(
+    `figure: ${lived} histories of seed ${seed} in ${seconds.toFixed(0)} s on ${workers} processes: ${sum((one) => one.counts.grants)} grants, ${sum((one) => one.counts.refusals)} refusals, ${sum((one) => one.counts.releases)} releases, ${sum((one) => one.counts.lives)} lives of gates; ${failures.length} broke an invariant (I1 to I10)`,
+  );
+  if (fresh !== null)
+    say(`figure: ${sum((one) => (one.comparedInSql ? one.histories : 0))} of these histories gave the same tables in PostgreSQL as in the reference account`);
+  say(`trace ${hash.digest('hex')}`);
+  for (const failure of failures) await tell(seed, failure, values, fresh?.url);
+  await fresh?.drop();
+  if (broken !== '') say(broken);
+  return failures.length === 0 && broken === '' && lived === histories ? 0 : 1;
+}
+
+/** A failing history, made small, with the command that shows it. */
+async function tell(seed: number, { history, violations }: Failure, values: Values, url: string | undefined): Promise<void> {
+  const mutant = (values.mutant ?? null) as MutantName | null;
+  for (const violation of violations.slice(0, 3)) say(`history ${history}: ${violation.invariant} ${violation.what}`);
+  const house = openHouse();
+  const real = violations[0]?.what.startsWith('PostgreSQL') === true && url !== undefined ? openRealAccount(url, mutant) : null;
+  try {
+    const small = await shrink(house, { seed, history, alone: false, gates: null, steps: null }, mutant, violations[0]?.invariant ?? '', real);
+    say(`again: ${commandOf(small, mutant)}`);
+  } finally {
+    await real?.close();
+    house.close();
+  }
+}
+
+async function again(values: Values): Promise<number> {
+  const one: Replay = {
+    seed: Number(values.seed),
+    history: Number(values.history),
+    alone: values.alone,
+    gates: number(values.gates),
+    steps: values.steps === undefined ? null : values.steps === 'none' ? [] : values.steps.split(',').map(Number),
+  };
+  const house = openHouse();
+  const fresh = await freshDatabase();
+  const mutant = (values.mutant ?? null) as MutantName | null;
+  const real = openRealAccount(fresh.url, mutant);
+  try {
+    const { violations, lines, steps } = await replay(house, one, mutant, { keepTrace: true, real });
+    for (const step of steps) say(`step at ${inWords(step)}`);
+    say(lines.join('').trimEnd());
+    for (const violation of violations) say(`${violation.invariant} at ${violation.atMs.toFixed(0)} ms: ${violation.what}`);
+    say(violations.length === 0 ? 'every invariant holds' : commandOf(one, mutant));
+    return violations.length === 0 ? 0 : 1;
+  } finally {
+    await real.close();
+    await fresh.drop();
+    house.close();
+  }
+}
+
+async function table(values: Values): Promise<number> {
+  const names = (values.mutant === undefined ? Object.keys(MUTANTS) : [values.mutant]) as MutantName[];
+  const house = openHouse();
+  let most = 0;
+  let lived = 0;
+  try {
+    for (const name of names) {
+      const caught = await hunt(house, Number(values.seed), name);
+      say(inOneLine(caught));
+      if (caught.after === null) lived += 1;
+      most = Math.max(most, caught.after ?? 0);
+    }
+  } finally {
+    house.close();
+  }
+  say(`figure: ${names.length - lived} of ${names.length} mutants were caught, each within ${most} histories`);
+  return lived === 0 ? 0 : 1;
+}
+
+type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
+const { values } = parseArgs({ options });
+if (values.worker !== undefined) await work(values);
+else process.exitCode = values.mutants ? await table(values) : values.history !== undefined ? await again(values) : await many(values);
+if (values.worker === undefined) process.exit();

@@ -1,0 +1,302 @@
+/**
+ * The same rows through the real thing: ingest and reconciliation on PostgreSQL, batch by batch as the simulated cloud took them, then
+ * compared table by table with the reference account (I5, I7, I9 on the real SQL). Each fleet is a tenant and a site of its own, so one
+ * database serves them all.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { connectOwner, createDatabase, type Database } from '../../cloud/database.ts';
+import { createLedgerIntake, type LedgerIntake } from '../../cloud/ingest/ledgers.ts';
+import { createQuarantine } from '../../cloud/ingest/quarantine.ts';
+import { createSenders } from '../../cloud/ingest/senders.ts';
+import { acksFor } from '../../cloud/reconcile/acknowledge.ts';
+import { readRow, reconcile } from '../../cloud/reconcile/rows.ts';
+import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { accountOf, type Counts, type Judged } from './account.ts';
+import { CLOUD_LEDGER, type Cloud } from './cloud.ts';
+import { accountPolicy } from './fleet.ts';
+import { EVENT, HISTORIES_A_FLEET, isSoldLater, POLICIES, SALT, SITE, TICKETS_A_HISTORY, ticketOf } from './house.ts';
+import type { Invariant, MutantName, Violation } from './world.ts';
+
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
+/** Unix ms in PostgreSQL are kept to the microsecond, from a double of seconds. */
+const TIME_STEP_MS = 0.002;
+
+export interface RealAccount {
+  /** What is wrong; nothing where the tables are those of the reference account. */
+  compare(cloud: Cloud, policy: number): Promise<Violation[]>;
+  close(): Promise<void>;
+}
+
+export function openRealAccount(url: string, mutant: MutantName | null): RealAccount {
+  const database = mutant === 'set-instead-of-set-local' ? forgetful(url) : createDatabase({ url, name: 'stile-sim', maxConnections: 2 });
+  let fleets = 0;
+  const prefix = randomUUID().slice(0, 8);
+  return {
+    async compare(cloud, policy) {
+      fleets += 1;
+      const site = `s${prefix}-${fleets}`;
+      const tenantId = await makeTenant(url, site, cloud, policy);
+      await feed(database, tenantId, site, cloud);
+      const found = await differences(database, tenantId, site, cloud, policy);
+      const { rows } = await database.withoutTenant((client) => client.query<{ n: number }>('SELECT count(*) AS n FROM admissions'));
+      if (rows[0]?.n !== 0) found.push(wrong('I9', `${rows[0]?.n} admissions of a tenant are seen by a connection that has none set`));
+      return found;
+    },
+    close: () => database.close(),
+  };
+}
+
+const wrong = (invariant: Invariant, what: string): Violation => ({ invariant, what: `PostgreSQL: ${what}`, atMs: 0 });
+
+/** The mutant: one connection for everybody, and the tenant set for the session instead of the transaction. */
+function forgetful(url: string): Database {
+  const database = createDatabase({ url, name: 'stile-sim-forgetful', maxConnections: 1 });
+  return {
+    ...database,
+    withTenant: (tenantId, work) =>
+      database.withoutTenant(async (client) => {
+        await client.query("SELECT set_config('app.current_tenant_id', $1, false)", [tenantId]);
+        return work(client);
+      }),
+  };
+}
+
+async function makeTenant(url: string, site: string, cloud: Cloud, policy: number): Promise<string> {
+  const tenantId = randomUUID();
+  const gates = cloud.gates.map((gate) => gate.replace(SITE, site));
+  const tickets = Array.from({ length: HISTORIES_A_FLEET * TICKETS_A_HISTORY }, (_, number) => number).flatMap((number) => {
+    const known = cloud.accountTicket(`T-${number}`);
+    return known === null && isSoldLater(number) ? [] : [{ ...ticketOf(number), vip: known?.vip ?? false }];
+  });
+  const owner = await connectOwner(url);
+  try {
+    await owner.query('BEGIN');
+    await owner.query('SELECT set_tenant_context($1)', [tenantId]);
+    await owner.query('INSERT INTO tenants (id, name) VALUES ($1, $2)', [tenantId, site]);
+    await owner.query('INSERT INTO sites (tenant_id, site_id, name) VALUES ($1, $2, $2)', [tenantId, site]);
+    await owner.query(
+      "INSERT INTO devices (tenant_id, name, site_id, gate_id, enrolled_at) SELECT $1, g, split_part(g, '/', 1), split_part(g, '/', 2), now() FROM unnest($2::text[]) AS g",
+      [tenantId, gates],
+    );
+    await owner.query("INSERT INTO events (tenant_id, event_id, site_id, name, salt, policies) VALUES ($1, $2, $3, $2, decode($4, 'hex'), $5)", [
+      tenantId,
+      EVENT,
+      site,
+      SALT,
+      JSON.stringify(POLICIES[policy]),
+    ]);
+    await owner.query('INSERT INTO ticket_types (tenant_id, event_id, tier) VALUES ($1, $2, $3)', [tenantId, EVENT, 'standard']);
+    await owner.query(
+      `INSERT INTO tickets (tenant_id, event_id, ticket_id, ticket_ref, tier, max_scans, units, vip)
+       SELECT $1, $2, t.id, decode(t.ref, 'hex'), 'standard', t.scans, t.units, t.vip FROM unnest($3::text[], $4::text[], $5::integer[], $6::integer[], $7::boolean[]) AS t (id, ref, scans, units, vip)`,
+      [
+        tenantId,
+        EVENT,
+        tickets.map((one) => one.ticket_id),
+        tickets.map((one) => one.ticket_ref),
+        tickets.map((one) => one.max_scans),
+        tickets.map((one) => one.units),
+        tickets.map((one) => one.vip),
+      ],
+    );
+    await owner.query('COMMIT');
+  } finally {
+    await owner.close();
+  }
+  return tenantId;
+}
+
+interface Message {
+  readonly gate: string;
+  readonly epoch: number;
+  readonly entries: (Record<string, unknown> & { seq: number; hash: string })[];
+}
+
+/** Everything that the simulated cloud took, in the same batches, under this fleet's own site: names stand in the rows and in the hashes, so the chains are made anew. */
+function renamed(cloud: Cloud, site: string): (payload: Uint8Array) => Message {
+  const rename = <T>(value: T): T => JSON.parse(JSON.stringify(value).replaceAll(`"${SITE}/`, `"${site}/`)) as T;
+  const hashes = new Map<string, string>();
+  for (const [ledger, epochs] of cloud.ledgers) {
+    const name = ledger.replace(SITE, site);
+    for (const [epoch, rows] of epochs) {
+      let previous = firstPredecessor(sha256, name, epoch);
+      for (const row of [...rows.values()].sort((a, b) => a.seq - b.seq)) {
+        previous = entryHash(sha256, previous, rename(row.entry));
+        hashes.set(`${name} ${epoch} ${row.seq} ${row.hash}`, previous);
+      }
+    }
+  }
+  return (payload) => {
+    const message = rename(JSON.parse(Buffer.from(payload).toString('utf8')) as Message);
+    return {
+      ...message,
+      entries: message.entries.map((entry) => ({ ...entry, hash: hashes.get(`${message.gate} ${message.epoch} ${entry.seq} ${entry.hash}`) ?? entry.hash })),
+    };
+  };
+}
+
+async function feed(database: Database, tenantId: string, site: string, cloud: Cloud): Promise<void> {
+  const silent = () => undefined;
+  const log = { debug: silent, info: silent, warn: silent, error: silent } as never;
+  const intake: LedgerIntake = createLedgerIntake({
+    database,
+    broker: { publish: async () => undefined } as never,
+    senders: createSenders(database),
+    quarantine: createQuarantine(database),
+    account: { readRow, reconcile, acksFor },
+    log,
+  });
+  const translate = renamed(cloud, site);
+  for (const batch of cloud.taken) {
+    for (const { gate, payload } of batch) {
+      const message = translate(payload);
+      if (gate === CLOUD_LEDGER) {
+        // The cloud's own rows come by no topic.
+        await intake.idle();
+        const rows = message.entries.map((entry) => readRow(message.gate, message.epoch, entry)).filter((row) => row !== null);
+        await database.withTenant(tenantId, (client) => reconcile(client, rows));
+        continue;
+      }
+      const topicGate = gate.replace(SITE, site);
+      intake.take(topicGate, {
+        topic: `stile/1/${topicGate}/ledger`,
+        payload: Buffer.from(JSON.stringify(message)),
+        qos: 1,
+        retain: false,
+        acknowledge: silent,
+      });
+    }
+    await intake.idle();
+  }
+  await intake.close();
+}
+
+interface AdmissionRow {
+  readonly key: string;
+  readonly ticket_id: string;
+  readonly direction: string;
+  readonly used: number;
+  readonly uncertain: number;
+  readonly outcome: string;
+  readonly verdict: string;
+  readonly cause: string | null;
+  readonly overlapping: boolean;
+  readonly placed: boolean;
+  readonly at_ms: number;
+}
+
+async function differences(database: Database, tenantId: string, site: string, cloud: Cloud, policy: number): Promise<Violation[]> {
+  const found: Violation[] = [];
+  const account = accountOf(cloud.rows(), cloud.accountTicket, accountPolicy(policy));
+  await database.withTenant(tenantId, async (client) => {
+    const local = (name: string): string => name.replace(site, SITE);
+    const admissions = await client.query<AdmissionRow>(
+      `SELECT gate || ' ' || epoch || ' ' || seq AS key, ticket_id, direction, units_used AS used, units_uncertain AS uncertain, outcome, verdict, cause, overlapping, placed,
+         (extract(epoch FROM at) * 1000)::double precision AS at_ms FROM admissions WHERE granted`,
+    );
+    const theirs = new Map(admissions.rows.map((row) => [local(row.key), row]));
+    const ours = [...account.tickets.values()].flat();
+    if (theirs.size !== ours.length) found.push(wrong('I5', `${theirs.size} admissions, the reference has ${ours.length}`));
+    for (const one of ours) compareAdmission(found, one, theirs.get(one.key));
+
+    const conflicts = await client.query<{ loser: string; cause: string; winner: string | null }>(
+      "SELECT loser_gate || ' ' || loser_epoch || ' ' || loser_seq AS loser, cause, winner_gate || ' ' || winner_epoch || ' ' || winner_seq AS winner FROM conflicts",
+    );
+    const told = conflicts.rows.map((row) => `${local(row.loser)} ${row.cause} ${row.winner === null ? '' : local(row.winner)}`).sort();
+    const due = ours
+      .filter((one) => one.verdict === 'excess')
+      .map((one) => `${one.key} ${one.cause} ${account.tickets.get(one.ticketId)?.find((other) => other.verdict === 'winner')?.key ?? ''}`)
+      .sort();
+    if (told.join('\n') !== due.join('\n')) found.push(wrong('I4', `conflicts are ${JSON.stringify(told)}, the reference has ${JSON.stringify(due)}`));
+
+    const counts = await client.query<Record<string, number | string>>('SELECT * FROM gate_counts');
+    const sums = new Map(counts.rows.map((row) => [`${local(String(row['gate']))} ${row['event_id']}`, row]));
+    for (const [key, one] of account.counts) compareCounts(found, key, one, sums.get(key));
+
+    const usage = await client.query<{ ticket_id: string; entries: number }>('SELECT ticket_id, entries FROM ticket_usage');
+    for (const { ticket_id, entries } of usage.rows) {
+      const held = (account.tickets.get(ticket_id) ?? []).filter((one) => one.verdict === 'winner' || one.verdict === 'reentry').length;
+      if (held !== entries) found.push(wrong('I7', `${ticket_id} has ${entries} entries, the reference has ${held}`));
+    }
+    const epochs = await client.query<{ gate: string; epoch: number; upto_seq: number }>('SELECT gate, epoch, upto_seq FROM ledger_epochs');
+    for (const { gate, epoch, upto_seq } of epochs.rows)
+      if (cloud.upto(local(gate), epoch) !== upto_seq)
+        found.push(wrong('I1', `${gate} ${epoch} is stored up to ${upto_seq}, the reference has ${cloud.upto(local(gate), epoch)}`));
+    const stored = await client.query<{ n: number }>('SELECT count(*) AS n FROM ledger_rows');
+    if (stored.rows[0]?.n !== cloud.rows().length) found.push(wrong('I1', `${stored.rows[0]?.n} rows are stored, the reference has ${cloud.rows().length}`));
+    const breaks = await client.query<{ n: number }>('SELECT count(*) AS n FROM ledger_breaks');
+    if (breaks.rows[0]?.n !== 0) found.push(wrong('I3', `${breaks.rows[0]?.n} breaks of a chain`));
+  });
+  return found;
+}
+
+function compareAdmission(found: Violation[], ours: Judged, theirs: AdmissionRow | undefined): void {
+  if (theirs === undefined) {
+    found.push(wrong('I5', `admission ${ours.key} is missing`));
+    return;
+  }
+  const a = [ours.ticketId, ours.direction, ours.used, ours.uncertain, ours.outcome, ours.verdict, ours.cause, ours.overlapping, ours.placed];
+  const b = [
+    theirs.ticket_id,
+    theirs.direction,
+    theirs.used,
+    theirs.uncertain,
+    theirs.outcome,
+    theirs.verdict,
+    theirs.cause,
+    theirs.overlapping,
+    theirs.placed,
+  ];
+  if (a.join() !== b.join()) found.push(wrong(ours.verdict === theirs.verdict ? 'I5' : 'I10', `${ours.key} is [${b.join()}], the reference has [${a.join()}]`));
+  if (Math.abs(ours.atMs - theirs.at_ms) > TIME_STEP_MS) found.push(wrong('I10', `${ours.key} lies at ${theirs.at_ms}, the reference has ${ours.atMs}`));
+}
+
+const COLUMNS: Readonly<Record<keyof Counts, string>> = {
+  grants: 'grants',
+  winners: 'winners',
+  reentries: 'reentries',
+  exits: 'exits',
+  excess: 'excess',
+  annulled: 'annulled',
+  entered: 'entered',
+  exited: 'exited',
+  uncertain: 'uncertain',
+  free: 'free_passages',
+  forced: 'forced_passages',
+  overrides: 'overrides',
+  refusals: 'refusals',
+};
+function compareCounts(found: Violation[], key: string, ours: Counts, theirs: Record<string, number | string> | undefined): void {
+  for (const [name, column] of Object.entries(COLUMNS) as [keyof Counts, string][]) {
+    const there = Number(theirs?.[column] ?? 0);
+    if (there !== ours[name]) found.push(wrong('I7', `${key}: ${there} ${column}, the reference has ${ours[name]}`));
+  }
+}
+
+/** Mutants of the SQL: text of a function, right and wrong. */
+export const SQL_MUTANTS: Readonly<Partial<Record<MutantName, readonly [name: string, right: string, wrong: string]>>> = {
+  'arrival-order-ranks': [
+    'replay_tickets',
+    'ORDER BY c.event_id, c.ticket_id, c.at, c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
+    'ORDER BY c.event_id, c.ticket_id, (SELECT r.received_at FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = c.gate AND r.epoch = c.epoch AND r.seq = c.seq LIMIT 1), c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
+  ],
+  'excess-not-reported': ['rank_tickets', "WHERE g.verdict = 'excess'\n  UNION ALL", "WHERE g.verdict = 'excess' AND false\n  UNION ALL"],
+  'returned-still-counts': [
+    'outcome_of_word',
+    "ARRAY['unknown'::text, 'stuck'::text, 'returned'::text, 'passed'::text]",
+    "ARRAY['unknown'::text, 'stuck'::text, 'passed'::text, 'passed'::text]",
+  ],
+};
+
+/** Plants a mistake in the functions of a database that is nobody else's. */
+export async function plant(database: Database, mutant: MutantName): Promise<void> {
+  const mistake = SQL_MUTANTS[mutant];
+  if (mistake === undefined) return;
+  const [name, right, planted] = mistake;
+  await database.asOwner(async (client) => {
+    const { rows } = await client.query<{ sql: string }>('SELECT pg_get_functiondef($1::regproc) AS sql', [name]);
+    const sql = rows[0]?.sql.replace(right, planted) ?? '';
+    if (sql === rows[0]?.sql) throw new Error(`${mutant}: the text to be replaced is not in ${name} any more`);
+    await client.query(sql);
+  });
+}
