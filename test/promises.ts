@@ -34,8 +34,8 @@ export const promises: readonly Promised[] = [
     proofs: [
       {
         command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'cloud/reconcile/permutations.test.ts', '--project', 'real'],
-        env: { SETS: '2000', FIGURES: '1' },
-        boundS: 180,
+        env: { SETS: '1000', FIGURES: '1' },
+        boundS: 120,
       },
       {
         command: [
@@ -50,7 +50,7 @@ export const promises: readonly Promised[] = [
           '400 tickets',
         ],
         env: { CROWD: '400', FIGURES: '1' },
-        boundS: 120,
+        boundS: 180,
       },
     ],
   },

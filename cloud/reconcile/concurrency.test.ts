@@ -40,6 +40,8 @@ test('400 tickets, each granted at 8 gates at once: one winner each, seven in ex
     client.query("SELECT 1 FROM admissions w JOIN admissions x USING (tenant_id, event_id, ticket_id) WHERE w.verdict = 'winner' AND x.at < w.at"),
   );
   expect(late.rowCount).toBe(0);
+  if (process.env['FIGURES'] !== undefined)
+    console.log('\nfigure: 400 tickets granted at 8 cut-off gates at once: 400 winners, 2,800 named as conflicts, 0 second winners');
 });
 
 test('the same backlogs replayed by several ingesters at once, with settlements between, deadlock never and count once', { timeout: 120_000 }, async () => {
