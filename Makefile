@@ -45,8 +45,9 @@ prove-kernel: setup-test ## the gate on Debian's kernel with a simulated Pi head
 prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (15 to 25 minutes)
 	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts
 
-bench: setup ## what was measured, measured again: the way of a code, start and memory, the rules, the account (some minutes)
+bench: setup ## what was measured, measured again: the way of a code, ten thousand guests through the loop, start and memory, the rules, the account (some minutes)
 	@node bench/path.ts --codes 300
+	@node bench/loop.ts
 	@node bench/start.ts
 	@node bench/rules.ts
 	@node bench/reconcile.ts

@@ -5,16 +5,13 @@
  *
  *   node bench/path.ts [--codes 1000] [--sizes 10000,100000,1000000] [--dir <folder on the disk to measure>]
  */
-import { createHash, randomBytes } from 'node:crypto';
-import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import type { ManifestTicket } from '../contract/manifest.ts';
 import { createSimBoard } from '../daemon/board/sim-board.ts';
 import { createClock } from '../daemon/clock.ts';
 import { createDesk } from '../daemon/desk.ts';
-import { createSigner, type makeManifest } from '../daemon/desk-fixture.ts';
 import { systemTimers } from '../daemon/gate/timers.ts';
 import { createGate, type Gate } from '../daemon/gate.ts';
 import { DEFAULT_LANE_CONFIG } from '../daemon/lane/config.ts';
@@ -22,8 +19,9 @@ import { createNoUplink } from '../daemon/late-uplink.ts';
 import type { Desk, Reader } from '../daemon/ports.ts';
 import { createSerialReader } from '../daemon/reader/serial-reader.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
-import { buildManifestFile } from '../daemon/store/build-manifest.ts';
+import { FLOOR_ROUNDS, type Floor, openFloor } from './floor.ts';
 import { quantile, table } from './table.ts';
+import { codeOf, makeTicketList } from './ticket-list.ts';
 
 const { values } = parseArgs({
   options: {
@@ -34,13 +32,9 @@ const { values } = parseArgs({
 });
 const CODES = Number(values.codes);
 const SIZES = values.sizes.split(',').map(Number);
-/** Bytes of one ledger row as it is written: the floor writes as many. */
-const FLOOR_ROUNDS = 2_000;
 /** Between two guests: longer than the lane's own gap between pulses. */
 const PAUSE_MS = 130;
-const EVENT = 'bench';
 const GATE = 'arena/bench-01';
-const SALT = randomBytes(16);
 
 interface Times {
   readonly framing: number[];
@@ -53,76 +47,13 @@ interface Times {
   readonly whole: number[];
   readonly floor: number[];
 }
-type Manifest = Awaited<ReturnType<typeof makeManifest>>;
-
-const codeOf = (index: number) => createHash('sha256').update(`bench ${index}`).digest('hex').slice(0, 32).toUpperCase();
-
-function* tickets(count: number): Generator<ManifestTicket> {
-  for (let index = 0; index < count; index++) {
-    const ref = createHash('sha256').update(SALT).update(codeOf(index)).digest().subarray(0, 16).toString('hex');
-    const id = createHash('md5')
-      .update(String(index))
-      .digest('hex')
-      .replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, '$1-$2-$3-$4-$5');
-    yield {
-      ticket_id: id,
-      ticket_ref: ref,
-      tier: 'standard',
-      zone: null,
-      status: 'valid',
-      max_scans: null,
-      units: 1,
-      valid_from: null,
-      valid_until: null,
-      vip: false,
-      note: null,
-    };
-  }
-}
-
-async function manifestOf(folder: string, size: number, signer: ReturnType<typeof createSigner>): Promise<Manifest & { readonly bytes: number }> {
-  const file = join(folder, `manifest-${size}.sqlite`);
-  const now = Date.now();
-  const built = await buildManifestFile(file, {
-    head: {
-      schema: 1,
-      event_id: EVENT,
-      version: 1,
-      generated_at: new Date(now).toISOString(),
-      expires_at: new Date(now + 86_400_000).toISOString(),
-      name: 'Bench',
-      starts_at: null,
-      ends_at: null,
-      time_zone: 'UTC',
-      salt: SALT.toString('hex'),
-      policies: {},
-      keys: [],
-      revoked: { version: 0, refs: [] },
-      upto: {},
-    },
-    tickets: tickets(size),
-    usage: [],
-  });
-  const wanted = signer.sign({
-    event_id: EVENT,
-    version: 1,
-    overlay_version: 1,
-    sha256: built.sha256,
-    size: built.size,
-    url: '/m',
-    key_id: signer.publicKey.key_id,
-  });
-  return { file, wanted, bytes: built.size };
-}
-
 /** One gate with real parts, its ports listened at. */
 async function measure(folder: string, size: number, floor: Floor): Promise<{ readonly times: Times; readonly rss_mb: number; readonly bytes: number }> {
-  const signer = createSigner();
-  const manifest = await manifestOf(folder, size, signer);
+  const list = await makeTicketList(folder, size, Date.now());
   const clock = createClock({ floorMs: 0 });
-  const store = createDesk({ path: join(folder, `store-${size}`), gate: GATE, verifyKeys: [signer.publicKey], clock });
+  const store = createDesk({ path: join(folder, `store-${size}`), gate: GATE, verifyKeys: [list.signer.publicKey], clock });
   await store.open();
-  const installed = await store.installManifest(manifest.file, manifest.wanted);
+  const installed = await store.installManifest(list.file, list.wanted);
   if (!installed.ok) throw new Error(`the manifest was refused: ${installed.message}`);
 
   const times: Times = { framing: [], toDesk: [], lookup: [], decision: [], commit: [], fromDesk: [], release: [], whole: [], floor: [] };
@@ -214,7 +145,7 @@ async function measure(folder: string, size: number, floor: Floor): Promise<{ re
   const rss_mb = process.memoryUsage().rss / 1e6;
   await gate.close('done');
   pty.close();
-  return { times, rss_mb, bytes: manifest.bytes };
+  return { times, rss_mb, bytes: list.bytes };
 }
 
 /** Until the guest is through and the lane takes the next one. */
@@ -226,35 +157,9 @@ async function idle(gate: Gate): Promise<void> {
   }
 }
 
-interface Floor {
-  round(): number;
-  close(): void;
-}
-
-/** What the disk alone costs: a row's bytes written over and synced, in µs. */
-function openFloor(folder: string, bytes: number): Floor {
-  const file = openSync(join(folder, 'floor'), 'w');
-  const row = randomBytes(bytes);
-  // Laid out before, so that no round pays for the file's growing.
-  for (let at = 0; at < FLOOR_ROUNDS; at++) writeSync(file, row, 0, bytes, at * bytes);
-  fdatasyncSync(file);
-  let next = 0;
-  return {
-    round() {
-      const at = next++ % FLOOR_ROUNDS;
-      const began = performance.now();
-      writeSync(file, row, 0, bytes, at * bytes);
-      fdatasyncSync(file);
-      return (performance.now() - began) * 1000;
-    },
-    close: () => closeSync(file),
-  };
-}
-
 const folder = mkdtempSync(join(values.dir, 'stile-bench-'));
 try {
-  /** What one commit writes: a WAL frame of 4,120 bytes is the least that the database writes. */
-  const floor = openFloor(folder, 4_120);
+  const floor = openFloor(folder);
   const hot = Array.from({ length: FLOOR_ROUNDS }, () => floor.round());
   process.stdout.write(
     `commit floor (4,120 bytes, pwrite + fdatasync, laid out before), one after the other: p50 ${quantile(hot, 0.5).toFixed(0)} µs, p99 ${quantile(hot, 0.99).toFixed(0)} µs\n\n`,

@@ -8,6 +8,7 @@ import { admit } from '../rules/admission.ts';
 import type { Recognised } from '../rules/facts.ts';
 import { EVENT, entry, exit, GATE, HOUR_MS, NOW_MS, PLACE, TICKET } from '../rules/given.ts';
 import { effectivePolicy, type GatePolicy } from '../rules/policy.ts';
+import type { RuleNode } from '../rules/venue-rule.ts';
 import { quantile, table } from './table.ts';
 
 const { values } = parseArgs({ options: { rounds: { type: 'string', default: '20000' } } });
@@ -22,9 +23,13 @@ const CASES: readonly (readonly [string, GatePolicy, number])[] = [
   ['re-entry after exit, used 2 times', { reentry: { rule: 'after_exit' } }, 2],
   ['re-entry, daily limit, passback, used 10 times', { reentry: { rule: 'after_exit' }, entries: { per_day: 20 } }, 10],
   ['the same, used 100 times', { reentry: { rule: 'after_exit' }, entries: { per_day: 200 } }, 100],
-  ['a venue rule of 1 comparison', { rules: { '<': [{ var: 'entries_number' }, 3] } }, 0],
-  ['a venue rule of 20 comparisons', { rules: { and: Array.from({ length: 20 }, (_, index) => ({ '<': [{ var: 'entries_number' }, index + 3] })) } }, 0],
+  ...[1, 2, 5, 10, 20, 50].map((count) => [`venue's rules: ${count}`, { rules: venueRules(count) }, 0] as const),
 ];
+
+/** So many comparisons that all hold, each to be looked at. */
+function venueRules(count: number): RuleNode {
+  return { and: Array.from({ length: count }, (_, index) => ({ '<': [{ var: 'entries_number' }, index + 3] })) };
+}
 
 function factsOf(used: number): Recognised {
   const entries = Array.from({ length: used }, (_, index) => [
@@ -49,9 +54,11 @@ const rows = CASES.map(([name, override, used]) => {
   return { name, verdict: verdict.kind === 'grant' ? verdict.type : verdict.reason, p50: quantile(times, 0.5), p99: quantile(times, 0.99) };
 });
 const base = rows[0]?.p50 ?? 1;
+const ofRules = (count: number) => rows.find(({ name }) => name.endsWith(`: ${count}`))?.p50 ?? Number.NaN;
 process.stdout.write(
   `${table(
     ['policy', 'verdict', 'p50 ns', 'p99 ns', '× defaults'],
     rows.map(({ name, verdict, p50, p99 }) => [name, verdict, p50.toFixed(0), p99.toFixed(0), (p50 / base).toFixed(2)]),
   )}\n`,
 );
+process.stdout.write(`each further rule of the venue: ${((ofRules(50) - ofRules(1)) / 49).toFixed(0)} ns\n`);
