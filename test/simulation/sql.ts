@@ -278,7 +278,7 @@ export const SQL_MUTANTS: Readonly<Partial<Record<MutantName, readonly [name: st
   'arrival-order-ranks': [
     'replay_tickets',
     'ORDER BY c.event_id, c.ticket_id, c.at, c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
-    'ORDER BY c.event_id, c.ticket_id, (SELECT r.received_at FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = c.gate AND r.epoch = c.epoch AND r.seq = c.seq LIMIT 1), c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
+    'ORDER BY c.event_id, c.ticket_id, (SELECT arrived.received_at FROM ledger_rows arrived WHERE arrived.tenant_id = tenant AND arrived.gate = c.gate AND arrived.epoch = c.epoch AND arrived.seq = c.seq LIMIT 1), c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
   ],
   'excess-not-reported': ['rank_tickets', "WHERE g.verdict = 'excess'\n  UNION ALL", "WHERE g.verdict = 'excess' AND false\n  UNION ALL"],
   'returned-still-counts': [
