@@ -33,6 +33,8 @@ import { readRow, reconcile } from './reconcile/rows.ts';
 import { registerScanRoutes } from './reconcile/scan-routes.ts';
 import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
 import { tellConflicts } from './reconcile/verdicts.ts';
+import { createHousekeeping } from './tickets/housekeeping.ts';
+import { registerNotificationRoutes } from './tickets/notification-routes.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
 import { ownVersion } from './version.ts';
 
@@ -155,6 +157,9 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     await outbox.open();
     held('outbox', () => (outbox as Outbox).close());
     await outbox.republishAll();
+    const housekeeping = createHousekeeping({ database, log });
+    housekeeping.open();
+    held('housekeeping', () => housekeeping.close());
   }
   return { listening, readiness };
 }
@@ -183,6 +188,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   registerDeviceRoutes(app, { database, requests: parts.requests });
   registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys });
   registerTicketRoutes(app, { database });
+  registerNotificationRoutes(app, { database });
   registerAccountRoutes(app, { database });
   registerConsole(app);
   registerScanRoutes(app, { database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
@@ -241,6 +247,14 @@ function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, i
   metrics.gauge('stile_database_connections', 'Connections to the database', () => database.stats().total);
   metrics.gauge('stile_database_waiting', 'Callers that wait for a connection', () => database.stats().waiting);
   if (ingest === null) return;
+  metrics.gauge(
+    'stile_ingest_refused',
+    'Messages that were neither ledgers nor of use: lookups, time questions, states, what is no topic; since the start',
+    () => {
+      const { telemetry, lookups_refused, times_refused, foreign } = ingest.stats();
+      return telemetry.refused + lookups_refused + times_refused + foreign;
+    },
+  );
   for (const [name, help] of [
     ['rows', 'Ledger rows stored'],
     ['duplicates', 'Ledger rows that were there already'],

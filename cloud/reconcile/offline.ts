@@ -15,7 +15,8 @@ import { grantRow, passedRow } from './scan.ts';
 export const SCANNER_CLOCK_BOUND_MS = 5_000;
 /** A scan from farther in the future than this is an error of the scanner's clock, in ms. */
 const MAX_AHEAD_MS = 24 * 3_600_000;
-const EARLIEST_MS = Date.UTC(2000, 0, 1);
+/** Older scans are not taken: their keys are kept a little longer (scan_keys_kept_for, migration 0512), so that none counts twice. In ms. */
+const MAX_AGE_MS = 366 * 24 * 3_600_000;
 /** Scans appended and judged in one statement, two rows each: the plans of the account are made for a thousand rows. */
 const SCANS_AT_ONCE = 500;
 
@@ -83,7 +84,8 @@ function readScan(given: unknown, index: number, nowMs: number): Item | string {
   }
   const scan = read.data;
   const scannedMs = Date.parse(scan.scanned_at);
-  if (Number.isNaN(scannedMs) || scannedMs < EARLIEST_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} is no time of a scan: set the scanner's clock`;
+  if (Number.isNaN(scannedMs)) return `scans.${index}.scanned_at: ${scan.scanned_at} is no time of a scan: set the scanner's clock`;
+  if (scannedMs < nowMs - MAX_AGE_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} is more than a year ago: set the scanner's clock`;
   if (scannedMs > nowMs + MAX_AHEAD_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} lies in the future: set the scanner's clock`;
   // PostgreSQL keeps neither U+0000 nor half a surrogate pair.
   if (scan.scan_id !== undefined && (!scan.scan_id.isWellFormed() || scan.scan_id.includes('\0'))) return `scans.${index}.scan_id: is not plain text`;

@@ -1,0 +1,62 @@
+/** Removes what is kept for a time only (migration 0512), tenant after tenant, now and then. Any number of these may run side by side. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Database } from '../database.ts';
+import type { Log } from '../log.ts';
+
+const EVERY_MS = 3_600_000;
+/** The first time, so that a start is not held up. */
+const FIRST_AFTER_MS = 60_000;
+/** Rows of each kind that go in one transaction. */
+const ROWS_AT_ONCE = 1_000;
+/** Transactions for one tenant in one go; what is left waits for the next. */
+const MAX_ROUNDS = 100;
+const TENANTS_AT_ONCE = 100;
+
+export interface Housekeeping {
+  open(): void;
+  /** Once, for every tenant; answers how many rows went. */
+  run(): Promise<number>;
+  close(): Promise<void>;
+}
+
+export function createHousekeeping({ database, log }: { readonly database: Database; readonly log: Log }): Housekeeping {
+  const stop = new AbortController();
+  let loop: Promise<void> | null = null;
+
+  async function run(): Promise<number> {
+    let total = 0;
+    let last: string | null = null;
+    for (;;) {
+      const { rows } = await database.withoutTenant((client) =>
+        client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_after($1, $2)', [last, TENANTS_AT_ONCE]),
+      );
+      if (rows.length === 0) return total;
+      for (const { tenant_id } of rows) {
+        last = tenant_id;
+        for (let round = 0; round < MAX_ROUNDS && !stop.signal.aborted; round++) {
+          const gone = await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT forget_what_is_old($1) AS n', [ROWS_AT_ONCE]));
+          total += gone.rows[0]?.n ?? 0;
+          if ((gone.rows[0]?.n ?? 0) < ROWS_AT_ONCE) break;
+        }
+      }
+      if (stop.signal.aborted) return total;
+    }
+  }
+
+  return {
+    open() {
+      loop ??= (async () => {
+        for (let waitMs = FIRST_AFTER_MS; ; waitMs = EVERY_MS) {
+          await sleep(waitMs, undefined, { signal: stop.signal, ref: false }).catch(() => {});
+          if (stop.signal.aborted) return;
+          await run().catch((error: Error) => log.warn({ error: error.message }, 'what is old could not be removed; it is tried again'));
+        }
+      })();
+    },
+    run,
+    async close() {
+      stop.abort();
+      await loop;
+    },
+  };
+}
