@@ -103,7 +103,6 @@ async function bundleProgram(entry: string, name: string, lib: string, plugins: 
     format: 'esm',
     minifySyntax: true,
     minifyWhitespace: true,
-    keepNames: true,
     legalComments: 'none',
     metafile: true,
     logLevel: 'warning',

@@ -45,7 +45,16 @@ function end(): Promise<void> {
   return ending;
 }
 
-async function setUp(dir: string, plan: DemoPlan): Promise<{ postgres: RunningPostgres; broker: DemoBroker; house: House; gates: GateProcess[] }> {
+interface DemoParts {
+  readonly postgres: RunningPostgres;
+  readonly broker: DemoBroker;
+  readonly house: House;
+  readonly gates: GateProcess[];
+  /** The operators' page, and a token that opens it. */
+  readonly operators: { readonly url: string; readonly token: string };
+}
+
+async function setUp(dir: string, plan: DemoPlan): Promise<DemoParts> {
   say('starting the database');
   const postgres = await startPostgres();
   releases.push(() => postgres.stop());
@@ -97,7 +106,8 @@ async function setUp(dir: string, plan: DemoPlan): Promise<{ postgres: RunningPo
   await Promise.all(gates.map((gate) => gate.start()));
   await Promise.all(gates.map((gate) => gate.until(({ manifests }) => manifests.length > 0, 30_000)));
   say('both gates hold their tickets');
-  return { postgres, broker, house, gates };
+  const { token } = JSON.parse(await house.cloud('operator', 'add', 'demo', '--actor', 'demo', '--days', '1', '--json')) as { token: string };
+  return { postgres, broker, house, gates, operators: { url: `${house.cloudUrl}/console`, token } };
 }
 
 /** What must stand in Postgres, beside what does. */

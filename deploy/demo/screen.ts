@@ -30,6 +30,7 @@ export interface DemoView {
   readonly postgresRows: number | null;
   readonly guests: { readonly done: number; readonly all: number | null };
   readonly samples: readonly { readonly code: string; readonly meaning: string }[];
+  readonly operators: { readonly url: string; readonly token: string };
   readonly keys: boolean;
 }
 
@@ -97,6 +98,8 @@ export function drawScreen(view: DemoView, columns: number): string {
     'Show a code to a reader yourself, from another terminal:',
     ...view.gates.map((gate) => `  echo CODE > ${gate.guestEnd}`),
     ...view.samples.map(({ code, meaning }) => `  ${bold(code)}  ${dim(meaning)}`),
+    '',
+    `The operators' page: ${view.operators.url}  ${dim(`token ${view.operators.token}`)}`,
     '',
     view.keys ? dim('b cut or mend the broker   r pull or plug a reader   f ring or clear fire   k kill or start a gate   q quit') : '',
   ];

@@ -24,6 +24,8 @@ export interface ShowOptions {
   readonly broker: DemoBroker;
   readonly account: Account;
   readonly plan: DemoPlan;
+  /** The operators' page, and a token that opens it. */
+  readonly operators: DemoView['operators'];
   readonly interactive: boolean;
   readonly once: boolean;
   readonly say: (text: string) => void;
@@ -53,6 +55,7 @@ export function createShow(options: ShowOptions): Show {
     brokerUp: options.broker.up(),
     postgresRows,
     samples,
+    operators: options.operators,
     keys: interactive,
     guests: { done, all: plan.guests.length },
     gates: gates.map((gate) => gateView(gate, lines.get(gate) ?? [], rows.get(gate) ?? { rows: 0, backlog: 0 })),
@@ -91,6 +94,7 @@ export function createShow(options: ShowOptions): Show {
     say('show a code to a reader yourself, from another terminal:');
     for (const gate of gates) say(`  echo CODE > ${gate.reader.guestPath}    (${gate.gate})`);
     for (const { code, meaning } of samples) say(`  ${code}  ${meaning}`);
+    say(`the operators' page: ${options.operators.url}  token ${options.operators.token}`);
   }
   return {
     guest: () => {
