@@ -8,7 +8,6 @@ import { type CloudBroker, createBroker, type IncomingMessage } from './broker.t
 import { createVerify } from './code-signatures.ts';
 import type { CloudConfig } from './config.ts';
 import { registerConsole } from './console/routes.ts';
-import { registerConsole } from './console/routes.ts';
 import { createDatabase, type Database } from './database.ts';
 import { openAuthority } from './devices/certificates.ts';
 import { registerEnrolment } from './devices/enrolment.ts';
@@ -191,7 +190,6 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   registerTicketRoutes(app, { database });
   registerNotificationRoutes(app, { database });
   registerAccountRoutes(app, { database });
-  registerConsole(app);
   registerConsole(app);
   registerScanRoutes(app, { database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
   return app;
