@@ -38,6 +38,7 @@ export interface IngestStats {
   readonly lookups: number;
   readonly lookups_refused: number;
   readonly times: number;
+  readonly times_refused: number;
   readonly foreign: number;
 }
 
@@ -60,7 +61,7 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
   const ledgers = createLedgerIntake({ database, broker, senders, quarantine, account, log });
   const telemetry = createTelemetry({ database, senders, quarantine, log, onOnline: (tenantId, gate) => void acknowledgeAnew(tenantId, gate) });
   const cloudRows = createCloudRows({ database, broker, account, log });
-  const counts = { lookups: 0, lookups_refused: 0, times: 0, foreign: 0 };
+  const counts = { lookups: 0, lookups_refused: 0, times: 0, times_refused: 0, foreign: 0 };
   let lookups = 0;
 
   /** A broker that lost what it retained gives a gate no ack: so every gate that comes gets it anew. */
@@ -76,7 +77,10 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
   function answerTime(gate: string, message: IncomingMessage): void {
     const received = performance.timeOrigin + performance.now();
     const question = parsePayload(TimeQuestion, message.payload);
-    if (!question.ok) return;
+    if (!question.ok) {
+      counts.times_refused += 1;
+      return;
+    }
     counts.times += 1;
     const { n, boot_id, sent_boottime_ms } = question.value;
     const { qos, retain, expiry_s } = DELIVERY.time_answer;

@@ -60,6 +60,8 @@ export interface ExactlyOnceResult {
 const CALM_MS = 2_500;
 const SETTLE_MS = 90_000;
 const POLL_MS = 100;
+/** RestartSec of the unit is 1 s. */
+const RESTART_MS = 1_000;
 /** The broker's queue for the backlog's part, bytes waiting and bytes under way: about ten messages. Counted in messages it would be 50,000 and the client's own bound. */
 const SMALL_QUEUE_BYTES = 200_000;
 const SMALL_QUEUE = { max_queued_bytes: String(SMALL_QUEUE_BYTES), max_inflight_bytes: String(SMALL_QUEUE_BYTES), sys_interval: '1' };
@@ -153,7 +155,41 @@ async function openCloud(options: ExactlyOnceOptions, world: World, dir: string)
     mqtt: { url: world.cloudEnv.STILE_MQTT_URL },
     env: { STILE_LOG_LEVEL: process.env['KEEP'] === undefined ? 'error' : 'info' },
   });
-  return { house, cloud: { start: () => house.startCloud(), kill: () => house.killCloud(), stop: () => house.close() } };
+  return { house, cloud: supervised(house) };
+}
+
+/**
+ * As systemd runs it (Restart=always): where the database goes away while the cloud starts, it ends with 75, "try again". A start that
+ * fails is therefore no failure here, only one that never succeeds is: then nothing arrives.
+ */
+function supervised(house: House): Cloud {
+  let wanted = false;
+  let first = true;
+  const look = async () => {
+    while (wanted) {
+      if (!house.cloudRunning()) await house.startCloud().catch(() => undefined);
+      await sleep(RESTART_MS);
+    }
+  };
+  let looking: Promise<void> = Promise.resolve();
+  const stop = async (end: () => Promise<void>) => {
+    wanted = false;
+    await end();
+    await looking;
+    await end();
+  };
+  return {
+    async start() {
+      if (wanted) return;
+      wanted = true;
+      // The first start meets no fault: one that fails is a mistake of ours.
+      await (first ? house.startCloud() : house.startCloud().catch(() => undefined));
+      first = false;
+      looking = look();
+    },
+    kill: () => stop(() => house.killCloud()),
+    stop: () => stop(() => house.close()),
+  };
 }
 
 async function openWholeGates(house: House, world: World, count: number, dir: string): Promise<GateProcess[]> {
