@@ -24,6 +24,18 @@ test('a guest: committed, then released; the passage is recorded; people read wh
   expect(stats).toMatchObject({ admissions: 1, refusals: 0, passages: 1, returned: 0, decision_p50_us: 15_000 });
 });
 
+test('a pulse is as long as it should be where its beginning took long to write', async () => {
+  const world = await createGateWorld();
+  world.board.writeMs = 30;
+  await world.show('good');
+  world.board.writeMs = 0;
+  await world.wait(300);
+  expect(world.writes.filter(([, output]) => output === 'release_in')).toEqual([
+    [10_031, 'release_in', true],
+    [10_231, 'release_in', false],
+  ]);
+});
+
 test('a refusal says why; the lamp is red and then ready', async () => {
   const world = await createGateWorld();
   await world.show('bad');

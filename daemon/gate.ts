@@ -186,7 +186,7 @@ export function createGate(options: GateOptions): Gate {
       for (let next = inputs.shift(); next !== undefined; next = inputs.shift()) {
         const result = step(lane, next, config);
         lane = result.state;
-        for (const effect of result.effects) carryOut(effect);
+        for (const effect of result.effects) carryOut(effect, next.atMs);
       }
     } finally {
       stepping = false;
@@ -195,14 +195,14 @@ export function createGate(options: GateOptions): Gate {
     watch.changed();
   }
 
-  function carryOut(effect: LaneEffect): void {
+  function carryOut(effect: LaneEffect, stepMs: number): void {
     switch (effect.kind) {
       case 'write':
         return outputs.write(effect.output, effect.active);
       case 'signal':
         return outputs.show(effect.direction, effect.signal);
       case 'set_timer':
-        return setTimer(effect.timer, effect.dueMs);
+        return setTimer(effect.timer, effect.dueMs, stepMs);
       case 'cancel_timer':
         return cancelTimer(effect.timer);
       case 'decide':
@@ -226,11 +226,13 @@ export function createGate(options: GateOptions): Gate {
     }
   }
 
-  function setTimer(timer: TimerName, dueMs: number): void {
+  function setTimer(timer: TimerName, dueMs: number, stepMs: number): void {
     running.get(timer)?.cancel();
+    // A pulse is as long as the turnstile needs it: counted from its write, which on a busy processor comes well after the step.
+    const fromMs = timer.startsWith('pulse:') ? stepMs : clock.boottimeMs();
     running.set(
       timer,
-      timers.after(dueMs - clock.boottimeMs(), () => {
+      timers.after(dueMs - fromMs, () => {
         running.delete(timer);
         dispatch({ kind: 'timer', timer });
       }),

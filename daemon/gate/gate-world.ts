@@ -63,7 +63,8 @@ export interface GateWorld {
   disk: { delayMs: number; fails: boolean; openFails: boolean };
   clockTrusted: boolean;
   status: Partial<DeskStatus>;
-  readonly board: { okay: boolean; failWrites: boolean };
+  /** `writeMs`: what passes before a write of a release has taken effect. */
+  readonly board: { okay: boolean; failWrites: boolean; writeMs: number };
   latchOnDisk: boolean | null;
 }
 
@@ -114,6 +115,7 @@ export async function createGateWorld(
     write(output, active) {
       if (world.board.failWrites) throw new Error('EIO');
       levels.set(output, active);
+      if (output.startsWith('release')) nowMs += world.board.writeMs;
       if (output.startsWith('release') || output === 'stop') world.writes.push([nowMs, output, active]);
     },
     read: (input) => inputs.get(input) ?? false,
@@ -226,7 +228,7 @@ export async function createGateWorld(
     disk: { delayMs: 0, fails: false, openFails: false },
     clockTrusted: true,
     status: {},
-    board: { okay: true, failWrites: false },
+    board: { okay: true, failWrites: false, writeMs: 0 },
     latchOnDisk: null,
     async show(code, direction = 'in') {
       await world.reader({ kind: 'frame', reader: direction, direction, bytes: Buffer.from(code), atMs: nowMs, lastByteMs: nowMs });
