@@ -5,9 +5,10 @@
  *   FAULTY_DISK_ORDER    a file; its first word is the order, read at every call:
  *                          stall   syncs wait until the order changes (as a card does while it erases)
  *                          eio     syncs fail with EIO
+ *                          full    writes fail with ENOSPC
  *                          anything else, or no file: nothing happens
  *
- * What is not a sync of such a file goes straight through.
+ * Everything else, and every other file, goes straight through.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,24 +33,25 @@ static int concerned(int fd) {
   return strncmp(path, folder, strlen(folder)) == 0;
 }
 
-/* 0: none, 1: stall, 2: eio. */
-static int order(void) {
+enum order { NONE, STALL, FAIL, FULL };
+
+static enum order order(void) {
   const char *name = getenv("FAULTY_DISK_ORDER");
   char text[8] = "";
   int fd = name == NULL ? -1 : open(name, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
+  if (fd < 0) return NONE;
   ssize_t length = read(fd, text, sizeof text - 1);
   close(fd);
-  if (length <= 0) return 0;
-  return strncmp(text, "stall", 5) == 0 ? 1 : strncmp(text, "eio", 3) == 0 ? 2 : 0;
+  if (length <= 0) return NONE;
+  return strncmp(text, "stall", 5) == 0 ? STALL : strncmp(text, "eio", 3) == 0 ? FAIL : strncmp(text, "full", 4) == 0 ? FULL : NONE;
 }
 
 static int obey(const char *name, int fd) {
   int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
   if (concerned(fd)) {
     struct timespec step = {0, STEP_MS * 1000000L};
-    while (order() == 1) nanosleep(&step, NULL);
-    if (order() == 2) {
+    while (order() == STALL) nanosleep(&step, NULL);
+    if (order() == FAIL) {
       errno = EIO;
       return -1;
     }
@@ -59,3 +61,21 @@ static int obey(const char *name, int fd) {
 
 int fsync(int fd) { return obey("fsync", fd); }
 int fdatasync(int fd) { return obey("fdatasync", fd); }
+
+/* Whether there is no room for what is to be written to this file; errno says so then. */
+static int no_room(int fd) {
+  if (order() != FULL || !concerned(fd)) return 0;
+  errno = ENOSPC;
+  return 1;
+}
+
+typedef ssize_t (*writer)(int, const void *, size_t);
+typedef ssize_t (*placer)(int, const void *, size_t, off64_t);
+
+ssize_t write(int fd, const void *bytes, size_t length) { return no_room(fd) ? -1 : ((writer)dlsym(RTLD_NEXT, "write"))(fd, bytes, length); }
+ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) {
+  return no_room(fd) ? -1 : ((placer)dlsym(RTLD_NEXT, "pwrite64"))(fd, bytes, length, at);
+}
+ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
+  return no_room(fd) ? -1 : ((placer)dlsym(RTLD_NEXT, "pwrite64"))(fd, bytes, length, at);
+}

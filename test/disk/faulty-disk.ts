@@ -13,8 +13,8 @@ export const compiler = ['cc', 'gcc', 'clang'].find((name) => spawnSync(name, ['
 export interface FaultyDisk {
   /** Environment of a process whose files below `folder` lie on this disk. */
   env(folder: string): Record<string, string>;
-  /** From now on. `stall`: no sync returns until the next order. */
-  order(what: 'work' | 'stall' | 'eio'): void;
+  /** From now on. `stall`: no sync returns until the next order; `eio`: syncs fail; `full`: there is no room for any write. */
+  order(what: 'work' | 'stall' | 'eio' | 'full'): void;
   remove(): void;
 }
 
