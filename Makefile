@@ -32,6 +32,10 @@ bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for
 deb: setup ## the gate as a Debian package; ARCH=arm64 for a Pi
 	@deploy/deb $(ARCH)
 
+sim: setup ## gates, broker and cloud under a seeded scheduler: SEED=1 HISTORIES=20000; MUTANTS=1 for the planted faults; HISTORY= to see one again
+	@node test/simulation/main.ts $(if $(SEED),--seed $(SEED)) $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(SQL_EVERY),--sql-every $(SQL_EVERY)) \
+	  $(if $(HISTORY),--history $(HISTORY)) $(if $(ALONE),--alone) $(if $(GATES),--gates $(GATES)) $(if $(STEPS),--steps $(STEPS)) $(if $(MUTANTS),--mutants) $(if $(MUTANT),--mutant $(MUTANT))
+
 prove: setup-test ## every promise of docs/PROMISES.md, shown the long way (about an hour); ROWS="1 7" for some
 	@node test/prove.ts --write $(ROWS)
 
@@ -45,12 +49,13 @@ prove-kernel: setup-test ## the gate on Debian's kernel with a simulated Pi head
 prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (15 to 25 minutes)
 	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts
 
-bench: setup ## what was measured, measured again: the way of a code, ten thousand guests through the loop, start and memory, the rules, the account (some minutes)
+bench: setup ## what was measured, measured again: the way of a code, ten thousand guests through the loop, start and memory, the rules, the account, manifests (some minutes)
 	@node bench/path.ts --codes 300
 	@node bench/loop.ts
 	@node bench/start.ts
 	@node bench/rules.ts
 	@node bench/reconcile.ts
+	@node bench/manifest.ts
 
 types: setup
 	@node_modules/.bin/tsc -p .

@@ -3,13 +3,15 @@
  *
  *   live       every gate sends single rows at a steady rate; latency from the publish to the ack that covers the row
  *   catching   every gate has a backlog and keeps at most 8 messages of 100 rows under way, as a gate does
+ *   singly     the same with messages of one row (--singly: how many rows; 0: not at all), for the ratio of the two
  *
- *   node bench/ingest.ts [--gates 200] [--rows 100000] [--live-rate 200] [--live-seconds 10] [--ingesters 1,2]
+ *   node bench/ingest.ts [--gates 200] [--rows 100000] [--singly 10000] [--live-rate 200] [--live-seconds 10] [--ingesters 1,2]
  *
  * Rows are whole and chained, half of them grants and half their passages. Publishers share a few connections; without TLS. Nothing may be lost or doubled.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -28,6 +30,7 @@ const { values } = parseArgs({
   options: {
     gates: { type: 'string', default: '200' },
     rows: { type: 'string', default: '100000' },
+    singly: { type: 'string', default: '10000' },
     'live-rate': { type: 'string', default: '200' },
     'live-seconds': { type: 'string', default: '10' },
     ingesters: { type: 'string', default: '1,2' },
@@ -35,6 +38,7 @@ const { values } = parseArgs({
 });
 const GATES = Number(values.gates);
 const ROWS = Number(values.rows);
+const SINGLY = Number(values.singly);
 const LIVE_RATE = Number(values['live-rate']);
 const LIVE_SECONDS = Number(values['live-seconds']);
 const INGESTERS = values.ingesters.split(',').map(Number);
@@ -165,7 +169,8 @@ try {
   let wrong = 0;
   for (const count of INGESTERS) {
     while (children.length < count) children.push(await startIngester(server.url, mosquitto.cloudUrl));
-    for (const mode of ['live', 'catching'] as const) {
+    for (const mode of ['live', 'catching', 'singly'] as const) {
+      if (mode === 'singly' && SINGLY === 0) continue;
       let hear: (message: IncomingMessage) => void = () => {};
       const brokers = await Promise.all(
         Array.from({ length: CONNECTIONS }, async (_, index) => {
@@ -182,19 +187,20 @@ try {
           return broker;
         }),
       );
-      const wanted = mode === 'live' ? LIVE_RATE * LIVE_SECONDS : ROWS;
+      const wanted = mode === 'live' ? LIVE_RATE * LIVE_SECONDS : mode === 'singly' ? SINGLY : ROWS;
+      const messageRows = mode === 'singly' ? 1 : MAX_LEDGER_ENTRIES;
       const { venue, gates } = await makeGates(server.url, brokers, wanted);
       const total = gates.reduce((sum, { ledger }) => sum + ledger.entries.length, 0);
       const acked = () => gates.reduce((sum, gate) => sum + gate.acked, 0);
       const fill = (gate: Gate) => {
-        while (mode === 'catching' && gate.flying.size < MAX_BATCHES_IN_FLIGHT && gate.next < gate.ledger.entries.length) send(gate, MAX_LEDGER_ENTRIES);
+        while (mode !== 'live' && gate.flying.size < MAX_BATCHES_IN_FLIGHT && gate.next < gate.ledger.entries.length) send(gate, messageRows);
       };
       const listener = listen(gates, fill);
       hear = listener.receive;
       const wal = await walPosition(owner);
       resent = 0;
       const started = performance.now();
-      if (mode === 'catching') for (const gate of gates) fill(gate);
+      if (mode !== 'live') for (const gate of gates) fill(gate);
       else
         for (let sent = 0; sent < total; ) {
           for (const due = Math.min(total, Math.ceil(((performance.now() - started) / 1000) * LIVE_RATE)); sent < due; sent++)
@@ -225,7 +231,12 @@ try {
   }
   console.log(`\n${GATES} gates, ${CONNECTIONS} connections; live: ${LIVE_RATE} rows/s\n`);
   console.log(table(['mode', 'ingesters', 'rows', 'rows/s', 'ack p50 ms', 'ack p99 ms', 'WAL bytes/row', 'messages resent'], rows));
-  console.log(`\nlost or doubled rows ${wrong}`);
+  for (const count of INGESTERS) {
+    const rate = (mode: string) => Number(rows.find((row) => row[0] === mode && row[1] === String(count))?.[3]);
+    if (SINGLY > 0)
+      console.log(`\n${count} ingesters: a backlog drains ${(rate('catching') / rate('singly')).toFixed(1)} times as fast with 100 rows a message as with one`);
+  }
+  console.log(`\nlost or doubled rows ${wrong}, load ${loadavg()[0]?.toFixed(1)}`);
   if (wrong > 0) process.exitCode = 1;
   await owner.close();
 } finally {
