@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { InfoMessage } from '../contract/messages.ts';
 import type { Config } from './config.ts';
-import { createDesk, LOOKUP_BUDGET_MS } from './desk.ts';
+import { createDesk } from './desk.ts';
 import { deskStore } from './desk-store.ts';
 import type { DeskThread } from './desk-thread.ts';
 import type { GateSync } from './gate.ts';
@@ -25,6 +25,7 @@ export interface Link {
 /** Does nothing yet: the gate opens desk and uplink. `info` is asked for when the uplink is loaded. `deskThread`: the desk's worker, where it runs already. */
 export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log, deskThread?: DeskThread): Link {
   const { mqtt, cloud, gate } = config;
+  const lookupBudgetMs = mqtt?.lookupMs ?? 0;
   const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
 
   const uplink: Uplink & { loaded?(): MqttUplink | null } =
@@ -58,7 +59,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
     ...(isBundle() ? { workerUrl: new URL('./stile-desk.mjs', import.meta.url) } : {}),
     ...(deskThread === undefined ? {} : { thread: deskThread }),
     notice: (what, detail) => log.warn('the store says', { what, detail }),
-    lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], LOOKUP_BUDGET_MS))?.tickets ?? null,
+    ...(lookupBudgetMs === 0 ? {} : { lookupBudgetMs, lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], lookupBudgetMs))?.tickets ?? null }),
   });
 
   let fetching: Promise<ManifestSync> | null = null;

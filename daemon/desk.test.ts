@@ -4,7 +4,7 @@ import { afterEach, expect, test } from 'vitest';
 import type { RowPosition } from '../contract/ids.ts';
 import { LedgerEntry, LedgerMessage } from '../contract/ledger.ts';
 import type { LookupAnswer } from '../contract/manifest.ts';
-import { createDesk, type DeskOptions } from './desk.ts';
+import { createDesk, type DeskOptions, LOOKUP_BUDGET_MS } from './desk.ts';
 import { BOOT_WALL_MS, createSigner, EVENT, GATE, makeManifest, newCode, refOf, show, storeFolder, ticket } from './desk-fixture.ts';
 import type { Clock, Desk } from './ports.ts';
 
@@ -122,6 +122,17 @@ test('an unknown code at a gate that is online is asked of the cloud; offline, o
   expect(await desk.decide(show(sold, clock.now, { online: true }))).toMatchObject({ ticketRef: refOf(sold), verdict: { kind: 'grant' } });
   expect((await desk.decide(show(lost, clock.now, { online: true }))).verdict).toMatchObject({ kind: 'refusal', reason: 'invalid' });
   expect(asked).toEqual([refOf(sold), refOf(lost)]);
+});
+
+test('a decision waits for the cloud as long as it is told to', async () => {
+  const sold = newCode();
+  // Later than the usual budget, sooner than this one.
+  const answered = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 2 * LOOKUP_BUDGET_MS));
+    return [{ event_id: EVENT, overlay_version: 2, ticket: ticket(sold), usage: [] }];
+  };
+  const { desk, clock } = await deskWith([newCode()], { lookup: answered, lookupBudgetMs: 20_000 });
+  expect((await desk.decide(show(sold, clock.now, { online: true }))).verdict).toMatchObject({ kind: 'grant', type: 'first_entry' });
 });
 
 test("an answer that comes too late is there for the guest's next try, online or not", async () => {

@@ -33,6 +33,8 @@ export interface DeskOptions {
   readonly notice?: (what: string, detail: string) => void;
   /** Asks the cloud about a code that no manifest knows, by its refs; null: no answer. Called only for presentations made online. */
   readonly lookup?: (refs: Question['ask']) => Promise<LookupAnswer['tickets'] | null>;
+  /** A decision waits so long for `lookup`, ms. Default LOOKUP_BUDGET_MS. */
+  readonly lookupBudgetMs?: number;
 }
 
 /** The error of a call that the store refused. */
@@ -58,7 +60,7 @@ export interface GateDesk extends Desk {
 }
 
 export function createDesk(options: DeskOptions): GateDesk {
-  const { clock, notice = () => {}, lookup } = options;
+  const { clock, notice = () => {}, lookup, lookupBudgetMs = LOOKUP_BUDGET_MS } = options;
   const workerUrl = options.workerUrl ?? new URL('./desk-worker.ts', import.meta.url);
   const waiting = new Map<number, Waiting>();
   const deciding = new WeakMap<Presentation, number>();
@@ -170,7 +172,7 @@ export function createDesk(options: DeskOptions): GateDesk {
       const first = await decideWith(presentation, 'may_ask');
       if (!('ask' in first)) return first;
       const asked = lookup(first.ask);
-      const answer = await within(asked, LOOKUP_BUDGET_MS);
+      const answer = await within(asked, lookupBudgetMs);
       if (answer === null)
         asked.then(
           (late) => {
