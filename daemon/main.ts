@@ -10,6 +10,7 @@ import { dirname, join } from 'node:path';
 import { createBoard } from './board/create-board.ts';
 import { type LaneBoard, writeReleaseFile } from './board/release-file.ts';
 import type { GateClock } from './clock.ts';
+import { createClockWatch } from './clock-watch.ts';
 import { composeLink } from './compose-link.ts';
 import type { Config } from './config.ts';
 import { createControl } from './control.ts';
@@ -215,14 +216,11 @@ function startReports(parts: {
     nowMs: () => clock.boottimeMs(),
     after: systemTimers().after,
   });
+  const watchClock = createClockWatch({ clock, desk, log });
   const look = () => {
     if (clock.boottimeMs() - gate.lastTurnMs() <= TURNED_WITHIN_MS) notify.watchdog();
-    const jump = clock.look();
+    watchClock();
     reports.look();
-    if (jump === null) return;
-    log.warn("the system's clock was set", { by_ms: Math.round(jump.byMs) });
-    // Also when the store fails: the note is lost, and the rows\' own times show the jump all the same.
-    void desk.record({ kind: 'clock', what: 'jump', detail: `the system's clock was set by ${Math.round(jump.byMs)} ms` }).catch(() => undefined);
   };
   const timers = [
     setInterval(look, LOOK_MS),

@@ -1,0 +1,22 @@
+/** A system clock that was set while the gate runs: flagged in the account and in the log. Durations and the account's times do not follow it. */
+import type { GateClock } from './clock.ts';
+import type { GateLog } from './gate/timers.ts';
+import type { Desk } from './ports.ts';
+
+export interface ClockWatchOptions {
+  readonly clock: Pick<GateClock, 'look'>;
+  readonly desk: Pick<Desk, 'record'>;
+  readonly log: Pick<GateLog, 'warn'>;
+}
+
+/** Call the answer every second or so. */
+export function createClockWatch({ clock, desk, log }: ClockWatchOptions): () => void {
+  return () => {
+    const jump = clock.look();
+    if (jump === null) return;
+    const byMs = Math.round(jump.byMs);
+    log.warn("the system's clock was set", { by_ms: byMs });
+    // Also when the store fails: the note is lost, and the rows' own times show the jump all the same.
+    void desk.record({ kind: 'clock', what: 'jump', detail: `the system's clock was set by ${byMs} ms` }).catch(() => undefined);
+  };
+}
