@@ -18,7 +18,9 @@ export interface TicketRow {
   readonly note: string | null;
   readonly scan_count: number;
 }
-export const TICKET_COLUMNS = 'ticket_id, ticket_ref, tier, zone, status, blocked, approved, max_scans, units, valid_from, valid_until, vip, note, scan_count';
+/** `vip`: not where the reservation of a linked ticket is over. */
+export const TICKET_COLUMNS =
+  'ticket_id, ticket_ref, tier, zone, status, blocked, approved, max_scans, units, valid_from, valid_until, vip AND NOT vip_ended AS vip, note, scan_count';
 
 export interface TombstoneRow {
   readonly ticket_ref: Buffer;
