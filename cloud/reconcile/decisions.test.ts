@@ -14,6 +14,7 @@ import { createVerify } from '../code-signatures.ts';
 import type { DatabaseClient } from '../database.ts';
 import { addCodeKey } from '../manifest/code-keys.ts';
 import { eventRights, ticketRight } from '../manifest/scan-rights.ts';
+import { refusals } from './questions.ts';
 import { type LedgerRow, readRow, reconcile } from './rows.ts';
 import { scanOnline } from './scan.ts';
 import { judge, refOf, type ScanEvent, scanFacts } from './scan-facts.ts';
@@ -65,6 +66,10 @@ for (const [name, vector] of vectors) {
         ? { result: 'ALLOW', type: expected.type, units: expected.units }
         : { result: 'DENY', reason: expected.reason, explanation: expected.explanation },
     );
+    // What operators are told (GET /refusals) is what the guest was told.
+    expect(verdicts.refusals).toEqual(
+      expected.kind === 'grant' ? [] : [expect.objectContaining({ reason: expected.reason, explanation: expected.explanation })],
+    );
   });
 }
 
@@ -89,7 +94,7 @@ async function scanned(client: DatabaseClient, venue: Venue, vector: Vector) {
   const verdict = judge(await scanFacts(client, sources, event, { ...scan, nowMs: place.nowMs }));
   const result = await scanOnline(client, sources, event, { ...scan, scanId: 'vector' }, { nowMs: () => place.nowMs, elapsedMs: () => 1 });
   if (!result.ok) throw new Error(result.code);
-  return { verdict, answer: result.answer };
+  return { verdict, answer: result.answer, refusals: await refusals(client, null, new Date(0)) };
 }
 
 const STATES: Readonly<Record<TicketFacts['status'], { readonly status: string; readonly blocked?: boolean; readonly approved?: boolean }>> = {
