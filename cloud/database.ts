@@ -14,6 +14,10 @@ const IDLE_TIMEOUT_MS = 30_000;
 /** A statement that takes longer is cancelled, and its transaction fails. */
 const DEFAULT_STATEMENT_TIMEOUT_MS = 30_000;
 const IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000;
+/** So much longer than the server's own bound a statement's answer is waited for: then the way to the server is broken, though nobody has said so. */
+const ANSWER_GRACE_MS = 5_000;
+/** What pg says then. */
+const NO_ANSWER = 'Query read timeout';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
@@ -48,6 +52,8 @@ export interface DatabaseOptions {
   readonly url: string;
   readonly maxConnections?: number;
   readonly statementTimeoutMs?: number;
+  /** An answer that has not come by then never will: the connection is given up, and the transaction fails. Default: 5 s after `statementTimeoutMs`. */
+  readonly answerTimeoutMs?: number;
   /** Shown in pg_stat_activity. */
   readonly name?: string;
   /** An idle connection that broke. The pool replaces it by itself. */
@@ -56,13 +62,16 @@ export interface DatabaseOptions {
 
 /** A pool; nothing connects before the first query. */
 export function createDatabase(options: DatabaseOptions): Database {
+  const statementTimeoutMs = options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS;
   const pool = new pg.Pool({
     connectionString: options.url,
     application_name: options.name ?? 'stile',
     max: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     idleTimeoutMillis: IDLE_TIMEOUT_MS,
-    statement_timeout: options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS,
+    statement_timeout: statementTimeoutMs,
+    query_timeout: options.answerTimeoutMs ?? statementTimeoutMs + ANSWER_GRACE_MS,
+    keepAlive: true,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_TIMEOUT_MS,
     types: { getTypeParser: parserOf as typeof pg.types.getTypeParser },
   });
@@ -80,9 +89,12 @@ export function createDatabase(options: DatabaseOptions): Database {
       await client.query('COMMIT');
       return result;
     } catch (error) {
-      await client.query('ROLLBACK').catch((rollbackError: Error) => {
-        broken = rollbackError;
-      });
+      // On a connection that does not answer nothing can be rolled back: the server does it when it finds the connection gone.
+      if ((error as Error).message === NO_ANSWER) broken = error as Error;
+      else
+        await client.query('ROLLBACK').catch((rollbackError: Error) => {
+          broken = rollbackError;
+        });
       throw error;
     } finally {
       client.off('error', ignore);

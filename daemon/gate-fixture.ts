@@ -73,6 +73,8 @@ control: { socket: ./gate.sock }
     root,
     dir,
     config,
+    /** The wire from the reader: it can be pulled. */
+    reader,
     run,
     /** With this gate's configuration. */
     cli,

@@ -23,6 +23,9 @@ export interface HostileOptions {
   readonly toGate: number;
   readonly toCloud: number;
   readonly requests: number;
+  /** Before each part as many hostile messages, uncounted, and a pause around it, ms: what is new to a process costs it memory once. */
+  readonly warmUp: number;
+  readonly quietMs: number;
   readonly say: (line: string) => void;
 }
 
@@ -47,14 +50,14 @@ export interface HostileResult {
   readonly sent: { readonly serialBytes: number; readonly toGate: number; readonly toCloud: number; readonly requests: number };
   readonly quarantined: number;
   readonly refusedAtGate: number;
+  /** Rows in the account that say why somebody was refused. */
+  readonly refusals: number;
   readonly answers: Readonly<Record<string, number>>;
 }
 
 const CHUNK_BYTES = 2_048;
 /** As many as a broker or a gate takes without a pause; then their answers are waited for. */
 const WINDOW = 25;
-const WARM_UP = 300;
-const QUIET_MS = 3_000;
 const ANSWER_MS = 20_000;
 const TICKETS = 60;
 const COMMANDS = ['open', 'mode', 'reset-emergency', 'refresh', 'selftest', 'resend', 'restart', 'diagnostics', 'nonsense'];
@@ -65,6 +68,8 @@ interface Stage {
   readonly pids: Readonly<Record<'gate' | 'cloud', number>>;
   readonly unanswered: string[];
   genuine: number;
+  /** Of an operator and of the gate: what lies behind the door must hold as well. */
+  tokens(): Promise<readonly string[]>;
 }
 
 export async function hostile(options: HostileOptions): Promise<HostileResult> {
@@ -85,15 +90,16 @@ export async function hostile(options: HostileOptions): Promise<HostileResult> {
     const cloudPid = readdirSync(probes)
       .map(Number)
       .find((pid) => pid !== gatePid) as number;
-    const stage: Stage = { venue, probes, pids: { gate: gatePid, cloud: cloudPid }, unanswered: [], genuine: 0 };
+    const stage: Stage = { venue, probes, pids: { gate: gatePid, cloud: cloudPid }, unanswered: [], genuine: 0, tokens: () => (tokens ??= tokensOf(venue)) };
+    let tokens: Promise<readonly string[]> | undefined;
     const strains: Strain[] = [];
     const part = async (name: string, who: readonly ('gate' | 'cloud')[], warmUp: () => Promise<void>, work: () => Promise<void>) => {
       await warmUp();
-      await sleep(QUIET_MS);
+      await sleep(options.quietMs);
       const fromMs = Date.now();
       await work();
       const uptoMs = Date.now();
-      await sleep(QUIET_MS);
+      await sleep(options.quietMs);
       for (const one of who) strains.push(strainOf(stage, name, one, { fromMs, uptoMs }));
       options.say(`${name}: done in ${((uptoMs - fromMs) / 1000).toFixed(0)} s`);
     };
@@ -109,7 +115,7 @@ export async function hostile(options: HostileOptions): Promise<HostileResult> {
     await part(
       'MQTT to the gate',
       ['gate'],
-      async () => void (await toGate(stage, WARM_UP)),
+      async () => void (await toGate(stage, options.warmUp)),
       async () => {
         refusedAtGate.count = await toGate(stage, options.toGate);
       },
@@ -117,26 +123,31 @@ export async function hostile(options: HostileOptions): Promise<HostileResult> {
     await part(
       'MQTT to the cloud',
       ['cloud'],
-      () => toCloud(stage, WARM_UP),
+      () => toCloud(stage, options.warmUp),
       () => toCloud(stage, options.toCloud),
     );
     const answers: Record<string, number> = {};
     await part(
       'HTTP',
       ['cloud'],
-      () => http(stage, WARM_UP, {}),
+      () => http(stage, options.warmUp, {}),
       () => http(stage, options.requests, answers),
     );
     await genuineGuest(stage);
     const after = await standing(stage);
     if (JSON.stringify(before) !== JSON.stringify(after))
       stage.unanswered.push(`the gate is not as it was: ${JSON.stringify(before)} is now ${JSON.stringify(after)}`);
-    await reasons(stage);
+    const refusals = await reasons(stage);
     const quarantined = (await venue.ask<{ n: number }>('SELECT coalesce(sum(times), 0)::int AS n FROM quarantine'))[0]?.n ?? 0;
-    return { strains, genuine: stage.genuine, unanswered: stage.unanswered, sent: options, quarantined, refusedAtGate: refusedAtGate.count, answers };
+    return { strains, genuine: stage.genuine, unanswered: stage.unanswered, sent: options, quarantined, refusedAtGate: refusedAtGate.count, refusals, answers };
   } finally {
     await venue.close();
   }
+}
+
+async function tokensOf({ dir, house }: Venue): Promise<readonly string[]> {
+  const operator = (await house.cloud('operator', 'add', 'prover', '--any-actor')).trim().split('\n').at(-1) as string;
+  return [operator.trim(), readFileSync(join(dir, 'arena-north.token'), 'utf8').trim()];
 }
 
 /** A guest with a ticket goes in: what is genuine must be taken whatever else comes. */
@@ -267,7 +278,6 @@ async function toCloud(stage: Stage, count: number): Promise<void> {
   await eventually('every hostile question refused', async () => (await refused()) - refusedBefore >= toRefuse, ANSWER_MS).catch(async () => {
     stage.unanswered.push(`${toRefuse} questions should be among the refused, and ${(await refused()) - refusedBefore} are`);
   });
-  if (count > WARM_UP) await venue.settled();
 }
 
 const metric = (text: string, name: string): number => Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1] ?? Number.NaN);
@@ -278,6 +288,7 @@ async function http(stage: Stage, count: number, answers: Record<string, number>
   const { paths } = (await (await fetch(`${cloudUrl}/openapi.json`)).json()) as { paths: Record<string, Record<string, unknown>> };
   const routes = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => [method.toUpperCase(), path] as const));
   const closed = routes.filter(([, path]) => !['/healthz', '/readyz', '/metrics', '/openapi.json'].includes(path));
+  const tokens = await stage.tokens();
   const count1 = (what: string) => {
     answers[what] = (answers[what] ?? 0) + 1;
   };
@@ -287,7 +298,9 @@ async function http(stage: Stage, count: number, answers: Record<string, number>
         if (randomInt(6) === 0) return count1(await rawAnswer(cloudUrl));
         const [method, path] = closed[randomInt(closed.length)] as readonly [string, string];
         const url = `${cloudUrl}${path.replace(/\{[^}]+\}/g, () => encodeURI(word()))}${randomInt(2) === 0 ? `?${word()}=${word()}&since=${word()}&after=${word()}` : ''}`;
-        const headers: Record<string, string> = randomInt(3) === 0 ? {} : { authorization: `Bearer ${randomBytes(24).toString('base64url')}` };
+        const genuine = randomInt(3) === 0 ? (tokens[randomInt(tokens.length)] as string) : null;
+        const token = genuine ?? (randomInt(2) === 0 ? randomBytes(24).toString('base64url') : null);
+        const headers: Record<string, string> = token === null ? {} : { authorization: `Bearer ${token}` };
         const body = method === 'GET' || method === 'HEAD' ? undefined : randomInt(50) === 0 ? Buffer.alloc(5 * 1024 * 1024, 0x20) : rubbish();
         const init = {
           method,
@@ -302,7 +315,9 @@ async function http(stage: Stage, count: number, answers: Record<string, number>
         const text = await response.text();
         count1(String(response.status));
         const refusal = response.status >= 400 && response.status < 500 && /"success":false,"error":"[A-Z_]+","message":".+"/.test(text);
-        if (!refusal) stage.unanswered.push(`${method} ${url.slice(0, 200)}: ${response.status} ${text.slice(0, 200)}`);
+        // Who may ask is told what there is at a senseless place: nothing.
+        const asked = genuine !== null && method === 'GET' && response.status < 500;
+        if (!refusal && !asked) stage.unanswered.push(`${method} ${url.slice(0, 200)}: ${response.status} ${text.slice(0, 200)}`);
       }),
     );
     if (sent % (WINDOW * 20) === 0) {
@@ -326,13 +341,14 @@ function rawAnswer(cloudUrl: string): Promise<string> {
 }
 
 /** Every row that came of it is a refusal with a known reason; grants are the genuine guests' alone. */
-async function reasons(stage: Stage): Promise<void> {
+async function reasons(stage: Stage): Promise<number> {
   const rows = await stage.venue.settled();
   const grants = rows.filter(({ kind }) => kind === 'grant').length;
   if (grants !== stage.genuine) stage.unanswered.push(`${grants} were admitted, and ${stage.genuine} had a ticket`);
   for (const { kind, entry } of rows)
     if (kind === 'refusal' && !Reason.safeParse(entry['reason']).success)
       stage.unanswered.push(`refused without a reason: ${JSON.stringify(entry).slice(0, 200)}`);
+  return rows.filter(({ kind }) => kind === 'refusal').length;
 }
 
 /** MB that a process may grow by, and ms that its loop may stand. */
@@ -353,6 +369,8 @@ async function main(): Promise<void> {
     toGate: Number(values['to-gate']),
     toCloud: Number(values['to-cloud']),
     requests: Number(values.requests),
+    warmUp: 300,
+    quietMs: 3_000,
     say: (line) => void process.stdout.write(`  ${line}\n`),
   });
   const { sent, strains, unanswered } = result;
@@ -365,7 +383,7 @@ async function main(): Promise<void> {
     );
   }
   process.stdout.write(
-    `figure: ${sent.serialBytes} random serial bytes, ${sent.toGate + sent.toCloud + sent.requests} hostile messages (${sent.toGate} MQTT to the gate, ${sent.toCloud} to the cloud, ${sent.requests} HTTP): ${unanswered.length} neither refused nor quarantined; ${result.refusedAtGate} requests refused by the gate, ${result.quarantined} messages quarantined, HTTP ${JSON.stringify(result.answers)}; ${result.genuine} genuine guests in between were admitted\n`,
+    `figure: ${sent.serialBytes} random serial bytes, ${sent.toGate + sent.toCloud + sent.requests} hostile messages (${sent.toGate} MQTT to the gate, ${sent.toCloud} to the cloud, ${sent.requests} HTTP): ${unanswered.length} neither refused nor quarantined; ${result.refusedAtGate} requests refused by the gate, ${result.quarantined} messages quarantined, ${result.refusals} refusals recorded with their reasons, HTTP ${JSON.stringify(result.answers)}; ${result.genuine} genuine guests in between were admitted\n`,
   );
   for (const line of unanswered.slice(0, 20)) process.stdout.write(`  ${line}\n`);
   process.exitCode = ok ? 0 : 1;

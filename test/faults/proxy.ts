@@ -17,6 +17,8 @@ export interface TcpProxy {
   readonly port: number;
   /** From now on. Connections that were made in `mute` have lost bytes and break when it ends. */
   weather(weather: Weather): void;
+  /** Connections that stand now are silent from here on and for good, as when a router on the way has forgotten them; new ones are as fair as ever. */
+  freeze(): void;
   /** New connections go to this port; those that stand break. */
   retarget(port: number): void;
   /** Connections that stand now. */
@@ -58,6 +60,9 @@ export async function openProxy(options: { readonly target: number; readonly por
       if (next.kind === 'cut' || (before.kind === 'mute' && next.kind !== 'mute')) breakAll();
       for (const link of links) link.weather(next);
     },
+    freeze() {
+      for (const link of links) link.freeze();
+    },
     retarget(port) {
       target = port;
       breakAll();
@@ -73,6 +78,7 @@ export async function openProxy(options: { readonly target: number; readonly por
 
 interface Link {
   weather(weather: Weather): void;
+  freeze(): void;
   break(): void;
 }
 
@@ -96,8 +102,14 @@ function createLink(client: Socket, target: () => number, gone: () => void): Lin
     wires.push(createWire(client, upstream), createWire(upstream, client));
     for (const wire of wires) wire.weather(now);
   };
+  let frozen = false;
   return {
+    freeze() {
+      for (const wire of wires) wire.weather({ kind: 'silent' });
+      frozen = true;
+    },
     weather(next) {
+      if (frozen) return;
       now = next;
       if (next.kind === 'mute' && upstream === null) client.resume();
       else if (next.kind === 'fair' || next.kind === 'slow') join();
