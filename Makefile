@@ -43,10 +43,10 @@ prove-install: setup ## installer and units in a Debian of their own: at real sp
 	@node test/guest/prove.ts native
 	@node test/guest/prove.ts emulated
 
-prove-kernel: setup-test ## the gate on Debian's kernel with a simulated Pi header, in QEMU; KERNEL=full for more (about 5 minutes and more)
+prove-kernel: setup-test ## the gate on Debian's kernel with a simulated Pi header, in QEMU; KERNEL=full: both drivers and 30 ends in mid-pulse (10 minutes and more)
 	@node node_modules/vitest/vitest.mjs run --project kernel
 
-prove-release: setup-test ## 300 kills, hangs and stops in mid-pulse with the unit's own stop step (15 to 25 minutes)
+prove-release: setup-test ## 300 kills, hangs, stops and disk faults in mid-pulse with the unit's own stop step (5 to 7 minutes)
 	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts
 
 bench: setup ## what was measured, measured again: the way of a code, ten thousand guests through the loop, start and memory, the rules, the account, manifests (some minutes)

@@ -30,7 +30,7 @@ export default defineConfig({
       },
       {
         extends: true,
-        // A kernel of its own in QEMU, minutes long: `make prove-kernel`.
+        // A kernel of its own in QEMU: about a minute, and longer forms by `make prove-kernel`.
         test: { name: 'kernel', include: ['test/kernel/**/*.test.ts'], fileParallelism: false },
       },
       {

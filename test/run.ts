@@ -2,7 +2,7 @@
  * Runs the checks and tests that a newcomer runs, one step after another, and says at the end what came out.
  *
  *   node test/run.ts check   types, lint, unit tests
- *   node test/run.ts all     the same, then the tests with real servers, then the whole system
+ *   node test/run.ts all     the same, then the tests with real servers, then the whole system, then the gate on a kernel of its own
  *
  * A skipped test fails the run unless test/skips names it with a reason: `<name of the test> — <reason>`.
  * The last line is `N passed, N failed` (`, N skipped` where there are any); exit code 0 or 1.
@@ -92,7 +92,7 @@ function main(what: string): number {
   mkdirSync(`${root}.tools`, { recursive: true });
   process.stdout.write(`Stile: ${what === 'check' ? 'types, lint, unit tests' : 'every test'}, Node ${process.version} on ${arch()}\n`);
   const results = [run('types', `${root}node_modules/.bin/tsc`, ['-p', '.']), run('lint', `${root}node_modules/.bin/biome`, ['check', '.'])];
-  for (const project of what === 'check' ? ['unit'] : ['unit', 'real', 'system']) results.push(...runTests(project));
+  for (const project of what === 'check' ? ['unit'] : ['unit', 'real', 'system', 'kernel']) results.push(...runTests(project));
 
   const allowed = namedSkips(readFileSync(`${root}test/skips`, 'utf8'));
   const skipped = results.filter((result) => result.status === 'skipped');

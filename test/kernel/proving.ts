@@ -31,9 +31,9 @@ export async function proof(name: string, step: () => Promise<string> | string):
   }
 }
 
-export async function until(what: string, holds: () => boolean, boundMs = PATIENCE_MS, everyMs = 20): Promise<number> {
+export async function until(what: string, holds: () => boolean | Promise<boolean>, boundMs = PATIENCE_MS, everyMs = 20): Promise<number> {
   const from = monotonicMs();
-  while (!holds()) {
+  while (!(await holds())) {
     must(monotonicMs() - from <= boundMs, `${what}: not within ${boundMs} ms`);
     await sleep(everyMs);
   }
