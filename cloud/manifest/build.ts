@@ -2,6 +2,7 @@
  * Builds an event's manifest file: tickets, policies and usage as of one moment, ready-made in SQLite,
  * kept in pieces in Postgres, where every machine that serves finds it.
  */
+import { createHash } from 'node:crypto';
 import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,12 +13,14 @@ import type { EventPolicies } from '../../rules/policy.ts';
 import type { Database, DatabaseClient } from '../database.ts';
 import { codeKeys } from './code-keys.ts';
 import { manifestTicket, TICKET_COLUMNS, type TicketRow } from './rights.ts';
-import { createManifestFile, type ManifestFile } from './sqlite-file.ts';
+import { changeManifestFile, createManifestFile, type ManifestFile } from './sqlite-file.ts';
 
 /** Tickets read and written at once; between two such steps other work has its turn. */
 const TICKETS_AT_ONCE = 5_000;
 /** Bytes of one row of manifest_pieces. */
 export const PIECE_BYTES = 512 * 1024;
+/** A file is made from the one before it where no more than this part of its tickets has changed: pages that were split are never joined again. */
+const MAX_CHANGED_PART = 1 / 20;
 /** Files kept of an event: the newest, and those that gates may still be fetching. */
 const KEPT_MANIFESTS = 3;
 /** Refs in `revoked` (ManifestHead allows 100,000); of more, the newest. All stand in overlays and deltas anyway. */
@@ -32,6 +35,8 @@ export interface BuiltManifest {
   readonly sha256: string;
   readonly sizeBytes: number;
   readonly tickets: number;
+  /** The version that it was made from; null: from the tickets alone. */
+  readonly from: number | null;
 }
 
 export interface BuildOptions {
@@ -55,10 +60,10 @@ export interface EventRow {
 export const EVENT_COLUMNS = 'event_id, name, starts_at, ends_at, time_zone, salt, policies, version';
 
 /**
- * Raises the event's version, then builds the file of that version or a later one. null: there is no
- * such event. Two builds at once cost time and nothing else.
+ * Raises the event's version, then builds the file of that version or a later one, from the last one and what has changed since where that is little.
+ * null: there is no such event. Two builds at once cost time and nothing else. `whole`: from the tickets alone.
  */
-export async function buildManifest(options: BuildOptions, tenantId: string, eventId: string): Promise<BuiltManifest | null> {
+export async function buildManifest(options: BuildOptions, tenantId: string, eventId: string, whole = false): Promise<BuiltManifest | null> {
   const raised = await options.database.withTenant(tenantId, (client) =>
     client.query('UPDATE events SET version = next_event_version(version) WHERE event_id = $1', [eventId]),
   );
@@ -66,24 +71,95 @@ export async function buildManifest(options: BuildOptions, tenantId: string, eve
   const folder = await mkdtemp(join(tmpdir(), 'stile-manifest-'));
   try {
     const path = join(folder, 'manifest.sqlite');
-    const file = createManifestFile(path);
-    const head = await options.database
-      .snapshotOf(tenantId, (client) => fill(file, client, options, eventId))
-      .catch((error: unknown) => {
-        file.abandon();
-        throw error;
-      });
+    const { file, head, from } = await options.database.snapshotOf(tenantId, async (client) => {
+      const changed = whole ? null : await fillFrom(path, client, options, eventId);
+      return changed ?? (await fill(path, client, options, eventId));
+    });
     const { sha256, sizeBytes } = await file.finish(head);
     await keep(options.database, tenantId, head, path, sha256, sizeBytes);
-    return { eventId, version: head.version, sha256, sizeBytes, tickets: head.ticket_count };
+    return { eventId, version: head.version, sha256, sizeBytes, tickets: head.ticket_count, from };
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-async function fill(file: ManifestFile, client: DatabaseClient, options: BuildOptions, eventId: string): Promise<ManifestHead> {
-  const event = await readEvent(client, eventId);
-  if (event === null) throw new Error(`event ${eventId} went away while its manifest was built`);
+interface Filled {
+  readonly file: ManifestFile;
+  readonly head: ManifestHead;
+  readonly from: number | null;
+}
+
+/**
+ * From the last file and what has changed since. null: there is none, it is damaged, too much has changed, or the outcome would not hold as many tickets
+ * as there are.
+ */
+async function fillFrom(path: string, client: DatabaseClient, options: BuildOptions, eventId: string): Promise<Filled | null> {
+  const last = await manifestRow(client, eventId);
+  if (last === null) return null;
+  const [counted] = (
+    await client.query<{ changes: number; tickets: number }>(
+      `SELECT (SELECT count(*) FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2)
+         + (SELECT count(*) FROM ticket_tombstones WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2) AS changes,
+       (SELECT count(*) FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND status <> 'available') AS tickets`,
+      [eventId, last.version],
+    )
+  ).rows;
+  if (counted === undefined || counted.changes > counted.tickets * MAX_CHANGED_PART) return null;
+  const target = await open(path, 'wx');
+  const hash = createHash('sha256');
+  try {
+    for (let piece = 0; piece * PIECE_BYTES < last.size_bytes; piece++) {
+      const { rows } = await client.query<{ bytes: Buffer }>('SELECT bytes FROM manifest_pieces WHERE event_id = $1 AND version = $2 AND piece = $3', [
+        eventId,
+        last.version,
+        piece,
+      ]);
+      hash.update(rows[0]?.bytes ?? '');
+      await target.write(rows[0]?.bytes ?? Buffer.alloc(0));
+    }
+  } finally {
+    await target.close();
+  }
+  if (!hash.digest().equals(last.sha256)) {
+    await rm(path);
+    return null;
+  }
+  const file = changeManifestFile(path);
+  try {
+    const gone = await client.query<{ ticket_ref: Buffer }>(
+      'SELECT ticket_ref FROM ticket_tombstones WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2',
+      [eventId, last.version],
+    );
+    file.removeTickets(gone.rows.map(({ ticket_ref }) => ticket_ref));
+    const changed = await client.query<TicketRow>(
+      `SELECT ${TICKET_COLUMNS} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2`,
+      [eventId, last.version],
+    );
+    file.removeTickets(changed.rows.filter((row) => manifestTicket(row) === null).map(({ ticket_ref }) => ticket_ref));
+    file.addTickets(changed.rows.map(manifestTicket).filter((ticket): ticket is ManifestTicket => ticket !== null));
+    const count = file.ticketCount();
+    if (count === counted.tickets) return { file, head: await addHead(file, client, options, eventId, count), from: last.version };
+    // Somebody wrote tickets without saying which version did: the whole is made from what is there.
+    file.abandon();
+    await rm(path, { force: true });
+    return null;
+  } catch (error) {
+    file.abandon();
+    throw error;
+  }
+}
+
+async function fill(path: string, client: DatabaseClient, options: BuildOptions, eventId: string): Promise<Filled> {
+  const file = createManifestFile(path);
+  try {
+    return { file, head: await addHead(file, client, options, eventId, await addEveryTicket(file, client, eventId)), from: null };
+  } catch (error) {
+    file.abandon();
+    throw error;
+  }
+}
+
+async function addEveryTicket(file: ManifestFile, client: DatabaseClient, eventId: string): Promise<number> {
   await client.query(
     `DECLARE building NO SCROLL CURSOR FOR SELECT ${TICKET_COLUMNS} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = '${eventId.replaceAll("'", "''")}' ORDER BY ticket_ref`,
   );
@@ -95,6 +171,13 @@ async function fill(file: ManifestFile, client: DatabaseClient, options: BuildOp
     file.addTickets(tickets);
     count += tickets.length;
   }
+  return count;
+}
+
+/** Usage, and what the file says of itself. */
+async function addHead(file: ManifestFile, client: DatabaseClient, options: BuildOptions, eventId: string, count: number): Promise<ManifestHead> {
+  const event = await readEvent(client, eventId);
+  if (event === null) throw new Error(`event ${eventId} went away while its manifest was built`);
   const { upto, usage } = await options.readUsage(client, eventId);
   file.addUsage(usage);
   const now = Date.now();

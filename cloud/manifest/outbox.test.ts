@@ -57,8 +57,11 @@ async function write(venue: Venue, rows: readonly Record<string, unknown>[]): Pr
     await tellGates(client, venue.tenantId, venue.eventId, false);
   });
 }
-async function fileOf(venue: Venue): Promise<BetterSqlite.Database> {
-  await buildManifest(build(), venue.tenantId, venue.eventId);
+async function fileOf(venue: Venue, whole = false): Promise<BetterSqlite.Database> {
+  await buildManifest(build(), venue.tenantId, venue.eventId, whole);
+  return newestFile(venue);
+}
+async function newestFile(venue: Venue): Promise<BetterSqlite.Database> {
   const { rows } = await inVenue(venue, (client) =>
     client.query<{ bytes: Buffer }>('SELECT bytes FROM manifest_pieces WHERE version = (SELECT max(version) FROM manifests) ORDER BY piece'),
   );
@@ -119,6 +122,62 @@ test('a file holds what each ticket may, and nothing that nobody holds', async (
   });
   file.close();
   expect(rightOf({ status: 'refunded', blocked: true, approved: false })).toBe('canceled');
+});
+
+test('a file made from the last one and the changes is the file that is made from the tickets', async () => {
+  const venue = await makeVenue(fresh.url, { tickets: 200 });
+  await buildManifest(build(), venue.tenantId, venue.eventId);
+  const contentOf = async (path: BetterSqlite.Database) => {
+    const tickets = path
+      .prepare(
+        'SELECT hex(t.ref), t.id, i.name, z.name, t.status, t.max_scans, t.units, t.valid_from_ms, t.valid_until_ms, t.vip, t.note FROM tickets t JOIN tiers i USING (tier) LEFT JOIN zones z USING (zone) ORDER BY 1',
+      )
+      .raw()
+      .all();
+    const head = path.prepare<[], { key: string; value: string }>('SELECT * FROM head ORDER BY key').all();
+    return {
+      tickets,
+      usage: path.prepare('SELECT * FROM usage ORDER BY 1, 2, 3, 4').raw().all(),
+      head: head.filter(({ key }) => !/version|_at$|^revoked$/.test(key)),
+    };
+  };
+  const north = testLedger(venue, 0);
+  for (let round = 0; round < 6; round++) {
+    // New tickets in a new tier and zone, changed ones, new codes, and old codes again; one that nobody holds any more; an entry at a gate.
+    await write(venue, [
+      { ticket_id: `N-${round}`, code: code(), tier: `tier-${round}`, zone: `zone-${round % 3}`, note: 'new' },
+      { ticket_id: `T-${round + 1}`, code: code() },
+      { ticket_id: 'T-20', code: round % 2 === 0 ? 'AN-OLD-CODE-THAT-COMES-AGAIN-7F3K2M9QXZ' : code() },
+      { ticket_id: `T-${round + 30}`, blocked: true, max_scans: 3, units: 2, vip: round % 2 === 0 },
+    ]);
+    await inVenue(venue, async (client) => {
+      await applyAction(client, venue.tenantId, { ticketId: `T-${round + 50}`, action: 'revoke', actor: 's-1', reason: 'test' });
+      north.passage(north.grant(venue.tickets[round + 60] as Venue['tickets'][number], 1_000 * round), 1_000 * round + 500, 'passed');
+      await reconcile(client, north.rows());
+    });
+    const changed = await buildManifest(build(), venue.tenantId, venue.eventId);
+    expect(changed?.from).toBeGreaterThan(0);
+    const [mine, theirs] = [await newestFile(venue), await fileOf(venue, true)];
+    expect(await contentOf(mine)).toEqual(await contentOf(theirs));
+    mine.close();
+    theirs.close();
+  }
+  // Written past every version: the count tells, and the whole is made. So it is where the last file is damaged, and after many changes.
+  await inVenue(venue, (client) =>
+    client.query(
+      "INSERT INTO tickets (tenant_id, event_id, ticket_id, ticket_ref, tier, changed_version) SELECT tenant_id, event_id, 'X-1', substring(sha256('x') FOR 16), tier, 1 FROM tickets LIMIT 1",
+    ),
+  );
+  expect((await buildManifest(build(), venue.tenantId, venue.eventId))?.from).toBeNull();
+  await inVenue(venue, (client) =>
+    client.query("UPDATE manifest_pieces SET bytes = overlay(bytes PLACING '\\xffff' FROM 9000) WHERE version = (SELECT max(version) FROM manifests)"),
+  );
+  expect((await buildManifest(build(), venue.tenantId, venue.eventId))?.from).toBeNull();
+  await write(
+    venue,
+    Array.from({ length: 20 }, (_, n) => ({ ticket_id: `T-${n + 100}`, note: 'many' })),
+  );
+  expect((await buildManifest(build(), venue.tenantId, venue.eventId))?.from).toBeNull();
 });
 
 test('a file carries the usage of one moment, with the rows that it counts', async () => {

@@ -127,7 +127,8 @@ export function createOutbox(options: OutboxOptions): Outbox {
         )
       ) {
         const built = await buildManifest(options, tenantId, key);
-        if (built !== null) log.info({ event: key, version: built.version, tickets: built.tickets, bytes: built.sizeBytes }, 'manifest built');
+        if (built !== null)
+          log.info({ event: key, version: built.version, from: built.from, tickets: built.tickets, bytes: built.sizeBytes }, 'manifest built');
       }
       await database.withTenant(tenantId, (client) => publishEvent(client, tenantId, key, ids));
       return;

@@ -13,9 +13,11 @@ const PAGE_BYTES = 4096;
 const LOWERCASE_UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 export interface ManifestFile {
-  /** In the order of their ticket_ref, so that the file is written from front to back. */
+  /** In a new file in the order of their ticket_ref, so that it is written from front to back. In one that is changed they take the place of what was there. */
   addTickets(tickets: readonly ManifestTicket[]): void;
+  removeTickets(refs: readonly Buffer[]): void;
   addUsage(entries: readonly UsageEntry[]): void;
+  ticketCount(): number;
   /** Writes the head, closes the file and tells what it has become. */
   finish(head: ManifestHead): Promise<{ readonly sha256: string; readonly sizeBytes: number }>;
   /** Closes without finishing; the file is rubbish. */
@@ -26,15 +28,34 @@ export interface ManifestFile {
 export function createManifestFile(path: string): ManifestFile {
   const db = new BetterSqlite(path);
   db.pragma(`page_size = ${PAGE_BYTES}`);
+  const file = begin(db, path);
+  db.pragma(`application_id = ${MANIFEST_APPLICATION_ID}`);
+  for (const table of MANIFEST_TABLES) db.exec(table);
+  return file();
+}
+
+/** Goes on from a file that was finished: its tickets stay until they are removed or replaced; usage and head are written anew. */
+export function changeManifestFile(path: string): ManifestFile {
+  const db = new BetterSqlite(path, { fileMustExist: true });
+  const file = begin(db, path);
+  db.exec('DELETE FROM usage; DELETE FROM head');
+  return file();
+}
+
+function begin(db: BetterSqlite.Database, path: string): () => ManifestFile {
+  // Rubbish until it is finished: nothing needs to be undone.
   db.pragma('journal_mode = OFF');
   db.pragma('synchronous = OFF');
-  db.pragma(`application_id = ${MANIFEST_APPLICATION_ID}`);
   db.exec('BEGIN');
-  for (const table of MANIFEST_TABLES) db.exec(table);
-  const insertTicket = db.prepare('INSERT INTO tickets VALUES (?,?,?,?,?,?,?,?,?,?,?)');
+  return () => writer(db, path);
+}
+
+function writer(db: BetterSqlite.Database, path: string): ManifestFile {
+  const insertTicket = db.prepare('INSERT OR REPLACE INTO tickets VALUES (?,?,?,?,?,?,?,?,?,?,?)');
+  const removeTicket = db.prepare('DELETE FROM tickets WHERE ref = ?');
   const insertUsage = db.prepare('INSERT INTO usage VALUES (?,?,?,?,?,?,?,?)');
-  const tiers = numbered(db.prepare('INSERT INTO tiers VALUES (?,?)'));
-  const zones = numbered(db.prepare('INSERT INTO zones VALUES (?,?)'));
+  const tiers = numbered(db, 'tier', 'tiers');
+  const zones = numbered(db, 'zone', 'zones');
 
   return {
     addTickets(tickets) {
@@ -54,6 +75,10 @@ export function createManifestFile(path: string): ManifestFile {
         );
       }
     },
+    removeTickets(refs) {
+      for (const ref of refs) removeTicket.run(ref);
+    },
+    ticketCount: () => (db.prepare('SELECT count(*) AS n FROM tickets').get() as { n: number }).n,
     addUsage(entries) {
       for (const entry of entries) {
         insertUsage.run(
@@ -90,9 +115,11 @@ function idValue(id: string): Buffer | string {
 
 const milliseconds = (time: string | null): number | null => (time === null ? null : Date.parse(time));
 
-/** Small numbers for names, in the order in which they appear, from 1. */
-function numbered(insert: BetterSqlite.Statement): (name: string) => number {
-  const known = new Map<string, number>();
+/** Small numbers for names, in the order in which they appear, from 1 or on from what the file has. */
+function numbered(db: BetterSqlite.Database, column: 'tier' | 'zone', names: 'tiers' | 'zones'): (name: string) => number {
+  const rows = db.prepare(`SELECT name, ${column} AS number FROM ${names}`).all() as { name: string; number: number }[];
+  const known = new Map(rows.map(({ name, number }) => [name, number]));
+  const insert = db.prepare(`INSERT INTO ${names} VALUES (?,?)`);
   return (name) => {
     let number = known.get(name);
     if (number === undefined) {
