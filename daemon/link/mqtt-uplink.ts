@@ -62,6 +62,7 @@ export interface UplinkOptions extends TlsIdentity {
     readonly resendFirstMs?: number;
     readonly resendMaxMs?: number;
     readonly timePeriodMs?: number;
+    readonly timeBurst?: number;
   };
   /** What a simulation puts in place of the network, the timers and Math.random. */
   readonly world?: { readonly openSession: typeof openSession; readonly timers: LinkTimers; readonly random: () => number };
@@ -113,6 +114,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     timers,
     random,
     ...(timing.timePeriodMs === undefined ? {} : { periodMs: timing.timePeriodMs }),
+    ...(timing.timeBurst === undefined ? {} : { burst: timing.timeBurst }),
   });
   const lookups = createLookupAsker({ late: (answer) => options.lateAnswer?.(answer), log: (message) => log('warn', message) });
   const question = (kind: 'time' | 'lookup', payload: string) => {

@@ -92,8 +92,8 @@ export function createBroker(scheduler: Scheduler, random: Random, network: Netw
       if (client.id === sender) continue;
       for (const filter of client.filters) {
         if (!matches(filter, topic)) continue;
-        // Acks and wants are retained and given again: losing one on a live connection is no more than a delay.
-        toClient(client, { topic, payload, retained: false, sender }, retain);
+        // What is retained is given again, and after the cloud's last row no other shows that it is missing: a live connection loses neither.
+        toClient(client, { topic, payload, retained: false, sender }, retain || sender === CLOUD);
         break;
       }
     }

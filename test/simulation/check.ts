@@ -11,43 +11,52 @@ import type { World } from './world.ts';
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 const READ_ROWS = 500;
 
-export interface Ending {
+export interface Checked {
   readonly world: World;
   readonly gates: readonly SimGate[];
   readonly seen: ReadonlyMap<string, Seen>;
   readonly policy: AccountPolicy;
 }
+/** What was checked after earlier histories need not be checked again: the chain says that it is still so. */
+export interface Ending extends Checked {
+  /** By gate and life: the last row of its card that was compared. */
+  readonly compared: Map<string, Row>;
+  /** By ledger and epoch: how far the cloud's chain was followed, and its hash there. */
+  readonly followed: Map<string, { readonly seq: number; readonly hash: string }>;
+}
+export const beginChecks = (checked: Checked): Ending => ({ ...checked, compared: new Map(), followed: new Map() });
 
-export function checkEnd(ending: Ending): void {
+/** `whole`: verdicts and order of all tickets as well. */
+export function checkEnd(ending: Ending, whole: boolean): void {
   const { world, gates, seen } = ending;
   for (const gate of gates) {
-    const own = rowsOf(gate);
-    checkOwn(world, gate, own);
+    checkOwn(ending, gate);
     checkShown(world, gate, seen.get(gate.name) as Seen);
     checkSender(world, gate, seen.get(gate.name) as Seen);
     checkOutcomes(world, gate);
     checkTruth(world, gate);
   }
-  checkCloud(world, gates);
-  checkAccount(ending);
+  checkCloud(ending);
+  if (whole) checkAccount(ending);
 }
 
-/** Everything that the card holds, in order. */
-function rowsOf(gate: SimGate): Row[] {
+/** What the card holds after this row, in order. */
+function rowsOf(gate: SimGate, after: Row | null): Row[] {
   const core = gate.life()?.desk.core();
   const rows: Row[] = [];
   for (;;) {
-    const last = rows.at(-1);
-    const more = core?.rows(last === undefined ? null : [last.epoch, last.seq], READ_ROWS) ?? [];
+    const last = rows.at(-1) ?? after;
+    const more = core?.rows(last === null ? null : [last.epoch, last.seq], READ_ROWS) ?? [];
     for (const { epoch, entry } of more) rows.push({ gate: gate.name, epoch, seq: entry.seq, entry });
     if (more.length < READ_ROWS) return rows;
   }
 }
 
 /** I1: every row on the card is in the cloud, with the same hash. I3: 1..n without a gap, each with the hash of the one before. */
-function checkOwn(world: World, gate: SimGate, own: readonly Row[]): void {
-  let before: Row | null = null;
-  for (const row of own) {
+function checkOwn({ world, compared }: Ending, gate: SimGate): void {
+  const key = `${gate.name} ${gate.life()?.number}`;
+  let before = compared.get(key) ?? null;
+  for (const row of rowsOf(gate, before)) {
     const follows = before !== null && before.epoch === row.epoch ? before.seq + 1 : 1;
     if (row.seq !== follows) world.violated('I3', `${gate.name}: row ${row.epoch}/${row.seq} where ${follows} comes next`);
     if (before !== null && row.epoch < before.epoch) world.violated('I3', `${gate.name}: epoch ${row.epoch} after ${before.epoch}`);
@@ -56,6 +65,7 @@ function checkOwn(world: World, gate: SimGate, own: readonly Row[]): void {
       world.violated('I1', `${gate.name}: row ${row.epoch}/${row.seq} is ${stored === null ? 'not in the cloud' : 'another one in the cloud'}`);
     before = row;
   }
+  if (before !== null) compared.set(key, before);
 }
 
 /** I1: what anybody was shown is there. */
@@ -110,23 +120,24 @@ function checkTruth(world: World, gate: SimGate): void {
 }
 
 /** I9, I3: rows in the cloud are those of the gate whose name they carry, and each epoch is one chain. */
-function checkCloud(world: World, gates: readonly SimGate[]): void {
+function checkCloud({ world, gates, followed }: Ending): void {
   const names = new Set([...gates.map(({ name }) => name), CLOUD_LEDGER]);
   for (const [ledger, epochs] of world.cloud.ledgers) {
     if (!names.has(ledger)) world.violated('I9', `the cloud took rows of ${ledger}, which is no gate of this site`);
     for (const [epoch, rows] of epochs) {
-      let previous = firstPredecessor(sha256, ledger, epoch);
-      for (let seq = 1; seq <= rows.size; seq++) {
+      const key = `${ledger} ${epoch}`;
+      let last = followed.get(key) ?? { seq: 0, hash: firstPredecessor(sha256, ledger, epoch) };
+      for (let seq = last.seq + 1; seq <= rows.size; seq++) {
         const row = rows.get(seq);
         if (row === undefined) {
           world.violated('I3', `${ledger}: the cloud holds ${rows.size} rows of epoch ${epoch}, and not row ${seq}`);
           break;
         }
-        const hash = entryHash(sha256, previous, row.entry);
-        if (hash !== row.hash)
-          world.violated(ledger === CLOUD_LEDGER ? 'I3' : 'I9', `${ledger}: row ${epoch}/${seq} does not carry the hash of the one before`);
-        previous = row.hash;
+        if (entryHash(sha256, last.hash, row.entry) !== row.hash)
+          world.violated('I3', `${ledger}: row ${epoch}/${seq} does not carry the hash of the one before`);
+        last = { seq, hash: row.hash };
       }
+      followed.set(key, last);
     }
   }
   for (const clone of world.cloud.clones) world.violated('I3', `two rows were written as ${clone}`);

@@ -15,7 +15,7 @@ const CALL_MS = [0.3, 2] as const;
 /** Back to the loop, ms. */
 const REPLY_MS = [0.1, 1] as const;
 /** Nobody called for so long: the worker tidies up. */
-const QUIET_MS = 2_500;
+const QUIET_MS = 5_000;
 const MAX_IDLE_STEPS = 20;
 
 export interface DiskState {
@@ -64,6 +64,7 @@ export function createSimDesk(options: {
   let opening: Promise<DeskCore> | null = null;
   let busyMs = 0;
   let nextId = 1;
+  let nothingAfter: string | null = null;
   let idle: { cancel(): void } | null = null;
   const ids = new WeakMap<Presentation, number>();
 
@@ -85,6 +86,7 @@ export function createSimDesk(options: {
         try {
           if (core === null || (commits && disk.fails)) throw fault();
           latest = at;
+          if (commits) nothingAfter = null;
           const value = work(core);
           answer = () => resolve(value);
         } catch (error) {
@@ -168,7 +170,16 @@ export function createSimDesk(options: {
     },
     setFireLatch: (latched) => call((opened) => opened.setFireLatch(latched), true),
     rememberTransaction: (transaction, untilMs) => call((opened) => opened.rememberTransaction(transaction, untilMs, latest), true),
-    nextBatch: (after) => call((opened) => opened.nextBatch(after), false),
+    nextBatch: (after) => {
+      const place = String(after);
+      return call((opened) => {
+        // The outbox asks after every kick: where nothing was written or acknowledged since, the answer is the same.
+        if (nothingAfter === place) return null;
+        const batch = opened.nextBatch(after);
+        nothingAfter = batch === null ? place : null;
+        return batch;
+      }, false);
+    },
     acknowledge: (ack) =>
       call((opened) => {
         let given = ack;
@@ -177,11 +188,12 @@ export function createSimDesk(options: {
           given = { ...ack, epochs: ack.epochs.filter((one) => one.epoch < epoch || (one.epoch === epoch && one.upto_seq <= lastSeq)) };
         }
         const answer = opened.acknowledge(given, latest);
+        nothingAfter = null;
         if (answer.ahead) held = null;
         watcher.acknowledged(opened, answer.backlog);
         return answer;
       }, false),
-    resend: (from) => call((opened) => opened.resend(from), false),
+    resend: (from) => call((opened) => opened.resend(from), true),
     applyPeer: (payload) =>
       call((opened) => {
         if (mutant === 'no-peer-rows') return { applied: 0, gap: false };
@@ -206,7 +218,6 @@ export function createSimDesk(options: {
     },
     applyOverlay: (payload) =>
       call((opened) => {
-        held = null;
         const answer = opened.applyOverlay(payload, latest);
         if (answer.ok || mutant === null) return answer;
         if ((mutant === 'overlay-goes-back' && answer.why === 'not_newer') || (mutant === 'stranger-signs' && answer.why !== 'not_newer')) {
@@ -219,14 +230,10 @@ export function createSimDesk(options: {
         }
         return answer;
       }, true),
-    want: (payload) =>
-      call((opened) => {
-        held = null;
-        return opened.want(payload, latest);
-      }, false),
+    want: (payload) => call((opened) => opened.want(payload, latest), false),
     status: () =>
       call((opened) => {
-        // Asked for every few seconds: answered again from memory while rights and peers are as they were.
+        // Asked for every few seconds: answered again from memory while the files and what is known of peers are as they were.
         held ??= opened.status(latest);
         return held;
       }, false),

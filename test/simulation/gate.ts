@@ -22,6 +22,8 @@ const TURN_MS = 450;
 const STUCK_MS = 31_500;
 /** The loop looks around every TICK_MS; a simulated one does it so much less often, as a loaded machine would. */
 const LAZY_TICK_MS = 1_500;
+/** Round trips after a connect: fewer than the product's, for speed alone. */
+const TIME_BURST = 2;
 /** Of rounding: a timer never comes before its time. */
 const EARLY_MS = 0.001;
 const BOTH: readonly Direction[] = ['in', 'out'];
@@ -185,6 +187,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       info: INFO,
       log: silent,
       peersDropped: () => void sync.gap(),
+      timing: { timeBurst: TIME_BURST },
       world: { openSession: world.broker.sessionFor(owner), timers, random: random.next },
     });
     const sync: SimSync = createSimSync({ world, gate: name, desk, owner, reachable });

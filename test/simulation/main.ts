@@ -77,7 +77,7 @@ async function many(values: Values): Promise<number> {
       (_, index) =>
         new Promise<void>((resolve) => {
           const args = [...process.argv.slice(2), '--worker', `${index}/${workers}`, ...(fresh === null ? [] : ['--database-url', fresh.url])];
-          const child = fork(import.meta.filename, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+          const child = fork(import.meta.filename, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: ['--max-semi-space-size=32'] });
           children.add(child);
           child.on('message', (result: FleetResult) => {
             results.push(result);

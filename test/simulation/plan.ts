@@ -38,9 +38,9 @@ export function planFleet(seed: number, fleet: number): FleetPlan {
   return {
     fleet,
     gates: random.weighted([
-      [3, 1],
+      [4, 1],
       [5, 2],
-      [2, 3],
+      [1, 3],
     ]),
     policy: random.int(POLICIES.length),
     network: random.weighted<Network>([
@@ -73,8 +73,8 @@ export function planHistory(seed: number, history: number, fleet: FleetPlan): St
   const random = randomOf(seed, 'history', history);
   const first = (history % HISTORIES_A_FLEET) * TICKETS_A_HISTORY;
   const quiet = random.chance(0.15);
-  const shows = 6 + random.int(6 + 3 * fleet.gates);
-  const faults = quiet ? 0 : 1 + random.int(4);
+  const shows = 4 + random.int(4 + 3 * fleet.gates);
+  const faults = quiet ? 0 : 1 + random.int(3);
   const steps: Step[] = [];
   for (let n = 0; n < shows; n++) steps.push(drawGuest(random, fleet, first));
   for (let n = 0; n < faults; n++) steps.push(...drawFault(random, fleet, first));
@@ -110,8 +110,8 @@ const atGate =
   (random, fleet) =>
     ({ do: what, gate: random.int(fleet.gates) }) as Omit<Step, 'atMs'>;
 const DRAWS: readonly (readonly [number, Draw])[] = [
-  [8, gateFault('kill', FOR_MS.short)],
-  [10, gateFault('power-cut', FOR_MS.short)],
+  [6, gateFault('kill', FOR_MS.short)],
+  [8, gateFault('power-cut', FOR_MS.short)],
   [10, gateFault('cut', FOR_MS.long)],
   [3, gateFault('web-cut', FOR_MS.long)],
   [3, gateFault('stall', [500, 5_000])],

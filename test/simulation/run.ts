@@ -35,7 +35,7 @@ export async function runFleet(
     let traceHash = '';
     let counts: FleetResult['counts'] = NOTHING;
     for (let history = first; history < until; history++) {
-      const result = await fleet.live(planHistory(seed, history, plan));
+      const result = await fleet.live(planHistory(seed, history, plan), history === until - 1);
       ({ traceHash, counts } = result);
       if (result.violations.length > 0)
         return { fleet: number, histories: history - first + 1, traceHash, failure: { history, violations: result.violations }, comparedInSql: false, counts };
@@ -89,7 +89,10 @@ export async function replay(
     for (let history = first; ; history++) {
       const all = planHistory(one.seed, history, planned);
       const steps = history === one.history && one.steps !== null ? all.filter((_, index) => one.steps?.includes(index)) : all;
-      const { violations, lines } = await fleet.live(steps.filter((step) => !('gate' in step) || step.gate < plan.gates));
+      const { violations, lines } = await fleet.live(
+        steps.filter((step) => !('gate' in step) || step.gate < plan.gates),
+        history === one.history,
+      );
       if (history < one.history && violations.length === 0) continue;
       const more = violations.length === 0 && options.real !== null ? await options.real.compare(fleet.cloud, plan.policy) : [];
       return { violations: history < one.history ? [] : [...violations, ...more], lines, steps };

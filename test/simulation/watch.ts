@@ -80,11 +80,15 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
    */
   const knownOf = (ticketRef: string, known: LedgerVector, above: boolean): Row[] => {
     const rows = [...own.values()].filter(({ entry }) => entry['ticket_ref'] === ticketRef);
+    // A passage tells of its grant, whether the grant's own row has come or not.
+    const told = new Set<string>();
+    for (const { gate: ledger, epoch, seq, entry } of above ? registry.ofTicket(ticketRef) : [])
+      if (heard.has(`${ledger} ${epoch} ${seq}`) && entry['kind'] === 'passage' && Array.isArray(entry['of'])) told.add(`${ledger} ${entry['of'].join(' ')}`);
     for (const row of registry.ofTicket(ticketRef)) {
       if (row.gate === gate.name && own.has(`${row.epoch} ${row.seq}`)) continue;
       const at = known[row.gate];
       const inPrefix = at !== undefined && (row.epoch < at[0] || (row.epoch === at[0] && row.seq <= at[1]));
-      if (inPrefix || (above && heard.has(`${row.gate} ${row.epoch} ${row.seq}`))) rows.push(row);
+      if (inPrefix || (above && (heard.has(`${row.gate} ${row.epoch} ${row.seq}`) || told.has(`${row.gate} ${row.epoch} ${row.seq}`)))) rows.push(row);
     }
     return rows;
   };

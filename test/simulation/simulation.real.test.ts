@@ -1,0 +1,57 @@
+/** The simulation, short: some histories, the same twice, every planted fault. The long form is `make sim` (row 2 of the promises). */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { freshDatabase } from '../database.ts';
+import { HISTORIES_A_FLEET, type House, openHouse } from './house.ts';
+import { hunt, MUTANTS } from './mutants.ts';
+import { replay, runFleet, shrink } from './run.ts';
+import { openRealAccount } from './sql.ts';
+import type { MutantName } from './world.ts';
+
+const SEED = 7;
+const FLEETS = 12;
+let house: House;
+beforeAll(() => {
+  house = openHouse();
+});
+afterAll(() => house.close());
+
+const run = (fleet: number, seed = SEED) => runFleet(house, { seed, fleet, below: Number.MAX_SAFE_INTEGER, mutant: null, real: null });
+
+test(`${FLEETS * HISTORIES_A_FLEET} histories keep every invariant, and the SQL gives the reference account`, { timeout: 120_000 }, async () => {
+  const fresh = await freshDatabase();
+  const real = openRealAccount(fresh.url, null);
+  try {
+    for (let fleet = 0; fleet < FLEETS; fleet++) {
+      const { failure, histories } = await runFleet(house, {
+        seed: SEED,
+        fleet,
+        below: Number.MAX_SAFE_INTEGER,
+        mutant: null,
+        real: fleet % 4 === 0 ? real : null,
+      });
+      expect([failure, histories]).toEqual([null, HISTORIES_A_FLEET]);
+    }
+  } finally {
+    await real.close();
+    await fresh.drop();
+  }
+});
+
+test('the same seed gives the same trace, another seed another', { timeout: 60_000 }, async () => {
+  const [once, again, other] = [await run(3), await run(3), await run(3, SEED + 1)];
+  expect(again).toEqual(once);
+  expect(other.traceHash).not.toBe(once.traceHash);
+});
+
+test.each(Object.entries(MUTANTS) as [MutantName, string][])('found: %s (%s)', { timeout: 120_000 }, async (mutant) => {
+  expect(await hunt(house, 1, mutant)).toMatchObject({ mutant, after: expect.any(Number) });
+});
+
+test('a failing history becomes small, and fails again', { timeout: 120_000 }, async () => {
+  const { history, violation } = await hunt(house, 1, 'return-forgotten');
+  const whole = { seed: 1, history: history as number, alone: false, gates: null, steps: null };
+  const small = await shrink(house, whole, 'return-forgotten', violation?.invariant ?? '', null);
+  expect(small.steps?.length).toBeLessThanOrEqual(3);
+  const { violations } = await replay(house, small, 'return-forgotten', { keepTrace: false, real: null });
+  expect(violations.map((one) => one.invariant)).toContain(violation?.invariant);
+});
