@@ -25,7 +25,15 @@ export const RELEASE_ROW_BOUND_S = 900;
 
 export const promises: readonly Promised[] = [
   { row: 1, promise: 'The gate never opens for a grant that is not durably recorded, and no recorded row is lost', short: '', proofs: [] },
-  { row: 2, promise: 'The fleet keeps its invariants whatever fails', short: '', proofs: [] },
+  {
+    row: 2,
+    promise: 'The fleet keeps its invariants whatever fails',
+    short: 'test/simulation/simulation.real.test.ts',
+    proofs: [
+      { command: ['node', 'test/simulation/main.ts', '--seed', '1', '--histories', '20000'], boundS: 240 },
+      { command: ['node', 'test/simulation/main.ts', '--mutants'], boundS: 60 },
+    ],
+  },
   { row: 3, promise: 'What a gate recorded reaches Postgres exactly once', short: '', proofs: [] },
   {
     row: 4,
@@ -54,7 +62,23 @@ export const promises: readonly Promised[] = [
       },
     ],
   },
-  { row: 5, promise: 'The release returns to its defined state in bounded time', short: '', proofs: [] },
+  {
+    row: 5,
+    promise: 'The release returns to its defined state in bounded time',
+    short: 'test/system/kills.test.ts',
+    proofs: [
+      {
+        command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'test/system/kills.test.ts', '--project', 'system'],
+        env: { STILE_PROVE: '1' },
+        boundS: 420,
+      },
+      {
+        command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'test/kernel/kernel.test.ts', '--project', 'kernel'],
+        env: { KERNEL: 'ends' },
+        boundS: 480,
+      },
+    ],
+  },
   {
     row: 6,
     promise: 'A forged, replayed, revoked or garbled code never opens',
