@@ -9,7 +9,6 @@
  * `--first`: the bundle's very first start as well, with nothing kept compiled. Without Mosquitto the gate works alone.
  */
 import { spawn } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { arch, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -17,15 +16,13 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { connectAsync } from 'mqtt';
 import { stringify } from 'yaml';
-import type { ManifestTicket } from '../contract/manifest.ts';
 import { topicOf } from '../contract/topics.ts';
 import { createClock } from '../daemon/clock.ts';
 import { createDesk } from '../daemon/desk.ts';
-import { createSigner } from '../daemon/desk-fixture.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
-import { buildManifestFile } from '../daemon/store/build-manifest.ts';
 import { type Broker, startBroker } from '../test/broker.ts';
 import { quantile, table } from './table.ts';
+import { makeTicketList } from './ticket-list.ts';
 
 const { values } = parseArgs({
   options: {
@@ -44,61 +41,11 @@ const START_MS = 30_000;
 const COMPILED_MS = 22_000;
 const folder = mkdtempSync(join(tmpdir(), 'stile-start-'));
 
-function* tickets(count: number): Generator<ManifestTicket> {
-  for (let index = 0; index < count; index++) {
-    const ref = createHash('sha256').update(String(index)).digest('hex').slice(0, 32);
-    yield {
-      ticket_id: `T-${index}`,
-      ticket_ref: ref,
-      tier: 'standard',
-      zone: null,
-      status: 'valid',
-      max_scans: null,
-      units: 1,
-      valid_from: null,
-      valid_until: null,
-      vip: false,
-      note: null,
-    };
-  }
-}
-
 /** A store with a manifest in use, and the gate's configuration beside it. */
 async function prepare(broker: Broker | null): Promise<{ readonly config: string; readonly close: () => void }> {
-  const signer = createSigner();
-  const file = join(folder, 'manifest.sqlite');
-  const now = Date.now();
-  const built = await buildManifestFile(file, {
-    head: {
-      schema: 1,
-      event_id: 'bench',
-      version: 1,
-      generated_at: new Date(now).toISOString(),
-      expires_at: new Date(now + 86_400_000).toISOString(),
-      name: 'Bench',
-      starts_at: null,
-      ends_at: null,
-      time_zone: 'UTC',
-      salt: randomBytes(16).toString('hex'),
-      policies: {},
-      keys: [],
-      revoked: { version: 0, refs: [] },
-      upto: {},
-    },
-    tickets: tickets(Number(values.tickets)),
-    usage: [],
-  });
+  const { file, wanted, signer } = await makeTicketList(folder, Number(values.tickets), Date.now());
   const desk = createDesk({ path: join(folder, 'store'), gate: GATE, verifyKeys: [signer.publicKey], clock: createClock({ floorMs: 0 }) });
   await desk.open();
-  const wanted = signer.sign({
-    event_id: 'bench',
-    version: 1,
-    overlay_version: 1,
-    sha256: built.sha256,
-    size: built.size,
-    url: '/m',
-    key_id: signer.publicKey.key_id,
-  });
   const want = JSON.stringify({ schema: 1, events: [wanted] });
   await desk.want(Buffer.from(want));
   const installed = await desk.installManifest(file, wanted);
