@@ -33,6 +33,8 @@ import { MAX_DIRTY_GRANTS, wholeCovered } from './store/usage-store.ts';
 
 /** Rows of the chain checked in one idle step. */
 const VERIFY_STEP_ROWS = 200;
+/** Pages of usage checked in one idle step. */
+const VERIFY_STEP_PAGES = 64;
 /** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
 const MAX_ABANDONABLE = 64;
 /** Conflicts that a status tells of. */
@@ -362,7 +364,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
         return true;
       }
       if (occupancy.step(COUNT_STEP_TICKETS)) return true;
-      if (ledger.verifySome(VERIFY_STEP_ROWS)) return true;
+      if (ledger.verifySome(VERIFY_STEP_ROWS) || usage.verifySome(VERIFY_STEP_PAGES) || manifests.checkSome()) return true;
       if (!quiet) return false;
       outbox.flush();
       const keeps = manifests.keeps();
@@ -388,6 +390,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       manifests.rememberHeads();
       ledger.tidy('idle');
       usage.tidy('idle');
+      usage.settle();
       return false;
     },
     async recover(error, stamp) {

@@ -17,6 +17,8 @@ import { StoreError, storeError } from './store/sqlite.ts';
 import { createStanding, type Standing } from './store/standing.ts';
 import { openUsageStore, type UsageStore } from './store/usage-store.ts';
 
+/** Ranges of lost rows named in one text. */
+const MAX_RANGES_TOLD = 8;
 /** Own rows taken into usage at a time. */
 const CATCH_UP_ROWS = 1_000;
 
@@ -87,16 +89,60 @@ async function openOnce(options: DeskCoreOptions, keyring: Keyring, latest: Late
     },
   });
   try {
-    if (ledger.meta(TAKING_OVER) === '1' && aside !== null) await takeOver(options, keyring, latest, ledger, saved ?? salvage(aside), cause);
-    return assemble(options, keyring, ledger, latest);
+    const usage = openUsage(options, ledger, latest.stamp.wallMs);
+    try {
+      if (ledger.meta(TAKING_OVER) === '1' && aside !== null) await takeOver({ options, keyring, latest, ledger, usage }, saved ?? salvage(aside), cause);
+      if (ledger.cutShort) tellCutShort(options, ledger, latest.stamp);
+      return assemble(options, keyring, ledger, usage, latest);
+    } catch (error) {
+      usage.abandon();
+      throw error;
+    }
   } catch (error) {
     ledger.close();
     throw error;
   }
 }
 
+/** Rows of epochs that were set aside which are neither acknowledged nor saved, as `epoch/from–to`: as far as anything here knows of them. */
+function unreadable(saved: Salvage, usage: UsageStore, name: string): string[] {
+  const newest = usage.vector()[name];
+  const epochs = new Set([...saved.acked.map(({ epoch }) => epoch), ...saved.rows.map(({ epoch }) => epoch), ...(newest === undefined ? [] : [newest[0]])]);
+  return [...epochs]
+    .sort((a, b) => a - b)
+    .flatMap((epoch) => {
+      const here = new Set(saved.rows.filter((row) => row.epoch === epoch).map(({ seq }) => seq));
+      const acked = saved.acked.find((one) => one.epoch === epoch)?.seq ?? 0;
+      const last = Math.max(usage.ownMark(epoch), saved.rows.findLast((row) => row.epoch === epoch)?.seq ?? 0);
+      const ranges: string[] = [];
+      for (let from = acked + 1; from <= last; from++) {
+        if (here.has(from)) continue;
+        let to = from;
+        while (to < last && !here.has(to + 1)) to++;
+        ranges.push(`${epoch}/${from}–${to}`);
+        from = to;
+      }
+      return ranges;
+    });
+}
+
+/** Right after a power cut, and damage otherwise: nobody can tell which, so it is said. */
+function tellCutShort(options: DeskCoreOptions, ledger: Ledger, stamp: Stamp): void {
+  const detail = 'the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged';
+  ledger.append([noteBody('fault', 'ledger', detail)], stamp);
+  options.notice('ledger', detail);
+}
+
+interface Opened {
+  readonly options: DeskCoreOptions;
+  readonly keyring: Keyring;
+  readonly latest: Latest;
+  readonly ledger: Ledger;
+  readonly usage: UsageStore;
+}
+
 /** Every step may be done twice: a power cut begins them anew, until the last says that they are done. */
-async function takeOver(options: DeskCoreOptions, keyring: Keyring, latest: Latest, ledger: Ledger, saved: Salvage, cause: StoreError | null): Promise<void> {
+async function takeOver({ options, keyring, latest, ledger, usage }: Opened, saved: Salvage, cause: StoreError | null): Promise<void> {
   const { stamp } = latest;
   ledger.setMeta('usage_lost', '1');
   const standing = createStanding(ledger);
@@ -106,8 +152,9 @@ async function takeOver(options: DeskCoreOptions, keyring: Keyring, latest: Late
   for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
   createSalvageBox(ledger).put(saved);
   const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, latest));
+  const lost = unreadable(saved, usage, options.gate);
   const why = cause?.fault.cause ?? 'the database was damaged, and the gate ended before it was replaced';
-  const detail = `${why}; set aside as ${basename(saved.path)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again; epoch ${ledger.epoch()} begins`;
+  const detail = `${why}; set aside as ${basename(saved.path)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again${lost.length === 0 ? '' : `, rows ${lost.slice(0, MAX_RANGES_TOLD).join(', ')} could not be read`}; epoch ${ledger.epoch()} begins`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
   ledger.setMeta(TAKING_OVER, '0');
   options.notice('ledger', detail);
@@ -122,22 +169,31 @@ const checksOf = (keyring: Keyring, latest: Latest): ManifestChecks => ({
   },
 });
 
-function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, latest: Latest): Parts {
-  const { stamp } = latest;
-  const usage = openUsage(options, ledger, stamp.wallMs);
-  try {
-    return assembleOn(options, keyring, ledger, usage, latest);
-  } catch (error) {
-    usage.abandon();
-    throw error;
-  }
+/** Usage knows of own rows only after they were committed: where it knows of more than there are, the ledger's end was lost. */
+function brokenEnd(name: string, epoch: number, from: number, to: number): StoreError {
+  return new StoreError(
+    {
+      operation: `check the end of the ledger of ${name}`,
+      cause: `rows ${epoch}/${from}–${to} were committed and are not there`,
+      hint: 'The database is set aside under a dated name and a new epoch begins; keep the file, and look at the card.',
+      healsItself: true,
+    },
+    'STORE_END',
+    true,
+  );
 }
 
-function assembleOn(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, usage: UsageStore, latest: Latest): Parts {
+function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, usage: UsageStore, latest: Latest): Parts {
+  const lastSeq = ledger.lastSeqOf(ledger.epoch()) ?? 0;
+  if (usage.ownMark(ledger.epoch()) > lastSeq) throw brokenEnd(ledger.name, ledger.epoch(), lastSeq + 1, usage.ownMark(ledger.epoch()));
   for (const own of ledger.epochs()) {
     for (let from = Math.max(own.firstSeq, usage.ownMark(own.epoch) + 1); from <= own.lastSeq; from += CATCH_UP_ROWS) {
       for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, parseEntry(ledger, own.epoch, row));
     }
+  }
+  if (usage.forgotten()) {
+    ledger.setMeta('usage_lost', '1');
+    options.notice('ledger', 'rows of peers that were known are not here any more (a power cut, or damage): they are fetched again');
   }
   const parts: Parts = {
     ledger,

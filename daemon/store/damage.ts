@@ -7,6 +7,8 @@ import { entryHash } from '../../contract/chain.ts';
 import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
 import { type StoredEntry, sha256Text } from './ledger.ts';
+import { mendLog } from './log-check.ts';
+import { forgetSums } from './page-sums.ts';
 import { openForSalvage, type Sqlite } from './sqlite.ts';
 import { syncFolder } from './standing.ts';
 
@@ -38,6 +40,8 @@ export function setAside(path: string, wallMs: number): string {
   let target = path.replace(/\.sqlite$/, `.damaged-${stamp}.sqlite`);
   for (let n = 2; taken(target); n++) target = path.replace(/\.sqlite$/, `.damaged-${stamp}-${n}.sqlite`);
   const folder = dirname(join(path));
+  // Sums of this file must never be held against the next one.
+  forgetSums(path);
   if (existsSync(`${path}-wal`)) secondName(`${path}-wal`, `${target}-wal`);
   syncFolder(folder);
   if (existsSync(path)) renameSync(path, target);
@@ -62,8 +66,17 @@ function secondName(path: string, name: string): void {
   }
 }
 
-/** Reads what can be read, row by row. Total: a file that says nothing gives nothing. */
+/** Reads what can be read, row by row, behind damaged places of the log as well. Total: a file that says nothing gives nothing. */
 export function salvage(path: string): Salvage {
+  const mended = attempt(() => mendLog(path)) ?? false;
+  const saved = readable(path);
+  if (!mended || saved.rows.length > 0) return saved;
+  // The log as it was may say more than the one that was mended.
+  attempt(() => copyFileSync(`${path}-wal.asis`, `${path}-wal`));
+  return readable(path);
+}
+
+function readable(path: string): Salvage {
   const nothing: Salvage = { path, lastEpoch: 0, rows: [], acked: [], modes: [], transactions: [] };
   let db: Sqlite;
   try {

@@ -7,6 +7,7 @@ import { afterEach, expect, test } from 'vitest';
 import { entryHash, firstPredecessor } from '../../contract/chain.ts';
 import { stampAt, storeFolder } from '../desk-fixture.ts';
 import { type Ledger, openLedger, type StoredEntry, sha256Text } from './ledger.ts';
+import { forgetSums } from './page-sums.ts';
 import { assertDurable, FOLD_AFTER_COMMITS, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
 
 const NAME = 'arena/north-01';
@@ -65,6 +66,7 @@ test('a changed row, a missing row and a swapped row are each found', () => {
     const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
     for (let n = 1; n <= 300; n++) ledger.append([note(`row ${n}`)], stampAt(n));
     ledger.close();
+    forgetSums(path);
     const db = openForSalvage(path);
     db.exec(harm);
     db.close();
@@ -82,6 +84,7 @@ test('a change within the newest rows is found before the first decision', () =>
   const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
   for (let n = 1; n <= 30; n++) ledger.append([note(`row ${n}`)], stampAt(n));
   ledger.close();
+  forgetSums(path);
   const db = openForSalvage(path);
   db.exec("UPDATE rows SET entry = replace(entry, 'row 29', 'row 92') WHERE id = 29");
   db.close();

@@ -4,10 +4,13 @@
  * Numbers and the last hash live in memory and move only after the commit: a commit that fails leaves the ledger as it was.
  */
 import { hash as digest } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
+import { inspectLog, type LogEnd } from './log-check.ts';
+import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
 import { migrateLedger } from './schema.ts';
-import { createLogKeeper, openDatabase, type Sqlite, StoreError, storeError } from './sqlite.ts';
+import { createLogKeeper, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
 
 /** What time it is, as far as the gate knows; taken on the loop's thread and sent with each call. */
 export interface Stamp {
@@ -29,6 +32,8 @@ export interface AppendedRow {
 /** Rows whose hashes are checked before the first decision; the others are checked while the lane is idle. */
 export const VERIFY_AT_OPEN_ROWS = 100;
 
+/** About as many rows as fit a page: both are checked at the same pace. */
+const ROWS_A_PAGE = 8;
 /** Setting of a ledger that stands in for one that was set aside, as long as not all was taken over from that. */
 export const TAKING_OVER = 'taking_over';
 
@@ -96,6 +101,10 @@ export interface Ledger {
   setMeta(key: string, value: string): void;
   /** Folds the write-ahead log into the file: when idle from FOLD_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
   tidy(when: 'idle' | 'busy'): void;
+  /** The log ended in a commit that is not whole: cut short by a power cut before anybody was told of it, or damaged. It was dropped. */
+  readonly cutShort: boolean;
+  /** Folds the whole log into the file. Throws StoreError. */
+  foldAll(): void;
   close(): void;
 }
 
@@ -108,17 +117,43 @@ interface EpochRow {
 /** Opens or makes the ledger; a new one begins its first epoch. Throws StoreError, `damaged` where the file must be set aside. */
 export function openLedger(options: LedgerOptions): Ledger {
   const { path, name } = options;
-  const db = openDatabase(path, { synchronous: 'full' });
+  let db: Sqlite | undefined;
   try {
+    if (!existsSync(path)) forgetSums(path);
+    // Before anything is read: what a page says now may not be what was written.
+    const sums = openPageSums({
+      path,
+      markOf: () => readAlone(path, 'SELECT max(id) FROM rows'),
+      onDamage: (page) => damagedPage(path, page, 'ledger'),
+    });
+    const end = inspectLog(path);
+    if (end.headless || end.commitsBehind > 1) throw brokenLog(path, end);
+    db = openDatabase(path, { synchronous: 'full' });
     migrateLedger(db, path);
-    return ledgerOn(db, options);
+    const ledger = ledgerOn(db, options, sums, end.commitsBehind > 0);
+    // The log begins anew, so that what was cut short is never met again.
+    if (ledger.cutShort) ledger.foldAll();
+    return ledger;
   } catch (error) {
-    db.close();
+    db?.close();
     throw storeError(`open the ledger of ${name}`, error);
   }
 }
 
-function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions): Ledger {
+function brokenLog(path: string, { headless, commitsBehind }: LogEnd): StoreError {
+  return new StoreError(
+    {
+      operation: `check the log of ${path}`,
+      cause: headless ? "the log's header is damaged" : `${commitsBehind} commits lie behind a damaged place of the log`,
+      hint: 'The database is set aside under a dated name and a new epoch begins; keep the file, and look at the card.',
+      healsItself: true,
+    },
+    'STORE_LOG',
+    true,
+  );
+}
+
+function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums: PageSums, cutShort: boolean): Ledger {
   const insert = db.prepare<[number, string]>('INSERT INTO rows (id, entry) VALUES (?, ?)');
   const range = db.prepare<[number, number, number], { id: number; entry: string }>('SELECT id, entry FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?');
   const metaGet = db.prepare<[string], { value: string }>('SELECT value FROM meta WHERE key = ?');
@@ -127,7 +162,11 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions): Ledg
   const commit = db.prepare('COMMIT');
   const rollback = db.prepare('ROLLBACK');
 
-  const log = createLogKeeper(db, path, () => transact('begin the log anew', () => metaSet.run('folded', String(lastId))));
+  const log = createLogKeeper(db, path, {
+    sums,
+    mark: () => lastId,
+    folded: () => transact('begin the log anew', () => metaSet.run('folded', String(lastId))),
+  });
   /** SQLite itself rolls back after a full disk or an I/O error; then there is nothing left to roll back. */
   const transact = <T>(operation: string, work: () => T): T => {
     try {
@@ -309,6 +348,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions): Ledg
       return count;
     },
     verifySome(limit) {
+      if (sums.checkSome(Math.ceil(limit / ROWS_A_PAGE))) return true;
       if (verifiedTo === 0 || verifiedTo > verifyUntil) return false;
       try {
         verifiedTo = verifyFrom(verifiedTo, limit);
@@ -321,8 +361,16 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions): Ledg
     setMeta(key, value) {
       transact('keep a setting', () => metaSet.run(key, value));
     },
+    cutShort,
     tidy: log.tidy,
+    foldAll: log.foldAll,
     close: () => {
+      try {
+        // SQLite would fold the log itself, and the pages' sums would not know.
+        log.foldAll();
+      } catch {
+        // The sums are void then; a damaged file is set aside as it is.
+      }
       db.close();
     },
   };

@@ -14,6 +14,7 @@ import { parsePayload } from '../../contract/parse.ts';
 import { wordsOf } from '../../contract/words.ts';
 import type { ManifestResult } from '../ports.ts';
 import { setAside as setAsideFile } from './damage.ts';
+import { checkAtOnce, createFileCheck, type FileCheck } from './file-check.ts';
 import type { Ledger } from './ledger.ts';
 import { copyHashed, hashFile, MAX_MANIFEST_BYTES, type ManifestFile, openManifestFile } from './manifest-file.ts';
 import { createOverlays, MAX_OVERLAY_ROWS, type Overlays } from './overlay.ts';
@@ -51,6 +52,8 @@ export interface Manifests {
    * such one; else its list stays in force, and `onUnusable` says so.
    */
   want(payload: Uint8Array): readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[];
+  /** One bounded step of looking whether the files are still what was signed; false: all are. Throws StoreError (damaged). */
+  checkSome(): boolean;
   /** A file turned out damaged while it was read: it is renamed, and the last good one before it takes its place until a new one was fetched. */
   setAside(path: string, wallMs: number): void;
   /** Remembers the heads that were found right, so that the next start need not check them. Writes and syncs only where there is one. Throws StoreError. */
@@ -123,10 +126,21 @@ export function openManifests(options: ManifestsOptions): Manifests {
     return file;
   };
 
+  /** Large files, until they were read through once since the start. */
+  const checking = new Map<string, FileCheck>();
+  /** What the signed entry of a version says of its file; null: the entry is lost. */
+  const sha256Of = (row: ManifestRow, version: number): string | null =>
+    (version === row.version ? (JSON.parse(row.wanted) as WantedManifest) : readSidecar(sidecarOf(row.event_id, version)))?.sha256 ?? null;
+
   const tryOpen = (row: ManifestRow, version: number | null): ManifestFile | null => {
     if (version === null) return null;
     const eventId = row.event_id;
+    const path = pathOf(eventId, version);
     try {
+      const sha256 = sha256Of(row, version);
+      const state = sha256 === null ? 'same' : checkAtOnce(path, sha256);
+      if (state === 'changed') throw new Error('the file is not what was signed any more');
+      if (state === 'later' && sha256 !== null) checking.set(path, createFileCheck(path, sha256));
       return found(eventId, openManifestFile(pathOf(eventId, version), knownHeads(row)));
     } catch (error) {
       options.onUnusable(eventId, `manifest ${eventId} version ${version}: ${(error as Error).message}`);
@@ -298,6 +312,14 @@ export function openManifests(options: ManifestsOptions): Manifests {
         return event.overlayVersion < wanted.overlay_version ? [{ eventId: wanted.event_id, since: event.overlayVersion, wanted }] : [];
       });
     },
+    checkSome() {
+      const [path, check] = [...checking][0] ?? [];
+      if (path === undefined || check === undefined) return false;
+      const found = existsSync(path) ? check.step() : 'same';
+      if (found !== null) checking.delete(path);
+      if (found === 'changed') throw changedFile(path);
+      return true;
+    },
     setAside(path, wallMs) {
       const event = [...inForce.values()].find((one) => one.file.path === path);
       const row = event === undefined ? undefined : rowOf.get(event.eventId);
@@ -348,6 +370,16 @@ export function openManifests(options: ManifestsOptions): Manifests {
     if (event !== null) options.onSwitched(event);
     return event;
   }
+}
+
+function changedFile(path: string): StoreError {
+  const fault = {
+    operation: `check ${path}`,
+    cause: 'the file is not what was signed any more',
+    hint: 'It is set aside and fetched again; look at the card.',
+    healsItself: true,
+  };
+  return new StoreError(fault, 'STORE_CHANGED', true, undefined, 'manifest', path);
 }
 
 function headProblem(head: ManifestHead, wanted: WantedManifest): string | null {

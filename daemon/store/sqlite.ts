@@ -4,9 +4,10 @@
  * better-sqlite3 is compiled with WAL at synchronous=NORMAL, which loses answered commits at a power cut: a durable database is
  * set to FULL and refuses to open unless that reads back as 2.
  */
-import { statSync } from 'node:fs';
+import { copyFileSync, rmSync, statSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import type { Fault } from '../ports.ts';
+import type { PageSums } from './page-sums.ts';
 
 export type Sqlite = Database.Database;
 export type Statement<Parameters extends unknown[] | Record<string, unknown> = unknown[], Row = unknown> = Database.Statement<Parameters, Row>;
@@ -188,13 +189,68 @@ export interface LogKeeper {
    * over, because an append that does not grow a file syncs faster. busy: only past WAL_LIMIT_BYTES, and then the file is cut. Throws StoreError.
    */
   tidy(when: 'idle' | 'busy'): void;
+  /** Folds everything and cuts the file. Throws StoreError. */
+  foldAll(): void;
 }
 
-/** `folded`: called after the log was folded while idle; a small commit there takes the new log's first sync, so that no guest waits for it. */
-export function createLogKeeper(db: Sqlite, path: string, folded: () => void = () => {}): LogKeeper {
+/**
+ * What a database's file says without its log: one number, by a query; null: it cannot be read, or says none. Works on a copy beside it, so
+ * that nothing of the file changes.
+ */
+export function readAlone(path: string, sql: string): number | null {
+  const copy = `${path}.alone`;
+  let db: Sqlite | undefined;
+  try {
+    copyFileSync(path, copy);
+    db = new Database(copy);
+    return db.prepare<[], number | null>(sql).pluck().get() ?? null;
+  } catch {
+    return null;
+  } finally {
+    db?.close();
+    for (const suffix of ['', '-wal', '-shm']) rmSync(copy + suffix, { force: true });
+  }
+}
+
+/** A file whose page is not what was written to it. */
+export function damagedPage(path: string, page: number, file: StoreFile): StoreError {
+  return new StoreError(
+    {
+      operation: `check the pages of ${path}`,
+      cause: `page ${page} is not what was written`,
+      hint: 'The database is set aside under a dated name; keep the file, and look at the card.',
+      healsItself: true,
+    },
+    'STORE_PAGE',
+    true,
+    undefined,
+    file,
+  );
+}
+
+/** `sums`: kept up with what is folded; `mark`: how much the database has taken in. `folded`: called after the log was folded while idle; a small commit there takes the new log's first sync, so that no guest waits for it. */
+export function createLogKeeper(
+  db: Sqlite,
+  path: string,
+  { sums, mark, folded = () => {} }: { readonly sums: PageSums; readonly mark: () => number; readonly folded?: () => void },
+): LogKeeper {
   let commits = 0;
   let looked = 0;
+  const fold = (how: 'TRUNCATE' | 'RESTART'): void => {
+    sums.before();
+    db.pragma(`wal_checkpoint(${how})`);
+    sums.after(mark());
+  };
   return {
+    foldAll() {
+      try {
+        fold('TRUNCATE');
+      } catch (error) {
+        throw storeError(`fold the log of ${path}`, error);
+      }
+      commits = 0;
+      looked = 0;
+    },
     wrote() {
       commits++;
     },
@@ -204,9 +260,9 @@ export function createLogKeeper(db: Sqlite, path: string, folded: () => void = (
       try {
         if (when === 'busy') {
           if ((statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0) < WAL_LIMIT_BYTES) return;
-          db.pragma('wal_checkpoint(TRUNCATE)');
+          fold('TRUNCATE');
         } else {
-          db.pragma('wal_checkpoint(RESTART)');
+          fold('RESTART');
         }
       } catch (error) {
         throw storeError(`fold the log of ${path}`, error);

@@ -4,10 +4,13 @@
  * Derived data in a database of its own, without a sync per commit: the gate's own rows are read again from its ledger, peers' rows are
  * fetched again. Changes are held in memory and written when the lane is idle, so that they never stand in a decision's way.
  */
+import { closeSync, existsSync, fdatasyncSync, openSync } from 'node:fs';
 import { CLOUD_GATE, type LedgerVector } from '../../contract/ids.ts';
 import { type Conflicts, createConflicts } from './conflicts.ts';
+import { inspectLog } from './log-check.ts';
+import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
 import { migrateUsage } from './schema.ts';
-import { createLogKeeper, openDatabase, type Sqlite, storeError } from './sqlite.ts';
+import { createLogKeeper, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
 import { covered, type GrantKey, type GrantState, keyText, mergeStates, readRow } from './usage.ts';
 
 /** Changed grants held in memory before they are written, idle or not. */
@@ -65,6 +68,12 @@ export interface UsageStore {
   /** Drops grants that `isCovered` says are counted, words and all, by every manifest kept; a bounded step, false when through. */
   forget(isCovered: (state: GrantState) => boolean): boolean;
   tidy(when: 'idle' | 'busy'): void;
+  /** Syncs what was written since the last time, when nobody is at the lane: a power cut then loses what peers said since, and no more. Throws StoreError. */
+  settle(): void;
+  /** Rows of other ledgers were known once and are not here any more: a power cut or damage took them. They are to be fetched again. */
+  forgotten(): boolean;
+  /** Checks up to `pages` more pages of the file; false: all are checked. Throws StoreError (damaged). */
+  verifySome(pages: number): boolean;
   close(): void;
   /** Closes without writing what is held in memory: as a crash would. */
   abandon(): void;
@@ -79,17 +88,21 @@ interface Row {
 
 /** Opens or makes the usage database. `own`: name of the gate's ledger. Throws StoreError. */
 export function openUsageStore(path: string, own: string): UsageStore {
-  const db = openDatabase(path, { synchronous: 'normal' });
+  let db: Sqlite | undefined;
   try {
+    if (!existsSync(path)) forgetSums(path);
+    const sums = openPageSums({ path, markOf: () => readAlone(path, 'SELECT sum(high) FROM seen'), onDamage: (page) => damagedPage(path, page, 'usage') });
+    const end = inspectLog(path);
+    db = openDatabase(path, { synchronous: 'normal' });
     migrateUsage(db, path);
-    return usageOn(db, path, own);
+    return usageOn(db, path, own, sums, end.headless || end.commitsBehind > 0);
   } catch (error) {
-    db.close();
+    db?.close();
     throw storeError(`open ${path}`, error, 'usage');
   }
 }
 
-function usageOn(db: Sqlite, path: string, own: string): UsageStore {
+function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost: boolean): UsageStore {
   const byTicket = db.prepare<[Buffer], Row>('SELECT gate, epoch, seq, state FROM grants WHERE ref = ?');
   const byRow = db.prepare<[string, number, number], Row>('SELECT gate, epoch, seq, state FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
   const drop = db.prepare<[string, number, number]>('DELETE FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
@@ -106,7 +119,11 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
   );
 
   const conflicts = createConflicts(db, own);
-  const log = createLogKeeper(db, path);
+  const markNow = db.prepare<[], number | null>('SELECT sum(high) FROM seen').pluck();
+  const log = createLogKeeper(db, path, { sums, mark: () => Number(markNow.get() ?? 0) });
+  /** Something was written that no sync has reached. */
+  let unsettled = false;
+  let forgotten = logLost;
   const dirty = new Map<string, GrantState>();
   const dirtyOfTicket = new Map<string, Set<string>>();
   const seen = new Map<string, Map<number, Seen>>();
@@ -134,7 +151,13 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     epochs.set(epoch, made);
     return made;
   }
-  const parse = (row: Row): GrantState => ({ ...(JSON.parse(row.state) as GrantState), gate: row.gate, epoch: row.epoch, seq: row.seq });
+  const parse = (row: Row): GrantState => {
+    try {
+      return { ...(JSON.parse(row.state) as GrantState), gate: row.gate, epoch: row.epoch, seq: row.seq };
+    } catch {
+      throw brokenState(path, row);
+    }
+  };
   const read = <T>(work: () => T): T => {
     try {
       return work();
@@ -172,6 +195,23 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     if (outcome === 'passed' || outcome === 'free' || outcome === 'forced') totals.passages++;
     if (outcome === 'passed' && typeof entry['ticket_ref'] === 'string' && entry['direction'] === 'in') totals.admissions++;
   };
+  /**
+   * What a grant of ours had counted of other ledgers was here once. Where it is not any more (a power cut takes what was not synced), it is
+   * a gap like any other: usage is not complete until it was fetched again.
+   */
+  const rememberSeen = (vector: unknown): void => {
+    if (typeof vector !== 'object' || vector === null) return;
+    for (const [ledger, position] of Object.entries(vector)) {
+      if (ledger === own || !Array.isArray(position)) continue;
+      const [epoch, seq] = position as [unknown, unknown];
+      if (typeof epoch !== 'number' || typeof seq !== 'number') continue;
+      const at = seenOf(ledger, epoch);
+      if (seq <= at.high) continue;
+      at.high = seq;
+      markSeen(ledger, epoch);
+      forgotten = true;
+    }
+  };
   const newest = (epochs: ReadonlyMap<number, Seen>): readonly [number, number] | null => {
     let epoch = 0;
     for (const candidate of epochs.keys()) if (candidate > epoch) epoch = candidate;
@@ -202,6 +242,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
     dirtyOfTicket.clear();
     changedSeen.clear();
     log.wrote();
+    unsettled = true;
   };
 
   return {
@@ -229,6 +270,7 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       if (seq <= at.seq) return;
       take(own, epoch, entry);
       count(entry);
+      rememberSeen(entry['seen']);
       at.seq = seq;
       at.reach = seq;
       at.high = seq;
@@ -337,12 +379,25 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
       }
     },
     tidy: log.tidy,
+    settle() {
+      if (!unsettled || !existsSync(`${path}-wal`)) return;
+      try {
+        syncFile(`${path}-wal`);
+      } catch (error) {
+        throw storeError('write usage', error, 'usage');
+      }
+      unsettled = false;
+    },
+    forgotten: () => forgotten,
+    verifySome: (pages) => sums.checkSome(pages),
     abandon() {
       db.close();
     },
     close() {
       try {
         flush();
+        // SQLite would fold the log itself, and the pages' sums would not know.
+        log.foldAll();
       } finally {
         db.close();
       }
@@ -352,6 +407,25 @@ function usageOn(db: Sqlite, path: string, own: string): UsageStore {
 
 /** The cloud's own ledger of a site: only its word is a verdict. */
 const isCloud = (ledger: string): boolean => ledger.endsWith(`/${CLOUD_GATE}`);
+
+function syncFile(path: string): void {
+  const file = openSync(path, 'r+');
+  try {
+    fdatasyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
+function brokenState(path: string, row: Row): StoreError {
+  const fault = {
+    operation: `read ${path}`,
+    cause: `what is known of ${row.gate}/${row.epoch}/${row.seq} cannot be read`,
+    hint: 'Usage is set aside and fetched again; look at the card.',
+    healsItself: true,
+  };
+  return new StoreError(fault, 'STORE_USAGE', true, undefined, 'usage');
+}
 
 /** Last row of one epoch that a vector counts: none, some, or all of an epoch that has ended. */
 function positionIn(upto: LedgerVector, ledger: string, epoch: number): number {

@@ -10,7 +10,7 @@ import { EVENT, GATE, makeManifest, makeOverlay, PEER, peerMessage, refOf, show 
 import type { Decision, Note } from '../../daemon/ports.ts';
 import { createRandom, type Random } from './random.ts';
 import { keyOf, learn, type Mark, marksOf, newTruth, type Truth } from './truth.ts';
-import { codeOf, signer, stampOf, TICKETS, ticketOf, usageUpTo } from './venue.ts';
+import { codeOf, FIRST_OF_PEER, signer, stampOf, TICKETS, ticketOf, usageUpTo } from './venue.ts';
 
 export interface LifeTask {
   /** The store. */
@@ -119,7 +119,7 @@ async function step(life: Life, task: LifeTask): Promise<void> {
 
 function guest(life: Life): void {
   const { core, random, mark } = life;
-  const code = random.below(TICKETS + 8);
+  const code = random.chance(0.9) ? random.below(FIRST_OF_PEER) : TICKETS + random.below(8);
   const decision = core.decide(life.nowMs, show(codeOf(code), life.nowMs), stamp(life), () => 100) as Decision;
   mark({ mark: 'answered', epoch: decision.row[0], seq: decision.row[1] });
   if (decision.verdict.kind === 'grant') life.open.push({ row: decision.row, code });
@@ -153,10 +153,17 @@ function note(life: Life): void {
 function peer(life: Life): void {
   const { core, random } = life;
   const first = life.peerSeq + 1;
-  const entries = Array.from({ length: 1 + random.below(4) }, (_, n) => ({ seq: first + n, kind: 'alarm', what: 'tamper', detail: 'peer' }));
+  const entries = Array.from({ length: 1 + random.below(4) }, (_, n) => peerGrant(first + n));
   core.applyPeer(peerMessage(PEER, 100, entries));
   life.peerSeq += entries.length;
   life.mark({ mark: 'peer', epoch: 100, seq: life.peerSeq });
+}
+
+/** A guest at the other lane. */
+function peerGrant(seq: number): Record<string, unknown> & { readonly seq: number } {
+  const { ticket_id, ticket_ref } = ticketOf(FIRST_OF_PEER + (seq % (TICKETS - FIRST_OF_PEER)));
+  const place = { event_id: EVENT, ticket_id, ticket_ref, direction: 'in' };
+  return { seq, kind: 'grant', ...place, type: 'first_entry', units: 1, medium: 'opaque', manifest_version: 1, online: false, latency_us: 1, seen: {} };
 }
 
 /** The cloud takes some batches, and says so. What it has, it has: marked before the gate is told. */
