@@ -29,6 +29,7 @@ import {
 import { z } from 'zod';
 import { wordsOf } from '../contract/words.ts';
 import { isTransient, refusalOf } from './database.ts';
+import { createGuesses } from './guesses.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 
@@ -171,14 +172,22 @@ function callerOf(request: FastifyRequest): string {
 }
 
 function addIdentity(app: App, options: HttpOptions): void {
+  const guesses = createGuesses(options.ratePerMinute);
   // After every onRequest hook, so that the limit of requests holds for wrong tokens too; before the body is read.
   app.addHook('preParsing', async (request) => {
     const who = request.routeOptions.config?.who;
     if (who === undefined || who === 'open') return;
     const bearer = /^Bearer +(\S{8,512})$/i.exec(request.headers.authorization ?? '')?.[1] ?? null;
     const named = options.deviceNameHeader === null ? undefined : request.headers[options.deviceNameHeader];
+    const caller = callerOf(request);
+    if (guesses.tooMany(request.ip, caller, Date.now()))
+      throw new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${options.ratePerMinute} wrong tokens a minute from one address: try again in 1 minute`, {
+        'retry-after': '60',
+      });
     const identity = await options.identify({ token: bearer, deviceName: typeof named === 'string' ? named : null });
-    if (identity === null) {
+    if (identity !== null) guesses.letIn(caller);
+    else {
+      guesses.failed(request.ip, caller, Date.now());
       throw new HttpProblem(
         401,
         'UNAUTHENTICATED',
