@@ -1,18 +1,22 @@
 /**
- * The account, measured: ledger rows a second by three ways, in one run on one PostgreSQL that waits for its disk.
+ * The account, measured: ledger rows a second by several ways, in one run on one PostgreSQL that waits for its disk.
  *
- *   row by row   one SELECT, one INSERT and one UPDATE for each row, 100 rows a transaction: the forerunners' way
+ *   row by row   one SELECT, one INSERT and one UPDATE for each row, 100 rows a transaction, into tables as the forerunners had them: the whole row in a
+ *                line of its own, the ticket with an index on its state, a trigger that writes the state's history
+ *   row-lean     the same into the least that would do: no history, no index that a scan changes
  *   reconcile    the door of cloud/reconcile, hash chains checked, 100 and 1,000 rows a transaction
+ *   copy-kept    the same rows by COPY into a table like ledger_rows, with its indexes: what keeping whole rows costs
  *   floor        the same rows into a bare table without an index: multi-row INSERT and COPY (of a file that the server reads), 1,000 a transaction
  *
- *   node bench/reconcile.ts [--rows 20000] [--slow-rows 2000] [--rounds 3] [--clients 1,2,4] [--excess 1] [--mix grants|pairs] [--only reconcile-1000,copy]
+ *   node bench/reconcile.ts [--rows 10000] [--slow-rows 1000] [--rounds 3] [--clients 1,2,4] [--excess 1] [--mix grants|pairs] [--only reconcile-1000,copy]
  *
- * Rows are whole: hash, seen, offsets, about 700 bytes of JSON. `--excess` per cent of the tickets come twice, at two gates. `pairs`: each grant is
+ * Rows are whole: hash, seen, offsets, about 650 bytes of JSON. `--excess` per cent of the tickets come twice, at two gates. `pairs`: each grant is
  * followed by its passage. Every cell has a tenant of its own; nothing is emptied in between. No checkpoint falls into a run, so bytes of WAL are the
- * rows' own and not those of full pages after it.
+ * rows' own and not those of full pages after it. DATABASE_URL: that server instead of the one from npm (which is built for size: processor time
+ * there is about a third more than on a distribution's build).
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { connectOwner, createDatabase, type Database, type OwnerConnection } from '../cloud/database.ts';
@@ -26,8 +30,8 @@ import { quantile, table } from './table.ts';
 
 const { values } = parseArgs({
   options: {
-    rows: { type: 'string', default: '20000' },
-    'slow-rows': { type: 'string', default: '2000' },
+    rows: { type: 'string', default: '10000' },
+    'slow-rows': { type: 'string', default: '1000' },
     rounds: { type: 'string', default: '3' },
     clients: { type: 'string', default: '1,2,4' },
     excess: { type: 'string', default: '1' },
@@ -46,9 +50,18 @@ const MESSAGE_ROWS = 100;
 /** Peers that a grant names in `seen`. */
 const SEEN = 5;
 
-type Way = 'row-by-row' | 'reconcile-100' | 'reconcile-1000' | 'insert' | 'copy';
-const WAYS = (['row-by-row', 'reconcile-100', 'reconcile-1000', 'insert', 'copy'] as const).filter((way) => values.only?.split(',').includes(way) ?? true);
-const BATCH: Readonly<Record<Way, number>> = { 'row-by-row': 100, 'reconcile-100': 100, 'reconcile-1000': 1_000, insert: 1_000, copy: 1_000 };
+const ALL_WAYS = ['row-by-row', 'row-lean', 'reconcile-100', 'reconcile-1000', 'insert', 'copy-kept', 'copy'] as const;
+type Way = (typeof ALL_WAYS)[number];
+const WAYS = ALL_WAYS.filter((way) => values.only?.split(',').includes(way) ?? true);
+const BATCH: Readonly<Record<Way, number>> = {
+  'row-by-row': 100,
+  'row-lean': 100,
+  'reconcile-100': 100,
+  'reconcile-1000': 1_000,
+  insert: 1_000,
+  'copy-kept': 1_000,
+  copy: 1_000,
+};
 
 interface Cell {
   readonly venue: Venue;
@@ -92,29 +105,46 @@ function randomUUIDOf(gate: string): string {
   return id;
 }
 
-/** What the forerunners keep: a wide ticket and a line for each scan, both with their usual indexes. No row security: in its favour. */
-const FORERUNNER = `
-  CREATE TABLE bench_tickets (LIKE tickets INCLUDING DEFAULTS INCLUDING INDEXES INCLUDING STORAGE);
-  CREATE TABLE bench_scans (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL, gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL,
+/** A wide ticket and a line for each scan, with their usual indexes; no row security: in its favour. */
+const pairOfTables = (tickets: string, scans: string) => `
+  CREATE TABLE ${tickets} (LIKE tickets INCLUDING DEFAULTS INCLUDING INDEXES INCLUDING STORAGE);
+  CREATE TABLE ${scans} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL, gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL,
     ticket_id text, event_id text, kind text NOT NULL, result text NOT NULL, hash bytea NOT NULL, entry text NOT NULL, scanned_at timestamptz NOT NULL, created_at timestamptz NOT NULL DEFAULT now());
-  CREATE INDEX ON bench_scans (tenant_id, ticket_id, scanned_at);
-  CREATE TABLE bench_rows (tenant_id uuid NOT NULL, gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL, kind text NOT NULL, hash bytea NOT NULL, entry text NOT NULL, at timestamptz NOT NULL, event_id text, ticket_id text)`;
+  CREATE INDEX ON ${scans} (tenant_id, ticket_id, scanned_at DESC);`;
+/** FORERUNNERS.md, D: an index on the state, and the state's history by a trigger. */
+const TABLES = `
+  ${pairOfTables('lean_tickets', 'lean_scans')}
+  ${pairOfTables('bench_tickets', 'bench_scans')}
+  CREATE INDEX ON bench_tickets (tenant_id, status);
+  CREATE TABLE bench_history (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id uuid NOT NULL, event_id text NOT NULL, ticket_id text NOT NULL, previous_status ticket_status, new_status ticket_status NOT NULL,
+    changed_by text, actor_type text NOT NULL, reason text, source text NOT NULL, changed_at timestamptz NOT NULL DEFAULT now());
+  CREATE INDEX ON bench_history (tenant_id, ticket_id, changed_at DESC);
+  CREATE FUNCTION bench_log_status() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    INSERT INTO bench_history (tenant_id, event_id, ticket_id, previous_status, new_status, changed_by, actor_type, reason, source)
+    VALUES (NEW.tenant_id, NEW.event_id, NEW.ticket_id, OLD.status, NEW.status, nullif(current_setting('app.current_user_id', true), ''), 'system', 'scan', 'scan');
+    RETURN NULL;
+  END
+  $$;
+  CREATE TRIGGER bench_log_status AFTER UPDATE ON bench_tickets FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION bench_log_status();
+  CREATE TABLE bench_rows (tenant_id uuid NOT NULL, gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL, kind text NOT NULL, hash bytea NOT NULL, entry text NOT NULL, at timestamptz NOT NULL, event_id text, ticket_id text);
+  CREATE TABLE bench_kept (LIKE ledger_rows INCLUDING ALL);`;
 
-async function rowByRow(database: Database, cell: Cell, rows: readonly LedgerRow[]): Promise<void> {
+async function rowByRow(database: Database, cell: Cell, rows: readonly LedgerRow[], tables: 'bench' | 'lean'): Promise<void> {
   await database.asOwner(async (client) => {
     for (const row of rows) {
       const { event_id, ticket_id, kind, ts } = row.entry as { event_id: string; ticket_id: string; kind: string; ts: string };
       const { rows: found } = await client.query<{ scan_count: number }>(
-        'SELECT scan_count, status FROM bench_tickets WHERE tenant_id = $1 AND event_id = $2 AND ticket_id = $3 FOR UPDATE',
+        `SELECT scan_count, status FROM ${tables}_tickets WHERE tenant_id = $1 AND event_id = $2 AND ticket_id = $3 FOR UPDATE`,
         [cell.venue.tenantId, event_id, ticket_id],
       );
       const result = kind !== 'grant' ? 'passage' : (found[0]?.scan_count ?? 0) === 0 ? 'success' : 'duplicate';
       await client.query(
-        'INSERT INTO bench_scans (tenant_id, gate, epoch, seq, ticket_id, event_id, kind, result, hash, entry, scanned_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)',
+        `INSERT INTO ${tables}_scans (tenant_id, gate, epoch, seq, ticket_id, event_id, kind, result, hash, entry, scanned_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
         [cell.venue.tenantId, row.gate, row.epoch, row.seq, ticket_id, event_id, kind, result, Buffer.from(row.hash, 'hex'), JSON.stringify(row.entry), ts],
       );
       await client.query(
-        "UPDATE bench_tickets SET scan_count = scan_count + ($4 = 'success')::integer, first_scanned_at = coalesce(first_scanned_at, $5), last_scanned_at = $5, status = 'checked_in', updated_at = now() WHERE tenant_id = $1 AND event_id = $2 AND ticket_id = $3",
+        `UPDATE ${tables}_tickets SET scan_count = scan_count + ($4 = 'success')::integer, first_scanned_at = coalesce(first_scanned_at, $5), last_scanned_at = $5, status = 'checked_in', updated_at = now() WHERE tenant_id = $1 AND event_id = $2 AND ticket_id = $3`,
         [cell.venue.tenantId, event_id, ticket_id, result, ts],
       );
     }
@@ -144,7 +174,11 @@ const insertBare = (database: Database, cell: Cell, rows: readonly LedgerRow[]) 
     ),
   );
 
-const copyText = (cell: Cell, rows: readonly LedgerRow[]) =>
+const COPY_INTO = {
+  copy: 'bench_rows',
+  'copy-kept': 'bench_kept (tenant_id, gate, epoch, seq, kind, hash, entry, at, event_id, ticket_id, readable)',
+} as const;
+const copyText = (cell: Cell, rows: readonly LedgerRow[], way: 'copy' | 'copy-kept') =>
   rows
     .map(({ gate, epoch, seq, hash, entry }) =>
       [
@@ -158,6 +192,7 @@ const copyText = (cell: Cell, rows: readonly LedgerRow[]) =>
         entry['ts'],
         entry['event_id'],
         entry['ticket_id'],
+        ...(way === 'copy-kept' ? ['t'] : []),
       ].join('\t'),
     )
     .join('\n');
@@ -165,23 +200,44 @@ const copyText = (cell: Cell, rows: readonly LedgerRow[]) =>
 interface Result {
   readonly rowsPerSecond: number;
   readonly walBytes: number;
+  /** Processor time in PostgreSQL's backends and in the caller, µs a row: what other work on the machine hardly changes. */
+  readonly serverUs: number;
+  readonly callerUs: number;
+}
+const slow = (way: Way) => way === 'row-by-row' || way === 'row-lean';
+/** Only reconciling needs a tenant of its own each time: the other ways write tables of the bench, and share one. */
+const cells = new Map<string, Promise<Cell>>();
+function cellOf(url: string, way: Way): Promise<Cell> {
+  const count = slow(way) ? SLOW_ROWS : ROWS;
+  if (way.startsWith('reconcile')) return makeCell(url, count, BATCH[way]);
+  const key = `${count}/${BATCH[way]}`;
+  const made = cells.get(key) ?? makeCell(url, count, BATCH[way]);
+  cells.set(key, made);
+  return made;
 }
 const wrong = { lost: 0, doubled: 0, failed: 0 };
 
 async function measure(url: string, owner: OwnerConnection, database: Database, way: Way, clients: number): Promise<Result> {
-  const cell = await makeCell(url, way === 'row-by-row' ? SLOW_ROWS : ROWS, BATCH[way]);
+  const cell = await cellOf(url, way);
   const folder = mkdtempSync('/var/tmp/stile-bench-');
   chmodSync(folder, 0o755);
-  if (way === 'row-by-row') await owner.query('INSERT INTO bench_tickets SELECT * FROM tickets WHERE tenant_id = $1', [cell.venue.tenantId]);
-  if (way === 'copy') for (const [index, rows] of cell.batches.entries()) writeFileSync(join(folder, String(index)), `${copyText(cell, rows)}\n`);
+  const tables = way === 'row-by-row' ? 'bench' : 'lean';
+  if (slow(way)) {
+    await owner.query(`DELETE FROM ${tables}_tickets WHERE tenant_id = $1`, [cell.venue.tenantId]);
+    await owner.query(`VACUUM ${tables}_tickets`);
+    await owner.query(`INSERT INTO ${tables}_tickets SELECT * FROM tickets WHERE tenant_id = $1`, [cell.venue.tenantId]);
+  }
+  if (way === 'copy' || way === 'copy-kept')
+    for (const [index, rows] of cell.batches.entries()) writeFileSync(join(folder, String(index)), `${copyText(cell, rows, way)}\n`);
   let next = 0;
   const work = async () => {
     for (let index = next++; index < cell.batches.length; index = next++) {
       const rows = cell.batches[index] as readonly LedgerRow[];
       try {
-        if (way === 'row-by-row') await rowByRow(database, cell, rows);
+        if (slow(way)) await rowByRow(database, cell, rows, tables);
         else if (way === 'insert') await insertBare(database, cell, rows);
-        else if (way === 'copy') await database.asOwner((client) => client.query(`COPY bench_rows FROM '${join(folder, String(index))}'`));
+        else if (way === 'copy' || way === 'copy-kept')
+          await database.asOwner((client) => client.query(`COPY ${COPY_INTO[way]} FROM '${join(folder, String(index))}'`));
         else await database.withTenant(cell.venue.tenantId, (client) => reconcile(client, rows));
       } catch (error) {
         wrong.failed += 1;
@@ -192,13 +248,33 @@ async function measure(url: string, owner: OwnerConnection, database: Database, 
   // Connections are open before the clock runs.
   await Promise.all(Array.from({ length: clients }, () => database.withTenant(cell.venue.tenantId, (client) => client.query('SELECT pg_sleep(0.05)'))));
   const wal = await walPosition(owner);
+  const ticks = await backendTicks(owner);
+  const cpu = process.cpuUsage();
   const started = performance.now();
   await Promise.all(Array.from({ length: clients }, work));
   const seconds = (performance.now() - started) / 1000;
+  const used = process.cpuUsage(cpu);
+  const serverUs = ((await backendTicks(owner)) - ticks) * TICK_US;
   const walBytes = (await walPosition(owner)) - wal;
   rmSync(folder, { recursive: true });
   if (way.startsWith('reconcile')) await check(owner, cell);
-  return { rowsPerSecond: cell.rows.length / seconds, walBytes: walBytes / cell.rows.length };
+  const count = cell.rows.length;
+  return { rowsPerSecond: count / seconds, walBytes: walBytes / count, serverUs: serverUs / count, callerUs: (used.user + used.system) / count };
+}
+
+/** Linux counts a process's time in hundredths of a second. */
+const TICK_US = 10_000;
+/** NaN where the server is not on this machine, or this is not Linux. */
+async function backendTicks(owner: OwnerConnection): Promise<number> {
+  const { rows } = await owner.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'stile'");
+  try {
+    return rows.reduce((sum, { pid }) => {
+      const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? [];
+      return sum + Number(fields[11]) + Number(fields[12]);
+    }, 0);
+  } catch {
+    return Number.NaN;
+  }
 }
 
 const walPosition = async (owner: OwnerConnection) =>
@@ -243,30 +319,33 @@ async function callerCosts(url: string): Promise<string> {
   return `one row: ${bytes.toFixed(0)} bytes of JSON; in the caller, µs a row: JSON.parse ${parse}, schemas (readRow, before reconcile) ${read}, hash (canonical JSON and SHA-256, within reconcile) ${hash}`;
 }
 
-const server = await startPostgres({ databaseUrl: undefined });
+const server = await startPostgres();
 try {
   const admin = await connectOwner(server.url);
+  // A database of its own, so that a server that was there before is left as it was.
+  const name = `stile_bench_${randomBytes(4).toString('hex')}`;
+  await admin.query(`CREATE DATABASE ${name}`);
+  const url = Object.assign(new URL(server.url), { pathname: `/${name}` }).href;
   for (const setting of ["checkpoint_timeout = '1h'", "max_wal_size = '64GB'"]) await admin.query(`ALTER SYSTEM SET ${setting}`);
   await admin.query('SELECT pg_reload_conf()');
   const settings = await admin.query<{ name: string; setting: string }>(
     "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'server_version', 'shared_buffers', 'full_page_writes') ORDER BY name",
   );
-  await admin.close();
-  await migrate(server.url);
-  const owner = await connectOwner(server.url);
-  await owner.query(FORERUNNER);
-  const database = createDatabase({ url: server.url, maxConnections: Math.max(...CLIENTS) + 1, statementTimeoutMs: 120_000 });
+  await migrate(url);
+  const owner = await connectOwner(url);
+  await owner.query(TABLES);
+  const database = createDatabase({ url, maxConnections: Math.max(...CLIENTS) + 1, statementTimeoutMs: 120_000 });
   console.log(settings.rows.map(({ name, setting }) => `${name} ${setting}`).join(', '));
   console.log(`${ROWS} rows a cell (row by row ${SLOW_ROWS}), mix ${values.mix}, ${EXCESS * 100} % of the tickets twice, ${ROUNDS} rounds`);
-  console.log(await callerCosts(server.url));
+  console.log(await callerCosts(url));
   const results = new Map<string, Result[]>();
-  // One round that does not count: caches and JIT.
-  for (const way of WAYS) await measure(server.url, owner, database, way, 1);
+  // One round that does not count: caches, and the machine code of both sides.
+  for (const way of WAYS) await measure(url, owner, database, way, 1);
   for (let round = 0; round < ROUNDS; round++)
     for (const clients of CLIENTS)
       for (const way of WAYS) {
         const key = `${way}/${clients}`;
-        results.set(key, [...(results.get(key) ?? []), await measure(server.url, owner, database, way, clients)]);
+        results.set(key, [...(results.get(key) ?? []), await measure(url, owner, database, way, clients)]);
       }
   const median = (way: Way, clients: number, what: keyof Result) =>
     quantile(
@@ -278,25 +357,33 @@ try {
     console.log(`\n${clients} client${clients === 1 ? '' : 's'}`);
     console.log(
       table(
-        ['way', 'rows/s', '× row by row', '× INSERT', '× COPY', 'WAL bytes/row', '× row by row'],
+        ['way', 'rows/s', '× row by row', '× row-lean', '× INSERT', '× COPY', 'WAL bytes/row', '× row by row', '× row-lean', 'server µs/row', 'caller µs/row'],
         WAYS.map((way) => {
           const rate = median(way, clients, 'rowsPerSecond');
           const wal = median(way, clients, 'walBytes');
           return [
             way,
             rate.toFixed(0),
-            ...(['row-by-row', 'insert', 'copy'] as const).map((other) => ratio(rate, median(other, clients, 'rowsPerSecond'))),
+            ...(['row-by-row', 'row-lean', 'insert', 'copy'] as const).map((other) => ratio(rate, median(other, clients, 'rowsPerSecond'))),
             wal.toFixed(0),
             ratio(wal, median('row-by-row', clients, 'walBytes')),
+            ratio(wal, median('row-lean', clients, 'walBytes')),
+            median(way, clients, 'serverUs').toFixed(1),
+            median(way, clients, 'callerUs').toFixed(1),
           ];
         }),
       ),
     );
   }
-  const { rows } = await owner.query<{ deadlocks: number }>('SELECT sum(deadlocks)::bigint AS deadlocks FROM pg_stat_database');
+  const { rows } = await owner.query<{ deadlocks: number }>(
+    'SELECT sum(deadlocks)::bigint AS deadlocks FROM pg_stat_database WHERE datname = current_database()',
+  );
   console.log(`\ndeadlocks ${rows[0]?.deadlocks}, failed batches ${wrong.failed}, lost rows ${wrong.lost}, doubled rows ${wrong.doubled}`);
   await database.close();
   await owner.close();
+  await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
+  for (const setting of ['checkpoint_timeout', 'max_wal_size']) await admin.query(`ALTER SYSTEM RESET ${setting}`);
+  await admin.close();
   if (wrong.failed + wrong.lost + wrong.doubled + (rows[0]?.deadlocks ?? 0) > 0) process.exitCode = 1;
 } finally {
   await server.stop();

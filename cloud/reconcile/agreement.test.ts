@@ -153,7 +153,7 @@ test.each([
         const { cloud, rules } = await byTheCloud(other, story);
         return isDeepStrictEqual(cloud, rules);
       }),
-      { numRuns: 150, endOnFailure: true },
+      { numRuns: 600, endOnFailure: true },
     );
     expect(String(run.errorInstance)).toContain('returning false');
   } finally {

@@ -80,6 +80,58 @@ test('the same backlogs replayed by several ingesters at once, with settlements 
   expect(rows).toEqual([{ rows: 800, grants: 400, off: 0 }]);
 });
 
+test('a word on a grant that comes in between, from another ledger and about another ticket, hides nothing', { timeout: 60_000 }, async () => {
+  const venue = await makeVenue(fresh.url, { tickets: 3 });
+  const [mine, other] = [venue.tickets[0] as TestTicket, venue.tickets[1] as TestTicket];
+  const north = testLedger(venue, 0);
+  const grant = north.grant(mine, 1_000);
+  north.grant(venue.tickets[2] as TestTicket, 2_000);
+  const word = { gate: north.gate, epoch: 1, seq: grant.seq };
+  // As a settlement writes it: the grant's row, without the grant. It is there unseen while the grant is looked for, and seen when the grant is written.
+  const holder = await connectOwner(fresh.url);
+  await holder.query('BEGIN');
+  await holder.query('SELECT set_tenant_context($1)', [venue.tenantId]);
+  await holder.query('INSERT INTO ticket_usage (tenant_id, event_id, ticket_id, known) VALUES ($1, $2, $3, true)', [
+    venue.tenantId,
+    venue.eventId,
+    other.ticketId,
+  ]);
+  await holder.query('INSERT INTO admissions (tenant_id, gate, epoch, seq, event_id, ticket_id, word_all) VALUES ($1, $2, $3, $4, $5, $6, 4)', [
+    venue.tenantId,
+    word.gate,
+    word.epoch,
+    word.seq,
+    venue.eventId,
+    other.ticketId,
+  ]);
+  const taken = wide.withTenant(venue.tenantId, (client) => reconcile(client, north.rows()));
+  const waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid' AND pid <> pg_backend_pid() AND database IS NULL";
+  for (let tries = 0; tries < 500 && (await wide.asOwner((client) => client.query(waits))).rowCount === 0; tries++)
+    await new Promise((later) => setTimeout(later, 20));
+  await holder.query('COMMIT');
+  await holder.close();
+  expect(await taken).toMatchObject({ stored: 2, duplicates: 0 });
+  const tables = await wide.withTenant(venue.tenantId, async (client) => [
+    (await client.query('SELECT ticket_id, granted, outcome, verdict FROM admissions ORDER BY seq')).rows,
+    (await client.query('SELECT ticket_id, entries FROM ticket_usage ORDER BY 1')).rows,
+    (await client.query("SELECT ticket_id FROM tickets WHERE status = 'checked_in' ORDER BY 1")).rows,
+    (await client.query('SELECT grants, winners FROM gate_counts')).rows,
+  ]);
+  expect(tables).toEqual([
+    [
+      { ticket_id: mine.ticketId, granted: true, outcome: 'passed', verdict: 'winner' },
+      { ticket_id: venue.tickets[2]?.ticketId, granted: true, outcome: 'open', verdict: 'winner' },
+    ],
+    [
+      { ticket_id: mine.ticketId, entries: 1 },
+      { ticket_id: other.ticketId, entries: 0 },
+      { ticket_id: venue.tickets[2]?.ticketId, entries: 1 },
+    ],
+    [{ ticket_id: mine.ticketId }, { ticket_id: venue.tickets[2]?.ticketId }],
+    [{ grants: 2, winners: 2 }],
+  ]);
+});
+
 test('rows of a tenant are there for that tenant alone, by every table and function', async () => {
   const [ours, theirs] = [await makeVenue(fresh.url), await makeVenue(fresh.url)];
   for (const venue of [ours, theirs]) {

@@ -158,9 +158,15 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
     [eventId, ticketId],
   );
   const { rows } = await client.query<HistoryRow>(
-    `SELECT r.kind, r.gate, r.entry, coalesce(a.at, r.at) AS at, a.verdict, a.cause, a.outcome FROM ledger_rows r
-     LEFT JOIN admissions a ON a.tenant_id = r.tenant_id AND a.gate = r.gate AND a.epoch = r.epoch AND a.seq = r.seq AND a.granted
-     WHERE r.tenant_id = current_tenant_id() AND r.ticket_id = $2 AND r.event_id = $1 ORDER BY coalesce(a.at, r.at) DESC, r.gate COLLATE "C" DESC, r.epoch DESC, r.seq DESC LIMIT $3`,
+    // A ticket's grants are found by its admissions (migration 0540), its other rows by themselves.
+    `SELECT r.kind, r.gate, r.entry, r.at, r.verdict, r.cause, r.outcome FROM (
+       SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, a.at, a.verdict, a.cause, a.outcome FROM admissions a
+       CROSS JOIN LATERAL (SELECT * FROM ledger_rows x WHERE x.tenant_id = a.tenant_id AND x.gate = a.gate AND x.epoch = a.epoch AND x.seq = a.seq LIMIT 1) AS g
+       WHERE a.tenant_id = current_tenant_id() AND a.event_id = $1 AND a.ticket_id = $2 AND a.granted
+       UNION ALL
+       SELECT o.kind, o.gate, o.epoch, o.seq, o.entry, o.at, NULL, NULL, NULL FROM ledger_rows o
+       WHERE o.tenant_id = current_tenant_id() AND o.event_id = $1 AND o.ticket_id = $2 AND o.kind <> 'grant') AS r
+     ORDER BY r.at DESC, r.gate COLLATE "C" DESC, r.epoch DESC, r.seq DESC LIMIT $3`,
     [eventId, ticketId, MAX_ANSWER_ITEMS],
   );
   if (ticket.rows.length === 0 && rows.length === 0) return null;

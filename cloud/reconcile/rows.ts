@@ -1,16 +1,20 @@
 /**
- * Rows into the account: from the wire's JSON to reconcile_ledger, and the check of their hash chain.
- * What counts is decided in SQL (migrations 0003 and 0004); this file reads and hands over.
+ * Rows into the account: from the wire's JSON to reconcile_columns, and the check of their hash chain.
+ * What counts is decided in SQL (migration 0540); this file reads and hands over.
  */
 import { createHash } from 'node:crypto';
 import { entryHash, firstPredecessor, type Sha256Text } from '../../contract/chain.ts';
 import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
 import type { DatabaseClient } from '../database.ts';
+import { columnsOf, RECONCILE_COLUMNS } from './columns.ts';
 
 export const sha256: Sha256Text = (text) => createHash('sha256').update(text).digest('hex');
 
 /** Rows in one call: a larger batch is the caller's to split. */
 export const MAX_ROWS_PER_CALL = 10_000;
+
+/** Rows whose hashes are checked in one go: about a millisecond. */
+const CHAIN_SLICE_ROWS = 100;
 
 /** One row of one ledger, read as far as it can be. Made by `readRow`. */
 export interface LedgerRow {
@@ -55,10 +59,11 @@ export async function reconcile(client: DatabaseClient, rows: readonly LedgerRow
   if (rows.length === 0) return { stored: 0, duplicates: 0, clones: [], breaks: [] };
   if (rows.length > MAX_ROWS_PER_CALL) throw new RangeError(`${rows.length} rows, at most ${MAX_ROWS_PER_CALL} in one call`);
   const sorted = [...rows].sort((a, b) => (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : a.epoch - b.epoch || a.seq - b.seq));
-  const answer = await client.query<{ outcome: Outcome }>('SELECT reconcile_ledger($1::jsonb) AS outcome', [JSON.stringify(sorted.map(toInput))]);
+  // The chain is checked while PostgreSQL works.
+  const [answer, within] = await Promise.all([client.query<{ outcome: Outcome }>(RECONCILE_COLUMNS, columnsOf(sorted)), breaksWithin(sorted)]);
   const outcome = (answer.rows[0] as { outcome: Outcome }).outcome;
   const broken = new Map<string, RowKey>();
-  for (const key of breaksWithin(sorted)) broken.set(key.join('/'), key);
+  for (const key of within) broken.set(key.join('/'), key);
   for (const edge of outcome.edges) {
     if (!follows(edge.previous, edge.hash, JSON.parse(edge.entry) as Record<string, unknown>))
       broken.set(`${edge.gate}/${edge.epoch}/${edge.seq}`, [edge.gate, edge.epoch, edge.seq]);
@@ -96,11 +101,12 @@ function follows(previous: string, hash: string, entry: Readonly<Record<string, 
   }
 }
 
-/** Rows of one batch that stand beside each other, and first rows of an epoch. */
-function breaksWithin(sorted: readonly LedgerRow[]): RowKey[] {
+/** Rows of one batch that stand beside each other, and first rows of an epoch. In slices, so that the batch leaves for PostgreSQL meanwhile, and nobody else waits long. */
+async function breaksWithin(sorted: readonly LedgerRow[]): Promise<RowKey[]> {
   const breaks: RowKey[] = [];
   let before: LedgerRow | undefined;
-  for (const row of sorted) {
+  for (const [index, row] of sorted.entries()) {
+    if (index % CHAIN_SLICE_ROWS === 0) await new Promise(setImmediate);
     const adjacent = before !== undefined && before.gate === row.gate && before.epoch === row.epoch && before.seq === row.seq - 1;
     const previous = row.seq === 1 ? firstPredecessor(sha256, row.gate, row.epoch) : adjacent ? (before as LedgerRow).hash : null;
     if (previous !== null && !follows(previous, row.hash, row.entry)) breaks.push([row.gate, row.epoch, row.seq]);
@@ -117,63 +123,4 @@ async function flagBreaks(client: DatabaseClient, breaks: readonly RowKey[]): Pr
     breaks.map(([, , seq]) => seq),
   ]);
   return rows.map(({ gate, epoch, seq }) => [gate, epoch, seq]);
-}
-
-const PLAIN_KIND = /^[a-z_]{1,32}$/;
-const PLAIN_BOOT = /^[\x21-\x7e]{1,64}$/;
-
-/** The fields of ledger_input. Only what the schemas have checked reaches a typed field, so that no text can make PostgreSQL refuse the batch. */
-function toInput(row: LedgerRow): Record<string, unknown> {
-  const { hash, ...entry } = row.entry;
-  const kind = typeof entry['kind'] === 'string' && PLAIN_KIND.test(entry['kind']) ? entry['kind'] : 'unknown';
-  const input: Record<string, unknown> = {
-    gate: row.gate,
-    epoch: row.epoch,
-    seq: row.seq,
-    hash,
-    kind,
-    readable: row.known !== null,
-    entry: JSON.stringify(entry),
-  };
-  const known = row.known;
-  if (known === null) return input;
-  Object.assign(input, { ts: known.ts, boottime_ms: known.boottime_ms, ...(PLAIN_BOOT.test(known.boot_id) ? { boot_id: known.boot_id } : {}) });
-  if (known.clock_offset_ms !== undefined && known.clock_bound_ms !== undefined)
-    Object.assign(input, { offset_ms: known.clock_offset_ms, bound_ms: known.clock_bound_ms });
-  switch (known.kind) {
-    case 'grant':
-      return Object.assign(input, {
-        event_id: known.event_id,
-        ticket_id: known.ticket_id,
-        ticket_ref: known.ticket_ref,
-        direction: known.direction,
-        units: known.units,
-        manifest_version: known.manifest_version,
-      });
-    case 'refusal':
-    case 'conflict':
-      return Object.assign(input, { event_id: known.event_id, ticket_id: known.ticket_id });
-    case 'passage':
-      return Object.assign(input, {
-        event_id: known.event_id,
-        ticket_id: known.ticket_id,
-        direction: known.direction,
-        unit: known.unit,
-        outcome: known.outcome,
-        ...(known.of === undefined ? {} : { of_epoch: known.of[0], of_seq: known.of[1] }),
-      });
-    case 'settlement':
-      return Object.assign(input, {
-        event_id: known.event_id,
-        ticket_id: known.ticket_id,
-        direction: known.direction,
-        unit: known.unit,
-        outcome: known.outcome,
-        of_gate: known.of[0],
-        of_epoch: known.of[1],
-        of_seq: known.of[2],
-      });
-    default:
-      return input;
-  }
 }
