@@ -166,3 +166,25 @@ function checkOrder(world: World, ticketId: string, judged: readonly Judged[]): 
     }
   }
 }
+
+/** What a fleet has met: verdicts, outcomes, epochs. For people: histories that never meet a conflict show nothing about conflicts. */
+export function metBy(world: World, policy: AccountPolicy): Record<string, number> {
+  const met: Record<string, number> = {};
+  const meet = (what: string, times = 1): void => {
+    met[what] = (met[what] ?? 0) + times;
+  };
+  const account = accountOf(world.cloud.rows(), world.cloud.accountTicket, policy);
+  for (const judged of account.tickets.values()) {
+    for (const { verdict, units } of judged) {
+      meet(WORDS[verdict] ?? verdict);
+      for (const outcome of units) meet(outcome);
+    }
+  }
+  for (const { entry } of world.cloud.rows()) {
+    if (entry['kind'] === 'settlement') meet('settled');
+    if (entry['outcome'] === 'free' || entry['outcome'] === 'forced') meet(String(entry['outcome']));
+  }
+  for (const epochs of world.cloud.ledgers.values()) meet('epochs', epochs.size);
+  return met;
+}
+const WORDS: Readonly<Record<string, string>> = { winner: 'first entries', reentry: 're-entries', exit: 'exits' };

@@ -5,7 +5,7 @@ import type { GateSnapshot } from '../../daemon/gate/watch.ts';
 import { effectivePolicy } from '../../rules/policy.ts';
 import type { AccountPolicy } from './account.ts';
 import { createBroker } from './broker.ts';
-import { beginChecks, checkEnd } from './check.ts';
+import { beginChecks, checkEnd, metBy } from './check.ts';
 import { CLOUD_LEDGER, type Cloud, createCloud } from './cloud.ts';
 import { createSimGate, type Life, type SimGate } from './gate.ts';
 import { BASE_MS, codeOf, copyStore, GATES, type House, POLICIES, ticketOf } from './house.ts';
@@ -37,6 +37,8 @@ export interface Fleet {
   readonly policy: AccountPolicy;
   /** Lives through one history. Ends in quiet, or with a violation. `last`: no other follows, so verdicts are checked as well. */
   live(steps: readonly Step[], last: boolean): Promise<HistoryResult>;
+  /** Verdicts, outcomes and epochs so far, for people. */
+  met(): Readonly<Record<string, number>>;
   /** Gives back files and handles. */
   end(): Promise<void>;
 }
@@ -287,6 +289,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
       for (const gate of gates) counts.lives += gate.life()?.number ?? 0;
       return { violations: [...violations], traceHash: trace.digest(), lines: trace.lines ?? [], counts };
     },
+    met: () => metBy(world, policy),
     async end() {
       for (const gate of gates) {
         gate.life()?.desk.drop();

@@ -37,8 +37,9 @@ const options = {
   mutants: { type: 'boolean', default: false },
   mutant: { type: 'string' },
   worker: { type: 'string' },
-  'database-url': { type: 'string' },
 } as const;
+/** What the histories must have met, or they show little. */
+const KINDS = ['first entries', 're-entries', 'exits', 'excess', 'returned', 'unknown', 'stuck', 'settled', 'free', 'forced', 'epochs'] as const;
 const number = (text: string | undefined): number | null => (text === undefined || text === '' ? null : Number(text));
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
@@ -47,12 +48,16 @@ async function work(values: Values): Promise<void> {
   const [index, of] = (values.worker as string).split('/').map(Number) as [number, number];
   const below = Number(values.histories);
   const house = openHouse();
-  const url = values['database-url'];
-  const real: RealAccount | null = url === undefined ? null : openRealAccount(url, null);
+  const every = Number(values['sql-every']);
+  // PostgreSQL starts while the first fleets run already.
+  const database = new Promise<string>((resolve) => process.once('message', (url) => resolve(String(url))));
+  let real: RealAccount | null = null;
   try {
     for (let fleet = index; fleet * HISTORIES_A_FLEET < below; fleet += of) {
-      const compared = real !== null && fleet % Number(values['sql-every']) === 0 ? real : null;
-      process.send?.(await runFleet(house, { seed: Number(values.seed), fleet, below, mutant: (values.mutant ?? null) as MutantName | null, real: compared }));
+      const isCompared = every > 0 && fleet % every === every - 1;
+      if (isCompared) real ??= openRealAccount(await database, null);
+      const mutant = (values.mutant ?? null) as MutantName | null;
+      process.send?.(await runFleet(house, { seed: Number(values.seed), fleet, below, mutant, real: isCompared ? real : null }));
     }
   } finally {
     await real?.close();
@@ -65,7 +70,10 @@ async function many(values: Values): Promise<number> {
   const seed = Number(values.seed);
   const histories = Number(values.histories);
   const began = performance.now();
-  const fresh = Number(values['sql-every']) > 0 ? await freshDatabase() : null;
+  const starting = Number(values['sql-every']) > 0 ? freshDatabase() : Promise.resolve(null);
+  void starting.then((fresh) => {
+    for (const child of children) if (fresh !== null && child.connected) child.send(fresh.url);
+  });
   const results: FleetResult[] = [];
   const failures: Failure[] = [];
   const children = new Set<ChildProcess>();
@@ -76,7 +84,7 @@ async function many(values: Values): Promise<number> {
       { length: workers },
       (_, index) =>
         new Promise<void>((resolve) => {
-          const args = [...process.argv.slice(2), '--worker', `${index}/${workers}`, ...(fresh === null ? [] : ['--database-url', fresh.url])];
+          const args = [...process.argv.slice(2), '--worker', `${index}/${workers}`];
           const child = fork(import.meta.filename, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: ['--max-semi-space-size=32'] });
           children.add(child);
           child.on('message', (result: FleetResult) => {
@@ -94,6 +102,7 @@ async function many(values: Values): Promise<number> {
     ),
   );
   const seconds = (performance.now() - began) / 1000;
+  const fresh = await starting;
   results.sort((a, b) => a.fleet - b.fleet);
   const hash = createHash('sha256');
   for (const { fleet, traceHash } of results) hash.update(`${fleet} ${traceHash}\n`);
@@ -102,6 +111,7 @@ async function many(values: Values): Promise<number> {
   say(
     `figure: ${lived} histories of seed ${seed} in ${seconds.toFixed(0)} s on ${workers} processes: ${sum((one) => one.counts.grants)} grants, ${sum((one) => one.counts.refusals)} refusals, ${sum((one) => one.counts.releases)} releases, ${sum((one) => one.counts.lives)} lives of gates; ${failures.length} broke an invariant (I1 to I10)`,
   );
+  say(`figure: among them ${KINDS.map((kind) => `${sum((one) => one.met[kind] ?? 0)} ${kind}`).join(', ')}`);
   if (fresh !== null)
     say(`figure: ${sum((one) => (one.comparedInSql ? one.histories : 0))} of these histories gave the same tables in PostgreSQL as in the reference account`);
   say(`trace ${hash.digest('hex')}`);

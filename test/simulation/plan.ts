@@ -109,6 +109,15 @@ const atGate =
   (what: 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'old-card'): Draw =>
   (random, fleet) =>
     ({ do: what, gate: random.int(fleet.gates) }) as Omit<Step, 'atMs'>;
+/** Between the steps of one fault, ms. */
+const APART_MS = 700;
+/** A gate that is cut off, and the same ticket at it and at another: what only a conflict report can mend. */
+const apart: Draw = (random, fleet, first) => {
+  const gate = random.int(fleet.gates);
+  const ticket = first + random.pick([0, 1, 2, 4]);
+  const show = (at: number) => ({ do: 'show', gate: at, direction: 'in', ticket, acts: ['pass', 'pass', 'pass'] }) as Omit<Step, 'atMs'>;
+  return [{ do: 'cut', gate, forMs: random.between(4_000, 9_000) } as Omit<Step, 'atMs'>, show(gate), show((gate + 1) % fleet.gates), show(gate)];
+};
 const DRAWS: readonly (readonly [number, Draw])[] = [
   [6, gateFault('kill', FOR_MS.short)],
   [8, gateFault('power-cut', FOR_MS.short)],
@@ -135,6 +144,7 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
         'atMs'
       >,
   ],
+  [10, apart],
   [3, () => ({ do: 'manifest' }) as Omit<Step, 'atMs'>],
   [4, (random) => ({ do: 'settle', pick: random.int(8), outcome: random.pick(['passed', 'returned']) }) as Omit<Step, 'atMs'>],
 ];
@@ -142,7 +152,7 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
 function drawFault(random: Random, fleet: FleetPlan, first: number): Step[] {
   const drawn = random.weighted(DRAWS)(random, fleet, first);
   const atMs = random.int(STEPS_MS);
-  return [drawn].flat().map((one) => ({ ...one, atMs }) as Step);
+  return [drawn].flat().map((one, index) => ({ ...one, atMs: atMs + index * APART_MS }) as Step);
 }
 
 /** A step in a few words. */

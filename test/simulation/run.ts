@@ -17,6 +17,7 @@ export interface FleetResult {
   readonly traceHash: string;
   readonly failure: Failure | null;
   readonly comparedInSql: boolean;
+  readonly met: Readonly<Record<string, number>>;
   readonly counts: { readonly grants: number; readonly refusals: number; readonly releases: number; readonly lives: number };
 }
 
@@ -38,11 +39,19 @@ export async function runFleet(
       const result = await fleet.live(planHistory(seed, history, plan), history === until - 1);
       ({ traceHash, counts } = result);
       if (result.violations.length > 0)
-        return { fleet: number, histories: history - first + 1, traceHash, failure: { history, violations: result.violations }, comparedInSql: false, counts };
+        return {
+          fleet: number,
+          histories: history - first + 1,
+          traceHash,
+          failure: { history, violations: result.violations },
+          comparedInSql: false,
+          met: {},
+          counts,
+        };
     }
     const violations = real === null ? [] : await real.compare(fleet.cloud, plan.policy);
     const failure = violations.length === 0 ? null : { history: until - 1, violations };
-    return { fleet: number, histories: until - first, traceHash, failure, comparedInSql: real !== null, counts };
+    return { fleet: number, histories: until - first, traceHash, failure, comparedInSql: real !== null, met: fleet.met(), counts };
   });
 }
 
