@@ -220,7 +220,8 @@ async function killedInFire(driver: Driver): Promise<string> {
   let shutMs = 0;
   process.kill(pid, 'SIGKILL');
   let last = monotonicMs();
-  const again = until('the gate again', async () => (await call<GateStatus>('status').catch(() => null))?.pid !== pid, PATIENCE_MS, 100);
+  const another = async () => (await call<GateStatus>('status').catch(() => ({ pid }))).pid !== pid;
+  const again = until('the gate again', another, PATIENCE_MS, 100);
   const looking = setInterval(() => {
     const now = monotonicMs();
     if (!released()) shutMs += now - last;

@@ -57,9 +57,9 @@ function show(code: number): number {
   return shownMs;
 }
 
-/** The staff button, pressed and let go. */
+/** The staff button, pressed and let go: for 60 ms at least as the gate sees it, however late it sees it. */
 async function press(): Promise<void> {
-  wires.send({ input: 'button', active: true });
+  await wires.next('button', true, wires.send({ input: 'button', active: true }));
   await sleep(60);
   wires.send({ input: 'button', active: false });
 }
