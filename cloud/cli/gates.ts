@@ -4,7 +4,7 @@ import { ActorId, GateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
 import type { DatabaseClient } from '../database.ts';
 import { clearAlert } from '../devices/alerts.ts';
-import { assignGate, ensureDevice, renewToken, revokeDevice } from '../devices/assignment.ts';
+import { assignGate, ensureDevice, renewToken, revokeDevice, sayWantAgain } from '../devices/assignment.ts';
 import { type GateView, listGates } from '../devices/gates.ts';
 import type { GateRequests } from '../devices/requests.ts';
 import { toldGates } from './announce.ts';
@@ -218,6 +218,7 @@ export async function sendRequest(session: Session, requests: GateRequests, gate
   const tenantId = await session.tenant();
   const known = await session.database.withTenant(tenantId, (client) => client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate]));
   if (known.rowCount === 0) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
+  if (request.command === 'refresh') await session.database.withTenant(tenantId, (client) => sayWantAgain(client, tenantId, gate));
   const outcome = await requests.send(gate, request.command, { actor: options.actor ?? 'system', reason: options.reason, args: request.args });
   switch (outcome.kind) {
     case 'malformed':

@@ -49,6 +49,11 @@ export async function renewToken(client: DatabaseClient, name: string): Promise<
   return (await client.query('UPDATE devices SET token_sha256 = $2, revoked_at = NULL WHERE name = $1', [name, sha256])).rowCount > 0 ? token : null;
 }
 
+/** Has `manifest/want` published anew for this gate: whatever the broker retains in its place is replaced. Goes before a `refresh`. */
+export async function sayWantAgain(client: DatabaseClient, tenantId: string, gate: string): Promise<void> {
+  await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
+}
+
 /** Takes the device's identity away: its token and certificate open nothing from now on. False: no such device. */
 export async function revokeDevice(client: DatabaseClient, name: string): Promise<boolean> {
   // An enrolment token that lies about somewhere must not bring it back.

@@ -6,7 +6,7 @@ import { AlertId } from '../../contract/messages.ts';
 import type { Database } from '../database.ts';
 import { type App, actorOf, HttpProblem, operatorOf } from '../http.ts';
 import { clearAlert } from './alerts.ts';
-import { assignGate, ensureDevice, type Refusal } from './assignment.ts';
+import { assignGate, ensureDevice, type Refusal, sayWantAgain } from './assignment.ts';
 import { listGates } from './gates.ts';
 import type { GateRequests } from './requests.ts';
 
@@ -110,6 +110,7 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
       );
       if (known.rowCount === 0) throw new HttpProblem(404, 'NOT_FOUND', `there is no gate ${gate}`);
       if (requests === null) throw new HttpProblem(503, 'NO_BROKER', 'this service has no broker: set STILE_MQTT_URL');
+      if (request.params.command === 'refresh') await database.withTenant(operator.tenantId, (client) => sayWantAgain(client, operator.tenantId, gate));
       const outcome = await requests.send(gate, request.params.command, { actor, reason: request.body.reason, args: request.body.args });
       switch (outcome.kind) {
         case 'answered':

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { eventually, openVenue, openWires, ready, type Venue, type Wires } from './venue.ts';
+import { enter, eventually, logOf, openVenue, openWires, ready, type Venue, type Wires } from './venue.ts';
 
 interface Response {
   readonly transaction: string | null;
@@ -110,6 +110,33 @@ test('a request that stands retained when a gate comes up, and one that was repl
   expect(await request(done, 'mode')).toMatchObject({ transaction: done.transaction, status: 'error', error: { code: 'replayed' } });
   expect(wires.releases()).toBe(0);
 });
+
+test('an empty want of anybody takes no ticket away, and refresh puts the right one in its place', async () => {
+  await idle();
+  const want = `stile/1/${gate.gate}/manifest/want`;
+  const held = (await gate.fresh()).manifests;
+  expect(held).toHaveLength(1);
+  await venue.spy.publish(want, { schema: 1, events: [] }, { qos: 1, retain: true });
+  await eventually('the gate to say so', () => logOf(gate.logFile).includes('stays in force'));
+  expect((await gate.fresh()).manifests).toEqual(held);
+  await enter(gate, venue.ticket());
+  // Also one that comes up with it in the broker.
+  await gate.kill();
+  await gate.start();
+  await gate.until(({ uplink }) => uplink.online, 30_000);
+  await enter(gate, venue.ticket());
+  wires.close();
+  wires = await openWires(gate);
+
+  venue.spy.heard.length = 0;
+  await gate.until(({ clock }) => clock.trusted, 15_000);
+  const asked = await venue.house.tryCloud('request', gate.gate, 'refresh', '--actor', 'staff-9', '--reason', 'an empty list was published', '--json');
+  expect(asked.code, asked.stderr).toBe(0);
+  await eventually('the right want', () =>
+    venue.spy.heard.some(({ topic: at, payload }) => at === want && (JSON.parse(payload.toString()) as { events: unknown[] }).events.length === 1),
+  );
+  expect((await gate.fresh()).manifests).toMatchObject([{ event_id: held[0]?.event_id }]);
+}, 60_000);
 
 test('stile-cloud request opens a lane, brings the answer, and says by its exit code when the gate refuses or is away', async () => {
   await idle();
