@@ -200,7 +200,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   };
   /** Looked at twice, because the release goes off for a moment before each new edge. */
   const expectOpen = (gate: SimGate, life: Life): void => {
-    const isOpen = (): boolean => gate.level('release_in') && gate.level('release_out');
+    const isOpen = (): boolean => !gate.burns() || (gate.level('release_in') && gate.level('release_out'));
     scheduler.after(FIRE_OPENS_MS, life, () => {
       if (isOpen()) return;
       scheduler.after(FIRE_GAP_MS, life, () => {

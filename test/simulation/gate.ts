@@ -81,6 +81,7 @@ export interface SimGate {
   push(direction: Direction): void;
   press(): void;
   fire(active: boolean): void;
+  burns(): boolean;
   level(output: OutputName): boolean;
   /** Rotations that really happened. */
   readonly turned: Readonly<Record<Direction, number>>;
@@ -311,6 +312,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       scheduler.after(60, null, () => line('button', false));
     },
     fire: (active) => line('fire', active),
+    burns: () => inputs.get('fire') === true,
     level: (output) => levels.get(output) ?? false,
     turned,
     reachable,
