@@ -57,7 +57,7 @@ export interface ExactlyOnceResult {
   readonly seconds: number;
 }
 
-const CALM_MS = 2_500;
+const CALM_MS = 2_000;
 const SETTLE_MS = 90_000;
 const POLL_MS = 100;
 /** RestartSec of the unit is 1 s. */
@@ -269,7 +269,7 @@ async function storm(parts: Parts): Promise<void> {
     await calm();
     await sleep(random() * 200);
     const first = faults.shift() as Fault;
-    const second = random() < 0.35 && faults[0] !== first ? faults.shift() : undefined;
+    const second = random() < 0.45 && faults[0] !== first ? faults.shift() : undefined;
     await Promise.all([first, ...(second === undefined ? [] : [second])].map((fault) => strike(fault, parts, random)));
     const done = total - faults.length;
     if (done % 20 === 0) options.say(`${done} of ${total} faults, ${stored} rows in Postgres, backlog ${writer.stand().backlog}`);

@@ -351,7 +351,7 @@ async function reasons(stage: Stage): Promise<number> {
   return rows.filter(({ kind }) => kind === 'refusal').length;
 }
 
-/** MB that a process may grow by, and ms that its loop may stand. */
+/** MB that a process may grow by, and ms that its loop may stand by its own doing. How late it is by the clock is printed beside it: on a busy machine that is others' work. */
 export const GROWTH_MB = 20;
 export const STALL_MS = 50;
 
