@@ -34,7 +34,12 @@ export const promises: readonly Promised[] = [
       { command: ['node', 'test/simulation/main.ts', '--mutants'], boundS: 60 },
     ],
   },
-  { row: 3, promise: 'What a gate recorded reaches Postgres exactly once', short: '', proofs: [] },
+  {
+    row: 3,
+    promise: 'What a gate recorded reaches Postgres exactly once',
+    short: 'test/faults/exactly-once.test.ts',
+    proofs: [{ command: ['node', 'test/faults/exactly-once.ts'], boundS: 300 }],
+  },
   {
     row: 4,
     promise: 'No ticket is admitted beyond its allowance where the gate or the cloud could know',
@@ -88,7 +93,12 @@ export const promises: readonly Promised[] = [
       { command: ['node', 'test/forgery/properties.ts'], boundS: 120 },
     ],
   },
-  { row: 7, promise: 'No device speaks for another', short: '', proofs: [] },
+  {
+    row: 7,
+    promise: 'No device speaks for another',
+    short: 'test/faults/identity.test.ts',
+    proofs: [{ command: ['node', 'test/faults/identity-matrix.ts', '--gates-per-site', '3'], boundS: 180 }],
+  },
   {
     row: 8,
     promise: 'No tenant sees another',
@@ -98,7 +108,19 @@ export const promises: readonly Promised[] = [
     ],
   },
   { row: 9, promise: 'Damage is detected, never silently used', short: '', proofs: [] },
-  { row: 10, promise: 'Bad input is bounded', short: '', proofs: [] },
+  {
+    row: 10,
+    promise: 'Bad input is bounded',
+    short: 'test/faults/hostile.test.ts',
+    proofs: [
+      { command: ['node', 'test/faults/hostile.ts'], boundS: 200 },
+      {
+        command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'test/faults/trouble.test.ts', '--project', 'system'],
+        env: { STILE_PROVE: '1' },
+        boundS: 250,
+      },
+    ],
+  },
   {
     row: 11,
     promise: 'Order is right as far as clocks allow, and says where they do not',
