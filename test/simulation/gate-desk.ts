@@ -6,7 +6,7 @@ import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { GateClock } from '../../daemon/clock.ts';
 import { type DeskCore, openDeskCore } from '../../daemon/desk-core.ts';
 import type { Decision, Desk, DeskStatus, Note, Presentation } from '../../daemon/ports.ts';
-import { forgetLevels } from './power.ts';
+import { dropHandles } from './power.ts';
 import type { Owner } from './scheduler.ts';
 import type { World } from './world.ts';
 
@@ -103,17 +103,10 @@ export function createSimDesk(options: {
   return {
     core: () => core,
     drop() {
-      forgetLevels(path);
-      const leave = (opened: DeskCore | null): void => {
-        try {
-          opened?.close();
-        } catch {
-          // Whatever it meets: these files are nobody's any more.
-        }
-      };
-      if (core !== null) leave(core);
-      else if (opening !== null) scheduler.waitFor(opening.then(leave, () => undefined));
+      const wasOpen = core !== null;
       core = null;
+      if (wasOpen || opening === null) dropHandles(path);
+      else scheduler.waitFor(opening.finally(() => dropHandles(path)));
     },
     open: () =>
       new Promise((resolve, reject) => {

@@ -16,11 +16,15 @@ const FRAME_HEADER_BYTES = 24;
 
 /** What SQLite says of each database that was opened, by path. */
 const levels = new Map<string, number>();
+/** Every connection that was made, so that those of a process that died can be dropped as they are, with nothing written. */
+const handles = new Set<WithPragma>();
 let pretendsFull = false;
 let watching = false;
 
 interface WithPragma {
   readonly name: string;
+  readonly open: boolean;
+  close(): void;
   pragma(text: string, options?: { simple: boolean }): unknown;
 }
 
@@ -36,6 +40,7 @@ export function watchSynchronous(folder: string): void {
   rmSync(path);
   const real = prototype.pragma;
   prototype.pragma = function (this: WithPragma, text, options) {
+    handles.add(this);
     if (pretendsFull && text === 'synchronous') return FULL;
     const answer = real.call(this, pretendsFull && text === 'synchronous = FULL' ? 'synchronous = NORMAL' : text, options);
     if (text.startsWith('synchronous =')) levels.set(this.name, Number(real.call(this, 'synchronous', { simple: true })));
@@ -68,9 +73,17 @@ export function storeAfterPowerCut(from: string, to: string, random: Random): nu
   return lost;
 }
 
-export function forgetLevels(path: string): void {
-  levels.delete(join(path, 'ledger.sqlite'));
-  levels.delete(join(path, 'usage.sqlite'));
+/** Gives back what a process that died had open below this folder. */
+export function dropHandles(folder: string): void {
+  for (const handle of handles) {
+    if (!handle.open) handles.delete(handle);
+    else if (handle.name.startsWith(`${folder}/`)) {
+      handle.close();
+      handles.delete(handle);
+    }
+  }
+  levels.delete(join(folder, 'ledger.sqlite'));
+  levels.delete(join(folder, 'usage.sqlite'));
 }
 
 /** Where each commit of a write-ahead log ends, in bytes. */
