@@ -1,7 +1,7 @@
 /**
  * Makes what runs without npm: for a gate, and for the cloud's server.
  *
- *   node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz
+ *   node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder] [--no-archive]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz
  *
  *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,desk}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
  *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
@@ -279,10 +279,12 @@ async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
 
 const KINDS = { gate: makeGate, cloud: makeCloud };
 
-async function main(given: readonly string[]): Promise<void> {
-  const [kind, ...rest] = given[0] === 'gate' || given[0] === 'cloud' ? (given as readonly [keyof typeof KINDS, ...string[]]) : (['gate', ...given] as const);
+async function main(options: readonly string[]): Promise<void> {
+  const given = options.filter((option) => option !== '--no-archive');
+  const [kind, ...rest] = given[0] === 'gate' || given[0] === 'cloud' ? (given as [keyof typeof KINDS, ...string[]]) : (['gate', ...given] as const);
   const arch = (rest[0] ?? process.arch) as Arch;
-  if (rest.length > 2 || !ARCHITECTURES.includes(arch)) throw new BundleError(2, 'usage: node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder]');
+  if (rest.length > 2 || !ARCHITECTURES.includes(arch))
+    throw new BundleError(2, 'usage: node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder] [--no-archive]');
   const target = join(rest[1] ?? join(root, 'dist'), `${kind}-${arch}`);
   const work = `${target}.new`;
   rmSync(work, { recursive: true, force: true });
@@ -292,11 +294,11 @@ async function main(given: readonly string[]): Promise<void> {
   writeFileSync(join(work, 'version.json'), `${JSON.stringify({ version, commit, arch, runtime, built_at: new Date().toISOString() }, null, 2)}\n`);
   rmSync(target, { recursive: true, force: true });
   renameSync(work, target);
-  const archive = pack(target);
+  const archive = options.includes('--no-archive') ? null : pack(target);
   for (const note of notes) process.stderr.write(`bundle: ${note}\n`);
   const megabytes = (file: string) => `${(statSync(file).size / 1_048_576).toFixed(1)} MB`;
   process.stdout.write(
-    `${target}: Stile ${version} (${commit}) for ${arch}, its runtime ${megabytes(join(target, 'bin/node'))}\n${archive}: ${megabytes(archive)}\n`,
+    `${target}: Stile ${version} (${commit}) for ${arch}, its runtime ${megabytes(join(target, 'bin/node'))}\n${archive === null ? '' : `${archive}: ${megabytes(archive)}\n`}`,
   );
 }
 

@@ -10,7 +10,7 @@
  * slower than this machine it was is said at the end. Skipped, by name and loudly, where QEMU or Debian's packages cannot be had.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { CHECKOUT_LAUNCHER, codeOf, createTestGate } from '../../daemon/gate-fixture.ts';
@@ -32,6 +32,15 @@ function missing(): string | null {
   return compilers.length === 0 ? null : `the bundle needs a compiler (${compilers.join(', ')})`;
 }
 
+/** A run that was killed leaves some 500 MB behind. */
+function removeLeftOvers(): void {
+  const before = Date.now() - 2 * BOUND_MS;
+  for (const name of readdirSync(join(ROOT, '.tools/kernel')).filter((one) => one.startsWith('run-'))) {
+    const folder = join(ROOT, '.tools/kernel', name);
+    if (statSync(folder).mtimeMs < before) rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 const why = missing();
 if (why !== null) {
   process.stderr.write(`SKIPPED: the gate on a real kernel — ${why}\nnot shown: the gate on a real kernel: ${why}\n`);
@@ -40,11 +49,12 @@ if (why !== null) {
   test(
     'the gate on a real kernel',
     async () => {
+      removeLeftOvers();
       // Beside what was fetched: its files are linked, not copied.
       const folder = mkdtempSync(join(ROOT, '.tools/kernel/run-'));
       const tickets = await createTestGate(CHECKOUT_LAUNCHER, TICKETS);
       try {
-        execFileSync(process.execPath, [join(ROOT, 'deploy/bundle.ts'), 'gate', 'x64', folder], { stdio: 'ignore' });
+        execFileSync(process.execPath, [join(ROOT, 'deploy/bundle.ts'), 'gate', 'x64', folder, '--no-archive'], { stdio: 'ignore' });
         const proofs: string[] = [];
         const said: string[] = [];
         const times: { readonly guestS: number; readonly hostS: number; readonly cpuS: number }[] = [];
