@@ -208,6 +208,8 @@ try {
         await handle.write(found.rows[0].bytes);
       }
     });
+    // What is measured next shall not wait for this.
+    await handle.sync();
     await handle.close();
   }
 
@@ -222,6 +224,8 @@ try {
         await handle.write(`${part.rows.map(({ line }) => line).join('\n')}\n`);
       }
     });
+    // What is measured next shall not wait for this.
+    await handle.sync();
     await handle.close();
   }
 
