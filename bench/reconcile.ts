@@ -254,7 +254,7 @@ async function measure(url: string, owner: OwnerConnection, database: Database, 
   await Promise.all(Array.from({ length: clients }, work));
   const seconds = (performance.now() - started) / 1000;
   const used = process.cpuUsage(cpu);
-  const serverUs = ((await backendTicks(owner)) - ticks) * TICK_US;
+  const serverUs = ticksBetween(ticks, await backendTicks(owner)) * TICK_US;
   const walBytes = (await walPosition(owner)) - wal;
   rmSync(folder, { recursive: true });
   if (way.startsWith('reconcile')) await check(owner, cell);
@@ -264,17 +264,23 @@ async function measure(url: string, owner: OwnerConnection, database: Database, 
 
 /** Linux counts a process's time in hundredths of a second. */
 const TICK_US = 10_000;
-/** NaN where the server is not on this machine, or this is not Linux. */
-async function backendTicks(owner: OwnerConnection): Promise<number> {
+/** By backend. Empty where the server is not on this machine, or this is not Linux. */
+async function backendTicks(owner: OwnerConnection): Promise<Map<number, number>> {
   const { rows } = await owner.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'stile'");
-  try {
-    return rows.reduce((sum, { pid }) => {
+  const ticks = new Map<number, number>();
+  for (const { pid } of rows)
+    try {
       const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? [];
-      return sum + Number(fields[11]) + Number(fields[12]);
-    }, 0);
-  } catch {
-    return Number.NaN;
-  }
+      ticks.set(pid, Number(fields[11]) + Number(fields[12]));
+    } catch {
+      // Gone, or never here.
+    }
+  return ticks;
+}
+/** NaN where nothing was counted. A backend that came or went between is left out. */
+function ticksBetween(before: ReadonlyMap<number, number>, after: ReadonlyMap<number, number>): number {
+  const both = [...after].filter(([pid]) => before.has(pid));
+  return both.length === 0 ? Number.NaN : both.reduce((sum, [pid, ticks]) => sum + ticks - (before.get(pid) as number), 0);
 }
 
 const walPosition = async (owner: OwnerConnection) =>
