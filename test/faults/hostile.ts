@@ -59,6 +59,8 @@ const CHUNK_BYTES = 2_048;
 /** As many as a broker or a gate takes without a pause; then their answers are waited for. */
 const WINDOW = 25;
 const ANSWER_MS = 20_000;
+/** No answer for so long: nothing is under way. */
+const SILENT_MS = 1_000;
 const TICKETS = 60;
 const COMMANDS = ['open', 'mode', 'reset-emergency', 'refresh', 'selftest', 'resend', 'restart', 'diagnostics', 'nonsense'];
 
@@ -191,13 +193,26 @@ async function serial(stage: Stage, bytes: number): Promise<void> {
       if (Math.floor((sent + CHUNK_BYTES) / (bytes / 10)) > Math.floor(sent / (bytes / 10)) && bytes > 200_000) {
         // What was begun ends here, and is no part of the guest's code.
         await file.write('\r\n');
+        await silence(gate);
         await genuineGuest(stage);
       }
     }
     await file.write('\r\n');
+    await silence(gate);
   } finally {
     await file.close();
   }
+}
+
+/** Nothing more is answered: what was in the wire is through. Else a guest would be told what was meant for the rubbish before. */
+async function silence(gate: Venue['gates'][number]): Promise<void> {
+  let lastMs = performance.now();
+  const unwatch = gate.watch((item) => {
+    if ('line' in item) lastMs = performance.now();
+  });
+  const deadline = performance.now() + ANSWER_MS * 3;
+  while (performance.now() - lastMs < SILENT_MS && performance.now() < deadline) await sleep(50);
+  unwatch();
 }
 
 /** Hostile messages to the gate, WINDOW at a time; each request must be answered with an error. Answers how many were. */

@@ -106,19 +106,20 @@ describe('a gate as a process', () => {
     await wellInTheEnd();
   }, 90_000);
 
-  test('a reader that is unplugged: alert and lamp at once; plugged in again the next guest goes in, and half a code is forgotten', async () => {
-    await start();
-    await enters(0);
-    await ready();
-    writeFileSync(join(at.dir, 'guest'), codeOf(2).slice(0, 9));
-    await sleep(200);
-    at.reader.unplug();
-    await until(alerts, (now) => now.includes('reader-in'));
-    at.reader.plug();
-    await until(alerts, (now) => !now.includes('reader-in'));
-    await enters(2);
-    await wellInTheEnd();
-  }, 60_000);
+  if (PROVE)
+    test('a reader that is unplugged: alert and lamp at once; plugged in again the next guest goes in, and half a code is forgotten', async () => {
+      await start();
+      await enters(0);
+      await ready();
+      writeFileSync(join(at.dir, 'guest'), codeOf(2).slice(0, 9));
+      await sleep(200);
+      at.reader.unplug();
+      await until(alerts, (now) => now.includes('reader-in'));
+      at.reader.plug();
+      await until(alerts, (now) => !now.includes('reader-in'));
+      await enters(2);
+      await wellInTheEnd();
+    }, 60_000);
 
   if (compiler === undefined) test.skip('a wall clock that is set');
   else
@@ -146,7 +147,7 @@ describe('a gate as a process', () => {
     }, 90_000);
 
   if (compiler === undefined) test.skip('names that are not found');
-  else
+  else if (PROVE)
     test('DNS that fails: the gate decides alone and says why; when names are found again it connects and sends what it has', async () => {
       const world = makeFaultyWorld();
       const broker = await startBroker();
