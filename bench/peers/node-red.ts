@@ -8,9 +8,8 @@ import { join } from 'node:path';
 
 const root = join(import.meta.dirname, '../..');
 export const PEERS = join(root, '.tools/peers');
-const PACKAGES = { 'node-red': '5.0.7', 'node-red-node-serialport': '2.0.3', 'node-red-node-sqlite': '1.1.1', 'node-red-contrib-postgrestor-next': '0.5.2' };
+const PACKAGES = { 'node-red': '4.1.8', 'node-red-node-serialport': '2.0.3', 'node-red-node-sqlite': '1.1.1', 'node-red-contrib-postgrestor-next': '0.5.2' };
 const START_MS = 120_000;
-
 /** Installs what is missing. Throws with npm's or the compiler's words. `native`: SQLite's part is needed too. */
 export function fetchNodeRed(options: { readonly native: boolean }): void {
   mkdirSync(PEERS, { recursive: true });
@@ -29,7 +28,12 @@ export async function startNodeRed(folder: string, flow: readonly object[]): Pro
   writeFileSync(join(folder, 'flows.json'), JSON.stringify(flow));
   writeFileSync(
     join(folder, 'settings.cjs'),
-    `module.exports = { flowFile: 'flows.json', httpAdminRoot: false, httpNodeRoot: false, uiPort: 0, credentialSecret: false, telemetry: { enabled: false },
+    // Under this runtime the serialport that its node brings hears bytes and does not read them until something else wakes the loop: it
+    // is given what Stile's own reader does about that (daemon/reader/serial-reader.ts), so that the flow is not judged by it.
+    `const { Poller } = require(${JSON.stringify(join(PEERS, 'node_modules/@serialport/bindings-cpp/dist/poller.js'))});
+const { once } = Poller.prototype;
+Poller.prototype.once = function (event, heard) { return once.call(this, event, (...told) => setImmediate(heard, ...told)); };
+module.exports = { flowFile: 'flows.json', httpAdminRoot: false, httpNodeRoot: false, uiPort: 0, credentialSecret: false, telemetry: { enabled: false },
   nodesDir: ${JSON.stringify(['node-red-node-serialport', 'node-red-node-sqlite', 'node-red-contrib-postgrestor-next'].map((name) => join(PEERS, 'node_modules', name)))},
   functionGlobalContext: { crypto: require('node:crypto'), fs: require('node:fs') }, logging: { console: { level: 'info', metrics: false, audit: false } } };`,
   );
