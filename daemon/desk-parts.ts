@@ -113,7 +113,11 @@ function unreadable(saved: Salvage, usage: UsageStore, name: string): string[] {
     .flatMap((epoch) => {
       const here = new Set(saved.rows.filter((row) => row.epoch === epoch).map(({ seq }) => seq));
       const acked = saved.acked.find((one) => one.epoch === epoch)?.seq ?? 0;
-      const last = Math.max(usage.ownMark(epoch), saved.rows.findLast((row) => row.epoch === epoch)?.seq ?? 0);
+      const last = Math.max(
+        usage.ownMark(epoch),
+        saved.rows.findLast((row) => row.epoch === epoch)?.seq ?? 0,
+        saved.ends.find((one) => one.epoch === epoch)?.seq ?? 0,
+      );
       const ranges: string[] = [];
       for (let from = acked + 1; from <= last; from++) {
         if (here.has(from)) continue;

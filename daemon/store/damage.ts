@@ -8,7 +8,7 @@ import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
 import { type StoredEntry, sha256Text } from './ledger.ts';
 import { mendLog } from './log-check.ts';
-import { forgetSums } from './page-sums.ts';
+import { forgetSums, mendPages, sumsPath } from './page-sums.ts';
 import { openForSalvage, type Sqlite } from './sqlite.ts';
 import { syncFolder } from './standing.ts';
 
@@ -26,6 +26,8 @@ export interface Salvage {
   readonly rows: readonly { readonly epoch: number; readonly seq: number; readonly entry: string }[];
   /** How far each own epoch was acknowledged. */
   readonly acked: readonly { readonly epoch: number; readonly seq: number }[];
+  /** Highest row of each own epoch that there was, readable or not, as far as this database tells. */
+  readonly ends: readonly { readonly epoch: number; readonly seq: number }[];
   readonly modes: readonly { readonly direction: Direction; readonly mode: Mode; readonly until_ms: number | null; readonly from_mode: Mode | null }[];
   readonly transactions: readonly { readonly id: string; readonly expires_at_ms: number }[];
 }
@@ -40,13 +42,15 @@ export function setAside(path: string, wallMs: number): string {
   let target = path.replace(/\.sqlite$/, `.damaged-${stamp}.sqlite`);
   for (let n = 2; taken(target); n++) target = path.replace(/\.sqlite$/, `.damaged-${stamp}-${n}.sqlite`);
   const folder = dirname(join(path));
-  // Sums of this file must never be held against the next one.
-  forgetSums(path);
+  // They tell which bit of a page is wrong.
+  if (existsSync(sumsPath(path))) secondName(sumsPath(path), sumsPath(target));
   if (existsSync(`${path}-wal`)) secondName(`${path}-wal`, `${target}-wal`);
   syncFolder(folder);
   if (existsSync(path)) renameSync(path, target);
   syncFolder(folder);
   for (const suffix of ['-wal', '-shm']) rmSync(path + suffix, { force: true });
+  // Sums of this file must never be held against the next one.
+  forgetSums(path);
   syncFolder(folder);
   return target;
 }
@@ -68,6 +72,7 @@ function secondName(path: string, name: string): void {
 
 /** Reads what can be read, row by row, behind damaged places of the log as well. Total: a file that says nothing gives nothing. */
 export function salvage(path: string): Salvage {
+  attempt(() => mendPages(path));
   const mended = attempt(() => mendLog(path)) ?? false;
   const saved = readable(path);
   if (!mended || saved.rows.length > 0) return saved;
@@ -77,7 +82,7 @@ export function salvage(path: string): Salvage {
 }
 
 function readable(path: string): Salvage {
-  const nothing: Salvage = { path, lastEpoch: 0, rows: [], acked: [], modes: [], transactions: [] };
+  const nothing: Salvage = { path, lastEpoch: 0, rows: [], acked: [], ends: [], modes: [], transactions: [] };
   let db: Sqlite;
   try {
     db = openForSalvage(path);
@@ -97,6 +102,7 @@ function readable(path: string): Salvage {
         ...(attempt(() => db.prepare<[], { epoch: number; seq: number }>('SELECT epoch, acked_seq AS seq FROM salvaged_epochs').all()) ?? []),
         ...epochs.map((own) => ({ epoch: own.epoch, seq: own.acked_seq })),
       ],
+      ends: endsOf(db, epochs),
       modes: attempt(() => db.prepare<[], Salvage['modes'][number]>('SELECT direction, mode, until_ms, from_mode FROM modes').all()) ?? [],
       transactions: attempt(() => db.prepare<[], Salvage['transactions'][number]>('SELECT id, expires_at_ms FROM transactions').all()) ?? [],
     };
@@ -109,14 +115,22 @@ function readable(path: string): Salvage {
 const salvageEarlier = (db: Sqlite): Salvage['rows'] =>
   attempt(() => db.prepare<[], Salvage['rows'][number]>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq').all()) ?? [];
 
-function salvageRows(
-  db: Sqlite,
-  epochs: readonly { readonly epoch: number; readonly first_id: number; readonly acked_seq: number }[],
-): Salvage['rows'][number][] {
+type Epochs = readonly { readonly epoch: number; readonly first_id: number; readonly acked_seq: number }[];
+const endOf = (db: Sqlite): number | null => attempt(() => db.prepare<[], { id: number | null }>('SELECT max(id) AS id FROM rows').get())?.id ?? null;
+
+function endsOf(db: Sqlite, epochs: Epochs): Salvage['ends'] {
+  const end = endOf(db);
+  return epochs.flatMap((own, at) => {
+    const next = epochs[at + 1]?.first_id ?? (end === null ? null : end + 1);
+    return next === null || next <= own.first_id ? [] : [{ epoch: own.epoch, seq: next - own.first_id }];
+  });
+}
+
+function salvageRows(db: Sqlite, epochs: Epochs): Salvage['rows'][number][] {
   const one = attempt(() => db.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?'));
   const rows: Salvage['rows'][number][] = [];
   if (one === undefined) return rows;
-  const end = attempt(() => db.prepare<[], { id: number | null }>('SELECT max(id) AS id FROM rows').get())?.id ?? null;
+  const end = endOf(db);
   epochs.forEach((own, at) => {
     const until = (epochs[at + 1]?.first_id ?? (end === null ? Number.MAX_SAFE_INTEGER : end + 1)) - 1;
     let previous: string | null = null;

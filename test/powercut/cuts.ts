@@ -32,6 +32,8 @@ export interface CutsTask {
   readonly untilMs: number;
   /** Ends with the first failure. */
   readonly firstFailure: boolean;
+  /** Rounds of a chain. */
+  readonly rounds: number;
 }
 
 export interface CutsResult {
@@ -87,7 +89,7 @@ export async function runCuts(task: CutsTask): Promise<CutsResult> {
       folder,
       library: task.library,
       seed: mix(task.seed, number),
-      rounds: ROUNDS,
+      rounds: task.rounds,
       steps: STEPS,
       // Every fourth chain as it ships: a log that is folded late.
       plants: number % 4 === 3 ? task.plants : ['small', ...task.plants],
@@ -219,6 +221,7 @@ async function main(): Promise<number> {
         every: workers,
         untilMs: Date.now() + Number(values.seconds) * 1_000,
         firstFailure: false,
+        rounds: ROUNDS,
       }),
     );
     const all = sum(await Promise.all(tasks.map(inProcess)));

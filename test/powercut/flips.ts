@@ -21,12 +21,20 @@ import { codeOf, signer, stampOf, TICKETS } from './venue.ts';
 const life = fileURLToPath(new URL('life.ts', import.meta.url));
 const plantsFile = new URL('plants.ts', import.meta.url).href;
 /** Flips of one store; then another is made. */
-const FLIPS_PER_STORE = 150;
+const FLIPS_PER_STORE = 75;
 const STEPS = 130;
 const LATER_MS = 365 * 86_400_000;
 const READ_ROWS = 500;
 const MAX_IDLE_STEPS = 2_000;
 const MAX_EXAMPLES = 8;
+
+/** How a store was left: with a log that is folded often, killed and closed; and killed with everything in the log, as it is in the first hours. */
+const MANNERS = [
+  { end: 'kill', plants: 'small' },
+  { end: 'close', plants: 'small' },
+  { end: 'kill', plants: '' },
+] as const;
+type Manner = (typeof MANNERS)[number];
 
 /** Kinds of files, by how their damage is met. */
 const KINDS = ['ledger', 'ledger-wal', 'usage', 'usage-wal', 'manifest', 'sums'] as const;
@@ -151,7 +159,7 @@ export async function runFlips(task: {
   for (let number = task.first; result.flips < task.flips; number += task.every) {
     const seed = mix(task.seed, number, 77);
     const folder = join(task.folder, `store-${number}`);
-    const truth = makeStore(folder, seed, Math.floor(number / 2) % 3 !== 2);
+    const truth = makeStore(folder, seed, MANNERS[Math.floor(number / task.every) % MANNERS.length] as Manner);
     cpSync(join(folder, 'store'), join(folder, 'copy'), { recursive: true });
     const sound = await account(join(folder, 'copy'));
     if (sound.down !== null || sound.notices.length > 0) throw new Error(`the store of seed ${seed} is not sound: ${sound.down ?? sound.notices.join('; ')}`);
@@ -168,8 +176,8 @@ export async function runFlips(task: {
   return result;
 }
 
-/** Two lives of a gate; killed at the end, so that the log is there, or closed. */
-function makeStore(folder: string, seed: number, killed: boolean): Truth {
+/** Two lives of a gate. */
+function makeStore(folder: string, seed: number, { end, plants }: Manner): Truth {
   const [store, downloads, marks] = [join(folder, 'store'), join(folder, 'downloads'), join(folder, 'marks')] as const;
   for (const path of [store, downloads]) mkdirSync(path, { recursive: true });
   writeFileSync(marks, '');
@@ -181,11 +189,11 @@ function makeStore(folder: string, seed: number, killed: boolean): Truth {
       downloads,
       seed: mix(seed, n),
       steps: STEPS / 2,
-      end: n === 0 || killed ? 'kill' : 'close',
+      end: n === 0 ? 'kill' : end,
       fromMs: 1_000 + n * 10_000_000_000,
     };
     const { status, signal, stderr } = spawnSync(process.execPath, ['--import', plantsFile, life, JSON.stringify(task)], {
-      env: { ...process.env, STILE_PLANTS: killed ? '' : 'small' },
+      env: { ...process.env, STILE_PLANTS: plants },
       encoding: 'utf8',
     });
     if (task.end === 'kill' ? signal !== 'SIGKILL' : status !== 0) throw new Error(`the life of seed ${task.seed} ended with ${status ?? signal}: ${stderr}`);

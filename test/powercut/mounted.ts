@@ -41,7 +41,7 @@ export interface MountedResult {
   readonly examples: string[];
 }
 
-interface Bench {
+export interface Bench {
   readonly folder: string;
   readonly disk: string;
   readonly mount: string;

@@ -2,9 +2,9 @@
  * Faults planted into the gate's own source as it is loaded, to see that the checks find them; and constants made small, so that what
  * happens after hundreds of guests happens after a few. Preloaded: `node --import plants.ts`, with STILE_PLANTS naming them.
  */
-import { readFileSync } from 'node:fs';
+
 import { registerHooks } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { sourceOf } from './source.ts';
 
 interface Plant {
   /** Below the checkout. */
@@ -72,7 +72,7 @@ if (names.length > 0) {
     load(url, context, next) {
       const file = url.startsWith(root) ? url.slice(root.length) : '';
       if (!files.has(file)) return next(url, context);
-      return { format: 'module-typescript', shortCircuit: true, source: planted(readFileSync(fileURLToPath(url), 'utf8'), file, names) };
+      return { format: 'module-typescript', shortCircuit: true, source: planted(sourceOf(file), file, names) };
     },
   });
 }
