@@ -63,6 +63,8 @@ export interface UsageStore {
   seenSince(): { readonly changed: LedgerVector; readonly confirm: () => void };
   totals(): Readonly<Totals>;
   dirty(): number;
+  /** Is something held in memory that came from other ledgers? What the own one says is read from it again after a kill. */
+  holdsOthers(): boolean;
   /** Writes what is held in memory. Throws StoreError; what could not be written is kept. */
   flush(): void;
   /** Drops grants that `isCovered` says are counted, words and all, by every manifest kept; a bounded step, false when through. */
@@ -123,6 +125,8 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
   const log = createLogKeeper(db, path, { sums, mark: () => Number(markNow.get() ?? 0) });
   /** Something was written that no sync has reached. */
   let unsettled = false;
+  /** Something in memory came from another ledger. */
+  let others = false;
   let forgotten = logLost;
   const dirty = new Map<string, GrantState>();
   const dirtyOfTicket = new Map<string, Set<string>>();
@@ -241,6 +245,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
     dirty.clear();
     dirtyOfTicket.clear();
     changedSeen.clear();
+    others = false;
     log.wrote();
     unsettled = true;
   };
@@ -291,6 +296,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
         at.high = Math.max(at.high, entry.seq);
       }
       if (applied > 0) {
+        others = true;
         markSeen(ledger, epoch);
         unconfirmed.set(ledger, newest(epochsOf(ledger)) ?? [epoch, at.seq]);
       }
@@ -359,6 +365,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
     },
     totals: () => totals,
     dirty: () => dirty.size + changedSeen.size,
+    holdsOthers: () => others,
     flush,
     forget(isCovered) {
       flush();
