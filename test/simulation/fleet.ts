@@ -211,7 +211,8 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   const resetFire = (gate: SimGate): void => {
     const reset = (): void => {
       const life = gate.life();
-      if (life?.gate.state().fire.latched === false && life.desk.core() !== null) return;
+      const state = life?.gate.state();
+      if (state?.fire.latched === false && state.desk !== null) return;
       // A process that was away finds its latch on the disk.
       void life?.gate.command({ command: 'reset-emergency', actor: 'staff-1', reason: 'over' });
       scheduler.after(500, null, reset);
