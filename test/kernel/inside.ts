@@ -5,7 +5,7 @@
  *   PROOF <name>: ok <detail> | FAILED <detail>      TIME <seconds of the guest>      DONE
  *
  * PROVE=short: onoff alone, each proof once. full: both drivers, the board's contract on each, and KILLS ends in mid-pulse on each.
- * ends: onoff and its KILLS ends alone.
+ * ends: onoff and its KILLS ends alone. planted: the unit without its stop step, then without its watchdog, must be seen to hold the release.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
@@ -302,6 +302,28 @@ async function proveKills(driver: Driver): Promise<void> {
   });
 }
 
+/** What the bounds rest on, taken away: the release must stay driven then, or its return proves nothing. */
+async function provePlanted(): Promise<void> {
+  const plant = async (settings: string, how: Way, forMs: number): Promise<string> => {
+    mkdirSync(dirname(DROP_IN), { recursive: true });
+    writeFileSync(DROP_IN, `[Service]\nRestart=no\n${settings}\n`);
+    run('systemctl', 'daemon-reload');
+    await begin();
+    await shown();
+    const { pid } = await call<GateStatus>('status');
+    process.kill(pid, how === 'hang' ? 'SIGSTOP' : 'SIGKILL');
+    await sleep(forMs);
+    const driven = released();
+    run('systemctl', 'kill', '--signal=KILL', 'stile-gate');
+    run('systemctl', 'stop', 'stile-gate');
+    header.unexport();
+    must(driven, `the release came back all the same within ${forMs} ms`);
+    return `still driven ${forMs} ms after it`;
+  };
+  await proof('onoff: planted, without the stop step, kill -9 in mid-pulse', () => plant('ExecStopPost=', 'kill -9', 2 * KILLED_BOUND_MS));
+  await proof('onoff: planted, without the watchdog, hang in mid-pulse', () => plant('WatchdogSec=0', 'hang', 2 * HUNG_BOUND_MS));
+}
+
 function startBroker(): void {
   writeFileSync('/run/mosquitto.conf', 'listener 1883 127.0.0.1\nallow_anonymous true\nuser root\n');
   spawn('/usr/sbin/mosquitto', ['-c', '/run/mosquitto.conf'], { stdio: 'ignore' });
@@ -342,6 +364,7 @@ async function main(): Promise<void> {
         return out;
       });
   rest();
+  if (PROVE === 'planted') return provePlanted();
   for (const driver of PROVE === 'full' ? (['onoff', 'cdev'] as const) : (['onoff'] as const)) {
     if (driver === 'cdev') {
       // A kernel without sysfs GPIO, as far as the gate can see.
