@@ -23,6 +23,8 @@ const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 15_000;
 /** A publish that the broker has not taken by then is rejected. */
 const PUBLISH_TIMEOUT_MS = 10_000;
+/** Packets are taken for so long in one turn of the loop; then everybody else comes first. */
+const MAX_TURN_MS = 10;
 /** Publishes that wait for the broker; further ones are rejected at once. */
 const MAX_PENDING_PUBLISHES = 10_000;
 
@@ -78,6 +80,19 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   const waiting: (() => void)[] = [];
   let lastReason = '';
 
+  let turnBeganMs: number | null = null;
+  /** A flood of packets comes in one read, and mqtt.js would take them all before anybody else had a turn. */
+  const turnIsOver = (): boolean => {
+    const nowMs = performance.now();
+    if (turnBeganMs === null) {
+      turnBeganMs = nowMs;
+      setImmediate(() => {
+        turnBeganMs = null;
+      });
+    }
+    return nowMs - turnBeganMs > MAX_TURN_MS;
+  };
+
   const presence = (state: 'online' | 'offline', reason: string) =>
     JSON.stringify({ schema: SCHEMA_VERSION, state, session, since: new Date().toISOString(), reason });
   const presenceTopic = options.host === null ? null : topicOf({ kind: 'cloud_state', host: options.host });
@@ -120,8 +135,9 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     attempt.handleMessage = (packet, done) => {
       receive(attempt, packet as unknown as IncomingPacket);
       // See the head of this file: QoS 1 is acknowledged later, by hand.
-      if (packet.qos === 1) done(LATER);
-      else done();
+      const next = () => (packet.qos === 1 ? done(LATER) : done());
+      if (turnIsOver()) setImmediate(next);
+      else next();
     };
     attempt.on(
       'connect',

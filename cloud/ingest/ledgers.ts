@@ -164,15 +164,19 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   }
 
   async function settle(tenantId: string | null, batch: readonly Waiting<Row>[], resolved: ReadonlyMap<string, Sender>): Promise<void> {
-    for (const item of batch)
-      for (const bad of item.bad) {
-        const sender = resolved.get(item.gate);
-        counts.quarantined += 1;
-        log.warn({ gate: item.gate, reason: bad.reason, detail: bad.detail }, 'a ledger message was quarantined');
-        await patiently(() =>
-          quarantine.put(sender === undefined || sender.kind === 'unknown' ? null : sender.tenantId, { topic: item.message.topic, ...bad }),
-        ).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
-      }
+    // All at once: quarantine writes together what comes together.
+    await Promise.all(
+      batch.flatMap((item) =>
+        item.bad.map((bad) => {
+          const sender = resolved.get(item.gate);
+          counts.quarantined += 1;
+          log.warn({ gate: item.gate, reason: bad.reason, detail: bad.detail }, 'a ledger message was quarantined');
+          return patiently(() =>
+            quarantine.put(sender === undefined || sender.kind === 'unknown' ? null : sender.tenantId, { topic: item.message.topic, ...bad }),
+          ).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
+        }),
+      ),
+    );
     const withRows = batch.filter(({ rows }) => rows.length > 0);
     const failed = tenantId === null ? [] : await commit(tenantId, withRows);
     // What a whole batch could not do, its messages try one by one.

@@ -6,6 +6,12 @@ import type { Database } from '../database.ts';
 const MAX_KEPT_BYTES = 64 * 1024;
 /** Messages of unknown senders that are noted in a minute; of more, only the count (in `stats`). */
 const MAX_UNKNOWN_PER_MINUTE = 120;
+/** Of one transaction: in a flood, one for each message would be slower than the flood. */
+const MAX_BATCH = 200;
+const MAX_BATCH_BYTES = 1024 * 1024;
+/** What waits to be written: beyond these bytes of payloads only hash and size are kept, beyond this count nothing is, and `put` fails. */
+const MAX_WAITING_BYTES = 4 * 1024 * 1024;
+const MAX_WAITING = 5_000;
 
 export type QuarantineReason = 'unreadable' | 'mismatch' | 'unknown_device' | 'revoked_device' | 'oversized' | 'wrong_version' | 'failed';
 export interface Quarantined {
@@ -16,35 +22,104 @@ export interface Quarantined {
 }
 
 export interface Quarantine {
-  /** tenantId null: the sender is unknown. The same again only counts. Fails only when the database does. */
+  /** tenantId null: the sender is unknown. The same again only counts. Resolves when it is written, together with what came meanwhile; fails when the database does, and where too much waits. */
   put(tenantId: string | null, message: Quarantined): Promise<void>;
 }
+
+/** A message as it is kept: its payload is no longer held. */
+interface Kept {
+  readonly tenantId: string | null;
+  readonly topic: string;
+  readonly reason: QuarantineReason;
+  readonly detail: string;
+  readonly sha256: Buffer;
+  readonly bytes: number;
+  readonly payload: Buffer | null;
+  readonly done: (error?: Error) => void;
+}
+
+const SQL = `INSERT INTO quarantine AS q (tenant_id, topic, reason, detail, payload_sha256, payload_bytes, payload, times)
+  SELECT current_tenant_id(), * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::integer[], $6::bytea[], $7::bigint[])
+  ON CONFLICT (tenant_id, topic, reason, payload_sha256) DO UPDATE SET times = q.times + excluded.times, last_at = now()`;
 
 export function createQuarantine(database: Database, now: () => number = Date.now): Quarantine {
   let minute = 0;
   let unknown = 0;
+  const waiting: Kept[] = [];
+  let waitingBytes = 0;
+  let working = false;
+
+  /** The next ones of one tenant. */
+  function take(): Kept[] {
+    const tenantId = waiting[0]?.tenantId;
+    const batch: Kept[] = [];
+    let bytes = 0;
+    while (waiting[0] !== undefined && waiting[0].tenantId === tenantId && batch.length < MAX_BATCH && bytes < MAX_BATCH_BYTES) {
+      const next = waiting.shift() as Kept;
+      bytes += next.payload?.byteLength ?? 0;
+      batch.push(next);
+    }
+    waitingBytes -= bytes;
+    return batch;
+  }
+
+  async function work(): Promise<void> {
+    working = true;
+    for (let batch = take(); batch.length > 0; batch = take()) {
+      const tenantId = (batch[0] as Kept).tenantId;
+      try {
+        const values = columns(batch);
+        if (tenantId === null) await database.withoutTenant((client) => client.query(SQL, values));
+        else await database.withTenant(tenantId, (client) => client.query(SQL, values));
+        for (const { done } of batch) done();
+      } catch (error) {
+        for (const { done } of batch) done(error as Error);
+      }
+    }
+    working = false;
+  }
+
   return {
-    async put(tenantId, { topic, reason, detail, payload }) {
+    put(tenantId, { topic, reason, detail, payload }) {
       if (tenantId === null) {
         const current = Math.floor(now() / 60_000);
         unknown = current === minute ? unknown + 1 : 1;
         minute = current;
-        if (unknown > MAX_UNKNOWN_PER_MINUTE) return;
+        if (unknown > MAX_UNKNOWN_PER_MINUTE) return Promise.resolve();
       }
-      const values = [
-        plain(topic, 256),
-        reason,
-        plain(detail, 512),
-        createHash('sha256').update(payload).digest(),
-        payload.byteLength,
-        tenantId === null ? null : Buffer.from(payload.subarray(0, MAX_KEPT_BYTES)),
-      ];
-      const sql = `INSERT INTO quarantine AS q (tenant_id, topic, reason, detail, payload_sha256, payload_bytes, payload) VALUES (current_tenant_id(), $1, $2, $3, $4, $5, $6)
-        ON CONFLICT (tenant_id, topic, reason, payload_sha256) DO UPDATE SET times = q.times + 1, last_at = now()`;
-      if (tenantId === null) await database.withoutTenant((client) => client.query(sql, values));
-      else await database.withTenant(tenantId, (client) => client.query(sql, values));
+      if (waiting.length >= MAX_WAITING) return Promise.reject(new Error(`${MAX_WAITING} messages wait for quarantine already`));
+      const kept = tenantId === null || waitingBytes >= MAX_WAITING_BYTES ? null : Buffer.from(payload.subarray(0, MAX_KEPT_BYTES));
+      waitingBytes += kept?.byteLength ?? 0;
+      const sha256 = createHash('sha256').update(payload).digest();
+      return new Promise<void>((resolve, reject) => {
+        const done = (error?: Error) => (error === undefined ? resolve() : reject(error));
+        waiting.push({ tenantId, topic: plain(topic, 256), reason, detail: plain(detail, 512), sha256, bytes: payload.byteLength, payload: kept, done });
+        if (!working) void work();
+      });
     },
   };
+}
+
+/** One row for each of the same kind: an INSERT may not meet its own rows. Sorted, as every writer of several rows does. */
+function columns(batch: readonly Kept[]): readonly unknown[] {
+  const rows = new Map<string, { readonly row: Kept; times: number }>();
+  for (const row of batch) {
+    const key = `${row.topic} ${row.reason} ${row.sha256.toString('hex')}`;
+    const same = rows.get(key);
+    if (same === undefined) rows.set(key, { row, times: 1 });
+    else same.times += 1;
+  }
+  const sorted = [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, value]) => value);
+  const column = <T>(of: (row: Kept) => T) => sorted.map(({ row }) => of(row));
+  return [
+    column(({ topic }) => topic),
+    column(({ reason }) => reason),
+    column(({ detail }) => detail),
+    column(({ sha256 }) => sha256),
+    column(({ bytes }) => bytes),
+    column(({ payload }) => payload),
+    sorted.map(({ times }) => times),
+  ];
 }
 
 /** Text that PostgreSQL takes. */
