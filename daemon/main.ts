@@ -208,7 +208,13 @@ function startReports(parts: {
 }): () => void {
   const { gate, uplink, desk, clock, log, telemetry, notify } = parts;
   const { health, stats } = gate.telemetry();
-  const publish = () => uplink.health(health(telemetry.readings()));
+  // What the start itself took is not the loop's lag.
+  telemetry.loopLagMs();
+  const publish = () => {
+    const now = health(telemetry.readings());
+    // The loop looks at its own lateness four times a second; what stood in between is seen by the runtime alone.
+    uplink.health({ ...now, loop_lag_ms: Math.max(Number(now.loop_lag_ms), Math.round(telemetry.loopLagMs() ?? 0)) });
+  };
   const reports = createHealthReports({
     subscribe: (listener) => gate.subscribe(listener),
     clockTrusted: () => clock.trusted(),
