@@ -232,7 +232,10 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     for (const [ledger, epochs] of cloud.ledgers) {
       const newest = Math.max(...epochs.keys());
       const at = known[ledger];
-      if (at === undefined || at[0] < newest || (at[0] === newest && at[1] < cloud.upto(ledger, newest))) return false;
+      if (at === undefined || at[0] < newest) return false;
+      // What came before a hole was filled lies above the prefix until it is read again, and counts all the same.
+      for (let seq = at[1] + 1; at[0] === newest && seq <= cloud.upto(ledger, newest); seq++)
+        if (ledger === gate.name || seen.get(gate.name)?.heard(ledger, newest, seq) !== true) return false;
     }
     const status = core.status(stampNow());
     return status.backlog === 0 && status.usageComplete && status.manifests[0]?.overlayVersion === cloud.version;

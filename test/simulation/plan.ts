@@ -128,16 +128,16 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
   [2, gateFault('fire', [800, 4_000])],
   [4, atGate('push')],
   [3, atGate('press')],
-  [2, atGate('impostor')],
+  [4, atGate('impostor')],
   [2, atGate('forged-overlay')],
-  [3, atGate('stale-overlay')],
+  [6, atGate('stale-overlay')],
   [1, atGate('new-card')],
-  [2, atGate('old-card')],
+  [4, atGate('old-card')],
   [4, (random) => ({ do: 'broker-restart', keeps: random.chance(0.5), forMs: random.between(200, 3_000) }) as Omit<Step, 'atMs'>],
   [4, (random) => ({ do: 'cloud-down', forMs: random.between(500, 9_000) }) as Omit<Step, 'atMs'>],
   [3, (random, fleet) => ({ do: 'clock', gate: random.int(fleet.gates), byMs: random.between(-120_000, 120_000) }) as Omit<Step, 'atMs'>],
   [
-    6,
+    9,
     (random, _, first) =>
       ({ do: 'rights', ticket: first + random.int(TICKETS_A_HISTORY), change: random.pick(['revoke', 'block', 'restore', 'vip', 'sell', 'sell']) }) as Omit<
         Step,
@@ -145,7 +145,7 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
       >,
   ],
   [10, apart],
-  [3, () => ({ do: 'manifest' }) as Omit<Step, 'atMs'>],
+  [7, () => ({ do: 'manifest' }) as Omit<Step, 'atMs'>],
   [4, (random) => ({ do: 'settle', pick: random.int(8), outcome: random.pick(['passed', 'returned']) }) as Omit<Step, 'atMs'>],
 ];
 

@@ -20,6 +20,8 @@ export interface Seen {
   pressed(): void;
   /** In this life an acknowledgement has come: the gate knows whether the cloud has rows that its card has not. */
   heardOfCloud(): boolean;
+  /** This card was given that row of another ledger. */
+  heard(ledger: string, epoch: number, seq: number): boolean;
   readonly counts: { grants: number; refusals: number; releases: number };
 }
 
@@ -152,6 +154,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     shown,
     counts,
     heardOfCloud: () => acknowledged,
+    heard: (ledger, epoch, seq) => heard.has(`${ledger} ${epoch} ${seq}`),
     pressed() {
       presses += 1;
     },
