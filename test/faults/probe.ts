@@ -5,6 +5,8 @@
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { isMainThread } from 'node:worker_threads';
 
 export interface ProbeLine {
@@ -16,6 +18,8 @@ export interface ProbeLine {
   readonly busy: number;
   /** Resident memory, MB. */
   readonly rss: number;
+  /** After a full collection, asked for by SIGUSR2: what is held for good, on the heap and beside it, MB. */
+  readonly held?: number;
 }
 
 const WRITE_MS = 250;
@@ -36,12 +40,22 @@ if (folder !== undefined && isMainThread && /^(run|all)$/.test(process.argv[2] ?
     busy = Math.max(busy, now - before);
     before = now;
   }, TICK_MS).unref();
+  const megabytes = (bytes: number) => Math.round(bytes / 104_857.6) / 10;
+  process.on('SIGUSR2', () => {
+    setFlagsFromString('--expose-gc');
+    (runInNewContext('gc') as () => void)();
+    const { heapUsed, external, rss } = process.memoryUsage();
+    const line: ProbeLine = { at: Date.now(), late: 0, busy: 0, rss: megabytes(rss), held: megabytes(heapUsed + external) };
+    appendFileSync(join(folder, String(process.pid)), `${JSON.stringify(line)}\n`);
+    delay.reset();
+    before = cpuMs();
+  });
   setInterval(() => {
     const line: ProbeLine = {
       at: Date.now(),
       late: delay.count === 0 ? 0 : Math.round(delay.max / 1e5) / 10 - TICK_MS,
       busy: Math.round(busy * 10) / 10,
-      rss: Math.round(process.memoryUsage.rss() / 104_857.6) / 10,
+      rss: megabytes(process.memoryUsage.rss()),
     };
     delay.reset();
     busy = 0;
