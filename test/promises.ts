@@ -24,7 +24,16 @@ export const ROW_BOUND_S = 300;
 export const RELEASE_ROW_BOUND_S = 900;
 
 export const promises: readonly Promised[] = [
-  { row: 1, promise: 'The gate never opens for a grant that is not durably recorded, and no recorded row is lost', short: '', proofs: [] },
+  {
+    row: 1,
+    promise: 'The gate never opens for a grant that is not durably recorded, and no recorded row is lost',
+    short: 'test/powercut/powercut.real.test.ts',
+    proofs: [
+      { command: ['node', 'test/powercut/cuts.ts', '--cuts', '100000', '--seconds', '190'], boundS: 200 },
+      { command: ['node', 'test/powercut/cuts.ts', '--cuts', '2000', '--plants', 'normal'], boundS: 40 },
+      { command: ['node', 'test/powercut/mounted.ts', '--cuts', '100', '--control', '20'], boundS: 60 },
+    ],
+  },
   {
     row: 2,
     promise: 'The fleet keeps its invariants whatever fails',
@@ -107,7 +116,12 @@ export const promises: readonly Promised[] = [
       { command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'cloud/isolation.test.ts', '--project', 'real'], env: { FIGURES: '1' }, boundS: 120 },
     ],
   },
-  { row: 9, promise: 'Damage is detected, never silently used', short: '', proofs: [] },
+  {
+    row: 9,
+    promise: 'Damage is detected, never silently used',
+    short: 'test/powercut/powercut.real.test.ts',
+    proofs: [{ command: ['node', 'test/powercut/flips.ts', '--flips', '3000'], boundS: 290 }],
+  },
   {
     row: 10,
     promise: 'Bad input is bounded',
