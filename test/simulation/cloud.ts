@@ -54,6 +54,8 @@ export interface Cloud {
   accountTicket(ticketId: string): AccountTicket | null;
   /** Overlays that were published, for a late or forged copy. */
   published(): readonly Uint8Array[];
+  /** Manifests that were built in this world alone. */
+  ownFiles(): readonly string[];
 }
 
 export function createCloud(world: () => World, gates: readonly string[], registry: Registry): Cloud {
@@ -367,6 +369,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       return ticket === null ? null : { ticketId, units: ticket.units, vip: ticket.vip, maxScans: ticket.max_scans };
     },
     published: () => changes.map(({ overlay }) => overlay),
+    ownFiles: () => [...files.values()].slice(1),
   };
   return cloud;
 }

@@ -297,9 +297,10 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     async end() {
       for (const gate of gates) {
         gate.life()?.desk.drop();
-        folders.push(gate.path());
+        folders.push(...gate.folders);
       }
       await scheduler.settle();
+      folders.push(...cloud.ownFiles());
       for (const folder of folders) rmSync(folder, { recursive: true, force: true });
     },
   };

@@ -76,6 +76,8 @@ export interface SimGate {
   powerCut(): number;
   /** The card as it is now. */
   path(): string;
+  /** Every folder that this gate has had for a card. */
+  readonly folders: readonly string[];
   replaceCard(path: string): void;
   show(code: string, direction: Direction, acts: readonly Act[]): void;
   push(direction: Direction): void;
@@ -98,6 +100,11 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
   const oscillator = { driftPpm: 0, wallErrorMs: 0, synchronised: true };
   const disk: DiskState = { stallMs: 0, fails: false };
   let path = firstPath;
+  const folders = [firstPath];
+  const use = (folder: string): void => {
+    path = folder;
+    folders.push(folder);
+  };
   let boot = { id: '', beganMs: 0, number: 0 };
   let lives = 0;
   let life: Life | null = null;
@@ -267,7 +274,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     oscillator,
     start(other) {
       if (life !== null) return;
-      if (other !== undefined) path = other;
+      if (other !== undefined) use(other);
       begin();
     },
     kill() {
@@ -276,7 +283,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       const next = world.house.folderFor(name);
       storeAfterKill(path, next);
       ended.desk.drop();
-      path = next;
+      use(next);
       world.broker.abandoned(name);
       world.trace.add(scheduler.nowMs(), `${name} killed`);
     },
@@ -286,15 +293,16 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       const next = world.house.folderFor(name);
       const lost = storeAfterPowerCut(path, next, random);
       ended.desk.drop();
-      path = next;
+      use(next);
       newBoot();
       world.broker.abandoned(name);
       world.trace.add(scheduler.nowMs(), `${name} without power`);
       return lost;
     },
     path: () => path,
+    folders,
     replaceCard(other) {
-      path = other;
+      use(other);
       newBoot();
       watch.exchanged();
     },

@@ -52,6 +52,12 @@ async function work(values: Values): Promise<void> {
   // PostgreSQL starts while the first fleets run already.
   const database = new Promise<string>((resolve) => process.once('message', (url) => resolve(String(url))));
   let real: RealAccount | null = null;
+  // Told to end, or left alone: the files in memory go with it.
+  const leave = (): void => {
+    house.close();
+    process.exit(1);
+  };
+  process.once('SIGTERM', leave).once('disconnect', leave);
   try {
     for (let fleet = index; fleet * HISTORIES_A_FLEET < below; fleet += of) {
       const isCompared = every > 0 && fleet % every === every - 1;
@@ -63,6 +69,7 @@ async function work(values: Values): Promise<void> {
     await real?.close();
     house.close();
   }
+  process.off('disconnect', leave);
   process.disconnect?.();
 }
 
