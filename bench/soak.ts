@@ -1,5 +1,5 @@
 /** What both soaks need: the probe in the processes, what it says over time, latencies in windows, the load of the machine. */
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -20,6 +20,7 @@ export interface Probes {
 export function startProbes(): Probes {
   const folder = join(tmpdir(), `stile-probe-${process.pid}`);
   mkdirSync(folder, { recursive: true });
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   process.env['STILE_PROBE'] = folder;
   process.env['NODE_OPTIONS'] = `${process.env['NODE_OPTIONS'] ?? ''} --import ${fileURLToPath(new URL('../test/faults/probe.ts', import.meta.url))}`;
   return {

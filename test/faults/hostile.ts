@@ -6,7 +6,7 @@
  *   node test/faults/hostile.ts [--serial-bytes 1000000] [--to-gate 3500] [--to-cloud 3500] [--requests 3000]
  */
 import { randomBytes, randomInt } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
@@ -150,6 +150,7 @@ export async function hostile(options: HostileOptions): Promise<HostileResult> {
     return { strains, genuine: stage.genuine, unanswered: stage.unanswered, sent: options, quarantined, refusedAtGate: refusedAtGate.count, refusals, answers };
   } finally {
     await venue.close();
+    rmSync(probes, { recursive: true, force: true });
   }
 }
 

@@ -7,7 +7,8 @@
  *   STILE_PROVE=1 npx vitest run --project system test/faults/trouble.test.ts   all
  */
 import { spawnSync } from 'node:child_process';
-import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -212,6 +213,7 @@ describe('the ways between gates, broker and Postgres', () => {
   let world: World;
   let writer: Writer;
   let stopIngest: () => Promise<void>;
+  let folder: string | undefined;
   const drained = async (withinMs: number) => {
     const deadline = performance.now() + withinMs;
     for (;;) {
@@ -226,8 +228,9 @@ describe('the ways between gates, broker and Postgres', () => {
     const ingest = createIngestProcess(join(import.meta.dirname, '../ingest-process.ts'), world.cloudEnv);
     stopIngest = () => ingest.kill();
     await ingest.start();
+    folder = mkdtempSync(join(tmpdir(), 'stile-trouble-'));
     writer = await createWriter({
-      dir: `${process.env['TMPDIR'] ?? '/tmp'}/stile-trouble-${process.pid}-${Date.now()}`,
+      dir: folder,
       databaseUrl: world.postgres.url,
       mqttUrl: world.gateMqttUrl,
       gates: 2,
@@ -244,6 +247,7 @@ describe('the ways between gates, broker and Postgres', () => {
     await writer?.stop();
     await stopIngest?.();
     await world?.close();
+    if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
   });
 
   if (PROVE) {
