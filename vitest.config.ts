@@ -31,12 +31,12 @@ export default defineConfig({
       {
         extends: true,
         // A kernel of its own in QEMU: about a minute, and longer forms by `make prove-kernel`.
-        test: { name: 'kernel', include: ['test/kernel/**/*.test.ts'], fileParallelism: false },
+        test: { name: 'kernel', include: ['test/kernel/**/*.test.ts'] },
       },
       {
         extends: true,
-        // The whole system: gates as processes, broker, database. One file at a time.
-        test: { name: 'system', include: ['test/{system,faults}/**/*.test.ts'], fileParallelism: false, testTimeout: 120_000, hookTimeout: 180_000 },
+        // The whole system: gates as processes, broker, database, each file its own.
+        test: { name: 'system', include: ['test/{system,faults}/**/*.test.ts'], testTimeout: 120_000, hookTimeout: 180_000 },
       },
     ],
   },

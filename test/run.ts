@@ -7,10 +7,13 @@
  * A skipped test fails the run unless test/skips names it with a reason: `<name of the test> — <reason>`.
  * The last line is `N passed, N failed` (`, N skipped` where there are any); exit code 0 or 1.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { arch } from 'node:os';
 import { fileURLToPath } from 'node:url';
+
+/** Test projects that run one after another; those named together share the workers. */
+const STEPS = { check: [['unit']], all: [['unit'], ['real'], ['system', 'kernel']] } as const;
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const report = `${root}.tools/vitest-report.json`;
@@ -63,13 +66,13 @@ function run(name: string, command: string, args: readonly string[]): Result {
   return { name, status: status === 0 ? 'passed' : 'failed' };
 }
 
-function runTests(project: string): Result[] {
+function runTests(projects: readonly string[]): Result[] {
   rmSync(report, { force: true });
-  const whole = run(`${project} tests`, process.execPath, [
+  const name = `${projects.join(' and ')} tests`;
+  const whole = run(name, process.execPath, [
     'node_modules/vitest/vitest.mjs',
     'run',
-    '--project',
-    project,
+    ...projects.flatMap((project) => ['--project', project]),
     '--reporter=default',
     '--reporter=json',
     `--outputFile.json=${report}`,
@@ -78,21 +81,31 @@ function runTests(project: string): Result[] {
   try {
     results = resultsOf(JSON.parse(readFileSync(report, 'utf8')) as Report);
   } catch {
-    return [{ name: `${project} tests`, status: 'failed' }];
+    return [{ name, status: 'failed' }];
   }
   // The runner failed though every test passed (an error outside the tests, no test at all): that is a failure.
   return whole.status === 'failed' && !results.some((result) => result.status === 'failed') ? [...results, whole] : results;
 }
 
-function main(what: string): number {
+/** Begins to bring the kernel's packages while other tests run: it takes minutes the first time. The test itself says what could not be had. */
+function beginFetching(): Promise<void> {
+  const fetching = spawn(`${root}test/kernel/fetch`, { stdio: 'ignore' });
+  return new Promise((resolve) => fetching.on('error', () => resolve()).on('exit', () => resolve()));
+}
+
+async function main(what: string): Promise<number> {
   if (what !== 'check' && what !== 'all') {
     process.stderr.write('usage: node test/run.ts check|all\n');
     return 2;
   }
   mkdirSync(`${root}.tools`, { recursive: true });
   process.stdout.write(`Stile: ${what === 'check' ? 'types, lint, unit tests' : 'every test'}, Node ${process.version} on ${arch()}\n`);
+  const fetched = what === 'all' ? beginFetching() : Promise.resolve();
   const results = [run('types', `${root}node_modules/.bin/tsc`, ['-p', '.']), run('lint', `${root}node_modules/.bin/biome`, ['check', '.'])];
-  for (const project of what === 'check' ? ['unit'] : ['unit', 'real', 'system', 'kernel']) results.push(...runTests(project));
+  for (const projects of STEPS[what]) {
+    if ((projects as readonly string[]).includes('kernel')) await fetched;
+    results.push(...runTests(projects));
+  }
 
   const allowed = namedSkips(readFileSync(`${root}test/skips`, 'utf8'));
   const skipped = results.filter((result) => result.status === 'skipped');
@@ -106,4 +119,4 @@ function main(what: string): number {
   return failed.length === 0 ? 0 : 1;
 }
 
-if (import.meta.main) process.exitCode = main(process.argv[2] ?? 'all');
+if (import.meta.main) process.exitCode = await main(process.argv[2] ?? 'all');
