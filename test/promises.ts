@@ -127,11 +127,11 @@ export const promises: readonly Promised[] = [
     promise: 'Bad input is bounded',
     short: 'test/faults/hostile.test.ts',
     proofs: [
-      { command: ['node', 'test/faults/hostile.ts'], boundS: 200 },
+      { command: ['node', 'test/faults/hostile.ts'], boundS: 180 },
       {
         command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'test/faults/trouble.test.ts', '--project', 'system'],
         env: { STILE_PROVE: '1' },
-        boundS: 250,
+        boundS: 120,
       },
     ],
   },
