@@ -129,9 +129,9 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
         if (!busy.has(at.name)) at.show(codeOf(step.ticket), step.direction, step.acts);
         return;
       case 'nonsense':
-        return at.show('no such ticket at all, whatever it says', 'in', []);
+        return busy.has(at.name) ? undefined : at.show('no such ticket at all, whatever it says', 'in', []);
       case 'push':
-        return at.push('in');
+        return busy.has(at.name) ? undefined : at.push('in');
       case 'press':
         if (busy.has(at.name) || at.life() === null) return;
         seen.get(at.name)?.pressed();
@@ -161,6 +161,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
           at.disk.fails = false;
         });
       case 'fire':
+        if (busy.has(at.name)) return;
         at.fire(true);
         if (at.life() !== null) expectOpen(at, at.life() as Life);
         return forAWhile(step.forMs, () => {
