@@ -105,6 +105,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     // Nobody under way, and nothing that only this card knows.
     if (state === undefined || busy.has(gate.name) || isBusy(state.in) || isBusy(state.out) || state.pendingNotes > 0 || backlogOf(gate) > 0) return;
     busy.add(gate.name);
+    gate.barred = true;
     gate.kill();
     const folder = house.folderFor(gate.name);
     if (image !== null) copyStore(image, folder);
@@ -112,8 +113,10 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     trace.add(scheduler.nowMs(), `${gate.name} gets ${image === null ? 'a new card' : 'an old card'}`);
     gate.start();
     const admitAgain = (): void => {
-      if (seen.get(gate.name)?.heardOfCloud() === true) busy.delete(gate.name);
-      else scheduler.after(300, null, admitAgain);
+      if (seen.get(gate.name)?.heardOfCloud() === true) {
+        busy.delete(gate.name);
+        gate.barred = false;
+      } else scheduler.after(300, null, admitAgain);
     };
     admitAgain();
   };

@@ -89,6 +89,8 @@ export interface SimGate {
   readonly turned: Readonly<Record<Direction, number>>;
   readonly reachable: () => boolean;
   webCut: boolean;
+  /** A technician is at it: nobody turns the turnstile. */
+  barred: boolean;
 }
 
 export function createSimGate(world: World, name: string, firstPath: string, watcher: (gate: SimGate) => GateWatcher): SimGate {
@@ -123,7 +125,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     if (life !== null) boardSays?.({ kind: 'input', input, active, atMs: boottimeMs() });
   };
   const turn = (direction: Direction, lastsMs: number): void => {
-    if (inputs.get(`passage_${direction}`) === true) return;
+    if (inputs.get(`passage_${direction}`) === true || self.barred) return;
     turned[direction] += 1;
     line(`passage_${direction}`, true);
     scheduler.after(lastsMs, null, () => line(`passage_${direction}`, false));
@@ -325,6 +327,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     turned,
     reachable,
     webCut: false,
+    barred: false,
   };
   const watch = watcher(self);
   return self;
