@@ -49,6 +49,7 @@ export function chart(title: string, panels: readonly Panel[], caption: string):
   const x = (s: number) => LEFT + (s / endS) * (WIDTH - LEFT - RIGHT);
   const out = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="sans-serif" font-size="12" fill="#222">`,
+    `<title>${inXml(title)}</title>`,
     `<rect width="${WIDTH}" height="${height}" fill="#fff"/>`,
     `<text x="${LEFT}" y="${TOP}" font-size="16">${inXml(title)}</text>`,
   ];

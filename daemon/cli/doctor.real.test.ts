@@ -124,10 +124,10 @@ test('a reader that is not there, and a file in its place', async () => {
 test('a control socket that cannot be made is found before the gate fails to start by it', async () => {
   await identity();
   const conf = join(at.dir, 'conf.d/socket.yaml');
-  writeFileSync(conf, 'control: { socket: ../nowhere/gate.sock }\n');
+  writeFileSync(conf, 'control: { socket: ../no-folder/gate.sock }\n');
   expect((await examine()).part('control')).toMatchObject({
     result: 'fail',
-    cause: expect.stringContaining('nowhere is not there'),
+    cause: expect.stringContaining('no-folder is not there'),
     mend: expect.stringContaining('control.socket'),
   });
   expect(await at.cli('run')).toMatchObject({ code: 1, stderr: expect.stringContaining('cannot be made') });
