@@ -20,6 +20,9 @@ const table = `${root}docs/PROMISES.md`;
 const BEGIN = '<!-- the table: node test/prove.ts --write -->';
 const END = '<!-- the table ends -->';
 
+/** After its bound a proof may clean up for so long, ms; then it is killed. */
+const CLEANING_MS = 5_000;
+
 /** What came of one row: its figures, what could not be shown, and how long it took. */
 export interface Outcome {
   readonly row: number;
@@ -56,11 +59,21 @@ async function runProof(proof: Proof): Promise<{ ok: boolean; output: string }> 
       output += chunk.toString();
       process.stdout.write(chunk);
     });
-  // The proof has children of its own (gates, brokers): the whole group goes.
-  const timer = setTimeout(() => {
-    process.stdout.write(`\nstopped after ${proof.boundS} s: its bound\n`);
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
-  }, proof.boundS * 1000);
+  // The proof has children of its own (gates, brokers): the whole group goes. First it may clean up: one has mounted a file system.
+  const end = (signal: NodeJS.Signals) => {
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, signal);
+    } catch {
+      /* It is gone. */
+    }
+  };
+  const timers = [
+    setTimeout(() => {
+      process.stdout.write(`\nstopped after ${proof.boundS} s: its bound\n`);
+      end('SIGTERM');
+    }, proof.boundS * 1000),
+    setTimeout(() => end('SIGKILL'), proof.boundS * 1000 + CLEANING_MS),
+  ];
   const status = await new Promise<number | null>((resolve) => {
     child.on('error', (error) => {
       output += `${error.message}\n`;
@@ -68,7 +81,7 @@ async function runProof(proof: Proof): Promise<{ ok: boolean; output: string }> 
     });
     child.on('close', resolve);
   });
-  clearTimeout(timer);
+  for (const timer of timers) clearTimeout(timer);
   return { ok: status === 0, output };
 }
 
