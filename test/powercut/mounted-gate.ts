@@ -20,7 +20,8 @@ const HOUR_MS = 3_600_000;
 const [store = '', seedText = '', fromText = '', downloads = ''] = process.argv.slice(2);
 const random = createRandom(Number(seedText));
 let nowMs = Number(fromText);
-const mark = (one: Mark): void => void writeSync(1, `${JSON.stringify(one)}\n`);
+/** With its moment (CLOCK_MONOTONIC, ns): what was answered after the power had gone nobody saw. */
+const mark = (one: Mark): void => void writeSync(1, `${JSON.stringify({ ...one, atNs: String(process.hrtime.bigint()) })}\n`);
 const clock: Clock = {
   bootId: `boot-${seedText}`,
   boottimeMs: () => nowMs,
