@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import type { ManifestTicket, WantedManifest } from '../contract/manifest.ts';
-import { createSigner, type Signer } from '../daemon/desk-fixture.ts';
+import { createSigner, PLAIN_TICKET, type Signer } from '../daemon/desk-fixture.ts';
 import { buildManifestFile } from '../daemon/store/build-manifest.ts';
 
 export const EVENT = 'bench';
@@ -55,15 +55,7 @@ function* tickets(count: number, salt: Buffer): Generator<ManifestTicket> {
     yield {
       ticket_id: [id.slice(0, 8), id.slice(8, 12), id.slice(12, 16), id.slice(16, 20), id.slice(20)].join('-'),
       ticket_ref: createHash('sha256').update(salt).update(codeOf(index)).digest('hex').slice(0, 32),
-      tier: 'standard',
-      zone: null,
-      status: 'valid',
-      max_scans: null,
-      units: 1,
-      valid_from: null,
-      valid_until: null,
-      vip: false,
-      note: null,
+      ...PLAIN_TICKET,
     };
   }
 }

@@ -2,11 +2,9 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../test/database.ts';
+import { createTestHttp } from '../test/http.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX } from './devices/assignment.ts';
-import { createIdentify } from './devices/identity.ts';
-import { type App, createHttp } from './http.ts';
-import { SILENT } from './log.ts';
-import { createMetrics } from './metrics.ts';
+import type { App } from './http.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
 
 let fresh: FreshDatabase;
@@ -22,15 +20,7 @@ afterAll(async () => {
 });
 
 async function start(ratePerMinute: number): Promise<App> {
-  const app = await createHttp({
-    log: SILENT,
-    metrics: createMetrics(),
-    version: '0',
-    identify: createIdentify(fresh.database),
-    readiness: async () => ({}),
-    deviceNameHeader: null,
-    ratePerMinute,
-  });
+  const app = await createTestHttp(fresh.database, { ratePerMinute });
   registerTicketRoutes(app, { database: fresh.database });
   apps.push(app);
   return app;

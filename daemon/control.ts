@@ -5,8 +5,9 @@
  * `{"id": 1, "ok": true, "data": …}` or `{"id": 1, "ok": false, "error": {"code", "message", "hint"}}`. Who may
  * connect is decided by the socket's owner, group and mode (0660); anyone who may is an operator.
  */
-import { chmodSync, chownSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, rmSync, statSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { groupId } from './groups.ts';
 
 /** Clients at once; a further one is told so and closed. */
 export const MAX_CLIENTS = 16;
@@ -137,18 +138,6 @@ async function listen(server: Server, { socket, group, warn }: ControlOptions): 
     return;
   }
   if (gid === null) warn("the control socket is the gate's alone: there is no such group", { socket, group });
-}
-
-function groupId(name: string): number | null {
-  try {
-    const line = readFileSync('/etc/group', 'utf8')
-      .split('\n')
-      .find((entry) => entry.startsWith(`${name}:`));
-    const gid = Number(line?.split(':')[2]);
-    return line !== undefined && Number.isInteger(gid) ? gid : null;
-  } catch {
-    return null;
-  }
 }
 
 function serve(client: Socket, handlers: Handlers): void {

@@ -47,21 +47,21 @@ export function storeFolder(prefix = 'stile-desk-'): { readonly path: string; re
 export const refOf = (code: string, salt = SALT): string => ticketRefOf(Buffer.from(salt, 'hex'), code).toString('hex');
 export const newCode = (): string => randomBytes(16).toString('hex').toUpperCase();
 
+/** What a ticket says where nothing is special about it. */
+export const PLAIN_TICKET = {
+  tier: 'standard',
+  zone: null,
+  status: 'valid',
+  max_scans: null,
+  units: 1,
+  valid_from: null,
+  valid_until: null,
+  vip: false,
+  note: null,
+} as const satisfies Omit<ManifestTicket, 'ticket_id' | 'ticket_ref'>;
+
 export function ticket(code: string, change: Partial<ManifestTicket> = {}): ManifestTicket {
-  return {
-    ticket_id: `t-${refOf(code).slice(0, 12)}`,
-    ticket_ref: refOf(code),
-    tier: 'standard',
-    zone: null,
-    status: 'valid',
-    max_scans: null,
-    units: 1,
-    valid_from: null,
-    valid_until: null,
-    vip: false,
-    note: null,
-    ...change,
-  };
+  return { ticket_id: `t-${refOf(code).slice(0, 12)}`, ticket_ref: refOf(code), ...PLAIN_TICKET, ...change };
 }
 
 export interface ManifestSpec {

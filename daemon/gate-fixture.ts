@@ -13,6 +13,7 @@ import { createSimClock } from './clock.ts';
 import type { GateStatus } from './control-calls.ts';
 import { createDesk } from './desk.ts';
 import { ticketRefOf } from './desk-facts.ts';
+import { PLAIN_TICKET } from './desk-fixture.ts';
 import { openPtyPair } from './sim/pty-pair.ts';
 import { buildManifestFile } from './store/build-manifest.ts';
 
@@ -133,21 +134,10 @@ async function bringTickets(root: string, dir: string, tickets: number): Promise
     upto: {},
   };
   const times = { generated_at: at(-HOUR_MS), expires_at: at(24 * HOUR_MS), starts_at: at(-HOUR_MS), ends_at: at(6 * HOUR_MS) };
-  const ticket = {
-    tier: 'standard',
-    zone: null,
-    status: 'valid' as const,
-    max_scans: null,
-    units: 1,
-    valid_from: null,
-    valid_until: null,
-    vip: false,
-    note: null,
-  };
   const { sha256, size } = await buildManifestFile(file, {
     head: { schema: 1, ...event, ...times },
     tickets: Array.from({ length: tickets }, (_, n) => ({
-      ...ticket,
+      ...PLAIN_TICKET,
       ticket_id: `t-${n}`,
       ticket_ref: ticketRefOf(Buffer.from(SALT, 'hex'), codeOf(n)).toString('hex'),
     })),

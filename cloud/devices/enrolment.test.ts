@@ -7,9 +7,8 @@ import * as x509 from '@peculiar/x509';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { EnrollResponse } from '../../contract/http.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../test/database.ts';
-import { type App, createHttp } from '../http.ts';
-import { SILENT } from '../log.ts';
-import { createMetrics } from '../metrics.ts';
+import { createTestHttp } from '../../test/http.ts';
+import type { App } from '../http.ts';
 import { ENROLMENT_TOKEN_PREFIX, newToken } from './assignment.ts';
 import { AuthorityError, openAuthority } from './certificates.ts';
 import { registerEnrolment } from './enrolment.ts';
@@ -37,15 +36,7 @@ beforeAll(async () => {
   });
   writeFileSync(files.cert, ca.toString('pem'));
   writeFileSync(files.key, x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', keys.privateKey), 'PRIVATE KEY'));
-  app = await createHttp({
-    log: SILENT,
-    metrics: createMetrics(),
-    version: '0',
-    identify: createIdentify(fresh.database),
-    readiness: async () => ({}),
-    deviceNameHeader: null,
-    ratePerMinute: 1000,
-  });
+  app = await createTestHttp(fresh.database, { ratePerMinute: 1000 });
   registerEnrolment(app, {
     database: fresh.database,
     authority: await openAuthority(files),

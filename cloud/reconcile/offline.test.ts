@@ -2,15 +2,13 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ReconcileResponse } from '../../contract/http.ts';
 import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
+import { createTestHttp } from '../../test/http.ts';
 import { BOOT_MS, testLedger } from '../../test/ledgers.ts';
 import { createVerify } from '../code-signatures.ts';
 import type { DatabaseClient } from '../database.ts';
 import { renewToken } from '../devices/assignment.ts';
-import { createIdentify } from '../devices/identity.ts';
-import { type App, createHttp } from '../http.ts';
-import { SILENT } from '../log.ts';
+import type { App } from '../http.ts';
 import { eventRights, ticketRight } from '../manifest/scan-rights.ts';
-import { createMetrics } from '../metrics.ts';
 import { reconcile } from './rows.ts';
 import { registerScanRoutes } from './scan-routes.ts';
 
@@ -20,15 +18,7 @@ let app: App;
 let tokens: string[];
 beforeAll(async () => {
   fresh = await freshDatabase();
-  app = await createHttp({
-    log: SILENT,
-    metrics: createMetrics(),
-    version: '0',
-    identify: createIdentify(fresh.database),
-    readiness: async () => ({}),
-    deviceNameHeader: null,
-    ratePerMinute: 100_000,
-  });
+  app = await createTestHttp(fresh.database);
   registerScanRoutes(app, { database: fresh.database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
   await open();
 });

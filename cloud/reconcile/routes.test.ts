@@ -1,11 +1,9 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
+import { createTestHttp } from '../../test/http.ts';
 import { BOOT_MS, type TestLedger, testLedger } from '../../test/ledgers.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX, renewToken } from '../devices/assignment.ts';
-import { createIdentify } from '../devices/identity.ts';
-import { type App, createHttp } from '../http.ts';
-import { SILENT } from '../log.ts';
-import { createMetrics } from '../metrics.ts';
+import type { App } from '../http.ts';
 import { applyAction } from '../tickets/actions.ts';
 import { registerAccountRoutes } from './routes.ts';
 import { reconcile } from './rows.ts';
@@ -26,15 +24,7 @@ beforeAll(async () => {
     await client.query("INSERT INTO operator_tokens (tenant_id, token_sha256, name, actor) VALUES ($1, $2, 'anna', 's-17')", [venue.tenantId, made.sha256]);
     return renewToken(client, venue.gates[1] as string);
   })) as string;
-  app = await createHttp({
-    log: SILENT,
-    metrics: createMetrics(),
-    version: '0',
-    identify: createIdentify(fresh.database),
-    readiness: async () => ({}),
-    deviceNameHeader: 'x-client-cn',
-    ratePerMinute: 20,
-  });
+  app = await createTestHttp(fresh.database, { deviceNameHeader: 'x-client-cn', ratePerMinute: 20 });
   registerAccountRoutes(app, { database: fresh.database });
 });
 afterAll(async () => {

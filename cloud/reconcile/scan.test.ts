@@ -4,16 +4,14 @@ import { entryHash } from '../../contract/chain.ts';
 import { ScanResponse } from '../../contract/http.ts';
 import { encodeSigned } from '../../rules/signed.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
+import { createTestHttp } from '../../test/http.ts';
 import { testLedger } from '../../test/ledgers.ts';
 import { createVerify } from '../code-signatures.ts';
 import type { DatabaseClient } from '../database.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX, renewToken } from '../devices/assignment.ts';
-import { createIdentify } from '../devices/identity.ts';
-import { type App, createHttp } from '../http.ts';
-import { SILENT } from '../log.ts';
+import type { App } from '../http.ts';
 import { addCodeKey, revokeCodeKey } from '../manifest/code-keys.ts';
 import { eventRights, ticketRight } from '../manifest/scan-rights.ts';
-import { createMetrics } from '../metrics.ts';
 import { applyAction } from '../tickets/actions.ts';
 import { lockEvent, writeTickets } from '../tickets/write.ts';
 import { unpublishedCloudRows } from './cloud-ledger.ts';
@@ -41,15 +39,7 @@ beforeAll(async () => {
       await renewToken(client, venue.gates[3] as string),
     ];
   })) as string[];
-  app = await createHttp({
-    log: SILENT,
-    metrics: createMetrics(),
-    version: '0',
-    identify: createIdentify(fresh.database),
-    readiness: async () => ({}),
-    deviceNameHeader: null,
-    ratePerMinute: 100_000,
-  });
+  app = await createTestHttp(fresh.database);
   registerScanRoutes(app, { database: fresh.database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
 });
 afterAll(async () => {

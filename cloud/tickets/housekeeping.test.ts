@@ -1,12 +1,10 @@
 /** What is kept for a time goes when its time is over, and not before; what people must be told is handed out, and settled. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue } from '../../test/database.ts';
+import { createTestHttp } from '../../test/http.ts';
 import { asTenant } from '../../test/tenant-session.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX } from '../devices/assignment.ts';
-import { createIdentify } from '../devices/identity.ts';
-import { createHttp } from '../http.ts';
 import { SILENT } from '../log.ts';
-import { createMetrics } from '../metrics.ts';
 import { createHousekeeping } from './housekeeping.ts';
 import { registerNotificationRoutes } from './notification-routes.ts';
 
@@ -66,15 +64,7 @@ test('notifications are taken once, settled as told, or come due again', async (
     "INSERT INTO ticket_notifications (tenant_id, kind, user_id, detail) SELECT $1, 'transfer_offered', 'u-' || n, '{\"transfer_id\": 1}' FROM generate_series(1, 5) AS n",
     [venue.tenantId],
   );
-  const app = await createHttp({
-    log: SILENT,
-    metrics: createMetrics(),
-    version: '0',
-    identify: createIdentify(fresh.database),
-    readiness: async () => ({}),
-    deviceNameHeader: null,
-    ratePerMinute: 100_000,
-  });
+  const app = await createTestHttp(fresh.database);
   registerNotificationRoutes(app, { database: fresh.database });
   const post = async (url: string, payload: object) => {
     const answer = await app.inject({ method: 'POST', url, headers: { authorization: `Bearer ${made.token}` }, payload });

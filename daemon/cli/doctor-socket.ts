@@ -2,8 +2,8 @@
 import { accessSync, constants, type Stats, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Config } from '../config.ts';
+import { groupId } from '../groups.ts';
 import { type Check, fail, ok, warn } from './checks.ts';
-import { groupId } from './settings.ts';
 
 const PART = 'control';
 /** Made at every boot by the package (systemd/tmpfiles.d). */

@@ -13,10 +13,10 @@ import { readPublicKey } from '../../rules/keys.ts';
 import { formatMistakes, loadConfig } from '../config.ts';
 import type { Mistake } from '../config-fields.ts';
 import { parseYaml } from '../config-source.ts';
+import { groupId } from '../groups.ts';
 import { causeOf, networkMend } from './doctor-network.ts';
 import { CliError, EXIT, print } from './exit.ts';
 import type { CommonOptions } from './main.ts';
-import { groupId } from './settings.ts';
 
 /** Where a card's first start finds what the office prepared. */
 export const BOOT_FILES = ['/boot/firmware/stile-enroll.yaml', '/boot/stile-enroll.yaml'];

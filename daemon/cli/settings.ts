@@ -1,5 +1,4 @@
 /** How commands come by the configuration and the running gate. */
-import { readFileSync } from 'node:fs';
 import { type Config, DEFAULT_CONFIG_FILE, formatMistakes, loadConfig } from '../config.ts';
 import { formatMistake } from '../config-fields.ts';
 import { connectGate, type GateClient } from './client.ts';
@@ -31,18 +30,5 @@ export async function withGate<T>(options: { readonly config: string; readonly s
     return await work(gate);
   } finally {
     gate.close();
-  }
-}
-
-/** Of a group's name; null: there is none. */
-export function groupId(name: string): number | null {
-  try {
-    const line = readFileSync('/etc/group', 'utf8')
-      .split('\n')
-      .find((entry) => entry.startsWith(`${name}:`));
-    const gid = Number(line?.split(':')[2]);
-    return line !== undefined && Number.isInteger(gid) ? gid : null;
-  } catch {
-    return null;
   }
 }

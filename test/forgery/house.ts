@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { signedText } from '../../contract/chain.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
 import { type DeskCore, openDeskCore } from '../../daemon/desk-core.ts';
+import { PLAIN_TICKET } from '../../daemon/desk-fixture.ts';
 import { buildManifestFile } from '../../daemon/store/build-manifest.ts';
 import type { Stamp } from '../../daemon/store/ledger.ts';
 import { type KeyPair, keyPairOf, pretixPayload, pretixText, signed, spkiOf, stileBytes, stileText } from './encoder.ts';
@@ -98,15 +99,7 @@ export async function openHouse(random: Random, listed: number): Promise<House> 
   const ticket = (code: string, more: { ticket_id?: string; status?: 'valid' | 'blocked' | 'revoked' | 'canceled' | 'expired' } = {}) => ({
     ticket_id: `t-${refOf(code).slice(0, 12)}`,
     ticket_ref: refOf(code),
-    tier: 'standard',
-    zone: null,
-    status: 'valid' as const,
-    max_scans: null,
-    units: 1,
-    valid_from: null,
-    valid_until: null,
-    vip: false,
-    note: null,
+    ...PLAIN_TICKET,
     ...more,
   });
   const { sha256, size } = await buildManifestFile(file, {
