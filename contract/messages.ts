@@ -72,7 +72,14 @@ export const HealthMessage = z.looseObject({
 });
 export type HealthMessage = z.infer<typeof HealthMessage>;
 
-/** Every 60 s, over the window; `refused_<reason>` for every reason that occurred. */
+/**
+ * Codes that no decision was asked for, by what the guest met: `busy` (somebody was passing, and no place was left to wait), `held` (the
+ * reader saw the code of the guest again who was being served), `repeat` (the same refusal shown again), `open` (the lane stood open).
+ */
+export const NOT_TAKEN = ['busy', 'held', 'repeat', 'open'] as const;
+export type NotTaken = (typeof NOT_TAKEN)[number];
+
+/** Every 60 s, over the window; `refused_<reason>` for every reason that occurred, `not_taken_<why>` for codes that were not decided. */
 export const StatsMessage = z
   .looseObject({
     schema,
@@ -90,9 +97,12 @@ export const StatsMessage = z
       if (key.startsWith('refused_') && !(REASONS as readonly string[]).includes(key.slice('refused_'.length))) {
         context.addIssue({ code: 'custom', path: [key], message: 'no such reason' });
       }
+      if (key.startsWith('not_taken_') && !(NOT_TAKEN as readonly string[]).includes(key.slice('not_taken_'.length))) {
+        context.addIssue({ code: 'custom', path: [key], message: 'no such cause' });
+      }
     }
   });
-export type StatsMessage = z.infer<typeof StatsMessage> & Partial<Record<`refused_${Reason}`, number>>;
+export type StatsMessage = z.infer<typeof StatsMessage> & Partial<Record<`refused_${Reason}` | `not_taken_${NotTaken}`, number>>;
 
 export const SEVERITIES = ['info', 'warning', 'critical'] as const;
 export const Severity = z.enum(SEVERITIES);

@@ -15,7 +15,7 @@
  */
 import type { Direction } from '../contract/ids.ts';
 import type { Mode } from '../contract/ledger.ts';
-import type { Severity } from '../contract/messages.ts';
+import type { NotTaken, Severity } from '../contract/messages.ts';
 
 export interface ManifestStatus {
   readonly event_id: string;
@@ -70,6 +70,8 @@ export interface GateStatus {
     }[];
   };
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
+  /** Codes since the process's start that no decision was asked for, by why. */
+  readonly not_taken: Readonly<Record<NotTaken, number>>;
   readonly disk_free_mb: number;
   readonly uplink: { readonly url: string | null; readonly online: boolean };
   readonly clock: {

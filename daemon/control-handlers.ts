@@ -226,6 +226,7 @@ function statusOf({ config, version, clock, startedAtMs, board }: HandlerParts, 
       newest: (desk?.conflicts?.newest ?? []).map(({ row, cause, verdict, ticketId, words }) => ({ row, cause, verdict, ticket_id: ticketId, words })),
     },
     totals: now.totals,
+    not_taken: now.notTaken,
     disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
     uplink: { url: config.mqtt?.url ?? null, online: now.online },
     clock: {

@@ -45,6 +45,17 @@ test('a refusal says why; the lamp is red and then ready', async () => {
   expect(world.gate.telemetry().stats()).toMatchObject({ refusals: 1, refused_already_redeemed: 1 });
 });
 
+test('codes that are not decided are counted by why: whoever comes while somebody passes, and the same code seen again', async () => {
+  const world = await createGateWorld();
+  await world.show('bad');
+  await world.show('bad');
+  await world.show('good-1');
+  await world.show('good-1');
+  await world.show('good-2');
+  expect(world.gate.state().notTaken).toEqual({ busy: 1, held: 1, repeat: 1, open: 0 });
+  expect(world.gate.telemetry().stats()).toMatchObject({ refusals: 1, not_taken_busy: 1, not_taken_held: 1, not_taken_repeat: 1 });
+});
+
 test('codes are never shown: not in snapshots, events, alerts, nor diagnostics', async () => {
   const world = await createGateWorld();
   const seen: unknown[] = [];

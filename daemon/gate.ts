@@ -210,6 +210,7 @@ export function createGate(options: GateOptions): Gate {
       case 'abandon':
         return giveUp(effect.presentation, effect.why);
       case 'drop':
+        if (effect.shown !== 'gate_locked') tally.notTaken(effect.shown);
         return decisions.drop(effect.presentation);
       case 'record':
         return void notes.add(effect.note, effect.override);
@@ -326,6 +327,7 @@ export function createGate(options: GateOptions): Gate {
       desk: keeper.status(),
       pendingNotes: notes.pending(),
       totals: totals(),
+      notTaken: tally.totals().notTaken,
       alerts: alerts.active(),
       decisions: watch.decisions(),
     };

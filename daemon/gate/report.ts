@@ -26,12 +26,13 @@ export interface Reported {
   readonly desk: DeskStatus | null;
   readonly pendingNotes: number;
   readonly totals: GateSnapshot['totals'];
+  readonly notTaken: GateSnapshot['notTaken'];
   readonly alerts: readonly ActiveAlert[];
   readonly decisions: readonly ShownDecision[];
 }
 
 export function snapshotOf(from: Reported): GateSnapshot {
-  const { gate, clock, uplink, readers, outputs, lane, boardOk, desk, pendingNotes, totals, alerts, decisions } = from;
+  const { gate, clock, uplink, readers, outputs, lane, boardOk, desk, pendingNotes, totals, notTaken, alerts, decisions } = from;
   return {
     gate,
     wallMs: clock.wallMs(),
@@ -47,6 +48,7 @@ export function snapshotOf(from: Reported): GateSnapshot {
     desk,
     pendingNotes,
     totals,
+    notTaken,
     alerts,
     decisions,
   };

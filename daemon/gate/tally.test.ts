@@ -6,6 +6,9 @@ test("a window is taken and begun anew; totals go on; the message is the contrac
   const tally = createTally(0);
   tally.refused('gap');
   tally.refused('gap');
+  tally.notTaken('busy');
+  tally.notTaken('held');
+  tally.notTaken('held');
   tally.passage('passed', 'in', true);
   tally.passage('passed', 'out', true);
   tally.passage('passed', 'in', false);
@@ -24,10 +27,13 @@ test("a window is taken and begun anew; totals go on; the message is the contrac
     decision_p50_us: 51,
     decision_p99_us: 100,
     refused_gap: 2,
+    not_taken_busy: 1,
+    not_taken_held: 2,
   });
   expect(StatsMessage.safeParse({ schema: 1, ...stats }).success).toBe(true);
   expect(tally.take(120_000)).toMatchObject({ window_s: 60, admissions: 0, refusals: 0, decision_p50_us: 0 });
-  expect(tally.totals()).toEqual({ admissions: 1, refusals: 2, passages: 4 });
+  expect(StatsMessage.safeParse({ schema: 1, ...stats, not_taken_bored: 1 }).success).toBe(false);
+  expect(tally.totals()).toEqual({ admissions: 1, refusals: 2, passages: 4, notTaken: { busy: 1, held: 2, repeat: 0, open: 0 } });
 });
 
 test('latencies are a bounded, fair sample', () => {

@@ -2,7 +2,7 @@
 
 import type { Direction } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
-import type { StatsMessage } from '../../contract/messages.ts';
+import type { NotTaken, StatsMessage } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
 
 /** Latencies kept of one window; of more, a fair sample (each with the same chance). */
@@ -13,7 +13,9 @@ export interface Tally {
   /** `ticket`: it belongs to a grant of a ticket, so it is an admission (in) or an exit (out). */
   passage(outcome: PassageOutcome, direction: Direction, ticket: boolean): void;
   decided(latencyUs: number): void;
-  totals(): { readonly admissions: number; readonly refusals: number; readonly passages: number };
+  /** A code came and no decision was asked for. */
+  notTaken(why: NotTaken): void;
+  totals(): { readonly admissions: number; readonly refusals: number; readonly passages: number; readonly notTaken: Readonly<Record<NotTaken, number>> };
   /** The window so far; a new one begins. */
   take(nowMs: number): Omit<StatsMessage, 'schema'>;
 }
@@ -22,7 +24,7 @@ export interface Tally {
 export function createTally(nowMs: number, random: () => number = Math.random): Tally {
   let sinceMs = nowMs;
   let window = emptyWindow();
-  const totals = { admissions: 0, refusals: 0, passages: 0 };
+  const totals = { admissions: 0, refusals: 0, passages: 0, notTaken: { busy: 0, held: 0, repeat: 0, open: 0 } };
   return {
     refused(reason) {
       window.refusals += 1;
@@ -49,9 +51,13 @@ export function createTally(nowMs: number, random: () => number = Math.random): 
         if (place < RESERVOIR) window.latencies[place] = latencyUs;
       }
     },
-    totals: () => ({ ...totals }),
+    notTaken(why) {
+      window.notTaken.set(why, (window.notTaken.get(why) ?? 0) + 1);
+      totals.notTaken[why] += 1;
+    },
+    totals: () => ({ ...totals, notTaken: { ...totals.notTaken } }),
     take(atMs) {
-      const { reasons, latencies, decisions: _, ...counts } = window;
+      const { reasons, notTaken, latencies, decisions: _, ...counts } = window;
       latencies.sort((a, b) => a - b);
       const at = (share: number) => Math.round(latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * share))] ?? 0);
       const stats = {
@@ -60,6 +66,7 @@ export function createTally(nowMs: number, random: () => number = Math.random): 
         decision_p50_us: at(0.5),
         decision_p99_us: at(0.99),
         ...Object.fromEntries([...reasons].map(([reason, count]) => [`refused_${reason}`, count])),
+        ...Object.fromEntries([...notTaken].map(([why, count]) => [`not_taken_${why}`, count])),
       };
       sinceMs = atMs;
       window = emptyWindow();
@@ -69,5 +76,15 @@ export function createTally(nowMs: number, random: () => number = Math.random): 
 }
 
 function emptyWindow() {
-  return { admissions: 0, refusals: 0, passages: 0, returned: 0, exits: 0, decisions: 0, reasons: new Map<Reason, number>(), latencies: [] as number[] };
+  return {
+    admissions: 0,
+    refusals: 0,
+    passages: 0,
+    returned: 0,
+    exits: 0,
+    decisions: 0,
+    reasons: new Map<Reason, number>(),
+    notTaken: new Map<NotTaken, number>(),
+    latencies: [] as number[],
+  };
 }

@@ -4,7 +4,7 @@
  */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
-import type { AlertId, Severity } from '../../contract/messages.ts';
+import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
 import type { Lamps, Signal } from '../lane/signals.ts';
 import type { DeskStatus, GrantConflict } from '../ports.ts';
@@ -69,6 +69,8 @@ export interface GateSnapshot {
   readonly desk: DeskStatus | null;
   readonly pendingNotes: number;
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
+  /** Codes that no decision was asked for, since the start. */
+  readonly notTaken: Readonly<Record<NotTaken, number>>;
   readonly alerts: readonly ActiveAlert[];
   /** Newest last. */
   readonly decisions: readonly ShownDecision[];

@@ -6,7 +6,7 @@
  */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
 import type { Mode, PassageOutcome } from '../../contract/ledger.ts';
-import type { AlertId, Severity } from '../../contract/messages.ts';
+import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
 import type { BeamState, LineState } from './debounce.ts';
 import type { Signal } from './signals.ts';
@@ -216,13 +216,8 @@ export type LaneEffect =
   | { readonly kind: 'decide'; readonly direction: Direction; readonly presentation: number; readonly mode: Mode }
   /** Give the decision up; if it is a grant after all, the desk returns it. `late`: it took too long; `overruled`: something else came first. */
   | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number; readonly why: 'late' | 'overruled' }
-  /** The presentation ends here without the desk: forget its bytes. `shown`: what the guest was told; `repeat`: the same verdict again. */
-  | {
-      readonly kind: 'drop';
-      readonly direction: Direction;
-      readonly presentation: number;
-      readonly shown: 'busy' | 'repeat' | 'held' | 'gate_locked' | 'open' | 'error';
-    }
+  /** The presentation ends here without the desk: forget its bytes. `shown`: what the guest was told; `gate_locked`: the lane has refused it itself. */
+  | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: NotTaken | 'gate_locked' }
   /** `override`: the number under which passages point at this row. */
   | { readonly kind: 'record'; readonly note: LaneNote; readonly override?: number }
   | { readonly kind: 'fire_latch'; readonly latched: boolean }
