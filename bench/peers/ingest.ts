@@ -3,14 +3,14 @@
  * the other on one broker and one server that waits for its disk. Each once undisturbed, for its speed, and once killed and started
  * again in the middle, for what is lost and what is doubled then.
  *
- *   node bench/peers/ingest.ts [--rows 20000] [--gates 20]
+ *   node bench/peers/ingest.ts [--rows 20000] [--gates 20] [--only stile,python,node-red] [--no-kill]
  *
  * The same messages for all, 100 rows each. A gate sends a message again until its rows are acknowledged: that is Stile's side. The peers
  * have nothing that could acknowledge, so what the broker has taken counts as sent, as with any plain script. What each does: README.md.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -28,7 +28,14 @@ import { table } from '../table.ts';
 import { ingestFlow } from './ingest-flow.ts';
 import { fetchNodeRed, startNodeRed } from './node-red.ts';
 
-const { values } = parseArgs({ options: { rows: { type: 'string', default: '20000' }, gates: { type: 'string', default: '20' } } });
+const { values } = parseArgs({
+  options: {
+    rows: { type: 'string', default: '20000' },
+    gates: { type: 'string', default: '20' },
+    only: { type: 'string', default: 'stile,python,node-red' },
+    'no-kill': { type: 'boolean', default: false },
+  },
+});
 const GATES = Number(values.gates);
 const ROWS = Number(values.rows);
 /** A gate sends again what had no acknowledgement for so long, ms. */
@@ -39,6 +46,8 @@ const QUIET_MS = 15_000;
 const KILL_AT = 0.3;
 /** Messages that a publisher has under way at the broker. */
 const PUBLISHES = 50;
+/** Rows are counted so often, ms: a look that costs little beside what it looks at. */
+const LOOK_MS = 100;
 const root = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'stile-peers-'));
 
@@ -56,10 +65,11 @@ interface Load {
   readonly messages: ReadonlyMap<string, readonly Sent[]>;
 }
 interface Contender {
+  readonly key: 'stile' | 'python' | 'node-red';
   readonly name: string;
   start(load: Load): Promise<ChildProcess>;
-  /** Rows that are in, and how many of them are not the only one of their key. */
-  count(owner: OwnerConnection, load: Load): Promise<{ readonly rows: number; readonly distinct: number }>;
+  /** Where its rows are, $1 and $2 being the tenant and the gates' names. */
+  readonly rows: string;
   readonly acknowledges: boolean;
 }
 
@@ -92,16 +102,29 @@ const ready = (child: ChildProcess): Promise<ChildProcess> =>
     child.once('exit', (code) => reject(new Error(`it ended with ${code}`)));
   });
 
-const peerCount: Contender['count'] = async (owner, load) => {
-  const found = await owner.query<{ rows: string; keys: string }>(
-    'SELECT count(*) AS rows, count(DISTINCT (gate, epoch, seq)) AS keys FROM peer_rows WHERE gate LIKE $1',
-    [`${load.site}/%`],
-  );
-  return { rows: Number(found.rows[0]?.rows), distinct: Number(found.rows[0]?.keys) };
-};
+const PEER_ROWS = 'peer_rows WHERE $1::uuid IS NOT NULL AND gate LIKE $2';
+/** Rows that are in. */
+const count = async (owner: OwnerConnection, contender: Contender, load: Load, what = '*') =>
+  Number((await owner.query<{ n: string }>(`SELECT count(${what}) AS n FROM ${contender.rows}`, [load.tenantId, `${load.site}/gate-%`])).rows[0]?.n);
+
+/** Processor time of a process and its children's servers, ms: what this machine's other work hardly changes. Linux. */
+async function processorMs(owner: OwnerConnection, child: ChildProcess): Promise<{ readonly consumer: number; readonly server: number }> {
+  const of = (pid: number | undefined) => {
+    try {
+      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
+      // 100 ticks a second; of all its threads.
+      return (Number(fields[11]) + Number(fields[12])) * 10;
+    } catch {
+      return 0;
+    }
+  };
+  const { rows } = await owner.query<{ pid: number }>('SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
+  return { consumer: of(child.pid), server: rows.reduce((sum, { pid }) => sum + of(pid), 0) };
+}
 
 const contenders: Contender[] = [
   {
+    key: 'stile',
     name: 'Stile (judged and acknowledged)',
     acknowledges: true,
     start: () =>
@@ -111,15 +134,10 @@ const contenders: Contender[] = [
           stdio: ['ignore', 'pipe', 'inherit'],
         }),
       ),
-    async count(owner, load) {
-      const found = await owner.query<{ rows: string; keys: string }>(
-        'SELECT count(*) AS rows, count(DISTINCT (gate, epoch, seq)) AS keys FROM ledger_rows WHERE tenant_id = $1 AND gate LIKE $2',
-        [load.tenantId, `${load.site}/gate-%`],
-      );
-      return { rows: Number(found.rows[0]?.rows), distinct: Number(found.rows[0]?.keys) };
-    },
+    rows: 'ledger_rows WHERE tenant_id = $1 AND gate LIKE $2',
   },
   {
+    key: 'python',
     name: 'Python script, batches of 1,000',
     acknowledges: false,
     start: ({ site }) =>
@@ -128,9 +146,10 @@ const contenders: Contender[] = [
           stdio: ['ignore', 'pipe', 'inherit'],
         }),
       ),
-    count: peerCount,
+    rows: PEER_ROWS,
   },
   {
+    key: 'node-red',
     name: 'Node-RED flow, a statement a message',
     acknowledges: false,
     start({ site }) {
@@ -146,7 +165,7 @@ const contenders: Contender[] = [
         return child;
       });
     },
-    count: peerCount,
+    rows: PEER_ROWS,
   },
 ];
 
@@ -206,7 +225,7 @@ async function run(
   contender: Contender,
   owner: OwnerConnection,
   kill: boolean,
-): Promise<{ readonly seconds: number; readonly lost: number; readonly doubled: number }> {
+): Promise<{ readonly seconds: number; readonly lost: number; readonly doubled: number; readonly consumer: number; readonly server: number }> {
   const load = await makeLoad();
   const client = await connectAsync(broker.url);
   await client.subscribeAsync(`stile/1/${load.site}/+/ack`, { qos: 1 });
@@ -217,6 +236,7 @@ async function run(
     await ended;
   };
   try {
+    const before = await processorMs(owner, child);
     const began = performance.now();
     const gates = contender.acknowledges ? sendAsGates(client, load) : null;
     const sending = gates === null ? sendOnce(client, load) : Promise.resolve();
@@ -225,8 +245,8 @@ async function run(
     let last = -1;
     let changed = performance.now();
     for (;;) {
-      await sleep(50);
-      const { rows } = await contender.count(owner, load);
+      await sleep(LOOK_MS);
+      const rows = await count(owner, contender, load);
       if (rows !== last) [last, changed, seconds] = [rows, performance.now(), (performance.now() - began) / 1_000];
       if (!killed && rows >= load.total * KILL_AT) {
         killed = true;
@@ -238,8 +258,17 @@ async function run(
     }
     await sending;
     gates?.end();
-    const { rows, distinct } = await contender.count(owner, load);
-    return { seconds, lost: load.total - distinct, doubled: rows - distinct };
+    const after = await processorMs(owner, child);
+    const rows = await count(owner, contender, load);
+    const distinct = await count(owner, contender, load, 'DISTINCT (gate, epoch, seq)');
+    const micros = (ms: number) => (ms * 1_000) / load.total;
+    return {
+      seconds,
+      lost: load.total - distinct,
+      doubled: rows - distinct,
+      consumer: micros(after.consumer - before.consumer),
+      server: micros(after.server - before.server),
+    };
   } finally {
     await end();
     await client.endAsync(true);
@@ -257,15 +286,17 @@ try {
   const rows: string[][] = [];
   const speeds: number[] = [];
   const lost: number[] = [];
-  for (const contender of contenders) {
+  for (const contender of contenders.filter(({ key }) => values.only.split(',').includes(key))) {
     try {
       const calm = await run(contender, owner, false);
-      const killed = await run(contender, owner, true);
+      const killed = values['no-kill'] ? { lost: Number.NaN, doubled: Number.NaN } : await run(contender, owner, true);
       speeds.push(ROWS / calm.seconds);
-      lost.push(calm.lost + killed.lost + calm.doubled + killed.doubled);
+      lost.push(calm.lost + calm.doubled + (values['no-kill'] ? 0 : killed.lost + killed.doubled));
       rows.push([
         contender.name,
         (ROWS / calm.seconds).toFixed(0),
+        calm.consumer.toFixed(0),
+        calm.server.toFixed(0),
         ((speeds[0] as number) / (ROWS / calm.seconds)).toFixed(2),
         String(calm.lost),
         String(killed.lost),
@@ -274,13 +305,15 @@ try {
     } catch (error) {
       speeds.push(Number.NaN);
       lost.push(Number.NaN);
-      rows.push([`${contender.name}: left out, ${(error as Error).message.split('\n')[0]}`, '', '', '', '', '']);
+      rows.push([`${contender.name}: left out, ${(error as Error).message.split('\n')[0]}`, '', '', '', '', '', '', '']);
     }
     console.log(rows.at(-1)?.join('  '));
   }
   await owner.close();
   console.log(`\n${ROWS} rows of ${GATES} gates, ${MAX_LEDGER_ENTRIES} a message, load ${loadavg()[0]?.toFixed(1)}\n`);
-  console.log(table(['', 'rows/s', 'Stile is × as fast', 'lost, undisturbed', 'lost over a kill', 'doubled over a kill'], rows));
+  console.log(
+    table(['', 'rows/s', 'processor µs a row', 'its server’s', 'Stile is × as fast', 'lost, undisturbed', 'lost over a kill', 'doubled over a kill'], rows),
+  );
   const [own = Number.NaN, python = Number.NaN] = speeds;
   const ratio = own / python;
   console.log(
