@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import canonicalize from 'canonicalize';
+import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { canonicalJson, entryHash, firstPredecessor, signedText } from './chain.ts';
+import { canonicalJson, entryHash, entryText, firstPredecessor, signedText } from './chain.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text, 'utf8').digest('hex');
 
@@ -61,4 +63,45 @@ test('nothing at all cannot be hashed', () => {
 
 test('a signature covers everything but itself', () => {
   expect(signedText({ b: 1, signature: 'x', a: [2] })).toBe('{"a":[2],"b":1}');
+});
+
+test('the short way says what the library says, and refuses what it refuses', () => {
+  const said = (write: () => unknown): unknown => {
+    try {
+      return write();
+    } catch {
+      return 'refused';
+    }
+  };
+  const library = canonicalize as unknown as (value: unknown) => string | undefined;
+  const odd = fc.constantFrom('\ud800', '\udc00x', '\\ud800', '1', '10', '9', '__proto__', 'toJSON', '\0', '😀', '\ufb33', 'hash', '');
+  const text = fc.oneof(fc.string({ unit: 'binary' }), odd);
+  const { any } = fc.letrec((tie) => ({
+    leaf: fc.oneof(text, fc.double(), fc.integer(), fc.boolean(), fc.constantFrom(null, undefined, -0, 1e21, Number.MAX_VALUE)),
+    any: fc.oneof(
+      { depthSize: 'small' },
+      tie('leaf'),
+      fc.array(tie('any'), { maxLength: 4 }),
+      fc.array(fc.tuple(text, tie('any')), { maxLength: 6 }).map((pairs) => Object.fromEntries(pairs)),
+    ),
+  }));
+  fc.assert(
+    fc.property(any, (value) => {
+      expect(said(() => canonicalJson(value))).toBe(said(() => library(value) ?? 'refused'));
+      if (typeof value !== 'object' || value === null || Array.isArray(value)) return;
+      const { hash: _own, ...row } = value as Record<string, unknown>;
+      expect(said(() => entryText(value as Record<string, unknown>))).toBe(said(() => library(row)));
+    }),
+    { numRuns: 1_000 },
+  );
+});
+
+test.each([
+  [[new Date(0)], '["1970-01-01T00:00:00.000Z"]'],
+  [{ b: new Map(), a: Object('x') }, '{"a":"x","b":{}}'],
+  [{ toJSON: () => 1 }, '1'],
+  [JSON.parse(`${'['.repeat(40)}${']'.repeat(40)}`), `${'['.repeat(40)}${']'.repeat(40)}`],
+  [JSON.parse('{"b":1,"__proto__":{"z":1,"a":2}}'), '{"__proto__":{"a":2,"z":1},"b":1}'],
+])('what is no plain data goes the longer way: %#', (value, text) => {
+  expect(canonicalJson(value)).toBe(text);
 });

@@ -2,6 +2,7 @@
  * Rows as columns for reconcile_columns (migration 0540): one PostgreSQL array a field, in binary, so that neither side writes or
  * reads JSON for a batch. What counts is decided in SQL; only what the schemas have checked reaches a typed field here.
  */
+import { entryText } from '../../contract/chain.ts';
 import type { LedgerRow } from './rows.ts';
 
 /** Values of one element type, NULL where null. */
@@ -74,6 +75,7 @@ const PLAIN_BOOT = /^[\x21-\x7e]{1,64}$/;
 type Fields = Readonly<Record<string, unknown>>;
 interface Read {
   readonly row: LedgerRow;
+  readonly text: string;
   /** The entry's fields where it is as its kind should be; else none. */
   readonly known: Fields;
   readonly kind: string;
@@ -105,7 +107,7 @@ const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
   [BYTEA, ({ row }) => row.hash],
   [TEXT, ({ row }) => (typeof row.entry['kind'] === 'string' && PLAIN_KIND.test(row.entry['kind']) ? row.entry['kind'] : 'unknown')],
   [BOOL, ({ row }) => row.known !== null],
-  [TEXT, ({ row }) => textOf(row.entry)],
+  [TEXT, ({ text }) => text],
   [TIME, ({ known }) => known['ts'] ?? null],
   [TEXT, ({ known }) => (typeof known['boot_id'] === 'string' && PLAIN_BOOT.test(known['boot_id']) ? known['boot_id'] : null)],
   [FLOAT8, ({ known }) => known['boottime_ms'] ?? null],
@@ -124,15 +126,27 @@ const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
   [TEXT, of(WORD, 'outcome')],
 ];
 
-/** The entry without its hash, as it came. */
-function textOf(entry: Fields): string {
-  const { hash: _own, ...rest } = entry;
-  return JSON.stringify(rest);
+/** An entry without its hash, as it is kept: in canonical JSON, which is what its hash covers. */
+export interface KeptText {
+  readonly text: string;
+  /** False of the few that have no canonical form (half a surrogate pair, a number beyond a double): kept all the same, and no hash is right for them. */
+  readonly canonical: boolean;
+}
+export function keptText(entry: Fields): KeptText {
+  try {
+    return { text: entryText(entry), canonical: true };
+  } catch {
+    const { hash: _own, ...rest } = entry;
+    return { text: JSON.stringify(rest), canonical: false };
+  }
 }
 
 /** SQL and parameters of one call; the answer's column is `outcome`. */
 export const RECONCILE_COLUMNS = `SELECT reconcile_columns(${COLUMNS.map((_, index) => `$${index + 1}`).join(', ')}) AS outcome`;
-export function columnsOf(rows: readonly LedgerRow[]): Buffer[] {
-  const reads = rows.map((row): Read => ({ row, known: (row.known as Fields | null) ?? {}, kind: row.known?.kind ?? '' }));
+/** `texts`: what `keptText` makes of each row's entry. */
+export function columnsOf(rows: readonly LedgerRow[], texts: readonly KeptText[] = rows.map(({ entry }) => keptText(entry))): Buffer[] {
+  const reads = rows.map(
+    (row, index): Read => ({ row, text: (texts[index] as KeptText).text, known: (row.known as Fields | null) ?? {}, kind: row.known?.kind ?? '' }),
+  );
   return COLUMNS.map(([type, read]) => encode(type, reads.map(read)));
 }
