@@ -21,6 +21,7 @@ const LEFT = 64;
 const RIGHT = 16;
 const TOP = 26;
 const GAP = 40;
+const LINE_HEIGHT = 16;
 /** Points of a line; of more, the largest of each stretch is drawn: peaks must stay. */
 const MAX_POINTS = 600;
 const COLOURS = ['#1f5fa8', '#c2571a', '#3b7d3b'];
@@ -42,9 +43,10 @@ function thinned(points: Series['points']): Series['points'] {
   );
 }
 
-/** The picture as text. `caption`: what was run, on what; it stands at the foot. */
+/** The picture as text. `caption`: what was run, on what; its lines stand at the foot. */
 export function chart(title: string, panels: readonly Panel[], caption: string): string {
-  const height = TOP + 20 + panels.length * (PANEL_HEIGHT + GAP) + 30;
+  const foot = caption.split('\n');
+  const height = TOP + 20 + panels.length * (PANEL_HEIGHT + GAP) + 14 + foot.length * LINE_HEIGHT;
   const endS = Math.max(1, ...panels.flatMap(({ series }) => series.flatMap(({ points }) => points.map(([s]) => s))));
   const x = (s: number) => LEFT + (s / endS) * (WIDTH - LEFT - RIGHT);
   const out = [
@@ -76,6 +78,8 @@ export function chart(title: string, panels: readonly Panel[], caption: string):
       );
     }
   }
-  out.push(`<text x="${LEFT}" y="${height - 10}" fill="#666">${inXml(caption)}</text>`, '</svg>', '');
+  for (const [n, line] of foot.entries())
+    out.push(`<text x="${LEFT}" y="${height - 10 - (foot.length - 1 - n) * LINE_HEIGHT}" fill="#666">${inXml(line)}</text>`);
+  out.push('</svg>', '');
   return out.join('\n');
 }

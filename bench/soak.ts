@@ -58,6 +58,13 @@ export function windows(waits: readonly (readonly [number, number])[]): { readon
   return { p50: of('p50', 0.5), p99: of('p99', 0.99) };
 }
 
+/** How often something happened, a second, in each window. `atS`: when, in seconds. */
+export function windowed(name: string, atS: readonly number[]): Series {
+  const groups = Map.groupBy(atS, (s) => Math.floor(s / WINDOW_S));
+  const end = Math.max(-1, ...groups.keys());
+  return { name, points: Array.from({ length: end + 1 }, (_, n) => [(n + 0.5) * WINDOW_S, (groups.get(n)?.length ?? 0) / WINDOW_S] as const) };
+}
+
 /** The machine and how busy it is, for a caption. */
 export const machine = (): string =>
   `${availableParallelism()} cores, load ${loadavg()[0]?.toFixed(1)}, Node ${process.version}, ${new Date().toISOString().slice(0, 16)}Z`;
