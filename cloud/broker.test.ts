@@ -31,6 +31,28 @@ test('messages come without waiting for each other, and the broker keeps what wa
   await Promise.all([sender.close(), receiver.close()]);
 });
 
+test('of large messages fewer come: the broker keeps what would be too much in bytes, of QoS 0 as well', async () => {
+  const size = 200 * 1024;
+  for (const protocol of [5, 4] as const)
+    for (const qos of [1, 0] as const) {
+      const held: IncomingMessage[] = [];
+      const sender = createBroker({ settings: settings(), host: null });
+      const receiver = createBroker({ settings: settings(), host: null, subscriptions: ['large/#'], onMessage: (message) => held.push(message), protocol });
+      await Promise.all([sender.open(), receiver.open()]);
+      await Promise.all(Array.from({ length: 60 }, (_, n) => sender.publish(`large/${n}`, Buffer.alloc(size, n), { qos, retain: false })));
+      const most = Math.ceil((4 * 1024 * 1024) / size);
+      await expect.poll(() => held.length).toBe(most);
+      await new Promise((done) => setTimeout(done, 100));
+      expect(held.length).toBe(most);
+      for (let n = 0; n < 60; n++) {
+        await expect.poll(() => held.length).toBeGreaterThan(n);
+        expect([held[n]?.topic, held[n]?.payload.byteLength, held[n]?.payload[0]]).toEqual([`large/${n}`, size, n]);
+        held[n]?.acknowledge();
+      }
+      await Promise.all([sender.close(), receiver.close()]);
+    }
+});
+
 test('a lost connection comes back, with its subscriptions and presence; without one nothing is kept for later', async () => {
   const own = await startBroker();
   const changes: boolean[] = [];

@@ -4,16 +4,22 @@
  * MQTT 5, or 3.1.1 where the broker refuses 5. A QoS 1 message is acknowledged to the broker when its receiver says so
  * (after its commit): mqtt.js acknowledges when `handleMessage` calls back without an error, and takes the next packet only then,
  * which would allow one message in flight. So handleMessage calls back with an error (nothing is sent, the next packet comes), and
- * the PUBACK is sent later by hand. receiveMaximum is the brake: the broker sends no more than that unacknowledged.
+ * the PUBACK is sent later by hand. There are two brakes: receiveMaximum (the broker sends no more messages than that
+ * unacknowledged), and the bytes in hand (brake.ts; also for QoS 0 and MQTT 3.1.1): a thousand messages may be a quarter of a gigabyte.
  */
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../contract/limits.ts';
 import { topicOf } from '../contract/topics.ts';
+import { createBrake } from './brake.ts';
 
 /** Unacknowledged messages that the broker may have under way to us; it keeps further ones. */
 const RECEIVE_MAXIMUM = 1_000;
+/** Payloads that were given out and not acknowledged yet, in bytes; from there on the broker keeps further ones: a hundred full ledger messages. */
+const MAX_BYTES_IN_HAND = 4 * 1024 * 1024;
+/** For so long at a time: our own publishes wait for their answers behind it (PUBLISH_TIMEOUT_MS), and so do signs of life. Then messages come all the same. */
+const MAX_BRAKE_MS = 5_000;
 /** Larger packets are refused by the broker itself (MQTT 5); topic and properties come on top of the payload. */
 const MAXIMUM_PACKET_BYTES = MAX_PAYLOAD_BYTES + 16 * 1024;
 const KEEPALIVE_S = 30;
@@ -33,7 +39,7 @@ export interface IncomingMessage {
   readonly payload: Uint8Array;
   readonly qos: 0 | 1 | 2;
   readonly retain: boolean;
-  /** Tells the broker that it need not keep it. Nothing happens for QoS 0, a second time, or after the connection it came by was lost. */
+  /** Says that it is done with: its bytes are no longer in hand, and the broker need not keep it (QoS 1, on the connection it came by). A second time nothing happens. */
   acknowledge(): void;
 }
 
@@ -50,7 +56,7 @@ export interface BrokerOptions {
   readonly host: string | null;
   /** Subscribed with every connection, all with QoS 1. */
   readonly subscriptions?: readonly string[];
-  /** Every message of a subscription. Must not throw. QoS 1 waits for its `acknowledge`. */
+  /** Every message of a subscription. Must not throw. Each must be acknowledged in the end, QoS 0 as well: its bytes are in hand until then. */
   readonly onMessage?: (message: IncomingMessage) => void;
   /** Connected and subscribed (again); or lost, with why. Each change once. */
   readonly onConnection?: (connected: boolean, reason: string) => void;
@@ -79,6 +85,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   let pending = 0;
   const waiting: (() => void)[] = [];
   let lastReason = '';
+  const brake = createBrake({ maxBytes: MAX_BYTES_IN_HAND, maxMs: MAX_BRAKE_MS });
 
   let turnBeganMs: number | null = null;
   /** A flood of packets comes in one read, and mqtt.js would take them all before anybody else had a turn. */
@@ -136,8 +143,9 @@ export function createBroker(options: BrokerOptions): CloudBroker {
       receive(attempt, packet as unknown as IncomingPacket);
       // See the head of this file: QoS 1 is acknowledged later, by hand.
       const next = () => (packet.qos === 1 ? done(LATER) : done());
-      if (turnIsOver()) setImmediate(next);
-      else next();
+      const go = () => brake.pass(next);
+      if (turnIsOver()) setImmediate(go);
+      else go();
     };
     attempt.on(
       'connect',
@@ -194,9 +202,10 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   }
 
   function receive(attempt: MqttClient, packet: IncomingPacket): void {
-    let open = packet.qos === 1;
+    let open = true;
     const topic = packet.topic.toString();
     const payload = typeof packet.payload === 'string' ? Buffer.from(packet.payload) : packet.payload;
+    const give = brake.take(payload.byteLength);
     options.onMessage?.({
       topic,
       payload,
@@ -205,8 +214,9 @@ export function createBroker(options: BrokerOptions): CloudBroker {
       acknowledge() {
         if (!open) return;
         open = false;
+        give();
         // Only on the connection it came by: on another one the number means another message.
-        if (client === attempt && attempt.connected)
+        if (packet.qos === 1 && client === attempt && attempt.connected)
           (attempt as unknown as Acknowledging)._sendPacket({ cmd: 'puback', messageId: packet.messageId, reasonCode: 0 });
       },
     });
@@ -255,6 +265,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     async close() {
       closed = true;
       clearTimeout(timer);
+      brake.release();
       const last = client;
       for (const done of waiting.splice(0)) done();
       if (last === null) return;

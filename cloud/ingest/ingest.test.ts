@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { AckMessage } from '../../contract/ledger.ts';
 import { topicOf } from '../../contract/topics.ts';
@@ -5,6 +6,7 @@ import { type Broker, startBroker } from '../../test/broker.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
 import { type TestLedger, testLedger } from '../../test/ledgers.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from '../broker.ts';
+import { createDatabase } from '../database.ts';
 import { createLog, SILENT } from '../log.ts';
 import { acksFor } from '../reconcile/acknowledge.ts';
 import { markPublished, settle, unpublishedCloudRows } from '../reconcile/cloud-ledger.ts';
@@ -201,6 +203,53 @@ test('a message that fails alone does not hold back the others', async () => {
   await ingest.idle();
   expect(await rowsOf(venue, 'SELECT reason, detail FROM quarantine')).toEqual([{ reason: 'failed', detail: 'division by zero' }]);
   expect(await rowsOf(other, 'SELECT 1 FROM quarantine')).toEqual([]);
+});
+
+test('of what nobody can read the beginning is kept, of what somebody could all that fits; each its own, however many come together', async () => {
+  const venue = await makeVenue(fresh.url);
+  const north = testLedger(venue, 0);
+  const { ingest } = await cloud();
+  const gate = await device();
+  const state = `stile/1/${north.gate}/state`;
+  const unread = Array.from({ length: 40 }, (_, n) => `${n} is no JSON ${String(n % 10).repeat(n % 4 === 0 ? 20_000 : n)}`);
+  north.grant(ticket(venue, 1), 0);
+  const foreign = JSON.stringify({ ...north.message(), gate: 'elsewhere/x', filler: 'y'.repeat(100_000) });
+  await Promise.all([
+    ...unread.map((payload, n) => gate.say(n % 2 === 0 ? state : ledgerTopic(north.gate), payload)),
+    gate.say(ledgerTopic(north.gate), foreign),
+  ]);
+  await expect.poll(async () => (await rowsOf(venue, 'SELECT 1 FROM quarantine')).length).toBe(41);
+  await ingest.idle();
+  const kept = await rowsOf(venue, "SELECT reason, convert_from(payload, 'UTF8') AS text, payload_bytes FROM quarantine");
+  const short = (reason: unknown, text: string, bytes: unknown) => `${reason} ${bytes} ${text.length} ${createHash('sha256').update(text).digest('hex')}`;
+  expect(kept.map(({ reason, text, payload_bytes }) => short(reason, text as string, payload_bytes)).sort()).toEqual(
+    [...unread.map((text) => short('unreadable', text.slice(0, 8 * 1024), text.length)), short('mismatch', foreign.slice(0, 64 * 1024), foreign.length)].sort(),
+  );
+});
+
+test('while the database is away, what waits is bounded in bytes: the rest is let go, for its gate sends it again', async () => {
+  const away = createDatabase({ url: 'postgres://nobody@127.0.0.1:1/none' });
+  const { ingest } = await cloud({ database: away });
+  let acknowledged = 0;
+  const message = (topic: string, payload: string): IncomingMessage => ({
+    topic,
+    payload: Buffer.from(payload),
+    qos: 1,
+    retain: false,
+    acknowledge() {
+      acknowledged += 1;
+    },
+  });
+  for (let n = 0; n < 100; n++) ingest.receive(message('stile/1/any/gate/ledger', `${n} ${'x'.repeat(200_000)}`));
+  // 8 MB of 200 KB each.
+  expect(ingest.stats().ledgers.let_go).toBe(100 - 42);
+  expect(acknowledged).toBe(100 - 42);
+  const state = (n: number) =>
+    JSON.stringify({ schema: 1, state: 'online', session: 's', since: '2026-05-01T12:00:00.000Z', reason: 'r', filler: `${n}${'x'.repeat(200_000)}` });
+  for (let n = 0; n < 100; n++) ingest.receive(message(`stile/1/any/gate-${n}/state`, state(n)));
+  expect(ingest.stats().telemetry.waiting).toBe(41);
+  expect(acknowledged).toBe(200 - 42);
+  await away.close();
 });
 
 test('a row that says what jsonb cannot hold is stored as it came and acknowledged, and hides nothing beside it', async () => {

@@ -135,20 +135,22 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
         if (topic.gate.endsWith(`/${CLOUD_GATE}`)) return message.acknowledge();
         return ledgers.take(topic.gate, message);
       }
-      message.acknowledge();
       switch (topic?.kind) {
-        case 'time':
-          return answerTime(topic.gate, message);
         case 'lookup':
-          return void answerLookup(topic.gate, message);
-        case 'response':
-          return options.onResponse?.(message.topic, message.payload);
+          return void answerLookup(topic.gate, message).finally(() => message.acknowledge());
         case 'alert':
           return telemetry.take(topic, message);
         case 'state':
         case 'info':
         case 'health':
           return telemetry.take({ kind: topic.kind, gate: topic.gate }, message);
+      }
+      message.acknowledge();
+      switch (topic?.kind) {
+        case 'time':
+          return answerTime(topic.gate, message);
+        case 'response':
+          return options.onResponse?.(message.topic, message.payload);
         default:
           counts.foreign += 1;
       }

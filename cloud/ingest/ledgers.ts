@@ -17,6 +17,8 @@ import type { Sender, Senders } from './senders.ts';
 const MAX_BATCH_ROWS = 1_000;
 /** Messages that wait for the next transaction. With MQTT 5 the broker stops sending before that (receiveMaximum); beyond, one is let go, unacknowledged: its gate sends it again. */
 const MAX_WAITING_MESSAGES = 2_000;
+/** And their payloads, those of the transaction in hand as well. The broker's connection brakes before that, for some seconds; beyond, one is let go likewise. */
+const MAX_HELD_BYTES = 8 * 1024 * 1024;
 /** While the database is away: 0.1 s, doubling, at most 5 s. */
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 5_000;
@@ -77,6 +79,7 @@ interface Waiting<Row> {
 export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): LedgerIntake {
   const { database, senders, quarantine, account, log } = options;
   let waiting: Waiting<Row>[] = [];
+  let heldBytes = 0;
   let running: Promise<void> | null = null;
   let closed = false;
   const stop = new AbortController();
@@ -92,6 +95,11 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     breaks: 0,
     clones: 0,
   };
+
+  function settled({ message }: Waiting<Row>): void {
+    heldBytes -= message.payload.byteLength;
+    message.acknowledge();
+  }
 
   /** Runs until it succeeds, the error is not one that passes, or ingest closes (then undefined). */
   async function patiently<T>(work: () => Promise<T>): Promise<T | undefined> {
@@ -187,7 +195,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       await patiently(() => quarantine.put(tenantId, { topic: item.message.topic, reason: 'failed', detail: lastError, payload: item.message.payload })).catch(
         (error: Error) => log.error({ error: error.message }, 'quarantine failed'),
       );
-      item.message.acknowledge();
+      settled(item);
     }
     if (closed) return;
     const gates = [...new Set(batch.filter(({ gate, rows }) => rows.length === 0 && resolved.get(gate)?.kind === 'device').map(({ gate }) => gate))];
@@ -196,7 +204,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => account.acksFor(client, gates)))).catch((error: Error) =>
         log.error({ error: error.message }, 'no acknowledgement could be read'),
       );
-    for (const { message, rows } of batch) if (rows.length === 0) message.acknowledge();
+    for (const item of batch) if (item.rows.length === 0) settled(item);
   }
 
   let lastError = '';
@@ -224,7 +232,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       if (done.outcome.clones.length > 0) log.error({ rows: done.outcome.clones.slice(0, 10) }, 'rows came again with other contents: quarantined');
       if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, "a ledger's chain is broken");
       publishAcks(done.acks);
-      for (const { message } of items) message.acknowledge();
+      for (const item of items) settled(item);
       return [];
     } catch (error) {
       lastError = (error as Error).message;
@@ -246,12 +254,13 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     take(gate, message) {
       counts.messages += 1;
       if (closed) return;
-      if (waiting.length >= MAX_WAITING_MESSAGES) {
+      if (waiting.length >= MAX_WAITING_MESSAGES || heldBytes >= MAX_HELD_BYTES) {
         // Acknowledged to the broker, not to the gate: it sends again what has no ack.
         counts.let_go += 1;
         message.acknowledge();
         return;
       }
+      heldBytes += message.payload.byteLength;
       waiting.push(read(gate, message));
       running ??= Promise.resolve()
         .then(run)

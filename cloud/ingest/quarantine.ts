@@ -4,6 +4,8 @@ import type { Database } from '../database.ts';
 
 /** Bytes of a payload that are kept; of more, the first. Only of enrolled devices: of others only hash and size. */
 const MAX_KEPT_BYTES = 64 * 1024;
+/** The same where nobody can read it in any case: enough to see what it began with. */
+const MAX_KEPT_UNREADABLE_BYTES = 8 * 1024;
 /** Messages of unknown senders that are noted in a minute; of more, only the count (in `stats`). */
 const MAX_UNKNOWN_PER_MINUTE = 120;
 /** Of one transaction: in a flood, one for each message would be slower than the flood. */
@@ -39,7 +41,9 @@ interface Kept {
 }
 
 const SQL = `INSERT INTO quarantine AS q (tenant_id, topic, reason, detail, payload_sha256, payload_bytes, payload, times)
-  SELECT current_tenant_id(), * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::integer[], $6::bytea[], $7::bigint[])
+  SELECT current_tenant_id(), m.topic, m.reason, m.detail, m.hash, m.bytes, substring($8::bytea FROM m.kept_from FOR m.kept_bytes), m.times
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::integer[], $6::integer[], $7::integer[], $9::bigint[])
+    AS m (topic, reason, detail, hash, bytes, kept_from, kept_bytes, times)
   ON CONFLICT (tenant_id, topic, reason, payload_sha256) DO UPDATE SET times = q.times + excluded.times, last_at = now()`;
 
 export function createQuarantine(database: Database, now: () => number = Date.now): Quarantine {
@@ -88,7 +92,8 @@ export function createQuarantine(database: Database, now: () => number = Date.no
         if (unknown > MAX_UNKNOWN_PER_MINUTE) return Promise.resolve();
       }
       if (waiting.length >= MAX_WAITING) return Promise.reject(new Error(`${MAX_WAITING} messages wait for quarantine already`));
-      const kept = tenantId === null || waitingBytes >= MAX_WAITING_BYTES ? null : Buffer.from(payload.subarray(0, MAX_KEPT_BYTES));
+      const worth = reason === 'unreadable' || reason === 'oversized' ? MAX_KEPT_UNREADABLE_BYTES : MAX_KEPT_BYTES;
+      const kept = tenantId === null || waitingBytes >= MAX_WAITING_BYTES ? null : Buffer.from(payload.subarray(0, worth));
       waitingBytes += kept?.byteLength ?? 0;
       const sha256 = createHash('sha256').update(payload).digest();
       return new Promise<void>((resolve, reject) => {
@@ -111,13 +116,23 @@ function columns(batch: readonly Kept[]): readonly unknown[] {
   }
   const sorted = [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, value]) => value);
   const column = <T>(of: (row: Kept) => T) => sorted.map(({ row }) => of(row));
+  // Payloads go as one value: an array of them would be written out as text, several times as large.
+  let from = 1;
+  const places = column(({ payload }) => {
+    if (payload === null) return null;
+    const place = from;
+    from += payload.byteLength;
+    return place;
+  });
   return [
     column(({ topic }) => topic),
     column(({ reason }) => reason),
     column(({ detail }) => detail),
     column(({ sha256 }) => sha256),
     column(({ bytes }) => bytes),
-    column(({ payload }) => payload),
+    places,
+    column(({ payload }) => payload?.byteLength ?? null),
+    Buffer.concat(column(({ payload }) => payload).filter((payload) => payload !== null)),
     sorted.map(({ times }) => times),
   ];
 }

@@ -14,12 +14,15 @@ import type { Senders } from './senders.ts';
 const WRITE_EVERY_MS = 500;
 /** Devices times kinds that wait to be written; beyond, the oldest is let go (its device says it again). */
 const MAX_WAITING = 50_000;
+/** And their texts together, characters; beyond, the oldest likewise. */
+const MAX_WAITING_CHARS = 8 * 1024 * 1024;
 
 export type TelemetryTopic =
   | { readonly kind: 'state' | 'info' | 'health'; readonly gate: string }
   | { readonly kind: 'alert'; readonly gate: string; readonly alert: string };
 
 export interface Telemetry {
+  /** Takes a word in and acknowledges it; one that cannot be read when it is in quarantine. Never waits. */
   take(topic: TelemetryTopic, message: IncomingMessage): void;
   /** Writes what waits, now. */
   flush(): Promise<void>;
@@ -48,26 +51,48 @@ interface Word {
 export function createTelemetry(options: TelemetryOptions): Telemetry {
   const { database, senders, quarantine, log } = options;
   let waiting = new Map<string, Word>();
+  let waitingChars = 0;
   const counts = { received: 0, written: 0, refused: 0 };
   let loop: Promise<void> | null = null;
   const stop = new AbortController();
   let writing: Promise<void> = Promise.resolve();
 
+  /** In hand until quarantine has it: what comes faster than it is put away must wait at the broker. */
   async function refuse(topic: TelemetryTopic, message: IncomingMessage, reason: 'oversized' | 'wrong_version' | 'unreadable', detail: string): Promise<void> {
     counts.refused += 1;
-    const sender = await senders.resolve(topic.gate);
-    await quarantine.put(sender.kind === 'unknown' ? null : sender.tenantId, {
-      topic: message.topic,
-      reason: sender.kind === 'unknown' ? 'unknown_device' : reason,
-      detail,
-      payload: message.payload,
-    });
+    try {
+      const sender = await senders.resolve(topic.gate);
+      await quarantine.put(sender.kind === 'unknown' ? null : sender.tenantId, {
+        topic: message.topic,
+        reason: sender.kind === 'unknown' ? 'unknown_device' : reason,
+        detail,
+        payload: message.payload,
+      });
+    } catch (error) {
+      log.warn({ error: (error as Error).message }, 'quarantine failed');
+    } finally {
+      message.acknowledge();
+    }
+  }
+
+  function forget(key: string): void {
+    waitingChars -= waiting.get(key)?.text?.length ?? 0;
+    waiting.delete(key);
+  }
+
+  /** The newest of its kind, as the last of those that wait. */
+  function remember(key: string, word: Word): void {
+    forget(key);
+    waiting.set(key, word);
+    waitingChars += word.text?.length ?? 0;
+    while (waiting.size > MAX_WAITING || waitingChars > MAX_WAITING_CHARS) forget(waiting.keys().next().value as string);
   }
 
   async function write(): Promise<void> {
     if (waiting.size === 0) return;
     const words = waiting;
     waiting = new Map();
+    waitingChars = 0;
     const byTenant = new Map<string, Word[]>();
     try {
       for (const word of words.values()) {
@@ -102,7 +127,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       log.warn({ error: (error as Error).message }, 'device states could not be written');
       if (!isTransient(error)) return;
       // Again with the next round, unless something newer came meanwhile.
-      for (const [key, word] of words) if (!waiting.has(key)) waiting.set(key, word);
+      for (const [key, word] of words) if (!waiting.has(key)) remember(key, word);
     }
   }
 
@@ -126,19 +151,18 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload);
       if (parsed !== null && !parsed.ok) {
         const reason = parsed.error === 'oversized' || parsed.error === 'wrong_version' ? parsed.error : 'unreadable';
-        refuse(topic, message, reason, parsed.message).catch((error: Error) => log.warn({ error: error.message }, 'quarantine failed'));
+        void refuse(topic, message, reason, parsed.message);
         return;
       }
+      message.acknowledge();
       const value = parsed === null ? null : (parsed.value as Record<string, unknown>);
       const key = topic.kind === 'alert' ? `${topic.gate}/alert/${topic.alert}` : `${topic.gate}/${topic.kind}`;
-      waiting.delete(key);
-      waiting.set(key, {
+      remember(key, {
         topic,
         text: value === null ? null : storable(value),
         session: typeof value?.['session'] === 'string' ? value['session'] : null,
         online: value?.['state'] === 'online',
       });
-      if (waiting.size > MAX_WAITING) waiting.delete(waiting.keys().next().value as string);
     },
     flush,
     async close() {
