@@ -5,6 +5,7 @@
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { isMainThread } from 'node:worker_threads';
@@ -24,6 +25,7 @@ export interface ProbeLine {
 
 const WRITE_MS = 250;
 const TICK_MS = 10;
+const SWEEP_MS = 100;
 
 const folder = process.env['STILE_PROBE'];
 if (folder !== undefined && isMainThread && /^(run|all)$/.test(process.argv[2] ?? '')) {
@@ -41,13 +43,18 @@ if (folder !== undefined && isMainThread && /^(run|all)$/.test(process.argv[2] ?
     before = now;
   }, TICK_MS).unref();
   const megabytes = (bytes: number) => Math.round(bytes / 104_857.6) / 10;
-  process.on('SIGUSR2', () => {
+  process.on('SIGUSR2', async () => {
     setFlagsFromString('--expose-gc');
-    (runInNewContext('gc') as () => void)();
+    const collect = runInNewContext('gc') as () => void;
+    // One collection leaves the buffers that died in it in the account until a thread beside it has swept them: tens of MB after a flood.
+    collect();
+    await sleep(SWEEP_MS);
+    collect();
     const { heapUsed, external, rss } = process.memoryUsage();
     const line: ProbeLine = { at: Date.now(), late: 0, busy: 0, rss: megabytes(rss), held: megabytes(heapUsed + external) };
     appendFileSync(join(folder, String(process.pid)), `${JSON.stringify(line)}\n`);
     delay.reset();
+    busy = 0;
     before = cpuMs();
   });
   setInterval(() => {
