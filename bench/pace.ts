@@ -61,7 +61,7 @@ try {
     }
     if (ms <= QUIET_AFTER_MS) return void (await sleep(Math.max(0, ms - IDLE_AFTER_MS)));
     await sleep(QUIET_AFTER_MS - IDLE_AFTER_MS);
-    while (core.idle(stamp(), true)) {
+    while (core.idle(stamp(), true) || core.layOut()) {
       /* to the end */
     }
     await sleep(ms - QUIET_AFTER_MS);

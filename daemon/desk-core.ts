@@ -78,6 +78,8 @@ export interface DeskCore {
   recover(error: StoreError, stamp: Stamp): Promise<void>;
   /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
   idle(stamp: Stamp, quiet: boolean): boolean;
+  /** One bounded step of laying out the ledger's log, which no guest shall wait for; false: nothing is left to do. It syncs. Throws StoreError. */
+  layOut(): boolean;
   close(): void;
 }
 
@@ -394,6 +396,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       usage.settle();
       return false;
     },
+    layOut: () => parts.ledger.layOut(),
     async recover(error, stamp) {
       latest.stamp = stamp;
       if (error.file === 'manifest') {

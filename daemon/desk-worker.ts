@@ -156,7 +156,7 @@ export function startDeskWorker(port: MessagePort): void {
     if (core === null || recovering || lastStamp === null) return;
     const quietMs = (monotonicUs() - laneUsedUs) / 1_000;
     try {
-      if (core.idle(lastStamp, quietMs >= QUIET_AFTER_MS)) idleSoon(0);
+      if (core.idle(lastStamp, quietMs >= QUIET_AFTER_MS) || (quietMs >= QUIET_AFTER_MS && core.layOut())) idleSoon(0);
       else if (quietMs < QUIET_AFTER_MS) idleSoon(QUIET_AFTER_MS - quietMs + 1);
     } catch (error) {
       const known = faultOf('tidy up', error);

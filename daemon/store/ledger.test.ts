@@ -1,12 +1,14 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from 'vitest';
 import { entryHash, firstPredecessor } from '../../contract/chain.ts';
 import { stampAt, storeFolder } from '../desk-fixture.ts';
 import { type Ledger, openLedger, type StoredEntry, sha256Text } from './ledger.ts';
+import { inspectLog } from './log-check.ts';
+import { LOG_ROOM_BYTES } from './log-room.ts';
 import { forgetSums } from './page-sums.ts';
 import { assertDurable, FOLD_AFTER_COMMITS, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
 
@@ -291,4 +293,53 @@ test('the log is folded when idle once it is worth it, and is written over from 
   write(40);
   expect(size(`${path}-wal`)).toBe(grown);
   expect(ledger.read(ledger.epoch(), 1, 1_000)).toHaveLength(FOLD_AFTER_COMMITS + 40);
+});
+
+test('the log is laid out while idle: no commit makes it longer, its zeros are nobody’s rows, and a log that was cut is laid out again', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const ledger = opened(path);
+  const logBytes = () => statSync(`${path}-wal`).size;
+  const layOut = () => {
+    let steps = 0;
+    while (ledger.layOut()) steps++;
+    return steps;
+  };
+  expect(layOut()).toBeGreaterThan(1);
+  expect(logBytes()).toBe(LOG_ROOM_BYTES);
+  for (let n = 0; n < 100; n++) ledger.append([note('x'.repeat(400))], stampAt(n));
+  expect(logBytes()).toBe(LOG_ROOM_BYTES);
+  expect(layOut()).toBe(0);
+
+  // As a power cut leaves it: the file and its log, read anew.
+  const copy = join(folder(), 'ledger.sqlite');
+  for (const suffix of ['', '-wal']) copyFileSync(path + suffix, copy + suffix);
+  expect(inspectLog(copy)).toEqual({ headless: false, commitsBehind: 0 });
+  const again = opened(copy);
+  expect(again.cutShort).toBe(false);
+  expect(again.read(again.epoch(), 1, 1_000)).toEqual(ledger.read(ledger.epoch(), 1, 1_000));
+  again.close();
+
+  ledger.foldAll();
+  expect(logBytes()).toBe(0);
+  expect(layOut()).toBeGreaterThan(1);
+  expect(logBytes()).toBe(LOG_ROOM_BYTES);
+  ledger.append([note('after')], stampAt(200));
+  while (ledger.verifySome(50)) {
+    /* whole */
+  }
+  expect(ledger.lastSeq()).toBe(101);
+  ledger.close();
+});
+
+test('while another program writes to the log it is not laid out', () => {
+  const path = join(folder(), 'ledger.sqlite');
+  const ledger = opened(path);
+  ledger.append([note('first')], stampAt(1));
+  const other = openForSalvage(path);
+  other.exec('BEGIN IMMEDIATE');
+  const before = statSync(`${path}-wal`).size;
+  expect(ledger.layOut()).toBe(false);
+  expect(statSync(`${path}-wal`).size).toBe(before);
+  other.close();
+  ledger.close();
 });

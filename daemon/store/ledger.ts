@@ -8,6 +8,7 @@ import { existsSync } from 'node:fs';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
 import { inspectLog, type LogEnd } from './log-check.ts';
+import { layOutLog } from './log-room.ts';
 import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
 import { migrateLedger } from './schema.ts';
 import { createLogKeeper, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
@@ -101,6 +102,8 @@ export interface Ledger {
   setMeta(key: string, value: string): void;
   /** Folds the write-ahead log into the file: when idle from FOLD_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
   tidy(when: 'idle' | 'busy'): void;
+  /** One step of making the log as long as it will get, so that no guest's commit makes it longer; false: done, or not possible now. Throws StoreError. */
+  layOut(): boolean;
   /** The log ended in a commit that is not whole: cut short by a power cut before anybody was told of it, or damaged. It was dropped. */
   readonly cutShort: boolean;
   /** Folds the whole log into the file. Throws StoreError. */
@@ -162,10 +165,15 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
   const commit = db.prepare('COMMIT');
   const rollback = db.prepare('ROLLBACK');
 
+  const beginLog = (): void => void transact('begin the log anew', () => metaSet.run('folded', String(lastId)));
+  let laidOut = false;
   const log = createLogKeeper(db, path, {
     sums,
     mark: () => lastId,
-    folded: () => transact('begin the log anew', () => metaSet.run('folded', String(lastId))),
+    folded: beginLog,
+    cut: () => {
+      laidOut = false;
+    },
   });
   /** SQLite itself rolls back after a full disk or an I/O error; then there is nothing left to roll back. */
   const transact = <T>(operation: string, work: () => T): T => {
@@ -360,6 +368,14 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
     meta: (key) => metaGet.get(key)?.value,
     setMeta(key, value) {
       transact('keep a setting', () => metaSet.run(key, value));
+    },
+    layOut() {
+      if (laidOut) return false;
+      // Without a beginning there is no log yet, and the first guest's commit would sync twice.
+      if (!log.begun()) beginLog();
+      const more = layOutLog(db, path);
+      laidOut = !more;
+      return more;
     },
     cutShort,
     tidy: log.tidy,

@@ -184,6 +184,8 @@ export const FOLD_AFTER_COMMITS = 256;
 export interface LogKeeper {
   /** After every commit. */
   wrote(): void;
+  /** The log's file has frames, of this run or of one before. */
+  begun(): boolean;
   /**
    * Folds the write-ahead log into the database. idle: from FOLD_AFTER_COMMITS on; the log file keeps its length and is written
    * over, because an append that does not grow a file syncs faster. busy: only past WAL_LIMIT_BYTES, and then the file is cut. Throws StoreError.
@@ -228,11 +230,16 @@ export function damagedPage(path: string, page: number, file: StoreFile): StoreE
   );
 }
 
-/** `sums`: kept up with what is folded; `mark`: how much the database has taken in. `folded`: called after the log was folded while idle; a small commit there takes the new log's first sync, so that no guest waits for it. */
+/** `sums`: kept up with what is folded; `mark`: how much the database has taken in. `folded`: called after the log was folded while idle; a small commit there takes the new log's first sync, so that no guest waits for it. `cut`: called after the log's file was cut to nothing. */
 export function createLogKeeper(
   db: Sqlite,
   path: string,
-  { sums, mark, folded = () => {} }: { readonly sums: PageSums; readonly mark: () => number; readonly folded?: () => void },
+  {
+    sums,
+    mark,
+    folded = () => {},
+    cut = () => {},
+  }: { readonly sums: PageSums; readonly mark: () => number; readonly folded?: () => void; readonly cut?: () => void },
 ): LogKeeper {
   let commits = 0;
   let looked = 0;
@@ -240,7 +247,9 @@ export function createLogKeeper(
     sums.before();
     db.pragma(`wal_checkpoint(${how})`);
     sums.after(mark());
+    if (how === 'TRUNCATE') cut();
   };
+  const logBytes = (): number => statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
   return {
     foldAll() {
       try {
@@ -254,12 +263,13 @@ export function createLogKeeper(
     wrote() {
       commits++;
     },
+    begun: () => logBytes() > 0,
     tidy(when) {
       if (when === 'idle' ? commits < FOLD_AFTER_COMMITS : commits - looked < COMMITS_BETWEEN_LOOKS) return;
       looked = commits;
       try {
         if (when === 'busy') {
-          if ((statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0) < WAL_LIMIT_BYTES) return;
+          if (logBytes() < WAL_LIMIT_BYTES) return;
           fold('TRUNCATE');
         } else {
           fold('RESTART');

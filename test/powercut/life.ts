@@ -29,6 +29,8 @@ export interface LifeTask {
 }
 
 const DAY_MS = 86_400_000;
+/** Every so many lives lay out their log: an image is then 2 MiB larger, and fewer fit into the time. */
+const LAYING_OUT = 4;
 /** Rows read at once. */
 const READ_ROWS = 500;
 
@@ -38,6 +40,8 @@ interface Life {
   readonly truth: Truth;
   readonly mark: (mark: Mark) => void;
   readonly bootId: string;
+  /** Its log is laid out while idle, as the worker does. */
+  readonly laysOut: boolean;
   nowMs: number;
   /** Grants whose guest is on the way. */
   open: { readonly row: readonly [number, number]; readonly code: number }[];
@@ -56,7 +60,18 @@ export async function live(task: LifeTask): Promise<void> {
   const bootId = `00000000-0000-4000-8000-${String(task.seed % 1_000_000).padStart(12, '0')}`;
   mark({ mark: 'doing', what: 'open' });
   const core = await openDeskCore({ path: task.store, gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stampOf(task.fromMs, bootId));
-  const life: Life = { core, random: createRandom(task.seed), truth, mark, bootId, nowMs: task.fromMs, open: [], read: null, peerSeq: truth.peer?.[1] ?? 0 };
+  const life: Life = {
+    core,
+    random: createRandom(task.seed),
+    truth,
+    mark,
+    bootId,
+    laysOut: task.seed % LAYING_OUT === 0,
+    nowMs: task.fromMs,
+    open: [],
+    read: null,
+    peerSeq: truth.peer?.[1] ?? 0,
+  };
   readRows(life);
   markWaiting(life);
   if (!core.status(stamp(life)).usageComplete) mark({ mark: 'incomplete' });
@@ -182,7 +197,7 @@ function acknowledge(life: Life): void {
 }
 
 function idle(life: Life): void {
-  for (let most = 20; most > 0 && life.core.idle(stamp(life), true); most--);
+  for (let most = 20; most > 0 && (life.core.idle(stamp(life), true) || (life.laysOut && life.core.layOut())); most--);
 }
 
 function request(life: Life): void {
