@@ -1,6 +1,6 @@
 /**
  * Ledger messages → one transaction → acknowledgement. Whatever arrived while the last commit ran is taken together:
- * no timer, and the batch grows with the load. The broker and the gate hear of a row after its commit, never before.
+ * no timer, and the batch grows with the load. Where a backlog waits, two transactions run at once, of different gates. The broker and the gate hear of a row after its commit, never before.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type AckMessage, LedgerEnvelope } from '../../contract/ledger.ts';
@@ -15,6 +15,10 @@ import type { Sender, Senders } from './senders.ts';
 
 /** Rows of one transaction: enough to spread the cost of a commit, few enough that none waits long. */
 const MAX_BATCH_ROWS = 1_000;
+/** While one transaction waits for the disk, or this process for an answer, another is worked on: of other gates, whose locks are others. */
+const MAX_TRANSACTIONS = 2;
+/** So many rows must wait for the second one: below, what comes in is better taken together by the next. */
+const SECOND_FROM_ROWS = 500;
 /** Messages that wait for the next transaction. With MQTT 5 the broker stops sending before that (receiveMaximum); beyond, one is let go, unacknowledged: its gate sends it again. */
 const MAX_WAITING_MESSAGES = 2_000;
 /** And their payloads, those of the transaction in hand as well. The broker's connection brakes before that, for some seconds; beyond, one is let go likewise. */
@@ -80,7 +84,9 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   const { database, senders, quarantine, account, log } = options;
   let waiting: Waiting<Row>[] = [];
   let heldBytes = 0;
-  let running: Promise<void> | null = null;
+  const running = new Set<Promise<void>>();
+  /** Gates with a transaction under way: what else they sent waits for its end, rather than for their locks. */
+  const busy = new Set<string>();
   let closed = false;
   const stop = new AbortController();
   const counts: LedgerIntakeStats = {
@@ -135,40 +141,83 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     return { gate, message, rows, bad: unreadable };
   }
 
+  /** Begins transactions while there is enough for them. */
+  function wake(): void {
+    while (!closed && running.size < MAX_TRANSACTIONS && waits(running.size === 0 ? 0 : SECOND_FROM_ROWS)) {
+      const work = Promise.resolve()
+        .then(run)
+        .catch((error: Error) => log.error({ error: error.message }, 'ledger intake'))
+        .finally(() => running.delete(work));
+      running.add(work);
+    }
+  }
+
+  /** Does anything wait of gates that have no transaction, of so many rows? */
+  function waits(atLeastRows: number): boolean {
+    let rows = 0;
+    for (const item of waiting) {
+      if (busy.has(item.gate)) continue;
+      rows += item.rows.length;
+      if (rows >= atLeastRows) return true;
+    }
+    return false;
+  }
+
+  /** One transaction after the other until nothing waits that another has not in hand. */
   async function run(): Promise<void> {
-    while (waiting.length > 0 && !closed) {
+    while (!closed && waits(0)) {
       // Senders first: a transaction holds messages of one tenant.
       const resolved = await patiently(() => senders.resolveAll(waiting.slice(0, MAX_WAITING_MESSAGES).map(({ gate }) => gate)));
       if (resolved === undefined) return;
-      const batch: Waiting<Row>[] = [];
-      const rest: Waiting<Row>[] = [];
-      let tenantId: string | null = null;
-      let rows = 0;
-      for (const item of waiting) {
-        const sender = resolved.get(item.gate);
-        if (sender === undefined) {
-          rest.push(item);
-          continue;
-        }
+      const { tenantId, batch } = nextBatch(resolved);
+      const gates = new Set(batch.map(({ gate }) => gate));
+      for (const gate of gates) busy.add(gate);
+      try {
+        await settle(tenantId, batch, resolved);
+      } finally {
+        for (const gate of gates) busy.delete(gate);
+      }
+      wake();
+    }
+  }
+
+  /** Takes from what waits: of the gate that waits longest everything, then of the next, as many rows as a transaction takes. */
+  function nextBatch(resolved: ReadonlyMap<string, Sender>): { readonly tenantId: string | null; readonly batch: readonly Waiting<Row>[] } {
+    const byGate = new Map<string, Waiting<Row>[]>();
+    for (const item of waiting) {
+      if (busy.has(item.gate) || !resolved.has(item.gate)) continue;
+      const before = byGate.get(item.gate);
+      if (before === undefined) byGate.set(item.gate, [item]);
+      else before.push(item);
+    }
+    const batch = new Set<Waiting<Row>>();
+    let tenantId: string | null = null;
+    let rows = 0;
+    for (const [gate, items] of byGate) {
+      const sender = resolved.get(gate) as Sender;
+      for (const item of items) {
         if (sender.kind !== 'device') {
-          batch.push({
-            ...item,
-            rows: [],
-            bad: [{ reason: sender.kind === 'revoked' ? 'revoked_device' : 'unknown_device', detail: item.gate, payload: item.message.payload }],
-          });
+          batch.add(item);
           continue;
         }
         tenantId ??= sender.tenantId;
-        if (sender.tenantId !== tenantId || (rows > 0 && rows + item.rows.length > MAX_BATCH_ROWS)) {
-          rest.push(item);
-          continue;
-        }
+        if (sender.tenantId !== tenantId || (rows > 0 && rows + item.rows.length > MAX_BATCH_ROWS)) continue;
         rows += item.rows.length;
-        batch.push(item);
+        batch.add(item);
       }
-      waiting = rest;
-      await settle(tenantId, batch, resolved);
     }
+    waiting = waiting.filter((item) => !batch.has(item));
+    return { tenantId, batch: [...batch].map((item) => refused(item, resolved.get(item.gate) as Sender)) };
+  }
+
+  /** Of a sender that is not to be heard nothing is read: the message is put away. */
+  function refused(item: Waiting<Row>, sender: Sender): Waiting<Row> {
+    if (sender.kind === 'device') return item;
+    return {
+      ...item,
+      rows: [],
+      bad: [{ reason: sender.kind === 'revoked' ? 'revoked_device' : 'unknown_device', detail: item.gate, payload: item.message.payload }],
+    };
   }
 
   async function settle(tenantId: string | null, batch: readonly Waiting<Row>[], resolved: ReadonlyMap<string, Sender>): Promise<void> {
@@ -186,10 +235,14 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       ),
     );
     const withRows = batch.filter(({ rows }) => rows.length > 0);
-    const failed = tenantId === null ? [] : await commit(tenantId, withRows);
+    let lastError = '';
+    const note = (message: string) => {
+      lastError = message;
+    };
+    const failed = tenantId === null ? [] : await commit(tenantId, withRows, note);
     // What a whole batch could not do, its messages try one by one.
     for (const item of failed) {
-      const [still] = failed.length === 1 && withRows.length === 1 ? [item] : await commit(tenantId as string, [item]);
+      const [still] = failed.length === 1 && withRows.length === 1 ? [item] : await commit(tenantId as string, [item], note);
       if (still === undefined || closed) continue;
       counts.quarantined += 1;
       await patiently(() => quarantine.put(tenantId, { topic: item.message.topic, reason: 'failed', detail: lastError, payload: item.message.payload })).catch(
@@ -207,10 +260,8 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     for (const item of batch) if (item.rows.length === 0) settled(item);
   }
 
-  let lastError = '';
-
   /** One transaction; answers the messages that it could not do. */
-  async function commit(tenantId: string, items: readonly Waiting<Row>[]): Promise<readonly Waiting<Row>[]> {
+  async function commit(tenantId: string, items: readonly Waiting<Row>[], note: (error: string) => void): Promise<readonly Waiting<Row>[]> {
     if (items.length === 0) return [];
     const gates = [...new Set(items.map(({ gate }) => gate))];
     try {
@@ -235,8 +286,9 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       for (const item of items) settled(item);
       return [];
     } catch (error) {
-      lastError = (error as Error).message;
-      log.error({ error: lastError, messages: items.length }, 'ledger rows could not be reconciled');
+      const { message } = error as Error;
+      note(message);
+      log.error({ error: message, messages: items.length }, 'ledger rows could not be reconciled');
       return items;
     }
   }
@@ -262,20 +314,15 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       }
       heldBytes += message.payload.byteLength;
       waiting.push(read(gate, message));
-      running ??= Promise.resolve()
-        .then(run)
-        .catch((error: Error) => log.error({ error: error.message }, 'ledger intake'))
-        .finally(() => {
-          running = null;
-        });
+      wake();
     },
     async idle() {
-      while (running !== null) await running;
+      while (running.size > 0) await Promise.all(running);
     },
     async close() {
       closed = true;
       stop.abort();
-      await running;
+      await Promise.all(running);
     },
     stats: () => ({ ...counts, waiting: waiting.length }),
   };
