@@ -5,16 +5,16 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Config } from '../config.ts';
-import type { GateStatus, RecentLine, WatchItem } from '../control-calls.ts';
+import type { WatchItem } from '../control-calls.ts';
 import { openPtyPair, type PtyPair } from '../sim/pty-pair.ts';
 import { CliError, EXIT } from './exit.ts';
-import { healthPicture, lanePicture, paintedLine } from './lane-view.ts';
+import { healthPicture, lanePicture } from './lane-view.ts';
+import { createLastLines } from './last-lines.ts';
 import type { CommonOptions } from './main.ts';
 import { hasTerminal, openScreen, paint } from './screen.ts';
 import { requireConfig, withGate } from './settings.ts';
 import { connectTurnstile, type Turnstile } from './turnstile-client.ts';
 
-const KEPT_LINES = 200;
 const REDRAW_MS = 1_000;
 /** A finger on the staff button, ms. */
 const BUTTON_MS = 250;
@@ -75,13 +75,12 @@ interface Play {
 }
 
 async function play({ samples, turnstile, wires, watch, close }: Play): Promise<void> {
-  let last: GateStatus | null = null;
   let ending = false;
   let chosen = 0;
   /** What is being typed; null: keys are orders. */
   let typed: string | null = null;
   let said = '';
-  const lines: RecentLine[] = [];
+  const last = createLastLines();
   const wire = () => wires[chosen] as Wire;
 
   const show = (code: string, what: string) => {
@@ -143,21 +142,22 @@ async function play({ samples, turnstile, wires, watch, close }: Play): Promise<
     close();
   };
   const draw = () => {
-    if (last === null) return;
+    const status = last.status();
+    if (status === null) return;
     const head = [
-      `${paint('bold', last.gate)}  a simulated lane; you are the guest at the reader ${paint('bold', wire().reader)}`,
+      `${paint('bold', status.gate)}  a simulated lane; you are the guest at the reader ${paint('bold', wire().reader)}`,
       '',
-      ...lanePicture(last),
+      ...lanePicture(status),
       `    arms ${turnstile.walk() === 'auto' ? 'guests walk through' : turnstile.walk() === 'nobody' ? paint('amber', 'guests do not walk') : paint('amber', 'guests get stuck')}${turnstile.active().length > 0 ? `, active: ${paint('amber', turnstile.active().join(', '))}` : ''}`,
       '',
       ...help(samples, wires),
       '',
       typed === null ? said : `code: ${typed}▏  (Enter shows it, Esc does not)`,
       '',
-      ...healthPicture(last),
+      ...healthPicture(status),
       '',
     ];
-    screen.draw([...head, ...lines.slice(-Math.max(1, screen.rows() - 1 - head.length)).map(paintedLine)]);
+    screen.draw([...head, ...last.below(head, screen.rows())]);
   };
   turnstile.changed(draw);
   turnstile.gone(end);
@@ -165,13 +165,7 @@ async function play({ samples, turnstile, wires, watch, close }: Play): Promise<
   const steady = setInterval(draw, REDRAW_MS);
   try {
     await watch((item) => {
-      const news = item as WatchItem;
-      if ('line' in news) lines.push(news.line);
-      else {
-        if (last === null) lines.push(...news.status.recent);
-        last = news.status;
-      }
-      if (lines.length > KEPT_LINES) lines.splice(0, lines.length - KEPT_LINES);
+      last.take(item as WatchItem);
       draw();
     });
   } catch (error) {

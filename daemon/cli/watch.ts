@@ -1,23 +1,24 @@
 /** watch: the lane, live. On a terminal a screen; else, or with --json, a line for everything that happens. */
-import type { GateStatus, RecentLine, WatchItem } from '../control-calls.ts';
+import type { GateStatus, WatchItem } from '../control-calls.ts';
 import { CliError } from './exit.ts';
-import { healthPicture, lanePicture, lineWords, paintedLine, summary } from './lane-view.ts';
+import { healthPicture, lanePicture, lineWords, summary } from './lane-view.ts';
+import { createLastLines, type LastLines } from './last-lines.ts';
 import type { CommonOptions } from './main.ts';
 import { hasTerminal, openScreen, paint } from './screen.ts';
 import { withGate } from './settings.ts';
 
-/** Kept for a screen that is made higher. */
-const KEPT_LINES = 200;
 /** Without news the screen is drawn so often, for the ages on it, ms. */
 const REDRAW_MS = 1_000;
 
 export async function watch(options: CommonOptions): Promise<void> {
   await withGate(options, async (gate) => {
     if (options.json === true || !hasTerminal()) return inLines(options.json === true, (item) => gate.call('watch', {}, item), gate.close);
-    let last: GateStatus | null = null;
     let ending = false;
-    const lines: RecentLine[] = [];
-    const draw = () => last !== null && screen.draw(picture(last, lines, screen.rows()));
+    const last = createLastLines();
+    const draw = () => {
+      const status = last.status();
+      if (status !== null) screen.draw(picture(status, last, screen.rows()));
+    };
     const end = () => {
       ending = true;
       gate.close();
@@ -26,13 +27,7 @@ export async function watch(options: CommonOptions): Promise<void> {
     const steady = setInterval(draw, REDRAW_MS);
     try {
       await gate.call('watch', {}, (item) => {
-        const news = item as WatchItem;
-        if ('line' in news) lines.push(news.line);
-        else {
-          if (last === null) lines.push(...news.status.recent);
-          last = news.status;
-        }
-        if (lines.length > KEPT_LINES) lines.splice(0, lines.length - KEPT_LINES);
+        last.take(item as WatchItem);
         draw();
       });
     } catch (error) {
@@ -62,7 +57,7 @@ async function inLines(json: boolean, call: (item: (item: unknown) => void) => P
   });
 }
 
-function picture(status: GateStatus, lines: readonly RecentLine[], rows: number): readonly string[] {
+function picture(status: GateStatus, last: LastLines, rows: number): readonly string[] {
   const head = [
     `${paint('bold', status.gate)}  ${new Date().toTimeString().slice(0, 8)}  version ${status.version}   ${paint('grey', 'q ends')}`,
     '',
@@ -71,6 +66,6 @@ function picture(status: GateStatus, lines: readonly RecentLine[], rows: number)
     ...healthPicture(status),
     '',
   ];
-  const room = Math.max(1, rows - 1 - head.length);
-  return [...head, ...(lines.length === 0 ? [paint('grey', 'nothing has happened yet')] : lines.slice(-room).map(paintedLine))];
+  const lines = last.below(head, rows);
+  return [...head, ...(lines.length === 0 ? [paint('grey', 'nothing has happened yet')] : lines)];
 }
