@@ -293,6 +293,38 @@ test('a general ticket that is linked comes in again, at gates too; unlinked, it
   ).toMatchObject({ status: 404 });
 });
 
+test('a linked ticket whose reservation is over comes in no more by any door of the cloud; what was right stays right', async () => {
+  const venue = await makeVenue(fresh.url);
+  const { reservation } = await party(venue, 1);
+  const link = (ticketId: string, to: string) =>
+    rowsOf(venue, "INSERT INTO vip_linked_tickets (tenant_id, event_id, ticket_id, reservation_id) VALUES ($1, 'EV1', $2, $3)", [venue.tenantId, ticketId, to]);
+  const ended = async (which: string) => {
+    for (const status of ['checked_in', 'completed']) await rowsOf(venue, 'SELECT set_vip_reservation_status($1, $2)', [which, status]);
+  };
+  const scan = async (ticketId: string) => (await rowsOf(venue, 'SELECT allowed, reason, entry_type FROM scan_ticket_atomic($1)', [ticketId]))[0];
+  const [first, again] = ['first_entry', 'reentry'].map((entry_type) => ({ allowed: true, reason: null, entry_type }));
+  const used = { allowed: false, reason: 'already_redeemed', entry_type: null };
+  await rowsOf(venue, "UPDATE tickets SET vip = true WHERE ticket_id = 'T-2'");
+  for (const ticketId of ['T-1', 'T-2', 'T-3']) await link(ticketId, reservation);
+  for (const ticketId of ['T-1', 'T-2']) expect([await scan(ticketId), await scan(ticketId)]).toEqual([first, again]);
+  await ended(reservation);
+  expect(await scan('T-1')).toEqual(used);
+  expect(await vipScan(venue, venue.tickets[0]?.code ?? '')).toMatchObject({ allowed: false, reason: 'unapproved' });
+  // One that was a VIP's by itself still is; one that never came in is a ticket like any other.
+  expect(await scan('T-2')).toEqual(again);
+  expect([await scan('T-3'), await scan('T-3')]).toEqual([first, used]);
+  // The account takes back nothing, also when it judges anew.
+  await rowsOf(venue, "SELECT judge_tickets('{EV1}', '{T-1}')");
+  expect(await rowsOf(venue, "SELECT verdict FROM admissions WHERE ticket_id = 'T-1' ORDER BY at")).toEqual([{ verdict: 'winner' }, { verdict: 'reentry' }]);
+  expect(await rowsOf(venue, 'SELECT count(*)::int AS n FROM conflicts')).toEqual([{ n: 0 }]);
+  // Linked to another party it has that one's right; to the one that is over, none.
+  await rowsOf(venue, "DELETE FROM vip_linked_tickets WHERE ticket_id IN ('T-1', 'T-3')");
+  await link('T-1', (await party(venue, 1)).reservation);
+  expect(await scan('T-1')).toEqual(again);
+  await link('T-3', reservation);
+  expect(await scan('T-3')).toEqual(used);
+});
+
 test('desk, gates, links and cancellations at once: no deadlock, and everything agrees in the end', { timeout: 120_000 }, async () => {
   const venue = await makeVenue(fresh.url, { tickets: 20 });
   const parties = await Promise.all(Array.from({ length: 4 }, () => party(venue, 4)));
