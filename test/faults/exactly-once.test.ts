@@ -1,7 +1,9 @@
 /** The short form of PROMISES.md row 3, and its plants. The long form: node test/faults/exactly-once.ts */
 import { expect, test } from 'vitest';
 import { compare } from './account.ts';
-import { type ExactlyOnceOptions, exactlyOnce, held } from './exactly-once.ts';
+import { exactlyOnce } from './exactly-once.ts';
+import type { ExactlyOnceOptions } from './run-parts.ts';
+import { held } from './verdict.ts';
 
 const SHORT: ExactlyOnceOptions = {
   brokerKills: 2,

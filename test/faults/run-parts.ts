@@ -1,0 +1,135 @@
+/**
+ * The parts of a run of faults (exactly-once.ts): how much of what is wanted, the cloud that is started again whenever it ends, whole gates
+ * and their guests.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { GateProcess } from '../../deploy/demo/gate-process.ts';
+import { type House, openHouse } from '../../deploy/demo/house.ts';
+import { newCode } from '../system/venue.ts';
+import { createIngestProcess, type World, type Writer } from './world.ts';
+
+export type Plant = 'puback' | 'early-ack' | 'doubled';
+
+export interface ExactlyOnceOptions {
+  readonly brokerKills: number;
+  readonly postgresKills: number;
+  readonly partitions: number;
+  readonly cloudKills: number;
+  readonly gateKills: number;
+  /** Guests at each writing gate while the broker is away; 0: none. */
+  readonly burst: number;
+  readonly gates: number;
+  readonly wholeGates: number;
+  readonly guestsPerS: number;
+  readonly seed: number;
+  readonly plant: Plant | null;
+  readonly say: (line: string) => void;
+}
+
+export interface Cloud {
+  start(): Promise<void>;
+  kill(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** What faults strike. */
+export interface Parts {
+  readonly options: ExactlyOnceOptions;
+  readonly world: World;
+  readonly cloud: Cloud;
+  readonly writer: Writer;
+  readonly whole: readonly GateProcess[];
+}
+
+/** RestartSec of the unit is 1 s. */
+const RESTART_MS = 1_000;
+/** Guests at a whole gate come one after another; so long between them. */
+const WHOLE_GUEST_MS = 900;
+const SITE = 'arena';
+const EVENT = 'concert';
+
+/** The cloud as people run it where whole gates need one to fetch from; else the ingest alone, which is where plants live. */
+export async function openCloud(options: ExactlyOnceOptions, world: World, dir: string): Promise<{ cloud: Cloud; house: House | null }> {
+  if (options.wholeGates === 0) {
+    const script = options.plant === 'early-ack' ? 'hasty-ingest.ts' : '../ingest-process.ts';
+    const ingest = createIngestProcess(join(import.meta.dirname, script), world.cloudEnv);
+    return { house: null, cloud: { start: () => ingest.start(), kill: () => ingest.kill(), stop: () => ingest.kill() } };
+  }
+  const house = await openHouse({
+    dir,
+    databaseUrl: world.cloudEnv.DATABASE_URL,
+    mqtt: { url: world.cloudEnv.STILE_MQTT_URL },
+    env: { STILE_LOG_LEVEL: process.env['KEEP'] === undefined ? 'error' : 'info' },
+  });
+  return { house, cloud: supervised(house) };
+}
+
+/**
+ * As systemd runs it (Restart=always): where the database goes away while the cloud starts, it ends with 75, "try again". A start that
+ * fails is therefore no failure here, only one that never succeeds is: then nothing arrives.
+ */
+function supervised(house: House): Cloud {
+  let wanted = false;
+  let first = true;
+  const look = async () => {
+    while (wanted) {
+      if (!house.cloudRunning()) await house.startCloud().catch(() => undefined);
+      await sleep(RESTART_MS);
+    }
+  };
+  let looking: Promise<void> = Promise.resolve();
+  const stop = async (end: () => Promise<void>) => {
+    wanted = false;
+    await end();
+    await looking;
+    await end();
+  };
+  return {
+    async start() {
+      if (wanted) return;
+      wanted = true;
+      // The first start meets no fault: one that fails is a mistake of ours.
+      await (first ? house.startCloud() : house.startCloud().catch(() => undefined));
+      first = false;
+      looking = look();
+    },
+    kill: () => stop(() => house.killCloud()),
+    stop: () => stop(() => house.close()),
+  };
+}
+
+/** Holding an event without tickets. Not started. */
+export async function openWholeGates(house: House, world: World, count: number, dir: string): Promise<GateProcess[]> {
+  const policies = join(dir, 'policies.json');
+  writeFileSync(policies, JSON.stringify({ event: { duplicate_window_s: 0, unknown: 'refuse' } }));
+  await house.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--policies', policies, '--no-wait');
+  const gates: GateProcess[] = [];
+  for (let index = 0; index < count; index++)
+    gates.push(
+      await house.addGate(`${SITE}/north-${index}`, [EVENT], {
+        mqtt: { url: world.gateMqttUrl },
+        passageMs: 50,
+        settings: { turnstile: { release: 'pulse', sensor: 'per_direction', repeat_ms: 300 } },
+      }),
+    );
+  return gates;
+}
+
+/** Guests with codes that nobody knows: each a refusal, which is a row like any other. */
+export function showGuests(gates: readonly GateProcess[]): { stop(): Promise<void> } {
+  let coming = true;
+  const all = gates.map(async (gate) => {
+    while (coming) {
+      if (gate.running()) gate.show(newCode());
+      await sleep(WHOLE_GUEST_MS);
+    }
+  });
+  return {
+    async stop() {
+      coming = false;
+      await Promise.all(all);
+    },
+  };
+}
