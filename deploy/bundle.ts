@@ -1,13 +1,14 @@
 /**
  * Makes what runs without npm: for a gate, and for the cloud's server.
  *
- *   node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder] [--no-archive]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz
+ *   node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder] [--no-archive] [--no-database]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz
  *
  *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,desk}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
  *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
  *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  systemd/  share/  version.json
  *
  * Left out: the gate's, this machine's architecture, dist.
+ * --no-database: the database is not compiled for it; what was compiled before is taken, else the prebuilt part.
  * For another architecture than this machine's it takes prebuilt parts from the npm registry (checked against the lock file) and
  * a cross compiler for the two parts that have none. Exit codes: 0 done, 1 failed, 2 usage, 69 the registry cannot be reached.
  */
@@ -17,19 +18,11 @@ import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, re
 import { basename, join } from 'node:path';
 import { build, type Plugin } from 'esbuild';
 import { stileVersion } from '../daemon/version.ts';
+import { ARCHITECTURES, type Arch, BundleError, compile, compiler } from './compile.ts';
+import { databasePart } from './database-part.ts';
 
-const ARCHITECTURES = ['x64', 'arm64'] as const;
-type Arch = (typeof ARCHITECTURES)[number];
 const root = join(import.meta.dirname, '..');
 const modules = join(root, 'node_modules');
-
-class BundleError extends Error {
-  readonly exitCode: number;
-  constructor(exitCode: number, message: string) {
-    super(message);
-    this.exitCode = exitCode;
-  }
-}
 
 /** Each package that loads a native part by its own search, and what it does instead: lib/native beside the bundle. */
 const LOADERS: readonly { readonly file: RegExp; readonly contents: string }[] = [
@@ -144,25 +137,6 @@ function fetchPackage(name: string): string {
   return folder;
 }
 
-const CROSS: Readonly<Record<Arch, string>> = { x64: 'x86_64-linux-gnu-', arm64: 'aarch64-linux-gnu-' };
-
-/** A compiler for the architecture, or null. */
-function compiler(arch: Arch, name: 'gcc' | 'g++'): string | null {
-  const candidates = arch === process.arch ? [name, name === 'gcc' ? 'cc' : 'c++'] : [`${CROSS[arch]}${name}`];
-  return candidates.find((candidate) => spawnSync(candidate, ['--version']).status === 0) ?? null;
-}
-
-function compile(arch: Arch, name: 'gcc' | 'g++', what: string, args: readonly string[]): void {
-  const found = compiler(arch, name);
-  if (found === null)
-    throw new BundleError(
-      1,
-      `${what} must be compiled for ${arch}, and there is no ${arch === process.arch ? name : `${CROSS[arch]}${name}`}: apt-get install ${arch === process.arch ? 'build-essential' : `g++-${CROSS[arch].slice(0, -1)}`}`,
-    );
-  const done = spawnSync(found, [...args], { encoding: 'utf8' });
-  if (done.status !== 0) throw new BundleError(1, `${what} did not compile:\n${done.stderr}`);
-}
-
 /** The runtime of the architecture: this checkout's own, or fetched by deploy/setup. */
 function runtimeFolder(arch: Arch): string {
   if (arch === process.arch) return join(root, '.tools/node');
@@ -172,10 +146,12 @@ function runtimeFolder(arch: Arch): string {
 }
 
 /** Answers what whoever made the bundle should know, or null. */
-function copyNativeParts(arch: Arch, runtime: string, folder: string): string | null {
+function copyNativeParts(arch: Arch, runtime: string, folder: string, database: boolean): readonly string[] {
   mkdirSync(folder, { recursive: true });
   const koffi = arch === process.arch ? join(modules, `@koromix/koffi-linux-${arch}`) : fetchPackage(`@koromix/koffi-linux-${arch}`);
-  copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(folder, 'better_sqlite3.node'));
+  const { file, note } = databasePart(arch, runtime, database);
+  copyFileSync(file, join(folder, 'better_sqlite3.node'));
+  const notes = note === null ? [] : [note];
   copyFileSync(
     join(modules, `@serialport/bindings-cpp/prebuilds/linux-${arch}/@serialport+bindings-cpp${arch === 'arm64' ? '.armv8' : ''}.glibc.node`),
     join(folder, 'serialport.node'),
@@ -183,7 +159,7 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string): string | 
   copyFileSync(join(koffi, `linux_${arch}/koffi.node`), join(folder, 'koffi.node'));
   // onoff's part has no prebuilt file; one source file, no generator needed.
   if (compiler(arch, 'g++') === null)
-    return `without a C++ compiler for ${arch} onoff's native part was left out: this bundle drives no GPIO (board.driver: sim)`;
+    return [...notes, `without a C++ compiler for ${arch} onoff's native part was left out: this bundle drives no GPIO (board.driver: sim)`];
   compile(arch, 'g++', "onoff's native part (epoll)", [
     '-shared',
     '-fPIC',
@@ -202,7 +178,7 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string): string | 
     '-o',
     join(folder, 'epoll.node'),
   ]);
-  return null;
+  return notes;
 }
 
 /**
@@ -246,7 +222,7 @@ async function addProgram(
   return { runtime, notes: note === null ? [] : [note] };
 }
 
-async function makeGate(arch: Arch, work: string): Promise<readonly string[]> {
+async function makeGate(arch: Arch, work: string, database: boolean): Promise<readonly string[]> {
   const { runtime, notes } = await addProgram(arch, work, {
     entry: 'deploy/gate-entry.ts',
     name: 'stile-gate',
@@ -257,7 +233,7 @@ async function makeGate(arch: Arch, work: string): Promise<readonly string[]> {
   await bundleProgram('deploy/run-entry.ts', 'stile-run', join(work, 'lib'), [lateZod]);
   await bundleProgram('deploy/desk-entry.ts', 'stile-desk', join(work, 'lib'), [lateZod]);
   await bundleZod(join(work, 'lib'));
-  const note = copyNativeParts(arch, runtime, join(work, 'lib/native'));
+  const more = copyNativeParts(arch, runtime, join(work, 'lib/native'), database);
   const step = join(work, 'libexec/stile-release');
   mkdirSync(join(work, 'libexec'));
   compile(arch, 'gcc', 'the stop step', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', join(root, 'deploy/stop-step/stile-release.c'), '-o', step]);
@@ -266,7 +242,7 @@ async function makeGate(arch: Arch, work: string): Promise<readonly string[]> {
   cpSync(join(root, 'systemd'), join(work, 'systemd'), { recursive: true, filter: (path) => !path.endsWith('stile-cloud.service') });
   copyFileSync(join(root, 'deploy/install'), join(work, 'install'));
   chmodSync(join(work, 'install'), 0o755);
-  return note === null ? notes : [...notes, note];
+  return [...notes, ...more];
 }
 
 async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
@@ -280,15 +256,15 @@ async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
 const KINDS = { gate: makeGate, cloud: makeCloud };
 
 async function main(options: readonly string[]): Promise<void> {
-  const given = options.filter((option) => option !== '--no-archive');
+  const given = options.filter((option) => option !== '--no-archive' && option !== '--no-database');
   const [kind, ...rest] = given[0] === 'gate' || given[0] === 'cloud' ? (given as [keyof typeof KINDS, ...string[]]) : (['gate', ...given] as const);
   const arch = (rest[0] ?? process.arch) as Arch;
   if (rest.length > 2 || !ARCHITECTURES.includes(arch))
-    throw new BundleError(2, 'usage: node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder] [--no-archive]');
+    throw new BundleError(2, 'usage: node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder] [--no-archive] [--no-database]');
   const target = join(rest[1] ?? join(root, 'dist'), `${kind}-${arch}`);
   const work = `${target}.new`;
   rmSync(work, { recursive: true, force: true });
-  const notes = await KINDS[kind](arch, work);
+  const notes = await KINDS[kind](arch, work, !options.includes('--no-database'));
   const { version, commit } = stileVersion();
   const runtime = arch === process.arch ? process.versions.node : readFileSync(join(runtimeFolder(arch), '.version'), 'utf8').trim();
   writeFileSync(join(work, 'version.json'), `${JSON.stringify({ version, commit, arch, runtime, built_at: new Date().toISOString() }, null, 2)}\n`);

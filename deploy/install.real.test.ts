@@ -45,7 +45,7 @@ else
   describe('deploy/install', () => {
     beforeAll(() => {
       folder = mkdtempSync(join(tmpdir(), 'stile-install-'));
-      const made = spawnSync(process.execPath, ['deploy/bundle.ts', 'gate', process.arch, folder], { cwd: root, encoding: 'utf8' });
+      const made = spawnSync(process.execPath, ['deploy/bundle.ts', 'gate', process.arch, folder, '--no-database'], { cwd: root, encoding: 'utf8' });
       if (made.status !== 0) throw new Error(`no bundle: ${made.stderr}`);
       bundle = join(folder, `gate-${process.arch}`);
     });

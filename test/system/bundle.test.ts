@@ -31,7 +31,7 @@ const ended = (child: ChildProcess) =>
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'stile-bundle-'));
-  const made = spawnSync(process.execPath, ['deploy/bundle.ts', 'gate', process.arch, join(folder, 'made')], { cwd: root, encoding: 'utf8' });
+  const made = spawnSync(process.execPath, ['deploy/bundle.ts', 'gate', process.arch, join(folder, 'made'), '--no-database'], { cwd: root, encoding: 'utf8' });
   if (made.status !== 0) throw new Error(`no bundle: ${made.stderr}`);
   const unpacked = spawnSync('tar', ['-C', folder, '-xzf', join(folder, `made/gate-${process.arch}.tar.gz`)], { encoding: 'utf8' });
   if (unpacked.status !== 0) throw new Error(unpacked.stderr);
