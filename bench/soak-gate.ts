@@ -186,7 +186,7 @@ try {
       [
         `${offered.length} codes offered, a code every ${(1_000 / RATE).toFixed(0)} ms: ${admitted} admitted, ${refused} refused, ${unaccounted} unanswered;`,
         `${ignored}.`,
-        'Of ten codes five are tickets, two are tickets already used, two are unknown, one is the code before it seen again; four may wait while a guest passes.',
+        'Of ten codes five are tickets, two are used ones, two are unknown, one is the code before it again; four may wait while a guest passes.',
         `A lane's peak is 30 guests a minute; here ${((admitted / SECONDS) * 60).toFixed(0)} a minute pass, 90 ms each. The broker was away from ${((SECONDS * AWAY.from) / 60).toFixed(1)} to ${((SECONDS * AWAY.to) / 60).toFixed(1)} min.`,
         load,
       ].join('\n'),
