@@ -67,7 +67,9 @@ export function chart(title: string, panels: readonly Panel[], caption: string):
       );
     }
     for (const part of [0, 0.25, 0.5, 0.75, 1])
-      out.push(`<text x="${x(endS * part)}" y="${top + PANEL_HEIGHT + 15}" text-anchor="${part === 1 ? 'end' : 'middle'}" fill="#666">${((endS * part) / 60).toFixed(1)} min</text>`);
+      out.push(
+        `<text x="${x(endS * part)}" y="${top + PANEL_HEIGHT + 15}" text-anchor="${part === 1 ? 'end' : 'middle'}" fill="#666">${((endS * part) / 60).toFixed(1)} min</text>`,
+      );
     out.push(`<text x="${LEFT}" y="${top - 6}">${inXml(panel.title)}</text>`);
     for (const [n, { name, points }] of panel.series.entries()) {
       const drawn = thinned(points).filter(([, value]) => Number.isFinite(value));
