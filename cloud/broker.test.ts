@@ -40,7 +40,7 @@ test('of large messages fewer come: the broker keeps what would be too much in b
       const receiver = createBroker({ settings: settings(), host: null, subscriptions: ['large/#'], onMessage: (message) => held.push(message), protocol });
       await Promise.all([sender.open(), receiver.open()]);
       await Promise.all(Array.from({ length: 60 }, (_, n) => sender.publish(`large/${n}`, Buffer.alloc(size, n), { qos, retain: false })));
-      const most = Math.ceil((4 * 1024 * 1024) / size);
+      const most = Math.ceil((3 * 1024 * 1024) / size);
       await expect.poll(() => held.length).toBe(most);
       await new Promise((done) => setTimeout(done, 100));
       expect(held.length).toBe(most);

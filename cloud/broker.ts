@@ -16,8 +16,8 @@ import { createBrake } from './brake.ts';
 
 /** Unacknowledged messages that the broker may have under way to us; it keeps further ones. */
 const RECEIVE_MAXIMUM = 1_000;
-/** Payloads that were given out and not acknowledged yet, in bytes; from there on the broker keeps further ones: a hundred full ledger messages. */
-const MAX_BYTES_IN_HAND = 4 * 1024 * 1024;
+/** Payloads that were given out and not acknowledged yet, in bytes; from there on the broker keeps further ones: some fifty full ledger messages. */
+const MAX_BYTES_IN_HAND = 3 * 1024 * 1024;
 /** For so long at a time: our own publishes wait for their answers behind it (PUBLISH_TIMEOUT_MS), and so do signs of life. Then messages come all the same. */
 const MAX_BRAKE_MS = 5_000;
 /** Larger packets are refused by the broker itself (MQTT 5); topic and properties come on top of the payload. */

@@ -241,14 +241,17 @@ test('while the database is away, what waits is bounded in bytes: the rest is le
     },
   });
   for (let n = 0; n < 100; n++) ingest.receive(message('stile/1/any/gate/ledger', `${n} ${'x'.repeat(200_000)}`));
-  // 8 MB of 200 KB each.
-  expect(ingest.stats().ledgers.let_go).toBe(100 - 42);
-  expect(acknowledged).toBe(100 - 42);
+  // 4 MB of 200 KB each.
+  expect(ingest.stats().ledgers.let_go).toBe(100 - 21);
+  expect(acknowledged).toBe(100 - 21);
   const state = (n: number) =>
     JSON.stringify({ schema: 1, state: 'online', session: 's', since: '2026-05-01T12:00:00.000Z', reason: 'r', filler: `${n}${'x'.repeat(200_000)}` });
   for (let n = 0; n < 100; n++) ingest.receive(message(`stile/1/any/gate-${n}/state`, state(n)));
-  expect(ingest.stats().telemetry.waiting).toBe(41);
-  expect(acknowledged).toBe(200 - 42);
+  expect(ingest.stats().telemetry.waiting).toBe(31);
+  expect(acknowledged).toBe(200 - 21);
+  for (let n = 0; n < 100; n++) ingest.receive(message('stile/1/any/gate/health', `${n} ${'x'.repeat(200_000)}`));
+  expect(ingest.stats().telemetry.refused).toBe(100);
+  expect(acknowledged).toBe(300 - 21 - 21);
   await away.close();
 });
 

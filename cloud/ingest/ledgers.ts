@@ -21,8 +21,8 @@ const MAX_TRANSACTIONS = 2;
 const SECOND_FROM_ROWS = 500;
 /** Messages that wait for the next transaction. With MQTT 5 the broker stops sending before that (receiveMaximum); beyond, one is let go, unacknowledged: its gate sends it again. */
 const MAX_WAITING_MESSAGES = 2_000;
-/** And their payloads, those of the transaction in hand as well. The broker's connection brakes before that, for some seconds; beyond, one is let go likewise. */
-const MAX_HELD_BYTES = 8 * 1024 * 1024;
+/** And their payloads, those of the transaction in hand as well. The broker's connection brakes before that (brake.ts), for some seconds; beyond, one is let go likewise. */
+const MAX_HELD_BYTES = 4 * 1024 * 1024;
 /** While the database is away: 0.1 s, doubling, at most 5 s. */
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 5_000;

@@ -15,7 +15,9 @@ const WRITE_EVERY_MS = 500;
 /** Devices times kinds that wait to be written; beyond, the oldest is let go (its device says it again). */
 const MAX_WAITING = 50_000;
 /** And their texts together, characters; beyond, the oldest likewise. */
-const MAX_WAITING_CHARS = 8 * 1024 * 1024;
+const MAX_WAITING_CHARS = 6 * 1024 * 1024;
+/** Payloads that cannot be read and are on their way to quarantine. The broker's connection brakes before that (brake.ts), for some seconds; beyond, one is only counted. */
+const MAX_REFUSING_BYTES = 4 * 1024 * 1024;
 
 export type TelemetryTopic =
   | { readonly kind: 'state' | 'info' | 'health'; readonly gate: string }
@@ -52,6 +54,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
   const { database, senders, quarantine, log } = options;
   let waiting = new Map<string, Word>();
   let waitingChars = 0;
+  let refusingBytes = 0;
   const counts = { received: 0, written: 0, refused: 0 };
   let loop: Promise<void> | null = null;
   const stop = new AbortController();
@@ -60,6 +63,9 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
   /** In hand until quarantine has it: what comes faster than it is put away must wait at the broker. */
   async function refuse(topic: TelemetryTopic, message: IncomingMessage, reason: 'oversized' | 'wrong_version' | 'unreadable', detail: string): Promise<void> {
     counts.refused += 1;
+    const { byteLength } = message.payload;
+    if (refusingBytes >= MAX_REFUSING_BYTES) return message.acknowledge();
+    refusingBytes += byteLength;
     try {
       const sender = await senders.resolve(topic.gate);
       await quarantine.put(sender.kind === 'unknown' ? null : sender.tenantId, {
@@ -71,6 +77,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
     } catch (error) {
       log.warn({ error: (error as Error).message }, 'quarantine failed');
     } finally {
+      refusingBytes -= byteLength;
       message.acknowledge();
     }
   }
