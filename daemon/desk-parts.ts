@@ -92,7 +92,7 @@ async function openOnce(options: DeskCoreOptions, keyring: Keyring, latest: Late
     const usage = openUsage(options, ledger, latest.stamp.wallMs);
     try {
       if (ledger.meta(TAKING_OVER) === '1' && aside !== null) await takeOver({ options, keyring, latest, ledger, usage }, saved ?? salvage(aside), cause);
-      if (ledger.cutShort) tellCutShort(options, ledger, latest.stamp);
+      if (ledger.cutShort || ledger.endMended) tellLogEnd(options, ledger, latest.stamp);
       return assemble(options, keyring, ledger, usage, latest);
     } catch (error) {
       usage.abandon();
@@ -104,16 +104,20 @@ async function openOnce(options: DeskCoreOptions, keyring: Keyring, latest: Late
   }
 }
 
-/** Rows of epochs that were set aside which are neither acknowledged nor saved, as `epoch/from–to`: as far as anything here knows of them. */
+/**
+ * Rows of epochs that were set aside which are neither acknowledged nor saved: as `epoch/from–to` as far as anything here knows of them, and
+ * as `from epoch/seq on` where the log held commits behind the newest row known that could not be read.
+ */
 function unreadable(saved: Salvage, usage: UsageStore, name: string): string[] {
   const newest = usage.vector()[name];
   const epochs = new Set([...saved.acked.map(({ epoch }) => epoch), ...saved.rows.map(({ epoch }) => epoch), ...(newest === undefined ? [] : [newest[0]])]);
   return [...epochs]
     .sort((a, b) => a - b)
-    .flatMap((epoch) => {
+    .flatMap((epoch, at) => {
       const here = new Set(saved.rows.filter((row) => row.epoch === epoch).map(({ seq }) => seq));
       const acked = saved.acked.find((one) => one.epoch === epoch)?.seq ?? 0;
       const last = Math.max(
+        acked,
         usage.ownMark(epoch),
         saved.rows.findLast((row) => row.epoch === epoch)?.seq ?? 0,
         saved.ends.find((one) => one.epoch === epoch)?.seq ?? 0,
@@ -126,13 +130,25 @@ function unreadable(saved: Salvage, usage: UsageStore, name: string): string[] {
         ranges.push(`${epoch}/${from}–${to}`);
         from = to;
       }
-      return ranges;
+      return at === epochs.size - 1 && saved.unread > 0 ? [...ranges, `from ${epoch}/${last + 1} on`] : ranges;
     });
 }
 
-/** Right after a power cut, and damage otherwise: nobody can tell which, so it is said. */
-function tellCutShort(options: DeskCoreOptions, ledger: Ledger, stamp: Stamp): void {
-  const detail = 'the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged';
+/** What a person is told of the rows that are lost; empty: none are, as far as anything here knows. */
+function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
+  const lost = unreadable(saved, usage, name);
+  const more = lost.length - MAX_RANGES_TOLD;
+  const told = more > 0 ? [...lost.slice(0, MAX_RANGES_TOLD - 1), `and ${more} more ranges up to ${lost.at(-1)}`] : lost;
+  if (saved.lastEpoch === 0) told.push('of its newest epoch that the cloud has not');
+  return told.length === 0 ? '' : `, rows ${told.join(', ')} could not be read`;
+}
+
+/** Right after a power cut, and damage otherwise: nobody can tell which, so it is said, and of which rows. */
+function tellLogEnd(options: DeskCoreOptions, ledger: Ledger, stamp: Stamp): void {
+  const [epoch, seq] = [ledger.epoch(), ledger.lastSeq()];
+  const detail = ledger.endMended
+    ? `the log's last commit was one bit from whole, and was made whole: nothing behind row ${epoch}/${seq} is lost; the power went while it was written, or the card is damaged`
+    : `the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
   options.notice('ledger', detail);
 }
@@ -156,9 +172,8 @@ async function takeOver({ options, keyring, latest, ledger, usage }: Opened, sav
   for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
   createSalvageBox(ledger).put(saved);
   const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, latest));
-  const lost = unreadable(saved, usage, options.gate);
   const why = cause?.fault.cause ?? 'the database was damaged, and the gate ended before it was replaced';
-  const detail = `${why}; set aside as ${basename(saved.path)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again${lost.length === 0 ? '' : `, rows ${lost.slice(0, MAX_RANGES_TOLD).join(', ')} could not be read`}; epoch ${ledger.epoch()} begins`;
+  const detail = `${why}; set aside as ${basename(saved.path)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again${gapOf(saved, usage, options.gate)}; epoch ${ledger.epoch()} begins`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
   ledger.setMeta(TAKING_OVER, '0');
   options.notice('ledger', detail);

@@ -3,7 +3,7 @@
  */
 import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { entryHash } from '../../contract/chain.ts';
+import { entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
 import { type StoredEntry, sha256Text } from './ledger.ts';
@@ -28,6 +28,8 @@ export interface Salvage {
   readonly acked: readonly { readonly epoch: number; readonly seq: number }[];
   /** Highest row of each own epoch that there was, readable or not, as far as this database tells. */
   readonly ends: readonly { readonly epoch: number; readonly seq: number }[];
+  /** Frames of its log that could not be read, and whose pages nothing later tells of: rows behind the newest that is known may be missing. */
+  readonly unread: number;
   readonly modes: readonly { readonly direction: Direction; readonly mode: Mode; readonly until_ms: number | null; readonly from_mode: Mode | null }[];
   readonly transactions: readonly { readonly id: string; readonly expires_at_ms: number }[];
 }
@@ -73,16 +75,16 @@ function secondName(path: string, name: string): void {
 /** Reads what can be read, row by row, behind damaged places of the log as well. Total: a file that says nothing gives nothing. */
 export function salvage(path: string): Salvage {
   attempt(() => mendPages(path));
-  const mended = attempt(() => mendLog(path)) ?? false;
-  const saved = readable(path);
-  if (!mended || saved.rows.length > 0) return saved;
+  const { changed, unread } = attempt(() => mendLog(path)) ?? { changed: false, unread: 0 };
+  const saved = { ...readable(path), unread };
+  if (!changed || saved.rows.length > 0) return saved;
   // The log as it was may say more than the one that was mended.
   attempt(() => copyFileSync(`${path}-wal.asis`, `${path}-wal`));
-  return readable(path);
+  return { ...readable(path), unread };
 }
 
-function readable(path: string): Salvage {
-  const nothing: Salvage = { path, lastEpoch: 0, rows: [], acked: [], ends: [], modes: [], transactions: [] };
+function readable(path: string): Omit<Salvage, 'unread'> {
+  const nothing = { path, lastEpoch: 0, rows: [], acked: [], ends: [], modes: [], transactions: [] };
   let db: Sqlite;
   try {
     db = openForSalvage(path);
@@ -90,10 +92,7 @@ function readable(path: string): Salvage {
     return nothing;
   }
   try {
-    const epochs =
-      attempt(() =>
-        db.prepare<[], { epoch: number; first_id: number; acked_seq: number }>('SELECT epoch, first_id, acked_seq FROM epochs ORDER BY epoch').all(),
-      ) ?? [];
+    const epochs = epochsOf(db);
     return {
       path,
       lastEpoch: epochs.at(-1)?.epoch ?? 0,
@@ -116,6 +115,14 @@ const salvageEarlier = (db: Sqlite): Salvage['rows'] =>
   attempt(() => db.prepare<[], Salvage['rows'][number]>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq').all()) ?? [];
 
 type Epochs = readonly { readonly epoch: number; readonly first_id: number; readonly acked_seq: number }[];
+
+/** An epoch that is acknowledged beyond its end is not: its rows are sent again rather than forgotten. */
+function epochsOf(db: Sqlite): Epochs {
+  const epochs = attempt(() => db.prepare<[], Epochs[number]>('SELECT epoch, first_id, acked_seq FROM epochs ORDER BY epoch').all()) ?? [];
+  const ends = new Map(endsOf(db, epochs).map(({ epoch, seq }) => [epoch, seq]));
+  return epochs.map((own) => (own.acked_seq >= 0 && own.acked_seq <= (ends.get(own.epoch) ?? own.acked_seq) ? own : { ...own, acked_seq: 0 }));
+}
+
 const endOf = (db: Sqlite): number | null => attempt(() => db.prepare<[], { id: number | null }>('SELECT max(id) AS id FROM rows').get())?.id ?? null;
 
 function endsOf(db: Sqlite, epochs: Epochs): Salvage['ends'] {
@@ -126,15 +133,20 @@ function endsOf(db: Sqlite, epochs: Epochs): Salvage['ends'] {
   });
 }
 
+/** Acknowledged rows that are read before the first that is not, so that its hash is checked as well. */
+const ROWS_FOR_PROOF = 2;
+
 function salvageRows(db: Sqlite, epochs: Epochs): Salvage['rows'][number][] {
   const one = attempt(() => db.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?'));
   const rows: Salvage['rows'][number][] = [];
   if (one === undefined) return rows;
+  const name = attempt(() => db.prepare<[], { value: string }>("SELECT value FROM meta WHERE key = 'ledger'").get())?.value;
   const end = endOf(db);
   epochs.forEach((own, at) => {
     const until = (epochs[at + 1]?.first_id ?? (end === null ? Number.MAX_SAFE_INTEGER : end + 1)) - 1;
-    let previous: string | null = null;
-    for (let id = own.first_id + own.acked_seq, missing = 0; id <= until && missing < MAX_UNREADABLE_RUN; id++) {
+    const from = Math.max(1, own.acked_seq + 1 - ROWS_FOR_PROOF);
+    let previous: string | null = from === 1 && name !== undefined ? firstPredecessor(sha256Text, name, own.epoch) : null;
+    for (let id = own.first_id + from - 1, missing = 0; id <= until && missing < MAX_UNREADABLE_RUN; id++) {
       const seq = id - own.first_id + 1;
       const text = attempt(() => one.get(id))?.entry;
       const entry = text === undefined ? undefined : attempt(() => JSON.parse(text) as StoredEntry);
@@ -148,7 +160,7 @@ function salvageRows(db: Sqlite, epochs: Epochs): Salvage['rows'][number][] {
       }
       missing = 0;
       previous = entry.hash;
-      rows.push({ epoch: own.epoch, seq, entry: text });
+      if (seq > own.acked_seq) rows.push({ epoch: own.epoch, seq, entry: text });
     }
   });
   return rows;

@@ -7,7 +7,7 @@ import { hash as digest } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
-import { inspectLog, type LogEnd } from './log-check.ts';
+import { inspectLog, type LogEnd, mendLogEnd } from './log-check.ts';
 import { layOutLog } from './log-room.ts';
 import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
 import { migrateLedger } from './schema.ts';
@@ -106,6 +106,8 @@ export interface Ledger {
   layOut(): boolean;
   /** The log ended in a commit that is not whole: cut short by a power cut before anybody was told of it, or damaged. It was dropped. */
   readonly cutShort: boolean;
+  /** The log's last commit was one bit from whole and was made whole: damaged, or cut short but for that bit. Nothing of it is lost. */
+  readonly endMended: boolean;
   /** Folds the whole log into the file. Throws StoreError. */
   foldAll(): void;
   close(): void;
@@ -130,12 +132,13 @@ export function openLedger(options: LedgerOptions): Ledger {
       onDamage: (page) => damagedPage(path, page, 'ledger'),
     });
     const end = inspectLog(path);
-    if (end.headless || end.commitsBehind > 1) throw brokenLog(path, end);
+    if (end.headless || end.commitsBehind > 1 || end.bit?.sure === false) throw brokenLog(path, end);
+    if (end.bit !== undefined) mendLogEnd(path, end.bit);
     db = openDatabase(path, { synchronous: 'full' });
     migrateLedger(db, path);
-    const ledger = ledgerOn(db, options, sums, end.commitsBehind > 0);
+    const ledger = ledgerOn(db, options, sums, end);
     // The log begins anew, so that what was cut short is never met again.
-    if (ledger.cutShort) ledger.foldAll();
+    if (end.commitsBehind > 0) ledger.foldAll();
     return ledger;
   } catch (error) {
     db?.close();
@@ -143,11 +146,15 @@ export function openLedger(options: LedgerOptions): Ledger {
   }
 }
 
-function brokenLog(path: string, { headless, commitsBehind }: LogEnd): StoreError {
+function brokenLog(path: string, { headless, commitsBehind, bit }: LogEnd): StoreError {
   return new StoreError(
     {
       operation: `check the log of ${path}`,
-      cause: headless ? "the log's header is damaged" : `${commitsBehind} commits lie behind a damaged place of the log`,
+      cause: headless
+        ? "the log's header is damaged"
+        : bit === undefined
+          ? `${commitsBehind} commits lie behind a damaged place of the log`
+          : 'one bit of the last commit in the log is wrong',
       hint: 'The database is set aside under a dated name and a new epoch begins; keep the file, and look at the card.',
       healsItself: true,
     },
@@ -156,7 +163,7 @@ function brokenLog(path: string, { headless, commitsBehind }: LogEnd): StoreErro
   );
 }
 
-function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums: PageSums, cutShort: boolean): Ledger {
+function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums: PageSums, end: LogEnd): Ledger {
   const insert = db.prepare<[number, string]>('INSERT INTO rows (id, entry) VALUES (?, ?)');
   const range = db.prepare<[number, number, number], { id: number; entry: string }>('SELECT id, entry FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?');
   const metaGet = db.prepare<[string], { value: string }>('SELECT value FROM meta WHERE key = ?');
@@ -377,7 +384,8 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
       laidOut = !more;
       return more;
     },
-    cutShort,
+    cutShort: end.commitsBehind > 0 && end.bit === undefined,
+    endMended: end.bit !== undefined,
     tidy: log.tidy,
     foldAll: log.foldAll,
     close: () => {
