@@ -88,6 +88,8 @@ export interface Ledger {
   lastSeqOf(epoch: number): number | null;
   /** Appends rows in one transaction, with what else must stand or fall with them. Durable when it returns. Throws StoreError. */
   append(bodies: readonly RowBody[], stamp: Stamp, also?: (rows: readonly AppendedRow[]) => void): readonly AppendedRow[];
+  /** Everything that `append` does but the commit: what a row needs of memory and processor is at hand for the one that follows. Nothing is written. Throws StoreError. */
+  rehearse(body: RowBody, stamp: Stamp): void;
   /** Runs a change of other tables of this database, durable when it returns. Throws StoreError. */
   change<T>(operation: string, work: () => T): T;
   /** Rows of an own epoch in order, as text, at most `limit`. */
@@ -279,6 +281,27 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
   let verifiedTo = firstId;
   const verifyUntil = lastId;
 
+  const insertAll = (texts: readonly string[]): void => {
+    texts.forEach((text, n) => {
+      insert.run(lastId + 1 + n, text);
+    });
+  };
+  /** Rows as they would follow the newest one. */
+  const follow = (bodies: readonly RowBody[], at: Stamp) => {
+    const start = epochs.at(-1)?.firstId ?? 1;
+    let id = lastId;
+    let hash = previous;
+    const texts: string[] = [];
+    const rows = bodies.map((body) => {
+      const bare = { seq: ++id - start + 1, ...timesOf(at), ...defined(body) };
+      const canonical = canonicalJson(bare);
+      hash = sha256Text(hash + canonical);
+      texts.push(`${canonical.slice(0, -1)},"hash":"${hash}"}`);
+      return { position: [epoch, bare.seq] as RowPosition, entry: { ...bare, hash } as StoredEntry };
+    });
+    return { id, hash, texts, rows };
+  };
+
   return {
     db,
     name,
@@ -298,31 +321,17 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
       return own === undefined ? null : (epochs[at + 1]?.firstId ?? lastId + 1) - own.firstId;
     },
     append(bodies, at, also) {
-      const start = epochs.at(-1)?.firstId ?? 1;
-      let id = lastId;
-      let hash = previous;
-      const texts: string[] = [];
-      const rows = bodies.map((body) => {
-        const bare = { seq: ++id - start + 1, ...timesOf(at), ...defined(body) };
-        const canonical = canonicalJson(bare);
-        hash = sha256Text(hash + canonical);
-        texts.push(`${canonical.slice(0, -1)},"hash":"${hash}"}`);
-        return { position: [epoch, bare.seq] as RowPosition, entry: { ...bare, hash } as StoredEntry };
-      });
-      const write = () =>
-        texts.forEach((text, n) => {
-          insert.run(lastId + 1 + n, text);
-        });
+      const { id, hash, texts, rows } = follow(bodies, at);
       if (rows.length === 1 && also === undefined) {
         // A single statement is its own transaction: one round less.
         try {
-          write();
+          insertAll(texts);
         } catch (error) {
           throw storeError('write to the ledger', error);
         }
       } else {
         transact('write to the ledger', () => {
-          write();
+          insertAll(texts);
           also?.(rows);
         });
       }
@@ -331,6 +340,17 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
       previous = hash;
       log.wrote();
       return rows;
+    },
+    rehearse(body, at) {
+      const { texts } = follow([body], at);
+      try {
+        begin.run();
+        insertAll(texts);
+      } catch (error) {
+        throw storeError('rehearse a row', error);
+      } finally {
+        if (db.inTransaction) rollback.run();
+      }
     },
     change: transact,
     read(wanted, fromSeq, limit) {
