@@ -7,6 +7,7 @@ import { entryHash, firstPredecessor, type Sha256Text } from '../../contract/cha
 import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
 import type { DatabaseClient } from '../database.ts';
 import { columnsOf, type KeptText, keptText, RECONCILE_COLUMNS } from './columns.ts';
+import { plainRow } from './plain-rows.ts';
 
 export const sha256: Sha256Text = (text) => hash('sha256', text, 'hex');
 
@@ -32,6 +33,8 @@ export interface LedgerRow {
 /** null: not even key and hash can be read, so it has no place in the sequence. */
 export function readRow(gate: string, epoch: number, entry: unknown): LedgerRow | null {
   // What is as its kind should be has a readable key as well.
+  const plain = plainRow(entry);
+  if (plain !== null) return { gate, epoch, seq: plain.seq, hash: plain.hash, entry: plain, known: plain };
   const known = LedgerEntry.safeParse(entry);
   if (known.success) return { gate, epoch, seq: known.data.seq, hash: known.data.hash, entry: entry as LedgerRow['entry'], known: known.data };
   const key = EntryKey.safeParse(entry);
