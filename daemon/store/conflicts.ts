@@ -51,7 +51,7 @@ export function createConflicts(db: Sqlite, own: string): Conflicts {
     'DELETE FROM conflicts WHERE (epoch, seq) IN (SELECT epoch, seq FROM conflicts ORDER BY told_epoch DESC, told_seq DESC LIMIT -1 OFFSET ?)',
   );
   const count = db.prepare<[], { n: number }>("SELECT count(*) AS n FROM conflicts WHERE verdict = 'excess'");
-  const last = db.prepare<[number], Row>('SELECT epoch, seq, told_epoch, told_seq, detail FROM conflicts ORDER BY told_epoch DESC, told_seq DESC LIMIT ?');
+  const last = db.prepare<[number], Row>('SELECT epoch, seq, told_epoch, told_seq, detail FROM conflicts ORDER BY told_epoch DESC, told_seq DESC LIMIT ? + 0');
   const one = db.prepare<[number, number], Row>(
     "SELECT epoch, seq, told_epoch, told_seq, detail FROM conflicts WHERE epoch = ? AND seq = ? AND verdict = 'excess'",
   );

@@ -167,7 +167,9 @@ function brokenLog(path: string, { headless, commitsBehind, bit }: LogEnd): Stor
 
 function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums: PageSums, end: LogEnd): Ledger {
   const insert = db.prepare<[number, string]>('INSERT INTO rows (id, entry) VALUES (?, ?)');
-  const range = db.prepare<[number, number, number], { id: number; entry: string }>('SELECT id, entry FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?');
+  const range = db.prepare<[number, number, number], { id: number; entry: string }>(
+    'SELECT id, entry FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ? + 0',
+  );
   const metaGet = db.prepare<[string], { value: string }>('SELECT value FROM meta WHERE key = ?');
   const metaSet = db.prepare<[string, string]>('INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
   const begin = db.prepare('BEGIN IMMEDIATE');

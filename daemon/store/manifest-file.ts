@@ -107,7 +107,7 @@ function readerOn(db: Sqlite, path: string, known: readonly string[]): ManifestF
     'SELECT id, tier, zone, status, max_scans, units, valid_from_ms, valid_until_ms, vip, note FROM tickets WHERE ref = ?',
   );
   const used = db.prepare<[Buffer], UsageRow>('SELECT gate, epoch, seq, at_ms, direction, units, outcome FROM usage WHERE ref = ? ORDER BY gate, epoch, seq');
-  const usedAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM usage WHERE ref > ? ORDER BY ref LIMIT ?');
+  const usedAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM usage WHERE ref > ? ORDER BY ref LIMIT ? + 0');
   const range = db.prepare<[Buffer, Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ? AND ref < ?');
   const last = db.prepare<[Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ?');
 

@@ -97,8 +97,9 @@ export function createOutbox(ledger: Ledger): Outbox {
         if (after !== null && part.epoch < after[0]) continue;
         const from = after !== null && part.epoch === after[0] ? Math.max(part.firstSeq, after[1] + 1) : part.firstSeq;
         const rows = read(part, from, MAX_LEDGER_ENTRIES);
-        if (rows[0] !== undefined) return { epoch: part.epoch, fromSeq: rows[0].seq, ...pack(part.epoch, rows) };
-        const behind = part.saved === null ? [] : box.behind(part.saved, MAX_LEDGER_ENTRIES);
+        if (rows.length > 0) return { epoch: part.epoch, fromSeq: (rows[0] as Rows[number]).seq, ...pack(part.epoch, rows) };
+        if (part.saved === null) continue;
+        const behind = box.behind(part.saved, MAX_LEDGER_ENTRIES);
         if (behind[0] === undefined) continue;
         const { payload, uptoSeq } = pack(part.epoch, behind);
         box.handedOut(part.epoch, uptoSeq);

@@ -30,7 +30,7 @@ export interface SalvageBox {
 export function createSalvageBox(ledger: Ledger): SalvageBox {
   const { db } = ledger;
   const range = db.prepare<[number, number, number], { seq: number; entry: string }>(
-    'SELECT seq, entry FROM salvaged WHERE epoch = ? AND seq >= ? ORDER BY seq LIMIT ?',
+    'SELECT seq, entry FROM salvaged WHERE epoch = ? AND seq >= ? ORDER BY seq LIMIT ? + 0',
   );
   const put = db.prepare<[number, number, string]>('INSERT INTO salvaged (epoch, seq, entry) VALUES (?, ?, ?) ON CONFLICT DO NOTHING');
   const putAcked = db.prepare<[number, number]>(

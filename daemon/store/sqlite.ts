@@ -3,6 +3,8 @@
  *
  * better-sqlite3 is compiled with WAL at synchronous=NORMAL, which loses answered commits at a power cut: a durable database is
  * set to FULL and refuses to open unless that reads back as 2.
+ *
+ * A bound `LIMIT ?` is compiled anew at every use (SQLite looks at the value while it plans): in the store's statements it is `LIMIT ? + 0`.
  */
 import { copyFileSync, rmSync, statSync } from 'node:fs';
 import Database from 'better-sqlite3';

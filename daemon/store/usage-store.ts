@@ -115,9 +115,9 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
     'INSERT INTO seen (gate, epoch, seq, base, reach, high) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, base = excluded.base, reach = excluded.reach, high = excluded.high',
   );
   const putTotal = db.prepare<[string, number]>('INSERT INTO totals (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
-  const refsAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM grants WHERE ref > ? ORDER BY ref LIMIT ?');
+  const refsAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM grants WHERE ref > ? ORDER BY ref LIMIT ? + 0');
   const page = db.prepare<[string, number, number, string, number, number, number], Row>(
-    'SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ?',
+    'SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ? + 0',
   );
 
   const conflicts = createConflicts(db, own);

@@ -266,9 +266,10 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
       gate.press();
     }
     const untilMs = scheduler.nowMs() + QUIET_WITHIN_MS;
+    let quiet: boolean;
     do await scheduler.runUntil(scheduler.nowMs() + LOOK_EVERY_MS);
-    while (!isQuiet() && scheduler.nowMs() < untilMs && violations.length === 0);
-    if (!isQuiet() && violations.length === 0) violated('I5', `not quiet ${QUIET_WITHIN_MS / 1000} s after everything was healed: ${whyNotQuiet()}`);
+    while (!(quiet = isQuiet()) && scheduler.nowMs() < untilMs && violations.length === 0);
+    if (!quiet && violations.length === 0) violated('I5', `not quiet ${QUIET_WITHIN_MS / 1000} s after everything was healed: ${whyNotQuiet()}`);
   };
 
   return {

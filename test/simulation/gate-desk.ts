@@ -115,7 +115,7 @@ export function createSimDesk(options: {
           return;
         }
         const at = stamp();
-        opening = openDeskCore({ path, gate, verifyKeys: [world.house.signer.publicKey], notice: () => {} }, at);
+        opening = openDeskCore({ path, gate, verifyKeys: [world.house.signer.publicKey], release: 'sim', notice: () => {} }, at);
         scheduler.waitFor(opening);
         opening.then(
           (opened) => {

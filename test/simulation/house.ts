@@ -88,7 +88,7 @@ export function openHouse(): House {
   const template = async (gate: string, policy: number): Promise<string> => {
     const path = join(folder, `template-${gate.replace('/', '-')}-${policy}`);
     const stamp = { boottimeMs: 0, wallMs: BASE_MS - 3_600_000, bootId: 'made', offset: null, trusted: true };
-    const core = await openDeskCore({ path, gate, verifyKeys: [signer.publicKey], notice: () => {} }, stamp);
+    const core = await openDeskCore({ path, gate, verifyKeys: [signer.publicKey], release: 'sim', notice: () => {} }, stamp);
     const { file, wanted } = await firstManifest(policy);
     const installed = await core.installManifest(file, wanted, stamp);
     core.close();

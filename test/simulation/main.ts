@@ -22,6 +22,10 @@ const DEFAULT_HISTORIES = 20_000;
 const DEFAULT_WORKERS = 2;
 /** Every so many fleets are also reckoned by the real SQL: every 50th history. */
 const SQL_EVERY_FLEETS = 50;
+/** Fleets that a worker has in hand: as soon as one ends the next begins, and all workers end together. */
+const FLEETS_AHEAD = 2;
+/** Most of what a fleet makes is forgotten with it: room for some fleets, so that little is left when it is swept. */
+const WORKER_FLAGS = ['--min-semi-space-size=64', '--max-semi-space-size=64'];
 /** Failures that are gathered before a run gives up. */
 const MAX_FAILURES = 3;
 
@@ -43,14 +47,31 @@ const KINDS = ['first entries', 're-entries', 'exits', 'excess', 'returned', 'un
 const number = (text: string | undefined): number | null => (text === undefined || text === '' ? null : Number(text));
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
-/** One of several processes: its share of the fleets, results to the parent as they come. */
+/** What the parent says to a worker: where the database is, and which fleet comes next (null: none). */
+type Order = { readonly url: string } | { readonly fleet: number | null };
+
+/** One of several processes: takes fleets as the parent gives them, results to the parent as they come. */
 async function work(values: Values): Promise<void> {
-  const [index, of] = (values.worker as string).split('/').map(Number) as [number, number];
   const below = Number(values.histories);
   const house = openHouse();
   const every = Number(values['sql-every']);
   // PostgreSQL starts while the first fleets run already.
-  const database = new Promise<string>((resolve) => process.once('message', (url) => resolve(String(url))));
+  const database = Promise.withResolvers<string>();
+  const orders: (number | null)[] = [];
+  let ordered = (): void => undefined;
+  process.on('message', (order: Order) => {
+    if ('url' in order) return database.resolve(order.url);
+    orders.push(order.fleet);
+    ordered();
+  });
+  const next = async (): Promise<number | null> => {
+    while (orders.length === 0) {
+      await new Promise<void>((resolve) => {
+        ordered = resolve;
+      });
+    }
+    return orders.shift() as number | null;
+  };
   let real: RealAccount | null = null;
   // Told to end, or left alone: the files in memory go with it.
   const leave = (): void => {
@@ -59,9 +80,9 @@ async function work(values: Values): Promise<void> {
   };
   process.once('SIGTERM', leave).once('disconnect', leave);
   try {
-    for (let fleet = index; fleet * HISTORIES_A_FLEET < below; fleet += of) {
+    for (let fleet = await next(); fleet !== null; fleet = await next()) {
       const isCompared = every > 0 && fleet % every === every - 1;
-      if (isCompared) real ??= openRealAccount(await database, null);
+      if (isCompared) real ??= openRealAccount(await database.promise, null);
       const mutant = (values.mutant ?? null) as MutantName | null;
       process.send?.(await runFleet(house, { seed: Number(values.seed), fleet, below, mutant, real: isCompared ? real : null }));
     }
@@ -79,23 +100,27 @@ async function many(values: Values): Promise<number> {
   const began = performance.now();
   const starting = Number(values['sql-every']) > 0 ? freshDatabase() : Promise.resolve(null);
   void starting.then((fresh) => {
-    for (const child of children) if (fresh !== null && child.connected) child.send(fresh.url);
+    for (const child of children) if (fresh !== null && child.connected) child.send({ url: fresh.url } satisfies Order);
   });
   const results: FleetResult[] = [];
   const failures: Failure[] = [];
   const children = new Set<ChildProcess>();
   const workers = Number(values.workers);
   let broken = '';
+  let given = 0;
   await Promise.all(
     Array.from(
       { length: workers },
-      (_, index) =>
+      () =>
         new Promise<void>((resolve) => {
-          const args = [...process.argv.slice(2), '--worker', `${index}/${workers}`];
-          const child = fork(import.meta.filename, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: ['--max-semi-space-size=32'] });
+          const args = [...process.argv.slice(2), '--worker', 'yes'];
+          const child = fork(import.meta.filename, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: WORKER_FLAGS });
           children.add(child);
+          const giveNext = (): void => void child.send({ fleet: given * HISTORIES_A_FLEET < histories ? given++ : null } satisfies Order);
+          for (let n = 0; n < FLEETS_AHEAD; n++) giveNext();
           child.on('message', (result: FleetResult) => {
             results.push(result);
+            if (child.connected) giveNext();
             if (result.failure === null) return;
             failures.push(result.failure);
             if (failures.length >= MAX_FAILURES) for (const one of children) one.kill();

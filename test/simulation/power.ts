@@ -75,6 +75,8 @@ export function storeAfterPowerCut(from: string, to: string, random: Random): nu
 
 /** Gives back what a process that died had open below this folder. */
 export function dropHandles(folder: string): void {
+  // A database that is gone from its folder is closed without folding its log: nobody reads it any more.
+  rmSync(folder, { recursive: true, force: true });
   for (const handle of handles) {
     if (!handle.open) handles.delete(handle);
     else if (handle.name.startsWith(`${folder}/`)) {

@@ -29,15 +29,13 @@ interface Due {
   run: (() => void) | null;
 }
 
-/** Turns of the microtask queue between two events: enough for the longest chain of promises; a longer one goes on beside the next event, in the same order every time. */
-const SETTLE_TURNS = 14;
-
 export function createScheduler(): Scheduler {
   let nowMs = 0;
   let serial = 0;
   let events = 0;
   const heap: Due[] = [];
   let real: Promise<unknown>[] = [];
+  const settled = Promise.resolve();
   const before = (a: Due, b: Due): boolean => a.atMs < b.atMs || (a.atMs === b.atMs && a.serial < b.serial);
 
   const push = (due: Due): void => {
@@ -67,14 +65,13 @@ export function createScheduler(): Scheduler {
     }
     return first;
   };
-  const settle = async (): Promise<void> => {
-    for (let turn = 0; turn < SETTLE_TURNS; turn++) await null;
-    while (real.length > 0) {
-      const waiting = real;
-      real = [];
-      await Promise.allSettled(waiting);
-      for (let turn = 0; turn < SETTLE_TURNS; turn++) await null;
-    }
+  /** Calls `then` when every promise that can settle has: a tick runs when no microtask is left. */
+  const whenSettled = (then: () => void): void => void settled.then(() => process.nextTick(afterWork, then));
+  const afterWork = (then: () => void): void => {
+    if (real.length === 0) return then();
+    const waiting = real;
+    real = [];
+    void Promise.allSettled(waiting).then(() => whenSettled(then));
   };
 
   return {
@@ -88,22 +85,32 @@ export function createScheduler(): Scheduler {
         },
       };
     },
-    async runUntil(atMs) {
-      await settle();
-      while (heap.length > 0 && (heap[0] as Due).atMs <= atMs) {
-        const { atMs: dueMs, owner, run } = pop();
-        if (run === null || owner?.alive === false) continue;
-        nowMs = Math.max(nowMs, dueMs);
-        events += 1;
-        run();
-        await settle();
-      }
-      nowMs = Math.max(nowMs, atMs);
-    },
+    runUntil: (atMs) =>
+      new Promise((resolve, reject) => {
+        const go = (): void => {
+          while (heap.length > 0 && (heap[0] as Due).atMs <= atMs) {
+            const { atMs: dueMs, owner, run } = pop();
+            if (run === null || owner?.alive === false) continue;
+            nowMs = Math.max(nowMs, dueMs);
+            events += 1;
+            try {
+              run();
+            } catch (error) {
+              reject(error as Error);
+              return;
+            }
+            whenSettled(go);
+            return;
+          }
+          nowMs = Math.max(nowMs, atMs);
+          resolve();
+        };
+        whenSettled(go);
+      }),
     waitFor(work) {
       real.push(work);
     },
-    settle,
+    settle: () => new Promise((resolve) => whenSettled(resolve)),
     get events() {
       return events;
     },
