@@ -84,12 +84,12 @@ export const promises: readonly Promised[] = [
       {
         command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'test/system/kills.test.ts', '--project', 'system'],
         env: { STILE_PROVE: '1' },
-        boundS: 420,
+        boundS: 350,
       },
       {
         command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'test/kernel/kernel.test.ts', '--project', 'kernel'],
         env: { KERNEL: 'ends' },
-        boundS: 480,
+        boundS: 550,
       },
     ],
   },

@@ -5,7 +5,8 @@
  *   PROOF <name>: ok <detail> | FAILED <detail>      TIME <seconds of the guest>      DONE
  *
  * PROVE=short: onoff alone, each proof once. full: both drivers, the board's contract on each, and KILLS ends in mid-pulse on each.
- * ends: onoff and its KILLS ends alone. planted: the unit without its stop step, then without its watchdog, must be seen to hold the release.
+ * ends: onoff and its KILLS ends, then what planted does. planted: the unit without its stop step, then without its watchdog, must be
+ * seen to hold the release.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
@@ -298,7 +299,8 @@ async function proveKills(driver: Driver): Promise<void> {
     const said = complaints();
     must(said === '', said);
     const longest = (how: Way, of: (held: Held) => number) => Math.max(...all.filter((one) => one.how === how).map(of)).toFixed(0);
-    return `longest until the release was back: ${WAYS.map((how) => `${how} ${longest(how, (held) => held.afterMs)} ms (bound ${BOUNDS[how]})`).join(', ')}; longest hold ${WAYS.map((how) => `${how} ${longest(how, (held) => held.heldMs)} ms`).join(', ')}`;
+    const each = WAYS.map((how) => `${all.filter((one) => one.how === how).length} ${how}`).join(', ');
+    return `${each}; longest until the release was back: ${WAYS.map((how) => `${how} ${longest(how, (held) => held.afterMs)} ms (bound ${BOUNDS[how]})`).join(', ')}; longest hold ${WAYS.map((how) => `${how} ${longest(how, (held) => held.heldMs)} ms`).join(', ')}`;
   });
 }
 
@@ -382,6 +384,7 @@ async function main(): Promise<void> {
     header.unexport();
     rest();
   }
+  if (PROVE === 'ends') await provePlanted();
   reader.kill();
 }
 
