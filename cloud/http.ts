@@ -32,11 +32,18 @@ import { isTransient, refusalOf } from './database.ts';
 import { createGuesses } from './guesses.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
+import { sharedAnswer } from './shared-answer.ts';
 
 /** A larger body is answered with 413, in bytes: room for 10,000 scans. */
 const MAX_BODY_BYTES = 4 * 1024 * 1024;
 /** A caller that sends its request more slowly is dropped. */
 const REQUEST_TIMEOUT_MS = 30_000;
+/** A connection on which nothing moves for so long is dropped, as of a caller that never reads its answer. */
+const IDLE_TIMEOUT_MS = 120_000;
+/** Connections at once; further ones are dropped. Far below the files that the process may open: the database needs some too. */
+const MAX_CONNECTIONS = 10_000;
+/** For so long the open paths give the answer that they gave: anybody may ask them, without a limit. */
+const OPEN_ANSWER_KEPT_MS = 250;
 /** Problems named in one answer. */
 const MAX_NAMED_PROBLEMS = 10;
 
@@ -105,6 +112,7 @@ export async function createHttp(options: HttpOptions): Promise<App> {
   const server = Fastify({
     bodyLimit: MAX_BODY_BYTES,
     requestTimeout: REQUEST_TIMEOUT_MS,
+    connectionTimeout: IDLE_TIMEOUT_MS,
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 200 },
     logger: false,
@@ -116,6 +124,7 @@ export async function createHttp(options: HttpOptions): Promise<App> {
         .send(errorBody('BAD_REQUEST', 'the path cannot be read: write it percent-encoded, in UTF-8, and at most 200 characters an id')),
     clientErrorHandler: refuseUnread,
   });
+  server.server.maxConnections = MAX_CONNECTIONS;
   server.setValidatorCompiler(validatorCompiler);
   server.setSerializerCompiler(serializerCompiler);
   const app = server.withTypeProvider<ZodTypeProvider>() as unknown as App;
@@ -283,18 +292,25 @@ function addMetrics(app: App, metrics: Metrics): void {
 }
 
 function addOpenPaths(app: App, options: HttpOptions): void {
+  const readiness = sharedAnswer(options.readiness, OPEN_ANSWER_KEPT_MS);
+  const metrics = sharedAnswer(() => options.metrics.text(), OPEN_ANSWER_KEPT_MS);
+  let description: string | null = null;
   app.get('/healthz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'The process runs' } }, async () => ({
     success: true,
     version: options.version,
   }));
   app.get('/readyz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'Database and broker can be reached' } }, async (_request, reply) => {
-    const parts = await options.readiness();
+    const parts = await readiness();
     const wrong = Object.entries(parts).filter(([, problem]) => problem !== null);
     if (wrong.length === 0) return { success: true, parts: Object.keys(parts) };
     return reply.code(503).send({ success: false, error: 'NOT_READY', message: wrong.map(([part, problem]) => `${part}: ${problem}`).join('; ') });
   });
   app.get('/metrics', { config: { who: 'open' }, schema: { tags: ['health'], summary: "Numbers in Prometheus' text" } }, async (_request, reply) =>
-    reply.type(options.metrics.contentType).send(await options.metrics.text()),
+    reply.type(options.metrics.contentType).send(await metrics()),
   );
-  app.get('/openapi.json', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'This description' } }, async () => app.swagger());
+  app.get('/openapi.json', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'This description' } }, async (_request, reply) => {
+    // All routes are there before the first request comes.
+    description ??= JSON.stringify(app.swagger());
+    return reply.type(JSON_TYPE).send(description);
+  });
 }
