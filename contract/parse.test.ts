@@ -68,3 +68,17 @@ test('no bytes make it throw, and its message stays short', () => {
     { numRuns: RUNS },
   );
 });
+
+test('depth is that of the value, whatever its texts and keys say', () => {
+  const text = fc.array(fc.constantFrom('"', '\\', '[', ']', '{', '}', '\\"', '\\\\', ',', 'é', '\u0001'), { maxLength: 6 }).map((parts) => parts.join(''));
+  fc.assert(
+    fc.property(fc.array(fc.oneof(text, fc.constant(null)), { minLength: 25, maxLength: 40 }), text, (levels, leaf) => {
+      let value: unknown = leaf;
+      // null: a list; a text: an object with that key, and with itself as a text beside.
+      for (const level of levels) value = level === null ? [leaf, value, leaf] : { [`${level}.`]: level, [level]: value };
+      const parsed = parsePayload(z.unknown(), bytes(JSON.stringify(value)));
+      expect(parsed).toMatchObject(levels.length <= 32 ? { ok: true } : { ok: false, error: 'malformed' });
+    }),
+    { numRuns: 300 },
+  );
+});

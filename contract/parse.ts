@@ -61,20 +61,26 @@ function unstorable(value: unknown): string | null {
 
 function tooDeep(text: string): boolean {
   let depth = 0;
-  let quoted = false;
   for (let i = 0; i < text.length; i++) {
     const c = text.charCodeAt(i);
-    if (quoted) {
-      if (c === 0x5c) i++;
-      else if (c === 0x22) quoted = false;
-      continue;
-    }
-    if (c === 0x22) quoted = true;
-    else if (c === 0x7b || c === 0x5b) {
+    if (c === 0x22) {
+      // Texts are most of a message: from quote to quote, those that a backslash makes part of it left out.
+      do {
+        i = text.indexOf('"', i + 1);
+        if (i < 0) return false;
+      } while (isEscaped(text, i));
+    } else if (c === 0x7b || c === 0x5b) {
       if (++depth > MAX_DEPTH) return true;
     } else if (c === 0x7d || c === 0x5d) depth--;
   }
   return false;
+}
+
+/** Behind an odd number of backslashes. */
+function isEscaped(text: string, at: number): boolean {
+  let from = at;
+  while (text.charCodeAt(from - 1) === 0x5c) from--;
+  return (at - from) % 2 === 1;
 }
 
 const fail = (error: ParseFailure['error'], message: string): ParseFailure => ({ ok: false, error, message: message.slice(0, 300) });
