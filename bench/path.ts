@@ -3,10 +3,13 @@
  * on a pseudo-terminal, the desk in its worker with synchronous=FULL, the lane, the sim board), for manifests of three sizes.
  * Beside it, on the same disk and in the same run, the floor: the same-size write and fdatasync in a bare loop.
  *
- *   node bench/path.ts [--codes 1000] [--sizes 10000,100000,1000000] [--dir <folder on the disk to measure>]
+ * The code comes as over a wire, in pieces at the port's baud (`--baud 0`: all at once, as from a reader on USB). For every second code the desk is not told of its
+ * coming, so that what this is worth shows in one run.
+ *
+ *   node bench/path.ts [--codes 1000] [--sizes 10000,100000,1000000] [--baud 115200] [--pause 130] [--dir <folder on the disk to measure>]
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createSimBoard } from '../daemon/board/sim-board.ts';
@@ -20,6 +23,7 @@ import type { Desk, Reader } from '../daemon/ports.ts';
 import { createSerialReader } from '../daemon/reader/serial-reader.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
 import { FLOOR_ROUNDS, type Floor, openFloor } from './floor.ts';
+import { createGuest } from './guest.ts';
 import { quantile, table } from './table.ts';
 import { codeOf, makeTicketList } from './ticket-list.ts';
 
@@ -27,13 +31,16 @@ const { values } = parseArgs({
   options: {
     codes: { type: 'string', default: '1000' },
     sizes: { type: 'string', default: '10000,100000,1000000' },
+    baud: { type: 'string', default: '115200' },
+    pause: { type: 'string', default: '130' },
     dir: { type: 'string', default: tmpdir() },
   },
 });
 const CODES = Number(values.codes);
+const BAUD = Number(values.baud);
 const SIZES = values.sizes.split(',').map(Number);
 /** Between two guests: longer than the lane's own gap between pulses. */
-const PAUSE_MS = 130;
+const PAUSE_MS = Number(values.pause);
 const GATE = 'arena/bench-01';
 
 interface Times {
@@ -47,8 +54,14 @@ interface Times {
   readonly whole: number[];
   readonly floor: number[];
 }
-/** One gate with real parts, its ports listened at. */
-async function measure(folder: string, size: number, floor: Floor): Promise<{ readonly times: Times; readonly rss_mb: number; readonly bytes: number }> {
+const newTimes = (): Times => ({ framing: [], toDesk: [], lookup: [], decision: [], commit: [], fromDesk: [], release: [], whole: [], floor: [] });
+
+/** One gate with real parts, its ports listened at. `cold`: codes whose coming was not told. */
+async function measure(
+  folder: string,
+  size: number,
+  floor: Floor,
+): Promise<{ readonly times: Times; readonly cold: Times; readonly rss_mb: number; readonly bytes: number }> {
   const list = await makeTicketList(folder, size, Date.now());
   const clock = createClock({ floorMs: 0 });
   const store = createDesk({ path: join(folder, `store-${size}`), gate: GATE, verifyKeys: [list.signer.publicKey], clock });
@@ -56,9 +69,9 @@ async function measure(folder: string, size: number, floor: Floor): Promise<{ re
   const installed = await store.installManifest(list.file, list.wanted);
   if (!installed.ok) throw new Error(`the manifest was refused: ${installed.message}`);
 
-  const times: Times = { framing: [], toDesk: [], lookup: [], decision: [], commit: [], fromDesk: [], release: [], whole: [], floor: [] };
-  const now = () => performance.now() * 1000;
-  let writtenUs = 0;
+  const kinds = { told: newTimes(), cold: newTimes() };
+  let times = kinds.told;
+  const now = () => Number(process.hrtime.bigint()) / 1_000;
   let framedUs = 0;
   let answeredUs = 0;
   const pty = openPtyPair();
@@ -73,6 +86,9 @@ async function measure(folder: string, size: number, floor: Floor): Promise<{ re
   };
   const desk: Desk = {
     ...store,
+    prepare() {
+      if (times === kinds.told) store.prepare?.();
+    },
     async decide(presentation) {
       const askedUs = now();
       const decision = await store.decide(presentation);
@@ -99,14 +115,10 @@ async function measure(folder: string, size: number, floor: Floor): Promise<{ re
     },
     clock,
   );
-  let released: (() => void) | null = null;
+  let released: ((edgeUs: number) => void) | null = null;
   board.onOutput((output, active) => {
     if (output === 'release_in' && active) {
-      const edgeUs = now();
-      times.framing.push(framedUs - writtenUs);
-      times.release.push(edgeUs - answeredUs);
-      times.whole.push(edgeUs - writtenUs);
-      released?.();
+      released?.(now());
     }
   });
   board.turnstile({ kind: 'settings', settings: { delayMs: 5, rotateMs: 10 } });
@@ -124,19 +136,22 @@ async function measure(folder: string, size: number, floor: Floor): Promise<{ re
     sync: { want: async () => {}, overlay: async () => {}, gap: async () => {}, refresh: async () => ({}) },
   });
   await gate.open();
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  const guest = createGuest(pty.guestPath, BAUD);
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
   for (let code = 0; code < CODES; code++) {
-    const edge = new Promise<void>((resolve, reject) => {
+    times = code % 2 === 0 ? kinds.told : kinds.cold;
+    const edge = new Promise<number>((resolve, reject) => {
       const timer = setTimeout(() => reject(new Error(`code ${code} did not open the lane within 5 s`)), 5_000);
-      released = () => {
+      released = (edgeUs) => {
         clearTimeout(timer);
-        resolve();
+        resolve(edgeUs);
       };
     });
-    const bytes = `${codeOf(Math.floor((code * size) / CODES))}\r\n`;
-    writtenUs = now();
-    writeFileSync(pty.guestPath, bytes);
-    await edge;
+    // CR alone, so that the last byte is the one that ends the code.
+    const [edgeUs, writtenUs] = await Promise.all([edge, guest.show(`${codeOf(Math.floor((code * size) / CODES))}\r`)]);
+    times.framing.push(framedUs - writtenUs);
+    times.release.push(edgeUs - answeredUs);
+    times.whole.push(edgeUs - writtenUs);
     await idle(gate);
     // The turnstile wants a pause between two pulses; a disk and a processor that rested are part of every guest's way.
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
@@ -144,8 +159,9 @@ async function measure(folder: string, size: number, floor: Floor): Promise<{ re
   }
   const rss_mb = process.memoryUsage().rss / 1e6;
   await gate.close('done');
+  await guest.end();
   pty.close();
-  return { times, rss_mb, bytes: list.bytes };
+  return { times: kinds.told, cold: kinds.cold, rss_mb, bytes: list.bytes };
 }
 
 /** Until the guest is through and the lane takes the next one. */
@@ -164,32 +180,40 @@ try {
   process.stdout.write(
     `commit floor (4,120 bytes, pwrite + fdatasync, laid out before), one after the other: p50 ${quantile(hot, 0.5).toFixed(0)} µs, p99 ${quantile(hot, 0.99).toFixed(0)} µs\n\n`,
   );
+  const compiled = existsSync(join(import.meta.dirname, '../node_modules/better-sqlite3/build/Release/better_sqlite3.node'));
+  process.stdout.write(`database: ${compiled ? 'as in a bundle (fdatasync)' : 'prebuilt (fsync; node deploy/database-part.ts for the one in a bundle)'}\n`);
   for (const size of SIZES) {
-    const { times, rss_mb, bytes } = await measure(folder, size, floor);
+    const { times, cold, rss_mb, bytes } = await measure(folder, size, floor);
     const whole = quantile(times.whole, 0.5);
     const rows = (
-      Object.entries({
-        'wire and framing': times.framing,
-        'loop → desk': times.toDesk,
-        lookup: times.lookup,
-        decision: times.decision,
-        commit: times.commit,
-        'worker round trip': times.fromDesk,
-        release: times.release,
-        'last byte → release': times.whole,
-        'commit floor, between guests': times.floor,
-      }) as [string, number[]][]
-    ).map(([stage, list]) => [stage, ...[0.5, 0.99, 0.999].map((q) => quantile(list, q).toFixed(0)), `${((100 * quantile(list, 0.5)) / whole).toFixed(0)} %`]);
+      [
+        ['wire and framing', 'framing'],
+        ['loop → desk', 'toDesk'],
+        ['lookup', 'lookup'],
+        ['decision', 'decision'],
+        ['commit', 'commit'],
+        ['worker round trip', 'fromDesk'],
+        ['release', 'release'],
+        ['last byte → release', 'whole'],
+        ['commit floor, between guests', 'floor'],
+      ] as const
+    ).map(([stage, key]) => [
+      stage,
+      ...[0.5, 0.9, 0.99].map((q) => quantile(times[key], q).toFixed(0)),
+      `${((100 * quantile(times[key], 0.5)) / whole).toFixed(0)} %`,
+      quantile(cold[key], 0.5).toFixed(0),
+    ]);
     process.stdout.write(
-      `${size.toLocaleString('en')} tickets (${(bytes / size).toFixed(1)} bytes a ticket in the file), ${times.whole.length} codes, ${rss_mb.toFixed(0)} MB resident\n`,
+      `${size.toLocaleString('en')} tickets (${(bytes / size).toFixed(1)} bytes a ticket in the file), ${times.whole.length + cold.whole.length} codes at ${BAUD === 0 ? 'once' : `${BAUD} baud`}, ${rss_mb.toFixed(0)} MB resident, load ${loadavg()[0]?.toFixed(1)}\n`,
     );
-    process.stdout.write(`${table(['stage', 'p50 µs', 'p99 µs', 'p99.9 µs', 'share'], rows)}\n`);
-    const durable = quantile(
-      times.lookup.map((value, index) => value + (times.decision[index] ?? 0) + (times.commit[index] ?? 0)),
-      0.5,
-    );
+    process.stdout.write(`${table(['stage', 'p50 µs', 'p90 µs', 'p99 µs', 'share', 'coming not told: p50 µs'], rows)}\n`);
+    const durable = (of: Times) =>
+      quantile(
+        of.lookup.map((value, index) => value + (of.decision[index] ?? 0) + (of.commit[index] ?? 0)),
+        0.5,
+      ) / quantile([...times.floor, ...cold.floor], 0.5);
     process.stdout.write(
-      `durable decision (lookup + decision + commit) / commit floor: ${(durable / quantile(times.floor, 0.5)).toFixed(2)} (floor at the guests' pace)\n\n`,
+      `durable decision (lookup + decision + commit) / commit floor at the guests' pace: ${durable(times).toFixed(2)}; coming not told: ${durable(cold).toFixed(2)}\n\n`,
     );
   }
   floor.close();

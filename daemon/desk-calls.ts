@@ -24,7 +24,7 @@ export interface DeskStore {
 /** One call with its arguments. Answers are what the method of DeskCore answers. */
 export type DeskCall =
   | { readonly name: 'open'; readonly store: DeskStore }
-  | { readonly name: 'close' | 'status' | 'vector' | 'caughtUp' }
+  | { readonly name: 'close' | 'status' | 'vector' | 'caughtUp' | 'prepare' }
   | { readonly name: 'decide'; readonly presentation: Presentation; readonly answer?: 'may_ask' | readonly AskedTicket[] | undefined }
   /** `decision`: id of the call that is given up. */
   | { readonly name: 'abandon'; readonly decision: number }

@@ -680,3 +680,28 @@ test('pinned keys that cannot be used are a mistake seen at start', async () => 
     /pinned key w: a public key of small order/,
   );
 });
+
+test('a rehearsal leaves ledger, usage and chain as they are, also where nothing was granted yet or the manifest is another by now', async () => {
+  const code = newCode();
+  const later = newCode();
+  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const told = () => {
+    const { lastSeq, backlog, totals, usageComplete } = desk.core.status(desk.stamp());
+    return { lastSeq, backlog, totals, usageComplete, vector: desk.core.vector(), rows: desk.core.rows(null, 500) };
+  };
+  const unchanged = () => {
+    const before = told();
+    for (let n = 0; n < 3; n++) desk.core.prepare(desk.stamp());
+    expect(told()).toEqual(before);
+  };
+  unchanged();
+  const first = desk.decide(code);
+  expect(first.verdict.kind).toBe('grant');
+  unchanged();
+  desk.passed(first);
+  await desk.install({ version: 2, tickets: [ticket(code), ticket(later)] });
+  unchanged();
+  desk.nowMs += 60_000;
+  expect(desk.decide(code).verdict.kind).toBe('refusal');
+  expect(desk.decide(later).row[1]).toBe(first.row[1] + 3);
+});

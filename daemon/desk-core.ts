@@ -59,6 +59,11 @@ export interface DeskCore {
   /** `answer`: undefined: never ask; `may_ask`: a Question may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did not answer). */
   decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly AskedTicket[]): Decision | Question;
   abandon(id: number, stamp: Stamp): void;
+  /**
+   * A code is coming: everything that its decision will do is done once for a code that nobody has, without the commit.
+   * What lies cold after a pause is at hand then. Nothing changes, nothing is written; a fault is left to the decision that meets it.
+   */
+  prepare(stamp: Stamp): void;
   /** The cloud's answer that came after its decision: for the guest's next try. */
   remember(answers: readonly AskedTicket[], stamp: Stamp): void;
   record(note: Note, stamp: Stamp): RowPosition;
@@ -82,6 +87,10 @@ export interface DeskCore {
   layOut(): boolean;
   close(): void;
 }
+
+const NO_BYTES = new Uint8Array(0);
+/** Of no ticket: a ticket is found by a hash of 128 bits. */
+const rehearsedCode = (): Uint8Array => Buffer.from(`rehearsal-${Math.random()}`);
 
 /** Opens everything; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
 export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Promise<DeskCore> {
@@ -110,6 +119,8 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
   /** Grants by the id of their decision, for `abandon`. */
   const grants = new Map<number, AppendedRow>();
   const lateAnswers = createLateAnswers();
+  /** What the last grant was decided by: for a rehearsal, no code is in it. */
+  let granted: Gathered | null = null;
   /** Grants whose guest was told no: returned before the next decision. */
   const owed: AppendedRow[] = [];
 
@@ -165,6 +176,36 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     }
   };
 
+  const judge = (presentation: Omit<Presentation, 'bytes'>, bytes: Uint8Array, stamp: Stamp, answer: undefined | 'may_ask' | readonly AskedTicket[]) => {
+    const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
+    const code = readCode(bytes);
+    const gathered = gatherFacts(
+      code.kind === 'code' ? recogniseCode(code.text) : null,
+      {
+        manifests: parts.manifests,
+        usage: parts.usage,
+        verify: keyring.verifyBytes,
+        keyNowMs: stamp.trusted ? nowMs : null,
+        // Only where the policy asks at all: what may not be asked may not be remembered either.
+        late: (event, ref) => (policyOf(event, null).unknown === 'ask' ? lateAnswers.find(event.eventId, ref, stamp.boottimeMs) : null),
+        inside: occupancy.inside,
+      },
+      typeof answer === 'object' ? answer : null,
+    );
+    const { facts, event } = gathered;
+    const policy = policyOf(event, facts.kind === 'ticket' ? facts.ticket.tier : null);
+    const place: PlaceFacts = {
+      gate: options.gate,
+      direction: presentation.direction,
+      mode: presentation.mode,
+      nowMs,
+      clockTrusted: stamp.trusted,
+      online: presentation.online,
+      usageComplete: !lost && !parts.usage.gaps(),
+    };
+    return { nowMs, gathered, policy, place };
+  };
+
   /** What is broken may not even close: it is left as it is. */
   const closeParts = (): void => {
     for (const close of [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()]) {
@@ -205,34 +246,10 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     decide(id, presentation, stamp, elapsedUs, answer) {
       const startUs = elapsedUs();
       settleOwed(stamp);
-      const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
-      const code = readCode(presentation.bytes);
-      const gathered = gatherFacts(
-        code.kind === 'code' ? recogniseCode(code.text) : null,
-        {
-          manifests: parts.manifests,
-          usage: parts.usage,
-          verify: keyring.verifyBytes,
-          keyNowMs: stamp.trusted ? nowMs : null,
-          // Only where the policy asks at all: what may not be asked may not be remembered either.
-          late: (event, ref) => (policyOf(event, null).unknown === 'ask' ? lateAnswers.find(event.eventId, ref, stamp.boottimeMs) : null),
-          inside: occupancy.inside,
-        },
-        typeof answer === 'object' ? answer : null,
-      );
-      const { facts, event } = gathered;
+      const { nowMs, gathered, policy, place } = judge(presentation, presentation.bytes, stamp, answer);
+      const { facts } = gathered;
       const foundUs = elapsedUs();
-      const policy = policyOf(event, facts.kind === 'ticket' ? facts.ticket.tier : null);
       if (answer === 'may_ask' && facts.kind === 'unknown' && policy.unknown === 'ask' && gathered.refs.length > 0) return { ask: gathered.refs };
-      const place: PlaceFacts = {
-        gate: options.gate,
-        direction: presentation.direction,
-        mode: presentation.mode,
-        nowMs,
-        clockTrusted: stamp.trusted,
-        online: presentation.online,
-        usageComplete: !lost && !parts.usage.gaps(),
-      };
       const verdict = admit(facts, policy, place);
       const decidedUs = elapsedUs();
       const seen = parts.usage.seenSince();
@@ -240,6 +257,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       const [row] = write([decisionBody(verdict, gathered, presentation, latencyUs, seen.changed)], stamp) as [AppendedRow];
       if (verdict.kind === 'grant') {
         seen.confirm();
+        granted = gathered;
         grants.set(id, row);
         if (grants.size > MAX_ABANDONABLE) grants.delete(grants.keys().next().value as number);
       }
@@ -256,6 +274,23 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
           : { lastEntry: showTime(verdict.lastEntryMs, nowMs, facts.event.timeZone) }),
         stages: { lookup_us: Math.round(foundUs - startUs), decision_us: Math.round(decidedUs - foundUs), commit_us: Math.round(elapsedUs() - decidedUs) },
       };
+    },
+    prepare(stamp) {
+      const { ticket } = granted?.facts.kind === 'ticket' ? granted.facts : { ticket: null };
+      const presentation = { direction: 'in', reader: '', mode: 'controlled', atMs: stamp.boottimeMs, lastByteMs: stamp.boottimeMs, online: false } as const;
+      try {
+        const { gathered, policy, place } = judge(presentation, rehearsedCode(), stamp, undefined);
+        // As the last grant was, because most codes are good ones.
+        if (ticket !== null) {
+          parts.manifests.find(ticket.eventId)?.file.find(Buffer.from(ticket.ticketRef, 'hex'));
+          parts.usage.ofTicket(ticket.ticketRef);
+        }
+        const known = granted ?? gathered;
+        const verdict = admit(known.facts, policy, place);
+        parts.ledger.rehearse(decisionBody(verdict, known, { ...presentation, bytes: NO_BYTES }, 0, parts.usage.seenSince().changed), stamp);
+      } catch {
+        // A disk or a database that fails now fails the decision too, and is dealt with there.
+      }
     },
     abandon(id, stamp) {
       const row = grants.get(id);

@@ -198,6 +198,8 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
         call.presentation.bytes.fill(0);
       }
     }
+    case 'prepare':
+      return core.prepare(stamp);
     case 'abandon':
       return core.abandon(call.decision, stamp);
     case 'remember':

@@ -234,3 +234,29 @@ test('a ledger that breaks while guests come: that call fails with its fault, th
   await desk.caughtUp();
   expect((await desk.decide(show(code, clock.now))).verdict).toMatchObject({ kind: 'grant' });
 });
+
+test('a desk that gets ready for codes that never come writes nothing, and decides the next one as ever', async () => {
+  const codes = [newCode(), newCode()];
+  const { desk, clock } = await deskWith(codes);
+  desk.prepare?.();
+  const before = await desk.status();
+  for (let n = 0; n < 50; n++) {
+    clock.now += 700;
+    // Two at once: the second is one too many, and is not asked for.
+    desk.prepare?.();
+    desk.prepare?.();
+    if (n % 10 === 0) await desk.status();
+  }
+  expect(await desk.status()).toMatchObject({ lastSeq: before.lastSeq, totals: before.totals, backlog: before.backlog, usageComplete: true });
+  const asked = codes.map((code) => {
+    clock.now += 700;
+    desk.prepare?.();
+    return desk.decide(show(code, clock.now));
+  });
+  expect((await Promise.all(asked)).map(({ verdict, row }) => [verdict.kind, row[1]])).toEqual([
+    ['grant', before.lastSeq + 1],
+    ['grant', before.lastSeq + 2],
+  ]);
+  desk.prepare?.();
+  expect(await desk.rows(null, 500)).toHaveLength(before.lastSeq + 2);
+});

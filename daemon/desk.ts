@@ -68,6 +68,8 @@ export function createDesk(options: DeskOptions): GateDesk {
   const abandoned = new WeakSet<Presentation>();
   let worker: Worker | null = null;
   let lastId = 0;
+  /** The `prepare` that the worker has not done yet. */
+  let preparing: number | null = null;
 
   const failed = (cause: string): DeskError => {
     const fault: Fault = {
@@ -83,6 +85,8 @@ export function createDesk(options: DeskOptions): GateDesk {
       notice(reply.notice, reply.detail);
       return;
     }
+    // The answer itself is of use: it wakes this thread's end of the way as well.
+    if (reply.id === preparing) preparing = null;
     const call = waiting.get(reply.id);
     waiting.delete(reply.id);
     if (reply.ok) call?.resolve(reply.value);
@@ -91,6 +95,7 @@ export function createDesk(options: DeskOptions): GateDesk {
   const gone = (which: Worker, cause: string): void => {
     if (worker !== which) return;
     worker = null;
+    preparing = null;
     for (const call of waiting.values()) call.reject(failed(cause));
     waiting.clear();
     notice('ledger', cause);
@@ -181,6 +186,10 @@ export function createDesk(options: DeskOptions): GateDesk {
           () => undefined,
         );
       return (await decideWith(presentation, answer === null ? [] : askedTickets(answer))) as Decision;
+    },
+    prepare() {
+      // Where it has something to do already it is awake, and nobody shall wait for a rehearsal.
+      if (worker !== null && preparing === null && waiting.size === 0) preparing = post(worker, { name: 'prepare' });
     },
     abandon(presentation) {
       abandoned.add(presentation);

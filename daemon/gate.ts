@@ -157,6 +157,7 @@ export function createGate(options: GateOptions): Gate {
     log,
     lane: () => lane,
     dispatch,
+    coming: decisions.coming,
     present: decisions.present,
     note: (note) => void notes.add(note),
   });

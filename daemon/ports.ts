@@ -50,6 +50,8 @@ export type ReaderEvent =
     }
   /** Rubbish: too long, or broken framing. Counted, resynchronised. */
   | { readonly kind: 'garbled'; readonly reader: string; readonly direction: Direction; readonly why: 'too_long' | 'framing'; readonly atMs: number }
+  /** The first bytes of what may become a frame: at most once a frame, and not where its end comes along with them. */
+  | { readonly kind: 'coming'; readonly reader: string; readonly direction: Direction }
   | { readonly kind: 'up'; readonly reader: string }
   | { readonly kind: 'down'; readonly reader: string; readonly fault: Fault };
 
@@ -215,6 +217,8 @@ export interface Desk {
   close(): Promise<void>;
   /** Recognises, decides, commits (synchronous=FULL), then answers. */
   decide(presentation: Presentation): Promise<Decision>;
+  /** A code is coming: the desk wakes and has at hand what a decision needs. Decides and writes nothing, never throws, and costs a `decide` no wait of note. */
+  prepare?(): void;
   /**
    * Gives up waiting on an earlier `decide` (the disk stalled and the guest was told no): if it is granted after all, the store
    * commits its `returned` before its next decision. The promise of that decide still settles, and must be ignored.

@@ -15,6 +15,8 @@ export const MAX_DECISIONS_UNDER_WAY = 8;
 export interface Decisions {
   /** A frame of a reader becomes a lane input. */
   present(event: Extract<ReaderEvent, { kind: 'frame' }>): UntimedInput;
+  /** A code is on the wire: the desk gets ready, where it would be asked. */
+  coming(): void;
   /** The lane says: ask the desk. */
   decide(presentation: number, direction: Direction, mode: Mode): void;
   abandon(presentation: number): void;
@@ -24,7 +26,7 @@ export interface Decisions {
 }
 
 export interface DecisionsOptions {
-  readonly desk: Pick<Desk, 'decide' | 'abandon'>;
+  readonly desk: Pick<Desk, 'decide' | 'abandon' | 'prepare'>;
   readonly clock: Clock;
   readonly online: () => boolean;
   readonly ready: () => boolean;
@@ -87,6 +89,9 @@ export function createDecisions(options: DecisionsOptions): Decisions {
       waiting.set(presentation, { frame, presentation: null });
       const fingerprint = createHmac('sha256', secret).update(frame.bytes).digest('base64');
       return { kind: 'code', direction: frame.direction, presentation, fingerprint, lastByteMs: frame.lastByteMs };
+    },
+    coming() {
+      if (options.ready() && underWay === 0) desk.prepare?.();
     },
     decide(number, direction, mode) {
       const one = waiting.get(number);

@@ -37,6 +37,8 @@ export interface PeripheralsOptions {
   readonly lane: () => LaneState;
   /** `atMs`: the edge's own time. */
   readonly dispatch: (input: UntimedInput, atMs?: number) => void;
+  /** A code is on a reader's wire. */
+  readonly coming: () => void;
   readonly present: (event: Extract<ReaderEvent, { kind: 'frame' }>) => UntimedInput;
   readonly note: (note: LaneNote) => void;
 }
@@ -66,6 +68,7 @@ export function createPeripherals(options: PeripheralsOptions): Peripherals {
       if ([...hearers.values()].includes(true)) return;
       return dispatch(options.present(event));
     }
+    if (event.kind === 'coming') return options.coming();
     if (event.kind === 'garbled') return dispatch({ kind: 'garbled', direction: event.direction });
     if (event.kind === 'up') alerts.clear(`reader-${event.reader}`);
     else alerts.raise(`reader-${event.reader}`, 'critical', `${event.fault.operation}: ${event.fault.cause}. ${event.fault.hint}`);

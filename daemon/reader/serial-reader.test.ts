@@ -60,6 +60,25 @@ test.each([
   await readFrames(events, ['A', 'B']);
 });
 
+test('a code that comes in pieces is told of once, before it is whole; one that comes at once, and what ends nothing, is not', async () => {
+  const events = read();
+  await isUp();
+  await show('AT ONCE\r\n');
+  await readFrames(events, ['AT ONCE']);
+  expect(kinds(events)).not.toContain('coming');
+  const comings = () => events.filter(({ kind }) => kind === 'coming').length;
+  await show('IN ');
+  await expect.poll(comings, { timeout: 5_000, interval: 5 }).toBe(1);
+  await show('TWO ');
+  await show('PIECES');
+  await show('\r');
+  await readFrames(events, ['AT ONCE', 'IN TWO PIECES']);
+  await show('\n\r\n');
+  await show('X');
+  await expect.poll(comings, { timeout: 5_000, interval: 5 }).toBe(2);
+  expect(kinds(events)).toEqual(['up', 'frame', 'coming', 'frame', 'coming']);
+});
+
 test('a code ended by silence arrives by itself, in a process that does nothing else', async () => {
   // Longer than a busy machine keeps this process waiting between two writes.
   const events = read({ frame: 'silence', silenceMs: 600 });

@@ -63,9 +63,11 @@ export function createSerialReader(options: SerialReaderOptions, clock: Pick<Clo
   const receive = (bytes: Uint8Array): void => {
     const atMs = clock.boottimeMs();
     const step = stepFraming(framing, state, bytes, atMs);
+    const begins = state.held.length === 0 && !state.dropping && step.state.held.length > 0 && step.framed.length === 0;
     state = step.state;
     clearTimeout(frameTimer);
     if (step.deadlineMs !== null) frameTimer = setTimeout(() => receive(new Uint8Array(0)), Math.max(1, Math.ceil(step.deadlineMs - atMs)));
+    if (begins) listener?.({ kind: 'coming', reader: name, direction });
     for (const framed of step.framed) {
       if (framed.kind === 'frame') listener?.({ kind: 'frame', reader: name, direction, bytes: framed.bytes, atMs, lastByteMs: framed.lastByteMs });
       else listener?.({ kind: 'garbled', reader: name, direction, why: framed.why, atMs });
