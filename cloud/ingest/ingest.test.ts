@@ -245,13 +245,13 @@ test('while the database is away, what waits is bounded in bytes: the rest is le
   expect(ingest.stats().ledgers.let_go).toBe(100 - 21);
   expect(acknowledged).toBe(100 - 21);
   const state = (n: number) =>
-    JSON.stringify({ schema: 1, state: 'online', session: 's', since: '2026-05-01T12:00:00.000Z', reason: 'r', filler: `${n}${'x'.repeat(200_000)}` });
-  for (let n = 0; n < 100; n++) ingest.receive(message(`stile/1/any/gate-${n}/state`, state(n)));
-  expect(ingest.stats().telemetry.waiting).toBe(31);
-  expect(acknowledged).toBe(200 - 21);
+    JSON.stringify({ schema: 1, state: 'online', session: 's', since: '2026-05-01T12:00:00.000Z', reason: 'r', filler: `${n}${'x'.repeat(30_000)}` });
+  for (let n = 0; n < 300; n++) ingest.receive(message(`stile/1/any/gate-${n}/state`, state(n)));
+  expect(ingest.stats().telemetry.waiting).toBe(208);
+  expect(acknowledged).toBe(400 - 21);
   for (let n = 0; n < 100; n++) ingest.receive(message('stile/1/any/gate/health', `${n} ${'x'.repeat(200_000)}`));
   expect(ingest.stats().telemetry.refused).toBe(100);
-  expect(acknowledged).toBe(300 - 21 - 21);
+  expect(acknowledged).toBe(500 - 21 - 21);
   await away.close();
 });
 
@@ -306,6 +306,28 @@ test('the last words of a device are kept: states, health, alerts; a late will o
     .poll(async () => await rowsOf(venue, `SELECT state ->> 'state' AS s, (SELECT count(*) FROM device_alerts) AS alerts FROM devices WHERE name = '${name}'`))
     .toEqual([{ s: 'offline', alerts: 0 }]);
   expect(await rowsOf(venue, 'SELECT reason FROM quarantine')).toEqual([{ reason: 'unreadable' }]);
+});
+
+test('of a device that invents alerts some are kept, and of a word that is far too large only that it came', async () => {
+  const venue = await makeVenue(fresh.url);
+  const [name] = venue.gates as [string];
+  const { ingest } = await cloud();
+  const gate = await device();
+  const alert = { schema: 1, since: '2026-05-01T12:00:00.000Z', severity: 'warning', message: 'm' };
+  const say = async (alerts: readonly string[], word: unknown = alert) => {
+    const { received } = ingest.stats().telemetry;
+    await Promise.all(alerts.map((id) => gate.say(`stile/1/${name}/alert/${id}`, word)));
+    await expect.poll(() => ingest.stats().telemetry.received).toBe(received + alerts.length);
+    await ingest.idle();
+    return (await rowsOf(venue, 'SELECT alert_id FROM device_alerts ORDER BY alert_id')).map(({ alert_id }) => alert_id);
+  };
+  const invented = Array.from({ length: 50 }, (_, n) => `reader-${n + 10}`);
+  expect(await say(invented)).toEqual(invented.slice(0, 32));
+  expect(await say(['disk', 'reader-10', 'reader-60'])).toEqual(invented.slice(0, 32));
+  await say(['reader-10', 'reader-11'], '');
+  expect(await say(['disk'], { ...alert, filler: 'x'.repeat(40_000) })).toEqual(invented.slice(2, 32));
+  expect(await say(['disk'])).toEqual(['disk', ...invented.slice(2, 32)]);
+  await expect.poll(() => rowsOf(venue, 'SELECT reason FROM quarantine')).toEqual([{ reason: 'oversized' }]);
 });
 
 test('time is answered at once; a lookup with facts; a response goes to whoever waits; rows of the cloud reach the gates', async () => {

@@ -12,6 +12,8 @@ import type { Quarantine } from './quarantine.ts';
 import type { Senders } from './senders.ts';
 
 const WRITE_EVERY_MS = 500;
+/** A larger word is quarantined: a gate's own have some thousand bytes. */
+const MAX_WORD_BYTES = 32 * 1024;
 /** Devices times kinds that wait to be written; beyond, the oldest is let go (its device says it again). */
 const MAX_WAITING = 50_000;
 /** And their texts together, characters; beyond, the oldest likewise. */
@@ -155,7 +157,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       counts.received += 1;
       loop ??= writeRegularly();
       const cleared = topic.kind === 'alert' && message.payload.byteLength === 0;
-      const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload);
+      const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload, MAX_WORD_BYTES);
       if (parsed !== null && !parsed.ok) {
         const reason = parsed.error === 'oversized' || parsed.error === 'wrong_version' ? parsed.error : 'unreadable';
         void refuse(topic, message, reason, parsed.message);
