@@ -3,7 +3,7 @@
  * the other on one broker and one server that waits for its disk. Each once undisturbed, for its speed, and once killed and started
  * again in the middle, for what is lost and what is doubled then.
  *
- *   node bench/peers/ingest.ts [--rows 20000] [--gates 20] [--only stile,python,node-red] [--no-kill]
+ *   node bench/peers/ingest.ts [--rows 60000] [--gates 20] [--only stile,python,node-red] [--no-kill]
  *
  * The same messages for all, 100 rows each. A gate sends a message again until its rows are acknowledged: that is Stile's side. The peers
  * have nothing that could acknowledge, so what the broker has taken counts as sent, as with any plain script. What each does: README.md.
@@ -18,7 +18,8 @@ import { parseArgs } from 'node:util';
 import { connectAsync, type MqttClient } from 'mqtt';
 import { connectOwner, type OwnerConnection } from '../../cloud/database.ts';
 import { migrate } from '../../cloud/migrate.ts';
-import { MAX_BATCHES_IN_FLIGHT, MAX_LEDGER_ENTRIES } from '../../contract/limits.ts';
+import { entryText } from '../../contract/chain.ts';
+import { MAX_BATCHES_IN_FLIGHT, MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { parseTopic, topicOf } from '../../contract/topics.ts';
 import { startPostgres } from '../../deploy/database/embedded.ts';
 import { startBroker } from '../../test/broker.ts';
@@ -30,7 +31,7 @@ import { fetchNodeRed, startNodeRed } from './node-red.ts';
 
 const { values } = parseArgs({
   options: {
-    rows: { type: 'string', default: '20000' },
+    rows: { type: 'string', default: '60000' },
     gates: { type: 'string', default: '20' },
     only: { type: 'string', default: 'stile,python,node-red' },
     'no-kill': { type: 'boolean', default: false },
@@ -89,7 +90,10 @@ async function makeLoad(): Promise<Load> {
     const list: Sent[] = [];
     for (let at = 0; at < ledger.entries.length; at += MAX_LEDGER_ENTRIES) {
       const entries = ledger.entries.slice(at, at + MAX_LEDGER_ENTRIES);
-      list.push({ gate, topic: topicOf({ kind: 'ledger', gate }), payload: JSON.stringify(ledger.message(entries)), last: entries.at(-1)?.seq ?? 0 });
+      // In the order of fields in which a gate keeps and sends them.
+      const texts = entries.map((entry) => `${entryText(entry).slice(0, -1)},"hash":"${entry.hash}"}`);
+      const payload = `{"schema":${SCHEMA_VERSION},"gate":"${gate}","epoch":${ledger.epoch},"entries":[${texts.join(',')}]}`;
+      list.push({ gate, topic: topicOf({ kind: 'ledger', gate }), payload, last: entries.at(-1)?.seq ?? 0 });
     }
     messages.set(gate, list);
   }
