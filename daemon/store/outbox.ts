@@ -57,6 +57,7 @@ export function createOutbox(ledger: Ledger): Outbox {
   const again = new Map<number, number>();
   const changed = new Set<number>();
   for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
+  const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
   const box = createSalvageBox(ledger);
 
   const released = (epoch: number): number => Math.min(acked.get(epoch) ?? 0, (again.get(epoch) ?? Number.MAX_SAFE_INTEGER) - 1);
@@ -159,7 +160,7 @@ export function createOutbox(ledger: Ledger): Outbox {
       if (changed.size === 0) return;
       try {
         ledger.change('keep what was acknowledged', () => {
-          for (const epoch of changed) db.prepare('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?').run(acked.get(epoch) ?? 0, epoch);
+          for (const epoch of changed) keepAcked.run(acked.get(epoch) ?? 0, epoch);
         });
       } catch (error) {
         throw storeError('keep what was acknowledged', error);

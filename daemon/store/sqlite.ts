@@ -100,11 +100,10 @@ export function openDatabase(path: string, options: OpenOptions): Sqlite {
     if (mode !== 'wal')
       throw fault(`open ${path}`, `journal_mode is ${String(mode)}, not wal`, 'Put the store on a local file system that supports shared memory.');
     db.pragma(`synchronous = ${options.synchronous === 'full' ? 'FULL' : 'NORMAL'}`);
-    db.pragma('wal_autocheckpoint = 0');
-    db.pragma('foreign_keys = ON');
-    db.pragma(`cache_size = -${CACHE_KIB}`);
-    db.pragma('temp_store = MEMORY');
-    db.pragma('trusted_schema = OFF');
+    // In one go: a pragma of its own is a statement that is made, run and thrown away.
+    db.exec(
+      `PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = ON; PRAGMA cache_size = -${CACHE_KIB}; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF`,
+    );
     if (options.synchronous === 'full') assertDurable(db, path);
     return db;
   } catch (error) {
@@ -129,9 +128,7 @@ export function openImmutable(path: string): Sqlite {
   try {
     const db = new Database(path, { readonly: true, fileMustExist: true });
     // Keeps its shared lock after the first read, so that a lookup asks the kernel for nothing but pages.
-    db.pragma('locking_mode = EXCLUSIVE');
-    db.pragma(`cache_size = -${CACHE_KIB}`);
-    db.pragma('trusted_schema = OFF');
+    db.exec(`PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -${CACHE_KIB}; PRAGMA trusted_schema = OFF`);
     return db;
   } catch (error) {
     throw storeError(`open ${path}`, error);

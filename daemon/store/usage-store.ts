@@ -222,23 +222,24 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
     return epoch === 0 ? null : [epoch, epochs.get(epoch)?.seq ?? 0];
   };
 
+  const writeDirty = db.transaction(() => {
+    for (const held of dirty.values()) {
+      const state = joined(held, stored(held));
+      const { gate, epoch, seq, ...rest } = state;
+      drop.run(gate, epoch, seq);
+      put.run(Buffer.from(state.ticketRef ?? '', 'hex'), gate, epoch, seq, state.eventId, JSON.stringify(rest));
+    }
+    for (const name of changedSeen) {
+      const [ledger = '', epoch = '0'] = name.split(' ');
+      const at = seenOf(ledger, Number(epoch));
+      putSeen.run(ledger, Number(epoch), at.seq, at.base, at.reach, at.high);
+    }
+    for (const [key, value] of Object.entries(totals)) putTotal.run(key, value);
+  });
   const flush = (): void => {
     if (dirty.size === 0 && changedSeen.size === 0) return;
     try {
-      db.transaction(() => {
-        for (const held of dirty.values()) {
-          const state = joined(held, stored(held));
-          const { gate, epoch, seq, ...rest } = state;
-          drop.run(gate, epoch, seq);
-          put.run(Buffer.from(state.ticketRef ?? '', 'hex'), gate, epoch, seq, state.eventId, JSON.stringify(rest));
-        }
-        for (const name of changedSeen) {
-          const [ledger = '', epoch = '0'] = name.split(' ');
-          const at = seenOf(ledger, Number(epoch));
-          putSeen.run(ledger, Number(epoch), at.seq, at.base, at.reach, at.high);
-        }
-        for (const [key, value] of Object.entries(totals)) putTotal.run(key, value);
-      })();
+      writeDirty();
     } catch (error) {
       throw storeError('write usage', error, 'usage');
     }

@@ -3,6 +3,7 @@ import { type Fleet, startFleet } from './fleet.ts';
 import { HISTORIES_A_FLEET, type House } from './house.ts';
 import { fleetOf, planFleet, planHistory, type Step } from './plan.ts';
 import { pretendFull, watchSynchronous } from './power.ts';
+import { rememberSignatures } from './signatures.ts';
 import type { RealAccount } from './sql.ts';
 import type { MutantName, Violation } from './world.ts';
 
@@ -57,6 +58,7 @@ export async function runFleet(
 
 async function withFleet<T>(house: House, options: Omit<Parameters<typeof startFleet>[0], 'house'>, work: (fleet: Fleet) => Promise<T>): Promise<T> {
   watchSynchronous(house.folder);
+  rememberSignatures();
   pretendFull(options.mutant === 'synchronous-normal');
   const fleet = await startFleet({ house, ...options });
   try {
