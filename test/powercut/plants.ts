@@ -19,6 +19,8 @@ export const PLANTS: Readonly<Record<string, readonly Plant[]>> = {
     { file: 'daemon/store/sqlite.ts', from: 'FOLD_AFTER_COMMITS = 256', to: 'FOLD_AFTER_COMMITS = 9' },
     { file: 'daemon/store/sqlite.ts', from: 'WAL_LIMIT_BYTES = 16 * 1024 * 1024', to: 'WAL_LIMIT_BYTES = 96 * 1024' },
     { file: 'daemon/store/sqlite.ts', from: 'COMMITS_BETWEEN_LOOKS = 64', to: 'COMMITS_BETWEEN_LOOKS = 7' },
+    { file: 'daemon/store/log-room.ts', from: 'LOG_ROOM_BYTES = 2 * 1024 * 1024', to: 'LOG_ROOM_BYTES = 64 * 1024' },
+    { file: 'daemon/store/log-room.ts', from: 'STEP_BYTES = 128 * 1024', to: 'STEP_BYTES = 24 * 1024' },
   ],
   /** A commit is synced only with the next fold. */
   normal: [
@@ -29,7 +31,7 @@ export const PLANTS: Readonly<Record<string, readonly Plant[]>> = {
   early: [
     {
       file: 'daemon/store/ledger.ts',
-      from: '        try {\n          write();\n        }',
+      from: '        try {\n          insertAll(texts);\n        }',
       to: '        try {\n          const held = { lastId, texts };\n          late?.();\n          late = () => { late = null; held.texts.forEach((text, n) => insert.run(held.lastId + 1 + n, text)); };\n        }',
     },
     {
