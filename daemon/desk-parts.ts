@@ -106,14 +106,15 @@ async function openOnce(options: DeskCoreOptions, keyring: Keyring, latest: Late
 
 /**
  * Rows of epochs that were set aside which are neither acknowledged nor saved: as `epoch/from–to` as far as anything here knows of them, and
- * as `from epoch/seq on` where the log held commits behind the newest row known that could not be read.
+ * as `any from epoch/seq on` where what could not be read may have held rows behind the newest that is known.
  */
-function unreadable(saved: Salvage, usage: UsageStore, name: string): string[] {
+function unreadable(saved: Salvage, usage: UsageStore, name: string): { readonly ranges: string[]; readonly behind: string | null } {
   const newest = usage.vector()[name];
   const epochs = new Set([...saved.acked.map(({ epoch }) => epoch), ...saved.rows.map(({ epoch }) => epoch), ...(newest === undefined ? [] : [newest[0]])]);
-  return [...epochs]
+  let behind: string | null = null;
+  const ranges = [...epochs]
     .sort((a, b) => a - b)
-    .flatMap((epoch, at) => {
+    .flatMap((epoch) => {
       const here = new Set(saved.rows.filter((row) => row.epoch === epoch).map(({ seq }) => seq));
       const acked = saved.acked.find((one) => one.epoch === epoch)?.seq ?? 0;
       const last = Math.max(
@@ -130,16 +131,20 @@ function unreadable(saved: Salvage, usage: UsageStore, name: string): string[] {
         ranges.push(`${epoch}/${from}–${to}`);
         from = to;
       }
-      return at === epochs.size - 1 && saved.unread > 0 ? [...ranges, `from ${epoch}/${last + 1} on`] : ranges;
+      behind = saved.unread > 0 || saved.lastEpoch === 0 ? `any from ${epoch}/${last + 1} on` : null;
+      return ranges;
     });
+  return { ranges, behind };
 }
 
 /** What a person is told of the rows that are lost; empty: none are, as far as anything here knows. */
 function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
-  const lost = unreadable(saved, usage, name);
-  const more = lost.length - MAX_RANGES_TOLD;
-  const told = more > 0 ? [...lost.slice(0, MAX_RANGES_TOLD - 1), `and ${more} more ranges up to ${lost.at(-1)}`] : lost;
-  if (saved.lastEpoch === 0) told.push('of its newest epoch that the cloud has not');
+  const { ranges, behind } = unreadable(saved, usage, name);
+  const more = ranges.length - MAX_RANGES_TOLD;
+  const told = more > 0 ? [...ranges.slice(0, MAX_RANGES_TOLD), `${more} more ranges up to ${ranges.at(-1)}`] : ranges;
+  if (behind !== null) told.push(behind);
+  // Not even its epochs can be read, and usage knows of no own row.
+  else if (saved.lastEpoch === 0) told.push('any that the cloud has not');
   return told.length === 0 ? '' : `, rows ${told.join(', ')} could not be read`;
 }
 

@@ -28,7 +28,7 @@ export interface Salvage {
   readonly acked: readonly { readonly epoch: number; readonly seq: number }[];
   /** Highest row of each own epoch that there was, readable or not, as far as this database tells. */
   readonly ends: readonly { readonly epoch: number; readonly seq: number }[];
-  /** Frames of its log that could not be read, and whose pages nothing later tells of: rows behind the newest that is known may be missing. */
+  /** Pages of its file, and frames of its log whose pages nothing later tells of, that are damaged and could not be mended: rows behind the newest that is known may be missing. */
   readonly unread: number;
   readonly modes: readonly { readonly direction: Direction; readonly mode: Mode; readonly until_ms: number | null; readonly from_mode: Mode | null }[];
   readonly transactions: readonly { readonly id: string; readonly expires_at_ms: number }[];
@@ -74,8 +74,9 @@ function secondName(path: string, name: string): void {
 
 /** Reads what can be read, row by row, behind damaged places of the log as well. Total: a file that says nothing gives nothing. */
 export function salvage(path: string): Salvage {
-  attempt(() => mendPages(path));
-  const { changed, unread } = attempt(() => mendLog(path)) ?? { changed: false, unread: 0 };
+  const pages = attempt(() => mendPages(path)) ?? 0;
+  const { changed, unread: frames } = attempt(() => mendLog(path)) ?? { changed: false, unread: 0 };
+  const unread = pages + frames;
   const saved = { ...readable(path), unread };
   if (!changed || saved.rows.length > 0) return saved;
   // The log as it was may say more than the one that was mended.
@@ -136,6 +137,9 @@ function endsOf(db: Sqlite, epochs: Epochs): Salvage['ends'] {
 /** Acknowledged rows that are read before the first that is not, so that its hash is checked as well. */
 const ROWS_FOR_PROOF = 2;
 
+/** Hashes that the row before may have, tried at once. */
+const MAX_HASHES = 3;
+
 function salvageRows(db: Sqlite, epochs: Epochs): Salvage['rows'][number][] {
   const one = attempt(() => db.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?'));
   const rows: Salvage['rows'][number][] = [];
@@ -145,21 +149,28 @@ function salvageRows(db: Sqlite, epochs: Epochs): Salvage['rows'][number][] {
   epochs.forEach((own, at) => {
     const until = (epochs[at + 1]?.first_id ?? (end === null ? Number.MAX_SAFE_INTEGER : end + 1)) - 1;
     const from = Math.max(1, own.acked_seq + 1 - ROWS_FOR_PROOF);
-    let previous: string | null = from === 1 && name !== undefined ? firstPredecessor(sha256Text, name, own.epoch) : null;
+    // What the hash of the row before may be; empty: nothing is known of it.
+    let previous: readonly string[] = from === 1 && name !== undefined ? [firstPredecessor(sha256Text, name, own.epoch)] : [];
+    // The newest row that was taken has nothing before it to be checked by.
+    let trusted = false;
     for (let id = own.first_id + from - 1, missing = 0; id <= until && missing < MAX_UNREADABLE_RUN; id++) {
       const seq = id - own.first_id + 1;
       const text = attempt(() => one.get(id))?.entry;
-      const entry = text === undefined ? undefined : attempt(() => JSON.parse(text) as StoredEntry);
+      const entry = text === undefined ? undefined : (attempt(() => JSON.parse(text) as StoredEntry | null) ?? undefined);
       // A row that does not follow from the readable row before it does not say what was written.
-      const sound =
-        entry !== undefined && entry.seq === seq && (previous === null || attempt(() => entryHash(sha256Text, previous as string, entry)) === entry.hash);
-      if (!sound || text === undefined) {
+      const hashes: readonly string[] = entry === undefined ? [] : previous.flatMap((hash) => attempt(() => entryHash(sha256Text, hash, entry)) ?? []);
+      if (entry === undefined || text === undefined || entry.seq !== seq || (previous.length > 0 && !hashes.includes(entry.hash))) {
         missing++;
-        previous = null;
+        // The row before it was taken on trust, and this one speaks against it: one of the two is damaged.
+        if (trusted && entry !== undefined && previous.length > 0) rows.pop();
+        trusted = false;
+        // Either its hash is what is damaged, or the rest is: the row after it tells.
+        previous = typeof entry?.hash === 'string' ? [entry.hash, ...hashes].slice(0, MAX_HASHES) : [];
         continue;
       }
       missing = 0;
-      previous = entry.hash;
+      trusted = previous.length === 0 && seq > own.acked_seq;
+      previous = [entry.hash];
       if (seq > own.acked_seq) rows.push({ epoch: own.epoch, seq, entry: text });
     }
   });

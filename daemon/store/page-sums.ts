@@ -108,24 +108,29 @@ const MAX_MENDED_PAGES = 4;
 
 /**
  * Of a database that was set aside: where one bit of a page is wrong, its sum tells which. So one bit in the wrong place (the schema, say) does
- * not cost every row. The page as it was stays beside the file as `<database>.page-<n>.asis`. Errors are the file system's.
+ * not cost every row. The page as it was stays beside the file as `<database>.page-<n>.asis`. Answers how many pages are wrong and were not mended. Errors are the file
+ * system's.
  */
-export function mendPages(path: string): void {
+export function mendPages(path: string): number {
   const known = readSums(sumsPath(path));
-  if (known === null) return;
+  if (known === null) return 0;
+  let bad = 0;
   const fd = openSync(path, 'r+');
   try {
     let left = MAX_MENDED_PAGES;
     for (const [n, sum] of known.sums.entries()) {
       const page = Buffer.alloc(PAGE_BYTES);
       if (readSync(fd, page, 0, PAGE_BYTES, n * PAGE_BYTES) < PAGE_BYTES || crc32(page) === sum) continue;
-      if (left-- === 0) return;
       const asis = Buffer.from(page);
-      if (!mendBit(page, sum)) continue;
+      if (left-- <= 0 || !mendBit(page, sum)) {
+        bad++;
+        continue;
+      }
       writeFileSync(`${path}.page-${n + 1}.asis`, asis);
       writeSync(fd, page, 0, PAGE_BYTES, n * PAGE_BYTES);
     }
     fsyncSync(fd);
+    return bad;
   } finally {
     closeSync(fd);
   }
