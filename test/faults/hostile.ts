@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { connectOwner } from '../../cloud/database.ts';
 import { Reason } from '../../contract/reasons.ts';
 import { enter, eventually, openVenue, type Venue } from '../system/venue.ts';
 import type { ProbeLine } from './probe.ts';
@@ -37,8 +38,9 @@ export interface Strain {
   readonly beforeMb: number;
   readonly peakMb: number;
   readonly afterMb: number;
-  /** MB held after a full collection, before and after: what is not given back. */
+  /** MB held after a full collection: before, at most in its midst (where it was looked at), and after: what is not given back. */
   readonly heldBeforeMb: number;
+  readonly heldMostMb: number;
   readonly heldAfterMb: number;
   /** The longest that the loop was kept busy by its own work, and the longest that it was late by the clock, ms. */
   readonly busyMs: number;
@@ -63,6 +65,9 @@ const CHUNK_BYTES = 2_048;
 const WINDOW = 25;
 const COLLECT_MS = 1_000;
 const ANSWER_MS = 20_000;
+/** Less than the cloud's brake holds: nothing that it must answer for may be let go. */
+const HOLD_MS = 2_000;
+const HOLD_COLLECT_MS = 500;
 /** No answer for so long: nothing is under way. */
 const SILENT_MS = 1_000;
 const TICKETS = 60;
@@ -189,6 +194,7 @@ function strainOf({ probes, pids }: Stage, part: string, who: 'gate' | 'cloud', 
     part,
     who,
     heldBeforeMb: lines.findLast(({ at, held }) => held !== undefined && at < when.fromMs)?.held ?? Number.NaN,
+    heldMostMb: Math.max(...lines.filter(({ at, held }) => held !== undefined && at >= when.fromMs).map(({ held }) => held as number)),
     heldAfterMb: lines.findLast(({ held }) => held !== undefined)?.held ?? Number.NaN,
     beforeMb: last(lines.filter(({ at }) => at < when.fromMs)),
     peakMb: Math.max(...during.map(({ rss }) => rss)),
@@ -291,6 +297,7 @@ async function toCloud(stage: Stage, count: number): Promise<void> {
   const [putBefore, refusedBefore] = [await put(), await refused()];
   let toQuarantine = 0;
   let toRefuse = 0;
+  const { over } = await holdQuarantine(stage);
   for (let sent = 0; sent < count; sent += WINDOW) {
     const batch = Array.from({ length: WINDOW }, () => {
       const kinds = ['ledger', 'ledger', 'state', 'info', 'health', 'alert/fire', 'lookup', 'time', 'nonsense/x'];
@@ -302,12 +309,28 @@ async function toCloud(stage: Stage, count: number): Promise<void> {
     await Promise.all(batch);
     if (sent % (WINDOW * 40) === 0) await genuineGuest(stage);
   }
+  await over;
   await eventually('every hostile message in quarantine', async () => (await put()) - putBefore >= toQuarantine, ANSWER_MS * 3).catch(async () => {
     stage.unanswered.push(`${toQuarantine} messages should be in quarantine, and ${(await put()) - putBefore} are`);
   });
   await eventually('every hostile question refused', async () => (await refused()) - refusedBefore >= toRefuse, ANSWER_MS).catch(async () => {
     stage.unanswered.push(`${toRefuse} questions should be among the refused, and ${(await refused()) - refusedBefore} are`);
   });
+}
+
+/** Lets nothing into quarantine for HOLD_MS, as a database that is slow: what the cloud holds at the end of it is what a flood makes it hold at most. */
+async function holdQuarantine({ venue, pids }: Stage): Promise<{ readonly over: Promise<void> }> {
+  const owner = await connectOwner(venue.database.url);
+  await owner.query('BEGIN');
+  await owner.query('LOCK TABLE quarantine IN EXCLUSIVE MODE');
+  const release = async () => {
+    await sleep(HOLD_MS);
+    process.kill(pids.cloud, 'SIGUSR2');
+    await sleep(HOLD_COLLECT_MS);
+    await owner.query('ROLLBACK');
+    await owner.close();
+  };
+  return { over: release() };
 }
 
 const metric = (text: string, name: string): number => Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1] ?? Number.NaN);
@@ -410,12 +433,12 @@ async function main(): Promise<void> {
   });
   const { sent, strains, unanswered } = result;
   let ok = unanswered.length === 0;
-  for (const { part, who, beforeMb, peakMb, afterMb, heldBeforeMb, heldAfterMb, busyMs, lateMs } of strains) {
-    const growth = heldAfterMb - heldBeforeMb;
+  for (const { part, who, beforeMb, peakMb, afterMb, heldBeforeMb, heldMostMb, heldAfterMb, busyMs, lateMs } of strains) {
+    const growth = heldMostMb - heldBeforeMb;
     // A gate has little memory: there all that the process takes is bounded. A server's heap is given room by the runtime as it is used.
     ok &&= growth < GROWTH_MB && busyMs < STALL_MS && (who === 'cloud' || afterMb - beforeMb < GROWTH_MB);
     process.stdout.write(
-      `figure: ${part}: the ${who} holds ${growth >= 0 ? '+' : ''}${growth.toFixed(1)} MB (${heldBeforeMb} before, ${heldAfterMb} after, collected); resident ${beforeMb} MB before, ${peakMb} at most, ${afterMb} after; its loop was kept busy for ${busyMs} ms at a time at most, and late by ${lateMs} ms by the clock\n`,
+      `figure: ${part}: the ${who} holds ${growth >= 0 ? '+' : ''}${growth.toFixed(1)} MB (${heldBeforeMb} before, ${heldMostMb} at most, ${heldAfterMb} after, collected); resident ${beforeMb} MB before, ${peakMb} at most, ${afterMb} after; its loop was kept busy for ${busyMs} ms at a time at most, and late by ${lateMs} ms by the clock\n`,
     );
   }
   process.stdout.write(
