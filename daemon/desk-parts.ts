@@ -145,7 +145,7 @@ function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
   if (behind !== null) told.push(behind);
   // Not even its epochs can be read, and usage knows of no own row.
   else if (saved.lastEpoch === 0) told.push('any that the cloud has not');
-  return told.length === 0 ? '' : `, rows ${told.join(', ')} could not be read`;
+  return told.length === 0 ? '' : `, could not be read: rows ${told.join(', ')}`;
 }
 
 /** Right after a power cut, and damage otherwise: nobody can tell which, so it is said, and of which rows. */
