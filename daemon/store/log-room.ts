@@ -10,6 +10,8 @@ import { type Sqlite, storeError } from './sqlite.ts';
 export const LOG_ROOM_BYTES = 2 * 1024 * 1024;
 /** Written and synced in one step: a guest who comes meanwhile waits for no more than this, in bytes. */
 const STEP_BYTES = 128 * 1024;
+/** Written at a time, in bytes: the kernel keeps what was written at once in one piece, and counts all of it as written with each commit that changes a part. */
+const PIECE_BYTES = 4_096;
 /** A log without a header and a frame is begun by its first commit, and nothing may stand there before. */
 const BEGUN_BYTES = 32 + 24 + 512;
 
@@ -25,11 +27,12 @@ export function layOutLog(db: Sqlite, path: string): boolean {
     fd = openSync(`${path}-wal`, 'r+');
     const { size } = fstatSync(fd);
     if (size < BEGUN_BYTES || size >= LOG_ROOM_BYTES) return false;
-    const bytes = Buffer.alloc(Math.min(STEP_BYTES, LOG_ROOM_BYTES - size));
-    let written = 0;
-    while (written < bytes.length) written += writeSync(fd, bytes, written, bytes.length - written, size + written);
+    const zeros = Buffer.alloc(PIECE_BYTES);
+    const end = Math.min(size + STEP_BYTES, LOG_ROOM_BYTES);
+    let at = size;
+    while (at < end) at += writeSync(fd, zeros, 0, Math.min(PIECE_BYTES - (at % PIECE_BYTES), end - at), at);
     fdatasyncSync(fd);
-    return size + written < LOG_ROOM_BYTES;
+    return at < LOG_ROOM_BYTES;
   } catch (error) {
     const known = storeError(`make room in the log of ${path}`, error);
     if (/^(SQLITE_(BUSY|FULL)|ENOSPC|EDQUOT)/.test(known.code)) return false;

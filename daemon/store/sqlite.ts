@@ -171,6 +171,8 @@ export function lockStore(path: string): Sqlite {
   }
 }
 
+/** Of a write-ahead log, before its first frame. */
+const LOG_HEADER_BYTES = 32;
 /** Commits between two looks at the log's size while the lane is busy. */
 const COMMITS_BETWEEN_LOOKS = 64;
 
@@ -262,7 +264,7 @@ export function createLogKeeper(
     wrote() {
       commits++;
     },
-    begun: () => logBytes() > 0,
+    begun: () => logBytes() > LOG_HEADER_BYTES,
     tidy(when) {
       if (when === 'idle' ? commits < FOLD_AFTER_COMMITS : commits - looked < COMMITS_BETWEEN_LOOKS) return;
       looked = commits;
