@@ -239,23 +239,21 @@ export function createBroker(scheduler: Scheduler, random: Random, network: Netw
   }
 }
 
-const parts = new Map<string, readonly string[]>();
-const split = (text: string): readonly string[] => {
-  const known = parts.get(text);
-  if (known !== undefined) return known;
-  const made = text.split('/');
-  if (parts.size > 2_000) parts.clear();
-  parts.set(text, made);
-  return made;
-};
+/** Topics whose answer is kept, of each filter; then all are forgotten. */
+const MAX_KEPT_TOPICS = 2_000;
+const answers = new Map<string, Map<string, boolean>>();
 
 /** MQTT's wildcard `+`; nobody here uses the other. */
 export function matches(filter: string, topic: string): boolean {
   if (filter === topic) return true;
-  const wanted = split(filter);
-  const given = split(topic);
-  for (let i = 0; i < wanted.length; i++) {
-    if (i >= given.length || (wanted[i] !== '+' && wanted[i] !== given[i])) return false;
-  }
-  return wanted.length === given.length;
+  const known = answers.get(filter) ?? new Map<string, boolean>();
+  if (known.size === 0) answers.set(filter, known);
+  const before = known.get(topic);
+  if (before !== undefined) return before;
+  const wanted = filter.split('/');
+  const given = topic.split('/');
+  const fits = wanted.length === given.length && wanted.every((word, n) => word === '+' || word === given[n]);
+  if (known.size > MAX_KEPT_TOPICS) known.clear();
+  known.set(topic, fits);
+  return fits;
 }

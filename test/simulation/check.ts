@@ -71,8 +71,8 @@ function checkOwn({ world, compared }: Ending, gate: SimGate): void {
 /** I1: what anybody was shown is there. */
 function checkShown(world: World, gate: SimGate, seen: Seen): void {
   for (const [key, hash] of seen.shown) {
-    const [epoch, seq] = key.split(' ').map(Number) as [number, number];
-    const stored = world.cloud.has(gate.name, epoch, seq);
+    const gap = key.indexOf(' ');
+    const stored = world.cloud.has(gate.name, Number(key.slice(0, gap)), Number(key.slice(gap + 1)));
     if (stored === null || (hash !== null && stored !== hash))
       world.violated('I1', `${gate.name}: row ${key} was shown and is ${stored === null ? 'lost' : 'another one now'}`);
   }

@@ -27,6 +27,19 @@ export interface StoredRow extends Row {
 /** Messages that one transaction took, as they came. */
 export type Taken = readonly { readonly gate: string; readonly payload: Uint8Array }[];
 
+export interface LedgerMessage {
+  readonly gate: string;
+  readonly epoch: number;
+  readonly entries: readonly (Readonly<Record<string, unknown>> & { readonly seq: number; readonly hash: string })[];
+}
+const messages = new WeakMap<Uint8Array, LedgerMessage>();
+/** A batch of a ledger, read once for all who look at it: who sent it, the cloud, and who heard of it. */
+export function messageOf(payload: Uint8Array): LedgerMessage {
+  const message = messages.get(payload) ?? (JSON.parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('utf8')) as LedgerMessage);
+  messages.set(payload, message);
+  return message;
+}
+
 export interface Cloud {
   readonly gates: readonly string[];
   /** Every row, by ledger and epoch. */
@@ -61,6 +74,8 @@ export interface Cloud {
 export function createCloud(world: () => World, gates: readonly string[], registry: Registry): Cloud {
   const ledgers = new Map<string, Map<number, Map<number, StoredRow>>>();
   const uptos = new Map<string, number>();
+  /** The highest row of each epoch, wherever there are holes. */
+  const highests = new Map<string, number>();
   const taken: Taken[] = [];
   const clones: string[] = [];
   const seenTicketTimes = new Set<string>();
@@ -90,7 +105,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
     epochs.set(epoch, rows);
     return rows;
   };
-  const store = (gate: string, epoch: number, entry: Record<string, unknown> & { seq: number; hash: string }): void => {
+  const store = (gate: string, epoch: number, entry: LedgerMessage['entries'][number]): void => {
     const rows = epochOf(gate, epoch);
     const known = rows.get(entry.seq);
     if (known !== undefined) {
@@ -109,6 +124,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
     const { hash, ...rest } = entry;
     rows.set(entry.seq, { gate, epoch, seq: entry.seq, hash, entry: rest });
     const key = `${gate} ${epoch}`;
+    highests.set(key, Math.max(highests.get(key) ?? 0, entry.seq));
     let upto = uptos.get(key) ?? 0;
     while (rows.has(upto + 1)) upto += 1;
     uptos.set(key, upto);
@@ -119,7 +135,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       schema: 1,
       epochs: epochs.map(([epoch, rows]) => {
         const upto = uptos.get(`${gate} ${epoch}`) ?? 0;
-        const highest = Math.max(0, ...rows.keys());
+        const highest = highests.get(`${gate} ${epoch}`) ?? 0;
         const missing: [number, number][] = [];
         for (let seq = upto + 1; seq < highest && missing.length < 100; seq++) {
           if (rows.has(seq)) continue;
@@ -167,11 +183,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
     taken.push(batch);
     const answered = new Set<string>();
     for (const { gate, payload } of batch) {
-      const message = JSON.parse(Buffer.from(payload).toString('utf8')) as {
-        gate: string;
-        epoch: number;
-        entries: (Record<string, unknown> & { seq: number; hash: string })[];
-      };
+      const message = messageOf(payload);
       answered.add(gate);
       if (message.gate !== gate && world().mutant !== 'tenant-from-the-payload') {
         quarantined += 1;

@@ -94,13 +94,17 @@ async function work(values: Values): Promise<void> {
   process.disconnect?.();
 }
 
+const order = (child: ChildProcess, what: Order): void => {
+  if (child.connected) child.send(what, () => undefined);
+};
+
 async function many(values: Values): Promise<number> {
   const seed = Number(values.seed);
   const histories = Number(values.histories);
   const began = performance.now();
   const starting = Number(values['sql-every']) > 0 ? freshDatabase() : Promise.resolve(null);
   void starting.then((fresh) => {
-    for (const child of children) if (fresh !== null && child.connected) child.send({ url: fresh.url } satisfies Order);
+    for (const child of children) if (fresh !== null) order(child, { url: fresh.url });
   });
   const results: FleetResult[] = [];
   const failures: Failure[] = [];
@@ -116,11 +120,17 @@ async function many(values: Values): Promise<number> {
           const args = [...process.argv.slice(2), '--worker', 'yes'];
           const child = fork(import.meta.filename, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: WORKER_FLAGS });
           children.add(child);
-          const giveNext = (): void => void child.send({ fleet: given * HISTORIES_A_FLEET < histories ? given++ : null } satisfies Order);
+          let dismissed = false;
+          // Told once that there is no more, it goes; whether one that ended was told is seen in its exit code.
+          const giveNext = (): void => {
+            if (dismissed) return;
+            dismissed = given * HISTORIES_A_FLEET >= histories;
+            order(child, { fleet: dismissed ? null : given++ });
+          };
           for (let n = 0; n < FLEETS_AHEAD; n++) giveNext();
           child.on('message', (result: FleetResult) => {
             results.push(result);
-            if (child.connected) giveNext();
+            giveNext();
             if (result.failure === null) return;
             failures.push(result.failure);
             if (failures.length >= MAX_FAILURES) for (const one of children) one.kill();

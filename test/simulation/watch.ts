@@ -3,7 +3,7 @@ import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts
 import type { DeskCore } from '../../daemon/desk-core.ts';
 import type { Decision, Presentation } from '../../daemon/ports.ts';
 import { type AccountPolicy, type AccountTicket, excessOf, grantsOf, newReplay, type Row, take } from './account.ts';
-import { atOf } from './cloud.ts';
+import { atOf, messageOf } from './cloud.ts';
 import type { GateWatcher, SimGate } from './gate.ts';
 import type { World } from './world.ts';
 
@@ -62,6 +62,8 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
   const waiting = new Set<string>();
   /** This store's own rows, read as they come. */
   let own = new Map<string, Row>();
+  /** The same, by ticket. */
+  let ownOf = new Map<unknown, Row[]>();
   let last: RowPosition | null = null;
   /** Peers' rows that this card was ever given. */
   let heard = new Set<string>();
@@ -76,7 +78,10 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     for (;;) {
       const rows = core.rows(last, READ_ROWS);
       for (const { epoch, entry } of rows) {
-        own.set(`${epoch} ${entry.seq}`, { gate: gate.name, epoch, seq: entry.seq, entry });
+        const row: Row = { gate: gate.name, epoch, seq: entry.seq, entry };
+        own.set(`${epoch} ${entry.seq}`, row);
+        const ofTicket = ownOf.get(entry['ticket_ref']) ?? [];
+        if (ofTicket.push(row) === 1) ownOf.set(entry['ticket_ref'], ofTicket);
         last = [epoch, entry.seq];
       }
       if (rows.length < READ_ROWS) return;
@@ -87,7 +92,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
    * `above`: with those beyond a hole, which count at once; a restart may have forgotten some of them.
    */
   const knownOf = (ticketRef: string, known: LedgerVector, above: boolean): Row[] => {
-    const rows = [...own.values()].filter(({ entry }) => entry['ticket_ref'] === ticketRef);
+    const rows = [...(ownOf.get(ticketRef) ?? [])];
     // A passage tells of its grant, whether the grant's own row has come or not.
     const told = new Set<string>();
     for (const { gate: ledger, epoch, seq, entry } of above ? registry.ofTicket(ticketRef) : [])
@@ -165,6 +170,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
         presses = 0;
         acknowledged = false;
         own = new Map();
+        ownOf = new Map();
         last = null;
       },
       decided,
@@ -184,7 +190,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
           );
       },
       ledgerSent(payload) {
-        const message = JSON.parse(Buffer.from(payload).toString('utf8')) as { epoch: number; entries: { seq: number; hash: string }[] };
+        const message = messageOf(payload);
         for (const entry of message.entries) {
           show(`${message.epoch} ${entry.seq}`, entry.hash);
           registry.add({ gate: gate.name, epoch: message.epoch, seq: entry.seq, entry });
@@ -194,11 +200,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
         heard = new Set();
       },
       heard(payload) {
-        const {
-          gate: ledger,
-          epoch,
-          entries,
-        } = JSON.parse(Buffer.from(payload).toString('utf8')) as { gate: string; epoch: number; entries: { seq: number }[] };
+        const { gate: ledger, epoch, entries } = messageOf(payload);
         for (const { seq } of entries) heard.add(`${ledger} ${epoch} ${seq}`);
       },
       acknowledged(core, backlog) {
