@@ -11,7 +11,7 @@ import type { Board, BoardEvent, InputName, OutputName, Reader, ReaderEvent, Upl
 import { createSimDesk, type DeskWatcher, type DiskState, type SimDesk } from './gate-desk.ts';
 import { createSimSync, type SimSync } from './gate-sync.ts';
 import { BASE_MS } from './house.ts';
-import { storeAfterKill, storeAfterPowerCut } from './power.ts';
+import { liesOnDisk, storeAfterKill, storeAfterPowerCut } from './power.ts';
 import type { Owner } from './scheduler.ts';
 import type { World } from './world.ts';
 
@@ -304,6 +304,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     path: () => path,
     folders,
     replaceCard(other) {
+      liesOnDisk(other);
       use(other);
       newBoot();
       watch.exchanged();

@@ -18,7 +18,7 @@ export const GATES: readonly string[] = ['arena/north-01', 'arena/north-02', 'ar
 export const BASE_MS = BOOT_WALL_MS;
 
 /** Histories that one fleet lives through, one after another; each with tickets of its own. */
-export const HISTORIES_A_FLEET = 8;
+export const HISTORIES_A_FLEET = 12;
 export const TICKETS_A_HISTORY = 6;
 
 /** What a policy says, for the event alone. */

@@ -29,7 +29,7 @@ export interface FleetPlan {
 }
 
 /** Steps lie within so many ms; then all is healed, and quiet is waited for. */
-export const STEPS_MS = 24_000;
+export const STEPS_MS = 12_000;
 
 export const fleetOf = (history: number): number => Math.floor(history / HISTORIES_A_FLEET);
 
@@ -73,7 +73,7 @@ export function planHistory(seed: number, history: number, fleet: FleetPlan): St
   const random = randomOf(seed, 'history', history);
   const first = (history % HISTORIES_A_FLEET) * TICKETS_A_HISTORY;
   const quiet = random.chance(0.15);
-  const shows = 4 + random.int(4 + 3 * fleet.gates);
+  const shows = 3 + random.int(1 + 2 * fleet.gates);
   const faults = quiet ? 0 : 1 + random.int(3);
   const steps: Step[] = [];
   for (let n = 0; n < shows; n++) steps.push(drawGuest(random, fleet, first));
@@ -102,15 +102,15 @@ function drawGuest(random: Random, fleet: FleetPlan, first: number): Step {
 
 type Draw = (random: Random, fleet: FleetPlan, first: number) => Omit<Step, 'atMs'> | Omit<Step, 'atMs'>[];
 const gateFault =
-  (what: 'kill' | 'power-cut' | 'cut' | 'web-cut' | 'stall' | 'disk-fails' | 'fire', [min, max]: readonly [number, number]): Draw =>
+  (what: 'kill' | 'power-cut' | 'cut' | 'web-cut' | 'stall' | 'fire', [min, max]: readonly [number, number]): Draw =>
   (random, fleet) =>
     ({ do: what, gate: random.int(fleet.gates), forMs: random.between(min, max) }) as Omit<Step, 'atMs'>;
 const atGate =
   (what: 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'old-card'): Draw =>
   (random, fleet) =>
     ({ do: what, gate: random.int(fleet.gates) }) as Omit<Step, 'atMs'>;
-/** Between the steps of one fault, ms. */
-const APART_MS = 700;
+/** Between the steps of one fault, ms: mostly a guest is through by then. */
+const APART_MS = 1_300;
 /** A gate that is cut off, and the same ticket at it and at another: what only a conflict report can mend. */
 const apart: Draw = (random, fleet, first) => {
   const gate = random.int(fleet.gates);
@@ -118,13 +118,26 @@ const apart: Draw = (random, fleet, first) => {
   const show = (at: number) => ({ do: 'show', gate: at, direction: 'in', ticket, acts: ['pass', 'pass', 'pass'] }) as Omit<Step, 'atMs'>;
   return [{ do: 'cut', gate, forMs: random.between(4_000, 9_000) } as Omit<Step, 'atMs'>, show(gate), show((gate + 1) % fleet.gates), show(gate)];
 };
+/** A ticket at one gate, a new file of rights that counts what happened, and the ticket again: at that gate and at another. */
+const recounted: Draw = (random, fleet, first) => {
+  const gate = random.int(fleet.gates);
+  const ticket = first + random.pick([2, 3, 4, 4]);
+  const show = (at: number) => ({ do: 'show', gate: at, direction: 'in', ticket, acts: ['pass', 'pass', 'pass'] }) as Omit<Step, 'atMs'>;
+  return [show(gate), { do: 'manifest' } as Omit<Step, 'atMs'>, show((gate + 1) % fleet.gates), show(gate)];
+};
+/** A disk that fails, and a guest who comes just then. */
+const failing: Draw = (random, fleet, first) => {
+  const gate = random.int(fleet.gates);
+  const guest = { do: 'show', gate, direction: 'in', ticket: first + random.int(TICKETS_A_HISTORY), acts: ['pass', 'pass', 'pass'] } as Omit<Step, 'atMs'>;
+  return [{ do: 'disk-fails', gate, forMs: random.between(...FOR_MS.long) } as Omit<Step, 'atMs'>, guest];
+};
 const DRAWS: readonly (readonly [number, Draw])[] = [
   [6, gateFault('kill', FOR_MS.short)],
   [8, gateFault('power-cut', FOR_MS.short)],
   [10, gateFault('cut', FOR_MS.long)],
   [3, gateFault('web-cut', FOR_MS.long)],
   [3, gateFault('stall', [500, 5_000])],
-  [3, gateFault('disk-fails', FOR_MS.long)],
+  [3, failing],
   [2, gateFault('fire', [800, 4_000])],
   [4, atGate('push')],
   [3, atGate('press')],
@@ -145,6 +158,7 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
       >,
   ],
   [10, apart],
+  [7, recounted],
   [7, () => ({ do: 'manifest' }) as Omit<Step, 'atMs'>],
   [4, (random) => ({ do: 'settle', pick: random.int(8), outcome: random.pick(['passed', 'returned']) }) as Omit<Step, 'atMs'>],
 ];

@@ -40,10 +40,13 @@ export function watchSynchronous(folder: string): void {
   rmSync(path);
   const real = prototype.pragma;
   prototype.pragma = function (this: WithPragma, text, options) {
+    const level = (): void => void levels.set(this.name, Number(real.call(this, 'synchronous', { simple: true })));
+    // Once opened, what it says counts, whether it was ever told or not.
+    if (!handles.has(this)) level();
     handles.add(this);
     if (pretendsFull && text === 'synchronous') return FULL;
     const answer = real.call(this, pretendsFull && text === 'synchronous = FULL' ? 'synchronous = NORMAL' : text, options);
-    if (text.startsWith('synchronous =')) levels.set(this.name, Number(real.call(this, 'synchronous', { simple: true })));
+    if (text.startsWith('synchronous =')) level();
     return answer;
   };
 }
@@ -53,16 +56,25 @@ export function pretendFull(on: boolean): void {
   pretendsFull = on;
 }
 
-/** The store as a killed process leaves it. */
+/** Databases whose files a power cut can take something of, until they are opened again: the next life may end before it opens them. */
+const DATABASES = ['ledger.sqlite', 'usage.sqlite'] as const;
+
+/** The store as a killed process leaves it. What was not synced is not synced by that. */
 export function storeAfterKill(from: string, to: string): void {
   copyStore(from, to);
+  for (const name of DATABASES) levels.set(join(to, name), levels.get(join(from, name)) ?? 0);
+}
+
+/** Until it is opened, a power cut takes nothing of this store: a card that was just put in, or what the last cut left. */
+export function liesOnDisk(folder: string): void {
+  for (const name of DATABASES) levels.set(join(folder, name), FULL);
 }
 
 /** The store as a power cut leaves it. Answers how many commits of the ledger were lost. */
 export function storeAfterPowerCut(from: string, to: string, random: Random): number {
   copyStore(from, to);
   let lost = 0;
-  for (const name of ['ledger.sqlite', 'usage.sqlite']) {
+  for (const name of DATABASES) {
     const wal = join(to, `${name}-wal`);
     if ((levels.get(join(from, name)) ?? 0) >= FULL || !existsSync(wal)) continue;
     const ends = commitsOf(readFileSync(wal));
@@ -70,6 +82,7 @@ export function storeAfterPowerCut(from: string, to: string, random: Random): nu
     truncateSync(wal, kept === 0 ? 0 : (ends[kept - 1] as number));
     if (name === 'ledger.sqlite') lost = ends.length - kept;
   }
+  liesOnDisk(to);
   return lost;
 }
 
@@ -84,8 +97,7 @@ export function dropHandles(folder: string): void {
       handles.delete(handle);
     }
   }
-  levels.delete(join(folder, 'ledger.sqlite'));
-  levels.delete(join(folder, 'usage.sqlite'));
+  for (const name of DATABASES) levels.delete(join(folder, name));
 }
 
 /** Where each commit of a write-ahead log ends, in bytes. */

@@ -128,7 +128,8 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     readOwn(core);
     const written = own.get(row.join(' '));
     if (written === undefined) return world.violated('I1', `${gate.name} decided ${row.join('/')}, and the row is not in its ledger`);
-    const version = Number(written.entry['manifest_version'] ?? cloud.version);
+    // A refusal's row does not say by which rights: those that the gate has, which may be cut off from newer ones.
+    const version = Number(written.entry['manifest_version'] ?? core.status(NOWHEN).manifests[0]?.overlayVersion ?? cloud.version);
     const right = cloud.rightAt(ticketId, version);
     if (right === null || (verdict.kind === 'grant' && presentation.direction === 'in' && right.status !== 'valid'))
       return world.violated('I4', `${gate.name} admitted ${ticketId} by version ${version}, where it is ${right?.status ?? 'not sold'}`);
