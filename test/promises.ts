@@ -121,11 +121,11 @@ export const promises: readonly Promised[] = [
     promise: 'Damage is detected, never silently used',
     short: 'test/powercut/powercut.real.test.ts',
     proofs: [
-      { command: ['node', 'test/powercut/flips.ts', '--flips', '3000'], boundS: 220 },
+      { command: ['node', 'test/powercut/flips.ts', '--flips', '3000'], boundS: 195 },
       {
         command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'test/faults/trouble.test.ts', '--project', 'system'],
         env: { STILE_PROVE: '1' },
-        boundS: 160,
+        boundS: 105,
       },
     ],
   },
