@@ -373,6 +373,9 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     caughtUp() {
       parts.usage.excuse();
       parts.usage.flush();
+      // What came with it must be on the disk before the ledger says that it is: rows of this gate's own former epochs have no place of their
+      // own from which a power cut could be told.
+      if (lost || parts.ledger.meta('caught_up') !== '1') parts.usage.settle();
       parts.ledger.setMeta('caught_up', '1');
       setLost(false);
     },

@@ -82,6 +82,9 @@ export function inspectLog(path: string): LogEnd {
   // What follows in the same commit must be whole as well: else it was cut short, and the bit is of no account.
   for (; holds(log, n, sums) && commitPagesOf(log.frame(n)) === 0; n++) sums = statedSums(log.frame(n));
   if (!holds(log, n, sums)) return { headless: false, commitsBehind };
+  // Alone in its commit, no rows on it, and a byte that the log had there before may differ by just that bit: a frame's header is written before its
+  // page. Then it is for what it would be without the bit, a commit cut short, and no row hangs on it.
+  if (!bit.sure && isAlone(log, broken) && rowsOfPage(pageOf(log.frame(broken))) === null) return { headless: false, commitsBehind };
   return { headless: false, commitsBehind, bit: { ...bit, at: HEADER_BYTES + broken * (FRAME_HEADER_BYTES + log.pageBytes) + bit.at } };
 }
 
@@ -98,6 +101,9 @@ export function mendLogEnd(path: string, bit: Bit): void {
     closeSync(fd);
   }
 }
+
+/** Is this frame the only one of its commit? */
+const isAlone = (log: Log, n: number): boolean => commitPagesOf(log.frame(n)) !== 0 && (n === 0 || commitPagesOf(log.frame(n - 1)) !== 0);
 
 /** The file ends within the last frame of a commit of this log. */
 function endsWithin(log: Log): boolean {

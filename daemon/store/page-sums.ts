@@ -168,8 +168,11 @@ function pagesInLog(wal: string): Set<number> {
     const header = Buffer.alloc(WAL_HEADER_BYTES);
     readSync(fd, header, 0, WAL_HEADER_BYTES, 0);
     const head = Buffer.alloc(16);
-    for (let at = WAL_HEADER_BYTES; readSync(fd, head, 0, 16, at) === 16; at += FRAME_BYTES)
-      if (head.subarray(8, 16).equals(header.subarray(16, 24))) pages.add(head.readUInt32BE(0));
+    for (let at = WAL_HEADER_BYTES; readSync(fd, head, 0, 16, at) === 16; at += FRAME_BYTES) {
+      const page = head.readUInt32BE(0);
+      // There is no page 0: a power cut may leave zeros where a header and frames were to be.
+      if (page > 0 && head.subarray(8, 16).equals(header.subarray(16, 24))) pages.add(page);
+    }
   } finally {
     closeSync(fd);
   }

@@ -348,3 +348,22 @@ test('a manifest of another event that counts less opens a gap until the rows be
   store.close();
   home.remove();
 });
+
+test('a settlement below the snapshot still outranks what the gate says of its units above it', () => {
+  const word = (ledger: string, seq: number, unit: number | null, outcome: 'passed' | 'returned') => ({
+    ledger,
+    epoch: EPOCH,
+    seq,
+    unit,
+    outcome,
+    settled: ledger === CLOUD,
+  });
+  const key = { gate: OWN, epoch: EPOCH, seq: 1, direction: 'in', atMs: 1_000, units: 3 } as const;
+  const words = [word(OWN, 2, 1, 'passed'), word(CLOUD, 1, null, 'passed'), word(OWN, 3, 2, 'returned'), word(OWN, 4, 3, 'returned')];
+  const state = { ...key, known: true, eventId: EVENT, ticketId: 't-3', ticketRef: TICKETS[PARTY] as string, words };
+  const upto: LedgerVector = { [OWN]: [EPOCH, 2], [CLOUD]: [EPOCH, 1] };
+  expect(countEntries(upto, [{ ...key, outcome: 'passed' } as SnapshotEntry], [state])).toMatchObject([{ units: 3, outcome: 'passed' }]);
+  // Where the cloud had not spoken, the two are given back.
+  const unsettled = { ...state, words: words.filter(({ settled }) => !settled) };
+  expect(countEntries(upto, [{ ...key, outcome: 'passed' } as SnapshotEntry], [unsettled])).toMatchObject([{ units: 1, outcome: 'passed' }]);
+});

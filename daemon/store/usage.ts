@@ -131,7 +131,10 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
   for (const entry of snapshot) {
     const state = byKey.get(keyText(entry));
     byKey.delete(keyText(entry));
-    const above = state?.words.filter((word) => !covered(upto, word.ledger, word.epoch, word.seq)) ?? [];
+    // What a settlement below the snapshot said still outranks a passage above it.
+    const isOutranked = (word: Word): boolean =>
+      !word.settled && state?.words.some((other) => other.settled && (other.unit === null || other.unit === word.unit)) === true;
+    const above = state?.words.filter((word) => !covered(upto, word.ledger, word.epoch, word.seq) && !isOutranked(word)) ?? [];
     push(entry, entry.atMs, entry.direction, countChanged(entry, above, state?.known === true ? state.units : 0));
   }
   for (const state of byKey.values()) {

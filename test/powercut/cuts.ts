@@ -58,6 +58,8 @@ export interface CutsResult {
 }
 
 const ROUNDS = 4;
+/** Every fourth chain has a log that is folded late, every eighth with all its room as it ships: its disks are large, and fewer can be opened in the time. */
+const sizeOf = (chain: number): readonly string[] => (chain % 8 === 7 ? [] : chain % 4 === 3 ? ['room'] : ['small']);
 const STEPS = 90;
 /** Cuts of one round: a dozen for every thing that was asked of the disk, each in a manner of its own. */
 const CUTS_PER_ROUND = 6_000;
@@ -95,8 +97,7 @@ export async function runCuts(task: CutsTask): Promise<CutsResult> {
       seed: mix(task.seed, number),
       rounds: task.rounds,
       steps: STEPS,
-      // Every fourth chain as it ships: a log that is folded late.
-      plants: number % 4 === 3 ? task.plants : ['small', ...task.plants],
+      plants: [...sizeOf(number), ...task.plants],
       damaged: number % 2 === 1,
     };
     const image = join(folder, 'image');

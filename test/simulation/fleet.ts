@@ -254,12 +254,18 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
       })
       .join('; ');
 
+  /** Somebody is in a lane, or its sensor is stuck: the button does nothing then. */
+  const isUnderWay = (gate: SimGate): boolean => {
+    const state = gate.life()?.gate.state();
+    return state !== undefined && (isBusy(state.in) || isBusy(state.out));
+  };
+
   const heal = async (): Promise<void> => {
     for (const healer of healers.splice(0)) healer();
     broker.calm(true);
     const admittedByMs = scheduler.nowMs() + QUIET_WITHIN_MS;
     await scheduler.runUntil(scheduler.nowMs() + GUESTS_GONE_MS);
-    while (busy.size > 0 && scheduler.nowMs() < admittedByMs) await scheduler.runUntil(scheduler.nowMs() + LOOK_EVERY_MS);
+    while ((busy.size > 0 || gates.some(isUnderWay)) && scheduler.nowMs() < admittedByMs) await scheduler.runUntil(scheduler.nowMs() + LOOK_EVERY_MS);
     // Where messages are lost, a row more at every gate: whoever missed the last one sees that it is missing.
     for (const gate of plan.network.lost > 0 ? gates : []) {
       seen.get(gate.name)?.pressed();

@@ -1,10 +1,11 @@
 /**
  * What a power cut leaves of a SQLite database: as much as its own `synchronous` setting promises, commit by commit.
  *
- * FULL: every commit. NORMAL: the database as it was at the last checkpoint, and any number of the commits since. The setting is read
- * from SQLite itself, on each connection, when it is made.
+ * FULL: every commit. NORMAL: the database as it was at the last checkpoint, what the store synced by itself, and any number of the commits
+ * since. The setting is read from SQLite itself, on each connection, when it is made.
  */
-import { closeSync, existsSync, openSync, readFileSync, rmSync, truncateSync } from 'node:fs';
+import fs, { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync, rmSync, truncateSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { openForBuilding } from '../../daemon/store/sqlite.ts';
 import { copyStore } from './house.ts';
@@ -21,6 +22,9 @@ const handles = new Set<WithPragma>();
 let pretendsFull = false;
 let watching = false;
 
+/** Logs that were synced as files: as they began then, and how long they were, by path. */
+const synced = new Map<string, { readonly header: Buffer; readonly bytes: number }>();
+
 interface WithPragma {
   readonly name: string;
   readonly open: boolean;
@@ -32,6 +36,7 @@ interface WithPragma {
 export function watchSynchronous(folder: string): void {
   if (watching) return;
   watching = true;
+  watchSyncs();
   const path = join(folder, 'prototype.sqlite');
   closeSync(openSync(path, 'w'));
   const db = openForBuilding(path);
@@ -51,6 +56,27 @@ export function watchSynchronous(folder: string): void {
   };
 }
 
+/** From now on it is known which logs the store syncs by itself. Once a process. */
+function watchSyncs(): void {
+  for (const call of ['fsyncSync', 'fdatasyncSync'] as const) {
+    const real = fs[call];
+    fs[call] = (fd) => {
+      real(fd);
+      noteSync(readlinkSync(`/proc/self/fd/${fd}`));
+    };
+  }
+  syncBuiltinESMExports();
+}
+
+function noteSync(path: string): void {
+  if (!path.endsWith('-wal')) return;
+  const file = openSync(path, 'r');
+  const header = Buffer.alloc(WAL_HEADER_BYTES);
+  readSync(file, header, 0, WAL_HEADER_BYTES, 0);
+  synced.set(path, { header, bytes: fs.fstatSync(file).size });
+  closeSync(file);
+}
+
 /** The mutant: a store that believes in FULL and has NORMAL. */
 export function pretendFull(on: boolean): void {
   pretendsFull = on;
@@ -62,7 +88,11 @@ const DATABASES = ['ledger.sqlite', 'usage.sqlite'] as const;
 /** The store as a killed process leaves it. What was not synced is not synced by that. */
 export function storeAfterKill(from: string, to: string): void {
   copyStore(from, to);
-  for (const name of DATABASES) levels.set(join(to, name), levels.get(join(from, name)) ?? 0);
+  for (const name of DATABASES) {
+    levels.set(join(to, name), levels.get(join(from, name)) ?? 0);
+    const sync = synced.get(join(from, `${name}-wal`));
+    if (sync !== undefined) synced.set(join(to, `${name}-wal`), sync);
+  }
 }
 
 /** Until it is opened, a power cut takes nothing of this store: a card that was just put in, or what the last cut left. */
@@ -77,8 +107,11 @@ export function storeAfterPowerCut(from: string, to: string, random: Random): nu
   for (const name of DATABASES) {
     const wal = join(to, `${name}-wal`);
     if ((levels.get(join(from, name)) ?? 0) >= FULL || !existsSync(wal)) continue;
-    const ends = commitsOf(readFileSync(wal));
-    const kept = random.int(ends.length + 1);
+    const log = readFileSync(wal);
+    const ends = commitsOf(log);
+    const sync = synced.get(join(from, `${name}-wal`));
+    const safe = sync?.header.equals(log.subarray(0, WAL_HEADER_BYTES)) === true ? ends.filter((end) => end <= sync.bytes).length : 0;
+    const kept = safe + random.int(ends.length - safe + 1);
     truncateSync(wal, kept === 0 ? 0 : (ends[kept - 1] as number));
     if (name === 'ledger.sqlite') lost = ends.length - kept;
   }
@@ -97,7 +130,10 @@ export function dropHandles(folder: string): void {
       handles.delete(handle);
     }
   }
-  for (const name of DATABASES) levels.delete(join(folder, name));
+  for (const name of DATABASES) {
+    levels.delete(join(folder, name));
+    synced.delete(join(folder, `${name}-wal`));
+  }
 }
 
 /** Where each commit of a write-ahead log ends, in bytes. */
