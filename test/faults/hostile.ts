@@ -438,7 +438,7 @@ async function main(): Promise<void> {
     // A gate has little memory: there all that the process takes is bounded. A server's heap is given room by the runtime as it is used.
     ok &&= growth < GROWTH_MB && busyMs < STALL_MS && (who === 'cloud' || afterMb - beforeMb < GROWTH_MB);
     process.stdout.write(
-      `figure: ${part}: the ${who} holds ${growth >= 0 ? '+' : ''}${growth.toFixed(1)} MB (${heldBeforeMb} before, ${heldMostMb} at most, ${heldAfterMb} after, collected); resident ${beforeMb} MB before, ${peakMb} at most, ${afterMb} after; its loop was kept busy for ${busyMs} ms at a time at most, and late by ${lateMs} ms by the clock\n`,
+      `figure: ${part}: the ${who} holds ${growth >= 0 ? '+' : ''}${growth.toFixed(1)} MB (${heldBeforeMb} before, ${heldMostMb} at most, ${heldAfterMb} after, collected); resident ${beforeMb} MB before, ${peakMb} at most, ${afterMb} after; its loop was kept busy for ${busyMs} ms at a time at most, and late by ${lateMs.toFixed(1)} ms by the clock\n`,
     );
   }
   process.stdout.write(
