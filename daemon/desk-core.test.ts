@@ -1,6 +1,7 @@
 import { sign } from 'node:crypto';
-import { closeSync, openSync, readdirSync, rmSync, statSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
+import fs, { closeSync, openSync, readdirSync, readlinkSync, rmSync, statSync, writeSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+import { basename, join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { LedgerVector } from '../contract/ids.ts';
 import { LedgerEntry, LedgerMessage } from '../contract/ledger.ts';
@@ -257,6 +258,24 @@ test("a gap in a peer's ledger makes usage incomplete until it is filled or the 
   desk.core.caughtUp();
   expect(desk.core.status(desk.stamp()).usageComplete).toBe(true);
   expect(reasonOf(desk.decide(code))).toBe('first_entry');
+});
+
+test('what was caught up is on the disk before the ledger says that it is', async () => {
+  const { desk } = await setUp({ tickets: [ticket(newCode())] });
+  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 1, kind: 'clock' }]));
+  const real = fs.fdatasyncSync;
+  const synced: string[] = [];
+  fs.fdatasyncSync = (fd) => {
+    real(fd);
+    synced.push(basename(readlinkSync(`/proc/self/fd/${fd}`)));
+  };
+  syncBuiltinESMExports();
+  endings.push(() => {
+    fs.fdatasyncSync = real;
+    syncBuiltinESMExports();
+  });
+  desk.core.caughtUp();
+  expect(synced).toEqual(['usage.sqlite-wal']);
 });
 
 test('an overlay takes the right away, gives a new one, and tells the guest of the old code', async () => {
