@@ -33,6 +33,7 @@ export async function listenTo(url: string, channel: string, log: Log, onNotice:
   function again(lost: OwnerConnection | null): void {
     if (closed || lost !== connection) return;
     connection = null;
+    // It is lost already: another one is opened.
     void lost?.close().catch(() => {});
     clearTimeout(timer);
     timer = setTimeout(() => void connect(), RECONNECT_MS);
@@ -45,6 +46,7 @@ export async function listenTo(url: string, channel: string, log: Log, onNotice:
       clearTimeout(timer);
       const last = connection;
       connection = null;
+      // It may be lost already: nothing listens any more either way.
       await last?.close().catch(() => {});
     },
   };

@@ -69,6 +69,7 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
   /** With the desk asked anew; where it does not answer in time, as last heard. */
   const status = async () => {
     const late = new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), DESK_WAIT_MS).unref());
+    // A desk that does not answer is shown without its part; what broke it is told by the desk itself.
     return statusNow(await Promise.race([parts.desk.status().catch(() => undefined), late]));
   };
 

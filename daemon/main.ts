@@ -269,6 +269,7 @@ function createStop(releases: readonly Release[], log: Log): (reason: string) =>
 async function panic(error: unknown, gate: Gate, board: Board, log: Log): Promise<void> {
   log.error('an error that nobody expected: the lane goes into its defined state, and the process ends', { error });
   const { latched, asserted } = gate.state().fire;
+  // The process ends with the error that began this; the stop step sets the outputs again.
   await Promise.race([board.close({ releaseOpen: latched || asserted }).catch(() => undefined), new Promise((resolve) => setTimeout(resolve, PANIC_BOUND_MS))]);
   log.flush();
 }

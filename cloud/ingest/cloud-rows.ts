@@ -120,6 +120,7 @@ export function createCloudRows(options: {
           } catch (error) {
             log.warn({ error: (error as Error).message }, 'rows of the cloud could not be published; trying again');
           }
+          // Stopped: the loop looks.
           await sleep(PUBLISH_EVERY_MS, undefined, { signal: stop.signal }).catch(() => {});
         }
       })();

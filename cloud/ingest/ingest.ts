@@ -97,6 +97,7 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
         }),
         { qos, retain, expirySeconds: expiry_s as number },
       )
+      // A gate that has no answer asks again.
       .catch(() => {});
   }
 

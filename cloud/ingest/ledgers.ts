@@ -116,6 +116,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
         if (!isTransient(error)) throw error;
         counts.retries += 1;
         log.warn({ error: (error as Error).message, wait_ms: wait }, 'the database could not take ledger rows; trying again');
+        // Stopped: the loop looks.
         await sleep(wait, undefined, { signal: stop.signal }).catch(() => {});
       }
     }

@@ -147,6 +147,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
 
   async function writeRegularly(): Promise<void> {
     while (!stop.signal.aborted) {
+      // Stopped: the loop looks.
       await sleep(WRITE_EVERY_MS, undefined, { signal: stop.signal }).catch(() => {});
       await flush();
     }

@@ -194,6 +194,7 @@ function createTurns(maxWaiting: number): <T>(work: () => Promise<T>) => Promise
       });
     waiting += 1;
     const mine = last.then(work, work);
+    // The next in turn does not fail with this one; its caller hears it.
     last = mine.catch(() => {});
     try {
       return await mine;

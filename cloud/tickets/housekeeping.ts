@@ -47,6 +47,7 @@ export function createHousekeeping({ database, log }: { readonly database: Datab
     open() {
       loop ??= (async () => {
         for (let waitMs = FIRST_AFTER_MS; ; waitMs = EVERY_MS) {
+          // Stopped: the loop looks.
           await sleep(waitMs, undefined, { signal: stop.signal, ref: false }).catch(() => {});
           if (stop.signal.aborted) return;
           await run().catch((error: Error) => log.warn({ error: error.message }, 'what is old could not be removed; it is tried again'));

@@ -58,6 +58,7 @@ export async function recover(
   for (const file of wanted) if (!existsSync(file)) throw new CliError(EXIT.failed, `there is no ${file}`, 'stile-gate ledger recover lists them');
   const out = options.export === undefined ? null : createWriteStream(options.export, { mode: 0o640 });
   const failed = out === null ? null : finished(out);
+  // Heard where it is awaited, below.
   failed?.catch(() => undefined);
   const found: Recovered[] = [];
   let exported = 0;

@@ -318,6 +318,7 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
       if (fails || world().disk.fails) throw fault();
       return work();
     });
+    // The next one in line does not fail with this one; its caller hears it.
     turn = result.catch(() => undefined);
     return result;
   }

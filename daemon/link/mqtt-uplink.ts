@@ -127,7 +127,8 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     log,
     remember: (transaction, untilMs) => options.desk.rememberTransaction(transaction, untilMs),
     deliver: (event) => {
-      emit(event);
+      // It notes its own failure.
+      void emit(event);
     },
     answer: (topicText, payload, correlationData) => {
       void say.publish({ kind: 'response', gate, command: 'open' }, payload, { topicText, correlationData });

@@ -60,6 +60,7 @@ export function createRetryWorker(options: {
   const interrupted = async (ms: number) => {
     const woken = new AbortController();
     wake = () => woken.abort();
+    // Woken or stopped: the loop looks.
     await sleep(ms, undefined, { signal: AbortSignal.any([woken.signal, options.stopped]) }).catch(() => undefined);
     wake = null;
   };

@@ -77,6 +77,7 @@ export function createActions(parts: { readonly broker: DemoBroker; readonly gat
     async killInPassage() {
       const gate = next();
       const passing = gate.line(({ kind }) => kind === 'granted', KILL_WAIT_MS);
+      // A guest who does not get through is shown on the screen.
       await passing.catch(() => undefined);
       killed.add(gate);
       await gate.kill();

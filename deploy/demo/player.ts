@@ -49,6 +49,7 @@ export async function playGate({ gate, guests, through, played, paused, signal, 
       line = await answer.catch(() => null);
     }
     if (line?.kind === 'granted')
+      // A lane that stays so is shown on the screen.
       await gate.until(({ signals }) => signals.in !== 'granted' && signals.in !== 'granted_attention', PASSAGE_MS).catch(() => undefined);
     played({ guest, line, asExpected: (line?.kind === 'granted') === (EXPECTED[guest.kind] === null) && line !== null });
     await pause(NEXT_GUEST_MS + paceMs);

@@ -43,7 +43,7 @@ if (folder !== undefined && isMainThread && /^(run|all)$/.test(process.argv[2] ?
     before = now;
   }, TICK_MS).unref();
   const megabytes = (bytes: number) => Math.round(bytes / 104_857.6) / 10;
-  process.on('SIGUSR2', async () => {
+  const report = async (): Promise<void> => {
     setFlagsFromString('--expose-gc');
     const gc = runInNewContext('gc') as () => void;
     const collect = () => {
@@ -60,7 +60,8 @@ if (folder !== undefined && isMainThread && /^(run|all)$/.test(process.argv[2] ?
     appendFileSync(join(folder, String(process.pid)), `${JSON.stringify(line)}\n`);
     delay.reset();
     before = cpuMs();
-  });
+  };
+  process.on('SIGUSR2', () => void report());
   setInterval(() => {
     const line: ProbeLine = {
       at: Date.now(),
