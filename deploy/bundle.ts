@@ -5,7 +5,8 @@
  *
  *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,desk}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
  *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
- *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  systemd/  share/  version.json
+ *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  lib/console  systemd/
+ *           share/mosquitto.conf  share/policies.yaml.example  share/doc/INSTALL.md  version.json
  *
  * Left out: the gate's, this machine's architecture, dist.
  * --no-database: the database is not compiled for it; what was compiled before is taken, else the prebuilt part.
@@ -249,6 +250,9 @@ async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
   const { notes } = await addProgram(arch, work, { entry: 'cloud/cli/main.ts', name: 'stile-cloud', launcher: 'cloud/stile-cloud' });
   copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(work, 'lib/native/better_sqlite3.node'));
   cpSync(join(root, 'cloud/migrations'), join(work, 'lib/migrations'), { recursive: true });
+  cpSync(join(root, 'cloud/console/page'), join(work, 'lib/console'), { recursive: true });
+  copyFileSync(join(root, 'deploy/mosquitto/mosquitto.conf'), join(work, 'share/mosquitto.conf'));
+  copyFileSync(join(root, 'docs/policies.yaml.example'), join(work, 'share/policies.yaml.example'));
   for (const file of ['stile-cloud.service', 'sysusers.d/stile.conf']) copyFileSync(join(root, 'systemd', file), join(work, 'systemd', basename(file)));
   return notes;
 }

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { createGateProcess, type GateProcess, type GateProcessOptions } from './gate-process.ts';
 import { tied } from './tied.ts';
 
-const launcher = fileURLToPath(new URL('../../cloud/stile-cloud', import.meta.url));
+const CHECKOUT_LAUNCHER = fileURLToPath(new URL('../../cloud/stile-cloud', import.meta.url));
 /** The cloud answers on /readyz by then, or it has failed; the end of its log says why. */
 const READY_MS = 60_000;
 const STOP_MS = 15_000;
@@ -22,6 +22,8 @@ export interface HouseOptions {
   readonly databaseUrl: string;
   /** For the cloud and, where `gateMqtt` says nothing else, for the gates. */
   readonly mqtt: { readonly url: string; readonly ca?: string; readonly cert?: string; readonly key?: string };
+  /** The `stile-cloud` to run; default: the checkout's. */
+  readonly launcher?: string;
   /** Further environment of the cloud. */
   readonly env?: Readonly<Record<string, string>>;
 }
@@ -61,6 +63,7 @@ export interface House {
 
 export async function openHouse(options: HouseOptions): Promise<House> {
   const { dir, mqtt } = options;
+  const launcher = options.launcher ?? CHECKOUT_LAUNCHER;
   const port = await freePort();
   const cloudUrl = `http://127.0.0.1:${port}`;
   const cloudLog = join(dir, 'cloud.log');

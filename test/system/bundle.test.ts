@@ -8,6 +8,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { GateStatus } from '../../daemon/control-calls.ts';
 import type { GateProcess } from '../../deploy/demo/gate-process.ts';
 import { run } from '../../deploy/demo/house.ts';
+import { everyHelp } from './every-command.ts';
 import { EVENT, enter, eventually, logOf, openVenue, openWires, type Venue } from './venue.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -64,6 +65,12 @@ test('holds the program, its native parts, the runtime, the stop step, units, ex
   const version = JSON.parse(readFileSync(join(bundle, 'version.json'), 'utf8')) as Record<string, string>;
   expect(version).toMatchObject({ arch: process.arch, runtime: process.versions.node });
   expect(spawnSync(join(bundle, 'install'), ['--help'], { encoding: 'utf8' }).stdout).toContain('--remove');
+});
+
+test('B2: every command of the bundled gate says what it is for', async () => {
+  const helps = await everyHelp(launcher, BARE);
+  expect(helps.map(({ command }) => command)).toEqual(expect.arrayContaining(['', 'run', 'doctor', 'ledger export', 'readers assign']));
+  for (const { command, result } of helps) expect([command, result.code, result.stderr, result.stdout.includes('Usage:')]).toEqual([command, 0, '', true]);
 });
 
 test('takes over the store of a gate run from a checkout, admits a guest without npm, and its rows reach Postgres', async () => {

@@ -1,0 +1,137 @@
+/** The cloud's bundle as it is carried to a server (B2): in a folder with nothing else, started on an empty database, asked for everything that it has. */
+import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { connectOwner } from '../../cloud/database.ts';
+import { type House, openHouse } from '../../deploy/demo/house.ts';
+import { type Broker, startBroker } from '../broker.ts';
+import { testPostgres } from '../database.ts';
+import { everyHelp } from './every-command.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+/** Nothing of the checkout is in its reach. */
+const BARE = { PATH: '/usr/bin:/bin', HOME: '/nonexistent' };
+const CODE = randomBytes(16).toString('base64url');
+/** What stands for each parameter, by what comes before it in the path; a new parameter needs a line, else the test says so. */
+const PARAMETERS: Readonly<Record<string, string>> = {
+  '/events/{id}': '/events/concert',
+  '/offline/manifest/{eventId}': '/offline/manifest/concert',
+  '/gates/{site}/{gate}': '/gates/arena/north',
+  '/grants/{site}/{gate}/{epoch}/{seq}': '/grants/arena/north/1/1',
+  '/sites/{site}': '/sites/arena',
+  '/tickets/{id}': '/tickets/T-1',
+  '/alerts/{alert}': '/alerts/ledger',
+  '/requests/{command}': '/requests/open',
+  '/{action}': '/unblock',
+};
+
+let folder: string;
+let bundle: string;
+let database: string;
+let broker: Broker;
+let house: House;
+let token: string;
+const admin = async (sql: string) => {
+  const owner = await connectOwner((await testPostgres()).url);
+  try {
+    await owner.query(sql);
+  } finally {
+    await owner.close();
+  }
+};
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'stile-cloud-bundle-'));
+  // The folder as it is packed; packing it is seen by bundle.test.ts.
+  const made = spawnSync(process.execPath, ['deploy/bundle.ts', 'cloud', process.arch, join(folder, 'empty'), '--no-archive'], { cwd: root, encoding: 'utf8' });
+  if (made.status !== 0) throw new Error(`no bundle: ${made.stderr}`);
+  bundle = join(folder, `empty/cloud-${process.arch}`);
+  database = `stile_bundle_${randomBytes(6).toString('hex')}`;
+  await admin(`CREATE DATABASE ${database}`);
+  const url = new URL((await testPostgres()).url);
+  url.pathname = `/${database}`;
+  broker = await startBroker();
+  house = await openHouse({ dir: folder, databaseUrl: url.href, mqtt: { url: broker.url }, launcher: join(bundle, 'bin/stile-cloud'), env: BARE });
+  await house.cloud('migrate');
+  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--no-wait');
+  writeFileSync(join(folder, 'tickets.csv'), `ticket_id,code\nT-1,${CODE}\n`);
+  await house.cloud('import', 'concert', join(folder, 'tickets.csv'), '--no-wait');
+  await house.cloud('assign', 'arena/north', 'concert', '--token-file', join(folder, 'token'), '--no-wait');
+  await house.cloud('operator', 'add', 'bundle', '--token-file', join(folder, 'operator'));
+  token = readFileSync(join(folder, 'operator'), 'utf8').trim();
+  await house.startCloud();
+});
+afterAll(async () => {
+  await house?.close();
+  await broker?.stop();
+  if (database !== undefined) await admin(`DROP DATABASE IF EXISTS ${database} WITH (FORCE)`);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const ask = (method: string, path: string) =>
+  fetch(`${house.cloudUrl}${path}`, {
+    method,
+    headers: { authorization: `Bearer ${token}`, ...(method === 'GET' || method === 'HEAD' ? {} : { 'content-type': 'application/json' }) },
+    ...(method === 'GET' || method === 'HEAD' ? {} : { body: '{}' }),
+  });
+
+test('B2: the bundled cloud serves every file of the console', async () => {
+  const page = join(root, 'cloud/console/page');
+  for (const file of readdirSync(page)) {
+    const answer = await ask('GET', file === 'index.html' ? '/console' : `/console/${file}`);
+    expect([file, answer.status, await answer.text()]).toEqual([file, 200, readFileSync(join(page, file), 'utf8')]);
+  }
+});
+
+test('B2: every path that the bundled cloud describes gives an answer of its own', async () => {
+  const { paths } = (await (await ask('GET', '/openapi.json')).json()) as { paths: Record<string, Record<string, unknown>> };
+  const calls = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => ({ method: method.toUpperCase(), path })));
+  expect(calls.length).toBeGreaterThan(20);
+  const bad: string[] = [];
+  // What only reads comes first: what is asked of it is still there.
+  for (const { method, path } of calls.toSorted((a, b) => Number(a.method !== 'GET') - Number(b.method !== 'GET'))) {
+    const asked = Object.entries(PARAMETERS).reduce((before, [part, instead]) => before.replace(part, instead), path);
+    if (asked.includes('{')) bad.push(`${method} ${path}: PARAMETERS does not say what stands for all of it`);
+    const answer = await ask(method, asked);
+    const body = await answer.text();
+    if (answer.status === 404 || answer.status >= 500) bad.push(`${method} ${asked}: ${answer.status} ${body}`);
+  }
+  expect(bad).toEqual([]);
+});
+
+test('B2: every command of the bundled cloud says what it is for', async () => {
+  const helps = await everyHelp(join(bundle, 'bin/stile-cloud'), BARE);
+  expect(helps.map(({ command }) => command)).toEqual(expect.arrayContaining(['', 'migrate', 'codes keys add', 'operator add']));
+  for (const { command, result } of helps) expect([command, result.code, result.stderr, result.stdout.includes('Usage:')]).toEqual([command, 0, '', true]);
+});
+
+test('B2: the bundled cloud draws codes in every form, and reads the example of policies that lies in it', async () => {
+  const codes = join(folder, 'codes.csv');
+  await house.cloud('codes', 'issue', 'concert', '--count', '3', '--tier', 'standard', '--out', codes, '--no-wait');
+  for (const kind of ['svg', 'png', 'html']) {
+    const out = join(folder, `sheet.${kind}`);
+    await house.cloud('codes', 'sheet', codes, '--out', out);
+    expect(existsSync(out)).toBe(true);
+  }
+  await house.cloud('event', 'put', 'other', '--site', 'arena', '--name', 'Other', '--policies', join(bundle, 'share/policies.yaml.example'), '--no-wait');
+});
+
+test('B2: a bundle without one of its files is noticed: it does not start, and says which', async () => {
+  await house.stopCloud();
+  for (const [part, words] of [
+    ['lib/console/page.js', 'console'],
+    ['lib/migrations', 'migrations'],
+  ] as const) {
+    renameSync(join(bundle, part), join(bundle, `${part}.away`));
+    const came = await house.startCloud().then(
+      () => 'it started',
+      (error: Error) => error.message,
+    );
+    expect(came).toContain(words);
+    renameSync(join(bundle, `${part}.away`), join(bundle, part));
+  }
+});
