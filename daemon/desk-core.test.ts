@@ -319,6 +319,44 @@ test('signed codes: by key, then by ticket id; sold after the last sync they sti
   expect(reasonOf(desk.decide(make('returned-later')))).toBe('canceled');
 });
 
+test('marks of a scanner before a code are taken off, and a listed code that begins like one opens as it is (L3)', async () => {
+  const codeKey = createSigner('c1', 'code');
+  const [plain, aim, both, bracket, gone] = [newCode(), newCode(), newCode(), `]Q1${newCode()}`, newCode()];
+  const { desk, signer } = await setUp({ tickets: [plain, aim, both, bracket, gone].map((code) => ticket(code)), keys: [codeKey.publicKey] });
+  const { bytes, assemble } = encodeSigned({
+    keyId: 'c1',
+    eventId: EVENT,
+    ticketId: 's1',
+    tier: 'standard',
+    zone: null,
+    validFromMs: null,
+    validUntilMs: null,
+  });
+  const signed = assemble(sign(null, bytes, codeKey.privateKey));
+  const shown = (frame: string, code: string) => {
+    expect(desk.decide(frame)).toMatchObject({ ticketRef: refOf(code), verdict: { kind: 'grant', type: 'first_entry' } });
+    desk.nowMs += 60_000;
+    expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
+    desk.nowMs += 60_000;
+  };
+  shown(`\\000026${plain}`, plain);
+  shown(`]d2${aim}`, aim);
+  shown(`]Q2\\000026${both}`, both);
+  shown(bracket, bracket);
+  expect(desk.decide(`]Q1${signed}`)).toMatchObject({ ticketId: 's1', medium: 'signed', verdict: { kind: 'grant' } });
+  // What a signature alone opens does not open without it, behind a mark no more than bare.
+  expect(reasonOf(desk.decide(']Q1s1'))).toBe('invalid');
+  desk.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf(gone), ticket_id: null, removed: true, reason: 'revoked' }]), desk.stamp());
+  expect(reasonOf(desk.decide(`]C0${gone}`))).toBe('revoked');
+});
+
+test('the cloud is asked for a code with its marks and without them (L3)', async () => {
+  const { desk } = await setUp({ policies: { event: { unknown: 'ask' } } });
+  const code = newCode();
+  const question = desk.core.decide(++desk.ids, show(`]Q1${code}`, desk.nowMs, { online: true }), desk.stamp(), () => 0, 'may_ask');
+  expect(question).toEqual({ ask: [`]Q1${code}`, code].map((text) => ({ event_id: EVENT, ticket_ref: refOf(text) })) });
+});
+
 test('where codes are signed, a bare ticket id opens nothing either when the cloud knows the ticket; a revoked key signs nothing any more', async () => {
   const codeKey = createSigner('c1', 'code');
   const { bytes, assemble } = encodeSigned({

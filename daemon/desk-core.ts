@@ -11,7 +11,7 @@ import { type AckMessage, EntryKey, LedgerEnvelope } from '../contract/ledger.ts
 import { MAX_PAYLOAD_BYTES } from '../contract/limits.ts';
 import { parsePayload } from '../contract/parse.ts';
 import { admit } from '../rules/admission.ts';
-import { readCode, recogniseCode } from '../rules/code.ts';
+import { readCode, recogniseReadings } from '../rules/code.ts';
 import type { PlaceFacts } from '../rules/facts.ts';
 import { DEFAULT_POLICY, effectivePolicy, type Policy } from '../rules/policy.ts';
 import { showTime } from '../rules/venue-time.ts';
@@ -180,7 +180,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
     const code = readCode(bytes);
     const gathered = gatherFacts(
-      code.kind === 'code' ? recogniseCode(code.text) : null,
+      code.kind === 'code' ? recogniseReadings(code.text) : null,
       {
         manifests: parts.manifests,
         usage: parts.usage,

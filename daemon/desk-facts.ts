@@ -14,6 +14,8 @@ import type { UsageStore } from './store/usage-store.ts';
 
 /** Bytes of SHA-256 that name a ticket. */
 const REF_BYTES = 16;
+/** Refs of one question to the cloud (contract/manifest.ts); those of further events are not asked. */
+const MAX_REFS_ASKED = 64;
 
 export type RemovedReason = 'invalid' | 'revoked' | 'canceled';
 
@@ -55,8 +57,21 @@ export function ticketRefOf(salt: Buffer, lookupText: string): Buffer {
   return hash('sha256', Buffer.concat([salt, Buffer.from(lookupText, 'utf8')]), 'buffer').subarray(0, REF_BYTES);
 }
 
-/** `asked`: the cloud's answer, where it was asked; null: not asked. */
-export function gatherFacts(form: CodeForm | null, sources: FactsSources, asked: readonly AskedTicket[] | null): Gathered {
+/** What a code may be, most literal form first: the first that anything here knows decides. `asked`: the cloud's answer, where it was asked; null: not asked. */
+export function gatherFacts(forms: readonly CodeForm[] | null, sources: FactsSources, asked: readonly AskedTicket[] | null): Gathered {
+  if (forms === null) return gatherForm(null, sources, asked);
+  const refs: Gathered['refs'][number][] = [];
+  let gathered: Gathered | null = null;
+  for (const form of forms) {
+    const next = gatherForm(form, sources, asked);
+    if (next.facts.kind !== 'unknown' || next.facts.removed !== null) return next;
+    gathered ??= next;
+    refs.push(...next.refs);
+  }
+  return { ...(gathered ?? gatherForm(null, sources, asked)), refs: refs.slice(0, MAX_REFS_ASKED) };
+}
+
+function gatherForm(form: CodeForm | null, sources: FactsSources, asked: readonly AskedTicket[] | null): Gathered {
   const events = sources.manifests.current();
   if (form === null) return { facts: { kind: 'unreadable' }, event: events[0] ?? null, refs: [] };
   if (events.length === 0) return { facts: { kind: 'no_manifest' }, event: null, refs: [] };

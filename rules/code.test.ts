@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { base45Decode, base45Encode } from './base45.ts';
-import { readCode, recogniseCode } from './code.ts';
+import { readCode, recogniseCode, recogniseReadings, withoutMarks } from './code.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const RUNS = process.env['STILE_PROVE'] === undefined ? 500 : 20_000;
@@ -10,9 +10,6 @@ test.each([
   ['as it is', 'VIP-TEST-GUEST-01', 'VIP-TEST-GUEST-01'],
   ['line end and white space around it', ' \tabc 1\r\n', 'abc 1'],
   ['STX and ETX around it', '\x02abc\x03', 'abc'],
-  ['an ECI mark before it', '\\000026abc', 'abc'],
-  ['an ECI mark after STX, white space after the mark', '\x02\\000001 abc\r', 'abc'],
-  ['only the first mark', '\\000001\\000026abc', '\\000026abc'],
   ['a backslash that is no mark', '\\00001abc', '\\00001abc'],
   ['a byte order mark before it', '\ufeffabc', 'abc'],
   ['beyond ASCII', 'Grüße-東京-🎟', 'Grüße-東京-🎟'],
@@ -25,6 +22,8 @@ test.each([
   ['nothing', bytes('')],
   ['blanks alone', bytes(' \r\n\t')],
   ['an ECI mark alone', bytes('\\000026\r')],
+  ['an AIM identifier alone (L3)', bytes(']Q1\r\n')],
+  ['both marks alone (L3)', bytes(']Q2\\000026\r')],
   ['1,025 bytes', bytes('x'.repeat(1025))],
   ['a control character inside', bytes('ab\x00c')],
   ['a line end inside', bytes('ab\ncd')],
@@ -36,6 +35,26 @@ test.each([
   expect(readCode(frame)).toEqual({ kind: 'unreadable' });
 });
 
+test.each([
+  ['an ECI mark', '\\000026abc', ['\\000026abc', 'abc']],
+  ['an ECI mark after STX, white space after the mark', '\x02\\000001 abc\r', ['\\000001 abc', 'abc']],
+  ['two ECI marks', '\\000001\\000026abc', ['\\000001\\000026abc', '\\000026abc', 'abc']],
+  ['an AIM identifier of QR', ']Q1abc', [']Q1abc', 'abc']],
+  ['an AIM identifier of Code 128, STX before and ETX behind', '\x02]C0abc\x03', [']C0abc', 'abc']],
+  ['an AIM identifier of Data Matrix', ']d2abc', [']d2abc', 'abc']],
+  ['an AIM identifier of Aztec with a letter as its modifier', ']zAabc', [']zAabc', 'abc']],
+  ['an AIM identifier of PDF417', ']L2abc', [']L2abc', 'abc']],
+  ['an AIM identifier and an ECI mark', ']Q2\\000026abc', [']Q2\\000026abc', '\\000026abc', 'abc']],
+  ['a code that itself begins like a mark, behind one', ']Q1]x9abc', [']Q1]x9abc', ']x9abc', 'abc']],
+  ['a bracket that is no mark', ']-1abc', [']-1abc']],
+  ['a mark that is not at the start', 'a]Q1bc', ['a]Q1bc']],
+  ['no more than four marks', ']Q1]Q1]Q1]Q1]Q1abc', [']Q1]Q1]Q1]Q1]Q1abc', ']Q1]Q1]Q1]Q1abc', ']Q1]Q1]Q1abc', ']Q1]Q1abc', ']Q1abc']],
+])('marks are taken off one by one, the text as read goes first (L3): %s', (_, frame, texts) => {
+  const code = readCode(bytes(frame));
+  expect(code.kind === 'code' && recogniseReadings(code.text).map(({ lookupText }) => lookupText)).toEqual(texts);
+  expect(withoutMarks(code.kind === 'code' ? code.text : '')).toBe(texts.at(-1));
+});
+
 test('no bytes make reading or recognising throw, and what is read reads the same again', () => {
   fc.assert(
     fc.property(fc.oneof(fc.uint8Array({ maxLength: 1100 }), fc.string({ unit: 'binary', maxLength: 300 }).map(bytes)), (frame) => {
@@ -43,6 +62,7 @@ test('no bytes make reading or recognising throw, and what is read reads the sam
       if (code.kind === 'unreadable') return;
       expect(readCode(bytes(code.text.replace(/^\\\d{6}/, 'x')))).toMatchObject({ kind: 'code' });
       expect(recogniseCode(code.text).lookupText).toBeTruthy();
+      expect(recogniseReadings(code.text).length).toBeGreaterThanOrEqual(1);
     }),
     { numRuns: RUNS },
   );

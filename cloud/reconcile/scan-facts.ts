@@ -7,7 +7,7 @@ import type { Direction, Medium } from '../../contract/ids.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
 import { explain } from '../../contract/reasons.ts';
 import { admit } from '../../rules/admission.ts';
-import { type CodeForm, readCode, recogniseCode, type SignedForm } from '../../rules/code.ts';
+import { type CodeForm, readCode, recogniseReadings, type SignedForm } from '../../rules/code.ts';
 import type { Entry, PlaceFacts, Recognised, TicketFacts, Verdict } from '../../rules/facts.ts';
 import { effectivePolicy, readPolicies } from '../../rules/policy.ts';
 import { checkSignature, ticketFromSignature, type VerifySignature } from '../../rules/signed.ts';
@@ -85,20 +85,36 @@ export function judge({ facts, policies, place }: ScanFacts): Verdict {
   return admit(facts, effectivePolicy(read.policies, facts.kind === 'ticket' ? facts.ticket.tier : null, place.gate), place);
 }
 
-async function recognise(client: DatabaseClient, { rights, verify }: ScanSources, event: ScanEvent, seen: Seen, nowMs: number): Promise<Recognised> {
-  const unknown = (removed: 'invalid' | 'revoked' | 'canceled' | null = null): Recognised => ({ kind: 'unknown', removed, asked: true });
-  let form: CodeForm | null = null;
+/** What a code may be, most literal form first: the first that is known decides, as at a gate. */
+async function recognise(client: DatabaseClient, sources: ScanSources, event: ScanEvent, seen: Seen, nowMs: number): Promise<Recognised> {
+  if (!('code' in seen)) return recogniseForm(client, sources, event, { form: null, ref: seen.ticketRef }, nowMs);
+  const code = readCode(Buffer.from(seen.code, 'utf8'));
+  if (code.kind === 'unreadable') return { kind: 'unreadable' };
+  for (const form of recogniseReadings(code.text)) {
+    const found = await recogniseForm(client, sources, event, { form }, nowMs);
+    if (found.kind !== 'unknown' || found.removed !== null) return found;
+  }
+  return unknown();
+}
+
+const unknown = (removed: 'invalid' | 'revoked' | 'canceled' | null = null): Recognised => ({ kind: 'unknown', removed, asked: true });
+
+async function recogniseForm(
+  client: DatabaseClient,
+  { rights, verify }: ScanSources,
+  event: ScanEvent,
+  seen: { readonly form: CodeForm } | { readonly form: null; readonly ref: string },
+  nowMs: number,
+): Promise<Recognised> {
+  const { form } = seen;
   let ref: string;
   let medium: Medium = 'opaque';
-  if ('code' in seen) {
-    const code = readCode(Buffer.from(seen.code, 'utf8'));
-    if (code.kind === 'unreadable') return { kind: 'unreadable' };
-    form = recogniseCode(code.text);
+  if (form !== null) {
     if (form.form !== 'opaque' && checkSignature(form, event.keys, verify, nowMs).ok) medium = 'signed';
     // A ticket id proves nothing by itself: without its signature a Stile code is nobody's.
     if (form.form === 'stile' && (form.eventId !== event.eventId || medium !== 'signed')) return unknown();
     ref = refOf(event.salt, form.lookupText);
-  } else ref = seen.ticketRef;
+  } else ref = seen.ref;
 
   const found = await rights.ticket(client, event.eventId, ref);
   if (typeof found === 'string') return unknown(found);

@@ -157,6 +157,20 @@ test('rights decide: revoked, replaced, unknown, unreadable; every refusal stand
   expect(refused.map(({ entry }) => (JSON.parse(entry) as { reason: string }).reason)).toEqual(['unreadable', 'invalid', 'revoked', 'revoked']);
 });
 
+test("a scanner's marks are taken off a code; a listed code that begins like one is found (L3)", async () => {
+  const code = `]x9${'Kq7-Zt4-Vw9-Rb2-Nd6-Hs3'}`;
+  await inTenant(async (client) => {
+    const event = await lockEvent(client, venue.eventId);
+    if (event === null) throw new Error('no event');
+    await writeTickets(client, venue.tenantId, event, [{ ticket_id: 'bracket', code }]);
+  });
+  expect((await scan({ code: `]Q1${ticket(37).code}` })).body).toMatchObject({ result: 'ALLOW', ticket_id: ticket(37).ticketId });
+  expect((await scan({ code: `]Q2\\000026${ticket(38).code}` })).body).toMatchObject({ result: 'ALLOW', ticket_id: ticket(38).ticketId });
+  expect((await scan({ code: ticket(38).code })).body).toMatchObject({ result: 'DENY', reason: 'already_redeemed' });
+  expect((await scan({ code })).body).toMatchObject({ result: 'ALLOW', ticket_id: 'bracket' });
+  expect((await scan({ code: `]C0${code}` })).body).toMatchObject({ result: 'DENY', reason: 'already_redeemed' });
+});
+
 test('a party goes in on one scan, and all of it counts', async () => {
   await ask('UPDATE tickets SET units = 4 WHERE ticket_id = $1', ['T-7']);
   expect((await scan({ code: ticket(7).code })).body).toMatchObject({ result: 'ALLOW', units: 4 });

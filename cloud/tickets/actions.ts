@@ -2,7 +2,7 @@
 import type { z } from 'zod';
 import type { TicketAction as TicketActionSchema } from '../../contract/http.ts';
 import type { TicketState } from '../../contract/manifest.ts';
-import { recogniseCode } from '../../rules/code.ts';
+import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import type { DatabaseClient } from '../database.ts';
 import { codeBits, MIN_CODE_BITS, ticketRef } from './codes.ts';
 import { bury, lockEvent, raiseVersion, tellGates } from './write.ts';
@@ -66,7 +66,7 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
   const next = nextOf(row, action.action);
   if (typeof next === 'string') return { ok: false, code: 'NOT_ALLOWED', message: `${ticketId} ${next}` };
   // A signed code is found by its ticket id: under another ticket's it would make that bare id a code.
-  if (action.action === 'transfer' && action.code !== undefined && recogniseCode(action.code).form === 'stile')
+  if (action.action === 'transfer' && action.code !== undefined && recogniseCode(withoutMarks(action.code)).form === 'stile')
     return { ok: false, code: 'NOT_ALLOWED', message: 'a signed code belongs to one ticket id: revoke this ticket and issue a new one' };
   const ref = action.action === 'transfer' && action.code !== undefined ? ticketRef(event.salt, action.code) : row.ticket_ref;
   const newCode = !ref.equals(row.ticket_ref);

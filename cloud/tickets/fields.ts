@@ -3,7 +3,7 @@
 import { ExternalId } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
 import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
-import { recogniseCode } from '../../rules/code.ts';
+import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import { MAX_CODE_CHARS } from './codes.ts';
 
 /** What is known of a ticket; a field that is absent leaves a known ticket as it is. */
@@ -124,7 +124,9 @@ export function readTicketFields(
   const code = raw['code'] === null || raw['code'] === '' ? undefined : raw['code'];
   if (code !== undefined && (typeof code !== 'string' || code.length > MAX_CODE_CHARS || code !== code.trim() || UNREADABLE.test(code)))
     bad('code', 'is not a text that a reader could send', `1 to ${MAX_CODE_CHARS} printable characters in UTF-8, without spaces around it`);
-  const form = typeof code === 'string' ? recogniseCode(code) : null;
+  const bare = typeof code === 'string' ? withoutMarks(code) : null;
+  if (bare === '') bad('code', "is a scanner's mark and no code behind it", 'give what is printed on the ticket');
+  const form = bare === null ? null : recogniseCode(bare);
   if (form?.form === 'stile' && (form.eventId !== eventId || form.ticketId !== ticketId))
     bad('code', `is the signed code of ticket ${quote(form.ticketId)} of ${quote(form.eventId)}`, 'give each ticket its own');
   const state = given('status');

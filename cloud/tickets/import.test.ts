@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -125,6 +125,25 @@ test('a new code buries the old one; a column that is not there changes nothing;
   expect(await query('SELECT encode(ticket_ref, $1) AS ref FROM ticket_tombstones', ['hex'])).toEqual([
     { ref: ticketRef(event?.salt as Buffer, renewed).toString('hex') },
   ]);
+});
+
+test('a list that a reader with marks wrote holds the codes without them, once; a mark alone is no code (L3)', async () => {
+  await aNewVenue();
+  const [plain, eci] = [code(), code()];
+  const report = await run(file(`ticket_id,code\nT-1,]Q1${plain}\nT-2,]Q2\\000026${eci}\nT-3,${plain}\nT-4,]Q1\n`), { allowWeakCodes: true });
+  expect(report).toMatchObject({ created: 2, refused: 2 });
+  expect(report.mistakes.join('\n')).toMatch(/:4: code: is already the code of ticket "T-1"/);
+  expect(report.mistakes.join('\n')).toMatch(/:5: code: is a scanner's mark and no code behind it/);
+  const [event] = await query<{ salt: Buffer }>('SELECT salt FROM events');
+  const refs = await query<{ ref: string }>("SELECT encode(ticket_ref, 'hex') AS ref FROM tickets ORDER BY ticket_id");
+  expect(refs).toEqual(
+    [plain, eci].map((text) => ({
+      ref: createHash('sha256')
+        .update(Buffer.concat([event?.salt as Buffer, Buffer.from(text)]))
+        .digest('hex')
+        .slice(0, 32),
+    })),
+  );
 });
 
 test('strict: all or nothing', async () => {
