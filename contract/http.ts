@@ -138,6 +138,8 @@ export const GateView = z.looseObject({
   last_row_at: Timestamp.nullable(),
 });
 export const GatesResponse = z.looseObject({ success: z.literal(true), gates: z.array(GateView) });
+/** True: the gate's boot measured no offset, so the time is known from its neighbours in the chain, or only as the gate's wall clock had it. */
+const Unmeasured = z.literal(true).optional();
 export const RefusalView = z.looseObject({
   gate: LedgerName,
   epoch: z.int(),
@@ -147,6 +149,7 @@ export const RefusalView = z.looseObject({
   explanation: z.string(),
   event_id: EventId.nullable(),
   ticket_id: TicketId.nullable(),
+  unmeasured: Unmeasured,
 });
 export const RefusalsResponse = z.looseObject({ success: z.literal(true), refusals: z.array(RefusalView) });
 /** `POST /gates/:site/:gate/requests/:command` */
@@ -158,7 +161,7 @@ export const ClearAlertBody = z.looseObject({ actor: ActorId, reason: Text.min(1
 export const SettleRequest = z.looseObject({ outcome: z.enum(['passed', 'returned']), actor: ActorId, reason: Text.min(1) });
 
 /** `GET /tickets/:id/history` */
-export const HistoryItem = z.looseObject({ at: Timestamp, kind: z.string(), gate: LedgerName.nullable(), text: z.string() });
+export const HistoryItem = z.looseObject({ at: Timestamp, kind: z.string(), gate: LedgerName.nullable(), text: z.string(), unmeasured: Unmeasured });
 export const HistoryResponse = z.looseObject({ success: z.literal(true), ticket_id: TicketId, status: TicketState, history: z.array(HistoryItem) });
 /** `GET /events/:id/occupancy`: people inside = entries − exits; `uncertain` may or may not be inside. */
 export const OccupancyResponse = z.looseObject({
@@ -182,6 +185,8 @@ export const ConflictView = z.looseObject({
   winner_at: Timestamp.nullable(),
   loser_at: Timestamp,
   overlapping: z.boolean(),
+  /** Of either time. */
+  unmeasured: Unmeasured,
 });
 export const ConflictsResponse = z.looseObject({ success: z.literal(true), conflicts: z.array(ConflictView) });
 

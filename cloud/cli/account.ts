@@ -30,7 +30,7 @@ export async function refusalsCommand(session: Session, options: RefusalOptions)
   session.terminal.out(
     table(
       ['when', 'gate', 'reason', 'ticket', 'explanation'],
-      found.map((row) => [row.at.slice(0, 19), row.gate, row.reason, row.ticket_id ?? '-', row.explanation]),
+      found.map((row) => [`${row.unmeasured === true ? 'about ' : ''}${row.at.slice(0, 19)}`, row.gate, row.reason, row.ticket_id ?? '-', row.explanation]),
     ),
   );
 }

@@ -14,9 +14,9 @@ CREATE TYPE count_delta AS (
   entered bigint, exited bigint, uncertain bigint, free_passages bigint, forced_passages bigint, overrides bigint, refusals bigint
 );
 
--- Unix milliseconds → time, kept within what a timestamptz and a reader can bear.
+-- Unix milliseconds → time, kept within what a timestamptz and a reader can bear. NULL of NULL: least() and greatest() pass over it, and would name a bound instead.
 CREATE FUNCTION time_of_ms(ms double precision) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN to_timestamp(greatest(0, least(ms, 253402300799000)) / 1000.0);
+  RETURN CASE WHEN ms IS NOT NULL THEN to_timestamp(greatest(0, least(ms, 253402300799000)) / 1000.0) END;
 
 -- Ranks of words. A settlement outranks every passage, and a later settlement an earlier one; odd: passed, even: returned.
 CREATE FUNCTION word_of_passage(outcome text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -62,7 +62,7 @@ CREATE FUNCTION latest_of(b boots, boottime_ms double precision) RETURNS timesta
 CREATE FUNCTION middle_of(b boots, boottime_ms double precision, ts timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms)
     WHEN b.after_at IS NOT NULL AND b.before_at IS NOT NULL THEN b.after_at + (b.before_at - b.after_at) / 2
-    ELSE greatest(least(coalesce(ts, 'epoch'::timestamptz), b.before_at), b.after_at) END;
+    ELSE greatest(least(ts, b.before_at), b.after_at) END;
 
 -- Rows whose key is stored with another hash: quarantined, never acknowledged, and an alert. Answers them as [gate, epoch, seq].
 CREATE FUNCTION quarantine_clones(input ledger_input[]) RETURNS jsonb LANGUAGE plpgsql AS $$

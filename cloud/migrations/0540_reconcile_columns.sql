@@ -162,6 +162,17 @@ BEGIN
   WHERE a.tenant_id = m.tenant_id AND a.gate = m.gate AND a.epoch = m.epoch AND a.seq = m.seq;
 END
 $$;
+-- The same for what is shown of their other rows (ledger_rows.at), where nothing placed the boot before. A row's own boot and boot time stand in its text.
+CREATE FUNCTION place_rows(gate_list text[], boot_nos bigint[]) RETURNS void LANGUAGE plpgsql
+  SET plan_cache_mode = force_custom_plan SET enable_nestloop = on SET enable_seqscan = on SET enable_bitmapscan = on AS $$
+BEGIN
+  UPDATE ledger_rows r SET at = m.at FROM (
+    SELECT x.tenant_id, x.gate, x.epoch, x.seq, x.received_at, middle_of(b, substring(x.entry FROM '"boottime_ms":([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)')::double precision, x.at) AS at FROM boots b
+    JOIN ledger_rows x ON x.tenant_id = b.tenant_id AND x.gate = b.gate AND (x.epoch, x.seq) BETWEEN (b.first_epoch, b.first_seq) AND (b.last_epoch, b.last_seq)
+    WHERE b.tenant_id = current_tenant_id() AND b.gate = ANY (gate_list) AND b.boot_no = ANY (boot_nos) AND x.readable AND strpos(x.entry, '"boot_id":' || to_json(b.boot_id)::text) > 0) AS m
+  WHERE r.tenant_id = m.tenant_id AND r.gate = m.gate AND r.epoch = m.epoch AND r.seq = m.seq AND r.received_at = m.received_at AND m.at IS NOT NULL AND r.at <> m.at;
+END
+$$;
 CREATE FUNCTION note_unknown_tickets(events text[], ticket_ids text[]) RETURNS void LANGUAGE plpgsql
   SET plan_cache_mode = force_custom_plan SET enable_nestloop = on SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 BEGIN
@@ -215,6 +226,7 @@ DECLARE
   run_gates text[]; run_epochs bigint[]; run_lows bigint[]; run_highs bigint[];
   gate_list text[];
   overlap boolean; has_words boolean; upsert boolean;
+  unplaced bigint[];
   moved bigint[];
   old_events text[]; old_tickets text[];
   slow_events text[] := '{}'; slow_tickets text[] := '{}';
@@ -257,11 +269,14 @@ BEGIN
     END IF;
     SELECT array_agg(r.gate), array_agg(r.epoch), array_agg(r.low), array_agg(r.high) INTO run_gates, run_epochs, run_lows, run_highs FROM runs_of(gates, epochs, seqs) AS r;
   END IF;
+  unplaced := ARRAY(SELECT b.boot_no FROM boots b WHERE b.tenant_id = tenant AND b.gate = ANY (gate_list) AND b.offset_ms IS NULL);
   moved := note_boots(gate_list, gates, epochs, seqs, boot_ids, boottimes, offsets, bounds);
+  -- Rows that came before anything measured their boot, or its neighbours.
+  IF moved && unplaced THEN PERFORM place_rows(gate_list, ARRAY(SELECT m.no FROM unnest(moved) AS m (no) WHERE m.no = ANY (unplaced))); END IF;
   INSERT INTO ledger_rows (tenant_id, gate, epoch, seq, kind, readable, hash, entry, at, event_id, ticket_id)
-  SELECT tenant, gates[i], epochs[i], seqs[i], kinds[i], readables[i], hashes[i], entries[i], coalesce(time_of_ms(offsets[i] + boottimes[i]), times[i], now()), event_ids[i], ticket_ids[i] FROM generate_series(1, n) AS i;
+  SELECT tenant, gates[i], epochs[i], seqs[i], kinds[i], readables[i], hashes[i], entries[i], coalesce(time_of_ms(offsets[i] + boottimes[i]), (SELECT middle_of(b, boottimes[i], times[i]) FROM boots b WHERE b.tenant_id = tenant AND b.gate = gates[i] AND b.boot_id = boot_ids[i]), times[i], now()), event_ids[i], ticket_ids[i] FROM generate_series(1, n) AS i;
   IF 'refusal' = ANY (kinds) THEN
-    PERFORM vip_refusals_follow_ledger(gates, epochs, seqs, kinds, readables, entries, (SELECT array_agg(coalesce(time_of_ms(offsets[i] + boottimes[i]), times[i], now()) ORDER BY i) FROM generate_series(1, n) AS i), event_ids, ticket_ids);
+    PERFORM vip_refusals_follow_ledger(gates, epochs, seqs, kinds, readables, entries, (SELECT array_agg(coalesce(time_of_ms(offsets[i] + boottimes[i]), (SELECT middle_of(b, boottimes[i], times[i]) FROM boots b WHERE b.tenant_id = tenant AND b.gate = gates[i] AND b.boot_id = boot_ids[i]), times[i], now()) ORDER BY i) FROM generate_series(1, n) AS i), event_ids, ticket_ids);
   END IF;
   IF n < given THEN clones := quarantine_clones(all_gates, all_epochs, all_seqs, all_hashes, all_entries); END IF;
   -- A run's first row, and the one after its last, where their predecessors, or they themselves, were stored before.
@@ -303,7 +318,7 @@ BEGIN
       b.boot_no, o.boottime_ms, times[o.i],
       CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + o.boottime_ms - b.bound_ms) WHEN o.i IS NOT NULL THEN coalesce(b.after_at, '-infinity') END,
       CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + o.boottime_ms) WHEN b.after_at IS NOT NULL AND b.before_at IS NOT NULL THEN b.after_at + (b.before_at - b.after_at) / 2
-        WHEN o.i IS NOT NULL THEN greatest(least(coalesce(times[o.i], 'epoch'::timestamptz), b.before_at), b.after_at) END,
+        WHEN o.i IS NOT NULL THEN coalesce(greatest(least(times[o.i], b.before_at), b.after_at), now()) END,
       CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + o.boottime_ms + b.bound_ms) WHEN o.i IS NOT NULL THEN coalesce(b.before_at, 'infinity') END,
       CASE WHEN o.i IS NOT NULL THEN b.offset_ms IS NOT NULL END, w.word_1, nullif(w.words, '{}'), w.word_all)::ledger_grant AS g
     FROM own o FULL JOIN word w ON w.gate = o.gate AND w.epoch = o.epoch AND w.seq = o.seq LEFT JOIN boot b ON b.gate = o.gate AND b.boot_id = o.boot_id ORDER BY o.i) AS k;

@@ -93,11 +93,25 @@ const ofPart =
   (fromEnd: number) =>
   ({ known, kind }: Read) =>
     WORD.includes(kind) ? ((known['of'] as Column | undefined)?.at(-fromEnd) ?? null) : null;
+/** No machine has been up for longer, in ms: a boot time beyond it places nothing. */
+const MAX_BOOT_TIME_MS = 100 * 366 * 86_400_000;
+/** A bound beyond this measures nothing, in ms. */
+const MAX_BOUND_MS = 366 * 86_400_000;
+/** An offset that puts its row before or after these measured no clock, in Unix ms: the row stands as one without, rather than at a time that nobody wrote. */
+const MIN_PLACED_MS = Date.UTC(2000, 0);
+const MAX_PLACED_MS = Date.UTC(2200, 0);
+const bootTimeOf = ({ known }: Read): number | null => {
+  const ms = known['boottime_ms'];
+  return typeof ms === 'number' && ms <= MAX_BOOT_TIME_MS ? ms : null;
+};
 /** An offset says nothing without its bound, nor the other way round. */
-const clock =
-  (field: string) =>
-  ({ known }: Read) =>
-    known['clock_offset_ms'] === undefined || known['clock_bound_ms'] === undefined ? null : (known[field] ?? null);
+const clock = (field: 'clock_offset_ms' | 'clock_bound_ms') => (read: Read) => {
+  const { clock_offset_ms: offset, clock_bound_ms: bound } = read.known as { readonly clock_offset_ms?: number; readonly clock_bound_ms?: number };
+  const bootMs = bootTimeOf(read);
+  if (offset === undefined || bound === undefined || bootMs === null || bound > MAX_BOUND_MS) return null;
+  const placed = offset + bootMs;
+  return placed >= MIN_PLACED_MS && placed <= MAX_PLACED_MS ? (read.known[field] as number) : null;
+};
 
 /** In the order of reconcile_columns' parameters. */
 const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
@@ -109,8 +123,11 @@ const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
   [BOOL, ({ row }) => row.known !== null],
   [TEXT, ({ text }) => text],
   [TIME, ({ known }) => known['ts'] ?? null],
-  [TEXT, ({ known }) => (typeof known['boot_id'] === 'string' && PLAIN_BOOT.test(known['boot_id']) ? known['boot_id'] : null)],
-  [FLOAT8, ({ known }) => known['boottime_ms'] ?? null],
+  [
+    TEXT,
+    (read) => (typeof read.known['boot_id'] === 'string' && PLAIN_BOOT.test(read.known['boot_id']) && bootTimeOf(read) !== null ? read.known['boot_id'] : null),
+  ],
+  [FLOAT8, bootTimeOf],
   [FLOAT8, clock('clock_offset_ms')],
   [FLOAT8, clock('clock_bound_ms')],
   [TEXT, of(TICKET, 'event_id')],

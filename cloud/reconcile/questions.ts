@@ -39,18 +39,39 @@ export async function siteLedger(client: DatabaseClient, site: string, after: Le
   };
 }
 
+/**
+ * Of these rows those whose boot measured no offset: where they lie is known from their neighbours in the chain, or from the gate's wall
+ * clock, and every answer that shows their time says so.
+ */
+async function unmeasured(
+  client: DatabaseClient,
+  rows: readonly { readonly gate: string; readonly entry: string }[],
+): Promise<(row: { gate: string; entry: string }) => boolean> {
+  const { rows: boots } = await client.query<{ gate: string; boot_id: string }>(
+    'SELECT gate, boot_id FROM boots WHERE tenant_id = current_tenant_id() AND gate = ANY ($1) AND offset_ms IS NULL',
+    [[...new Set(rows.map(({ gate }) => gate))]],
+  );
+  const without = new Set(boots.map(({ gate, boot_id }) => `${gate} ${boot_id}`));
+  return ({ gate, entry }) => {
+    const { boot_id } = JSON.parse(entry) as { readonly boot_id?: unknown };
+    return without.has(`${gate} ${String(boot_id)}`);
+  };
+}
+const marked = (is: boolean): { unmeasured?: true } => (is ? { unmeasured: true } : {});
+
 type Refusal = z.infer<typeof RefusalView>;
 
-/** Refusals since a time, of one gate or of all, newest first. Reason and explanation are the gate's own. */
+/** Refusals since a time, of one gate or of all, newest first; those of a gate without any clock since they arrived. Reason and explanation are the gate's own. */
 export async function refusals(client: DatabaseClient, gate: string | null, since: Date, limit = MAX_ANSWER_ITEMS): Promise<Refusal[]> {
   const { rows } = await client.query<{ gate: string; epoch: number; seq: number; at: Date; entry: string; event_id: string | null; ticket_id: string | null }>(
     `SELECT gate, epoch, seq, at, entry, event_id, ticket_id FROM ledger_rows
-     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND at >= $2 AND ($1::text IS NULL OR gate = $1) ORDER BY at DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
+     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1) ORDER BY at DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
     [gate, since, Math.min(limit, MAX_ANSWER_ITEMS)],
   );
+  const isUnmeasured = await unmeasured(client, rows);
   return rows.map(({ entry, at, ...row }) => {
     const { reason, explanation } = JSON.parse(entry) as { reason: Reason; explanation: string };
-    return { ...row, at: at.toISOString(), reason, explanation };
+    return { ...row, at: at.toISOString(), reason, explanation, ...marked(isUnmeasured({ gate: row.gate, entry })) };
   });
 }
 
@@ -59,8 +80,9 @@ type Conflict = z.infer<typeof ConflictView>;
 /** Admissions beyond a ticket's right, of one event or of all, newest first. */
 export async function conflicts(client: DatabaseClient, eventId: string | null = null, limit = MAX_ANSWER_ITEMS): Promise<Conflict[]> {
   const { rows } = await client.query<ConflictRow>(
-    `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref FROM conflicts c
+    `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
      JOIN admissions a ON a.tenant_id = c.tenant_id AND a.gate = c.loser_gate AND a.epoch = c.loser_epoch AND a.seq = c.loser_seq
+     LEFT JOIN admissions w ON w.tenant_id = c.tenant_id AND w.gate = c.winner_gate AND w.epoch = c.winner_epoch AND w.seq = c.winner_seq
      WHERE c.tenant_id = current_tenant_id() AND ($1::text IS NULL OR c.event_id = $1) ORDER BY c.loser_at DESC, c.loser_gate COLLATE "C", c.loser_epoch, c.loser_seq LIMIT $2`,
     [eventId, Math.min(limit, MAX_ANSWER_ITEMS)],
   );
@@ -74,9 +96,11 @@ export async function conflicts(client: DatabaseClient, eventId: string | null =
     winner_at: row.winner_at?.toISOString() ?? null,
     loser_at: row.loser_at.toISOString(),
     overlapping: row.overlapping,
+    ...marked(row.unmeasured),
   }));
 }
 interface ConflictRow {
+  readonly unmeasured: boolean;
   readonly event_id: string;
   readonly ticket_id: string;
   readonly ticket_ref: string;
@@ -170,11 +194,12 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
     [eventId, ticketId, MAX_ANSWER_ITEMS],
   );
   if (ticket.rows.length === 0 && rows.length === 0) return null;
+  const isUnmeasured = await unmeasured(client, rows);
   return {
     eventId,
     ticketId,
     status: ticket.rows[0]?.status ?? null,
-    history: rows.reverse().map((row) => ({ at: row.at.toISOString(), kind: row.kind, gate: row.gate, text: describe(row) })),
+    history: rows.reverse().map((row) => ({ at: row.at.toISOString(), kind: row.kind, gate: row.gate, text: describe(row), ...marked(isUnmeasured(row)) })),
   };
 }
 interface HistoryRow {

@@ -37,6 +37,8 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 const when = (at) => (at === null || at === undefined ? '' : new Date(at).toLocaleString([], { dateStyle: 'short', timeStyle: 'medium', hourCycle: 'h23' }));
+/** `unmeasured`: the gate's clock was not measured when it wrote this. */
+const about = (at, unmeasured) => (unmeasured === true ? `about ${when(at)} (clock not measured)` : when(at));
 const timeOf = (date) => date.toLocaleTimeString([], { hourCycle: 'h23' });
 const ticketLink = (ticketId, eventId) =>
   ticketId === null ? '' : element('button', { type: 'button', className: 'link', onclick: () => showTicket(ticketId, eventId ?? '') }, ticketId);
@@ -95,13 +97,18 @@ async function showAccount(gates) {
   );
   fill(
     'refusals',
-    refusals.map((refusal) => [when(refusal.at), refusal.gate, refusal.explanation || refusal.reason, ticketLink(refusal.ticket_id, refusal.event_id)]),
+    refusals.map((refusal) => [
+      about(refusal.at, refusal.unmeasured),
+      refusal.gate,
+      refusal.explanation || refusal.reason,
+      ticketLink(refusal.ticket_id, refusal.event_id),
+    ]),
     'Nobody was refused.',
   );
   fill(
     'conflicts',
     conflicts.map((conflict) => [
-      when(conflict.loser_at),
+      about(conflict.loser_at, conflict.unmeasured),
       conflict.loser[0],
       ticketLink(conflict.ticket_id, conflict.event_id),
       conflict.overlapping ? `${conflict.cause} (the clocks cannot tell which was first)` : conflict.cause,
@@ -122,7 +129,7 @@ async function showTicket(ticketId, eventId) {
     status.textContent = `${answer.ticket_id} of ${answer.event_id}: ${answer.status}`;
     fill(
       'history',
-      answer.history.map((item) => [when(item.at), item.gate ?? '', item.text]),
+      answer.history.map((item) => [about(item.at, item.unmeasured), item.gate ?? '', item.text]),
       'Nothing has happened to it.',
     );
     status.scrollIntoView({ behavior: 'smooth' });
