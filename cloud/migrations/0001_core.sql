@@ -196,16 +196,16 @@ GRANT SELECT ON tenants TO stile_service;
 GRANT SELECT ON devices, sites, tenants TO stile_resolver;
 CREATE FUNCTION resolve_device(device_name text) RETURNS TABLE (tenant_id uuid, revoked boolean)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT d.tenant_id, d.revoked_at IS NOT NULL FROM devices d WHERE d.name = device_name; END;
+  AS $$ SELECT d.tenant_id, d.revoked_at IS NOT NULL FROM devices d WHERE d.name = device_name $$;
 CREATE FUNCTION resolve_device_token(token_hash bytea) RETURNS TABLE (tenant_id uuid, device text)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT d.tenant_id, d.name FROM devices d WHERE d.token_sha256 = token_hash AND d.revoked_at IS NULL; END;
+  AS $$ SELECT d.tenant_id, d.name FROM devices d WHERE d.token_sha256 = token_hash AND d.revoked_at IS NULL $$;
 CREATE FUNCTION resolve_site(site text) RETURNS uuid
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT s.tenant_id FROM sites s WHERE s.site_id = site; END;
+  AS $$ SELECT s.tenant_id FROM sites s WHERE s.site_id = site $$;
 CREATE FUNCTION resolve_tenant(tenant_name text) RETURNS uuid
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT t.id FROM tenants t WHERE t.name = tenant_name; END;
+  AS $$ SELECT t.id FROM tenants t WHERE t.name = tenant_name $$;
 ALTER FUNCTION resolve_device(text) OWNER TO stile_resolver;
 ALTER FUNCTION resolve_device_token(bytea) OWNER TO stile_resolver;
 ALTER FUNCTION resolve_site(text) OWNER TO stile_resolver;

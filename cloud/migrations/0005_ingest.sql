@@ -28,13 +28,13 @@ CREATE INDEX ledger_epochs_unpublished ON ledger_epochs (tenant_id, gate) WHERE 
 GRANT SELECT ON ledger_epochs, ticket_usage, tickets TO stile_resolver;
 CREATE FUNCTION tenants_with_unpublished_rows(wanted integer) RETURNS TABLE (tenant_id uuid)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT DISTINCT e.tenant_id FROM ledger_epochs e WHERE e.published_seq < e.upto_seq AND e.gate LIKE '%/cloud' LIMIT wanted; END;
+  AS $$ SELECT DISTINCT e.tenant_id FROM ledger_epochs e WHERE e.published_seq < e.upto_seq AND e.gate LIKE '%/cloud' LIMIT wanted $$;
 CREATE FUNCTION tenants_with_appeared_tickets(wanted integer) RETURNS TABLE (tenant_id uuid)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC
+  AS $$
     SELECT DISTINCT u.tenant_id FROM ticket_usage u
     WHERE NOT u.known AND EXISTS (SELECT FROM tickets t WHERE t.tenant_id = u.tenant_id AND t.event_id = u.event_id AND t.ticket_id = u.ticket_id) LIMIT wanted;
-  END;
+  $$;
 ALTER FUNCTION tenants_with_unpublished_rows(integer) OWNER TO stile_resolver;
 ALTER FUNCTION tenants_with_appeared_tickets(integer) OWNER TO stile_resolver;
 REVOKE EXECUTE ON FUNCTION tenants_with_unpublished_rows(integer), tenants_with_appeared_tickets(integer) FROM PUBLIC;

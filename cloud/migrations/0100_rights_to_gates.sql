@@ -141,27 +141,27 @@ GRANT SELECT, UPDATE ON outbox TO stile_resolver;
 GRANT SELECT ON operator_tokens, enrolment_tokens, gate_assignments, events, manifests TO stile_resolver;
 CREATE FUNCTION next_outbox(wanted integer) RETURNS TABLE (tenant_id uuid, id bigint)
   LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT o.tenant_id, o.id FROM outbox o WHERE o.due_at <= now() ORDER BY o.due_at, o.id LIMIT wanted FOR UPDATE SKIP LOCKED; END;
+  AS $$ SELECT o.tenant_id, o.id FROM outbox o WHERE o.due_at <= now() ORDER BY o.due_at, o.id LIMIT wanted FOR UPDATE SKIP LOCKED $$;
 CREATE FUNCTION resolve_operator_token(token_hash bytea) RETURNS TABLE (tenant_id uuid, name text, actor text)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT o.tenant_id, o.name, o.actor FROM operator_tokens o WHERE o.token_sha256 = token_hash AND o.revoked_at IS NULL AND (o.expires_at IS NULL OR o.expires_at > now()); END;
+  AS $$ SELECT o.tenant_id, o.name, o.actor FROM operator_tokens o WHERE o.token_sha256 = token_hash AND o.revoked_at IS NULL AND (o.expires_at IS NULL OR o.expires_at > now()) $$;
 CREATE FUNCTION resolve_enrolment_token(token_hash bytea) RETURNS TABLE (tenant_id uuid, device text)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT e.tenant_id, e.device FROM enrolment_tokens e WHERE e.token_sha256 = token_hash AND e.used_at IS NULL AND e.expires_at > now(); END;
+  AS $$ SELECT e.tenant_id, e.device FROM enrolment_tokens e WHERE e.token_sha256 = token_hash AND e.used_at IS NULL AND e.expires_at > now() $$;
 -- Assigned events whose newest manifest is missing or older than half its life, so that no gate's list runs out while the cloud is up.
 CREATE FUNCTION manifests_to_renew(wanted integer) RETURNS TABLE (tenant_id uuid, event_id text)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC
+  AS $$
     SELECT e.tenant_id, e.event_id FROM events e
     WHERE EXISTS (SELECT FROM gate_assignments a WHERE a.tenant_id = e.tenant_id AND a.event_id = e.event_id)
       AND (e.ends_at IS NULL OR e.ends_at > now() - interval '1 day')
       AND NOT EXISTS (SELECT FROM manifests m WHERE m.tenant_id = e.tenant_id AND m.event_id = e.event_id AND now() < m.generated_at + (m.expires_at - m.generated_at) / 2)
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.tenant_id = e.tenant_id AND o.kind = 'event' AND o.key = e.event_id AND o.build)
     LIMIT wanted;
-  END;
+  $$;
 CREATE FUNCTION tenants_with_gates() RETURNS TABLE (tenant_id uuid)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
-  BEGIN ATOMIC SELECT DISTINCT a.tenant_id FROM gate_assignments a; END;
+  AS $$ SELECT DISTINCT a.tenant_id FROM gate_assignments a $$;
 ALTER FUNCTION tenants_with_gates() OWNER TO stile_resolver;
 ALTER FUNCTION next_outbox(integer) OWNER TO stile_resolver;
 ALTER FUNCTION resolve_operator_token(bytea) OWNER TO stile_resolver;

@@ -97,7 +97,7 @@ $$;
 
 -- As ticketRef in cloud/tickets/codes.ts: a scanner's marks before the code are taken off.
 CREATE FUNCTION ticket_ref_of(event text, code text) RETURNS bytea LANGUAGE sql STABLE
-  RETURN (SELECT substring(sha256(e.salt || convert_to(regexp_replace(code, '^((\][A-Za-z][0-9A-Za-z]|\\[0-9]{6})\s*){1,4}', ''), 'UTF8')) FOR 16) FROM events e WHERE e.tenant_id = current_tenant_id() AND e.event_id = event);
+  AS $$ SELECT substring(sha256(e.salt || convert_to(regexp_replace(code, '^((\][A-Za-z][0-9A-Za-z]|\\[0-9]{6})\s*){1,4}', ''), 'UTF8')) FOR 16) FROM events e WHERE e.tenant_id = current_tenant_id() AND e.event_id = event $$;
 
 CREATE FUNCTION next_vip_statuses(status text) RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN CASE status WHEN 'pending' THEN '{confirmed,cancelled}' WHEN 'confirmed' THEN '{checked_in,cancelled,no_show}' WHEN 'checked_in' THEN '{completed,cancelled}' WHEN 'no_show' THEN '{checked_in}' ELSE '{}' END::text[];
