@@ -69,13 +69,25 @@ export type PassageOutcome = z.infer<typeof PassageOutcome>;
 export const PassageEntry = z.looseObject({
   ...common,
   kind: z.literal('passage'),
-  /** The grant or override that it belongs to; absent for forced and free. */
+  /** The grant, override or `exit_unmatched` that it belongs to; absent for forced ones, and for free ones that nobody showed a code for. */
   of: RowPosition.optional(),
   ...ticketWhereKnown,
   direction: Direction,
   /** Which of the grant's units, from 1. */
   unit: z.int().min(1).max(MAX_UNITS).optional(),
   outcome: PassageOutcome,
+});
+/**
+ * A code at an outward reader that matches no admission. The lane was open before it was known: out is never refused. Whoever then passes is a
+ * passage `free` of this row. `reason`: why the code would have been refused inwards. Never the code itself.
+ */
+export const ExitUnmatchedEntry = z.looseObject({
+  ...common,
+  kind: z.literal('exit_unmatched'),
+  direction: Direction,
+  reason: Reason.optional(),
+  event_id: EventId.optional(),
+  ticket_ref: TicketRef.optional(),
 });
 /** The cloud's or an operator's word on a grant; stronger than any passage. */
 export const SettlementEntry = z.looseObject({
@@ -143,6 +155,7 @@ export const LedgerEntry = z.discriminatedUnion('kind', [
   GrantEntry,
   RefusalEntry,
   PassageEntry,
+  ExitUnmatchedEntry,
   SettlementEntry,
   ConflictEntry,
   OverrideEntry,
@@ -153,7 +166,7 @@ export const LedgerEntry = z.discriminatedUnion('kind', [
 ]);
 export type LedgerEntry = z.infer<typeof LedgerEntry>;
 export type LedgerEntryKind = LedgerEntry['kind'];
-export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'settlement', 'conflict', 'override', 'mode', 'fault', 'alarm', 'clock'] as const;
+export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'exit_unmatched', 'settlement', 'conflict', 'override', 'mode', 'fault', 'alarm', 'clock'] as const;
 
 /** Topic `ledger`. Entries are checked one by one (a single bad one must not hide the others): here only their keys. */
 export const LedgerMessage = z.looseObject({

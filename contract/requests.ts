@@ -25,8 +25,16 @@ export const REQUEST_EXPIRY_MS: Readonly<Record<Command, number>> = {
 
 const Args = {
   open: z.strictObject({ direction: Direction.default('in'), units: z.int().min(1).max(MAX_UNITS).default(1) }),
-  /** Emergency is entered by the fire input alone. Without `direction`: both. */
-  mode: z.strictObject({ mode: z.enum(MODES).exclude(['emergency']), direction: Direction.optional(), until: Timestamp.optional() }),
+  /**
+   * Emergency is entered by the fire input alone. Without `direction`: both; `locked` and `out_of_service` close in only. Closing out takes
+   * `direction: out` and `confirm_exit_closed: true`, and ends by itself.
+   */
+  mode: z.strictObject({
+    mode: z.enum(MODES).exclude(['emergency']),
+    direction: Direction.optional(),
+    until: Timestamp.optional(),
+    confirm_exit_closed: z.literal(true).optional(),
+  }),
   'reset-emergency': z.strictObject({}),
   refresh: z.strictObject({}),
   selftest: z.strictObject({}),

@@ -31,11 +31,13 @@ export const REQUEST_SCHEMAS: Readonly<Record<string, z.ZodType>> = Object.fromE
   COMMANDS.map((command) => [`request-${command}`, requestSchema(command)]),
 );
 
+type Dashed<S extends string> = S extends `${infer A}_${infer B}` ? `${A}-${Dashed<B>}` : S;
 /** A row of the ledger, by kind. */
-export const ENTRY_SCHEMAS: Readonly<Record<`entry-${ledger.LedgerEntryKind}`, z.ZodType>> = {
+export const ENTRY_SCHEMAS: Readonly<Record<`entry-${Dashed<ledger.LedgerEntryKind>}`, z.ZodType>> = {
   'entry-grant': ledger.GrantEntry,
   'entry-refusal': ledger.RefusalEntry,
   'entry-passage': ledger.PassageEntry,
+  'entry-exit-unmatched': ledger.ExitUnmatchedEntry,
   'entry-settlement': ledger.SettlementEntry,
   'entry-conflict': ledger.ConflictEntry,
   'entry-override': ledger.OverrideEntry,
