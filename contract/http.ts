@@ -167,12 +167,18 @@ export const HistoryResponse = z.looseObject({ success: z.literal(true), ticket_
 export const OccupancyResponse = z.looseObject({
   success: z.literal(true),
   event_id: EventId,
+  /** entries − exits, and everybody seen to pass without a ticket: overrides, free and forced, inwards less outwards. */
   inside: z.int(),
   entries: z.int(),
   exits: z.int(),
   uncertain: z.int(),
+  /** Both ways; `…_out`: those of them outwards. A passage after an unmatched exit is a free one. */
   free_passages: z.int(),
+  forced_passages: z.int().optional(),
   overrides: z.int(),
+  free_out: z.int().optional(),
+  forced_out: z.int().optional(),
+  overrides_out: z.int().optional(),
 });
 /** `GET /conflicts`: admissions beyond a ticket's right, which only gates cut off from each other can cause. */
 export const ConflictView = z.looseObject({

@@ -413,11 +413,21 @@ BEGIN
   IF 'refusal' = ANY (kinds) OR has_words THEN
     SELECT array_agg(ROW(c.gate, c.event_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, c.free, c.forced, c.overrides, c.refusals)::count_delta) INTO more_deltas FROM (
       SELECT gates[i] AS gate, coalesce(event_ids[i], '') AS event_id, count(*) FILTER (WHERE kinds[i] = 'refusal') AS refusals, count(*) FILTER (WHERE kinds[i] = 'passage' AND outcomes[i] = 'free') AS free,
-        count(*) FILTER (WHERE kinds[i] = 'passage' AND outcomes[i] = 'forced') AS forced, count(*) FILTER (WHERE kinds[i] = 'passage' AND of_seqs[i] IS NOT NULL AND outcomes[i] <> 'returned') AS overrides
+        count(*) FILTER (WHERE kinds[i] = 'passage' AND outcomes[i] = 'forced') AS forced, count(*) FILTER (WHERE kinds[i] = 'passage' AND of_seqs[i] IS NOT NULL AND outcomes[i] NOT IN ('returned', 'free', 'forced')) AS overrides
       FROM generate_series(1, n) AS i WHERE readables[i] AND (kinds[i] = 'refusal' OR (kinds[i] = 'passage' AND ticket_ids[i] IS NULL)) GROUP BY 1, 2) AS c;
     deltas := deltas || more_deltas;
   END IF;
   IF cardinality(deltas) > 0 THEN PERFORM add_counts(deltas); END IF;
+  -- Of the passages that are nobody's ticket, those outwards (0565): rows that add_counts has locked just now.
+  IF has_words AND 'out' = ANY (directions) THEN
+    INSERT INTO gate_counts AS c (tenant_id, gate, event_id, free_out, forced_out, overrides_out)
+    SELECT tenant, o.gate, o.event_id, o.free, o.forced, o.overrides FROM (
+      SELECT gates[i] AS gate, coalesce(event_ids[i], '') AS event_id, count(*) FILTER (WHERE outcomes[i] = 'free') AS free, count(*) FILTER (WHERE outcomes[i] = 'forced') AS forced,
+        count(*) FILTER (WHERE of_seqs[i] IS NOT NULL AND outcomes[i] NOT IN ('returned', 'free', 'forced')) AS overrides
+      FROM generate_series(1, n) AS i WHERE readables[i] AND kinds[i] = 'passage' AND ticket_ids[i] IS NULL AND directions[i] = 'out' GROUP BY 1, 2) AS o
+    WHERE o.free + o.forced + o.overrides > 0 ORDER BY o.gate, o.event_id
+    ON CONFLICT (tenant_id, gate, event_id) DO UPDATE SET free_out = c.free_out + excluded.free_out, forced_out = c.forced_out + excluded.forced_out, overrides_out = c.overrides_out + excluded.overrides_out;
+  END IF;
 
   RETURN jsonb_build_object('stored', n, 'duplicates', given - n - jsonb_array_length(clones), 'clones', clones, 'edges', edges);
 END

@@ -130,7 +130,7 @@ const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
   [FLOAT8, bootTimeOf],
   [FLOAT8, clock('clock_offset_ms')],
   [FLOAT8, clock('clock_bound_ms')],
-  [TEXT, of(TICKET, 'event_id')],
+  [TEXT, of([...TICKET, 'exit_unmatched'], 'event_id')],
   [TEXT, of(TICKET, 'ticket_id')],
   [BYTEA, of(['grant'], 'ticket_ref')],
   [TEXT, of(['grant', ...WORD], 'direction')],

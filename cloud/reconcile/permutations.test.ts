@@ -55,7 +55,7 @@ const action = fc.oneof(
       unit: fc.constantFrom(undefined, 1, 2),
     }),
   },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant('other' as const), what: fc.constantFrom('free', 'forced', 'refusal', 'nonsense') }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('other' as const), what: fc.constantFrom('free', 'forced', 'exit', 'refusal', 'nonsense') }) },
 );
 const policies = fc.constantFrom(
   {},
@@ -142,7 +142,10 @@ function play(venue: Venue, { actions }: History, number: number): LedgerRow[] {
       case 'other':
         if (act.what === 'refusal') ledger.add('refusal', now[gate] as number, { reason: 'invalid', explanation: 'not a ticket for this event' });
         else if (act.what === 'nonsense') ledger.add('grant', now[gate] as number, { ticket_id: 'T-1' });
-        else ledger.add('passage', now[gate] as number, { direction: 'in', outcome: act.what, event_id: venue.eventId });
+        else if (act.what === 'exit') {
+          const shown = ledger.add('exit_unmatched', now[gate] as number, { direction: 'out', reason: 'invalid' });
+          ledger.add('passage', now[gate] as number, { of: [1, shown.seq], direction: 'out', outcome: 'free' });
+        } else ledger.add('passage', now[gate] as number, { direction: 'in', outcome: act.what, event_id: venue.eventId });
     }
   }
   return [...ledgers, cloud].flatMap((ledger) => ledger.rows());
@@ -153,7 +156,7 @@ const TABLES = [
   'SELECT event_id, ticket_id, entries, first_at, last_at, known FROM ticket_usage WHERE entries > 0 ORDER BY 1, 2',
   'SELECT event_id, ticket_id, status, scan_count, first_scanned_at, last_scanned_at, status_before_entry FROM tickets ORDER BY 1, 2',
   "SELECT event_id, ticket_id, replace(loser_gate, $1, '') AS loser, loser_seq, replace(winner_gate, $1, '') AS winner, winner_seq, cause, loser_at, winner_at, overlapping FROM conflicts ORDER BY 1, 2, 3, 4",
-  "SELECT replace(gate, $1, '') AS gate, event_id, grants, winners, reentries, exits, excess, annulled, entered, exited, uncertain, free_passages, forced_passages, overrides, refusals FROM gate_counts ORDER BY 1, 2",
+  "SELECT replace(gate, $1, '') AS gate, event_id, grants, winners, reentries, exits, excess, annulled, entered, exited, uncertain, free_passages, forced_passages, overrides, refusals, free_out, forced_out, overrides_out FROM gate_counts ORDER BY 1, 2",
   "SELECT replace(gate, $1, '') AS gate, epoch, stored, upto_seq FROM ledger_epochs ORDER BY 1, 2",
 ];
 async function tables(venue: Venue): Promise<unknown[]> {

@@ -118,20 +118,29 @@ interface ConflictRow {
 
 export interface Occupancy {
   readonly event_id: string;
-  /** entries − exits, in people, as far as passages tell. `uncertain` of them may or may not have passed. */
+  /**
+   * People: entries − exits of tickets, and with them everybody whom the sensors saw pass without one: by an override, freely or by force, inwards
+   * less outwards (I7). `uncertain` of them may or may not have passed. Below 0: more were seen to leave than to come.
+   */
   readonly inside: number;
   readonly entries: number;
   readonly exits: number;
   readonly uncertain: number;
+  /** Both ways; `…_out`: those of them outwards. */
   readonly free_passages: number;
+  readonly forced_passages: number;
   readonly overrides: number;
+  readonly free_out: number;
+  readonly forced_out: number;
+  readonly overrides_out: number;
 }
 
 /** People inside: sums of the gates' rows. Passages that name no event are added at the gates that are assigned to this one. */
 export async function occupancy(client: DatabaseClient, eventId: string): Promise<Occupancy> {
   const { rows } = await client.query<Omit<Occupancy, 'event_id'>>(
-    `SELECT (coalesce(sum(entered), 0) - coalesce(sum(exited), 0))::bigint AS inside, coalesce(sum(entered), 0)::bigint AS entries, coalesce(sum(exited), 0)::bigint AS exits, coalesce(sum(uncertain), 0)::bigint AS uncertain,
-       coalesce(sum(free_passages), 0)::bigint AS free_passages, coalesce(sum(overrides), 0)::bigint AS overrides
+    `SELECT coalesce(sum(entered - exited + free_passages + forced_passages + overrides - 2 * (free_out + forced_out + overrides_out)), 0)::bigint AS inside, coalesce(sum(entered), 0)::bigint AS entries, coalesce(sum(exited), 0)::bigint AS exits, coalesce(sum(uncertain), 0)::bigint AS uncertain,
+       coalesce(sum(free_passages), 0)::bigint AS free_passages, coalesce(sum(forced_passages), 0)::bigint AS forced_passages, coalesce(sum(overrides), 0)::bigint AS overrides,
+       coalesce(sum(free_out), 0)::bigint AS free_out, coalesce(sum(forced_out), 0)::bigint AS forced_out, coalesce(sum(overrides_out), 0)::bigint AS overrides_out
      FROM gate_counts c WHERE c.tenant_id = current_tenant_id()
        AND (c.event_id = $1 OR (c.event_id = '' AND EXISTS (SELECT FROM gate_assignments g WHERE g.tenant_id = c.tenant_id AND g.gate = c.gate AND g.event_id = $1)))`,
     [eventId],
@@ -156,6 +165,10 @@ export interface GateCounts {
   readonly forced_passages: number;
   readonly overrides: number;
   readonly refusals: number;
+  /** Parts of free_passages, forced_passages and overrides. */
+  readonly free_out: number;
+  readonly forced_out: number;
+  readonly overrides_out: number;
 }
 export async function gateCounts(client: DatabaseClient, eventId: string | null = null): Promise<GateCounts[]> {
   const { rows } = await client.query<GateCounts & { tenant_id: string }>(

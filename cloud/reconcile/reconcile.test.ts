@@ -392,8 +392,50 @@ test('free, forced and override passages are terms of their own', async () => {
   const press = north.add('override', 2, { actor: 'button', action: 'open', reason: 'pram', direction: 'in', units: 1 });
   north.add('passage', 3, { of: [1, press.seq], direction: 'in', outcome: 'passed' });
   await s.take(north.rows());
-  expect(await s.in((client) => occupancy(client, 'EV1'))).toMatchObject({ inside: 0, free_passages: 1, overrides: 1 });
+  expect(await s.in((client) => occupancy(client, 'EV1'))).toMatchObject({
+    inside: 3,
+    entries: 0,
+    free_passages: 1,
+    forced_passages: 1,
+    overrides: 1,
+    free_out: 0,
+  });
   expect(await s.in((client) => gateCounts(client))).toMatchObject([{ free_passages: 1, forced_passages: 1, overrides: 1, grants: 0 }]);
+});
+
+test('I7: whoever leaves after an unmatched exit leaves as a free passage, whatever order the rows come in', async () => {
+  for (const order of ['as written', 'backwards', 'one by one'] as const) {
+    const s = await stage();
+    const north = testLedger(s.venue, 0);
+    const inside = [1, 2, 3, 4].map((n) => {
+      const entered = north.grant(s.ticket(n), n * 1_000);
+      north.passage(entered, n * 1_000 + 500, 'passed');
+      return entered;
+    });
+    const unknown = north.add('exit_unmatched', 20_000, { direction: 'out', reason: 'invalid' });
+    north.add('passage', 20_500, { of: [1, unknown.seq], direction: 'out', unit: 1, outcome: 'free' });
+    const violates = north.add('exit_unmatched', 30_000, { direction: 'out', reason: 'passback', event_id: 'EV1', ticket_ref: s.ticket(1).ticketRef });
+    north.add('passage', 30_500, { of: [1, violates.seq], event_id: 'EV1', direction: 'out', unit: 1, outcome: 'free' });
+    const nobody = north.add('exit_unmatched', 40_000, { direction: 'out' });
+    north.add('passage', 46_500, { of: [1, nobody.seq], direction: 'out', unit: 1, outcome: 'returned' });
+    north.add('passage', 50_000, { direction: 'out', outcome: 'free' });
+    const press = north.add('override', 60_000, { actor: 'button', action: 'open', reason: 'staff button', direction: 'out', units: 1 });
+    north.add('passage', 60_500, { of: [1, press.seq], direction: 'out', unit: 1, outcome: 'passed' });
+    const rows = north.rows();
+    if (order === 'as written') await s.take(rows);
+    else if (order === 'backwards') await s.take(rows.toReversed());
+    else for (const row of rows) await s.take([row]);
+    const expected = { inside: 0, entries: inside.length, exits: 0, free_passages: 3, free_out: 3, overrides: 1, overrides_out: 1 };
+    expect([order, await s.in((client) => occupancy(client, 'EV1'))]).toMatchObject([order, expected]);
+    const counts = await s.in((client) => gateCounts(client));
+    expect(counts.map(({ event_id, free_out }) => [event_id, free_out])).toEqual([
+      ['', 2],
+      ['EV1', 1],
+    ]);
+    // The same again changes nothing.
+    await s.take(rows);
+    expect(await s.in((client) => gateCounts(client))).toEqual(counts);
+  }
 });
 
 test('the cloud scans as a gate would, placed at the time of the scan', async () => {

@@ -138,7 +138,7 @@ async function recogniseForm(
       manifestVersion: event.version,
       manifestGeneratedAtMs: nowMs,
       manifestExpiresAtMs: nowMs + LIST_LIFE_MS,
-      inside: mentionsOccupancy(event.policies) ? (await occupancy(client, event.eventId)).inside : null,
+      inside: mentionsOccupancy(event.policies) ? ticketsInside(await occupancy(client, event.eventId)) : null,
     },
   };
 }
@@ -165,3 +165,6 @@ async function entriesOf(client: DatabaseClient, eventId: string, ticketId: stri
   );
   return rows.reverse().map(({ gate, at, direction, units, outcome }) => ({ gate, atMs: at.getTime(), direction, units, outcome }));
 }
+
+/** As a gate counts for the limit: tickets alone. Who passed without one is nobody's ticket. */
+const ticketsInside = ({ entries, exits }: { readonly entries: number; readonly exits: number }): number => entries - exits;

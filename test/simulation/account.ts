@@ -260,6 +260,9 @@ export interface Counts {
   forced: number;
   overrides: number;
   refusals: number;
+  freeOut: number;
+  forcedOut: number;
+  overridesOut: number;
 }
 const noCounts = (): Counts => ({
   grants: 0,
@@ -275,6 +278,9 @@ const noCounts = (): Counts => ({
   forced: 0,
   overrides: 0,
   refusals: 0,
+  freeOut: 0,
+  forcedOut: 0,
+  overridesOut: 0,
 });
 const COUNTED = { winner: 'winners', reentry: 'reentries', exit: 'exits', excess: 'excess', annulled: 'annulled' } as const;
 
@@ -309,9 +315,16 @@ export function accountOf(rows: readonly Row[], ticketOf: (ticketId: string) => 
     const eventId = String(entry['event_id'] ?? '');
     if (entry['kind'] === 'refusal') count(gate, eventId).refusals += 1;
     if (entry['kind'] !== 'passage' || entry['ticket_id'] !== undefined) continue;
-    if (entry['outcome'] === 'free') count(gate, eventId).free += 1;
-    else if (entry['outcome'] === 'forced') count(gate, eventId).forced += 1;
-    if (entry['of'] !== undefined && entry['outcome'] !== 'returned') count(gate, eventId).overrides += 1;
+    const term =
+      entry['outcome'] === 'free' || entry['outcome'] === 'forced'
+        ? entry['outcome']
+        : entry['of'] !== undefined && entry['outcome'] !== 'returned'
+          ? 'overrides'
+          : null;
+    if (term === null) continue;
+    const sums = count(gate, eventId);
+    sums[term] += 1;
+    if (entry['direction'] === 'out') sums[`${term}Out`] += 1;
   }
   return { tickets, counts };
 }

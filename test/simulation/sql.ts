@@ -265,6 +265,9 @@ const COLUMNS: Readonly<Record<keyof Counts, string>> = {
   forced: 'forced_passages',
   overrides: 'overrides',
   refusals: 'refusals',
+  freeOut: 'free_out',
+  forcedOut: 'forced_out',
+  overridesOut: 'overrides_out',
 };
 function compareCounts(found: Violation[], key: string, ours: Counts, theirs: Record<string, number | string> | undefined): void {
   for (const [name, column] of Object.entries(COLUMNS) as [keyof Counts, string][]) {
