@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { ActorId, Direction, EventId, GateName, LedgerName, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
 import { GrantFlag, GrantType, Mode } from './ledger.ts';
-import { MAX_RECONCILE_SCANS, MAX_TEXT_CHARS, MAX_UNITS } from './limits.ts';
+import { MAX_PRICE_CENTS, MAX_RECONCILE_SCANS, MAX_TEXT_CHARS, MAX_UNITS } from './limits.ts';
 import { TicketState } from './manifest.ts';
 import { Reason } from './reasons.ts';
 import { Command } from './requests.ts';
@@ -80,8 +80,10 @@ export const SiteLedgerResponse = z.looseObject({
   more: z.boolean(),
 });
 
-/** `PUT /tickets`: the ticketing side's writes. The code is hashed at the door and forgotten. */
-export const TicketWrite = z.looseObject({
+/** Of a ticket's texts: number, seat and the like. */
+const Label = z.string().min(1).max(64);
+/** `PUT /tickets`: the ticketing side's writes. What is absent stays as it was; a field that is not known is refused. The code is hashed at the door and forgotten. */
+export const TicketWrite = z.strictObject({
   ticket_id: TicketId,
   event_id: EventId,
   code: z.string().min(1).max(1024).optional(),
@@ -98,9 +100,16 @@ export const TicketWrite = z.looseObject({
   units: z.int().min(1).max(MAX_UNITS).optional(),
   valid_from: Timestamp.nullable().optional(),
   valid_until: Timestamp.nullable().optional(),
+  ticket_number: Label.nullable().optional(),
+  /** The shop's id of whoever holds it; no name, no address. */
+  user_id: Label.nullable().optional(),
+  price_cents: z.int().min(0).max(MAX_PRICE_CENTS).nullable().optional(),
+  section: Label.nullable().optional(),
+  seat_row: Label.nullable().optional(),
+  seat: Label.nullable().optional(),
 });
 export type TicketWrite = z.infer<typeof TicketWrite>;
-export const TicketsWrite = z.looseObject({ tickets: z.array(TicketWrite).min(1).max(1000) });
+export const TicketsWrite = z.strictObject({ tickets: z.array(TicketWrite).min(1).max(1000) });
 export const TicketAction = z.enum(['transfer', 'revoke', 'block', 'unblock', 'refund']);
 export const TicketActionRequest = z.looseObject({
   reason: Text.min(1),
@@ -109,22 +118,23 @@ export const TicketActionRequest = z.looseObject({
   to_user_id: z.string().max(64).optional(),
 });
 
-/** `PUT /events/:id` */
-export const EventWrite = z.looseObject({
-  name: z.string().min(1).max(200),
+/** `PUT /events/:id`. What is absent stays as it was; `policies` replaces the whole. A field that is not known is refused. */
+export const EventWrite = z.strictObject({
+  /** Absent: a new event is called by its id. */
+  name: z.string().min(1).max(200).optional(),
   site: z.string().optional(),
   /** A known event goes to another site only with this. */
   move: z.boolean().optional(),
   starts_at: Timestamp.nullable().optional(),
   ends_at: Timestamp.nullable().optional(),
-  time_zone: z.string().max(64).default('UTC'),
-  policies: z.record(z.string(), z.unknown()).default({}),
+  time_zone: z.string().max(64).optional(),
+  policies: z.record(z.string(), z.unknown()).optional(),
 });
-/** `PUT /gates/:site/:gate/assignment`. zones, tiers absent: all. */
-export const AssignmentWrite = z.looseObject({
+/** `PUT /gates/:site/:gate/assignment`. zones, tiers absent: as they were for each event, all for a new one; null: all. */
+export const AssignmentWrite = z.strictObject({
   event_ids: z.array(EventId).max(64),
-  zones: z.array(ZoneId).max(256).optional(),
-  tiers: z.array(TierId).max(256).optional(),
+  zones: z.array(ZoneId).max(256).nullable().optional(),
+  tiers: z.array(TierId).max(256).nullable().optional(),
 });
 export const GateView = z.looseObject({
   gate: GateName,

@@ -20,3 +20,5 @@ export const MAX_RECONCILE_SCANS = 10_000;
 export const MAX_OVERLAY_TICKETS = 500;
 /** Guests of one ticket. */
 export const MAX_UNITS = 100;
+/** Of one ticket, in hundredths of its currency. */
+export const MAX_PRICE_CENTS = 100_000_000_000;

@@ -54,7 +54,7 @@ refuses('entries per day, per gate, on so many days', [
   ],
   [
     "today's are used, and tomorrow the event is over",
-    { ticket: { maxScans: 9 }, policy: { entries: { per_day: 2 } }, entries: [ago(HOUR_MS), ago(2 * HOUR_MS)] },
+    { event: { endsAtMs: NOW_MS + 2 * HOUR_MS }, ticket: { maxScans: 9 }, policy: { entries: { per_day: 2 } }, entries: [ago(HOUR_MS), ago(2 * HOUR_MS)] },
     'max_entries',
     'no entries left',
   ],

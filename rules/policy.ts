@@ -160,7 +160,15 @@ export const DEFAULT_POLICY: Policy = {
   clock_untrusted: 'admit_and_flag',
   usage_lost: 'refuse',
   // Half a day: a ticket for tomorrow is not spent today, and no door that opens early is held shut.
-  admission: { opens_before_start_s: 43_200, closes_after_start_s: null, closes_after_end_s: 0, from: null, until: null, grace_before_s: 0, grace_after_s: 0 },
+  admission: {
+    opens_before_start_s: 43_200,
+    closes_after_start_s: null,
+    closes_after_end_s: 7_200,
+    from: null,
+    until: null,
+    grace_before_s: 0,
+    grace_after_s: 0,
+  },
   entries: { total: null, per_day: null, per_gate: null, days: null },
   reentry: { rule: 'none', min_gap_s: 0, max: null, until: null, counts_as_entry: true },
   passback: { mode: 'off', forget_after_s: null },

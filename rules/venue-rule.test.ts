@@ -86,7 +86,7 @@ const FAILS: readonly (readonly [string, Given, string, number?])[] = [
   ['not yet', rule({ isAfter: [{ var: 'now' }, custom('2027-05-01T17:45:00Z'), 15] }), 'admitted after 19:30 only', 30 * MINUTE_MS],
   [
     'not yet, and then the event is over',
-    rule({ isAfter: [{ var: 'now' }, custom('2027-05-01T17:45:00Z')] }, { event: { endsAtMs: NOW_MS + MINUTE_MS } }),
+    rule({ isAfter: [{ var: 'now' }, custom('2027-05-01T17:45:00Z')] }, { event: { endsAtMs: NOW_MS - 119 * MINUTE_MS } }),
     'admitted after 19:45 only',
   ],
   ['weekday', rule({ '==': [{ var: 'now_isoweekday' }, 1] }, later), 'valid again at 2027-05-03 00:00', 29 * HOUR_MS],

@@ -6,7 +6,12 @@ const S = 1000;
 
 test.each<[string, Given, string, number?]>([
   ['before its beginning', { ticket: { validFromMs: NOW_MS + 30 * MINUTE_MS } }, 'valid from 19:30', 30 * MINUTE_MS],
-  ['before its beginning, on another day', { ticket: { validFromMs: NOW_MS + DAY_MS }, event: { endsAtMs: null } }, 'valid from 2027-05-02 19:00', DAY_MS],
+  [
+    'before its beginning, on another day',
+    { ticket: { validFromMs: NOW_MS + DAY_MS }, event: { endsAtMs: NOW_MS + 2 * DAY_MS } },
+    'valid from 2027-05-02 19:00',
+    DAY_MS,
+  ],
   ['after its end', { ticket: { validUntilMs: NOW_MS - 1 } }, 'was valid until 18:59'],
   ['before the doors', { event: { startsAtMs: NOW_MS + 13 * HOUR_MS, endsAtMs: null } }, 'valid from 20:00', HOUR_MS],
   [
@@ -15,7 +20,9 @@ test.each<[string, Given, string, number?]>([
     'valid from 19:30',
     30 * MINUTE_MS,
   ],
-  ['after the event', { event: { startsAtMs: NOW_MS - 2 * DAY_MS, endsAtMs: NOW_MS - DAY_MS } }, 'was valid until 2027-04-30 19:00'],
+  ['after the event', { event: { startsAtMs: NOW_MS - 2 * DAY_MS, endsAtMs: NOW_MS - DAY_MS } }, 'was valid until 2027-04-30 21:00'],
+  ['K6: after an event of last week that has no end', { event: { startsAtMs: NOW_MS - 7 * DAY_MS, endsAtMs: null } }, 'was valid until 2027-04-25 09:00'],
+  ['K6: 14 h after the beginning of an event without an end', { event: { startsAtMs: NOW_MS - 14 * HOUR_MS - 1, endsAtMs: null } }, 'was valid until 18:59'],
   ['too long after the beginning', { policy: { admission: { closes_after_start_s: 1800 } } }, 'was valid until 18:30'],
   ['before a fixed bound', { policy: { admission: { from: '2027-05-01T17:30:00.000Z' } } }, 'valid from 19:30', 30 * MINUTE_MS],
   ['after a fixed bound', { policy: { admission: { until: '2027-05-01T16:30:00.000Z' } } }, 'was valid until 18:30'],
@@ -47,7 +54,7 @@ test.each<[string, Given, string, number?]>([
   ['closed until next week, after the event', { policy: { schedule: [{ days: [5], from: '20:00', until: '23:00' }] } }, 'not valid at this time'],
   [
     'closed until next week',
-    { event: { endsAtMs: null }, policy: { schedule: [{ days: [5], from: '20:00', until: '23:00' }] } },
+    { event: { endsAtMs: NOW_MS + 7 * DAY_MS }, policy: { schedule: [{ days: [5], from: '20:00', until: '23:00' }] } },
     'valid again at 2027-05-07 20:00',
     6 * DAY_MS + HOUR_MS,
   ],
@@ -70,6 +77,12 @@ test.each<[string, Given]>([
   ['at its first moment', { ticket: { validFromMs: NOW_MS } }],
   ['at its last moment', { ticket: { validUntilMs: NOW_MS } }],
   ["at the event's last moment", { event: { endsAtMs: NOW_MS } }],
+  ['two hours after the event, by default', { event: { endsAtMs: NOW_MS - 2 * HOUR_MS } }],
+  ['K6: an event without an end, 14 h after its beginning', { event: { startsAtMs: NOW_MS - 14 * HOUR_MS, endsAtMs: null } }],
+  [
+    'an event without an end that never closes, by policy',
+    { event: { startsAtMs: NOW_MS - 7 * DAY_MS, endsAtMs: null }, policy: { admission: { closes_after_end_s: null } } },
+  ],
   ['an event without times', { event: { startsAtMs: null, endsAtMs: null } }],
   ['within the grace before', { ticket: { validFromMs: NOW_MS + 10 * MINUTE_MS }, policy: { admission: { grace_before_s: 600 } } }],
   ['within the grace after', { ticket: { validUntilMs: NOW_MS - 10 * MINUTE_MS }, policy: { admission: { grace_after_s: 600 } } }],

@@ -1,7 +1,15 @@
 /** When: the ticket's validity, the admission window, its expiry after the first entry, the weekly schedule. */
 import { type Ask, refusal, show } from './ask.ts';
-import type { Refusal } from './facts.ts';
+import type { EventFacts, Refusal } from './facts.ts';
 import { nextOpenMs } from './venue-time.ts';
+
+/** An event without an end ends so long after its beginning: last week's ticket does not open this week's door. */
+export const DEFAULT_LENGTH_H = 12;
+export const defaultEndMs = (startsAtMs: number): number => startsAtMs + DEFAULT_LENGTH_H * 3_600_000;
+
+/** When an event ends; null: it has neither end nor beginning. */
+export const endOf = ({ startsAtMs, endsAtMs }: Pick<EventFacts, 'startsAtMs' | 'endsAtMs'>): number | null =>
+  endsAtMs ?? (startsAtMs === null ? null : defaultEndMs(startsAtMs));
 
 interface Window {
   /** First and last moment of admission; ±Infinity: open. Grace included in the first alone, so that it can be told apart. */
@@ -24,7 +32,7 @@ function windowOf({ ticket, event, policy, usage }: Ask): Window {
     ticket.validUntilMs ?? Number.POSITIVE_INFINITY,
     time(admission.until, Number.POSITIVE_INFINITY),
     after(event.startsAtMs, admission.closes_after_start_s),
-    after(event.endsAtMs, admission.closes_after_end_s),
+    after(endOf(event), admission.closes_after_end_s),
     after(usage.visits[0]?.atMs ?? null, policy.expires_after_first_entry_s),
   );
   return { fromMs: fromMs - admission.grace_before_s * 1000, untilMs, graceAfterMs: admission.grace_after_s * 1000 };

@@ -148,13 +148,16 @@ function showToken(session: Session, gate: string, token: string, options: Token
   }
 }
 
-const list = (text: string | undefined): string[] | null =>
+/** `all`: null, which serves all; absent: undefined, which leaves what was said. */
+const list = (text: string | undefined): string[] | null | undefined =>
   text === undefined
-    ? null
-    : text
-        .split(',')
-        .map((part) => part.trim())
-        .filter((part) => part !== '');
+    ? undefined
+    : text.trim() === 'all'
+      ? null
+      : text
+          .split(',')
+          .map((part) => part.trim())
+          .filter((part) => part !== '');
 
 export async function gates(session: Session, options: { readonly site?: string; readonly json?: boolean }): Promise<void> {
   const tenantId = await session.tenant();

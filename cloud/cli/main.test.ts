@@ -10,6 +10,7 @@ import { type Broker, startBroker } from '../../test/broker.ts';
 import { type FreshDatabase, freshDatabase } from '../../test/database.ts';
 import { connectPeer } from '../../test/mqtt-peer.ts';
 import { readConfig } from '../config.ts';
+import { connectOwner } from '../database.ts';
 import { SILENT } from '../log.ts';
 import { startCloud } from '../main.ts';
 import { runCli } from './main.ts';
@@ -57,6 +58,15 @@ function tickets(name: string, count: number): string {
   return path;
 }
 
+async function query<Row>(text: string): Promise<Row[]> {
+  const owner = await connectOwner(fresh.url);
+  try {
+    return (await owner.query<Row>(text)).rows;
+  } finally {
+    await owner.close();
+  }
+}
+
 test('--version says which Stile this is', async () => {
   expect(await cli(['--version'])).toEqual({ code: 0, out: expect.stringMatching(/^stile-cloud \d+\.\d+\.\d+ \(a checkout\)\n$/), err: '' });
 });
@@ -79,6 +89,7 @@ test('from an empty database to a gate with its tickets', async () => {
   ]);
   expect(put).toMatchObject({ code: 0, out: 'event concert-1: made\n' });
   expect(put.err).toContain('made the tenant "venues"\nmade the site arena\n');
+  expect(put.err).toContain('--ends was not given: it ends 2026-07-02T06:00:00.000Z, 12 h after its beginning');
   expect(await cli(['import', 'concert-1', tickets('good.csv', 30), '--json'])).toMatchObject({ code: 0, out: expect.stringContaining('"created":30') });
   const tokenFile = join(folder, 'north.token');
   const assigned = await cli(['assign', 'arena/north-03', 'concert-1', '--zones', 'A,B', '--token-file', tokenFile, '--no-wait']);
@@ -162,6 +173,27 @@ test('where the port is taken, nobody at the broker hears of a start: the messag
     await peer.end();
     taken.close();
   }
+});
+
+test('K1, K6: what a command does not name stays, and an event that would never end is not made', async () => {
+  const show = async () => JSON.parse((await cli(['event', 'show', 'concert-1'])).out) as Record<string, unknown>;
+  const before = await show();
+  expect((await cli(['event', 'put', 'concert-1', '--name', 'B', '--no-wait'])).code).toBe(0);
+  expect(await show()).toEqual({ ...before, name: 'B', version: expect.any(Number) });
+  await cli(['assign', 'arena/*', 'concert-1', '--no-wait']);
+  const serves = async () => (await query<{ zones: string[] | null }>("SELECT zones FROM gate_assignments WHERE gate = 'arena/north-03'"))[0]?.zones;
+  expect(await serves()).toEqual(['A', 'B']);
+  await cli(['assign', 'arena/*', 'concert-1', '--zones', 'all', '--no-wait']);
+  expect(await serves()).toBeNull();
+  expect(await cli(['event', 'put', 'concert-8', '--site', 'arena', '--no-wait'])).toMatchObject({ code: 2, err: expect.stringContaining('ENDS_AT_NEEDED') });
+  await query('UPDATE events SET starts_at = NULL, ends_at = NULL');
+  for (const command of [
+    ['event', 'list'],
+    ['event', 'show', 'concert-1'],
+    ['event', 'put', 'concert-1', '--name', 'C', '--no-wait'],
+  ])
+    expect({ command, ...(await cli(command)) }).toMatchObject({ command, code: 0, err: expect.stringContaining('warning: event concert-1 has no end') });
+  await cli(['event', 'put', 'concert-1', '--starts', '2026-07-01T20:00+02:00', '--no-wait']);
 });
 
 test('an event goes to another site only where that is said', async () => {

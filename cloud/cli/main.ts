@@ -18,7 +18,7 @@ const EXAMPLES = `
 From an empty database to a gate with its tickets:
   export DATABASE_URL=postgres://stile@127.0.0.1/stile STILE_MQTT_URL=mqtt://127.0.0.1:1883
   stile-cloud migrate
-  stile-cloud event put concert-1 --site arena --name 'Concert' --starts 2026-07-01T20:00+02:00
+  stile-cloud event put concert-1 --site arena --name 'Concert' --starts 2026-07-01T20:00+02:00 --ends 2026-07-01T23:30+02:00
   stile-cloud import concert-1 tickets.csv
   stile-cloud assign arena/north-03 concert-1 --zones A,B     (shows the gate's token once)
   stile-cloud keys > manifest-keys.json                       (the gate pins these: cloud.keys)
@@ -83,14 +83,14 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
     .option('--site <site>', 'where it is; the site is made where it is new')
     .option('--move', 'with --site: takes a known event to another site')
     .option('--starts <time>', 'such as 2026-07-01T20:00+02:00, or none')
-    .option('--ends <time>')
+    .option('--ends <time>', 'its gates close 2 h after it; not given: 12 h after the beginning')
     .option('--time-zone <zone>', 'such as Europe/Berlin')
     .option('--policies <file>', 'YAML or JSON: who may enter when (see docs/policies.yaml.example)')
     .option('--no-wait', 'do not wait until gates are told')
     .addOption(tenant())
     .addHelpText(
       'after',
-      '\nExample:\n  stile-cloud event put concert-1 --site arena --name "Concert" --starts 2026-07-01T20:00+02:00 --policies policies.yaml',
+      '\nExample:\n  stile-cloud event put concert-1 --site arena --name "Concert" --starts 2026-07-01T20:00+02:00 --ends 2026-07-01T23:30+02:00 --policies policies.yaml',
     )
     .action((id: string, options, command: Command) => session(command, async (open) => (await rights()).eventPut(open, id, options)));
   add(event, 'list', 'every event with its tickets, gates and manifest')
@@ -189,8 +189,8 @@ function addCodeKeys(keys: Command, add: Add, session: Run, tenant: TenantOption
 
 function addGates(program: Command, add: Add, session: Run, tenant: TenantOption): void {
   add(program, 'assign <gate> [events...]', 'says which events a gate (or every gate of <site>/*) is for; a new gate is made and its token shown once')
-    .option('--zones <zones>', 'serves these zones only, such as A,B')
-    .option('--tiers <tiers>', 'serves these tiers only')
+    .option('--zones <zones>', 'serves these zones only, such as A,B; all: every zone; not given: as before')
+    .option('--tiers <tiers>', 'serves these tiers only; all: every tier; not given: as before')
     .option('--none', 'for no event any more')
     .option('--force', 'also while the gate has rows that have not arrived')
     .option('--token-file <file>', "write a new gate's token here (mode 600) instead of showing it")

@@ -1,5 +1,6 @@
 /** `event`, `import`: what guests may, from files and the command line. */
-import { putEvent } from '../manifest/events.ts';
+import { DEFAULT_LENGTH_H } from '../../rules/windows.ts';
+import { NO_END, putEvent } from '../manifest/events.ts';
 import { type ImportReport, importTickets, UnknownEventError } from '../tickets/import.ts';
 import { SourceError, type SourceFormat } from '../tickets/source.ts';
 import { toldGates } from './announce.ts';
@@ -36,11 +37,15 @@ export async function eventPut(session: Session, eventId: string, options: Event
     }),
   );
   if (!result.ok) {
+    if (result.code === 'ENDS_AT_NEEDED')
+      throw new CliError(EXIT.usage, `ENDS_AT_NEEDED: ${result.message.replace('give ends_at', 'give --starts or --ends')}`);
     if (result.code === 'OTHER_SITE') throw new CliError(EXIT.failed, `${result.message} To move it, say so with --move`);
     throw new CliError(result.code === 'BAD_REQUEST' ? EXIT.usage : EXIT.failed, result.message.replaceAll('; ', '\n'));
   }
   if (result.siteCreated) session.terminal.err(`made the site ${options.site}\n`);
   session.terminal.out(`event ${eventId}: ${result.created ? 'made' : result.changed ? `changed, version ${result.version}` : 'nothing to change'}\n`);
+  if (result.endsAtDefault) session.terminal.err(`--ends was not given: it ends ${result.endsAt}, ${DEFAULT_LENGTH_H} h after its beginning\n`);
+  for (const warning of result.warnings) session.terminal.err(`warning: ${warning}\n`);
   if (result.created) session.terminal.err(`next: stile-cloud import ${eventId} tickets.csv, and stile-cloud assign <site>/<gate> ${eventId}\n`);
   else if (result.changed) await toldGates(session, tenantId, options.wait ?? true);
 }
@@ -53,12 +58,13 @@ export async function eventList(session: Session, options: { readonly json?: boo
       name: string;
       site: string | null;
       starts_at: Date | null;
+      ends_at: Date | null;
       tickets: number;
       gates: number;
       version: number;
       manifest_version: number | null;
     }>(
-      `SELECT e.event_id, e.name, e.site_id AS site, e.starts_at, e.version,
+      `SELECT e.event_id, e.name, e.site_id AS site, e.starts_at, e.ends_at, e.version,
        (SELECT count(*) FROM tickets t WHERE t.tenant_id = e.tenant_id AND t.event_id = e.event_id) AS tickets,
        (SELECT count(*) FROM gate_assignments a WHERE a.tenant_id = e.tenant_id AND a.event_id = e.event_id) AS gates,
        (SELECT max(m.version) FROM manifests m WHERE m.tenant_id = e.tenant_id AND m.event_id = e.event_id) AS manifest_version
@@ -73,19 +79,27 @@ export async function eventList(session: Session, options: { readonly json?: boo
     session.terminal.err('there are no events yet: stile-cloud event put <id> --site <site> --name <name>\n');
     return;
   }
-  for (const row of rows)
+  for (const row of rows) {
     session.terminal.out(
-      `${row.event_id}  ${row.name}  ${row.site ?? '-'}  ${row.starts_at?.toISOString() ?? 'no start'}  ${row.tickets} tickets  ${row.gates} gates  manifest ${row.manifest_version ?? 'none'}\n`,
+      `${row.event_id}  ${row.name}  ${row.site ?? '-'}  ${row.starts_at?.toISOString() ?? 'no start'}  ${row.ends_at === null ? (row.starts_at === null ? 'NO END' : `no end: ${DEFAULT_LENGTH_H} h`) : `to ${row.ends_at.toISOString()}`}  ${row.tickets} tickets  ${row.gates} gates  manifest ${row.manifest_version ?? 'none'}\n`,
     );
+    if (row.ends_at === null && row.starts_at === null) session.terminal.err(`warning: event ${row.event_id} ${NO_END}\n`);
+  }
 }
 
 export async function eventShow(session: Session, eventId: string): Promise<void> {
   const tenantId = await session.tenant();
   const { rows } = await session.database.withTenant(tenantId, (client) =>
-    client.query('SELECT event_id, site_id AS site, name, starts_at, ends_at, time_zone, policies, version FROM events WHERE event_id = $1', [eventId]),
+    client.query<{ starts_at: Date | null; ends_at: Date | null }>(
+      'SELECT event_id, site_id AS site, name, starts_at, ends_at, time_zone, policies, version FROM events WHERE event_id = $1',
+      [eventId],
+    ),
   );
   if (rows[0] === undefined) throw new CliError(EXIT.failed, `there is no event ${eventId}: stile-cloud event list`);
   session.terminal.out(`${JSON.stringify(rows[0], null, 2)}\n`);
+  if (rows[0].ends_at === null && rows[0].starts_at === null) session.terminal.err(`warning: event ${eventId} ${NO_END}\n`);
+  else if (rows[0].ends_at === null)
+    session.terminal.err(`warning: event ${eventId} has no end: gates close ${DEFAULT_LENGTH_H} h after its beginning (and closes_after_end_s)\n`);
 }
 
 export interface ImportCommandOptions {

@@ -63,9 +63,9 @@ export async function revokeDevice(client: DatabaseClient, name: string): Promis
 
 export interface Assignment {
   readonly eventIds: readonly string[];
-  /** null: all. */
-  readonly zones: readonly string[] | null;
-  readonly tiers: readonly string[] | null;
+  /** null: all; undefined: as they were for each event, all for one that is new. */
+  readonly zones: readonly string[] | null | undefined;
+  readonly tiers: readonly string[] | null | undefined;
 }
 
 export type AssignmentResult = { readonly ok: true; readonly added: readonly string[]; readonly removed: readonly string[] } | Refusal;
@@ -121,13 +121,15 @@ export async function assignGate(
     };
   }
   await client.query('DELETE FROM gate_assignments WHERE gate = $1 AND event_id = ANY($2)', [gate, removed]);
+  const { zones, tiers } = assignment;
   const changed = await client.query<{ event_id: string }>(
     `INSERT INTO gate_assignments AS a (tenant_id, gate, event_id, zones, tiers) SELECT $1, $2, e, $4, $5 FROM unnest($3::text[]) AS e
-     ON CONFLICT (tenant_id, gate, event_id) DO UPDATE SET zones = excluded.zones, tiers = excluded.tiers WHERE (a.zones, a.tiers) IS DISTINCT FROM (excluded.zones, excluded.tiers) RETURNING event_id`,
-    [tenantId, gate, [...assignment.eventIds].sort(), assignment.zones, assignment.tiers],
+     ON CONFLICT (tenant_id, gate, event_id) DO UPDATE SET zones = CASE WHEN $6 THEN excluded.zones ELSE a.zones END, tiers = CASE WHEN $7 THEN excluded.tiers ELSE a.tiers END
+     WHERE ($6 AND a.zones IS DISTINCT FROM excluded.zones) OR ($7 AND a.tiers IS DISTINCT FROM excluded.tiers) RETURNING event_id`,
+    [tenantId, gate, [...assignment.eventIds].sort(), zones ?? null, tiers ?? null, zones !== undefined, tiers !== undefined],
   );
   // What a gate serves stands in the event's manifest: built anew where that changed. A gate that serves all changes no file.
-  const limits = assignment.zones !== null || assignment.tiers !== null;
+  const limits = (zones ?? null) !== null || (tiers ?? null) !== null;
   const rebuilt = changed.rows.map(({ event_id }) => event_id).filter((id) => limits || old.some(({ event_id, limited }) => limited && event_id === id));
   await client.query("INSERT INTO outbox (tenant_id, kind, key, build) SELECT $1, 'event', e, e = ANY($3) FROM unnest($2::text[]) AS e", [
     tenantId,

@@ -53,7 +53,7 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
         const device = await ensureDevice(client, tenantId, gate);
         if (!device.ok) return device;
         return {
-          ...(await assignGate(client, tenantId, gate, { eventIds: [...new Set(event_ids)], zones: zones ?? null, tiers: tiers ?? null })),
+          ...(await assignGate(client, tenantId, gate, { eventIds: [...new Set(event_ids)], zones, tiers })),
           created: device.created,
         };
       });

@@ -2,6 +2,7 @@
 import { ExternalId, SiteId } from '../../contract/ids.ts';
 import { wordsOf } from '../../contract/words.ts';
 import { EventPolicies, readPolicies } from '../../rules/policy.ts';
+import { defaultEndMs } from '../../rules/windows.ts';
 import type { DatabaseClient } from '../database.ts';
 
 /** Fields that are absent leave a known event as it is. */
@@ -18,8 +19,23 @@ export interface EventFields {
 }
 
 export type EventResult =
-  | { readonly ok: true; readonly created: boolean; readonly changed: boolean; readonly siteCreated: boolean; readonly version: number }
-  | { readonly ok: false; readonly code: 'BAD_REQUEST' | 'SITE_TAKEN' | 'OTHER_SITE'; readonly message: string };
+  | {
+      readonly ok: true;
+      readonly created: boolean;
+      readonly changed: boolean;
+      readonly siteCreated: boolean;
+      readonly version: number;
+      readonly startsAt: string | null;
+      readonly endsAt: string | null;
+      /** The end was not given: it is the beginning and DEFAULT_LENGTH_H. */
+      readonly endsAtDefault: boolean;
+      /** What a person should know all the same; empty: nothing. */
+      readonly warnings: readonly string[];
+    }
+  | { readonly ok: false; readonly code: 'BAD_REQUEST' | 'ENDS_AT_NEEDED' | 'SITE_TAKEN' | 'OTHER_SITE'; readonly message: string };
+
+/** Said wherever an event that has neither beginning nor end is shown. */
+export const NO_END = 'has no end: its tickets open its gates for ever; give it one with stile-cloud event put --ends';
 
 /**
  * Makes or changes an event in the transaction of the caller, its site with it where that is new, and
@@ -34,8 +50,14 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
       [eventId],
     )
   ).rows[0];
-  const startsAt = fields.starts_at === undefined ? (before?.starts_at?.toISOString() ?? null) : fields.starts_at;
-  const endsAt = fields.ends_at === undefined ? (before?.ends_at?.toISOString() ?? null) : fields.ends_at;
+  const { startsAt, endsAt, endsAtDefault } = timesOf(before, fields);
+  if (endsAt === null && (before === undefined || fields.starts_at !== undefined || fields.ends_at !== undefined))
+    return {
+      ok: false,
+      code: 'ENDS_AT_NEEDED',
+      message: `event ${eventId} has no beginning and no end, and its tickets would open its gates for ever: give ends_at`,
+    };
+  const told = { startsAt, endsAt, endsAtDefault, warnings: endsAt === null ? [`event ${eventId} ${NO_END}`] : [] };
   if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt))
     return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
   const site = before?.site_id ?? null;
@@ -62,7 +84,7 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
       "INSERT INTO events (tenant_id, event_id, site_id, name, starts_at, ends_at, time_zone, policies, version) VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8::jsonb, '{}'), next_event_version(0)) RETURNING version",
       [tenantId, eventId, fields.site ?? null, fields.name ?? eventId, startsAt, endsAt, fields.time_zone ?? 'UTC', policies],
     );
-    return { ok: true, created: true, changed: true, siteCreated, version: rows[0]?.version ?? 0 };
+    return { ok: true, created: true, changed: true, siteCreated, version: rows[0]?.version ?? 0, ...told };
   }
   const { rows } = await client.query<{ version: number }>(
     `UPDATE events SET site_id = coalesce($2, site_id), name = coalesce($3, name), starts_at = $4, ends_at = $5, time_zone = coalesce($6, time_zone), policies = coalesce($7::jsonb, policies), version = next_event_version(version), updated_at = now()
@@ -71,7 +93,28 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
   );
   const changed = rows[0];
   if (changed !== undefined) await client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, true)", [tenantId, eventId]);
-  return { ok: true, created: false, changed: changed !== undefined, siteCreated, version: changed?.version ?? before.version };
+  return { ok: true, created: false, changed: changed !== undefined, siteCreated, version: changed?.version ?? before.version, ...told };
+}
+
+interface Times {
+  readonly starts_at: Date | null;
+  readonly ends_at: Date | null;
+}
+
+/** What is not given stays; an end that was never given goes with the beginning. */
+function timesOf(
+  before: Times | undefined,
+  fields: EventFields,
+): { readonly startsAt: string | null; readonly endsAt: string | null; readonly endsAtDefault: boolean } {
+  const iso = (time: string | null): string | null => (time === null ? null : new Date(time).toISOString());
+  const startsAt = fields.starts_at === undefined ? (before?.starts_at?.toISOString() ?? null) : iso(fields.starts_at);
+  const stored = before?.ends_at ?? null;
+  const wasDefault = before?.starts_at != null && stored !== null && stored.getTime() === defaultEndMs(before.starts_at.getTime());
+  const given = fields.ends_at === undefined ? (wasDefault ? null : (stored?.toISOString() ?? null)) : iso(fields.ends_at);
+  if (given !== null) return { startsAt, endsAt: given, endsAtDefault: false };
+  // Without a beginning, the end that it gave stays, unless that is taken away too.
+  if (startsAt === null) return { startsAt, endsAt: fields.ends_at === undefined ? (stored?.toISOString() ?? null) : null, endsAtDefault: false };
+  return { startsAt, endsAt: new Date(defaultEndMs(Date.parse(startsAt))).toISOString(), endsAtDefault: true };
 }
 
 /** Makes the site where it is new. `taken`: it belongs to another tenant. */

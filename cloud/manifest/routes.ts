@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import { z } from 'zod';
 import { EventWrite } from '../../contract/http.ts';
 import { EventId } from '../../contract/ids.ts';
+import { DEFAULT_LENGTH_H } from '../../rules/windows.ts';
 import type { Database } from '../database.ts';
 import { type App, deviceOf, HttpProblem, type HttpReply, operatorOf } from '../http.ts';
 import { type EventRow, type ManifestRow, manifestRow, PIECE_BYTES, readEvent } from './build.ts';
@@ -67,13 +68,23 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
       const result = await database.withTenant(tenantId, (client) => putEvent(client, tenantId, request.params.id, request.body));
       if (!result.ok)
         throw new HttpProblem(
-          result.code === 'BAD_REQUEST' ? 400 : 409,
+          result.code === 'BAD_REQUEST' || result.code === 'ENDS_AT_NEEDED' ? 400 : 409,
           result.code,
           result.code === 'OTHER_SITE' ? `${result.message} To move it, send "move": true` : result.message,
         );
-      return reply
-        .code(result.created ? 201 : 200)
-        .send({ success: true, event_id: request.params.id, version: result.version, created: result.created, changed: result.changed });
+      return reply.code(result.created ? 201 : 200).send({
+        success: true,
+        event_id: request.params.id,
+        version: result.version,
+        created: result.created,
+        changed: result.changed,
+        starts_at: result.startsAt,
+        ends_at: result.endsAt,
+        ...(result.endsAtDefault
+          ? { ends_at_default: true, message: `ends_at was not given: the event ends ${result.endsAt}, ${DEFAULT_LENGTH_H} h after its beginning` }
+          : {}),
+        ...(result.warnings.length > 0 ? { warnings: result.warnings } : {}),
+      });
     },
   );
 

@@ -1,7 +1,7 @@
 /** One ticket as other people's files and programs write it → checked fields, or what is wrong with each. Pure. */
 
 import { ExternalId } from '../../contract/ids.ts';
-import { MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
+import { MAX_PRICE_CENTS, MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
 import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
 import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import { MAX_CODE_CHARS } from './codes.ts';
@@ -22,6 +22,12 @@ export interface TicketFields {
   readonly valid_until?: string | null;
   readonly vip?: boolean;
   readonly note?: string | null;
+  readonly ticket_number?: string | null;
+  readonly user_id?: string | null;
+  readonly price_cents?: number | null;
+  readonly section?: string | null;
+  readonly seat_row?: string | null;
+  readonly seat?: string | null;
 }
 
 /** `field: what: mend`, as people read it. Never holds a code. */
@@ -45,8 +51,16 @@ export const KNOWN_FIELDS = [
   'valid_until',
   'vip',
   'note',
+  'ticket_number',
+  'user_id',
+  'price_cents',
+  'section',
+  'seat_row',
+  'seat',
   'event_id',
 ] as const;
+/** Characters of a number, a seat and the like. */
+const MAX_LABEL_CHARS = 64;
 
 /** What other systems call our states. */
 const STATE_NAMES: Readonly<Record<string, { readonly status?: TicketState; readonly blocked?: boolean; readonly approved?: boolean }>> = {
@@ -93,13 +107,13 @@ export function readTicketFields(
       ? value
       : bad(field, `${quote(value)} is not an id`, 'use 1 to 64 letters, digits or . _ : @ -, beginning with a letter or digit');
   };
-  const whole = (field: string, max: number): number | null | undefined => {
+  const whole = (field: string, max: number, min = 1): number | null | undefined => {
     const value = given(field);
     if (value === undefined || value === null) return value;
     const number = Number(value);
-    return Number.isInteger(number) && number >= 1 && number <= max
+    return Number.isInteger(number) && number >= min && number <= max
       ? number
-      : bad(field, `${quote(value)} is not a whole number from 1 to ${max}`, 'mend the number, or leave it empty');
+      : bad(field, `${quote(value)} is not a whole number from ${min} to ${max}`, 'mend the number, or leave it empty');
   };
   const flag = (field: string): boolean | undefined => {
     const value = given(field);
@@ -114,6 +128,14 @@ export function readTicketFields(
     return Number.isNaN(at)
       ? bad(field, `${quote(value)} is not a time with its zone`, 'write it such as 2026-07-01T18:00:00Z or 2026-07-01T20:00+02:00')
       : new Date(at).toISOString();
+  };
+
+  const label = (field: string): string | null | undefined => {
+    const value = given(field);
+    if (value === undefined || value === null) return value;
+    return value.length <= MAX_LABEL_CHARS && !UNREADABLE.test(value)
+      ? value
+      : bad(field, `${quote(value)} is no plain text of at most ${MAX_LABEL_CHARS} characters`, 'shorten it, or leave it empty');
   };
 
   const ticketId = id('ticket_id', false);
@@ -145,6 +167,12 @@ export function readTicketFields(
     valid_until: time('valid_until'),
     vip: flag('vip'),
     note,
+    ticket_number: label('ticket_number'),
+    user_id: label('user_id'),
+    price_cents: whole('price_cents', MAX_PRICE_CENTS, 0),
+    section: label('section'),
+    seat_row: label('seat_row'),
+    seat: label('seat'),
     ...named,
     ...present({ blocked: flag('blocked'), approved: flag('approved') }),
   };

@@ -39,6 +39,12 @@ interface Stored {
   readonly valid_until: string | null;
   readonly vip: boolean;
   readonly note: string | null;
+  readonly ticket_number: string | null;
+  readonly user_id: string | null;
+  readonly price_cents: number | null;
+  readonly section: string | null;
+  readonly seat_row: string | null;
+  readonly seat: string | null;
 }
 const COLUMNS = [
   'tier',
@@ -52,6 +58,12 @@ const COLUMNS = [
   'valid_until',
   'vip',
   'note',
+  'ticket_number',
+  'user_id',
+  'price_cents',
+  'section',
+  'seat_row',
+  'seat',
 ] as const satisfies readonly (keyof Stored)[];
 const DEFAULTS = {
   tier: 'standard',
@@ -65,6 +77,12 @@ const DEFAULTS = {
   valid_until: null,
   vip: false,
   note: null,
+  ticket_number: null,
+  user_id: null,
+  price_cents: null,
+  section: null,
+  seat_row: null,
+  seat: null,
 } as const;
 const UNUSED_STATES: ReadonlySet<TicketState> = new Set(['sold', 'minted', 'active', 'transferred']);
 
@@ -90,7 +108,7 @@ export async function raiseVersion(client: DatabaseClient, event: LockedEvent): 
 const WRITE = `
 INSERT INTO tickets AS o (tenant_id, event_id, ticket_id, ticket_ref, ${COLUMNS.join(', ')}, changed_version)
 SELECT $1, $2, ticket_id, decode(ref, 'hex'), ${COLUMNS.join(', ')}, $4
-FROM jsonb_to_recordset($3::jsonb) AS given (ticket_id text, ref text, tier text, zone text, status ticket_status, blocked boolean, approved boolean, max_scans integer, units integer, valid_from timestamptz, valid_until timestamptz, vip boolean, note text)
+FROM jsonb_to_recordset($3::jsonb) AS given (ticket_id text, ref text, tier text, zone text, status ticket_status, blocked boolean, approved boolean, max_scans integer, units integer, valid_from timestamptz, valid_until timestamptz, vip boolean, note text, ticket_number text, user_id text, price_cents bigint, section text, seat_row text, seat text)
 ORDER BY ticket_id
 ON CONFLICT (tenant_id, event_id, ticket_id) DO UPDATE SET ticket_ref = excluded.ticket_ref, ${COLUMNS.map((name) => `${name} = excluded.${name}`).join(', ')},
   changed_version = excluded.changed_version, row_version = o.row_version + 1, updated_at = now()`;
@@ -189,6 +207,7 @@ async function findProblems(
     [eventId, refs],
   );
   const holders = new Map(rows.map(({ ref, ticket_id }) => [ref, ticket_id]));
+  const numbers = await holdersOfNumbers(client, eventId, given);
   const ids = new Set<string>();
   given.forEach((ticket, index) => {
     const { ticket_id, ref } = ticket;
@@ -201,8 +220,22 @@ async function findProblems(
       problems.set(index, { field: 'code', what: `is already the code of ticket ${JSON.stringify(holder)}`, mend: 'give every ticket a code of its own' });
     else if (valid_from !== null && valid_until !== null && valid_from > valid_until)
       problems.set(index, { field: 'valid_until', what: `${valid_until} is before valid_from ${valid_from}`, mend: 'put them in order' });
+    else if (ticket.ticket_number != null && (numbers.get(ticket.ticket_number) ?? ticket_id) !== ticket_id)
+      problems.set(index, { field: 'ticket_number', what: 'is already the number of another ticket', mend: 'give every ticket a number of its own' });
     ids.add(ticket_id);
+    if (ticket.ticket_number != null && !problems.has(index)) numbers.set(ticket.ticket_number, ticket_id);
     if (ref !== null && !problems.has(index)) holders.set(ref, ticket_id);
   });
   return problems;
+}
+
+/** Who has these ticket numbers, which are unique to a tenant; a ticket of another event is told by its event too, so that it is never this one. */
+async function holdersOfNumbers(client: DatabaseClient, eventId: string, given: readonly Given[]): Promise<Map<string, string>> {
+  const numbers = given.flatMap(({ ticket_number }) => (ticket_number == null ? [] : [ticket_number]));
+  if (numbers.length === 0) return new Map();
+  const { rows } = await client.query<{ ticket_number: string; holder: string }>(
+    "SELECT ticket_number, CASE WHEN event_id = $1 THEN ticket_id ELSE event_id || '/' || ticket_id END AS holder FROM tickets WHERE tenant_id = current_tenant_id() AND ticket_number = ANY($2)",
+    [eventId, numbers],
+  );
+  return new Map(rows.map(({ ticket_number, holder }) => [ticket_number, holder]));
 }

@@ -104,7 +104,7 @@ function supervised(house: House): Cloud {
 export async function openWholeGates(house: House, world: World, count: number, dir: string): Promise<GateProcess[]> {
   const policies = join(dir, 'policies.json');
   writeFileSync(policies, JSON.stringify({ event: { duplicate_window_s: 0, unknown: 'refuse' } }));
-  await house.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--policies', policies, '--no-wait');
+  await house.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--policies', policies, '--no-wait');
   const gates: GateProcess[] = [];
   for (let index = 0; index < count; index++)
     gates.push(

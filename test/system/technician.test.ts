@@ -43,7 +43,7 @@ beforeAll(async () => {
     env: { STILE_CA_CERT: join(pki, 'gates-ca.crt'), STILE_CA_KEY: join(pki, 'gates-ca.key') },
   });
   writeFileSync(join(dir, 'tickets.csv'), `ticket_id,code,tier\nT-1,${CODE},standard\n`);
-  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--no-wait');
+  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
   await house.cloud('import', 'concert', join(dir, 'tickets.csv'), '--no-wait');
   await house.cloud('assign', GATE, 'concert', '--token-file', join(dir, 'first.token'), '--no-wait');
   await house.startCloud();

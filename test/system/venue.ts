@@ -106,7 +106,7 @@ export async function openVenue(options: VenueOptions = {}): Promise<Venue> {
     writeFileSync(policies, JSON.stringify({ event: { duplicate_window_s: 0, ...options.policies } }));
     const csv = join(dir, 'tickets.csv');
     writeFileSync(csv, ['ticket_id,code,tier', ...tickets.map(({ ticketId, code }) => `${ticketId},${code},standard`)].join('\n'));
-    await house.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--policies', policies, '--no-wait');
+    await house.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--policies', policies, '--no-wait');
     await house.cloud('import', EVENT, csv, '--no-wait');
     // The gates' folders are searched for codes: no file of the set-up may hold them any more.
     rmSync(csv);
