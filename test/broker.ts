@@ -179,6 +179,7 @@ function configuration(input: {
       return line.replace('/etc/mosquitto/stile/', `${input.folder}/`);
     });
   // Settings of a listener come last; these are the whole broker's.
+  if (input.tls) lines.unshift(`persistence_location ${input.saved ?? input.folder}/`);
   lines.unshift(...Object.entries(input.settings).map(([name, value]) => `${name} ${value}`));
   if (!input.tls && input.acl) lines.push(`acl_file ${join(input.folder, 'acl')}`);
   // Started as root it would change to a user who cannot read this folder.
@@ -204,7 +205,8 @@ function launch(config: string, logFile: string): ChildProcess {
   return child;
 }
 
-function accepts(port: number): Promise<boolean> {
+/** True where somebody listens on this port of loopback. */
+export function accepts(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ port, host: '127.0.0.1' });
     const answer = (yes: boolean) => {

@@ -1,11 +1,12 @@
-/** `operator`, `keys`, `enroll`, `broker-acl`: who may ask the cloud, and by what gates know that it is the cloud. */
+/** `operator`, `keys`, `enroll`, `certificates`, `broker-acl`: who may ask the cloud, and by what gates know that it is the cloud. */
 import { chmodSync, chownSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { ActorId } from '../../contract/ids.ts';
 import { aclFile } from '../../deploy/mosquitto/acl.ts';
 import { sqlState } from '../database.ts';
 import { ENROLMENT_TOKEN_PREFIX, newToken, OPERATOR_TOKEN_PREFIX } from '../devices/assignment.ts';
+import { AuthorityError, writeCertificates } from '../devices/certificates.ts';
 import { openRegisteredSigner } from '../manifest/signing-keys.ts';
-import { CliError, EXIT, type Session } from './session.ts';
+import { CliError, EXIT, type Session, type Terminal } from './session.ts';
 
 /** An enrolment token that is not used within this many hours opens nothing. */
 const ENROLMENT_TOKEN_HOURS = 72;
@@ -100,6 +101,23 @@ export async function enrolToken(session: Session, gate: string, options: { read
   else {
     session.terminal.err(`for ${gate}, once, within ${options.hours ?? ENROLMENT_TOKEN_HOURS} h:\n`);
     session.terminal.out(`${token}\n`);
+  }
+}
+
+const HOST = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$/;
+
+/** The certificates of a first installation. The server itself is always among its names: the cloud reaches the broker there. */
+export async function certificates(terminal: Terminal, folder: string, hosts: readonly string[]): Promise<void> {
+  const strange = hosts.find((host) => !HOST.test(host));
+  if (strange !== undefined)
+    throw new CliError(EXIT.usage, `--host ${JSON.stringify(strange)}: give a name or an address alone, such as venue.example or 192.168.1.10`);
+  try {
+    const written = await writeCertificates(folder, [...new Set([...hosts, 'localhost', '127.0.0.1'])]);
+    terminal.out(written.map((file) => `${file}\n`).join(''));
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (error instanceof AuthorityError) throw new CliError(EXIT.badConfig, `${message}; nothing of it was replaced`);
+    throw new CliError(EXIT.failed, `${folder} cannot be written: ${code ?? message}`);
   }
 }
 

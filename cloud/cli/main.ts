@@ -68,7 +68,7 @@ function createProgram(terminal: Terminal): Command {
   addRights(program, add, session, tenantOption);
   addCodes(program, terminal, add, session, tenantOption);
   addGates(program, add, session, tenantOption);
-  addAccess(program, add, session, tenantOption);
+  addAccess(program, terminal, add, session, tenantOption);
   return program;
 }
 
@@ -265,7 +265,7 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     );
 }
 
-function addAccess(program: Command, add: Add, session: Run, tenant: TenantOption): void {
+function addAccess(program: Command, terminal: Terminal, add: Add, session: Run, tenant: TenantOption): void {
   add(program, 'keys', 'prints the public keys that gates pin, as their key file')
     .option('--json')
     .action((_options, command: Command) => session(command, async (open) => (await access()).keys(open)));
@@ -274,6 +274,13 @@ function addAccess(program: Command, add: Add, session: Run, tenant: TenantOptio
     .option('--json')
     .addOption(tenant())
     .action((name: string, options, command: Command) => session(command, async (open) => (await access()).enrolToken(open, name, options)));
+  add(program, 'certificates <folder>', 'makes the authorities and certificates of a first installation; again: renews what they signed')
+    .requiredOption('--host <name>', 'the name or address by which gates reach this server; again for more', more, [] as string[])
+    .addHelpText(
+      'after',
+      '\nExample:\n  stile-cloud certificates /etc/stile/pki --host venue.example --host 192.168.1.10\n\nNeeds no database. Whoever has the keys of this folder can be any gate: keep it to root.',
+    )
+    .action(async (folder: string, options) => (await access()).certificates(terminal, folder, options.host));
   add(program, 'broker-acl', "prints Mosquitto's ACL file, made from enrolment: each gate its own topics and no others")
     .option('--out <file>', 'write it here, in one step')
     .addHelpText('after', '\nExample:\n  stile-cloud broker-acl --out /etc/mosquitto/stile/acl && systemctl reload mosquitto')
@@ -295,6 +302,8 @@ function addAccess(program: Command, add: Add, session: Run, tenant: TenantOptio
     .addOption(tenant())
     .action((name: string, _options, command: Command) => session(command, async (open) => (await access()).operatorRevoke(open, name)));
 }
+
+const more = (value: string, before: string[]): string[] => [...before, value];
 
 function whole(min: number, max: number): (text: string) => number {
   return (text) => {

@@ -1,6 +1,7 @@
-/** Signs gates' certificates with the installation's authority. The only file of the cloud that imports @peculiar/x509. */
+/** Signs gates' certificates with the installation's authority, and makes a first one. The only file of the cloud that imports @peculiar/x509. */
 import { createHash, createPrivateKey, webcrypto } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 // The x509 library needs it before it is loaded.
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
@@ -10,6 +11,10 @@ const DAY_MS = 86_400_000;
 const CERTIFICATE_DAYS = 825;
 /** Before now, for a gate whose clock is somewhat behind. */
 const BACKDATED_MS = DAY_MS;
+/** How long a first authority lasts, and its list of revoked certificates with it. */
+const AUTHORITY_DAYS = 3_650;
+/** The common name by which the broker knows the cloud (deploy/mosquitto/acl.ts). */
+const CLOUD_NAME = '_cloud';
 
 export interface Authority {
   /** PEM: what gates trust. */
@@ -31,8 +36,8 @@ type Algorithm = { readonly name: string; readonly namedCurve?: string; readonly
 /** Reads the authority's certificate and key. Throws AuthorityError. */
 export async function openAuthority(files: { readonly cert: string; readonly key: string }): Promise<Authority> {
   x509.cryptoProvider.set(webcrypto as Crypto);
-  const issuer = readCertificate(files.cert);
-  const { key, algorithm } = await readKey(files.key);
+  const issuer = readCertificate(files.cert, 'STILE_CA_CERT ');
+  const { key, algorithm } = await readKey(files.key, 'STILE_CA_KEY ');
   if (issuer.getExtension(x509.BasicConstraintsExtension)?.ca !== true)
     throw new AuthorityError(`STILE_CA_CERT ${files.cert}: not the certificate of an authority (CA:TRUE)`);
   const ca = issuer.toString('pem');
@@ -66,17 +71,17 @@ export async function openAuthority(files: { readonly cert: string; readonly key
   };
 }
 
-function readCertificate(file: string): x509.X509Certificate {
+function readCertificate(file: string, setting = ''): x509.X509Certificate {
   try {
     return new x509.X509Certificate(readFileSync(file, 'utf8'));
   } catch (error) {
-    throw new AuthorityError(`STILE_CA_CERT ${file}: not a certificate in PEM (${(error as Error).message})`);
+    throw new AuthorityError(`${setting}${file}: not a certificate in PEM (${(error as Error).message})`);
   }
 }
 
 const CURVES: Readonly<Record<string, string>> = { prime256v1: 'P-256', secp384r1: 'P-384' };
 
-async function readKey(file: string): Promise<{ readonly key: CryptoKey; readonly algorithm: Algorithm }> {
+async function readKey(file: string, setting = ''): Promise<{ readonly key: CryptoKey; readonly algorithm: Algorithm }> {
   let algorithm: Algorithm;
   let der: Buffer;
   try {
@@ -87,7 +92,98 @@ async function readKey(file: string): Promise<{ readonly key: CryptoKey; readonl
     else throw new Error(`${key.asymmetricKeyType} keys are not used here: RSA, P-256 or P-384`);
     der = key.export({ type: 'pkcs8', format: 'der' });
   } catch (error) {
-    throw new AuthorityError(`STILE_CA_KEY ${file}: not a private key in PEM that can be used (${(error as Error).message})`);
+    throw new AuthorityError(`${setting}${file}: not a private key in PEM that can be used (${(error as Error).message})`);
   }
   return { key: (await webcrypto.subtle.importKey('pkcs8', new Uint8Array(der), algorithm, false, ['sign'])) as CryptoKey, algorithm };
+}
+
+const CURVE = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
+type KeyPair = { readonly publicKey: CryptoKey; readonly privateKey: CryptoKey };
+const newKeys = () => webcrypto.subtle.generateKey(CURVE, true, ['sign', 'verify']) as Promise<KeyPair>;
+const keyPem = async ({ privateKey }: KeyPair) => `${x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', privateKey), 'PRIVATE KEY')}\n`;
+
+interface Issuer {
+  readonly certificate: x509.X509Certificate;
+  readonly key: CryptoKey;
+  readonly algorithm: Algorithm;
+}
+
+/**
+ * Writes what a first installation's TLS needs into `folder`: an authority for gates and broker (gates-ca), one for the cloud
+ * (cloud-ca), the server's certificate for `hosts` (broker.crt, for the broker and the proxy), the cloud's own (cloud.crt), and the
+ * gates' list of revoked certificates, empty (gates.crl). Keys are their owner's alone (600). An authority or a list that is there
+ * is kept; the two certificates are made anew, so that this renews them as well. Answers the files that it wrote. Throws
+ * AuthorityError where an authority that is there cannot be used.
+ */
+export async function writeCertificates(folder: string, hosts: readonly string[]): Promise<readonly string[]> {
+  x509.cryptoProvider.set(webcrypto as Crypto);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const written: string[] = [];
+  const put = (name: string, text: string) => {
+    const path = join(folder, name);
+    writeFileSync(`${path}.new`, text.endsWith('\n') ? text : `${text}\n`, { mode: name.endsWith('.key') ? 0o600 : 0o644, flush: true });
+    renameSync(`${path}.new`, path);
+    written.push(path);
+  };
+  const gates = await issuerIn(folder, 'gates-ca', 'Stile gates', put);
+  const cloud = await issuerIn(folder, 'cloud-ca', 'Stile cloud', put);
+  const names = hosts.map((value) => ({ type: /^[\d.]+$|:/.test(value) ? ('ip' as const) : ('dns' as const), value }));
+  await leaf(gates, 'broker', hosts[0] ?? 'localhost', [new x509.SubjectAlternativeNameExtension(names), usage('serverAuth')], put);
+  await leaf(cloud, 'cloud', CLOUD_NAME, [usage('clientAuth')], put);
+  if (!existsSync(join(folder, 'gates.crl'))) {
+    const list = await x509.X509CrlGenerator.create({
+      issuer: gates.certificate.subject,
+      thisUpdate: new Date(Date.now() - BACKDATED_MS),
+      nextUpdate: gates.certificate.notAfter,
+      entries: [],
+      signingAlgorithm: gates.algorithm,
+      signingKey: gates.key,
+    });
+    put('gates.crl', x509.PemConverter.encode(list.rawData, 'X509 CRL'));
+  }
+  return written;
+}
+
+const usage = (what: 'serverAuth' | 'clientAuth') => new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage[what]]);
+
+async function issuerIn(folder: string, name: string, commonName: string, put: (name: string, text: string) => void): Promise<Issuer> {
+  const [cert, key] = [join(folder, `${name}.crt`), join(folder, `${name}.key`)];
+  if (!existsSync(cert) && !existsSync(key)) {
+    const keys = await newKeys();
+    const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+      name: `CN=${commonName}`,
+      keys,
+      signingAlgorithm: CURVE,
+      notBefore: new Date(Date.now() - BACKDATED_MS),
+      notAfter: new Date(Date.now() + AUTHORITY_DAYS * DAY_MS),
+      extensions: [
+        new x509.BasicConstraintsExtension(true, 0, true),
+        new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      ],
+    });
+    // The key first: a certificate without its key would be taken for an authority that is there.
+    put(`${name}.key`, await keyPem(keys));
+    put(`${name}.crt`, certificate.toString('pem'));
+  }
+  return { certificate: readCertificate(cert), ...(await readKey(key)) };
+}
+
+async function leaf(issuer: Issuer, name: string, commonName: string, extensions: readonly x509.Extension[], put: (name: string, text: string) => void) {
+  const keys = await newKeys();
+  const certificate = await x509.X509CertificateGenerator.create({
+    subject: [{ CN: [commonName] }],
+    issuer: issuer.certificate.subject,
+    publicKey: keys.publicKey,
+    signingKey: issuer.key,
+    signingAlgorithm: issuer.algorithm,
+    notBefore: new Date(Date.now() - BACKDATED_MS),
+    notAfter: new Date(Math.min(Date.now() + CERTIFICATE_DAYS * DAY_MS, issuer.certificate.notAfter.getTime())),
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      ...extensions,
+    ],
+  });
+  put(`${name}.key`, await keyPem(keys));
+  put(`${name}.crt`, certificate.toString('pem'));
 }
