@@ -6,6 +6,7 @@
  * next user.
  */
 import pg from 'pg';
+import { cutText } from '../contract/text.ts';
 
 /** Connections of one process; further work waits for one, at most `CONNECT_TIMEOUT_MS`, then fails. */
 const DEFAULT_MAX_CONNECTIONS = 10;
@@ -103,7 +104,7 @@ export function createDatabase(options: DatabaseOptions): Database {
   }
 
   function tenantTransaction<T>(mode: string, tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T> {
-    if (!UUID.test(tenantId)) return Promise.reject(new Error(`a tenant id is a UUID, not ${JSON.stringify(String(tenantId).slice(0, 40))}`));
+    if (!UUID.test(tenantId)) return Promise.reject(new Error(`a tenant id is a UUID, not ${JSON.stringify(cutText(String(tenantId), 40))}`));
     return transaction(`BEGIN${mode}; SET LOCAL ROLE stile_service; SELECT set_tenant_context('${tenantId}')`, work);
   }
 

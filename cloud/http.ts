@@ -27,6 +27,7 @@ import {
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { cutText } from '../contract/text.ts';
 import { wordsOf } from '../contract/words.ts';
 import { isTransient, refusalOf } from './database.ts';
 import { createGuesses } from './guesses.ts';
@@ -254,7 +255,7 @@ export const ErrorBody = z.object({ success: z.literal(false), error: z.string()
 function addErrors(app: App, { log }: HttpOptions): void {
   const answer = (reply: FastifyReply, status: number, error: string, message: string) => reply.code(status).type(JSON_TYPE).send(errorBody(error, message));
   app.setNotFoundHandler((request, reply) =>
-    answer(reply, 404, 'NO_SUCH_PATH', `there is nothing at ${request.method} ${request.url.split('?')[0]?.slice(0, 200)}; see /openapi.json`),
+    answer(reply, 404, 'NO_SUCH_PATH', `there is nothing at ${request.method} ${cutText(request.url.split('?')[0] ?? '', 200)}; see /openapi.json`),
   );
   app.setErrorHandler((error: Error & { statusCode?: number; code?: string }, request, reply) => {
     if (error instanceof HttpProblem) return answer(reply.headers(error.headers), error.status, error.code, error.message);

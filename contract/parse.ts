@@ -1,6 +1,7 @@
 /** From bytes on the wire to a checked value, or why not. Bytes are capped before they are parsed. */
 import type { z } from 'zod';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from './limits.ts';
+import { cutText } from './text.ts';
 import { wordsOf } from './words.ts';
 
 export type ParseFailure = {
@@ -83,4 +84,4 @@ function isEscaped(text: string, at: number): boolean {
   return (at - from) % 2 === 1;
 }
 
-const fail = (error: ParseFailure['error'], message: string): ParseFailure => ({ ok: false, error, message: message.slice(0, 300) });
+const fail = (error: ParseFailure['error'], message: string): ParseFailure => ({ ok: false, error, message: cutText(message, 300) });

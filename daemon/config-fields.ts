@@ -3,6 +3,7 @@
  * file and line, and either gives what the program uses or adds to a list of mistakes; it goes on after one, so
  * that all are reported at once.
  */
+import { cutText } from '../contract/text.ts';
 
 export interface Origin {
   readonly file: string;
@@ -53,7 +54,7 @@ export const shown = (value: unknown): string => {
   const text = typeof value === 'string' ? `"${value}"` : value instanceof Object ? 'a list or map' : String(value);
   // A key or password that was pasted in the wrong place must not come out in a log.
   if (/-----BEGIN|:\/\/[^/]*@/.test(text)) return 'the value';
-  return text.length > MAX_SHOWN_CHARS ? `${text.slice(0, MAX_SHOWN_CHARS)}…` : text;
+  return text.length > MAX_SHOWN_CHARS ? `${cutText(text, MAX_SHOWN_CHARS)}…` : text;
 };
 
 type Checked<T> = { readonly value: T } | { readonly what: string; readonly mend?: string };

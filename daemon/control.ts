@@ -7,6 +7,7 @@
  */
 import { chmodSync, chownSync, rmSync, statSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { cutText } from '../contract/text.ts';
 import { groupId } from './groups.ts';
 
 /** Clients at once; a further one is told so and closed. */
@@ -168,7 +169,7 @@ function serve(client: Socket, handlers: Handlers): void {
       return void fail(id, 'malformed', 'a call is {"id": 1, "call": "status", "args": {}}');
     const handler = Object.hasOwn(handlers, name) ? handlers[name] : undefined;
     if (handler === undefined)
-      return void fail(id, 'unknown_call', `this gate knows no call ${name.slice(0, 32)}`, `it knows ${Object.keys(handlers).join(', ')}`);
+      return void fail(id, 'unknown_call', `this gate knows no call ${cutText(name, 32)}`, `it knows ${Object.keys(handlers).join(', ')}`);
     if (calls >= MAX_CALLS) return void fail(id, 'busy', `${MAX_CALLS} calls are under way already`, 'wait for one of them');
     calls++;
     try {

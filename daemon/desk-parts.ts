@@ -4,6 +4,7 @@
 import { basename, join } from 'node:path';
 import { MAX_TEXT_CHARS } from '../contract/limits.ts';
 import type { PublicKey } from '../contract/manifest.ts';
+import { cutText } from '../contract/text.ts';
 import { readPolicies } from '../rules/policy.ts';
 import { noteBody } from './desk-rows.ts';
 import type { Keyring } from './keys.ts';
@@ -189,7 +190,7 @@ const checksOf = (keyring: Keyring, latest: Latest): ManifestChecks => ({
   nowMs: () => (latest.stamp.trusted ? latest.stamp.wallMs : null),
   policyProblem(policies) {
     const read = readPolicies(policies);
-    return read.ok ? null : read.problems.join('; ').slice(0, MAX_TEXT_CHARS);
+    return read.ok ? null : cutText(read.problems.join('; '), MAX_TEXT_CHARS);
   },
 });
 

@@ -4,6 +4,7 @@ import type { LedgerVector, RowPosition } from '../contract/ids.ts';
 import type { PassageOutcome } from '../contract/ledger.ts';
 import { MAX_TEXT_CHARS } from '../contract/limits.ts';
 import { explain } from '../contract/reasons.ts';
+import { cutText } from '../contract/text.ts';
 import type { Verdict } from '../rules/facts.ts';
 import type { Gathered } from './desk-facts.ts';
 import type { Note, Presentation } from './ports.ts';
@@ -16,8 +17,8 @@ const MAX_WHAT_CHARS = 64;
 
 export const noteBody = (kind: 'fault' | 'alarm' | 'clock', what: string, detail: string): RowBody => ({
   kind,
-  what: what.slice(0, MAX_WHAT_CHARS),
-  detail: detail.slice(0, MAX_TEXT_CHARS),
+  what: cutText(what, MAX_WHAT_CHARS),
+  detail: cutText(detail, MAX_TEXT_CHARS),
 });
 
 /** The row of a decision. A refusal names the ticket where it is known; an unknown code leaves nothing of itself. */
@@ -27,7 +28,7 @@ export function decisionBody(verdict: Verdict, { facts }: Gathered, presentation
     return {
       kind: 'refusal',
       reason: verdict.reason,
-      explanation: verdict.explanation.slice(0, MAX_TEXT_CHARS),
+      explanation: cutText(verdict.explanation, MAX_TEXT_CHARS),
       ...ticket,
       direction: presentation.direction,
       facts: Object.keys(verdict.facts).length === 0 ? undefined : clipped(verdict.facts),
@@ -52,7 +53,7 @@ export function decisionBody(verdict: Verdict, { facts }: Gathered, presentation
 
 const MAX_FACT_CHARS = 128;
 const clipped = (facts: Readonly<Record<string, string | number>>): Record<string, string | number> =>
-  Object.fromEntries(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? value.slice(0, MAX_FACT_CHARS) : value]));
+  Object.fromEntries(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? cutText(value, MAX_FACT_CHARS) : value]));
 
 /** A passage of a grant repeats what the grant says of its ticket, so that anyone can apply it alone. */
 export function passageBody(of: RowPosition | null, grant: StoredEntry | null, direction: string, unit: number | null, outcome: PassageOutcome): RowBody {
@@ -75,9 +76,9 @@ export function noteRow(ledger: Ledger, note: Note): RowBody {
     case 'refusal':
       return { kind: 'refusal', reason: note.reason, explanation: explain(note.reason), direction: note.direction };
     case 'override':
-      return { ...note, reason: note.reason.slice(0, MAX_TEXT_CHARS) };
+      return { ...note, reason: cutText(note.reason, MAX_TEXT_CHARS) };
     case 'mode':
-      return { ...note, reason: note.reason.slice(0, MAX_TEXT_CHARS) };
+      return { ...note, reason: cutText(note.reason, MAX_TEXT_CHARS) };
     default:
       return noteBody(note.kind, note.what, note.detail);
   }

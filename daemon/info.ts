@@ -1,5 +1,6 @@
 /** What `info` says: the program, the machine, the configuration. */
 import type { InfoMessage } from '../contract/messages.ts';
+import { cutText } from '../contract/text.ts';
 import type { Config } from './config.ts';
 import type { MachineFacts } from './link/telemetry.ts';
 import type { Clock } from './ports.ts';
@@ -15,7 +16,7 @@ export function gateInfo(config: Config, clock: Clock, { version, commit }: Vers
     boot_id: clock.bootId,
     booted_at: new Date(clock.wallMs() - clock.boottimeMs()).toISOString(),
     config_sha256: config.sha256,
-    readers: config.readers.map(({ name, path, baud, direction }) => ({ name, path: path.slice(0, 255), baud, direction })),
+    readers: config.readers.map(({ name, path, baud, direction }) => ({ name, path: cutText(path, 255), baud, direction })),
     board: { driver: config.board.driver, by: board },
     cert_expires_at: config.certificate === null ? null : new Date(config.certificate.notAfterMs).toISOString(),
   };

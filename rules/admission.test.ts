@@ -53,6 +53,12 @@ grants('first entry', [
 
 refuses('states', [
   ['blocked', { ticket: { status: 'blocked' } }, 'blocked', 'the ticket is blocked'],
+  [
+    'T12: blocked, with a note that ends within an emoji',
+    { ticket: { status: 'blocked', note: `${'x'.repeat(127)}\u{1F600}` } },
+    'blocked',
+    `the ticket is blocked: ${'x'.repeat(127)}`,
+  ],
   ['blocked, with a note', { ticket: { status: 'blocked', note: 'charged back' } }, 'blocked', 'the ticket is blocked: charged back'],
   ['revoked', { ticket: { status: 'revoked' } }, 'revoked', 'the ticket was replaced by a newer one'],
   ['cancelled', { ticket: { status: 'canceled' } }, 'canceled', 'the ticket was cancelled'],

@@ -7,6 +7,7 @@
 
 import { RIGHT_REASONS } from '../contract/manifest.ts';
 import { explain, type Reason, type ReasonFacts } from '../contract/reasons.ts';
+import { cutText } from '../contract/text.ts';
 import { type Ask, admitInSpite, type Check, gateName, refusal, show } from './ask.ts';
 import { checkCapacity, entitledUnits } from './entitlement.ts';
 import type { Grant, PlaceFacts, Recognised, Refusal, Verdict } from './facts.ts';
@@ -111,7 +112,7 @@ function checkRight(ask: Ask): Refusal | null {
     case 'unapproved':
       return null;
     case 'blocked':
-      return refusal(ask, 'blocked', note === null ? {} : { note: note.slice(0, MAX_NOTE_CHARS) });
+      return refusal(ask, 'blocked', note === null ? {} : { note: cutText(note, MAX_NOTE_CHARS) });
     case 'expired':
       return refusal(ask, 'invalid_time', ask.ticket.validUntilMs === null ? {} : { valid_until: show(ask, ask.ticket.validUntilMs) });
     default:

@@ -3,6 +3,7 @@
  * what may be written. Everything is named here, so nothing else can be reached; bounded in depth and size.
  */
 import { z } from 'zod';
+import { cutText } from '../contract/text.ts';
 
 /** A rule as it stands in a policy. */
 export type RuleNode = boolean | number | string | null | readonly RuleNode[] | { readonly [operator: string]: RuleNode };
@@ -80,7 +81,7 @@ export function ruleProblem(rule: unknown): string | null {
     if (Object.keys(node).length !== 1) return 'an operation is an object with exactly one key, its operator';
     const { operator, args } = operation(node as { readonly [operator: string]: RuleNode });
     const arity = Object.hasOwn(ARITY, operator) ? ARITY[operator] : undefined;
-    if (arity === undefined) return `unknown operator ${JSON.stringify(operator.slice(0, 40))}`;
+    if (arity === undefined) return `unknown operator ${JSON.stringify(cutText(operator, 40))}`;
     if (args.length < arity[0] || args.length > arity[1])
       return `${operator} takes ${arity[0] === arity[1] ? arity[0] : `${arity[0]} to ${arity[1]}`} arguments`;
     return literalProblem(operator, args) ?? firstProblem(args, depth);
@@ -99,7 +100,7 @@ export function ruleProblem(rule: unknown): string | null {
 /** Operators whose arguments are written out: they name things, and name only what exists. */
 function literalProblem(operator: string, args: readonly RuleNode[]): string | null {
   const [first, second] = args;
-  if (operator === 'var') return RULE_VARIABLES.some((name) => name === first) ? null : `unknown variable ${JSON.stringify(first)?.slice(0, 40)}`;
+  if (operator === 'var') return RULE_VARIABLES.some((name) => name === first) ? null : `unknown variable ${cutText(JSON.stringify(first) ?? '', 40)}`;
   if (operator === 'lookup') {
     if (!LOOKUP_KINDS.some((kind) => kind === first)) return `lookup is of ${LOOKUP_KINDS.join(', ')}`;
     return typeof second === 'string' || typeof second === 'number' ? null : 'lookup takes an id';

@@ -1,5 +1,6 @@
 /** What could not be taken in, kept with its reason; never dropped without a trace, and never more than it is worth. */
 import { createHash } from 'node:crypto';
+import { cutText } from '../../contract/text.ts';
 import type { Database } from '../database.ts';
 
 /** Bytes of a payload that are kept; of more, the first. Only of enrolled devices: of others only hash and size. */
@@ -98,7 +99,7 @@ export function createQuarantine(database: Database, now: () => number = Date.no
       const sha256 = createHash('sha256').update(payload).digest();
       return new Promise<void>((resolve, reject) => {
         const done = (error?: Error) => (error === undefined ? resolve() : reject(error));
-        waiting.push({ tenantId, topic: plain(topic, 256), reason, detail: plain(detail, 512), sha256, bytes: payload.byteLength, payload: kept, done });
+        waiting.push({ tenantId, topic: cutText(topic, 256), reason, detail: cutText(detail, 512), sha256, bytes: payload.byteLength, payload: kept, done });
         if (!working) void work();
       });
     },
@@ -136,6 +137,3 @@ function columns(batch: readonly Kept[]): readonly unknown[] {
     sorted.map(({ times }) => times),
   ];
 }
-
-/** Text that PostgreSQL takes. */
-const plain = (text: string, max: number) => text.toWellFormed().replaceAll('\u0000', '').slice(0, max);

@@ -3,6 +3,7 @@
  * overlays and renewed wants, in version order, at least once. Any number of these may run side by side.
  */
 import { MAX_OVERLAY_TICKETS } from '../../contract/limits.ts';
+import { cutText } from '../../contract/text.ts';
 import { DELIVERY, topicOf } from '../../contract/topics.ts';
 import type { Database, DatabaseClient } from '../database.ts';
 import type { Log } from '../log.ts';
@@ -190,7 +191,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
         client.query('UPDATE outbox SET attempts = attempts + 1, due_at = now() + make_interval(secs => $2), last_error = $3 WHERE id = ANY($1)', [
           marks.map(({ id }) => id),
           waitS,
-          error.message.slice(0, 500),
+          cutText(error.message, 500),
         ]),
       )
       .catch((failure: Error) => log.warn({ error: failure.message }, 'the lease of an outbox mark runs out by itself'));

@@ -5,6 +5,7 @@
 import { entryHash, firstPredecessor } from '../../contract/chain.ts';
 import { CLOUD_GATE } from '../../contract/ids.ts';
 import { LedgerEntry } from '../../contract/ledger.ts';
+import { explain, Reason } from '../../contract/reasons.ts';
 import { wordsOf } from '../../contract/words.ts';
 import type { DatabaseClient } from '../database.ts';
 import { type LedgerRow, type Reconciled, readRow, reconcile, sha256 } from './rows.ts';
@@ -62,14 +63,32 @@ export async function appendCloudRows(
       clock_offset_ms: 0,
       clock_bound_ms: when.boundMs ?? 0,
     };
-    previous = entryHash(sha256, previous, row);
-    row['hash'] = previous;
-    const checked = LedgerEntry.safeParse(row);
-    const issue = checked.error?.issues[0];
-    if (issue !== undefined) throw new TypeError(`a ${entry.kind} of the cloud: ${issue.path.map(String).join('.')}: ${wordsOf(issue)}`);
+    const why = hashed(row, previous);
+    // What cannot be written with its words is written without them, rather than not at all.
+    if (why !== null && (entry.kind !== 'refusal' || hashed(withoutWords(row), previous) !== null)) throw new TypeError(`a ${entry.kind} of the cloud: ${why}`);
+    previous = row['hash'] as string;
     rows.push(readRow(ledger, epoch, JSON.parse(JSON.stringify(row))) as LedgerRow);
   }
   return { ledger, epoch, rows, reconciled: await reconcile(client, rows) };
+}
+
+/** Gives the row its hash. Answers what is wrong with it, or null. */
+function hashed(row: Record<string, unknown>, previous: string): string | null {
+  try {
+    row['hash'] = entryHash(sha256, previous, row);
+  } catch (error) {
+    return (error as Error).message;
+  }
+  const issue = LedgerEntry.safeParse(row).error?.issues[0];
+  return issue === undefined ? null : `${issue.path.map(String).join('.')}: ${wordsOf(issue)}`;
+}
+
+/** A refusal, in place, with the contract's own words for its reason and nothing that people wrote. */
+function withoutWords(row: Record<string, unknown>): Record<string, unknown> {
+  const reason = Reason.safeParse(row['reason']).data ?? 'error';
+  delete row['facts'];
+  delete row['valid_again_at'];
+  return Object.assign(row, { reason, explanation: explain(reason) });
 }
 
 /** Holds the site's cloud ledger until the transaction ends (making it where there is none): the first lock of whoever appends and must look before. */

@@ -6,6 +6,7 @@ import type { z } from 'zod';
 import { OfflineScan, type ReconcileResponse, type ReconcileResult } from '../../contract/http.ts';
 import { CLOUD_GATE, splitGateName } from '../../contract/ids.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
+import { cutText } from '../../contract/text.ts';
 import { wordsOf } from '../../contract/words.ts';
 import type { DatabaseClient } from '../database.ts';
 import { appendCloudRows, lockCloudLedger } from './cloud-ledger.ts';
@@ -73,7 +74,7 @@ export async function reconcileOffline(client: DatabaseClient, device: string, s
 
 const idOf = (given: unknown): string | null => {
   const id = (given as { ticket_id?: unknown } | null)?.ticket_id;
-  return typeof id === 'string' ? id.slice(0, 64) : null;
+  return typeof id === 'string' ? cutText(id, 64) : null;
 };
 
 function readScan(given: unknown, index: number, nowMs: number): Item | string {

@@ -14,7 +14,7 @@ import { addCodeKey, revokeCodeKey } from '../manifest/code-keys.ts';
 import { eventRights, ticketRight } from '../manifest/scan-rights.ts';
 import { applyAction } from '../tickets/actions.ts';
 import { lockEvent, writeTickets } from '../tickets/write.ts';
-import { unpublishedCloudRows } from './cloud-ledger.ts';
+import { appendCloudRows, unpublishedCloudRows } from './cloud-ledger.ts';
 import { reconcile, sha256 } from './rows.ts';
 import { scanOnline } from './scan.ts';
 import { refOf } from './scan-facts.ts';
@@ -321,4 +321,24 @@ test('every scanner is judged in its own name: its own policy, its own limit for
     { scanner: own.gates[1], verdict: 'reentry', n: 6 },
   ]);
   expect((await within((client) => client.query('SELECT * FROM conflicts'))).rows).toEqual([]);
+});
+
+test('T12: a ticket blocked with words that end within an emoji is refused in words, and the refusal is recorded', async () => {
+  const { code, ticketId } = ticket(30);
+  const note = `${'x'.repeat(127)}\u{1F600}`;
+  await ask('UPDATE tickets SET blocked = true, note = $2 WHERE ticket_id = $1', [ticketId, note]);
+  expect(await scan({ code })).toMatchObject({
+    status: 200,
+    body: { result: 'DENY', reason: 'blocked', explanation: `the ticket is blocked: ${'x'.repeat(127)}` },
+  });
+  expect(await ask("SELECT entry::json ->> 'explanation' AS said FROM ledger_rows WHERE kind = 'refusal' AND ticket_id = $1", [ticketId])).toEqual([
+    { said: `the ticket is blocked: ${'x'.repeat(127)}` },
+  ]);
+});
+
+test('T12: a refusal whose words cannot be written is written without them', async () => {
+  const words = { explanation: 'half \ud83d', facts: { note: '\udc00' } };
+  const [row] = (await inTenant((client) => appendCloudRows(client, venue.site, [{ kind: 'refusal', reason: 'blocked', direction: 'in', ...words }]))).rows;
+  expect(row?.known).toMatchObject({ kind: 'refusal', reason: 'blocked', explanation: 'the ticket is blocked' });
+  expect(row?.entry).not.toHaveProperty('facts');
 });

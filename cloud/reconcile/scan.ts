@@ -8,6 +8,7 @@ import { canonicalJson } from '../../contract/chain.ts';
 import type { ScanResponse } from '../../contract/http.ts';
 import { CLOUD_GATE, type Direction, splitGateName } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
+import { cutText } from '../../contract/text.ts';
 import type { Recognised, Verdict } from '../../rules/facts.ts';
 import type { DatabaseClient } from '../database.ts';
 import { appendCloudRows, type NewCloudEntry } from './cloud-ledger.ts';
@@ -147,11 +148,11 @@ function rowsOf(verdict: Verdict, facts: Recognised, event: ScanEvent, scan: Onl
 const MAX_FACT_CHARS = 128;
 
 function refusalRow(verdict: Extract<Verdict, { kind: 'refusal' }>, direction: Direction): NewCloudEntry {
-  const facts = Object.entries(verdict.facts).map(([key, value]) => [key, typeof value === 'string' ? value.slice(0, MAX_FACT_CHARS) : value]);
+  const facts = Object.entries(verdict.facts).map(([key, value]) => [key, typeof value === 'string' ? cutText(value, MAX_FACT_CHARS) : value]);
   return {
     kind: 'refusal',
     reason: verdict.reason,
-    explanation: verdict.explanation.slice(0, MAX_TEXT_CHARS),
+    explanation: cutText(verdict.explanation, MAX_TEXT_CHARS),
     direction,
     ...(facts.length === 0 ? {} : { facts: Object.fromEntries(facts) }),
     ...(verdict.validAgainAtMs === null ? {} : { valid_again_at: new Date(verdict.validAgainAtMs).toISOString() }),

@@ -3,6 +3,7 @@
 import { ExternalId } from '../../contract/ids.ts';
 import { MAX_PRICE_CENTS, MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
 import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
+import { cutText } from '../../contract/text.ts';
 import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import { MAX_CODE_CHARS } from './codes.ts';
 
@@ -187,4 +188,4 @@ function present<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], u
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as { [K in keyof T]: Exclude<T[K], undefined> };
 }
 
-const quote = (value: string): string => JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value);
+const quote = (value: string): string => JSON.stringify(value.length > 40 ? `${cutText(value, 40)}…` : value);

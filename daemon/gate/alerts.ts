@@ -2,6 +2,7 @@
 
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import type { AlertId, Severity } from '../../contract/messages.ts';
+import { cutText } from '../../contract/text.ts';
 import type { Clock, Uplink } from '../ports.ts';
 import type { ActiveAlert } from './watch.ts';
 
@@ -19,7 +20,7 @@ export function createAlerts(options: {
   const standing = new Map<AlertId, ActiveAlert>();
   return {
     raise(id, severity, message) {
-      const text = message.slice(0, MAX_TEXT_CHARS);
+      const text = cutText(message, MAX_TEXT_CHARS);
       const before = standing.get(id);
       if (before?.severity === severity && before.message === text) return;
       const alert = { id, severity, message: text, sinceWallMs: before?.sinceWallMs ?? options.clock.wallMs() };

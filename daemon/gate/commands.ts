@@ -5,6 +5,7 @@
 import { ActorId, type Direction, type RowPosition } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { type Command, CommandArgs, type RequestError } from '../../contract/requests.ts';
+import { cutText } from '../../contract/text.ts';
 import { wordsOf } from '../../contract/words.ts';
 import { isIdle, openRefusal } from '../lane/turnstile.ts';
 import { BOTH, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
@@ -49,7 +50,7 @@ export interface CommandsOptions {
 export type UntimedInput = LaneInput extends infer I ? (I extends LaneInput ? Omit<I, 'atMs' | 'wallMs'> : never) : never;
 
 const refused = (message: string): CommandResult => ({ status: 'error', error: { code: 'refused', message } });
-const failed = (message: string): CommandResult => ({ status: 'error', error: { code: 'failed', message: message.slice(0, MAX_TEXT_CHARS) } });
+const failed = (message: string): CommandResult => ({ status: 'error', error: { code: 'failed', message: cutText(message, MAX_TEXT_CHARS) } });
 const ok = (data: Record<string, unknown>): CommandResult => ({ status: 'ok', data });
 
 /** Never rejects. */
@@ -173,7 +174,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
         status: 'error',
         error: {
           code: 'malformed',
-          message: `args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${wordsOf(issue)}`).join('; ')}`.slice(0, MAX_TEXT_CHARS),
+          message: cutText(`args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${wordsOf(issue)}`).join('; ')}`, MAX_TEXT_CHARS),
         },
       };
     if (!ActorId.safeParse(command.actor).success)

@@ -3,6 +3,7 @@
  * disk; its status from time to time. Alerts `disk`, `manifest` and `ledger` are raised here. Nothing here holds the lane.
  */
 import type { Direction } from '../../contract/ids.ts';
+import { cutText } from '../../contract/text.ts';
 import type { BaseMode, LaneNote, LaneState } from '../lane/types.ts';
 import type { Clock, Desk, DeskStatus, Fault } from '../ports.ts';
 import type { Alerts } from './alerts.ts';
@@ -78,7 +79,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
     log.error('the store failed', { cause: why });
     dispatch({ kind: 'condition', condition: 'disk', ok: false });
     // Tried again until it is written, it shows when the disk works.
-    options.note({ kind: 'fault', what: 'disk', detail: why.slice(0, MAX_DETAIL_CHARS) });
+    options.note({ kind: 'fault', what: 'disk', detail: cutText(why, MAX_DETAIL_CHARS) });
   }
 
   function works(): void {

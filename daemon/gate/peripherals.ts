@@ -1,5 +1,6 @@
 /** Board and readers as the loop meets them: what they report becomes inputs of the lane, what ails them alerts. */
 import type { Direction } from '../../contract/ids.ts';
+import { cutText } from '../../contract/text.ts';
 import type { LaneConfig } from '../lane/config.ts';
 import { BOTH, type LaneNote, type LaneState } from '../lane/types.ts';
 import { type Board, type BoardEvent, type Clock, type Fault, INPUT_NAMES, type Reader, type ReaderEvent } from '../ports.ts';
@@ -50,7 +51,7 @@ export function createPeripherals(options: PeripheralsOptions): Peripherals {
   let good = false;
 
   function boardFailed(fault: Fault): void {
-    if (good) options.note({ kind: 'fault', what: 'board', detail: `${fault.operation}: ${fault.cause}`.slice(0, MAX_DETAIL_CHARS) });
+    if (good) options.note({ kind: 'fault', what: 'board', detail: cutText(`${fault.operation}: ${fault.cause}`, MAX_DETAIL_CHARS) });
     good = false;
     alerts.raise('board', 'critical', `${fault.operation}: ${fault.cause}. ${fault.hint}`);
   }

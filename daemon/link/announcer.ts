@@ -4,6 +4,7 @@
  */
 import { MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { AlertId, AlertMessage, HealthMessage, InfoMessage, Severity, StateMessage } from '../../contract/messages.ts';
+import { cutText } from '../../contract/text.ts';
 import { DELIVERY, type Topic, topicOf } from '../../contract/topics.ts';
 import type { Clock } from '../ports.ts';
 import type { LinkLog } from './log.ts';
@@ -56,7 +57,7 @@ export function createAnnouncer(options: {
 
   const now = () => new Date(clock.wallMs()).toISOString();
   const stateText = (state: StateMessage['state'], session: string, since: string, reason: string) =>
-    JSON.stringify({ schema: SCHEMA_VERSION, state, session, since, reason: reason.slice(0, MAX_TEXT_CHARS) } satisfies StateMessage);
+    JSON.stringify({ schema: SCHEMA_VERSION, state, session, since, reason: cutText(reason, MAX_TEXT_CHARS) } satisfies StateMessage);
   const publish: Announcer['publish'] = (topic, payload, extra = {}) => {
     if (live === null) return Promise.resolve({ result: 'lost' });
     if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) {
@@ -84,7 +85,7 @@ export function createAnnouncer(options: {
     raise('uplink', 'critical', `The broker refuses this gate's ${kind} (reason code ${code}): its ACL does not name this gate, or a quota is full.`);
   };
   const raise: Announcer['raise'] = (alert, severity, text) => {
-    const message = text.slice(0, MAX_TEXT_CHARS);
+    const message = cutText(text, MAX_TEXT_CHARS);
     const before = alerts.get(alert);
     if (before?.severity === severity && before.message === message) return;
     const body = { since: before?.since ?? now(), severity, message };

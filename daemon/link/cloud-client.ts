@@ -4,6 +4,7 @@
  */
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
+import { cutText } from '../../contract/text.ts';
 import type { TlsIdentity } from './session.ts';
 
 /** From the request to the answer's head. */
@@ -87,7 +88,7 @@ export async function problemOf(response: CloudResponse): Promise<{ readonly sta
   response.body.destroy();
   try {
     const { error, message } = JSON.parse(text) as { error?: unknown; message?: unknown };
-    if (typeof error === 'string') return { status: response.status, error, text: `${response.status} ${error}: ${String(message).slice(0, 200)}` };
+    if (typeof error === 'string') return { status: response.status, error, text: `${response.status} ${error}: ${cutText(String(message), 200)}` };
   } catch {
     // Not an answer of ours: a proxy's, perhaps.
   }

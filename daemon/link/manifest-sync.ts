@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { OverlayMessage, WantedManifest } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
+import { cutText } from '../../contract/text.ts';
 import type { Desk, ManifestResult, Uplink } from '../ports.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { download } from './download.ts';
@@ -220,7 +221,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     if (failures === 1) log('warn', 'manifests could not be brought up to date; it is tried again', { cause: message });
     if (failures < FAILURES_BEFORE_ALERT && !lasting) return;
     alerted = true;
-    options.alerts.raise('manifest', 'warning', `The tickets on this gate are not up to date: ${message}`.slice(0, 512));
+    options.alerts.raise('manifest', 'warning', cutText(`The tickets on this gate are not up to date: ${message}`, 512));
   }
   function manifestsDone(): void {
     if (!alerted) return;

@@ -12,6 +12,7 @@ import { AckMessage } from '../../contract/ledger.ts';
 import type { LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import type { InfoMessage } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
+import { cutText } from '../../contract/text.ts';
 import { parseTopic } from '../../contract/topics.ts';
 import type { Clock, Desk, Uplink, UplinkEvent } from '../ports.ts';
 import { createAnnouncer } from './announcer.ts';
@@ -168,7 +169,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       case 'own_alert':
         return say.kept(what.alert);
       case 'ignored':
-        return what.why === null ? undefined : log('warn', what.why, { topic: message.topic.slice(0, MAX_LOGGED_TOPIC) });
+        return what.why === null ? undefined : log('warn', what.why, { topic: cutText(message.topic, MAX_LOGGED_TOPIC) });
     }
   };
   const acknowledged = (payload: Uint8Array) => {

@@ -4,6 +4,7 @@
  */
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { RequestError, ResponseMessage } from '../../contract/requests.ts';
+import { cutText } from '../../contract/text.ts';
 import { TOPIC_ROOT } from '../../contract/topics.ts';
 import type { Clock, UplinkEvent } from '../ports.ts';
 import type { LinkLog } from './log.ts';
@@ -58,7 +59,7 @@ export function createRequestDesk(options: {
     };
     const refuse = (transaction: string | null, code: RequestError, why: string) => {
       options.log('warn', `request ${word} refused: ${code}`, { transaction, why });
-      answer(transaction, { status: 'error', error: { code, message: why.slice(0, MAX_MESSAGE_CHARS) } });
+      answer(transaction, { status: 'error', error: { code, message: cutText(why, MAX_MESSAGE_CHARS) } });
     };
 
     const judgement = judgeRequest({ word, payload: message.payload, retained: message.retained, nowMs: nowMs() });

@@ -2,6 +2,8 @@
  * Tells systemd how the gate is: ready, alive, stopping. Node has no datagram sockets for paths, so the C library's are used, and
  * only where NOTIFY_SOCKET asks for it.
  */
+
+import { cutText } from '../../contract/text.ts';
 import type { Libc } from '../libc.ts';
 
 export interface SdNotify {
@@ -38,7 +40,7 @@ export interface SdNotifyOptions {
 /** Never throws. The C library is loaded only where there is a socket to notify. */
 export function createSdNotify(options: SdNotifyOptions = {}): SdNotify {
   const path = options.socket ?? process.env['NOTIFY_SOCKET'] ?? '';
-  const plain = (text: string) => text.replace(/[\r\n]+/g, ' ').slice(0, MAX_STATUS_CHARS);
+  const plain = (text: string) => cutText(text.replace(/[\r\n]+/g, ' '), MAX_STATUS_CHARS);
   let waiting: string[] = [];
   let send: ((text: string) => void) | null = null;
   let told = false;

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { cutText } from '../../contract/text.ts';
 
 export interface MachineFacts {
   readonly kernel: string;
@@ -32,6 +33,7 @@ const LAG_RESOLUTION_MS = 20;
 /** `root`: where /proc, /sys and /etc hang, for tests. */
 export function createTelemetry(options: { readonly root?: string } = {}): Telemetry {
   const root = options.root ?? '/';
+  const cut = (text: string | null, maxChars: number): string | null => (text === null ? null : cutText(text, maxChars));
   const read = (path: string): string | null => {
     try {
       return readFileSync(join(root, path), 'utf8').replaceAll('\0', '').trim();
@@ -63,9 +65,9 @@ export function createTelemetry(options: { readonly root?: string } = {}): Telem
   return {
     facts: () => ({
       kernel: release(),
-      hardware_model: read('proc/device-tree/model')?.slice(0, 128) ?? null,
-      hardware_serial: read('proc/device-tree/serial-number')?.slice(0, 64) ?? null,
-      image: read('etc/stile/image')?.slice(0, 64) ?? null,
+      hardware_model: cut(read('proc/device-tree/model'), 128),
+      hardware_serial: cut(read('proc/device-tree/serial-number'), 64),
+      image: cut(read('etc/stile/image'), 64),
     }),
     readings() {
       devices ??= findDevices();

@@ -343,3 +343,13 @@ test('while another program writes to the log it is not laid out', () => {
   other.close();
   ledger.close();
 });
+
+test('T12: a row whose words cannot be written is written without what cannot be said', () => {
+  const ledger = opened(join(folder(), 'ledger.sqlite'));
+  const odd = { kind: 'refusal', reason: 'blocked', explanation: `${'x'.repeat(9)}\ud83d`, facts: { note: 'a\udc00', wait_s: Number.NaN }, of: undefined };
+  const [row] = ledger.append([odd, note('the next')], stampAt(1));
+  expect(row?.entry).toMatchObject({ kind: 'refusal', reason: 'blocked', explanation: `${'x'.repeat(9)}\ufffd`, facts: { note: 'a\ufffd' } });
+  const rows = all(ledger);
+  expect(rows.map(({ kind }) => kind)).toEqual(['refusal', 'clock']);
+  expect(entryHash(sha256Text, firstPredecessor(sha256Text, NAME, ledger.epoch()), rows[0] as StoredEntry)).toBe(rows[0]?.hash);
+});

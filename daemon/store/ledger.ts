@@ -7,6 +7,7 @@ import { hash as digest } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
+import { plainData } from '../../contract/text.ts';
 import { inspectLog, type LogEnd, mendLogEnd } from './log-check.ts';
 import { layOutLog } from './log-room.ts';
 import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
@@ -295,8 +296,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
     let hash = previous;
     const texts: string[] = [];
     const rows = bodies.map((body) => {
-      const bare = { seq: ++id - start + 1, ...timesOf(at), ...defined(body) };
-      const canonical = canonicalJson(bare);
+      const { bare, canonical } = written({ seq: ++id - start + 1, ...timesOf(at), ...defined(body) });
       hash = sha256Text(hash + canonical);
       texts.push(`${canonical.slice(0, -1)},"hash":"${hash}"}`);
       return { position: [epoch, bare.seq] as RowPosition, entry: { ...bare, hash } as StoredEntry };
@@ -427,4 +427,15 @@ function timesOf(at: Stamp): Record<string, unknown> {
   return at.offset === null ? times : { ...times, clock_offset_ms: at.offset.offsetMs, clock_bound_ms: at.offset.boundMs };
 }
 
+/** Longer words would not be read by anybody: only where a row's own cannot be written. */
+const MAX_MENDED_CHARS = 512;
+/** The row as it is hashed. One whose words no canonical JSON holds (half a character, a number that is none) is written without what cannot be said, rather than not at all. */
+function written<Row extends object>(row: Row): { readonly bare: Row; readonly canonical: string } {
+  try {
+    return { bare: row, canonical: canonicalJson(row) };
+  } catch {
+    const bare = plainData(row, MAX_MENDED_CHARS) as Row;
+    return { bare, canonical: canonicalJson(bare) };
+  }
+}
 const defined = (body: RowBody): Record<string, unknown> => Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined));

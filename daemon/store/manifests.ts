@@ -11,6 +11,7 @@ import { type LedgerVector, Timestamp } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ManifestHead, OverlayMessage, type PublicKey, WantedManifest, WantMessage } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
+import { cutText } from '../../contract/text.ts';
 import { wordsOf } from '../../contract/words.ts';
 import type { ManifestResult } from '../ports.ts';
 import { setAside as setAsideFile } from './damage.ts';
@@ -89,7 +90,7 @@ const WANT_ISSUED = 'want_issued_ms';
 /** A signed want from further ahead of this gate's clock is not believed, and a remembered one is forgotten: the cloud's clock was wrong. ms */
 const MAX_WANT_AHEAD_MS = 300_000;
 
-const fail = (why: Exclude<ManifestResult, { ok: true }>['why'], message: string): ManifestResult => ({ ok: false, why, message: message.slice(0, 300) });
+const fail = (why: Exclude<ManifestResult, { ok: true }>['why'], message: string): ManifestResult => ({ ok: false, why, message: cutText(message, 300) });
 
 /** Opens the files in force. A file that is lost is reported and skipped: its event is unknown until it was fetched again. */
 export function openManifests(options: ManifestsOptions): Manifests {

@@ -8,6 +8,7 @@
  */
 import { copyFileSync, rmSync, statSync } from 'node:fs';
 import Database from 'better-sqlite3';
+import { cutText } from '../../contract/text.ts';
 import type { Fault } from '../ports.ts';
 import type { PageSums } from './page-sums.ts';
 
@@ -76,7 +77,7 @@ export function storeError(operation: string, error: unknown, file: StoreFile = 
     known === undefined
       ? {
           operation,
-          cause: `${word}: ${(error as Error | null)?.message ?? String(error)}`.slice(0, 300),
+          cause: cutText(`${word}: ${(error as Error | null)?.message ?? String(error)}`, 300),
           hint: 'This is a mistake in the gate: keep its journal and report it.',
           healsItself: false,
         }

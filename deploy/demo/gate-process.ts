@@ -8,9 +8,9 @@ import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
+import { cutText } from '../../contract/text.ts';
 import { connectGate } from '../../daemon/cli/client.ts';
 import type { GateStatus, RecentLine, WatchItem } from '../../daemon/control-calls.ts';
-
 import { openPtyPair, type PtyPair } from '../../daemon/sim/pty-pair.ts';
 import { tied } from './tied.ts';
 
@@ -132,7 +132,9 @@ export function createGateProcess(options: GateProcessOptions): GateProcess {
       : new Promise<T>((resolve, reject) => {
           const timer = setTimeout(() => {
             listeners.delete(listener);
-            reject(new Error(`${gate}: ${what} did not come within ${timeoutMs} ms; see ${paths.log}; last status: ${JSON.stringify(last)?.slice(0, 1500)}`));
+            reject(
+              new Error(`${gate}: ${what} did not come within ${timeoutMs} ms; see ${paths.log}; last status: ${cutText(JSON.stringify(last) ?? '', 1500)}`),
+            );
           }, timeoutMs);
           const listener = (item: WatchItem) => {
             const found = match(item);

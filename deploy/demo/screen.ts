@@ -1,4 +1,6 @@
 /** The demo's one screen, drawn from plain data: no reading of clocks or files here. Without a terminal: plain lines. */
+
+import { cutText } from '../../contract/text.ts';
 import type { DemoGate } from './plan.ts';
 
 export interface LampView {
@@ -42,7 +44,7 @@ const lamp = (on: boolean, colour: string, name: string) => (on ? paint(`1;${col
 
 /** Length as it is seen: without escape sequences. */
 const seen = (text: string) => text.replace(/\u001b\[[0-9;]*m/g, '').length;
-const padTo = (text: string, width: number) => (seen(text) <= width ? text + ' '.repeat(width - seen(text)) : `${text.slice(0, width - 1)}…`);
+const padTo = (text: string, width: number) => (seen(text) <= width ? text + ' '.repeat(width - seen(text)) : `${cutText(text, width - 1)}…`);
 
 const DECISIONS_SHOWN = 7;
 
@@ -66,7 +68,7 @@ function gateBox(gate: GateView, width: number): string[] {
 }
 
 function fitPlain(decision: GateView['decisions'][number], width: number): string {
-  const text = decision.text.length > width ? `${decision.text.slice(0, width - 1)}…` : decision.text;
+  const text = decision.text.length > width ? `${cutText(decision.text, width - 1)}…` : decision.text;
   return decision.admitted ? paint('32', text) : paint('31', text);
 }
 
