@@ -4,7 +4,7 @@ import type { RowPosition } from '../contract/ids.ts';
 import type { AckMessage } from '../contract/ledger.ts';
 import type { PublicKey } from '../contract/manifest.ts';
 import type { AskedTicket } from './desk-facts.ts';
-import type { Fault, Note, Presentation } from './ports.ts';
+import type { Fault, Note, PeerMessage, Presentation } from './ports.ts';
 import type { Stamp } from './store/ledger.ts';
 
 /** `workerData` of the desk's worker: whose store it keeps comes with `open`, so that it can be started before that is known. */
@@ -36,7 +36,8 @@ export type DeskCall =
   | { readonly name: 'rows'; readonly after: RowPosition | null; readonly limit: number }
   | { readonly name: 'acknowledge'; readonly ack: AckMessage }
   | { readonly name: 'resend'; readonly from: RowPosition }
-  | { readonly name: 'applyPeer' | 'applyOverlay' | 'want'; readonly payload: Uint8Array }
+  | ({ readonly name: 'applyPeer' } & PeerMessage)
+  | { readonly name: 'applyOverlay' | 'want'; readonly payload: Uint8Array }
   | { readonly name: 'installManifest'; readonly file: string; readonly wanted: unknown };
 
 /** `sentUs`: CLOCK_MONOTONIC when the stamp was taken, which all threads of a process share. */

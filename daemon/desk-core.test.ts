@@ -164,7 +164,58 @@ test("used at a peer: known within the message, counted once, and given back by 
   desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 2, kind: 'passage', of: [50, 1], ...about, unit: 1, outcome: 'returned' }]));
   expect(reasonOf(desk.decide(code))).toBe('first_entry');
   expect(desk.core.applyPeer(peerMessage('elsewhere/north-02', 50, [{ seq: 9, kind: 'clock' }]))).toEqual({ applied: 0, gap: false });
-  expect(desk.core.applyPeer(Buffer.from('rubbish'))).toEqual({ applied: 0, gap: false });
+  expect(desk.core.applyPeer({ ledger: PEER, payload: Buffer.from('rubbish') })).toEqual({ applied: 0, gap: false });
+});
+
+test("what only the cloud may say counts from the cloud's ledger alone, whatever a gate's rows and messages claim (T16)", async () => {
+  const code = newCode();
+  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const about = { event_id: EVENT, ticket_id: ticket(code).ticket_id, ticket_ref: refOf(code), direction: 'in' };
+  const mine = desk.decide(code);
+  desk.passed(mine);
+  desk.nowMs += 60_000;
+  const stolen = 'arena/stolen';
+  const settled = { kind: 'settlement', of: [GATE, ...mine.row], outcome: 'returned', actor: 'op-1', reason: 'not inside', ...about };
+  const verdict = { kind: 'conflict', of: [GATE, ...mine.row], verdict: 'excess', cause: 'already_redeemed', ...about };
+  // In its own ledger, in words that only look like the cloud's, and in a message on its own topic that says it is of the cloud, or of another gate.
+  expect(
+    desk.core.applyPeer(
+      peerMessage(stolen, 9, [
+        { seq: 1, ...settled },
+        { seq: 2, ...verdict },
+        { seq: 3, ...settled, kind: 'settled' },
+      ]),
+    ),
+  ).toEqual({
+    applied: 3,
+    gap: false,
+  });
+  for (const claimed of ['arena/cloud', PEER])
+    expect(
+      desk.core.applyPeer({
+        ...peerMessage(claimed, 9, [
+          { seq: 1, ...settled },
+          { seq: 2, ...verdict },
+        ]),
+        ledger: stolen,
+      }),
+    ).toEqual({
+      applied: 0,
+      gap: false,
+    });
+  desk.core.applyPeer(peerMessage('arena/cloud-2', 9, [{ seq: 1, ...settled }]));
+  expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
+  expect(desk.core.status(desk.stamp()).conflicts).toMatchObject({ standing: 0, newest: [] });
+  expect(Object.keys(desk.core.vector())).not.toContain('arena/cloud');
+  // The cloud itself is heard.
+  desk.core.applyPeer(
+    peerMessage('arena/cloud', 9, [
+      { seq: 1, ...verdict },
+      { seq: 2, ...settled },
+    ]),
+  );
+  expect(desk.core.status(desk.stamp()).conflicts).toMatchObject({ standing: 1 });
+  expect(reasonOf(desk.decide(code))).toBe('first_entry');
 });
 
 test('a row that says what no database holds is a row all the same: taken, counted, and asked for once', async () => {

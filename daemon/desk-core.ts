@@ -22,7 +22,7 @@ import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy, policiesOf 
 import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './desk-parts.ts';
 import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
 import { createKeyring, type Keyring } from './keys.ts';
-import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, Presentation } from './ports.ts';
+import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, PeerMessage, Presentation } from './ports.ts';
 import type { StoredConflict } from './store/conflicts.ts';
 import { setAside } from './store/damage.ts';
 import { type AppendedRow, parseEntry, type RowBody, type Stamp, type StoredEntry } from './store/ledger.ts';
@@ -73,7 +73,7 @@ export interface DeskCore {
   rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry; readonly conflict?: string }[];
   acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean };
   resend(from: RowPosition): void;
-  applyPeer(payload: Uint8Array): { readonly applied: number; readonly gap: boolean };
+  applyPeer(message: PeerMessage): { readonly applied: number; readonly gap: boolean };
   vector(): LedgerVector;
   caughtUp(): void;
   installManifest(file: string, wanted: unknown, stamp: Stamp): Promise<ManifestResult>;
@@ -346,7 +346,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     resend(from) {
       parts.outbox.resend(from);
     },
-    applyPeer(payload) {
+    applyPeer({ ledger, payload }) {
       // As the cloud takes it: each row that has a readable key, whatever it says, and whatever stands beside it.
       const parsed = parsePayload(LedgerEnvelope, payload, MAX_PAYLOAD_BYTES, 'entries');
       if (!parsed.ok) {
@@ -354,6 +354,10 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
         return { applied: 0, gap: false };
       }
       const { gate, epoch } = parsed.value;
+      if (gate !== ledger) {
+        options.notice('peer', `${ledger}: a ledger message says that it is of ${gate}; it is not believed`);
+        return { applied: 0, gap: false };
+      }
       const entries = parsed.value.entries.flatMap((entry) => EntryKey.safeParse(entry).data ?? []);
       if (entries.length < parsed.value.entries.length)
         options.notice('peer', `${gate}: ${parsed.value.entries.length - entries.length} rows of epoch ${epoch} have no readable seq, kind and hash`);

@@ -7,7 +7,7 @@ import { signedText } from '../contract/chain.ts';
 import type { LedgerVector } from '../contract/ids.ts';
 import type { ManifestTicket, PublicKey, TicketChange, UsageEntry, WantedManifest } from '../contract/manifest.ts';
 import { ticketRefOf } from './desk-facts.ts';
-import type { Presentation } from './ports.ts';
+import type { PeerMessage, Presentation } from './ports.ts';
 import { buildManifestFile } from './store/build-manifest.ts';
 import type { Stamp } from './store/ledger.ts';
 
@@ -138,8 +138,8 @@ export function show(code: string, atMs: number, change: Partial<Presentation> =
 }
 
 /** A ledger message as a peer sends it. Hashes are not checked by a gate: they are the cloud's to judge. */
-export function peerMessage(gate: string, epoch: number, entries: readonly Record<string, unknown>[]): Uint8Array {
-  return Buffer.from(
+export function peerMessage(gate: string, epoch: number, entries: readonly Record<string, unknown>[]): PeerMessage {
+  const payload = Buffer.from(
     JSON.stringify({
       schema: 1,
       gate,
@@ -147,4 +147,5 @@ export function peerMessage(gate: string, epoch: number, entries: readonly Recor
       entries: entries.map((entry) => ({ hash: '0'.repeat(64), ts: new Date(BOOT_WALL_MS).toISOString(), boot_id: 'peer', boottime_ms: 0, ...entry })),
     }),
   );
+  return { ledger: gate, payload };
 }

@@ -219,7 +219,7 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
     case 'resend':
       return core.resend(call.from);
     case 'applyPeer':
-      return core.applyPeer(call.payload);
+      return core.applyPeer({ ledger: call.ledger, payload: call.payload });
     case 'applyOverlay':
       return core.applyOverlay(call.payload, stamp);
     case 'want':

@@ -204,7 +204,7 @@ export function createDesk(options: DeskOptions): GateDesk {
     rows: (after, limit) => call({ name: 'rows', after, limit }),
     acknowledge: (ack) => call({ name: 'acknowledge', ack }),
     resend: (from) => call({ name: 'resend', from }),
-    applyPeer: (payload) => call({ name: 'applyPeer', payload }),
+    applyPeer: ({ ledger, payload }) => call({ name: 'applyPeer', ledger, payload }),
     vector: () => call({ name: 'vector' }),
     caughtUp: () => call({ name: 'caughtUp' }),
     installManifest: (file, wanted) => call({ name: 'installManifest', file, wanted }),

@@ -204,8 +204,8 @@ test('refresh, resend and what the cloud says reach their parts', async () => {
   expect(await world.request('refresh')).toMatchObject({ status: 'ok', data: { fetched: 1 } });
   expect(await world.request('resend', { epoch: 7, from_seq: 3 })).toMatchObject({ status: 'ok' });
   await world.uplinkSays(ack);
-  await world.uplinkSays({ kind: 'peer', payload: Buffer.from('gap') });
-  await world.uplinkSays({ kind: 'peer', payload: Buffer.from('rows') });
+  await world.uplinkSays({ kind: 'peer', ledger: 'arena/north-04', payload: Buffer.from('gap') });
+  await world.uplinkSays({ kind: 'peer', ledger: 'arena/north-04', payload: Buffer.from('rows') });
   await world.uplinkSays({ kind: 'want', payload: Buffer.from('{}') });
   await world.uplinkSays({ kind: 'overlay', payload: Buffer.from('{}') });
   expect(world.calls.filter((call) => call.startsWith('sync') || call.startsWith('desk a') || call.startsWith('desk r'))).toEqual([

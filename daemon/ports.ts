@@ -236,7 +236,7 @@ export interface Desk {
   /** Sends again from here what was kept (request `resend`). */
   resend(from: RowPosition): Promise<void>;
   /** A peer's or the cloud's LedgerMessage. `gap`: rows are missing before it; fetch with `vector`. */
-  applyPeer(payload: Uint8Array): Promise<{ readonly applied: number; readonly gap: boolean }>;
+  applyPeer(message: PeerMessage): Promise<{ readonly applied: number; readonly gap: boolean }>;
   /** How far each ledger of the site is known; a rebuilt gate's own last rows count as not known until they were fetched. */
   vector(): Promise<LedgerVector>;
   /**
@@ -265,6 +265,12 @@ export interface Desk {
 
 // ---------------------------------------------------------------- uplink
 
+/** A LedgerMessage of another ledger of the site. `ledger`: whose it is, by the topic that it came on or by the cloud's answer; the payload must say the same. */
+export interface PeerMessage {
+  readonly ledger: string;
+  readonly payload: Uint8Array;
+}
+
 export type UplinkEvent =
   | { readonly kind: 'online' }
   | { readonly kind: 'offline'; readonly fault: Fault }
@@ -275,7 +281,7 @@ export type UplinkEvent =
       readonly command: Command /** Answers on `response/<command>`. */;
       readonly respond: (response: Omit<ResponseMessage, 'schema' | 'transaction' | 'duration_ms'>) => void;
     }
-  | { readonly kind: 'peer'; readonly payload: Uint8Array }
+  | ({ readonly kind: 'peer' } & PeerMessage)
   | { readonly kind: 'want' | 'overlay'; readonly payload: Uint8Array };
 
 /**

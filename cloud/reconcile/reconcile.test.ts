@@ -164,6 +164,62 @@ test('unknown counts as used until an operator settles it; the settlement is a r
   expect(await s.in((client) => unpublishedCloudRows(client))).toEqual([]);
 });
 
+test("a gate's settlement of any gate's grant is kept and counts for nothing, by either door (T16, M1)", async () => {
+  const s = await stage();
+  const north = testLedger(s.venue, 0);
+  north.passage(north.grant(s.ticket(1), 1_000), 2_000, 'passed');
+  const own = north.grant(s.ticket(2), 3_000);
+  await s.take(north.rows());
+  const tables = () =>
+    s.in(async (client) => {
+      const all = [];
+      for (const table of ['admissions', 'ticket_usage', 'gate_counts', 'conflicts', 'tickets'])
+        all.push((await client.query<{ row: string }>(`SELECT to_jsonb(x)::text AS row FROM ${table} x ORDER BY 1`)).rows);
+      return all;
+    });
+  const before = await tables();
+  const settlement = (of: readonly unknown[], n: number) => ({
+    of,
+    outcome: 'returned',
+    actor: 'op-1',
+    reason: 'not inside',
+    event_id: s.venue.eventId,
+    ticket_id: `T-${n}`,
+    ticket_ref: s.ticket(n).ticketRef,
+  });
+  const south = testLedger(s.venue, 1);
+  south.add('settlement', 4_000, settlement([north.gate, 1, 1], 1));
+  south.add('conflict', 4_000, { ...settlement([north.gate, 1, 1], 1), verdict: 'excess', cause: 'already_redeemed' });
+  const forged = north.add('settlement', 4_000, settlement([north.gate, 1, own.seq], 2));
+  expect(await s.take([...south.rows(), ...north.rows([forged])])).toMatchObject({ stored: 3, breaks: [] });
+  expect(await tables()).toEqual(before);
+  const told = await s.in((client) => history(client, s.venue.eventId, 'T-1'));
+  expect(told?.history.map(({ text }) => text)).toEqual(['admitted (first entry), passed', 'passage: passed']);
+  // In SQL, where rows come in that no program has looked at.
+  await s.in((client) =>
+    client.query('SELECT reconcile_rows(ARRAY(SELECT jsonb_populate_record(NULL::ledger_input, r) FROM jsonb_array_elements($1::jsonb) AS r))', [
+      JSON.stringify(
+        [
+          { gate: south.gate, seq: 3, ticket_id: 'T-1', of_seq: 1 },
+          { gate: north.gate, seq: 5, ticket_id: 'T-2', of_seq: own.seq },
+        ].map((row) => ({
+          epoch: 1,
+          hash: String(row.seq).repeat(64),
+          kind: 'settlement',
+          readable: true,
+          entry: '{}',
+          event_id: s.venue.eventId,
+          of_gate: north.gate,
+          of_epoch: 1,
+          outcome: 'returned',
+          ...row,
+        })),
+      ),
+    ]),
+  );
+  expect(await tables()).toEqual(before);
+});
+
 test('re-entry follows the policy of the version that the gate had: after an exit, not before', async () => {
   const s = await stage({ policies: { event: { reentry: { rule: 'after_exit', counts_as_entry: false } } } });
   const north = testLedger(s.venue, 0);

@@ -3,6 +3,7 @@
  * What counts is decided in SQL (migration 0540); this file reads and hands over.
  */
 import { hash } from 'node:crypto';
+import { maySay } from '../../contract/authority.ts';
 import { entryHash, firstPredecessor, type Sha256Text } from '../../contract/chain.ts';
 import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
 import type { DatabaseClient } from '../database.ts';
@@ -26,7 +27,7 @@ export interface LedgerRow {
   readonly hash: string;
   /** Every field as it came, `hash` included. */
   readonly entry: Readonly<Record<string, unknown>>;
-  /** The entry where it is of a known kind and as that kind should be; else null: it is kept, and says nothing. */
+  /** The entry where it is of a known kind, as that kind should be, and its ledger's to write; else null: it is kept, and says nothing. */
   readonly known: LedgerEntry | null;
 }
 
@@ -36,7 +37,8 @@ export function readRow(gate: string, epoch: number, entry: unknown): LedgerRow 
   const plain = plainRow(entry);
   if (plain !== null) return { gate, epoch, seq: plain.seq, hash: plain.hash, entry: plain, known: plain };
   const known = LedgerEntry.safeParse(entry);
-  if (known.success) return { gate, epoch, seq: known.data.seq, hash: known.data.hash, entry: entry as LedgerRow['entry'], known: known.data };
+  if (known.success && maySay(gate, known.data))
+    return { gate, epoch, seq: known.data.seq, hash: known.data.hash, entry: entry as LedgerRow['entry'], known: known.data };
   const key = EntryKey.safeParse(entry);
   return key.success ? { gate, epoch, seq: key.data.seq, hash: key.data.hash, entry: entry as LedgerRow['entry'], known: null } : null;
 }

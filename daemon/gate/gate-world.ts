@@ -394,7 +394,7 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
     async resend(from) {
       world().calls.push(`desk resend ${from.join('/')}`);
     },
-    applyPeer: async (payload) => ({ applied: 1, gap: Buffer.from(payload).toString() === 'gap' }),
+    applyPeer: async ({ payload }) => ({ applied: 1, gap: Buffer.from(payload).toString() === 'gap' }),
     vector: async () => ({}),
     caughtUp: async () => undefined,
     installManifest: async () => ({ ok: true, version: 1 }),

@@ -54,7 +54,7 @@ export function createInbox(options: InboxOptions): (event: UplinkEvent) => Prom
       case 'ack':
         return acknowledged(event.ack);
       case 'peer':
-        if ((await desk.applyPeer(event.payload)).gap) await sync.gap();
+        if ((await desk.applyPeer({ ledger: event.ledger, payload: event.payload })).gap) await sync.gap();
         return;
       case 'want':
         return sync.want(event.payload);

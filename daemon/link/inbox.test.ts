@@ -26,8 +26,8 @@ test('knows what is meant for it, and drops what is not', () => {
   expect(sort(`${own}/lookup/7`)).toEqual({ kind: 'lookup_answer', n: 7 });
   expect(sort(`${own}/request/open`)).toEqual({ kind: 'request', word: 'open' });
   expect(sort('stile/1/arena/_all/request/mode')).toEqual({ kind: 'request', word: 'mode' });
-  expect(sort('stile/1/arena/north-04/ledger')).toEqual({ kind: 'peer' });
-  expect(sort('stile/1/arena/cloud/ledger')).toEqual({ kind: 'peer' });
+  expect(sort('stile/1/arena/north-04/ledger')).toEqual({ kind: 'peer', ledger: 'arena/north-04' });
+  expect(sort('stile/1/arena/cloud/ledger')).toEqual({ kind: 'peer', ledger: 'arena/cloud' });
   expect(sort(`${own}/alert/disk`, { retained: true })).toEqual({ kind: 'own_alert', alert: 'disk' });
   for (const topic of [
     `${own}/ledger`,
@@ -54,7 +54,7 @@ test("holds peers' rows within its bounds, and says that some must be fetched", 
   let dropped = 0;
   const gates: (() => void)[] = [];
   const queue = createPeerQueue({
-    apply: (payload) =>
+    apply: ({ payload }) =>
       new Promise((resolve) => {
         applied.push(payload.byteLength);
         gates.push(resolve);
@@ -64,7 +64,7 @@ test("holds peers' rows within its bounds, and says that some must be fetched", 
     },
     log: () => {},
   });
-  for (let i = 0; i < 1_000; i++) queue.push(Buffer.alloc(10));
+  for (let i = 0; i < 1_000; i++) queue.push({ ledger: 'arena/north-04', payload: Buffer.alloc(10) });
   expect(applied).toHaveLength(1);
   const release = async () => {
     while (gates.length > 0) {
@@ -76,11 +76,11 @@ test("holds peers' rows within its bounds, and says that some must be fetched", 
   await until('told', () => dropped === 1);
   expect(applied).toHaveLength(MAX_PEER_MESSAGES + 1);
   const large = Buffer.alloc(250_000);
-  for (let i = 0; i < 60; i++) queue.push(large);
+  for (let i = 0; i < 60; i++) queue.push({ ledger: 'arena/north-04', payload: large });
   await release();
   await until('told again', () => dropped === 2);
   expect((applied.length - MAX_PEER_MESSAGES - 2) * large.length).toBeLessThanOrEqual(MAX_PEER_BYTES);
-  queue.push(Buffer.alloc(1));
+  queue.push({ ledger: 'arena/north-04', payload: Buffer.alloc(1) });
   await release();
   expect(applied.at(-1)).toBe(1);
   expect(dropped).toBe(2);

@@ -13,7 +13,9 @@ export function inboxOf(gate: string): readonly SubscribeRequest[] {
 }
 
 export type Sorted =
-  | { readonly kind: 'ack' | 'want' | 'overlay' | 'peer' }
+  | { readonly kind: 'ack' | 'want' | 'overlay' }
+  /** `ledger`: whose it is, by its topic, which the broker guards. */
+  | { readonly kind: 'peer'; readonly ledger: string }
   | { readonly kind: 'time_answer' | 'lookup_answer'; readonly n: number }
   /** `word`: the command as the topic says it, known or not. */
   | { readonly kind: 'request'; readonly word: string }
@@ -35,7 +37,7 @@ export function sortIncoming({ topic, payload, retained }: Pick<Incoming, 'topic
     return { kind: 'ignored', why: `a message of ${payload.byteLength} bytes was refused unread; at most ${MAX_PAYLOAD_BYTES}` };
   if (parsed.kind === 'ledger') {
     const sameSite = parsed.gate.slice(0, parsed.gate.indexOf('/')) === gate.slice(0, gate.indexOf('/'));
-    return parsed.gate === gate || !sameSite ? NOTHING : { kind: 'peer' };
+    return parsed.gate === gate || !sameSite ? NOTHING : { kind: 'peer', ledger: parsed.gate };
   }
   if (!('gate' in parsed) || parsed.gate !== gate) return NOTHING;
   switch (parsed.kind) {

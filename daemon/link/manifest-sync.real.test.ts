@@ -69,7 +69,7 @@ function deskOf(over: Partial<ManifestSyncOptions['desk']> = {}) {
       have.overlay = to_version;
       return { ok: true, version: to_version };
     },
-    async applyPeer(payload) {
+    async applyPeer({ payload }) {
       const { gate, epoch, entries } = LedgerMessage.parse(JSON.parse(Buffer.from(payload).toString()));
       const [, upto] = vector[gate] ?? [epoch, 0];
       const next = entries.filter(({ seq }) => seq > upto);
@@ -295,9 +295,11 @@ test('reads the site’s ledger page by page, hands it on in messages, and says 
   const apply = d.desk.applyPeer;
   const s = sync(c.url, {
     ...d.desk,
-    applyPeer: (payload) => {
-      messages.push(LedgerMessage.parse(JSON.parse(Buffer.from(payload).toString())).entries.length);
-      return apply(payload);
+    applyPeer: (message) => {
+      const read = LedgerMessage.parse(JSON.parse(Buffer.from(message.payload).toString()));
+      expect(message.ledger).toBe(read.gate);
+      messages.push(read.entries.length);
+      return apply(message);
     },
   });
   await s.sync.gap();

@@ -121,7 +121,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   const question = (kind: 'time' | 'lookup', payload: string) => {
     void say.publish({ kind, gate }, payload);
   };
-  const peers = createPeerQueue({ apply: (payload) => listener({ kind: 'peer', payload }), dropped: () => options.peersDropped?.(), log });
+  const peers = createPeerQueue({ apply: (message) => listener({ kind: 'peer', ...message }), dropped: () => options.peersDropped?.(), log });
   const requests = createRequestDesk({
     gate,
     clock,
@@ -153,7 +153,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       case 'request':
         return requests.received(what.word, message);
       case 'peer':
-        return peers.push(payload);
+        return peers.push({ ledger: what.ledger, payload });
       case 'ack':
         return acknowledged(payload);
       case 'time_answer':

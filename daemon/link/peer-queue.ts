@@ -2,31 +2,32 @@
  * Peers' rows wait here for the desk, one message at a time, so that a stalled card holds back neither requests nor
  * acknowledgements. Bounded: what does not fit is dropped, leaves a gap, and is fetched over HTTP.
  */
+import type { PeerMessage } from '../ports.ts';
 import type { LinkLog } from './log.ts';
 
 export const MAX_PEER_MESSAGES = 64;
 export const MAX_PEER_BYTES = 4 * 1024 * 1024;
 
 export interface PeerQueue {
-  push(payload: Uint8Array): void;
+  push(message: PeerMessage): void;
 }
 
 export function createPeerQueue(options: {
-  readonly apply: (payload: Uint8Array) => void | Promise<void>;
+  readonly apply: (message: PeerMessage) => void | Promise<void>;
   readonly dropped: () => void;
   readonly log: LinkLog;
 }): PeerQueue {
-  const waiting: Uint8Array[] = [];
+  const waiting: PeerMessage[] = [];
   let bytes = 0;
   let working = false;
   let dropped = 0;
 
   const work = async () => {
     working = true;
-    for (let payload = waiting.shift(); payload !== undefined; payload = waiting.shift()) {
-      bytes -= payload.byteLength;
+    for (let message = waiting.shift(); message !== undefined; message = waiting.shift()) {
+      bytes -= message.payload.byteLength;
       try {
-        await options.apply(payload);
+        await options.apply(message);
       } catch (error) {
         options.log('error', "a peer's rows could not be applied", { cause: (error as Error).message });
       }
@@ -38,13 +39,13 @@ export function createPeerQueue(options: {
     options.dropped();
   };
   return {
-    push(payload) {
-      if (waiting.length >= MAX_PEER_MESSAGES || bytes + payload.byteLength > MAX_PEER_BYTES) {
+    push(message) {
+      if (waiting.length >= MAX_PEER_MESSAGES || bytes + message.payload.byteLength > MAX_PEER_BYTES) {
         dropped += 1;
         return;
       }
-      waiting.push(payload);
-      bytes += payload.byteLength;
+      waiting.push(message);
+      bytes += message.payload.byteLength;
       if (!working) void work();
     },
   };

@@ -52,9 +52,10 @@ async function readPage(options: SiteLedgerOptions, vector: string, signal: Abor
   let more: boolean | null = null;
   const flush = async () => {
     if (group !== null)
-      await options.desk.applyPeer(
-        Buffer.from(`{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(group.gate)},"epoch":${group.epoch},"entries":[${group.entries.join(',')}]}`),
-      );
+      await options.desk.applyPeer({
+        ledger: group.gate,
+        payload: Buffer.from(`{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(group.gate)},"epoch":${group.epoch},"entries":[${group.entries.join(',')}]}`),
+      });
     group = null;
   };
   try {

@@ -5,7 +5,8 @@
  * fetched again. Changes are held in memory and written when the lane is idle, so that they never stand in a decision's way.
  */
 import { closeSync, existsSync, fdatasyncSync, openSync } from 'node:fs';
-import { CLOUD_GATE, type LedgerVector } from '../../contract/ids.ts';
+import { maySay } from '../../contract/authority.ts';
+import type { LedgerVector } from '../../contract/ids.ts';
 import { type Conflicts, createConflicts } from './conflicts.ts';
 import { inspectLog } from './log-check.ts';
 import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
@@ -289,7 +290,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
         if (entry.seq <= at.seq) continue;
         // A row after a gap counts at once; only the prefix waits for the rows before it.
         take(ledger, epoch, entry);
-        if (isCloud(ledger)) conflicts.take(epoch, entry);
+        if (maySay(ledger, entry)) conflicts.take(epoch, entry);
         applied++;
         if (entry.seq === at.seq + 1) at.seq++;
         if (entry.seq === at.reach + 1) at.reach++;
@@ -412,9 +413,6 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
     },
   };
 }
-
-/** The cloud's own ledger of a site: only its word is a verdict. */
-const isCloud = (ledger: string): boolean => ledger.endsWith(`/${CLOUD_GATE}`);
 
 function syncFile(path: string): void {
   const file = openSync(path, 'r+');

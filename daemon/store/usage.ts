@@ -5,6 +5,7 @@
  * Per unit the strongest word counts: settlement > passed > returned > stuck > unknown. A grant without a word counts from its
  * commit; stuck and unknown count as used; returned gives the unit back. What arrives twice, late or in another order changes nothing.
  */
+import { maySay } from '../../contract/authority.ts';
 import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { Entry } from '../../rules/facts.ts';
 
@@ -160,10 +161,13 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
 
 // ---------------------------------------------------------------- rows → what they say
 
-/** What a row says about usage; null: nothing. `state` has the grant's key, and one word or none. Total: a row that cannot be understood says nothing. */
+/**
+ * What a row says about usage; null: nothing. `state` has the grant's key, and one word or none. Total: a row that cannot be understood, or
+ * is not its ledger's to write, says nothing.
+ */
 export function readRow(ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): GrantState | null {
   const seq = entry['seq'];
-  if (typeof seq !== 'number') return null;
+  if (typeof seq !== 'number' || !maySay(ledger, entry)) return null;
   const at = {
     eventId: text(entry['event_id']),
     ticketId: text(entry['ticket_id']),

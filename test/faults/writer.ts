@@ -92,7 +92,7 @@ function faithful(url: string, gate: string, desk: GateDesk): MqttUplink {
   const uplink = createUplink({ gate, url, clock, desk, info: TEST_INFO, timing: TIMING, log: () => undefined });
   uplink.open(async (event) => {
     if (event.kind === 'ack') await desk.acknowledge(event.ack);
-    if (event.kind === 'peer') await desk.applyPeer(event.payload);
+    if (event.kind === 'peer') await desk.applyPeer(event);
     if (event.kind === 'ack' || event.kind === 'online') uplink.kick();
   });
   return uplink;

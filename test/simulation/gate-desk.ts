@@ -187,11 +187,11 @@ export function createSimDesk(options: {
         return answer;
       }, false),
     resend: (from) => call((opened) => opened.resend(from), true),
-    applyPeer: (payload) =>
+    applyPeer: (message) =>
       call((opened) => {
         if (mutant === 'no-peer-rows') return { applied: 0, gap: false };
-        const answer = opened.applyPeer(payload);
-        watcher.heard(payload);
+        const answer = opened.applyPeer(message);
+        watcher.heard(message.payload);
         if (answer.gap) held = null;
         return mutant === 'gap-ignored' ? { ...answer, gap: false } : answer;
       }, false),

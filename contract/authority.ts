@@ -1,0 +1,35 @@
+/**
+ * Who may say what: from whose ledger a row of each kind counts. Gate and cloud both read this table, and nothing else decides it.
+ *
+ * Closed by default: a kind that is not here says nothing, whoever wrote it. A row that may not say what it says is kept as it came,
+ * has its place in the sequence, and counts for nothing.
+ */
+import { CLOUD_GATE, splitGateName } from './ids.ts';
+import type { LedgerEntryKind } from './ledger.ts';
+
+/** `own`: any ledger, about its own rows alone. `cloud`: the cloud's ledger of a site alone, about rows of that site's ledgers. */
+export type Authority = 'own' | 'cloud';
+
+export const ROW_AUTHORITY: Readonly<Record<LedgerEntryKind, Authority>> = {
+  grant: 'own',
+  refusal: 'own',
+  passage: 'own',
+  settlement: 'cloud',
+  conflict: 'cloud',
+  override: 'own',
+  mode: 'own',
+  fault: 'own',
+  alarm: 'own',
+  clock: 'own',
+  exit_unmatched: 'own',
+};
+
+/** May this row, in this ledger, say what it says? `ledger` is where it came from, never what the row itself claims. Total. */
+export function maySay(ledger: string, entry: Readonly<Record<string, unknown>>): boolean {
+  const kind = entry['kind'];
+  if (typeof kind !== 'string' || !Object.hasOwn(ROW_AUTHORITY, kind)) return false;
+  if (ROW_AUTHORITY[kind as LedgerEntryKind] === 'own') return true;
+  const { site, gate } = splitGateName(ledger);
+  const named = Array.isArray(entry['of']) ? (entry['of'] as readonly unknown[])[0] : undefined;
+  return gate === CLOUD_GATE && typeof named === 'string' && splitGateName(named).site === site;
+}
