@@ -177,3 +177,12 @@ test('K6: an event without an end ends 12 h after its beginning, and that is sai
   // One that has neither, from before: written on, and warned of.
   expect(await put(`/events/${venue.eventId}`, { name: 'Old' })).toMatchObject({ status: 200, body: { warnings: [expect.stringContaining('has no end')] } });
 });
+
+test('K4: what is no code, or repeats itself at any length, is refused here as in a file', async () => {
+  for (const bad of ['N/A', '#REF!', '1.00E+11', 'AB'.repeat(60), '0123456789'.repeat(10)])
+    expect({ bad, ...(await put('/tickets', { tickets: [{ ticket_id: 'W-1', event_id: venue.eventId, tier: 'vip', code: bad }] })) }).toMatchObject({
+      bad,
+      status: 400,
+      body: { error: 'WEAK_CODE', message: expect.stringMatching(/^tickets\.0\.code: /) },
+    });
+});

@@ -105,7 +105,10 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
   add(program, 'import [event] [file]', "imports tickets from CSV (with a header) or JSON Lines, or a dead gate's ledger; the same file again changes nothing")
     .addOption(new Option('--format <format>').choices(['csv', 'jsonl']).default(undefined, 'by the file'))
     .option('--strict', 'nothing is imported unless every line can be')
-    .option('--allow-weak-codes', 'take codes that could be guessed (fewer than 96 random bits)')
+    .option(
+      '--allow-weak-codes',
+      'take codes that could be guessed (fewer than 96 random bits); never what is no code: N/A, #REF!, 1.00E+11, a header, fewer than 6 characters',
+    )
     .option('--ledger <file>', 'instead of tickets: what stile-gate ledger export wrote, of a gate that cannot send it any more')
     .option('--gate <gate>', 'with --ledger: whose ledger it must be')
     .option('--accept-broken', 'with --ledger: take it in though its chain does not hold; the broken places are flagged')

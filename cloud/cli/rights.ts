@@ -137,6 +137,7 @@ export async function importCommand(session: Session, eventId: string, path: str
   }
   if (session.terminal.interactive && shownAt !== started) session.terminal.err('\n');
   if (report.ignored.length > 0) session.terminal.err(`not used: ${report.ignored.join(', ')}\n`);
+  for (const warning of report.warnings) session.terminal.err(`warning: ${warning}\n`);
   for (const mistake of report.mistakes) session.terminal.err(`${mistake}\n`);
   if (report.refused > report.mistakes.length) session.terminal.err(`… ${report.refused} lines refused in all\n`);
   const { mistakes, ...counts } = report;

@@ -4,6 +4,7 @@ import type { TicketAction as TicketActionSchema } from '../../contract/http.ts'
 import type { TicketState } from '../../contract/manifest.ts';
 import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import type { DatabaseClient } from '../database.ts';
+import { notACode, tooPlain } from './code-floor.ts';
 import { codeBits, MIN_CODE_BITS, ticketRef } from './codes.ts';
 import { bury, lockEvent, raiseVersion, tellGates } from './write.ts';
 
@@ -71,6 +72,8 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
   const ref = action.action === 'transfer' && action.code !== undefined ? ticketRef(event.salt, action.code) : row.ticket_ref;
   const newCode = !ref.equals(row.ticket_ref);
   if (newCode) {
+    const problem = notACode(action.code as string) ?? tooPlain(action.code as string);
+    if (problem !== null) return { ok: false, code: 'WEAK_CODE', message: `the new code ${problem.what}: ${problem.mend}` };
     if (codeBits(action.code as string) < MIN_CODE_BITS)
       return { ok: false, code: 'WEAK_CODE', message: `the new code has fewer than ${MIN_CODE_BITS} random bits: issue a longer one` };
     if ((await client.query('SELECT 1 FROM tickets WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref = $3', [tenantId, eventId, ref])).rowCount > 0)

@@ -148,7 +148,7 @@ test('a list that a reader with marks wrote holds the codes without them, once; 
 
 test('strict: all or nothing', async () => {
   await aNewVenue();
-  const path = file(`ticket_id,code\nT-1,${code()}\nT-2,x\n`);
+  const path = file(`ticket_id,code\nT-1,${code()}\nT-2,40063813\n`);
   expect(await run(path, { strict: true })).toMatchObject({ created: 0, refused: 1, rolledBack: true });
   expect(await query('SELECT 1 FROM tickets')).toEqual([]);
   expect(await run(path, { strict: true, allowWeakCodes: true })).toMatchObject({ created: 2, refused: 0, rolledBack: false });
@@ -246,4 +246,36 @@ test('a line of any length and any rubbish ends in a mistake, not in an end', as
   const report = await run(file(`${rubbish.join('\n')}\n`, 'jsonl'));
   expect(report).toMatchObject({ created: 1, refused: 6 });
   expect(report.mistakes.map((line) => Number(line.replace(/^.*\.jsonl:(\d+):.*$/s, '$1')))).toEqual([1, 2, 3, 4, 5, 5, 6]);
+});
+
+test.each([[2], [4_999], [5_000], [5_003], [10_050]])(
+  'K2: an id and a code that come again %i lines later get one answer, and the same file again changes nothing',
+  async (distance) => {
+    await aNewVenue();
+    const same = code();
+    const between = Array.from({ length: distance - 1 }, (_, n) => `B-${n},${code()},A`);
+    const path = file(['ticket_id,code,zone', `T-1,${same},A`, ...between, `T-1,${code()},B`, `T-2,${same},B`].join('\n'));
+    const answers = (report: { readonly mistakes: readonly string[] }) => report.mistakes.map((line) => line.replace(/^.*\.csv:/, '').replace(/:[^:]*$/, ''));
+    const expected = [`${distance + 2}: ticket_id: "T-1" was given before`, `${distance + 3}: code: is already the code of ticket "T-1"`];
+    const report = await run(path);
+    expect(answers(report)).toEqual(expected);
+    expect(report).toMatchObject({ created: distance, updated: 0, refused: 2 });
+    expect(await query("SELECT zone FROM tickets WHERE ticket_id IN ('T-1', 'T-2')")).toEqual([{ zone: 'A' }]);
+    const before = await version();
+    const again = await run(path);
+    expect([answers(again), again.created + again.updated, await version()]).toEqual([expected, 0, before]);
+    expect(answers(await run(path, { strict: true }))).toEqual(expected);
+  },
+);
+
+test('K4: what is no code opens nothing, also where weak codes are taken; lost zeros are asked about', async () => {
+  await aNewVenue();
+  const bad = ['N/A', '#REF!', '1.00E+11', 'null', 'code', '-', '0000000000', '12'];
+  const path = file(
+    ['ticket_id,code', 'T-0,100234567890', ...bad.map((one, n) => `T-${n + 1},${one}`), 'T-20,23456789012', 'ticket_id,code', 'T-21,"#VALUE!"'].join('\n'),
+  );
+  const report = await run(path, { allowWeakCodes: true });
+  expect(report).toMatchObject({ created: 2, refused: bad.length + 2 });
+  expect(await query('SELECT ticket_id FROM tickets ORDER BY 1')).toEqual([{ ticket_id: 'T-0' }, { ticket_id: 'T-20' }]);
+  expect(report.warnings).toEqual([expect.stringMatching(/\.csv:11: code: 1 codes have fewer digits than the 12 of the others/)]);
 });

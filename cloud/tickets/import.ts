@@ -5,11 +5,15 @@
  */
 import type { Database, DatabaseClient } from '../database.ts';
 import { sqlState } from '../database.ts';
+import { notACode, tooPlain, watchZeros } from './code-floor.ts';
 import { codeBits, MIN_CODE_BITS, sharedPrefixChars } from './codes.ts';
 import { type FieldProblem, KNOWN_FIELDS, readTicketFields, type TicketFields } from './fields.ts';
+import { createOnceOnly } from './once-only.ts';
 import { openTicketSource, type SourceFormat } from './source.ts';
 import { lockEvent, tellGates, writeTickets } from './write.ts';
 
+/** Tickets of one file; what comes after so many is refused, for nobody could tell any more whether it stood there before. */
+const MAX_FILE_TICKETS = 10_000_000;
 /** Tickets of one transaction. */
 const BATCH_TICKETS = 5_000;
 /** Mistakes told one by one; the others are counted. */
@@ -45,6 +49,8 @@ export interface ImportReport extends ImportProgress {
   readonly mistakes: readonly string[];
   /** Columns of the file that mean nothing here. */
   readonly ignored: readonly string[];
+  /** `file:line: field: what`: imported all the same, but to be looked at. */
+  readonly warnings: readonly string[];
   /** True where `strict` kept everything out. */
   readonly rolledBack: boolean;
 }
@@ -108,6 +114,19 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
     options.onProgress?.({ ...totals });
   }
 
+  const zeros = watchZeros();
+  const warnings = () => {
+    const lost = zeros.warning();
+    return lost === null ? [] : [`${options.path}:${lost.line}: ${lost.text}`];
+  };
+  /** Leaves out what is no code at all, whatever may be taken. */
+  const real = (batch: readonly Line[]): readonly Line[] =>
+    batch.filter(({ line, ticket: { code } }) => {
+      const problem = code === undefined ? null : (notACode(code) ?? (options.allowWeakCodes === true ? tooPlain(code) : null));
+      if (problem !== null) refuse(line, problem);
+      else if (code !== undefined) zeros.look(code, line);
+      return problem === null;
+    });
   /** Leaves out what can be guessed. Codes that begin alike are judged by what differs. */
   const strong = (batch: readonly Line[]): readonly Line[] => {
     if (options.allowWeakCodes === true) return batch;
@@ -124,6 +143,16 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       return bits >= MIN_CODE_BITS;
     });
   };
+  const ids = createOnceOnly(MAX_FILE_TICKETS);
+  /** Leaves out a ticket that stood in the file before, however far away. */
+  const once = (batch: readonly Line[]): readonly Line[] =>
+    batch.filter(({ line, ticket: { ticket_id } }) => {
+      const found = ids.add(ticket_id);
+      if (found === 'again') refuse(line, { field: 'ticket_id', what: `${JSON.stringify(ticket_id)} was given before`, mend: 'name each ticket once' });
+      if (found === 'full') refuse(line, { field: '(line)', what: `is behind ${MAX_FILE_TICKETS} tickets`, mend: 'import the rest of the file by itself' });
+      return found === 'first';
+    });
+  const taken = (batch: readonly Line[]): readonly Line[] => once(strong(real(batch)));
 
   const writeIn = async (client: DatabaseClient, batch: readonly Line[]) => {
     const event = await lockEvent(client, eventId);
@@ -140,9 +169,10 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
     const rolledBack = await database
       .withTenant(tenantId, async (client) => {
         await each(async (batch) => {
-          const result = await writeIn(client, strong(batch));
+          const good = taken(batch);
+          const result = await writeIn(client, good);
           add(result);
-          for (const [index, problem] of result.problems) refuse((batch[index] as Line).line, problem);
+          for (const [index, problem] of result.problems) refuse((good[index] as Line).line, problem);
         });
         if (totals.refused > 0) throw new Refused();
         if (totals.created + totals.updated > 0) await tellGates(client, tenantId, eventId, false);
@@ -155,7 +185,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
         },
       );
     if (rolledBack) Object.assign(totals, { created: 0, updated: 0, unchanged: 0 });
-    return { ...totals, mistakes: mistakes(), ignored: [...ignored], rolledBack };
+    return { ...totals, mistakes: mistakes(), ignored: [...ignored], warnings: warnings(), rolledBack };
   }
 
   let mark: number | null = null;
@@ -189,12 +219,12 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       await writeBatch(batch.slice(middle));
     }
   };
-  await each((batch) => writeBatch(strong(batch)));
+  await each((batch) => writeBatch(taken(batch)));
   if (mark !== null) {
     await database.withTenant(tenantId, async (client) => {
       await client.query('DELETE FROM outbox WHERE id = $1', [mark]);
       await tellGates(client, tenantId, eventId, false);
     });
   }
-  return { ...totals, mistakes: mistakes(), ignored: [...ignored], rolledBack: false };
+  return { ...totals, mistakes: mistakes(), ignored: [...ignored], warnings: warnings(), rolledBack: false };
 }

@@ -5,6 +5,7 @@ import { ActorId, EventId, TicketId } from '../../contract/ids.ts';
 import type { Database, DatabaseClient } from '../database.ts';
 import { type App, actorOf, HttpProblem, type HttpReply, operatorOf } from '../http.ts';
 import { applyAction } from './actions.ts';
+import { notACode, tooPlain } from './code-floor.ts';
 import { codeBits, MIN_CODE_BITS } from './codes.ts';
 import { readTicketFields, type TicketFields } from './fields.ts';
 import { type Answer, once } from './idempotency.ts';
@@ -96,6 +97,8 @@ function checked(ticket: Readonly<Record<string, unknown>> & { readonly event_id
   if (!read.ok)
     throw new HttpProblem(400, 'BAD_REQUEST', read.problems.map(({ field, what, mend }) => `tickets.${index}.${field}: ${what}: ${mend}`).join('; '));
   const { code } = read.ticket;
+  const problem = code === undefined ? null : (notACode(code) ?? tooPlain(code));
+  if (problem !== null) throw new HttpProblem(400, 'WEAK_CODE', `tickets.${index}.code: ${problem.what}: ${problem.mend}`);
   if (code !== undefined && codeBits(code) < MIN_CODE_BITS)
     throw new HttpProblem(400, 'WEAK_CODE', `tickets.${index}.code: fewer than ${MIN_CODE_BITS} random bits: issue longer random codes`);
   return read.ticket;
