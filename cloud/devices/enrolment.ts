@@ -41,6 +41,8 @@ export function registerEnrolment(app: App, { database, authority, keys }: Enrol
       const answer = await database.withTenant(found.tenant_id, async (client) => {
         const taken = await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE token_sha256 = $1 AND used_at IS NULL', [hash]);
         if (taken.rowCount === 0) throw new HttpProblem(401, 'UNAUTHENTICATED', 'this token has just been used');
+        // Another one that lies about somewhere must not make a second gate of this name.
+        await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [found.device]);
         const token = await renewToken(client, found.device);
         await client.query('UPDATE devices SET certificate_sha256 = $2, enrolled_at = now() WHERE name = $1', [found.device, signed.sha256]);
         const assigned = await client.query<{ event_id: string }>('SELECT event_id FROM gate_assignments WHERE gate = $1 ORDER BY event_id', [found.device]);
