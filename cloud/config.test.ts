@@ -35,3 +35,21 @@ test('a missing broker is a mistake only where one is needed', () => {
   expect(readConfig(env, { mqtt: false }).ok).toBe(true);
   expect(readConfig(env, { mqtt: true })).toMatchObject({ ok: false, mistakes: [expect.stringContaining('STILE_MQTT_URL')] });
 });
+
+test('B3: what a document left to be filled in is refused, wherever it stands', () => {
+  const good = { DATABASE_URL: 'postgres://stile@127.0.0.1/stile', STILE_MQTT_URL: 'mqtt://127.0.0.1:1883', STILE_PUBLIC_URL: 'http://192.168.1.10:8080' };
+  expect(readConfig(good, { mqtt: true }).ok).toBe(true);
+  for (const [name, value] of [
+    ['STILE_PUBLIC_URL', 'https://cloud.example'],
+    ['DATABASE_URL', 'postgres://stile:…@127.0.0.1/stile'],
+    ['STILE_MQTT_URL', 'mqtts://broker.example.com:8884'],
+    ['STILE_TENANT', '<tenant>'],
+    ['STILE_SIGNING_KEY_FILE', '/etc/stile/….pem'],
+  ] as const) {
+    const result = readConfig({ ...good, [name]: value }, { mqtt: true });
+    expect([name, result.ok ? [] : result.mistakes.filter((mistake) => mistake.startsWith(`${name}: `) && mistake.includes("is the example's"))]).toEqual([
+      name,
+      [expect.stringContaining('not yours')],
+    ]);
+  }
+});

@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
+import { placeholderIn } from '../contract/placeholder.ts';
 import { LOG_LEVELS, type LogLevel } from './log.ts';
 
 export interface MqttSettings {
@@ -137,6 +138,11 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
       .replace(/[^A-Za-z0-9.-]/g, '-')
       .replace(/^[.-]+/, '')
       .slice(0, 64) || 'cloud';
+
+  for (const { name } of SETTINGS) {
+    const left = placeholderIn(text(name) ?? '');
+    if (left !== null) mistakes.push(`${name}: ${left} is the example's, not yours; write what is true of this installation`);
+  }
 
   if (mistakes.length > 0 || databaseUrl === null || logLevel === undefined) return { ok: false, mistakes };
   return {

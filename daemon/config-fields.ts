@@ -3,6 +3,7 @@
  * file and line, and either gives what the program uses or adds to a list of mistakes; it goes on after one, so
  * that all are reported at once.
  */
+import { placeholderIn } from '../contract/placeholder.ts';
 import { cutText } from '../contract/text.ts';
 
 export interface Origin {
@@ -71,6 +72,16 @@ export function plain<T>(expected: string, check: (value: unknown) => Checked<T>
       report.origins.set(key, tree.origin);
       if (tree.kind !== 'scalar') {
         report.mistakes.push({ ...tree.origin, key, what: `is a ${tree.kind}`, mend: `give ${expected}` });
+        return undefined;
+      }
+      const left = typeof tree.value === 'string' ? placeholderIn(tree.value) : null;
+      if (left !== null) {
+        report.mistakes.push({
+          ...tree.origin,
+          key,
+          what: `${left} is the example's, not yours`,
+          mend: `give ${expected.replace(/,? such as .*/, '')} of this installation`,
+        });
         return undefined;
       }
       const result = check(tree.value);

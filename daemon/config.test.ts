@@ -71,6 +71,9 @@ test.each([
   ['line that no Pi has', GOOD.replace('release_out: 27', 'release_out: 99'), 'board.outputs.release_out.line', 5, '99 is outside 0 to 53'],
   ['line twice', GOOD.replace('fire: 19', 'fire: 17'), 'board.inputs.fire', 6, 'already used by board.outputs.release_in'],
   ['bound', `${GOOD}turnstile: { pulse_ms: 6000 }\n`, 'turnstile.pulse_ms', 7, '6000 is outside 50 to 5000'],
+  ['B3: the example’s broker', `${GOOD}mqtt: { url: "mqtts://broker.example:8883" }\n`, 'mqtt.url', 7, "broker.example is the example's"],
+  ['B3: the example’s cloud', `${GOOD}cloud: { url: https://cloud.example }\n`, 'cloud.url', 7, "cloud.example is the example's"],
+  ['B3: a port as the document prints it', GOOD.replace('/dev/stile-reader-in', '/dev/serial/by-id/usb-…'), 'readers[0].path', 3, "… is the example's"],
   ['word', `${GOOD}turnstile: { release: pules }\n`, 'turnstile.release', 7, 'did you mean pulse?'],
   ['number where text is meant', GOOD.replace('arena/north-03', '3'), 'gate', 1, "is not a gate's name"],
   ["gate's name", GOOD.replace('arena', 'Arena'), 'gate', 1, 'such as arena/north-03'],
@@ -210,7 +213,7 @@ test('pinned keys are taken as the cloud prints them, or as a list, and weak one
   const key = { key_id: 'k1', use: 'manifest', alg: 'Ed25519', spki, not_after: null };
   // A point of small order: any message verifies under it.
   const weak = Buffer.concat([Buffer.from(spki, 'base64').subarray(0, 12), Buffer.alloc(32)]).toString('base64');
-  const yaml = `${GOOD}cloud: { url: "https://cloud.example", keys: ./keys.json }\n`;
+  const yaml = `${GOOD}cloud: { url: "https://cloud.lan", keys: ./keys.json }\n`;
   for (const printed of [[key], { keys: [key] }]) expect(good(yaml, {}, { 'keys.json': JSON.stringify(printed) }).config.keys).toEqual([key]);
   for (const bad of [[{ ...key, spki: weak }], [{ ...key, alg: 'RSA' }], { keys: {} }, 'x', null]) {
     expect(mistakes(yaml, {}, { 'keys.json': JSON.stringify(bad) }).map((one) => one.key)).toEqual(['cloud.keys']);

@@ -28,7 +28,7 @@ board:
   driver: gpio
   outputs: { release_in: { line: 17, safe: low }, green_in: 22, red_in: 23 }
   inputs: { passage_in: { line: 20, bias: pull-up, active: low } }
-mqtt: { url: mqtts://broker.example:8883, ca: /etc/stile/ca.pem, cert: /etc/stile/gate.pem, key: /etc/stile/gate.key }
+mqtt: { url: mqtts://broker.lan:8883, ca: /etc/stile/ca.pem, cert: /etc/stile/gate.pem, key: /etc/stile/gate.key }
 store: { path: /var/lib/stile }
 `;
 const FIRMWARE = 'dtparam=audio=on\n[pi4]\narm_boost=1\n';

@@ -24,7 +24,7 @@ board:
   driver: sim
   sim_socket: ${dir}/sim.sock
   outputs: { release_in: 17, green_in: 17 }
-mqtt: { url: "http://broker.example" }
+mqtt: { url: "http://broker.lan" }
 store: { path: ${dir}/store }
 control: { socket: ${dir}/gate.sock }
 `;
@@ -80,4 +80,19 @@ test('stile-cloud all: every wrong setting is told together, and nothing was sta
   for (const name of ['DATABASE_URL', 'STILE_MQTT_URL', 'STILE_MQTT_CERT', 'STILE_HTTP_PORT', 'STILE_LOG_LEVEL'])
     expect(stderr).toMatch(new RegExp(`^\\s*${name}.*: .+`, 'm'));
   expect(existsSync(join(dir, 'signing-key.pem'))).toBe(false);
+});
+
+test('B3: stile-cloud all refuses the address that the document prints, in one sentence', async () => {
+  const { code, stderr } = await run(STILE_CLOUD, ['all'], {
+    PATH: process.env['PATH'],
+    HOME: dir,
+    DATABASE_URL: 'postgres://stile@127.0.0.1:1/stile',
+    STILE_MQTT_URL: 'mqtt://127.0.0.1:1',
+    STILE_PUBLIC_URL: 'https://cloud.example',
+    STILE_SIGNING_KEY_FILE: join(dir, 'signing-key.pem'),
+  });
+  expect({ code, stderr }).toEqual({
+    code: BAD_CONFIGURATION,
+    stderr: expect.stringContaining("STILE_PUBLIC_URL: cloud.example is the example's, not yours; write what is true of this installation"),
+  });
 });
