@@ -157,6 +157,7 @@ try {
     identify: createIdentify(database),
     readiness: async () => ({}),
     deviceNameHeader: null,
+    trustedProxies: [],
     ratePerMinute: 10_000_000,
   });
   registerManifestRoutes(app, options);

@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { placeholderIn } from '../contract/placeholder.ts';
+import { isNetwork, LOOPBACK } from './addresses.ts';
 import { LOG_LEVELS, type LogLevel } from './log.ts';
 
 export interface MqttSettings {
@@ -27,11 +28,15 @@ export interface CloudConfig {
     readonly port: number;
     /** How gates reach this service; null: from host and port. No slash at the end. */
     readonly publicUrl: string | null;
-    /** Header in which a TLS proxy in front hands on the client certificate's common name; null: not used. */
+    /** Header in which a trusted proxy in front hands on the client certificate's common name; null: not used. */
     readonly deviceNameHeader: string | null;
-    /** Requests a minute of one caller; beyond it 429. */
+    /** Addresses and networks of proxies: their X-Forwarded-For and the header above are believed, nobody else's. */
+    readonly trustedProxies: readonly string[];
+    /** Requests a minute of one caller, and failures of one address; beyond it 429. */
     readonly ratePerMinute: number;
   };
+  /** Where Prometheus finds numbers; null: nowhere. Port 0: any free port. */
+  readonly metrics: { readonly host: string; readonly port: number } | null;
   readonly signingKeyFile: string;
   /** Tenant that commands act for where none is named. */
   readonly tenant: string;
@@ -62,8 +67,15 @@ export const SETTINGS: readonly { readonly name: string; readonly what: string; 
   { name: 'STILE_HTTP_HOST', what: 'address to listen on', fallback: '127.0.0.1' },
   { name: 'STILE_HTTP_PORT', what: 'port to listen on, 0 for any free one', fallback: '8080' },
   { name: 'STILE_PUBLIC_URL', what: 'how gates reach this service, such as https://cloud.example', fallback: 'http://<host>:<port>' },
-  { name: 'STILE_DEVICE_NAME_HEADER', what: "header in which a TLS proxy hands on the client certificate's common name", fallback: 'not used' },
-  { name: 'STILE_HTTP_RATE', what: 'requests a minute of one caller', fallback: '1200' },
+  {
+    name: 'STILE_TRUSTED_PROXIES',
+    what: 'addresses or networks of proxies in front, with commas between, or none: who calls is read from their X-Forwarded-For',
+    fallback: 'this machine (127.0.0.0/8, ::1)',
+  },
+  { name: 'STILE_DEVICE_NAME_HEADER', what: "header in which a trusted proxy hands on the client certificate's common name", fallback: 'not used' },
+  { name: 'STILE_HTTP_RATE', what: 'requests a minute of one caller, and failures of one address', fallback: '1200' },
+  { name: 'STILE_METRICS_PORT', what: "port for Prometheus' numbers, /metrics, 0 for any free one", fallback: 'not served' },
+  { name: 'STILE_METRICS_HOST', what: 'address for it', fallback: '127.0.0.1' },
   {
     name: 'STILE_SIGNING_KEY_FILE',
     what: 'Ed25519 key (PKCS8 PEM) that signs manifests; made on first start',
@@ -130,6 +142,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   if (!TENANT.test(tenant)) mistakes.push('STILE_TENANT: 1 to 64 letters, digits, spaces or . _ -, beginning with a letter or digit');
   const header = text('STILE_DEVICE_NAME_HEADER')?.toLowerCase() ?? null;
   if (header !== null && !HEADER.test(header)) mistakes.push('STILE_DEVICE_NAME_HEADER: not the name of a header, such as x-client-cn');
+  const trustedProxies = proxies(text('STILE_TRUSTED_PROXIES'), mistakes);
+  const metricsPort = text('STILE_METRICS_PORT') === null ? null : number('STILE_METRICS_PORT', 0, 0, 65_535);
   const port = number('STILE_HTTP_PORT', 8080, 0, 65_535);
   const ratePerMinute = number('STILE_HTTP_RATE', 1_200, 1, 10_000_000);
   const manifestTtlHours = number('STILE_MANIFEST_TTL_HOURS', 24, 1, 24 * 31);
@@ -150,7 +164,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
     config: Object.freeze({
       databaseUrl,
       mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles, shared: sharedWord === null ? null : sharedWord === 'yes' }),
-      http: Object.freeze({ host: text('STILE_HTTP_HOST') ?? '127.0.0.1', port, publicUrl, deviceNameHeader: header, ratePerMinute }),
+      http: Object.freeze({ host: text('STILE_HTTP_HOST') ?? '127.0.0.1', port, publicUrl, deviceNameHeader: header, trustedProxies, ratePerMinute }),
+      metrics: metricsPort === null ? null : Object.freeze({ host: text('STILE_METRICS_HOST') ?? '127.0.0.1', port: metricsPort }),
       signingKeyFile: text('STILE_SIGNING_KEY_FILE') ?? '/var/lib/stile-cloud/signing-key.pem',
       tenant,
       logLevel,
@@ -159,4 +174,15 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
       host,
     }),
   };
+}
+
+/** Null: as where nothing was set. */
+function proxies(text: string | null, mistakes: string[]): readonly string[] {
+  if (text === null) return LOOPBACK;
+  if (text.toLowerCase() === 'none') return [];
+  const all = text.split(/[\s,]+/).filter((part) => part !== '');
+  for (const part of all)
+    if (!isNetwork(part))
+      mistakes.push(`STILE_TRUSTED_PROXIES: ${JSON.stringify(part)} is neither an address nor a network; such as 10.0.0.5, 10.0.0.0/8 or fd00::/8, or none`);
+  return all;
 }

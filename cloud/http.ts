@@ -7,7 +7,6 @@
  */
 import { createHash } from 'node:crypto';
 import type { Socket } from 'node:net';
-import fastifyRateLimit from '@fastify/rate-limit';
 import fastifySwagger from '@fastify/swagger';
 import Fastify, {
   type FastifyBaseLogger,
@@ -27,16 +26,21 @@ import {
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { MAX_DEPTH, tooDeep, unstorable } from '../contract/parse.ts';
 import { cutText } from '../contract/text.ts';
 import { wordsOf } from '../contract/words.ts';
+import { type Addresses, createAddresses } from './addresses.ts';
+import { createCallers } from './callers.ts';
 import { isTransient, refusalOf } from './database.ts';
-import { createGuesses } from './guesses.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import { sharedAnswer } from './shared-answer.ts';
 
-/** A larger body is answered with 413, in bytes: room for 10,000 scans. */
-const MAX_BODY_BYTES = 4 * 1024 * 1024;
+/** A larger body is answered with 413 before it is read, where its route says nothing else. */
+const MAX_BODY_BYTES = 16 * 1024;
+/** `bodyLimit` of the few routes that take more, in bytes: lists of one object, and whole uploads (10,000 scans, 1,000 tickets). */
+export const LIST_BYTES = 256 * 1024;
+export const UPLOAD_BYTES = 4 * 1024 * 1024;
 /** A caller that sends its request more slowly is dropped. */
 const REQUEST_TIMEOUT_MS = 30_000;
 /** A connection on which nothing moves for so long is dropped, as of a caller that never reads its answer. */
@@ -72,9 +76,17 @@ export interface Credentials {
 declare module 'fastify' {
   interface FastifyRequest {
     identity: Identity | null;
+    /** Whom it is counted to: the true address, IPv6 by its /64. */
+    address: string;
   }
   interface FastifyContextConfig {
     who?: Who;
+    /** An open route that costs nothing (pages, health): outside every limit. */
+    unlimited?: true;
+    /** An open route: does this bearer token open it? Asked where its address fails too often, so that a good token is let in all the same. */
+    opensWith?: (token: string) => Promise<boolean>;
+    /** Fields of the body whose texts may say anything: the handler judges their parts one by one, or stores none. */
+    unjudged?: readonly string[];
   }
 }
 
@@ -104,7 +116,10 @@ export interface HttpOptions {
   readonly identify: (credentials: Credentials) => Promise<Identity | null>;
   /** What stands in the way of work, by part; null: ready. */
   readonly readiness: () => Promise<Readonly<Record<string, string | null>>>;
+  /** Believed from trusted proxies alone. */
   readonly deviceNameHeader: string | null;
+  /** Addresses and networks whose X-Forwarded-For is believed. */
+  readonly trustedProxies: readonly string[];
   readonly ratePerMinute: number;
 }
 
@@ -135,6 +150,10 @@ export async function createHttp(options: HttpOptions): Promise<App> {
       done(null, {});
       return;
     }
+    if (tooDeep(body as string)) {
+      done(new HttpProblem(400, 'BAD_REQUEST', `the body is nested deeper than ${MAX_DEPTH}`));
+      return;
+    }
     try {
       done(null, JSON.parse(body as string));
     } catch {
@@ -142,18 +161,11 @@ export async function createHttp(options: HttpOptions): Promise<App> {
     }
   });
   app.decorateRequest('identity', null);
+  app.decorateRequest('address', '');
   app.addHook('onRoute', (route) => {
     if (route.config?.who === undefined && route.method !== 'HEAD') throw new Error(`${String(route.method)} ${route.url} does not say who may call it`);
   });
   addErrors(app, options);
-  await app.register(fastifyRateLimit, {
-    max: options.ratePerMinute,
-    timeWindow: '1 minute',
-    keyGenerator: callerOf,
-    allowList: (request) => OPEN_PATHS.has(request.url),
-    errorResponseBuilder: (_request, context) =>
-      new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${context.max} requests a minute: try again in ${context.after}`),
-  });
   await app.register(fastifySwagger, {
     openapi: {
       openapi: '3.1.0',
@@ -167,49 +179,108 @@ export async function createHttp(options: HttpOptions): Promise<App> {
     },
     transform: jsonSchemaTransform,
   });
-  addIdentity(app, options);
+  addCallers(app, options);
+  addTexts(app);
   addMetrics(app, options.metrics);
   addOpenPaths(app, options);
   return app;
 }
 
-const OPEN_PATHS: ReadonlySet<string> = new Set(['/healthz', '/readyz', '/metrics', '/openapi.json']);
-
-/** By what it shows, so that one caller behind a shared address does not use up the others' share. */
-function callerOf(request: FastifyRequest): string {
-  const { authorization } = request.headers;
-  return authorization === undefined ? request.ip : createHash('sha256').update(authorization).digest('base64url');
-}
-
-function addIdentity(app: App, options: HttpOptions): void {
-  const guesses = createGuesses(options.ratePerMinute);
-  // After every onRequest hook, so that the limit of requests holds for wrong tokens too; before the body is read.
-  app.addHook('preParsing', async (request) => {
-    const who = request.routeOptions.config?.who;
-    if (who === undefined || who === 'open') return;
-    const bearer = /^Bearer +(\S{8,512})$/i.exec(request.headers.authorization ?? '')?.[1] ?? null;
-    const named = options.deviceNameHeader === null ? undefined : request.headers[options.deviceNameHeader];
-    const caller = callerOf(request);
-    if (guesses.tooMany(request.ip, caller, Date.now()))
-      throw new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${options.ratePerMinute} wrong tokens a minute from one address: try again in 1 minute`, {
-        'retry-after': '60',
-      });
-    const identity = await options.identify({ token: bearer, deviceName: typeof named === 'string' ? named : null });
-    if (identity !== null) guesses.letIn(caller);
-    else {
-      guesses.failed(request.ip, caller, Date.now());
-      throw new HttpProblem(
-        401,
-        'UNAUTHENTICATED',
-        bearer === null
-          ? 'say who is calling: Authorization: Bearer <token>'
-          : 'this token opens nothing: it was never given, has been replaced, or is revoked',
-        { 'www-authenticate': 'Bearer' },
+/** Says who calls, before a body is read: limits first, then the look-up of what the caller shows. */
+function addCallers(app: App, options: HttpOptions): void {
+  const { ratePerMinute } = options;
+  const callers = createCallers(ratePerMinute);
+  const addresses = createAddresses(options.trustedProxies);
+  const wrong = options.metrics.counter('stile_http_failures_total', 'Wrong credentials, and requests of strangers that were no good');
+  const failed = (address: string, credentials: string | null) => {
+    wrong.add(1);
+    if (callers.failed(address, credentials, Date.now()))
+      options.log.warn(
+        { address, failures: ratePerMinute },
+        'an address fails too often: until the minute is over, what it shows is looked up a little at a time',
       );
+  };
+  app.addHook('onRequest', async (request) => {
+    const { who, unlimited, opensWith } = request.routeOptions.config ?? {};
+    if (unlimited === true) return;
+    request.address = addresses.of(request.socket.remoteAddress, forwardedFor(request));
+    const shown = credentialsOf(request, addresses, options.deviceNameHeader);
+    const closed = callers.failsTooOften(request.address, Date.now());
+    if (who === undefined || who === 'open') {
+      const { token } = shown;
+      if (closed && (token === null || opensWith === undefined || (await callers.inTurn(request.address, () => opensWith(token))) !== true))
+        throw tooMany(ratePerMinute);
+      return;
     }
+    const caller = createHash('sha256')
+      .update(`${shown.token ?? ''} ${shown.deviceName ?? ''}`)
+      .digest('base64url');
+    const known = callers.known(caller);
+    refuseBeyond(known === null ? null : callers.waits(known, Date.now()), ratePerMinute);
+    const asked = closed && known === null ? callers.inTurn(request.address, () => options.identify(shown)) : options.identify(shown);
+    if (asked === null) throw tooMany(ratePerMinute);
+    const identity = await asked;
+    if (identity === null) {
+      failed(request.address, caller);
+      throw closed ? tooMany(ratePerMinute) : unauthenticated(shown.token);
+    }
+    const name = identity.kind === 'device' ? `device ${identity.device}` : `operator ${identity.tenantId} ${identity.name}`;
+    callers.letIn(caller, name);
+    refuseBeyond(callers.request(name, Date.now()), ratePerMinute);
     if (who !== 'any' && identity.kind !== who)
       throw new HttpProblem(403, 'FORBIDDEN', who === 'device' ? 'this call is for devices' : 'this call is for operators');
     request.identity = identity;
+  });
+  // A stranger's requests that are no good, to open routes and to none: by the answer, so that whoever enrols a hundred gates is not counted.
+  app.addHook('onResponse', async (request, { statusCode }) => {
+    const { who, unlimited } = request.routeOptions.config ?? {};
+    if (unlimited !== true && (who === undefined || who === 'open') && statusCode >= 400 && statusCode < 500 && statusCode !== 429)
+      failed(request.address, null);
+  });
+}
+
+const forwardedFor = (request: FastifyRequest): string | undefined => {
+  const value = request.headers['x-forwarded-for'];
+  return Array.isArray(value) ? value.join(',') : value;
+};
+
+/** The name in a certificate counts only as a trusted proxy says it: anybody can write a header. */
+function credentialsOf(request: FastifyRequest, addresses: Addresses, deviceNameHeader: string | null): Credentials {
+  const token = /^Bearer +(\S{8,512})$/i.exec(request.headers.authorization ?? '')?.[1] ?? null;
+  const named = deviceNameHeader === null || !addresses.trusted(request.socket.remoteAddress) ? undefined : request.headers[deviceNameHeader];
+  return { token, deviceName: typeof named === 'string' ? named : null };
+}
+
+const tooMany = (ratePerMinute: number) =>
+  new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${ratePerMinute} wrong tokens or failed requests a minute from one address: try again in 1 minute`, {
+    'retry-after': '60',
+  });
+const unauthenticated = (token: string | null) =>
+  new HttpProblem(
+    401,
+    'UNAUTHENTICATED',
+    token === null ? 'say who is calling: Authorization: Bearer <token>' : 'this token opens nothing: it was never given, has been replaced, or is revoked',
+    { 'www-authenticate': 'Bearer' },
+  );
+
+function refuseBeyond(waitS: number | null, ratePerMinute: number): void {
+  if (waitS !== null)
+    throw new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${ratePerMinute} requests a minute: try again in ${waitS} s`, { 'retry-after': String(waitS) });
+}
+
+/** Texts that no database can hold are refused at the door with their field's name, whatever a route's schema thinks of them. */
+function addTexts(app: App): void {
+  app.addHook('preValidation', async (request) => {
+    const { unjudged = [] } = request.routeOptions.config ?? {};
+    const whole = request.body;
+    const body =
+      unjudged.length > 0 && typeof whole === 'object' && whole !== null
+        ? Object.fromEntries(Object.entries(whole).filter(([name]) => !unjudged.includes(name)))
+        : whole;
+    for (const part of [request.params, request.query, body]) {
+      const found = unstorable(part);
+      if (found !== null) throw new HttpProblem(400, 'BAD_REQUEST', `${found.field || '(body)'}: ${found.why}: leave it out`);
+    }
   });
 }
 
@@ -270,7 +341,7 @@ function addErrors(app: App, { log }: HttpOptions): void {
       return answer(reply, 400, 'BAD_REQUEST', problems.join('; '));
     }
     if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE')
-      return answer(reply, 413, 'TOO_LARGE', `the body has more than ${MAX_BODY_BYTES} bytes: send less at once`);
+      return answer(reply, 413, 'TOO_LARGE', `the body has more than ${request.routeOptions.bodyLimit ?? MAX_BODY_BYTES} bytes: send less at once`);
     if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return answer(reply, 415, 'NOT_JSON', 'send the body as application/json');
     if (typeof error.statusCode === 'number' && error.statusCode < 500) return answer(reply, error.statusCode, 'BAD_REQUEST', error.message);
     const refused = refusalOf(error);
@@ -294,22 +365,20 @@ function addMetrics(app: App, metrics: Metrics): void {
 
 function addOpenPaths(app: App, options: HttpOptions): void {
   const readiness = sharedAnswer(options.readiness, OPEN_ANSWER_KEPT_MS);
-  const metrics = sharedAnswer(() => options.metrics.text(), OPEN_ANSWER_KEPT_MS);
+  const open = { who: 'open', unlimited: true } as const;
   let description: string | null = null;
-  app.get('/healthz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'The process runs' } }, async () => ({
+  app.get('/healthz', { config: open, schema: { tags: ['health'], summary: 'The process runs' } }, async () => ({
     success: true,
     version: options.version,
   }));
-  app.get('/readyz', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'Database and broker can be reached' } }, async (_request, reply) => {
+  app.get('/readyz', { config: open, schema: { tags: ['health'], summary: 'Database and broker can be reached' } }, async (_request, reply) => {
     const parts = await readiness();
     const wrong = Object.entries(parts).filter(([, problem]) => problem !== null);
     if (wrong.length === 0) return { success: true, parts: Object.keys(parts) };
-    return reply.code(503).send({ success: false, error: 'NOT_READY', message: wrong.map(([part, problem]) => `${part}: ${problem}`).join('; ') });
+    // Anybody may ask: why it is so (addresses, names of roles) stands in the log.
+    return reply.code(503).send({ success: false, error: 'NOT_READY', message: `${wrong.map(([part]) => part).join(' and ')} cannot be reached` });
   });
-  app.get('/metrics', { config: { who: 'open' }, schema: { tags: ['health'], summary: "Numbers in Prometheus' text" } }, async (_request, reply) =>
-    reply.type(options.metrics.contentType).send(await metrics()),
-  );
-  app.get('/openapi.json', { config: { who: 'open' }, schema: { tags: ['health'], summary: 'This description' } }, async (_request, reply) => {
+  app.get('/openapi.json', { config: open, schema: { tags: ['health'], summary: 'This description' } }, async (_request, reply) => {
     // All routes are there before the first request comes.
     description ??= JSON.stringify(app.swagger());
     return reply.type(JSON_TYPE).send(description);

@@ -58,6 +58,7 @@ function config(extra: Record<string, string> = {}): CloudConfig {
       STILE_MQTT_URL: mosquitto.cloudUrl,
       STILE_SIGNING_KEY_FILE: KEY_FILE,
       STILE_HTTP_PORT: '0',
+      STILE_METRICS_PORT: '0',
       STILE_HOST: 'test-host',
       STILE_HTTP_RATE: '100000',
       ...extra,
@@ -342,7 +343,10 @@ test('what happens while the broker is away is told when it is back, and what it
   await wantOf(gate);
   await mosquitto.kill();
   await expect.poll(() => cloud.ready()).toBe(false);
-  expect((await call('GET', '/readyz', null)).status).toBe(503);
+  expect(await answer(await call('GET', '/readyz', null))).toEqual({
+    status: 503,
+    body: { success: false, error: 'NOT_READY', message: 'broker cannot be reached' },
+  });
   expect((await call('POST', '/tickets/T-2/revoke', operator, { reason: 'x' })).status).toBe(200);
   await mosquitto.restart();
   const again = await connectPeer(mosquitto.url);
@@ -373,7 +377,8 @@ test('it says that it is there, and goodbye', async () => {
 
 test('the open paths answer without an identity, and the description names every path', async () => {
   expect((await call('GET', '/healthz', null)).status).toBe(200);
-  expect(await (await call('GET', '/metrics', null)).text()).toContain('stile_ingest_rows');
+  expect((await call('GET', '/metrics', operator)).status).toBe(404);
+  expect(await (await fetch(`${cloud.metricsUrl}/metrics`)).text()).toContain('stile_ingest_rows');
   const { paths } = (await (await call('GET', '/openapi.json', null)).json()) as { paths: Record<string, unknown> };
   for (const path of [
     '/offline/manifest/{eventId}',

@@ -24,6 +24,7 @@ import { registerManifestRoutes } from './manifest/routes.ts';
 import { eventRights, ticketRight } from './manifest/scan-rights.ts';
 import { openRegisteredSigner, type RegisteredSigner } from './manifest/signing-keys.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
+import { openMetricsPort } from './metrics-port.ts';
 import { migrationFiles } from './migrate.ts';
 import { listenTo } from './notices.ts';
 import { acksFor } from './reconcile/acknowledge.ts';
@@ -53,6 +54,8 @@ export interface CloudParts {
 export interface RunningCloud {
   /** Where HTTP listens; null without `serve`. */
   readonly url: string | null;
+  /** Where /metrics is; null where STILE_METRICS_PORT is not set. */
+  readonly metricsUrl: string | null;
   /** True while database and broker can be reached. */
   ready(): Promise<boolean>;
   /** Stops in reverse order; again: the same promise. */
@@ -73,8 +76,9 @@ export async function startCloud(config: CloudConfig, parts: CloudParts, log: Lo
   let stopping: Promise<void> | null = null;
   const stop = () => (stopping ??= releaseAll(releases, log));
   try {
-    const url = await open(config, parts, log, held);
-    return { url: url.listening, ready: async () => Object.values(await url.readiness()).every((problem) => problem === null), stop };
+    const opened = await open(config, parts, log, held);
+    const ready = async () => Object.values(await opened.readiness()).every((problem) => problem === null);
+    return { url: opened.listening, metricsUrl: opened.metricsUrl, ready, stop };
   } catch (error) {
     await stop();
     throw error;
@@ -129,7 +133,9 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
   }
   addMetrics(metrics, database, broker, ingest);
 
-  const readiness = async () => ({ database: await databaseProblem(database), broker: broker.connected() ? null : 'not connected' });
+  const readiness = sayingWhy(async () => ({ database: await databaseProblem(database), broker: broker.connected() ? null : 'not connected' }), log);
+  const metricsPort = config.metrics === null ? null : await openMetricsPort(config.metrics, metrics);
+  if (metricsPort !== null) held('metrics', () => metricsPort.close());
   let listening: string | null = null;
   if (signing !== null) {
     const app = await openHttp(config, { database, requests, signing, metrics, readiness, log });
@@ -161,7 +167,22 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     housekeeping.open();
     held('housekeeping', () => housekeeping.close());
   }
-  return { listening, readiness };
+  return { listening, metricsUrl: metricsPort?.url ?? null, readiness };
+}
+
+/** Answers as `readiness` does, and logs each change with its cause: whoever asks from outside is not told addresses. */
+function sayingWhy(readiness: () => Promise<Readonly<Record<string, string | null>>>, log: Log): typeof readiness {
+  let said = '';
+  return async () => {
+    const parts = await readiness();
+    const why = Object.entries(parts)
+      .filter(([, problem]) => problem !== null)
+      .map(([part, problem]) => `${part}: ${problem}`)
+      .join('; ');
+    if (why !== said && why !== '') log.warn({ why }, 'not ready');
+    said = why;
+    return parts;
+  };
 }
 
 interface HttpParts {
@@ -182,6 +203,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
     identify: createIdentify(database),
     readiness: parts.readiness,
     deviceNameHeader: config.http.deviceNameHeader,
+    trustedProxies: config.http.trustedProxies,
     ratePerMinute: config.http.ratePerMinute,
   });
   registerManifestRoutes(app, { database, signer: signing.signer, keys: signing.keys, readUsage: manifestUsage, ttlHours: config.manifestTtlHours });

@@ -207,7 +207,8 @@ export const ConflictView = z.looseObject({
 export const ConflictsResponse = z.looseObject({ success: z.literal(true), conflicts: z.array(ConflictView) });
 
 /** `POST /enroll` */
-export const EnrollRequest = z.looseObject({ token: z.string().min(16).max(128), csr: z.string().max(8192) });
+/** Strict: nobody has shown who he is yet. */
+export const EnrollRequest = z.strictObject({ token: z.string().min(16).max(128), csr: z.string().max(8192) });
 export const EnrollResponse = z.looseObject({
   success: z.literal(true),
   gate: GateName,

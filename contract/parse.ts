@@ -13,7 +13,7 @@ export type Parsed<T> = { readonly ok: true; readonly value: T } | ParseFailure;
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 /** Depth of nesting that is still parsed: no message of ours has more than 6. JSON.parse alone accepts a million. */
-const MAX_DEPTH = 32;
+export const MAX_DEPTH = 32;
 
 /**
  * Bytes → a value that the schema knows. Total: never throws. The message says where and why, and repeats no value of the
@@ -36,7 +36,7 @@ export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, 
     return fail('not_json', 'the payload is not JSON');
   }
   const unfit = unstorable(unjudged === undefined || typeof value !== 'object' || value === null ? value : { ...value, [unjudged]: null });
-  if (unfit !== null) return fail('malformed', unfit);
+  if (unfit !== null) return fail('malformed', unfit.why);
   const version = (value as { schema?: unknown } | null)?.schema;
   if (typeof version === 'number' && version !== SCHEMA_VERSION) return fail('wrong_version', `schema ${version}, this side speaks ${SCHEMA_VERSION}`);
   const result = schema.safeParse(value);
@@ -47,20 +47,25 @@ export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, 
 
 /**
  * JSON can say what neither PostgreSQL's jsonb nor RFC 8785 can hold: U+0000, half a surrogate pair, a number beyond a
- * double (parsed as Infinity). Found here, wherever it stands, so that nothing fails later with such a row in its batch.
+ * double (parsed as Infinity). Found here, wherever it stands, so that nothing fails later with such a row in its batch. Answers the first
+ * with its field (`tickets.3.note`; of a name that is unfit itself, the field that it stands in). Null: all of it can be stored.
  */
-function unstorable(value: unknown): string | null {
-  if (typeof value === 'string') return value.includes('\0') || !value.isWellFormed() ? 'a text holds U+0000 or half a surrogate pair' : null;
-  if (typeof value === 'number') return Number.isFinite(value) ? null : 'a number is too large';
+export function unstorable(value: unknown): { readonly field: string; readonly why: string } | null {
+  if (typeof value === 'string') return isUnfit(value) ? { field: '', why: 'a text holds U+0000 or half a surrogate pair' } : null;
+  if (typeof value === 'number') return Number.isFinite(value) ? null : { field: '', why: 'a number is too large' };
   if (typeof value !== 'object' || value === null) return null;
   for (const [key, part] of Object.entries(value)) {
-    const why = unstorable(key) ?? unstorable(part);
-    if (why !== null) return why;
+    if (isUnfit(key)) return { field: '', why: 'a name holds U+0000 or half a surrogate pair' };
+    const found = unstorable(part);
+    if (found !== null) return { field: found.field === '' ? key : `${key}.${found.field}`, why: found.why };
   }
   return null;
 }
 
-function tooDeep(text: string): boolean {
+const isUnfit = (text: string): boolean => text.includes('\0') || !text.isWellFormed();
+
+/** True: nested deeper than MAX_DEPTH. To be asked before JSON.parse, of every text from elsewhere: a few megabytes of brackets hold the loop for a second. */
+export function tooDeep(text: string): boolean {
   let depth = 0;
   for (let i = 0; i < text.length; i++) {
     const c = text.charCodeAt(i);

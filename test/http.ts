@@ -1,4 +1,5 @@
 /** The cloud's HTTP server for a test, with the real identities of its database and no routes yet. */
+import { LOOPBACK } from '../cloud/addresses.ts';
 import type { Database } from '../cloud/database.ts';
 import { createIdentify } from '../cloud/devices/identity.ts';
 import { type App, createHttp } from '../cloud/http.ts';
@@ -6,7 +7,10 @@ import { SILENT } from '../cloud/log.ts';
 import { createMetrics } from '../cloud/metrics.ts';
 
 /** `ratePerMinute`: as good as none, where the limit is not what is tested. */
-export function createTestHttp(database: Database, options: { readonly ratePerMinute?: number; readonly deviceNameHeader?: string } = {}): Promise<App> {
+export function createTestHttp(
+  database: Database,
+  options: { readonly ratePerMinute?: number; readonly deviceNameHeader?: string; readonly trustedProxies?: readonly string[] } = {},
+): Promise<App> {
   return createHttp({
     log: SILENT,
     metrics: createMetrics(),
@@ -14,6 +18,7 @@ export function createTestHttp(database: Database, options: { readonly ratePerMi
     identify: createIdentify(database),
     readiness: async () => ({}),
     deviceNameHeader: options.deviceNameHeader ?? null,
+    trustedProxies: options.trustedProxies ?? LOOPBACK,
     ratePerMinute: options.ratePerMinute ?? 100_000,
   });
 }

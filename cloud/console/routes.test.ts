@@ -15,6 +15,7 @@ beforeAll(async () => {
     identify: async () => null,
     readiness: async () => ({}),
     deviceNameHeader: null,
+    trustedProxies: [],
     ratePerMinute: 100,
   });
   registerConsole(app);

@@ -33,6 +33,6 @@ export function registerConsole(app: App): void {
   const folder = pageFolder();
   for (const { url, file, type } of FILES) {
     const body = readFileSync(join(folder, file));
-    app.get(url, { config: { who: 'open' }, schema: { hide: true } }, (_request, reply) => reply.headers(HEADERS).type(type).send(body));
+    app.get(url, { config: { who: 'open', unlimited: true }, schema: { hide: true } }, (_request, reply) => reply.headers(HEADERS).type(type).send(body));
   }
 }

@@ -15,21 +15,24 @@ export interface EnrolmentOptions {
 }
 
 export function registerEnrolment(app: App, { database, authority, keys }: EnrolmentOptions): void {
+  const deviceOf = async (token: string) => {
+    const { rows } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string; device: string }>('SELECT * FROM resolve_enrolment_token($1)', [tokenHash(token)]),
+    );
+    return rows[0] ?? null;
+  };
   app.post(
     '/enroll',
     {
       // The token in the body is the identity: 256 random bits, good once.
-      config: { who: 'open' },
+      config: { who: 'open', opensWith: async (token) => (await deviceOf(token)) !== null },
       schema: { tags: ['gates'], summary: 'A one-use token and a signing request for a certificate, the CA, the keys and the assignment', body: EnrollRequest },
     },
     async (request, reply) => {
       if (authority === null) throw new HttpProblem(503, 'NO_AUTHORITY', 'this service signs no certificates: set STILE_CA_CERT and STILE_CA_KEY');
       const hash = tokenHash(request.body.token);
-      const { rows } = await database.withoutTenant((client) =>
-        client.query<{ tenant_id: string; device: string }>('SELECT * FROM resolve_enrolment_token($1)', [hash]),
-      );
-      const found = rows[0];
-      if (found === undefined)
+      const found = await deviceOf(request.body.token);
+      if (found === null)
         throw new HttpProblem(
           401,
           'UNAUTHENTICATED',

@@ -4,7 +4,7 @@ import { AssignmentWrite, ClearAlertBody, GateRequestBody, GateRequestCommand, G
 import { GateId, SiteId } from '../../contract/ids.ts';
 import { AlertId } from '../../contract/messages.ts';
 import type { Database } from '../database.ts';
-import { type App, actorOf, HttpProblem, operatorOf } from '../http.ts';
+import { type App, actorOf, HttpProblem, LIST_BYTES, operatorOf } from '../http.ts';
 import { clearAlert } from './alerts.ts';
 import { assignGate, ensureDevice, type Refusal, sayWantAgain } from './assignment.ts';
 import { listGates } from './gates.ts';
@@ -26,6 +26,13 @@ export interface DeviceRouteOptions {
   readonly requests: GateRequests | null;
 }
 
+/** Throws what was refused, so that the transaction in which it was asked leaves nothing behind. */
+function taken<T extends { readonly ok: boolean }>(result: T): Extract<T, { readonly ok: true }> {
+  const refused = result as T | Refusal;
+  if ('code' in refused) throw new HttpProblem(STATUS[refused.code], refused.code, refused.message);
+  return result as Extract<T, { readonly ok: true }>;
+}
+
 export function registerDeviceRoutes(app: App, { database, requests }: DeviceRouteOptions): void {
   app.get(
     '/gates',
@@ -42,6 +49,7 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
   app.put(
     '/gates/:site/:gate/assignment',
     {
+      bodyLimit: LIST_BYTES,
       config: { who: 'operator' },
       schema: { tags: ['operators'], summary: 'Which events a gate is for, and what it serves', params: GateParams, body: AssignmentWrite },
     },
@@ -50,14 +58,10 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
       const gate = `${request.params.site}/${request.params.gate}`;
       const { event_ids, zones, tiers } = request.body;
       const result = await database.withTenant(tenantId, async (client) => {
-        const device = await ensureDevice(client, tenantId, gate);
-        if (!device.ok) return device;
-        return {
-          ...(await assignGate(client, tenantId, gate, { eventIds: [...new Set(event_ids)], zones, tiers })),
-          created: device.created,
-        };
+        const device = taken(await ensureDevice(client, tenantId, gate));
+        const assigned = taken(await assignGate(client, tenantId, gate, { eventIds: [...new Set(event_ids)], zones, tiers }));
+        return { ...assigned, created: device.created };
       });
-      if (!result.ok) throw new HttpProblem(STATUS[result.code], result.code, result.message);
       return { success: true, gate, event_ids: [...new Set(event_ids)], added: result.added, removed: result.removed, created: result.created };
     },
   );

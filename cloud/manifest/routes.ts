@@ -5,7 +5,7 @@ import { EventWrite } from '../../contract/http.ts';
 import { EventId } from '../../contract/ids.ts';
 import { DEFAULT_LENGTH_H } from '../../rules/windows.ts';
 import type { Database } from '../database.ts';
-import { type App, deviceOf, HttpProblem, type HttpReply, operatorOf } from '../http.ts';
+import { type App, deviceOf, HttpProblem, type HttpReply, LIST_BYTES, operatorOf } from '../http.ts';
 import { type EventRow, type ManifestRow, manifestRow, PIECE_BYTES, readEvent } from './build.ts';
 import { putEvent } from './events.ts';
 import { deltaManifest, type OfflineOptions, offlineEtag, wholeManifest } from './offline.ts';
@@ -60,6 +60,7 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
   app.put(
     '/events/:id',
     {
+      bodyLimit: LIST_BYTES,
       config: { who: 'operator' },
       schema: { tags: ['operators'], summary: 'Makes or changes an event and its policies', params: z.object({ id: EventId }), body: EventWrite },
     },

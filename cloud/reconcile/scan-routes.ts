@@ -4,7 +4,7 @@ import { ReconcileResponse, ScanRequest, ScanResponse } from '../../contract/htt
 import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
 import type { VerifySignature } from '../../rules/signed.ts';
 import type { Database } from '../database.ts';
-import { type App, deviceOf, HttpProblem } from '../http.ts';
+import { type App, deviceOf, HttpProblem, UPLOAD_BYTES } from '../http.ts';
 import { reconcileOffline } from './offline.ts';
 import { scanOnline } from './scan.ts';
 import { CodeNeededError, type ScanRights } from './scan-facts.ts';
@@ -25,7 +25,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
   app.post(
     '/scan',
     {
-      config: { who: 'device' },
+      config: { who: 'device', unjudged: ['code'] },
       schema: {
         tags: ['scanners'],
         summary: 'The online scan: may this guest enter? Recorded at once; the same scan_id again gives the same answer',
@@ -68,7 +68,8 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
   app.post(
     '/offline/reconcile',
     {
-      config: { who: 'device' },
+      bodyLimit: UPLOAD_BYTES,
+      config: { who: 'device', unjudged: ['scans'] },
       schema: {
         tags: ['scanners'],
         summary: `What a scanner decided offline, at most ${MAX_RECONCILE_SCANS} scans, in one transaction; sent again it changes nothing`,

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import type { Database } from '../database.ts';
-import { type App, operatorOf } from '../http.ts';
+import { type App, LIST_BYTES, operatorOf } from '../http.ts';
 
 const MAX_AT_ONCE = 1_000;
 /** How long taken notifications are nobody else's, in seconds. */
@@ -56,6 +56,7 @@ export function registerNotificationRoutes(app: App, { database }: { readonly da
   app.post(
     '/notifications/settle',
     {
+      bodyLimit: LIST_BYTES,
       config: { who: 'operator' },
       schema: {
         tags: ['ticketing'],

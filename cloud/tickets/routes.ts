@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { TicketAction, TicketActionRequest, TicketsWrite } from '../../contract/http.ts';
 import { ActorId, EventId, TicketId } from '../../contract/ids.ts';
 import type { Database, DatabaseClient } from '../database.ts';
-import { type App, actorOf, HttpProblem, type HttpReply, operatorOf } from '../http.ts';
+import { type App, actorOf, HttpProblem, type HttpReply, operatorOf, UPLOAD_BYTES } from '../http.ts';
 import { applyAction } from './actions.ts';
 import { notACode, tooPlain } from './code-floor.ts';
 import { codeBits, MIN_CODE_BITS } from './codes.ts';
@@ -20,6 +20,7 @@ export function registerTicketRoutes(app: App, { database }: { readonly database
   app.put(
     '/tickets',
     {
+      bodyLimit: UPLOAD_BYTES,
       config: { who: 'operator' },
       schema: { tags: ['ticketing'], summary: 'Makes or changes tickets, all or none; codes are hashed at the door', headers: Headers, body: TicketsWrite },
     },

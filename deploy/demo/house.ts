@@ -37,6 +37,8 @@ export interface CommandResult {
 
 export interface House {
   readonly cloudUrl: string;
+  /** The cloud's numbers. */
+  readonly metricsUrl: string;
   readonly cloudLog: string;
   /** `stile-cloud …`; throws with what it said where the exit code is not 0. */
   cloud(...args: readonly string[]): Promise<string>;
@@ -64,7 +66,7 @@ export interface House {
 export async function openHouse(options: HouseOptions): Promise<House> {
   const { dir, mqtt } = options;
   const launcher = options.launcher ?? CHECKOUT_LAUNCHER;
-  const port = await freePort();
+  const [port, metricsPort] = [await freePort(), await freePort()];
   const cloudUrl = `http://127.0.0.1:${port}`;
   const cloudLog = join(dir, 'cloud.log');
   const keysFile = join(dir, 'keys.json');
@@ -76,6 +78,7 @@ export async function openHouse(options: HouseOptions): Promise<House> {
     ...(mqtt.cert === undefined ? {} : { STILE_MQTT_CERT: mqtt.cert }),
     ...(mqtt.key === undefined ? {} : { STILE_MQTT_KEY: mqtt.key }),
     STILE_HTTP_PORT: String(port),
+    STILE_METRICS_PORT: String(metricsPort),
     STILE_PUBLIC_URL: cloudUrl,
     STILE_SIGNING_KEY_FILE: join(dir, 'signing-key.pem'),
     STILE_HOST: 'cloud-1',
@@ -102,6 +105,7 @@ export async function openHouse(options: HouseOptions): Promise<House> {
 
   return {
     cloudUrl,
+    metricsUrl: `http://127.0.0.1:${metricsPort}/metrics`,
     cloudLog,
     cloud,
     tryCloud,

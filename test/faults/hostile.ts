@@ -293,7 +293,7 @@ async function toCloud(stage: Stage, count: number): Promise<void> {
   const { venue } = stage;
   const gate = (venue.gates[0] as Venue['gates'][number]).gate;
   const put = async () => (await venue.ask<{ n: number }>('SELECT coalesce(sum(times), 0)::int AS n FROM quarantine'))[0]?.n ?? 0;
-  const refused = async () => metric(await (await fetch(`${venue.house.cloudUrl}/metrics`)).text(), 'stile_ingest_refused');
+  const refused = async () => metric(await (await fetch(venue.house.metricsUrl)).text(), 'stile_ingest_refused');
   const [putBefore, refusedBefore] = [await put(), await refused()];
   let toQuarantine = 0;
   let toRefuse = 0;
@@ -342,7 +342,7 @@ async function http(stage: Stage, count: number, answers: Record<string, number>
     paths: Record<string, Record<string, { requestBody?: { content?: Record<string, { schema?: { required?: string[] } }> } }>>;
   };
   const routes = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => [method.toUpperCase(), path] as const));
-  const closed = routes.filter(([, path]) => !['/healthz', '/readyz', '/metrics', '/openapi.json'].includes(path));
+  const closed = routes.filter(([, path]) => !['/healthz', '/readyz', '/openapi.json'].includes(path));
   const tokens = await stage.tokens();
   const count1 = (what: string) => {
     answers[what] = (answers[what] ?? 0) + 1;

@@ -1,0 +1,115 @@
+/**
+ * Who calls how often. Failures are counted by address, requests by identity: what a caller writes into its headers makes it nobody else. A
+ * good credential is never shut out by what others do behind its address: beyond the limit unknown ones are still asked about, a few at a time.
+ */
+
+/** Addresses, identities and good credentials that are remembered; beyond it the oldest are forgotten. */
+const MAX_REMEMBERED = 10_000;
+const MINUTE_MS = 60_000;
+/** Credentials of addresses that fail too often are looked up so many at once, of all of them together. */
+const NARROW_AT_ONCE = 2;
+/** So many of one such address wait for that; further ones are told to try again. */
+const NARROW_WAITING = 64;
+
+export interface Callers {
+  /** The identity that these credentials had when they were last shown; null: not known to be good. */
+  known(credentials: string): string | null;
+  /** They are `identity`'s. */
+  letIn(credentials: string, identity: string): void;
+  /** They open nothing, or the request was no good. True: with this one the address reached its limit. */
+  failed(address: string, credentials: string | null, nowMs: number): boolean;
+  failsTooOften(address: string, nowMs: number): boolean;
+  /** Counts a request; seconds to wait where it is beyond the limit, else null. */
+  request(identity: string, nowMs: number): number | null;
+  /** As `request`, without counting. */
+  waits(identity: string, nowMs: number): number | null;
+  /** Work for an address that fails too often, in turn. Null: too many of this address wait already. */
+  inTurn<T>(address: string, work: () => Promise<T>): Promise<T> | null;
+}
+
+export function createCallers(ratePerMinute: number): Callers {
+  const failures = createCounts();
+  const requests = createCounts();
+  const good = new Map<string, string>();
+  const waiting = new Map<string, number>();
+  const queue: (() => void)[] = [];
+  let running = 0;
+
+  const waitS = (identity: string, nowMs: number) => {
+    const { count, untilMs } = requests.of(identity, nowMs);
+    return count >= ratePerMinute ? Math.max(Math.ceil((untilMs - nowMs) / 1000), 1) : null;
+  };
+  const next = () => {
+    while (running < NARROW_AT_ONCE) {
+      const start = queue.shift();
+      if (start === undefined) return;
+      running += 1;
+      start();
+    }
+  };
+  return {
+    known: (credentials) => good.get(credentials) ?? null,
+    letIn(credentials, identity) {
+      good.delete(credentials);
+      good.set(credentials, identity);
+      forgetOldest(good);
+    },
+    failed(address, credentials, nowMs) {
+      if (credentials !== null) good.delete(credentials);
+      return failures.add(address, nowMs) === ratePerMinute;
+    },
+    failsTooOften: (address, nowMs) => failures.of(address, nowMs).count >= ratePerMinute,
+    request(identity, nowMs) {
+      const wait = waitS(identity, nowMs);
+      if (wait === null) requests.add(identity, nowMs);
+      return wait;
+    },
+    waits: waitS,
+    inTurn(address, work) {
+      const before = waiting.get(address) ?? 0;
+      if (before >= NARROW_WAITING) return null;
+      waiting.set(address, before + 1);
+      return new Promise<void>((done) => {
+        queue.push(done);
+        next();
+      })
+        .then(work)
+        .finally(() => {
+          running -= 1;
+          const left = (waiting.get(address) ?? 1) - 1;
+          if (left > 0) waiting.set(address, left);
+          else waiting.delete(address);
+          next();
+        });
+    },
+  };
+}
+
+/** Counts by key within a minute that begins with the first. */
+function createCounts() {
+  const counts = new Map<string, { count: number; readonly untilMs: number }>();
+  const of = (key: string, nowMs: number) => {
+    const known = counts.get(key);
+    return known !== undefined && known.untilMs > nowMs ? known : { count: 0, untilMs: nowMs + MINUTE_MS };
+  };
+  return {
+    of,
+    add(key: string, nowMs: number): number {
+      const entry = of(key, nowMs);
+      entry.count += 1;
+      if (counts.get(key) !== entry) {
+        counts.delete(key);
+        counts.set(key, entry);
+        forgetOldest(counts);
+      }
+      return entry.count;
+    },
+  };
+}
+
+function forgetOldest(of: Map<string, unknown>): void {
+  for (const key of of.keys()) {
+    if (of.size <= MAX_REMEMBERED) return;
+    of.delete(key);
+  }
+}
