@@ -54,6 +54,8 @@ export const ScanRequest = z
     code: z.string().min(1).max(1024).optional(),
     ticket_ref: TicketRef.optional(),
     direction: Direction.default('in'),
+    /** How many of the ticket's party stand there; absent: all who may. More than may pass are refused. */
+    units: z.int().min(1).max(MAX_UNITS).optional(),
   })
   .refine((scan) => (scan.code === undefined) !== (scan.ticket_ref === undefined), 'give code or ticket_ref, one of them');
 export const ScanResponse = z.looseObject({

@@ -48,6 +48,20 @@ test.each(['locked', 'out_of_service', 'emergency'] as const)('a lane that is %s
 grants('first entry', [
   ['an ordinary ticket', {}, { type: 'first_entry', direction: 'in', units: 1, lastEntryMs: null, vip: false }],
   ['a party', { ticket: { units: 5 } }, { type: 'first_entry', units: 5 }],
+  ['K3: a part of a party', { ticket: { units: 5 }, place: { units: 2 } }, { type: 'first_entry', units: 2 }],
+  [
+    'T15: the rest of a party comes for the first time',
+    { ticket: { units: 5 }, entries: [entry({ units: 2 })] },
+    { type: 'first_entry', units: 3 },
+  ],
+  [
+    'T15: the rest of a party that comes again comes again',
+    {
+      ticket: { units: 2, maxScans: 2 },
+      entries: [entry({ units: 2, atMs: NOW_MS - 3 * HOUR_MS }), exit({ units: 2, atMs: NOW_MS - 2 * HOUR_MS }), entry({ units: 1 })],
+    },
+    { type: 'reentry', units: 1, lastEntryMs: NOW_MS - HOUR_MS },
+  ],
   ['a lane that is free judges all the same', { place: { mode: 'free' } }, { type: 'first_entry' }],
 ]);
 

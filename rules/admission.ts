@@ -52,12 +52,16 @@ function decide(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
 const ENTRY_CHECKS: readonly Check[] = [checkRight, checkClock, checkTime, checkPlace, checkApproval, checkKnowledge, checkVenueRule];
 
 function enter(ask: Ask): Verdict {
+  const { usage, place, ticket } = ask;
   const units = judgeEntry(ask, ENTRY_CHECKS);
   if (typeof units !== 'number') return keepPromise(ask, units);
-  const full = checkCapacity(ask, units);
+  const here = place.units ?? units;
+  if (here > units) return refusal(ask, 'max_entries', { entries: ticket.units - units, max_entries: ticket.units });
+  const full = checkCapacity(ask, here);
   if (full !== null) return full;
-  const again = ask.usage.visits.length > 0;
-  return grant(ask, again ? 'reentry' : 'first_entry', units, again ? ask.usage.lastInMs : null);
+  // Those of a party who come later belong to the visit that its first began.
+  const again = usage.visits.length > (usage.expected > 0 ? 1 : 0);
+  return grant(ask, again ? 'reentry' : 'first_entry', here, usage.lastInMs);
 }
 
 function judgeEntry(ask: Ask, checks: readonly Check[]): number | Refusal {
@@ -84,12 +88,12 @@ function keepPromise(ask: Ask, refused: Refusal): Refusal {
 /** A guest who is inside is let out, whatever became of the ticket. */
 function exit(ask: Ask): Verdict {
   const { ticket, usage, policy, place } = ask;
-  if (usage.inside > 0) return grant(ask, 'exit', Math.min(usage.inside, ticket.units), null);
+  if (usage.inside > 0) return grant(ask, 'exit', Math.min(place.units ?? usage.inside, ticket.units), null);
   const refused = checkRight(ask) ?? checkPlace(ask);
   if (refused !== null) return refused;
   if (place.usageComplete && policy.passback.mode === 'hard') return refusal(ask, 'passback');
   if (place.usageComplete && policy.passback.mode === 'soft') ask.flags.add('passback_soft');
-  return grant(ask, 'exit', ticket.units, null);
+  return grant(ask, 'exit', Math.min(place.units ?? ticket.units, ticket.units), null);
 }
 
 function grant(ask: Ask, type: Grant['type'], units: number, lastEntryMs: number | null): Grant {

@@ -105,7 +105,7 @@ grants('re-entry', [
   ['gap over', { ...reentry({ rule: 'always', min_gap_s: 3600 }), entries: [entry()] }, {}],
   ['one of one', { ...reentry({ max: 1 }), entries: [entry(), exit()] }, {}],
   ['before until', { ...reentry({ until: '2027-05-01T17:00:00.000Z' }), entries: [entry(), exit()] }, {}],
-  ['an exit before the entry says nothing', { ...reentry({}), ticket: { units: 2 }, entries: [exit({ atMs: NOW_MS - 2 * HOUR_MS }), entry()] }, { units: 1 }],
+  ['an exit before the entry says nothing', { ...reentry({}), ticket: { units: 2 }, entries: [exit({ atMs: NOW_MS - 2 * HOUR_MS }), entry()] }, { type: 'first_entry', units: 1 }],
 ]);
 
 refuses('duplicate window', [
@@ -151,8 +151,8 @@ grants('anti-passback', [
 
 const party = (entries: Given['entries'], policy: Given['policy'] = {}): Given => ({ ticket: { units: 4 }, entries: entries ?? [], policy });
 grants('parties', [
-  ['the rest come later, at once', party([entry({ units: 3, atMs: NOW_MS - 1_000 })]), { units: 1, lastEntryMs: NOW_MS - 1_000 }],
-  ['the rest come one by one', party([entry({ units: 1 }), entry({ units: 1, atMs: NOW_MS - MINUTE_MS })]), { units: 2 }],
+  ['the rest come later, at once', party([entry({ units: 3, atMs: NOW_MS - 1_000 })]), { type: 'first_entry', units: 1, lastEntryMs: NOW_MS - 1_000 }],
+  ['the rest come one by one', party([entry({ units: 1 }), entry({ units: 1, atMs: NOW_MS - MINUTE_MS })]), { type: 'first_entry', units: 2 }],
   ['those who left come back', party([entry({ units: 4 }), exit({ units: 3 })], { reentry: { rule: 'after_exit' } }), { units: 3 }],
   ['under hard passback as well', party([entry({ units: 4 }), exit({ units: 1 })], { reentry: { rule: 'always' }, passback: { mode: 'hard' } }), { units: 1 }],
   ['a second visit of the whole party', { ...party([ago(DAY_MS)].map((first) => ({ ...first, units: 4 }))), ticket: { units: 4, maxScans: 2 } }, { units: 4 }],

@@ -59,6 +59,8 @@ export interface PlaceFacts {
   readonly online: boolean;
   /** False while this gate's usage is incomplete (rebuilt ledger, gap in a peer's). */
   readonly usageComplete: boolean;
+  /** How many of a party stand there, where somebody counted them; absent: as many as may pass. */
+  readonly units?: number;
 }
 
 /** What the code turned out to be. */
@@ -79,7 +81,7 @@ export interface Grant {
   readonly units: number;
   /** In spite of what it was given (see GrantFlag in contract/ledger.ts). */
   readonly flags: readonly string[];
-  /** Shown to the staff: last entry of a re-entry, Unix ms. */
+  /** Shown to the staff: the last entry before this one, of a re-entry or of the party's first, Unix ms. */
   readonly lastEntryMs: number | null;
   readonly vip: boolean;
 }

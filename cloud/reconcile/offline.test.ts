@@ -232,3 +232,25 @@ test("a ticket id of two events needs its event; another tenant's is not found",
   await makeVenue(fresh.url, { tickets: 25, gates: ['phone-1'] });
   expect((await send([allow(25, 3)])).body.results[0]).toMatchObject({ message: 'Ticket not found' });
 });
+
+test('K3, T15: the units of a scan count; the later ones of a party come for the first time; more than the ticket is for is said', async () => {
+  await open();
+  await ask('UPDATE tickets SET units = 4 WHERE ticket_id = $1', ['T-6']);
+  expect(statuses(await send([allow(6, 10, { units: 1 })]))).toEqual(['SUCCESS']);
+  const rest = await send([allow(6, 30, { units: 2 }), allow(6, 20, { units: 1 }), allow(7, 20, { units: 3 })]);
+  expect(rest.body.results.map(({ status, message }) => [status, message])).toEqual([
+    ['SUCCESS', 'recorded'],
+    ['SUCCESS', 'recorded'],
+    ['SUCCESS', 'recorded: 3 guests on a ticket for 1'],
+  ]);
+  expect(
+    await ask(
+      "SELECT entry::json ->> 'type' AS type, entry::json ->> 'units' AS units FROM ledger_rows WHERE kind = 'grant' AND ticket_id = 'T-6' ORDER BY seq",
+    ),
+  ).toEqual([
+    { type: 'first_entry', units: '1' },
+    { type: 'first_entry', units: '1' },
+    { type: 'first_entry', units: '2' },
+  ]);
+  expect(await ask("SELECT sum(units_used)::int AS n FROM admissions WHERE ticket_id = 'T-6' AND verdict <> 'excess'")).toEqual([{ n: 4 }]);
+});

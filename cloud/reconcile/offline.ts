@@ -30,7 +30,8 @@ interface Ticket {
   readonly ticket_id: string;
   readonly ticket_ref: string;
   readonly units: number;
-  readonly entered: boolean;
+  /** Units that are in already. */
+  readonly entered: number;
   readonly version: number;
 }
 interface Item {
@@ -116,7 +117,8 @@ async function withoutKnown(client: DatabaseClient, device: string, items: reado
 /** Tickets by their id, of events at the device's site: first of those that it is assigned. */
 async function findTickets(client: DatabaseClient, device: string, site: string, items: readonly Item[]): Promise<Map<string, Ticket[]>> {
   const { rows } = await client.query<Ticket & { assigned: boolean }>(
-    `SELECT e.event_id, t.ticket_id, encode(t.ticket_ref, 'hex') AS ticket_ref, t.units, e.version, coalesce(u.entries, 0) > 0 AS entered,
+    `SELECT e.event_id, t.ticket_id, encode(t.ticket_ref, 'hex') AS ticket_ref, t.units, e.version, CASE WHEN coalesce(u.entries, 0) = 0 THEN 0 WHEN t.units = 1 THEN 1 ELSE
+         (SELECT coalesce(sum(a.units_used), 0)::integer FROM admissions a WHERE a.tenant_id = t.tenant_id AND a.event_id = t.event_id AND a.ticket_id = t.ticket_id AND a.verdict IN ('winner', 'reentry')) END AS entered,
        EXISTS (SELECT FROM gate_assignments g WHERE g.tenant_id = e.tenant_id AND g.gate = $1 AND g.event_id = e.event_id) AS assigned
      FROM events e CROSS JOIN LATERAL (SELECT * FROM tickets x WHERE x.tenant_id = e.tenant_id AND x.event_id = e.event_id AND x.ticket_id = ANY ($3) OFFSET 0) AS t
      LEFT JOIN LATERAL (SELECT y.entries FROM ticket_usage y WHERE y.tenant_id = t.tenant_id AND y.event_id = t.event_id AND y.ticket_id = t.ticket_id LIMIT 1) AS u ON true
@@ -143,7 +145,7 @@ type Place = readonly [epoch: number, seq: number];
 /** Answers the place of each scan's row. */
 async function append(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[]): Promise<Place[]> {
   const places: Place[] = [];
-  const entered = new Set<string>();
+  const entered = new Map<string, number>();
   for (let from = 0; from < recorded.length; from += SCANS_AT_ONCE) {
     const part = recorded.slice(from, from + SCANS_AT_ONCE);
     const entries = part.flatMap((item) => rowsOf(item, device, entered));
@@ -153,8 +155,8 @@ async function append(client: DatabaseClient, device: string, site: string, reco
   return places;
 }
 
-/** `entered`: tickets that were admitted earlier in this batch; the type of a grant only tells, it decides nothing. */
-function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Set<string>): Parameters<typeof appendCloudRows>[2] {
+/** `entered`: units that were admitted earlier in this batch, by ticket; the type of a grant only tells, it decides nothing. */
+function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Map<string, number>): Parameters<typeof appendCloudRows>[2] {
   const at = { atMs };
   const about = { event_id: ticket.event_id, ticket_id: ticket.ticket_id, ticket_ref: ticket.ticket_ref };
   const who = { device, ...(scan.scan_id === undefined ? {} : { scan_id: scan.scan_id }) };
@@ -164,8 +166,10 @@ function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Set<s
   }
   const units = scan.units ?? ticket.units;
   const key = `${ticket.event_id} ${ticket.ticket_id}`;
-  const again = ticket.entered || entered.has(key);
-  if (scan.direction === 'in') entered.add(key);
+  const before = entered.get(key) ?? ticket.entered;
+  // The later ones of a party come for the first time too.
+  const again = before >= ticket.units;
+  if (scan.direction === 'in') entered.set(key, before + units);
   const grant = grantRow({
     type: scan.direction === 'out' ? 'exit' : again ? 'reentry' : 'first_entry',
     direction: scan.direction,
@@ -244,11 +248,12 @@ async function judged(client: DatabaseClient, site: string, recorded: readonly R
   );
   const lost = new Map(rows.map((row) => [`${row.epoch} ${row.seq}`, row]));
   const devices = await devicesOf(client, ledger, rows);
-  for (const [n, { index, scan }] of recorded.entries()) {
+  for (const [n, { index, scan, ticket }] of recorded.entries()) {
+    const more = scan.result === 'ALLOW' && (scan.units ?? 1) > ticket.units ? `: ${scan.units} guests on a ticket for ${ticket.units}` : '';
     const conflict = lost.get(`${places[n]?.[0]} ${places[n]?.[1]}`);
     results[index] =
       conflict === undefined
-        ? { ticket_id: scan.ticket_id, status: 'SUCCESS', message: 'recorded' }
+        ? { ticket_id: scan.ticket_id, status: 'SUCCESS', message: `recorded${more}` }
         : {
             ticket_id: scan.ticket_id,
             status: 'CONFLICT',

@@ -63,7 +63,7 @@ export async function scanFacts(
   client: DatabaseClient,
   sources: ScanSources,
   event: ScanEvent,
-  scan: { readonly device: string; readonly seen: Seen; readonly direction: Direction; readonly nowMs: number },
+  scan: { readonly device: string; readonly seen: Seen; readonly direction: Direction; readonly nowMs: number; readonly units?: number | undefined },
 ): Promise<ScanFacts> {
   const place: PlaceFacts = {
     gate: scan.device,
@@ -73,6 +73,7 @@ export async function scanFacts(
     clockTrusted: true,
     online: true,
     usageComplete: true,
+    ...(scan.units === undefined ? {} : { units: scan.units }),
   };
   return { facts: await recognise(client, sources, event, scan.seen, scan.nowMs), policies: event.policies, place };
 }

@@ -36,7 +36,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
     async (request, reply) => {
       const { tenantId, device } = deviceOf(request);
       const started = performance.now();
-      const { device_id, event_id, scan_id, code, ticket_ref, direction } = request.body;
+      const { device_id, event_id, scan_id, code, ticket_ref, direction, units } = request.body;
       checkDevice(device, device_id);
       if (!scan_id.isWellFormed() || scan_id.includes('\0')) throw new HttpProblem(400, 'BAD_REQUEST', 'scan_id: is not plain text');
       const seen = code === undefined ? { ticketRef: ticket_ref as string } : { code };
@@ -51,7 +51,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
             client,
             { rights, verify },
             event,
-            { device, scanId: scan_id, seen, direction },
+            { device, scanId: scan_id, seen, direction, units },
             { nowMs: Date.now, elapsedMs: () => performance.now() - started },
           );
         })

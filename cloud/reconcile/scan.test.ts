@@ -179,6 +179,27 @@ test('a party goes in on one scan, and all of it counts', async () => {
   ]);
 });
 
+test('K3: a party comes in parts, as at a gate; more than are left are refused with the count, and nothing is ignored', async () => {
+  await ask('UPDATE tickets SET units = 4 WHERE ticket_id = $1', ['T-36']);
+  const { code } = ticket(36);
+  const inBits = (units: unknown, more: object = {}) => scan({ code, units, ...more }).then(({ status, body }) => ({ status, body }));
+  expect(await inBits(1, { scan_id: 'k3' })).toMatchObject({ body: { result: 'ALLOW', type: 'first_entry', units: 1 } });
+  expect(await scan({ code, units: 2, scan_id: 'k3' })).toMatchObject({ status: 409, body: { error: 'SCAN_ID_REUSED' } });
+  expect(await inBits(4)).toMatchObject({ body: { result: 'DENY', reason: 'max_entries', explanation: '1 of 4 entries used' } });
+  expect(await inBits(2)).toMatchObject({ body: { result: 'ALLOW', type: 'first_entry', units: 2 } });
+  expect(await inBits(undefined)).toMatchObject({ body: { result: 'ALLOW', type: 'first_entry', units: 1 } });
+  expect(await inBits(1)).toMatchObject({ body: { result: 'DENY', reason: 'already_redeemed' } });
+  expect(await inBits(3, { direction: 'out' })).toMatchObject({ body: { result: 'ALLOW', type: 'exit', units: 3 } });
+  for (const units of [0, 1.5, 101, '2']) expect(await inBits(units)).toMatchObject({ status: 400, body: { message: expect.stringContaining('units') } });
+  expect(await ask('SELECT verdict, units_used FROM admissions WHERE ticket_id = $1 ORDER BY at', ['T-36'])).toEqual([
+    { verdict: 'winner', units_used: 1 },
+    { verdict: 'reentry', units_used: 2 },
+    { verdict: 'reentry', units_used: 1 },
+    { verdict: 'exit', units_used: 3 },
+  ]);
+  expect(await ask("SELECT count(*)::int AS n FROM conflicts WHERE ticket_id = 'T-36'")).toEqual([{ n: 0 }]);
+});
+
 test('a VIP pass enters and re-enters; the scanner shows when it came in last, its state stays', async () => {
   await ask('UPDATE tickets SET vip = true WHERE ticket_id = $1', ['T-9']);
   const { code } = ticket(9);

@@ -20,6 +20,8 @@ export interface OnlineScan {
   readonly scanId: string;
   readonly seen: Seen;
   readonly direction: Direction;
+  /** How many of a party stand there; absent: all who may. */
+  readonly units?: number | undefined;
 }
 
 export type ScanAnswer = z.infer<typeof ScanResponse>;
@@ -93,10 +95,10 @@ async function isExcess(client: DatabaseClient, place: readonly [string, number,
 const textOf = (event: ScanEvent, seen: Seen): string => ('code' in seen ? refOf(event.salt, seen.code) : seen.ticketRef);
 
 /** What was asked, so that another question under the same scan_id is seen; of the code only what its salted hash tells. */
-function askedOf(event: ScanEvent, { seen, direction }: OnlineScan): Buffer {
+function askedOf(event: ScanEvent, { seen, direction, units }: OnlineScan): Buffer {
   const what = 'code' in seen ? `code ${refOf(event.salt, seen.code)}` : `ref ${seen.ticketRef}`;
   return createHash('sha256')
-    .update(canonicalJson([event.eventId, direction, what]))
+    .update(canonicalJson([event.eventId, direction, what, ...(units === undefined ? [] : [units])]))
     .digest();
 }
 
