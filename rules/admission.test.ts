@@ -49,11 +49,7 @@ grants('first entry', [
   ['an ordinary ticket', {}, { type: 'first_entry', direction: 'in', units: 1, lastEntryMs: null, vip: false }],
   ['a party', { ticket: { units: 5 } }, { type: 'first_entry', units: 5 }],
   ['K3: a part of a party', { ticket: { units: 5 }, place: { units: 2 } }, { type: 'first_entry', units: 2 }],
-  [
-    'T15: the rest of a party comes for the first time',
-    { ticket: { units: 5 }, entries: [entry({ units: 2 })] },
-    { type: 'first_entry', units: 3 },
-  ],
+  ['T15: the rest of a party comes for the first time', { ticket: { units: 5 }, entries: [entry({ units: 2 })] }, { type: 'first_entry', units: 3 }],
   [
     'T15: the rest of a party that comes again comes again',
     {

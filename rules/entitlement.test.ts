@@ -105,7 +105,11 @@ grants('re-entry', [
   ['gap over', { ...reentry({ rule: 'always', min_gap_s: 3600 }), entries: [entry()] }, {}],
   ['one of one', { ...reentry({ max: 1 }), entries: [entry(), exit()] }, {}],
   ['before until', { ...reentry({ until: '2027-05-01T17:00:00.000Z' }), entries: [entry(), exit()] }, {}],
-  ['an exit before the entry says nothing', { ...reentry({}), ticket: { units: 2 }, entries: [exit({ atMs: NOW_MS - 2 * HOUR_MS }), entry()] }, { type: 'first_entry', units: 1 }],
+  [
+    'an exit before the entry says nothing',
+    { ...reentry({}), ticket: { units: 2 }, entries: [exit({ atMs: NOW_MS - 2 * HOUR_MS }), entry()] },
+    { type: 'first_entry', units: 1 },
+  ],
 ]);
 
 refuses('duplicate window', [
