@@ -1,7 +1,7 @@
 /** `operator`, `keys`, `enroll`, `certificates`, `broker-acl`: who may ask the cloud, and by what gates know that it is the cloud. */
-import { chmodSync, chownSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { ActorId } from '../../contract/ids.ts';
 import { aclFile } from '../../deploy/mosquitto/acl.ts';
+import { writeSafeFile } from '../../deploy/safe-file.ts';
 import { sqlState } from '../database.ts';
 import { ENROLMENT_TOKEN_PREFIX, newToken, OPERATOR_TOKEN_PREFIX } from '../devices/assignment.ts';
 import { AuthorityError, writeCertificates } from '../devices/certificates.ts';
@@ -30,21 +30,21 @@ export async function operatorAdd(session: Session, name: string, options: Opera
   const tenantId = await session.tenant(true);
   const { token, sha256 } = newToken(OPERATOR_TOKEN_PREFIX);
   try {
-    await session.database.withTenant(tenantId, (client) =>
-      client.query(
+    // In one transaction: a token that cannot be written is nobody's.
+    await session.database.withTenant(tenantId, async (client) => {
+      await client.query(
         'INSERT INTO operator_tokens (tenant_id, token_sha256, name, actor, expires_at) VALUES ($1, $2, $3, $4, now() + make_interval(days => $5))',
         [tenantId, sha256, name, actor, options.days ?? 365],
-      ),
-    );
+      );
+      if (options.tokenFile !== undefined) writeSafeFile(options.tokenFile, `${token}\n`, { mode: 0o600 });
+    });
   } catch (error) {
     if (sqlState(error) === '23505')
       throw new CliError(EXIT.failed, `there is an operator ${name} already: stile-cloud operator revoke ${name}, or choose another name`);
     throw error;
   }
-  if (options.tokenFile !== undefined) {
-    writeFileSync(options.tokenFile, `${token}\n`, { mode: 0o600 });
-    session.terminal.err(`the token of ${name} is in ${options.tokenFile}\n`);
-  } else if (options.json === true) session.terminal.out(`${JSON.stringify({ name, actor, token })}\n`);
+  if (options.tokenFile !== undefined) session.terminal.err(`the token of ${name} is in ${options.tokenFile}\n`);
+  else if (options.json === true) session.terminal.out(`${JSON.stringify({ name, actor, token })}\n`);
   else {
     session.terminal.err(`the token of ${name}, shown this once:\n`);
     session.terminal.out(`${token}\n`);
@@ -135,13 +135,6 @@ export async function brokerAcl(session: Session, options: { readonly out?: stri
     session.terminal.out(text);
     return;
   }
-  const part = `${options.out}.${process.pid}.part`;
-  const before = statSync(options.out, { throwIfNoEntry: false });
-  writeFileSync(part, text, { mode: 0o644 });
-  if (before !== undefined) {
-    if (process.getuid?.() === 0) chownSync(part, before.uid, before.gid);
-    chmodSync(part, before.mode & 0o777);
-  } else chmodSync(part, 0o644);
-  renameSync(part, options.out);
+  writeSafeFile(options.out, text, { mode: 0o644, keep: true });
   session.terminal.err(`${rows.length} gates are in ${options.out}; have the broker read it: systemctl reload mosquitto\n`);
 }

@@ -1,8 +1,9 @@
 /** `codes`: new codes, the keys that sign them, revoking, and sheets to try gates with. */
 import { createHash } from 'node:crypto';
-import { readFileSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readFileSync, unlinkSync } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
 import { ActorId, ExternalId, KeyId, TicketId } from '../../contract/ids.ts';
+import { writeSafeFile } from '../../deploy/safe-file.ts';
 import { addCodeKey, listCodeKeys, revokeCodeKey, spkiOf } from '../manifest/code-keys.ts';
 import { CodeKeyError, openCodeKey } from '../tickets/code-key-file.ts';
 import { type IssuedCode, issueCodes } from '../tickets/issue.ts';
@@ -80,7 +81,7 @@ export async function issueCommand(session: Session, eventId: string, options: I
 function writeCodes(path: string, codes: readonly IssuedCode[], { tier, zone }: IssueCommandOptions): void {
   const lines = codes.map(({ ticketId, code }) => `${ticketId},${code},${tier},${zone ?? ''}\n`);
   try {
-    writeFileSync(path, `ticket_id,code,tier,zone\n${lines.join('')}`, { mode: 0o600, flag: 'wx' });
+    writeSafeFile(path, `ticket_id,code,tier,zone\n${lines.join('')}`, { mode: 0o600, fresh: true });
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     throw new CliError(
@@ -256,7 +257,7 @@ export async function sheetCommand(terminal: Session['terminal'], file: string, 
   const codes = await readCodes(file, MAX_SHEET_CODES);
   try {
     // As secret as the codes themselves.
-    writeFileSync(options.out, drawSheet(codes, format, options.columns), { mode: 0o600 });
+    writeSafeFile(options.out, drawSheet(codes, format, options.columns), { mode: 0o600 });
   } catch (error) {
     throw new CliError(EXIT.failed, (error as Error).message);
   }

@@ -1,7 +1,7 @@
 /** `gate`, `assign`, `gates`, `request`: which gates there are, what they are for, how they are, what they shall do. */
-import { writeFileSync } from 'node:fs';
 import { ActorId, GateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
+import { UnsafePlaceError, writeSafeFile } from '../../deploy/safe-file.ts';
 import type { DatabaseClient } from '../database.ts';
 import { clearAlert } from '../devices/alerts.ts';
 import { assignGate, ensureDevice, renewToken, revokeDevice, sayWantAgain } from '../devices/assignment.ts';
@@ -130,11 +130,11 @@ function sayMade(session: Session, gate: string, made: MadeGate): void {
 function keepToken(token: string, { tokenFile }: TokenOptions): void {
   if (tokenFile === undefined) return;
   try {
-    writeFileSync(tokenFile, `${token}\n`, { mode: 0o600 });
+    writeSafeFile(tokenFile, `${token}\n`, { mode: 0o600 });
   } catch (error) {
     throw new CliError(
       EXIT.failed,
-      `--token-file ${tokenFile} cannot be written (${(error as NodeJS.ErrnoException).code}): name a file in a folder that is there; nothing was changed`,
+      `--token-file ${tokenFile} cannot be written (${error instanceof UnsafePlaceError ? error.message : (error as NodeJS.ErrnoException).code}): name a file in a folder that is there; nothing was changed`,
     );
   }
 }

@@ -75,6 +75,14 @@ test('each is bound to the socket that its code came from; a second run changes 
     'SUBSYSTEM=="tty", ENV{ID_PATH}=="platform-xhci-usb-0:1.2:1.0", SYMLINK+="stile-reader-out"',
     '',
   ]);
+  // S3: a link that somebody planted in the place of the rules, or of what was once written beside them.
+  const [victim, planted] = [join(at.root, 'victim'), join(at.root, 'planted.rules')];
+  writeFileSync(victim, 'untouched');
+  symlinkSync(victim, planted);
+  expect(await assigning({ out: 'left' }, 'out', '--rules', planted)).toMatchObject({ code: 1, stderr: expect.stringContaining('is a link') });
+  symlinkSync(victim, `${rules}.new`);
+  expect(await assigning({ out: 'left' }, 'out', '--rules', rules)).toMatchObject({ code: 0 });
+  expect(readFileSync(victim, 'utf8')).toBe('untouched');
   const second = await assigning({ out: 'left' }, 'out', '--rules', rules, '--print');
   expect(second).toMatchObject({ code: 0, stdout: expect.stringContaining('SYMLINK+="stile-reader-in"') });
   // The ports are free again.

@@ -1,7 +1,8 @@
 /** readers assign: two equal readers share one name, so each is bound to the USB socket that a code came from when it was shown to it. */
 import { execFile } from 'node:child_process';
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
+import { UnsafePlaceError, writeSafeFile } from '../../deploy/safe-file.ts';
 import type { GateStatus, HeardItem } from '../control-calls.ts';
 import type { GateClient } from './client.ts';
 import { CliError, EXIT, print } from './exit.ts';
@@ -135,10 +136,10 @@ function existing(path: string): string {
 /** False: not allowed, so the rules are printed. */
 function write(path: string, rules: string): boolean {
   try {
-    writeFileSync(`${path}.new`, rules, { mode: 0o644 });
-    renameSync(`${path}.new`, path);
+    writeSafeFile(path, rules, { mode: 0o644 });
     return true;
   } catch (error) {
+    if (error instanceof UnsafePlaceError) throw new CliError(EXIT.failed, error.message, 'name another with --rules, or print them with --print');
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS' || code === 'ENOENT') return false;
     throw new CliError(EXIT.failed, `${path} could not be written (${code})`, 'name another with --rules, or print them with --print');

@@ -3,12 +3,13 @@
  * checked is checked before the token is spent; the files take the place of the old ones only when all of them are there.
  */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { accessSync, chmodSync, chownSync, constants, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { accessSync, chownSync, constants, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import { dirname, join, resolve } from 'node:path';
 import { EnrollResponse } from '../../contract/http.ts';
 import { PublicKey } from '../../contract/manifest.ts';
+import { openSafeFile, type SafeFile } from '../../deploy/safe-file.ts';
 import { readPublicKey } from '../../rules/keys.ts';
 import { formatMistakes, loadConfig } from '../config.ts';
 import type { Mistake } from '../config-fields.ts';
@@ -280,17 +281,19 @@ function place(folder: string, { cloud, broker, ca, gate: configured }: Wanted, 
     ['conf.d/50-enrolment.yaml', lines.join('\n')],
   ];
   const gid = process.getuid?.() === 0 ? groupId(GROUP) : null;
-  for (const [name, text] of files) {
-    const path = `${join(folder, name)}.new`;
-    writeFileSync(path, text.endsWith('\n') ? text : `${text}\n`, { mode: 0o600, flush: true });
-    // The gate reads its files and changes none; nobody else reads them.
-    if (gid === null) continue;
-    chownSync(path, 0, gid);
-    chmodSync(path, 0o640);
+  // The gate reads its files and changes none; nobody else reads them.
+  const access = gid === null ? { mode: 0o600 } : { mode: 0o640, owner: { uid: 0, gid } };
+  const begun: SafeFile[] = [];
+  try {
+    for (const [name, text] of files) {
+      const file = openSafeFile(join(folder, name), access);
+      begun.push(file);
+      writeFileSync(file.fd, text.endsWith('\n') ? text : `${text}\n`);
+    }
+    if (gid !== null) for (const part of ['tls', 'conf.d']) chownSync(join(folder, part), 0, gid);
+    for (const file of begun) file.commit();
+  } finally {
+    for (const file of begun) file.abandon();
   }
-  if (gid !== null) for (const part of ['tls', 'conf.d']) chownSync(join(folder, part), 0, gid);
-  return files.map(([name]) => {
-    renameSync(`${join(folder, name)}.new`, join(folder, name));
-    return join(folder, name);
-  });
+  return files.map(([name]) => join(folder, name));
 }

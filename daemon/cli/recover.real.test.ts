@@ -1,6 +1,20 @@
 /** Rows of a dead gate's card and of damaged databases, read without changing a byte. */
 import { createHash } from 'node:crypto';
-import { chmodSync, closeSync, cpSync, existsSync, openSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { codeOf, createTestGate, GATE, type TestGate, until } from '../gate-fixture.ts';
@@ -97,4 +111,17 @@ test('rubbish gives nothing and says so', async () => {
     databases: [{ gate: null, rows: 0, unacknowledged: 0, epochs: [] }],
   });
   expect(await at.cli('ledger', 'recover', 'nothing.sqlite', '--store', card)).toMatchObject({ code: 1, stderr: expect.stringContaining('there is no') });
+}, 60_000);
+
+test("S3: links in the gate's folder lead root nowhere: neither where rows are written nor what is read", async () => {
+  const service = join(at.root, 'service');
+  mkdirSync(service);
+  const victim = join(at.root, 'victim');
+  writeFileSync(victim, 'untouched', { mode: 0o600 });
+  symlinkSync(victim, join(service, 'rows.jsonl'));
+  const recover = (...args: string[]) => at.cli('ledger', 'recover', '--store', service, ...args);
+  expect(await recover('--export', join(service, 'rows.jsonl'))).toMatchObject({ code: 1, stderr: expect.stringContaining('is a link') });
+  expect([readFileSync(victim, 'utf8'), statSync(victim).mode & 0o777]).toEqual(['untouched', 0o600]);
+  symlinkSync(victim, join(service, 'ledger.sqlite'));
+  expect(await at.cli('ledger', 'export', '--store', service, '--gate', GATE)).toMatchObject({ code: 1, stderr: expect.stringContaining('is a link') });
 }, 60_000);

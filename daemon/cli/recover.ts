@@ -3,6 +3,7 @@ import { createWriteStream, existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { GateName } from '../../contract/ids.ts';
+import { openSafeFile, type SafeFile, UnsafePlaceError } from '../../deploy/safe-file.ts';
 import { loadConfig } from '../config.ts';
 import type { LedgerRow } from '../control-calls.ts';
 import { type CardLedger, ledgerBytes, ledgersOf, openCardLedger } from '../store/card.ts';
@@ -56,7 +57,37 @@ export async function recover(
   const { setAside } = foldersLedgers(folder);
   const wanted = files.length === 0 ? setAside : files.map((file) => (existsSync(file) ? file : join(folder, file)));
   for (const file of wanted) if (!existsSync(file)) throw new CliError(EXIT.failed, `there is no ${file}`, 'stile-gate ledger recover lists them');
-  const out = options.export === undefined ? null : createWriteStream(options.export, { mode: 0o640 });
+  const file = options.export === undefined ? null : beginExport(options.export);
+  try {
+    const { found, exported } = await readAll(wanted, file, options);
+    file?.commit();
+    print(options.json, { store: folder, databases: found, exported: file === null ? null : exported }, () => words(folder, found, options.export, exported));
+  } finally {
+    file?.abandon();
+  }
+}
+
+function beginExport(path: string): SafeFile {
+  try {
+    return openSafeFile(path, { mode: 0o640 });
+  } catch (error) {
+    throw notWritten(path, error);
+  }
+}
+
+const notWritten = (path: string | undefined, error: unknown) =>
+  new CliError(
+    EXIT.failed,
+    `${path} could not be written (${error instanceof UnsafePlaceError ? error.message : (error as NodeJS.ErrnoException).code})`,
+    'name another file with --export',
+  );
+
+async function readAll(
+  wanted: readonly string[],
+  target: SafeFile | null,
+  options: CardOptions & { readonly export?: string; readonly unacknowledged?: boolean },
+): Promise<{ readonly found: readonly Recovered[]; readonly exported: number }> {
+  const out = target === null ? null : createWriteStream('', { fd: target.fd, autoClose: false });
   const failed = out === null ? null : finished(out);
   // Heard where it is awaited, below.
   failed?.catch(() => undefined);
@@ -75,10 +106,10 @@ export async function recover(
     );
   }
   out?.end();
-  await failed?.catch((error: NodeJS.ErrnoException) => {
-    throw new CliError(EXIT.failed, `${options.export} could not be written (${error.code})`, 'name another file with --export');
+  await failed?.catch((error: unknown) => {
+    throw notWritten(options.export, error);
   });
-  print(options.json, { store: folder, databases: found, exported: out === null ? null : exported }, () => words(folder, found, options.export, exported));
+  return { found, exported };
 }
 
 function words(folder: string, found: readonly Recovered[], file: string | undefined, exported: number): string {

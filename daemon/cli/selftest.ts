@@ -1,7 +1,8 @@
 /** selftest: the lane tries itself while somebody looks on; the result is a commissioning report, signed by the gate's key. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline/promises';
+import { UnsafePlaceError, writeSafeFile } from '../../deploy/safe-file.ts';
 import { loadConfig } from '../config.ts';
 import type { GateStatus } from '../control-calls.ts';
 import type { SelftestNews, SelftestStep } from '../gate/selftest.ts';
@@ -112,10 +113,14 @@ function writeReport(report: SelftestReport, folder: string): string {
     '',
   ].join('\n');
   try {
-    writeFileSync(`${path}.json`, `${JSON.stringify(report, null, 2)}\n`);
-    writeFileSync(`${path}.txt`, text);
+    writeSafeFile(`${path}.json`, `${JSON.stringify(report, null, 2)}\n`, { mode: 0o644 });
+    writeSafeFile(`${path}.txt`, text, { mode: 0o644 });
   } catch (error) {
-    throw new CliError(EXIT.failed, `the report could not be written to ${folder} (${(error as NodeJS.ErrnoException).code})`, 'name a folder with --report');
+    throw new CliError(
+      EXIT.failed,
+      `the report could not be written to ${folder} (${error instanceof UnsafePlaceError ? error.message : (error as NodeJS.ErrnoException).code})`,
+      'name a folder with --report',
+    );
   }
   return path;
 }

@@ -1,6 +1,6 @@
 /** The archive for whoever helps from afar: everything that helps, nothing that opens anything. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { codeOf, createTestGate, GATE, type TestGate, until } from '../gate-fixture.ts';
@@ -67,6 +67,14 @@ test('without a gate and with a broken configuration it is made all the same', a
   const broken = await bundle();
   expect(broken['doctor.txt']).toContain('did you mean readers');
 }, 90_000);
+
+test('S3: a link in the place of the archive is refused, and what it leads to stays as it is', async () => {
+  const [victim, planted] = [join(at.root, 'victim'), join(at.root, 'planted.tar.gz')];
+  writeFileSync(victim, 'untouched', { mode: 0o640 });
+  symlinkSync(victim, planted);
+  expect(await at.cli('support-bundle', '--out', planted)).toMatchObject({ code: 1, stderr: expect.stringContaining('is a link') });
+  expect([readFileSync(victim, 'utf8'), statSync(victim).mode & 0o777]).toEqual(['untouched', 0o640]);
+}, 60_000);
 
 test.each([
   ['a private key', '-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----', 'MIIabc'],

@@ -2,11 +2,12 @@
  * support-bundle: what whoever helps from afar wants to see, in one archive. Never a code (the gate keeps none), never a secret:
  * secrets' files are not read into it, and what they hold is masked wherever else it should stand.
  */
-import { execFile } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFile, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { arch, cpus, hostname, release, tmpdir, totalmem, uptime } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
+import { openSafeFile } from '../../deploy/safe-file.ts';
 import { type Config, effectiveSettings, loadConfig } from '../config.ts';
 import type { GateStatus } from '../control-calls.ts';
 import { openCardLedger } from '../store/card.ts';
@@ -63,14 +64,9 @@ export async function supportBundle(options: CommonOptions & { readonly out?: st
   try {
     mkdirSync(join(stage, name));
     for (const [file, text] of Object.entries(files)) writeFileSync(join(stage, name, file), mask(text, secrets));
-    await promisify(execFile)('tar', ['-C', stage, '--owner=0', '--group=0', '-czf', archive, name]);
-    chmodSync(archive, 0o600);
+    await pack(stage, name, archive);
   } catch (error) {
-    throw new CliError(
-      EXIT.failed,
-      `${archive} could not be written: ${(error as Error).message.split('\n').at(-2) ?? (error as Error).message}`,
-      'name another place with --out',
-    );
+    throw new CliError(EXIT.failed, `${archive} could not be written: ${(error as Error).message}`, 'name another place with --out');
   } finally {
     rmSync(stage, { recursive: true, force: true });
   }
@@ -79,6 +75,25 @@ export async function supportBundle(options: CommonOptions & { readonly out?: st
     { file: archive, result: examination.result, files: Object.keys(files) },
     () => `${archive}\nholds ${Object.keys(files).join(', ')}; no codes, no secrets`,
   );
+}
+
+/** tar writes to a descriptor: where the archive appears is not its business, and no link that lies there is followed. */
+async function pack(stage: string, name: string, archive: string): Promise<void> {
+  const file = openSafeFile(archive, { mode: 0o600 });
+  try {
+    await new Promise<void>((done, fail) => {
+      let said = '';
+      const tar = spawn('tar', ['-C', stage, '--owner=0', '--group=0', '-czf', '-', name], { stdio: ['ignore', file.fd, 'pipe'] });
+      tar.stderr?.setEncoding('utf8').on('data', (text: string) => {
+        said = (said + text).slice(-1_000);
+      });
+      tar.once('error', fail);
+      tar.once('close', (code) => (code === 0 ? done() : fail(new Error(`tar ended with ${code}: ${said.trim()}`))));
+    });
+    file.commit();
+  } finally {
+    file.abandon();
+  }
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;

@@ -2,7 +2,7 @@
  * Reads the account from a folder that no gate has open: a dead gate's card, or a database that was set aside. Works on a copy
  * in the temporary folder, so that nothing on the card changes, not even by opening it, and read-only cards can be read.
  */
-import { copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, lstatSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { entryHash } from '../../contract/chain.ts';
@@ -61,6 +61,10 @@ export function openCardLedger(path: string): CardLedger {
   const copy = mkdtempSync(join(tmpdir(), 'stile-card-'));
   let db: Sqlite | null = null;
   try {
+    // Root looks into the folder of a service: a link there could lead it to a file of root's.
+    for (const suffix of ['', '-wal'])
+      if (lstatSync(path + suffix, { throwIfNoEntry: false })?.isSymbolicLink() === true)
+        throw Object.assign(new Error(`${path}${suffix} is a link`), { code: 'ELOOP' });
     for (const suffix of ['', '-wal']) if (existsSync(path + suffix)) copyFileSync(path + suffix, join(copy, `ledger.sqlite${suffix}`));
     db = attempt(() => openForSalvage(join(copy, 'ledger.sqlite'))) ?? null;
     return readable(path, db, () => {
@@ -77,7 +81,8 @@ export function openCardLedger(path: string): CardLedger {
 
 /** No gate may write while the copy is made. A card that cannot be written has no gate running on it. */
 function holdStore(folder: string): Sqlite | null {
-  if (!existsSync(join(folder, 'lock.sqlite'))) return null;
+  const path = join(folder, 'lock.sqlite');
+  if (lstatSync(path, { throwIfNoEntry: false })?.isFile() !== true) return null;
   try {
     return lockStore(join(folder, 'lock.sqlite'));
   } catch (error) {

@@ -185,7 +185,7 @@ async function proveEnds(): Promise<void> {
   });
   await proof('stop step ran from memory', () => {
     must(/noexec/.test(run('findmnt', '-no', 'OPTIONS', '/run').out), '/run is not noexec here: this proves nothing');
-    must(statSync('/run/stile/stile-release').size > 0, 'no copy in /run');
+    must(statSync('/run/stile-release/stile-release').size > 0, 'no copy in /run');
     const { out } = run('journalctl', '-u', 'stile-gate', '--no-pager', '-o', 'cat');
     const complaints = out.split('\n').filter((line) => line.startsWith('stile-release:') || /Failed at step|status=203/.test(line));
     must(complaints.length === 0, complaints.join('; '));
