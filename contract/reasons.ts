@@ -66,7 +66,10 @@ export const REASON_TEXTS: Readonly<Record<Language, Readonly<Record<Reason, Rea
       ],
     },
     already_inside: { short: 'already inside', long: ['already inside since {inside_since}, gate {inside_gate}', 'already inside since {inside_since}'] },
-    product: { short: 'this ticket type is not admitted here', long: ['ticket type {tier} is not admitted here'] },
+    product: {
+      short: 'this ticket type is not admitted here',
+      long: ['ticket type {tier} is not admitted here', 'the ticket is for another date of this series (date {subevent})'],
+    },
     zone: {
       short: "this entrance does not lead to the ticket's zone",
       long: ['the ticket is for zone {zone}', 'the ticket is for zone {zone}, use {other_gate}'],
@@ -126,7 +129,10 @@ export const REASON_TEXTS: Readonly<Record<Language, Readonly<Record<Reason, Rea
       ],
     },
     already_inside: { short: 'schon drinnen', long: ['drinnen seit {inside_since}, Eingang {inside_gate}', 'drinnen seit {inside_since}'] },
-    product: { short: 'diese Ticketart gilt hier nicht', long: ['Ticketart {tier} gilt hier nicht'] },
+    product: {
+      short: 'diese Ticketart gilt hier nicht',
+      long: ['Ticketart {tier} gilt hier nicht', 'das Ticket gilt für einen anderen Termin dieser Reihe (Termin {subevent})'],
+    },
     zone: {
       short: 'dieser Eingang führt nicht zum Bereich des Tickets',
       long: ['das Ticket gilt für Bereich {zone}', 'das Ticket gilt für Bereich {zone}, bitte zu {other_gate}'],

@@ -342,11 +342,19 @@ test('an overlay takes the right away, gives a new one, and tells the guest of t
   expect(desk.rows().at(-1)).toMatchObject({ manifest_version: 2 });
 });
 
-test('a code that fits two events is ambiguous', async () => {
-  const code = newCode();
-  const { desk } = await setUp({ tickets: [ticket(code)] });
-  await desk.install({ eventId: 'matinee', version: 1, tickets: [ticket(code)] });
-  expect(reasonOf(desk.decide(code))).toBe('ambiguous');
+test('K7: a code that fits two events is for the one whose doors are open; where two would admit, one is chosen and that is flagged, or refused by policy', async () => {
+  const codes = Array.from({ length: 3 }, newCode) as [string, string, string];
+  const { desk } = await setUp({ tickets: codes.map((code) => ticket(code)) });
+  const other = (version: number, more: Partial<ManifestSpec>) =>
+    desk.install({ eventId: 'matinee', version, tickets: codes.map((code) => ticket(code)), ...more });
+  // Over since last week; it has no end, so that only its default closes it.
+  await other(1, { beginsMs: BOOT_WALL_MS - 7 * 24 * 3_600_000, endless: true });
+  expect(desk.decide(codes[0])).toMatchObject({ eventId: EVENT, verdict: { kind: 'grant', flags: [] } });
+  await other(2, { beginsMs: BOOT_WALL_MS + 500 });
+  expect(desk.decide(codes[1])).toMatchObject({ eventId: 'matinee', verdict: { kind: 'grant', flags: ['chosen_of_several'] } });
+  expect(desk.rows().at(-1)).toMatchObject({ kind: 'grant', event_id: 'matinee', flags: ['chosen_of_several'] });
+  await other(3, { beginsMs: BOOT_WALL_MS + 500, policies: { event: { ambiguous: 'refuse' } } });
+  expect(reasonOf(desk.decide(codes[2]))).toBe('ambiguous');
 });
 
 test('signed codes: by key, then by ticket id; sold after the last sync they still work; a bare id opens nothing', async () => {

@@ -11,6 +11,7 @@ import { type AckMessage, EntryKey, LedgerEnvelope } from '../contract/ledger.ts
 import { MAX_PAYLOAD_BYTES } from '../contract/limits.ts';
 import { parsePayload } from '../contract/parse.ts';
 import { admit } from '../rules/admission.ts';
+import { chooseEvent } from '../rules/choose.ts';
 import { readCode, recogniseReadings } from '../rules/code.ts';
 import type { PlaceFacts } from '../rules/facts.ts';
 import { DEFAULT_POLICY, effectivePolicy, type Policy } from '../rules/policy.ts';
@@ -178,6 +179,15 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
 
   const judge = (presentation: Omit<Presentation, 'bytes'>, bytes: Uint8Array, stamp: Stamp, answer: undefined | 'may_ask' | readonly AskedTicket[]) => {
     const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
+    const place: PlaceFacts = {
+      gate: options.gate,
+      direction: presentation.direction,
+      mode: presentation.mode,
+      nowMs,
+      clockTrusted: stamp.trusted,
+      online: presentation.online,
+      usageComplete: !lost && !parts.usage.gaps(),
+    };
     const code = readCode(bytes);
     const gathered = gatherFacts(
       code.kind === 'code' ? recogniseReadings(code.text) : null,
@@ -189,20 +199,16 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
         // Only where the policy asks at all: what may not be asked may not be remembered either.
         late: (event, ref) => (policyOf(event, null).unknown === 'ask' ? lateAnswers.find(event.eventId, ref, stamp.boottimeMs) : null),
         inside: occupancy.inside,
+        choose: (tickets) =>
+          chooseEvent(
+            tickets.map((facts) => ({ facts, policy: policyOf(parts.manifests.find(facts.event.eventId), facts.ticket.tier) })),
+            place,
+          ),
       },
       typeof answer === 'object' ? answer : null,
     );
     const { facts, event } = gathered;
     const policy = policyOf(event, facts.kind === 'ticket' ? facts.ticket.tier : null);
-    const place: PlaceFacts = {
-      gate: options.gate,
-      direction: presentation.direction,
-      mode: presentation.mode,
-      nowMs,
-      clockTrusted: stamp.trusted,
-      online: presentation.online,
-      usageComplete: !lost && !parts.usage.gaps(),
-    };
     return { nowMs, gathered, policy, place };
   };
 

@@ -5,8 +5,9 @@
  */
 import { hash } from 'node:crypto';
 import type { Medium } from '../contract/ids.ts';
+import type { Candidate } from '../rules/choose.ts';
 import type { CodeForm, SignedForm } from '../rules/code.ts';
-import type { Recognised, TicketFacts } from '../rules/facts.ts';
+import type { Recognised, RecognisedTicket, TicketFacts } from '../rules/facts.ts';
 import { checkSignature, ticketFromSignature, type VerifySignature } from '../rules/signed.ts';
 import type { EventManifest, Manifests } from './store/manifests.ts';
 import { countEntries, type SnapshotEntry } from './store/usage.ts';
@@ -37,6 +38,8 @@ export interface FactsSources {
   readonly late: (event: EventManifest, ticketRef: string) => AskedTicket | null;
   /** People inside, where an occupancy rule is in force. */
   readonly inside: (event: EventManifest) => number | null;
+  /** Which event a code is for that several know. */
+  readonly choose: (tickets: readonly RecognisedTicket[]) => Candidate | 'ambiguous' | null;
 }
 
 /** `refs`: the code's ticket_ref per event, for the question to the cloud. */
@@ -90,11 +93,13 @@ function gatherForm(form: CodeForm | null, sources: FactsSources, asked: readonl
   const chosen = held.length > 0 ? held : hits;
   const hit = chosen[0];
   if (hit === undefined) return { facts: { kind: 'unknown', removed, asked: asked !== null }, event: events[0] ?? null, refs: removed === null ? refs : [] };
-  if (chosen.length > 1) return { facts: { kind: 'ambiguous' }, event: events[0] ?? null, refs: [] };
-  return { facts: ticketFacts(hit, sources), event: hit.event, refs: [] };
+  if (chosen.length === 1) return { facts: ticketFacts(hit, sources), event: hit.event, refs: [] };
+  const one = sources.choose(chosen.map((each) => ticketFacts(each, sources)));
+  if (one === 'ambiguous' || one === null) return { facts: { kind: 'ambiguous' }, event: events[0] ?? null, refs: [] };
+  return { facts: one.facts, event: events.find(({ eventId }) => eventId === one.facts.event.eventId) ?? hit.event, refs: [] };
 }
 
-function ticketFacts({ event, ticket, medium, snapshot }: Hit, sources: FactsSources): Recognised {
+function ticketFacts({ event, ticket, medium, snapshot }: Hit, sources: FactsSources): RecognisedTicket {
   const { head } = event.file;
   const ref = Buffer.from(ticket.ticketRef, 'hex');
   const states = sources.usage.ofTicket(ticket.ticketRef).filter((state) => state.eventId === event.eventId);
@@ -149,9 +154,11 @@ function findIn(
     form.form === 'opaque' &&
     form.lookupText === ticket.ticketId &&
     file.head.keys.some((one) => one.use === 'code');
+  /** With the date that a signed code names. */
+  const dated = (ticket: TicketFacts): TicketFacts => (signed && form.form === 'pretix' ? { ...ticket, subevent: form.subevent } : ticket);
   const said = ({ found, usage }: AskedTicket) => {
     if (bareId(found)) return { ref, what: null };
-    return { ref, what: typeof found === 'string' ? found : { event, ticket: found, medium, snapshot: usage } };
+    return { ref, what: typeof found === 'string' ? found : { event, ticket: dated(found), medium, snapshot: usage } };
   };
   const answer = asked?.find((one) => one.eventId === eventId && one.ticketRef === ref);
   if (answer !== undefined) return said(answer);
@@ -161,5 +168,5 @@ function findIn(
   if (late !== null) return said(late);
   const ticket = held ?? (signed ? ticketFromSignature(form as SignedForm, eventId, ref) : null);
   if (bareId(ticket)) return { ref, what: null };
-  return { ref, what: ticket === null ? null : { event, ticket, medium, snapshot: null } };
+  return { ref, what: ticket === null ? null : { event, ticket: dated(ticket), medium, snapshot: null } };
 }

@@ -76,6 +76,8 @@ export interface ManifestSpec {
   readonly salt?: string;
   /** When the event begins, Unix ms; it lasts six hours. Default: the clock's wall time at boot. */
   readonly beginsMs?: number;
+  /** No end is given. */
+  readonly endless?: boolean;
 }
 
 /** Builds the file and signs its wanted entry. */
@@ -92,7 +94,7 @@ export async function makeManifest(folder: string, signer: Signer, spec: Manifes
       expires_at: new Date(beginsMs + 86_400_000).toISOString(),
       name: 'Concert',
       starts_at: new Date(beginsMs).toISOString(),
-      ends_at: new Date(beginsMs + 6 * 3_600_000).toISOString(),
+      ends_at: spec.endless === true ? null : new Date(beginsMs + 6 * 3_600_000).toISOString(),
       time_zone: 'Europe/Berlin',
       salt: spec.salt ?? SALT,
       policies: spec.policies ?? {},

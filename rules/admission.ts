@@ -45,11 +45,19 @@ function decide(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
       break;
   }
   const { ticket, event, entries } = facts;
-  const ask: Ask = { ticket, event, policy, place, entries, usage: usageOf(entries, ticket.units), flags: new Set() };
+  const ask: Ask = {
+    ticket,
+    event,
+    policy,
+    place,
+    entries,
+    usage: usageOf(entries, ticket.units),
+    flags: new Set(facts.chosenOfSeveral === true ? ['chosen_of_several'] : []),
+  };
   return place.direction === 'out' ? exit(ask) : enter(ask);
 }
 
-const ENTRY_CHECKS: readonly Check[] = [checkRight, checkClock, checkTime, checkPlace, checkApproval, checkKnowledge, checkVenueRule];
+const ENTRY_CHECKS: readonly Check[] = [checkRight, checkSeries, checkClock, checkTime, checkPlace, checkApproval, checkKnowledge, checkVenueRule];
 
 function enter(ask: Ask): Verdict {
   const { usage, place, ticket } = ask;
@@ -73,7 +81,7 @@ function judgeEntry(ask: Ask, checks: readonly Check[]): number | Refusal {
 }
 
 /** What will still hold at another time: not the list's age, not what this gate has yet to learn. */
-const LASTING_CHECKS: readonly Check[] = [checkRight, checkTime, checkPlace, checkApproval, checkVenueRule];
+const LASTING_CHECKS: readonly Check[] = [checkRight, checkSeries, checkTime, checkPlace, checkApproval, checkVenueRule];
 
 /** "Valid again at" is a promise: it is left out where something else would refuse the ticket then. */
 function keepPromise(ask: Ask, refused: Refusal): Refusal {
@@ -122,6 +130,14 @@ function checkRight(ask: Ask): Refusal | null {
     default:
       return refusal(ask, RIGHT_REASONS[status]);
   }
+}
+
+/** A signed code that names its date is for that one. What is in the list is for this event, unless the event says which dates it is. */
+function checkSeries(ask: Ask): Refusal | null {
+  const { ticket, policy } = ask;
+  const subevent = ticket.subevent ?? null;
+  if (subevent === null || (policy.subevents === null ? ticket.source !== 'signature' : policy.subevents.includes(subevent))) return null;
+  return refusal(ask, 'product', { subevent });
 }
 
 function checkClock(ask: Ask): Refusal | null {

@@ -25,6 +25,8 @@ export interface TicketFacts {
   readonly note: string | null;
   /** `signature`: known only from its own signature (sold after the last sync). */
   readonly source: 'manifest' | 'overlay' | 'cloud' | 'signature';
+  /** Of a signed code that names it: the date of a series that it is for; null and absent: none. */
+  readonly subevent?: number | null;
 }
 
 /** One grant of a ticket that counts (a returned one is not here). Times are corrected Unix ms where known, else the wall hint. */
@@ -63,9 +65,19 @@ export interface PlaceFacts {
   readonly units?: number;
 }
 
+export interface RecognisedTicket {
+  readonly kind: 'ticket';
+  readonly ticket: TicketFacts;
+  readonly medium: Medium;
+  readonly entries: readonly Entry[];
+  readonly event: EventFacts;
+  /** Other events of this gate would have admitted the code as well. */
+  readonly chosenOfSeveral?: true;
+}
+
 /** What the code turned out to be. */
 export type Recognised =
-  | { readonly kind: 'ticket'; readonly ticket: TicketFacts; readonly medium: Medium; readonly entries: readonly Entry[]; readonly event: EventFacts }
+  | RecognisedTicket
   /** `removed`: a tombstone says why. `asked`: the cloud was asked and did not know it. */
   | { readonly kind: 'unknown'; readonly removed: Extract<Reason, 'invalid' | 'revoked' | 'canceled'> | null; readonly asked: boolean }
   | { readonly kind: 'ambiguous' }

@@ -99,6 +99,10 @@ const plain = {
   clock_untrusted: Leniency,
   /** This gate's usage is incomplete. */
   usage_lost: Leniency,
+  /** One code would be admitted for several events of the gate: the likeliest is chosen and flagged, or the code is refused. */
+  ambiguous: z.enum(['choose', 'refuse']),
+  /** Which dates of a pretix series (`subevent`) this event is; null: not said, and then a signed code of a date that is not in the list is refused. */
+  subevents: z.array(z.int().min(1).max(Number.MAX_SAFE_INTEGER)).max(64).nullable(),
 };
 /** What a gate serves; null: all. `vip` serves `vip:balcony` too, `north` the sector `north:12`. */
 const served = { zones: z.array(ZoneId).max(256).nullable(), tiers: z.array(TierId).max(256).nullable() };
@@ -159,6 +163,8 @@ export const DEFAULT_POLICY: Policy = {
   manifest_stale: 'admit_and_flag',
   clock_untrusted: 'admit_and_flag',
   usage_lost: 'refuse',
+  ambiguous: 'choose',
+  subevents: null,
   // Half a day: a ticket for tomorrow is not spent today, and no door that opens early is held shut.
   admission: {
     opens_before_start_s: 43_200,

@@ -21,7 +21,8 @@ export function readPretix(text: string): PretixForm | null {
   const signedBytes = bytes.subarray(HEADER_BYTES, HEADER_BYTES + payloadBytes);
   const fields = readFields(signedBytes);
   if (fields === null) return null;
-  const time = (seconds: number | undefined): number | null => (seconds === undefined ? null : seconds * 1000);
+  // pretix writes 0 for none.
+  const time = (seconds: number | undefined): number | null => (seconds === undefined || seconds === 0 ? null : seconds * 1000);
   return {
     form: 'pretix',
     item: fields.get(2) ?? 0,

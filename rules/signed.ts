@@ -161,7 +161,7 @@ export function ticketFromSignature(form: SignedForm, eventId: string, ticketRef
     source: 'signature',
   } as const;
   if (form.form === 'stile') return { ...rest, ticketId: form.ticketId, tier: form.tier, zone: form.zone };
-  return { ...rest, ticketId: ticketRef, tier: pretixTier(form), zone: null };
+  return { ...rest, ticketId: ticketRef, tier: pretixTier(form), zone: null, subevent: form.subevent };
 }
 
 /** pretix's product and variation as a tier: `12` or `12:34`. */

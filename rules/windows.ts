@@ -1,6 +1,8 @@
 /** When: the ticket's validity, the admission window, its expiry after the first entry, the weekly schedule. */
 import { type Ask, refusal, show } from './ask.ts';
-import type { EventFacts, Refusal } from './facts.ts';
+import type { EventFacts, PlaceFacts, RecognisedTicket, Refusal } from './facts.ts';
+import type { Policy } from './policy.ts';
+import { usageOf } from './usage.ts';
 import { nextOpenMs } from './venue-time.ts';
 
 /** An event without an end ends so long after its beginning: last week's ticket does not open this week's door. */
@@ -53,4 +55,9 @@ export function checkTime(ask: Ask): Refusal | null {
   if (openMs === place.nowMs) return null;
   if (openMs === null || openMs > closedMs) return refusal(ask, 'invalid_time');
   return refusal(ask, 'invalid_time', place.nowMs < fromMs ? { valid_from: show(ask, openMs, 'up') } : {}, openMs);
+}
+
+/** Is admission open now, for this ticket at this place? Without a trusted clock nobody can say that it is not. */
+export function isOpen({ ticket, event, entries }: RecognisedTicket, policy: Policy, place: PlaceFacts): boolean {
+  return checkTime({ ticket, event, policy, place, entries, usage: usageOf(entries, ticket.units), flags: new Set() }) === null;
 }

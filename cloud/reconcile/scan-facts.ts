@@ -128,7 +128,8 @@ async function recogniseForm(
   if (ticket === null) return unknown();
   return {
     kind: 'ticket',
-    ticket,
+    // With the date that a signed code names.
+    ticket: medium === 'signed' && form?.form === 'pretix' ? { ...ticket, subevent: form.subevent } : ticket,
     medium,
     entries: await entriesOf(client, event.eventId, ticket.ticketId),
     event: {
