@@ -13,7 +13,10 @@ const Text = z.string().max(MAX_TEXT_CHARS);
 export const HttpError = z.looseObject({ success: z.literal(false), error: z.string().regex(/^[A-Z][A-Z0-9_]*$/), message: z.string() });
 export type HttpError = z.infer<typeof HttpError>;
 
-/** `POST /offline/reconcile`, as the forerunner's scanners send it. */
+/**
+ * `POST /offline/reconcile`, as the forerunner's scanners send it. Of a scan that has an id, a time and a result nothing else can be wrong: null
+ * is as good as absent, texts are cut, and what cannot be used is left out and named in the answer. `scanned_at`: any form of ISO 8601 with an offset or Z.
+ */
 export const OfflineScan = z.looseObject({
   ticket_id: TicketId,
   scanned_at: z.iso.datetime({ offset: true }),
@@ -31,9 +34,13 @@ export const OfflineScan = z.looseObject({
 export type OfflineScan = z.infer<typeof OfflineScan>;
 export const ReconcileRequest = z.looseObject({ device_id: z.string().min(1).max(63), scans: z.array(z.unknown()).max(MAX_RECONCILE_SCANS) });
 export type ReconcileRequest = z.infer<typeof ReconcileRequest>;
+/**
+ * `PENDING`: kept, and counted when its ticket appears; the scanner may forget it. `ERROR`: no scan (no readable id, time or result), kept in
+ * quarantine. `reconciled` counts all but ERROR. What of a scan was left out or cut, `message` names.
+ */
 export const ReconcileResult = z.looseObject({
   ticket_id: z.string().nullable(),
-  status: z.enum(['SUCCESS', 'DUPLICATE', 'CONFLICT', 'ERROR']),
+  status: z.enum(['SUCCESS', 'DUPLICATE', 'CONFLICT', 'PENDING', 'ERROR']),
   message: z.string(),
 });
 export type ReconcileResult = z.infer<typeof ReconcileResult>;

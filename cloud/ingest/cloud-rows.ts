@@ -76,6 +76,11 @@ export function createCloudRows(options: {
     );
     for (const { tenant_id } of tenants)
       settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_appeared_tickets() AS n'))).rows[0]?.n ?? 0;
+    const { rows: waited } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_waiting_scans($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of waited)
+      settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_scans_left_waiting() AS n'))).rows[0]?.n ?? 0;
     return settled;
   }
 

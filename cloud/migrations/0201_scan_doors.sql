@@ -149,6 +149,8 @@ CREATE FUNCTION lock_ticket_for_scan(event text, ticket text, impatient boolean)
 DECLARE
   t tickets;
 BEGIN
+  -- What scanners brought in before the ticket was known, and still waits (0571).
+  PERFORM settle_pending_scans(ARRAY[ticket]);
   -- Made here, so that nobody else makes it between our lock on the ticket and our first entry.
   INSERT INTO ticket_usage (tenant_id, event_id, ticket_id, known) VALUES (current_tenant_id(), event, ticket, true) ON CONFLICT DO NOTHING;
   IF impatient THEN

@@ -1,29 +1,26 @@
 /**
  * What scanners decided while they were away (`POST /offline/reconcile`): rows of the site's cloud ledger, appended and judged in one
  * transaction. Nothing is decided again: an ALLOW is an entry that happened. The first scan by its time wins, whatever arrives first.
+ * Scans of tickets that are not known yet wait (pending-scans.ts); what is no scan goes to quarantine.
  */
 import type { z } from 'zod';
-import { OfflineScan, type ReconcileResponse, type ReconcileResult } from '../../contract/http.ts';
+import type { OfflineScan, ReconcileResponse, ReconcileResult } from '../../contract/http.ts';
 import { CLOUD_GATE, splitGateName } from '../../contract/ids.ts';
+import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
 import { cutText } from '../../contract/text.ts';
-import { wordsOf } from '../../contract/words.ts';
-import type { DatabaseClient } from '../database.ts';
+import { type DatabaseClient, isTransient } from '../database.ts';
 import { appendCloudRows, lockCloudLedger } from './cloud-ledger.ts';
+import { type Item, readScan } from './offline-read.ts';
+import { keepPending, knownScans, quarantineScans, type RefusedScan, settlePending } from './pending-scans.ts';
 import { grantRow, passedRow } from './scan.ts';
 
-/** How far a scanner's clock is believed to be off at most, in ms either way: phones and tablets set theirs by the network. Overlaps within it are flagged. */
-export const SCANNER_CLOCK_BOUND_MS = 5_000;
-/** A scan from farther in the future than this is an error of the scanner's clock, in ms. */
-const MAX_AHEAD_MS = 24 * 3_600_000;
-/** Older scans are not taken: their keys are kept a little longer (scan_keys_kept_for, migration 0512), so that none counts twice. In ms. */
-const MAX_AGE_MS = 366 * 24 * 3_600_000;
 /** Scans appended and judged in one statement, two rows each: the plans of the account are made for a thousand rows. */
 const SCANS_AT_ONCE = 500;
 
 export type OfflineAnswer = z.infer<typeof ReconcileResponse>;
 type Result = z.infer<typeof ReconcileResult>;
-type Scan = z.infer<typeof OfflineScan>;
+type Scan = OfflineScan;
 
 interface Ticket {
   readonly event_id: string;
@@ -34,84 +31,137 @@ interface Ticket {
   readonly entered: number;
   readonly version: number;
 }
-interface Item {
-  readonly index: number;
-  readonly scan: Scan;
-  /** As the scanner says, and when it happened at the latest: what is said to be in the future happened by now. */
-  readonly scannedMs: number;
-  readonly atMs: number;
-  readonly key: string;
-}
+/** A scan with its ticket; null: of a refusal whose ticket nobody knows. */
 interface Recorded extends Item {
-  readonly ticket: Ticket;
+  readonly ticket: Ticket | null;
+}
+interface Taking {
+  readonly client: DatabaseClient;
+  readonly device: string;
+  readonly site: string;
+  readonly given: readonly unknown[];
+  readonly results: Result[];
+  readonly recorded: Recorded[];
+  readonly places: Place[];
+  readonly refused: (RefusedScan & { readonly index: number })[];
 }
 
 /** Every scan is answered, in the order given; one that cannot be taken undoes no other. In the caller's transaction; sent again it changes nothing. */
 export async function reconcileOffline(client: DatabaseClient, device: string, scans: readonly unknown[], nowMs: number): Promise<OfflineAnswer> {
-  const results: Result[] = [];
+  const { site } = splitGateName(device);
+  const taking: Taking = { client, device, site, given: scans, results: [], recorded: [], places: [], refused: [] };
   const items: Item[] = [];
   for (const [index, given] of scans.entries()) {
-    const read = readScan(given, index, nowMs);
-    if (typeof read === 'string') results[index] = { ticket_id: idOf(given), status: 'ERROR', message: read };
+    const read = readScan(given, index, device, nowMs);
+    if (typeof read === 'string') refuse(taking, index, 'unreadable', read);
     else items.push(read);
   }
-  const { site } = splitGateName(device);
   await lockCloudLedger(client, site);
-  const fresh = await withoutKnown(client, device, items, results);
-  const tickets = await findTickets(client, device, site, fresh);
-  const recorded: Recorded[] = [];
-  for (const item of fresh) {
-    const ticket = ticketOf(tickets, item.scan);
-    if (typeof ticket === 'string') results[item.index] = { ticket_id: item.scan.ticket_id, status: 'ERROR', message: ticket };
-    else recorded.push({ ...item, ticket });
+  await settlePending(client, [...new Set(items.map(({ scan }) => scan.ticket_id))]);
+  await take(taking, await withoutKnown(taking, items));
+  await judged(taking);
+  await quarantined(taking);
+  const failed = taking.results.filter(({ status }) => status === 'ERROR').length;
+  return { success: true, reconciled: taking.results.length - failed, failed, results: taking.results };
+}
+
+function refuse({ given, refused }: Taking, index: number, reason: RefusedScan['reason'], why: string): void {
+  refused.push({ index, reason, why, given: given[index] });
+}
+
+/** What is no scan, or cannot be recorded: kept, and said so. */
+async function quarantined({ client, device, refused, results }: Taking): Promise<void> {
+  const kept = await quarantineScans(client, device, refused);
+  for (const [n, { index, why, given }] of refused.entries()) {
+    const where = kept[n] === true ? 'kept in quarantine' : 'not kept: too much of this device is in quarantine already';
+    results[index] = { ticket_id: idOf(given), status: 'ERROR', message: `${cutText(why, MAX_TEXT_CHARS)} (${where})` };
   }
-  recorded.sort((a, b) => a.scannedMs - b.scannedMs || a.index - b.index);
-  const places = await append(client, device, site, recorded);
-  await keep(client, device, site, recorded, places);
-  await judged(client, site, recorded, places, results);
-  const failed = results.filter(({ status }) => status === 'ERROR').length;
-  return { success: true, reconciled: results.length - failed, failed, results };
 }
 
 const idOf = (given: unknown): string | null => {
   const id = (given as { ticket_id?: unknown } | null)?.ticket_id;
   return typeof id === 'string' ? cutText(id, 64) : null;
 };
-
-function readScan(given: unknown, index: number, nowMs: number): Item | string {
-  const read = OfflineScan.safeParse(given);
-  if (!read.success) {
-    const issue = read.error.issues[0];
-    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('.')}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`;
-  }
-  const scan = read.data;
-  const scannedMs = Date.parse(scan.scanned_at);
-  if (Number.isNaN(scannedMs)) return `scans.${index}.scanned_at: ${scan.scanned_at} is no time of a scan: set the scanner's clock`;
-  if (scannedMs < nowMs - MAX_AGE_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} is more than a year ago: set the scanner's clock`;
-  if (scannedMs > nowMs + MAX_AHEAD_MS) return `scans.${index}.scanned_at: ${scan.scanned_at} lies in the future: set the scanner's clock`;
-  // PostgreSQL keeps neither U+0000 nor half a surrogate pair.
-  if (scan.scan_id !== undefined && (!scan.scan_id.isWellFormed() || scan.scan_id.includes('\0'))) return `scans.${index}.scan_id: is not plain text`;
-  const key = scan.scan_id === undefined ? `at ${scan.ticket_id} ${scannedMs} ${scan.result}` : `id ${scan.scan_id}`;
-  return { index, scan, scannedMs, atMs: Math.min(scannedMs, nowMs), key };
-}
+const answer = ({ scan, remarks }: Item, status: Result['status'], message: string): Result => ({
+  ticket_id: scan.ticket_id,
+  status,
+  message: cutText([message, ...remarks].join('; '), MAX_TEXT_CHARS),
+});
 
 /** Repeats of what was taken in before, or stands in this batch already, are answered; the others are new. */
-async function withoutKnown(client: DatabaseClient, device: string, items: readonly Item[], results: Result[]): Promise<Item[]> {
-  const { rows } = await client.query<{ scan_key: string; ticket_id: string | null; result: string }>(
-    'SELECT scan_key, ticket_id, result FROM device_scans WHERE tenant_id = current_tenant_id() AND device = $1 AND scan_key = ANY ($2)',
-    [device, items.map(({ key }) => key)],
-  );
-  const known = new Map(rows.map(({ scan_key, ticket_id, result }) => [scan_key, { ticketId: ticket_id, result }]));
-  return items.filter(({ index, scan, key }) => {
+async function withoutKnown(taking: Taking, items: readonly Item[]): Promise<Item[]> {
+  const known = await knownScans(taking.client, taking.device, items);
+  const fresh: Item[] = [];
+  for (const item of items) {
+    const { index, scan, key } = item;
     const before = known.get(key);
     known.set(key, before ?? { ticketId: scan.ticket_id, result: scan.result });
-    if (before === undefined) return true;
-    const same = before.ticketId === scan.ticket_id && before.result === scan.result;
-    results[index] = same
-      ? { ticket_id: scan.ticket_id, status: 'DUPLICATE', message: 'known already' }
-      : { ticket_id: scan.ticket_id, status: 'ERROR', message: `scans.${index}.scan_id: ${scan.scan_id} was used for another scan` };
-    return false;
-  });
+    if (before === undefined) fresh.push(item);
+    else if (before.ticketId === scan.ticket_id && before.result === scan.result) taking.results[index] = answer(item, 'DUPLICATE', 'known already');
+    else refuse(taking, index, 'unreadable', `scans.${index}.scan_id: ${scan.scan_id} was used for another scan`);
+  }
+  return fresh;
+}
+
+/** All together; where PostgreSQL refuses something, one half after the other, until what it refuses stands alone and goes to quarantine. */
+async function take(taking: Taking, items: readonly Item[]): Promise<void> {
+  if (items.length === 0) return;
+  const { client } = taking;
+  await client.query('SAVEPOINT scans');
+  try {
+    const done = await takeTogether(taking, items);
+    await client.query('RELEASE SAVEPOINT scans');
+    taking.recorded.push(...done.recorded);
+    taking.places.push(...done.places);
+    for (const [index, result] of done.results) taking.results[index] = result;
+    for (const [index, why] of done.beyond) refuse(taking, index, 'failed', why);
+  } catch (error) {
+    if (isTransient(error)) throw error;
+    await client.query('ROLLBACK TO SAVEPOINT scans');
+    await client.query('RELEASE SAVEPOINT scans');
+    const [first] = items;
+    if (items.length === 1 && first !== undefined)
+      return refuse(taking, first.index, 'failed', `scans.${first.index}: cannot be recorded: ${(error as Error).message}`);
+    const middle = Math.ceil(items.length / 2);
+    await take(taking, items.slice(0, middle));
+    await take(taking, items.slice(middle));
+  }
+}
+
+interface Taken {
+  readonly recorded: readonly Recorded[];
+  readonly places: readonly Place[];
+  /** Of those that wait. */
+  readonly results: readonly (readonly [index: number, result: Result])[];
+  /** Why no more may wait. */
+  readonly beyond: readonly (readonly [index: number, why: string])[];
+}
+
+async function takeTogether({ client, device, site }: Taking, items: readonly Item[]): Promise<Taken> {
+  const tickets = await findTickets(client, device, site, items);
+  const recorded: Recorded[] = [];
+  const waiting: { readonly item: Item; readonly why: string }[] = [];
+  for (const item of items) {
+    const ticket = ticketOf(tickets, item.scan);
+    if (typeof ticket !== 'string') recorded.push({ ...item, ticket });
+    else if (item.scan.result === 'DENY') recorded.push({ ...item, ticket: null });
+    else waiting.push({ item, why: ticket });
+  }
+  recorded.sort((a, b) => a.atMs - b.atMs || a.index - b.index);
+  const places = await append(client, device, site, recorded);
+  await keep(client, device, site, recorded, places);
+  const kept = await keepPending(
+    client,
+    device,
+    waiting.map(({ item }) => item),
+  );
+  const results = waiting
+    .filter(({ item }) => kept.has(item.key))
+    .map(({ item, why }) => [item.index, answer(item, 'PENDING', `${why}: kept, and counted when the ticket appears`)] as const);
+  const beyond = waiting
+    .filter(({ item }) => !kept.has(item.key))
+    .map(({ item, why }) => [item.index, `${why}, and too many scans of this device wait for theirs: import the tickets, then send it again`] as const);
+  return { recorded, places, results, beyond };
 }
 
 /** Tickets by their id, of events at the device's site: first of those that it is assigned. */
@@ -136,7 +186,7 @@ async function findTickets(client: DatabaseClient, device: string, site: string,
 function ticketOf(tickets: ReadonlyMap<string, readonly Ticket[]>, scan: Scan): Ticket | string {
   const all = tickets.get(scan.ticket_id) ?? [];
   const list = scan.event_id === undefined ? all : all.filter(({ event_id }) => event_id === scan.event_id);
-  if (list[0] === undefined) return 'Ticket not found';
+  if (list[0] === undefined) return 'Ticket not known yet';
   return list.length === 1 ? list[0] : `a ticket of several events (${list.map(({ event_id }) => event_id).join(', ')}): say which with event_id`;
 }
 
@@ -149,21 +199,25 @@ async function append(client: DatabaseClient, device: string, site: string, reco
   for (let from = 0; from < recorded.length; from += SCANS_AT_ONCE) {
     const part = recorded.slice(from, from + SCANS_AT_ONCE);
     const entries = part.flatMap((item) => rowsOf(item, device, entered));
-    const { epoch, rows } = await appendCloudRows(client, site, entries, { bootId: device, boundMs: SCANNER_CLOCK_BOUND_MS });
+    const { epoch, rows } = await appendCloudRows(client, site, entries);
     for (const { seq, entry } of rows) if (entry['kind'] !== 'passage') places.push([epoch, seq]);
   }
   return places;
 }
 
 /** `entered`: units that were admitted earlier in this batch, by ticket; the type of a grant only tells, it decides nothing. */
-function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Map<string, number>): Parameters<typeof appendCloudRows>[2] {
-  const at = { atMs };
-  const about = { event_id: ticket.event_id, ticket_id: ticket.ticket_id, ticket_ref: ticket.ticket_ref };
+function rowsOf({ scan, atMs, clock, flags, ticket }: Recorded, device: string, entered: Map<string, number>): Parameters<typeof appendCloudRows>[2] {
+  const at = { atMs, ...clock };
   const who = { device, ...(scan.scan_id === undefined ? {} : { scan_id: scan.scan_id }) };
-  if (scan.result === 'DENY') {
-    const reason = reasonOf(scan.reason);
+  if (ticket === null || scan.result === 'DENY') {
+    const reason = ticket === null && scan.reason === undefined ? 'invalid' : reasonOf(scan.reason);
+    const about =
+      ticket === null
+        ? { ticket_id: scan.ticket_id, ...(scan.event_id === undefined ? {} : { event_id: scan.event_id }) }
+        : { event_id: ticket.event_id, ticket_id: ticket.ticket_id, ticket_ref: ticket.ticket_ref };
     return [{ kind: 'refusal', reason, explanation: scan.reason ?? explain(reason), direction: scan.direction, ...about, ...who, at }];
   }
+  const about = { event_id: ticket.event_id, ticket_id: ticket.ticket_id, ticket_ref: ticket.ticket_ref };
   const units = scan.units ?? ticket.units;
   const key = `${ticket.event_id} ${ticket.ticket_id}`;
   const before = entered.get(key) ?? ticket.entered;
@@ -179,6 +233,7 @@ function rowsOf({ scan, atMs, ticket }: Recorded, device: string, entered: Map<s
     manifestVersion: Math.max(0, Math.min(ticket.version, Math.floor(atMs / 1000))),
     online: false,
     latencyUs: 0,
+    flags,
   });
   return [{ ...grant, ...about, ...who, at }, passedRow({ ...about, direction: scan.direction }, units, at)];
 }
@@ -210,20 +265,20 @@ function reasonOf(text: string | undefined): Reason {
 
 async function keep(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[], places: readonly Place[]): Promise<void> {
   if (recorded.length === 0) return;
-  const rows = recorded.map(({ key, scan, ticket, scannedMs }, n) => ({
+  const rows = recorded.map(({ key, scan, ticket, scannedAt }, n) => ({
     scan_key: key,
     epoch: places[n]?.[0],
     seq: places[n]?.[1],
-    event_id: ticket.event_id,
-    ticket_id: ticket.ticket_id,
+    event_id: ticket?.event_id ?? scan.event_id ?? null,
+    ticket_id: scan.ticket_id,
     result: scan.result,
-    scanned_at: new Date(scannedMs).toISOString(),
+    scanned_at: scannedAt.toISOString(),
     scan_count: scan.scan_count ?? null,
   }));
   await client.query(
     `INSERT INTO device_scans (tenant_id, device, scan_key, online, gate, epoch, seq, event_id, ticket_id, result, scanned_at, scan_count)
      SELECT current_tenant_id(), $1, r.scan_key, false, $2, r.epoch, r.seq, r.event_id, r.ticket_id, r.result, r.scanned_at, r.scan_count
-     FROM jsonb_to_recordset($3::jsonb) AS r (scan_key text, epoch bigint, seq bigint, event_id text, ticket_id text, result text, scanned_at timestamptz, scan_count integer) ORDER BY r.scan_key`,
+     FROM jsonb_to_recordset($3::jsonb) AS r (scan_key text, epoch bigint, seq bigint, event_id text, ticket_id text, result text, scanned_at timestamptz, scan_count bigint) ORDER BY r.scan_key`,
     [device, `${site}/${CLOUD_GATE}`, JSON.stringify(rows)],
   );
 }
@@ -239,26 +294,23 @@ interface Lost {
 }
 
 /** What became of each row once all of them were there: recorded, or beyond its ticket's right. */
-async function judged(client: DatabaseClient, site: string, recorded: readonly Recorded[], places: readonly Place[], results: Result[]): Promise<void> {
+async function judged({ client, site, recorded, places, results }: Taking): Promise<void> {
   const ledger = `${site}/${CLOUD_GATE}`;
+  const tickets = recorded.flatMap(({ ticket }) => ticket ?? []);
   const { rows } = await client.query<Lost>(
     `SELECT loser_epoch AS epoch, loser_seq AS seq, cause, winner_gate, winner_epoch, winner_seq, winner_at FROM conflicts
      WHERE tenant_id = current_tenant_id() AND event_id = ANY ($1) AND ticket_id = ANY ($2) AND loser_gate = $3`,
-    [[...new Set(recorded.map(({ ticket }) => ticket.event_id))], [...new Set(recorded.map(({ ticket }) => ticket.ticket_id))], ledger],
+    [[...new Set(tickets.map(({ event_id }) => event_id))], [...new Set(tickets.map(({ ticket_id }) => ticket_id))], ledger],
   );
   const lost = new Map(rows.map((row) => [`${row.epoch} ${row.seq}`, row]));
   const devices = await devicesOf(client, ledger, rows);
-  for (const [n, { index, scan, ticket }] of recorded.entries()) {
-    const more = scan.result === 'ALLOW' && (scan.units ?? 1) > ticket.units ? `: ${scan.units} guests on a ticket for ${ticket.units}` : '';
+  for (const [n, item] of recorded.entries()) {
+    const { scan, ticket } = item;
+    const more = scan.result === 'ALLOW' && ticket !== null && (scan.units ?? 1) > ticket.units ? `: ${scan.units} guests on a ticket for ${ticket.units}` : '';
     const conflict = lost.get(`${places[n]?.[0]} ${places[n]?.[1]}`);
-    results[index] =
-      conflict === undefined
-        ? { ticket_id: scan.ticket_id, status: 'SUCCESS', message: `recorded${more}` }
-        : {
-            ticket_id: scan.ticket_id,
-            status: 'CONFLICT',
-            message: conflictText(conflict.cause, devices.get(`${conflict.winner_epoch} ${conflict.winner_seq}`) ?? conflict.winner_gate, conflict.winner_at),
-          };
+    const winner = conflict === undefined ? null : (devices.get(`${conflict.winner_epoch} ${conflict.winner_seq}`) ?? conflict.winner_gate);
+    results[item.index] =
+      conflict === undefined ? answer(item, 'SUCCESS', `recorded${more}`) : answer(item, 'CONFLICT', conflictText(conflict.cause, winner, conflict.winner_at));
   }
 }
 

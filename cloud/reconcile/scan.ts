@@ -12,6 +12,7 @@ import { cutText } from '../../contract/text.ts';
 import type { Recognised, Verdict } from '../../rules/facts.ts';
 import type { DatabaseClient } from '../database.ts';
 import { appendCloudRows, type NewCloudEntry } from './cloud-ledger.ts';
+import { settlePending } from './pending-scans.ts';
 import { judge, refOf, type ScanEvent, type ScanSources, type Seen, scanFacts } from './scan-facts.ts';
 
 export interface OnlineScan {
@@ -54,7 +55,10 @@ export async function scanOnline(client: DatabaseClient, sources: ScanSources, e
     const before = await answeredBefore(client, scan.device, key, asked);
     if (before !== null) return before;
     const nowMs = clock.nowMs();
-    const gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
+    let gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
+    // Admissions that scanners brought in before the ticket was known, and that still wait.
+    if (gathered.facts.kind === 'ticket' && (await settlePending(client, [gathered.facts.ticket.ticketId])) > 0)
+      gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
     const verdict = judge(gathered);
     const answer = answerOf(verdict, gathered.facts);
     await client.query('SAVEPOINT scan');
