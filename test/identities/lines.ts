@@ -55,7 +55,6 @@ const ticketAction = (action: string): Line => ({
 export const LINES: Readonly<Record<string, readonly Line[]>> = {
   'GET /healthz': open('/healthz'),
   'GET /readyz': open('/readyz'),
-  'GET /metrics': open('/metrics'),
   'GET /openapi.json': open('/openapi.json'),
   'GET /console': open('/console'),
   'GET /console/page.css': open('/console/page.css'),
@@ -245,13 +244,13 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
     {
       what: 'EV2',
       kind: 'operator',
-      ask: () => ({ path: '/events/EV2', body: { name: 'EV2', site: 'stadium' } }),
+      ask: () => ({ path: '/events/EV2', body: { name: 'EV2', site: 'stadium', ends_at: '2027-01-01T00:00:00.000Z' } }),
       answers: { ...by('200', ...OUR_OPERATORS), [THEIR_OPERATOR]: '409 SITE_TAKEN' },
     },
     {
       what: 'a new one at our site',
       kind: 'operator',
-      ask: (who) => ({ path: `/events/NEW-${nth(who)}`, body: { name: 'x', site: 'arena' } }),
+      ask: (who) => ({ path: `/events/NEW-${nth(who)}`, body: { name: 'x', site: 'arena', ends_at: '2027-01-01T00:00:00.000Z' } }),
       answers: { ...by('201', ...OUR_OPERATORS), [THEIR_OPERATOR]: '409 SITE_TAKEN' },
     },
   ],

@@ -15,7 +15,7 @@ import { LINES, type Line, refusalOf } from './lines.ts';
 
 /** Requests under way at once. */
 const AT_ONCE = 8;
-const OPEN_TO_ALL = ['GET /healthz', 'GET /readyz', 'GET /metrics', 'GET /openapi.json'];
+const OPEN_TO_ALL = ['GET /healthz', 'GET /readyz', 'GET /openapi.json', 'GET /console', 'GET /console/page.css', 'GET /console/page.js'];
 
 let house: House;
 let broker: Broker;
