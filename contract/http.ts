@@ -154,6 +154,8 @@ export const GateView = z.looseObject({
   manifest_version: z.int().nullable(),
   event_ids: z.array(EventId),
   alerts: z.array(z.string()),
+  /** What each of `alerts` says, in the same order. */
+  alert_messages: z.array(z.string()).optional(),
   last_row_at: Timestamp.nullable(),
 });
 export const GatesResponse = z.looseObject({ success: z.literal(true), gates: z.array(GateView) });

@@ -1,7 +1,7 @@
 /** Desk, uplink and fetching, put together: they know one another only here. What MQTT and HTTP need is loaded after the readers are open. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { InfoMessage } from '../contract/messages.ts';
+import type { InfoMessage, Severity } from '../contract/messages.ts';
 import type { Config } from './config.ts';
 import { createDesk } from './desk.ts';
 import { deskStore } from './desk-store.ts';
@@ -64,11 +64,30 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
 
   let fetching: Promise<ManifestSync> | null = null;
   let changed: () => void = () => undefined;
+  let problem: string | null = null;
+  // One alert says how it is with the tickets, and the gate words it: what stands here, what is too old, and why no other was fetched.
+  const problems = {
+    raise: (_alert: 'manifest', _severity: Severity, message: string) => {
+      problem = message;
+      changed();
+    },
+    clear: () => {
+      problem = null;
+      changed();
+    },
+  };
   const load = async (): Promise<ManifestSync> => {
     const [{ createManifestSync }, { createCloudClient }] = await Promise.all([import('./link/manifest-sync.ts'), import('./link/cloud-client.ts')]);
     const { url, ca, tokenFile } = cloud as NonNullable<Config['cloud']>;
     const client = createCloudClient({ url, token: secret(tokenFile), ca: bytes(ca), cert: bytes(mqtt?.cert ?? null), key: bytes(mqtt?.key ?? null) });
-    return createManifestSync({ gate, client, desk: toldOf(desk, () => changed()), alerts: uplink, folder: join(config.store.path, 'incoming'), log: linkLog });
+    return createManifestSync({
+      gate,
+      client,
+      desk: toldOf(desk, () => changed()),
+      alerts: problems,
+      folder: join(config.store.path, 'incoming'),
+      log: linkLog,
+    });
   };
   const late = (): Promise<ManifestSync> => (fetching ??= load());
   const sync: GateSync =
@@ -82,6 +101,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
             const asked = (await uplink.loaded?.()?.askWant()) ?? false;
             return { want_came: asked, ...(await (await late()).refresh()) };
           },
+          problem: () => problem,
           changed(listener) {
             changed = listener;
           },

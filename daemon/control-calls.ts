@@ -11,7 +11,7 @@
  * | `selftest` | actor, reason | items: SelftestNews (daemon/gate/selftest.ts); `{"steps": […]}`. Ends early where the client goes |
  * | `hear` | ports? | endless items: HeardItem. Ports that no reader of the gate has are opened for so long |
  * | `ledger` | after? [epoch, seq], limit? | items: LedgerRow, in order; `{"rows": n}` |
- * | `manifest` | | `{"manifests": […]}` as in GateStatus |
+ * | `manifest` | | `{"manifests": […], "fetch_problem": …}` as in GateStatus |
  */
 import type { Direction } from '../contract/ids.ts';
 import type { Mode } from '../contract/ledger.ts';
@@ -58,6 +58,8 @@ export interface GateStatus {
     readonly usage_complete: boolean;
   };
   readonly manifests: readonly ManifestStatus[];
+  /** Why what is wanted of tickets could not be fetched, with the address; null: nothing stands in the way. */
+  readonly fetch_problem: string | null;
   /** Grants that the cloud found beyond the ticket's right: how many stand, and the newest words, the newest last. */
   readonly conflicts: {
     readonly standing: number;

@@ -35,6 +35,8 @@ export interface HandlerParts {
   readonly desk: Desk;
   /** A reader on a port that the configuration does not name; not opened yet. */
   readonly openPort: (path: string) => Reader;
+  /** Why what is wanted of tickets could not be fetched; null: nothing stands in the way. */
+  readonly fetchProblem: () => string | null;
   readonly startedAtMs: number;
   /** Resolves when guests can be decided, with how long that took from the process's start, ms. Calls wait for it. */
   readonly ready: Promise<number>;
@@ -79,7 +81,10 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
   };
   const handlers: Handlers = {
     status,
-    manifest: async () => ({ manifests: (await status()).manifests }),
+    manifest: async () => {
+      const { manifests, fetch_problem } = await status();
+      return { manifests, fetch_problem };
+    },
     watch: (_args, context) => watch(context, parts.gate, statusNow, watchers),
     ledger: (args, context) => ledger(args, context, parts.desk),
     open: (args) => order('open', args),
@@ -185,7 +190,12 @@ async function ledger(args: Readonly<Record<string, unknown>>, { send }: CallCon
 
 const timestamp = (ms: number): string => new Date(ms).toISOString();
 
-function statusOf({ config, version, clock, startedAtMs, board }: HandlerParts, now: GateSnapshot, recent: readonly RecentLine[], startMs: number): GateStatus {
+function statusOf(
+  { config, version, clock, startedAtMs, board, fetchProblem }: HandlerParts,
+  now: GateSnapshot,
+  recent: readonly RecentLine[],
+  startMs: number,
+): GateStatus {
   const { desk } = now;
   const offset = clock.offset();
   const mode = (direction: 'in' | 'out') => ({
@@ -212,6 +222,7 @@ function statusOf({ config, version, clock, startedAtMs, board }: HandlerParts, 
       backlog_oldest_s: desk?.backlogOldestMs == null ? null : Math.max(0, Math.round((clock.wallMs() - desk.backlogOldestMs) / 1000)),
       usage_complete: desk?.usageComplete ?? false,
     },
+    fetch_problem: fetchProblem(),
     manifests: (desk?.manifests ?? []).map(
       (one): ManifestStatus => ({
         event_id: one.eventId,

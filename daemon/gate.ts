@@ -133,6 +133,7 @@ export function createGate(options: GateOptions): Gate {
     lane: () => lane,
     note: (note) => void notes.add(note),
     changed: () => watch.changed(),
+    fetchProblem: () => sync.problem?.() ?? null,
     heard: ({ conflicts }) => telling.conflicts(conflicts?.newest ?? []),
     opened() {
       totalsBefore = keeper.status()?.totals ?? totalsBefore;

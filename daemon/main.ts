@@ -107,6 +107,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
       board,
       desk,
       openPort: (path) => createSerialReader({ baud: 115_200, frame: 'crlf', ...config.readers[0], name: path, direction: 'in', path }, clock),
+      fetchProblem: () => sync.problem?.() ?? null,
       startedAtMs,
       ready: ready.promise,
     });

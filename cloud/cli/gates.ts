@@ -171,6 +171,19 @@ export async function gates(session: Session, options: { readonly site?: string;
     return;
   }
   session.terminal.out(table(['gate', 'state', 'since', 'mode', 'backlog', 'manifest', 'last row', 'events', 'alerts'], found.map(gateLine)));
+  session.terminal.out(alertLines(found));
+}
+
+/** Gates whose alerts are told in words; the table before ranks the worst first. */
+const MAX_EXPLAINED = 20;
+
+/** What the alerts of the worst gates say. A gate's words are shown without what a terminal would obey. */
+function alertLines(found: readonly GateView[]): string {
+  const told = found.filter(({ alerts }) => alerts.length > 0).slice(0, MAX_EXPLAINED);
+  const lines = told.flatMap(({ gate, alerts, alert_messages: messages }) =>
+    alerts.map((alert, index) => `${gate}  ${alert}: ${(messages?.[index] ?? '').replace(/\p{Cc}+/gu, ' ')}\n`),
+  );
+  return lines.length === 0 ? '' : `\n${lines.join('')}`;
 }
 
 const gateLine = (gate: GateView): string[] => [

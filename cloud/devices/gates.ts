@@ -17,6 +17,7 @@ interface GateRow {
   readonly revoked: boolean;
   readonly event_ids: string[];
   readonly alerts: string[];
+  readonly alert_messages: string[];
   readonly last_row_at: Date | null;
 }
 
@@ -26,6 +27,7 @@ export async function listGates(client: DatabaseClient, site?: string): Promise<
     `SELECT d.name, d.state, d.state_at, d.health, d.revoked_at IS NOT NULL AS revoked,
        ARRAY(SELECT a.event_id FROM gate_assignments a WHERE a.tenant_id = d.tenant_id AND a.gate = d.name ORDER BY a.event_id) AS event_ids,
        ARRAY(SELECT l.alert_id FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name ORDER BY l.alert_id) AS alerts,
+       ARRAY(SELECT coalesce(l.alert ->> 'message', '') FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name ORDER BY l.alert_id) AS alert_messages,
        (SELECT max(e.last_row_at) FROM ledger_epochs e WHERE e.tenant_id = d.tenant_id AND e.gate = d.name) AS last_row_at
      FROM devices d WHERE d.kind = 'gate' AND ($1::text IS NULL OR d.site_id = $1) ORDER BY d.name LIMIT $2`,
     [site ?? null, MAX_GATES],
@@ -48,6 +50,7 @@ function viewOf(row: GateRow): GateView {
     manifest_version: count(row.health?.manifest_version),
     event_ids: row.event_ids,
     alerts: row.alerts,
+    alert_messages: row.alert_messages,
     last_row_at: row.last_row_at?.toISOString() ?? null,
     ...(row.revoked ? { revoked: true } : {}),
   };

@@ -12,7 +12,7 @@ import type { GateStatus } from '../control-calls.ts';
 import { type Check, fail, ok, warn } from './checks.ts';
 import { connectGate } from './client.ts';
 import { boardChecks, cardCheck, diskCheck, readerChecks } from './doctor-machine.ts';
-import { brokerCheck, cloudChecks, SET_CLOCK } from './doctor-network.ts';
+import { brokerCheck, cloudChecks, networkMend, SET_CLOCK } from './doctor-network.ts';
 import { socketCheck } from './doctor-socket.ts';
 import { ledgerChecks } from './doctor-store.ts';
 import { CliError, EXIT, print } from './exit.ts';
@@ -104,15 +104,25 @@ async function partsOf(config: Config, options: CommonOptions, { running, occupi
   ];
 }
 
+/** The address comes from the cloud: where it is wrong, nothing on this gate mends it. */
+const fetchMend = (problem: string): string =>
+  `${networkMend(problem)}. The cloud names this address: STILE_PUBLIC_URL on the server must be how gates reach it`;
+
 function manifestChecks(running: GateStatus | null): Check[] {
   if (running === null) return [];
   if (running.manifests.length === 0)
-    return [fail('tickets', 'there are none: every code is refused', 'assign an event to this gate (stile-cloud assign), and see broker and cloud below')];
+    return [
+      running.fetch_problem === null
+        ? fail('tickets', 'there are none: every code is refused', 'assign an event to this gate (stile-cloud assign), and see broker and cloud below')
+        : fail('tickets', `there are none: every code is refused. ${running.fetch_problem}`, fetchMend(running.fetch_problem)),
+    ];
   return running.manifests.map((one) => {
     const what = `${one.event_id}: ${one.tickets} tickets, version ${one.overlay_version}, made ${ageOf(one.generated_at)} ago`;
     return Date.parse(one.expires_at) < Date.parse(running.clock.wall)
       ? warn('tickets', `${what}, expired ${ageOf(one.expires_at)} ago`, 'see broker and cloud below: the gate fetches new ones by itself')
-      : ok('tickets', what);
+      : running.fetch_problem === null
+        ? ok('tickets', what)
+        : warn('tickets', `${what}. ${running.fetch_problem}`, fetchMend(running.fetch_problem));
   });
 }
 

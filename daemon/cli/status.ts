@@ -27,6 +27,7 @@ export function statusWords(found: GateStatus): string {
     ['readers', found.readers.map((reader) => `${reader.name} ${reader.ok ? 'ok' : `DOWN (${reader.path})`}`).join(', ')],
     ['board', `${found.board.by} ${found.board.ok ? 'ok' : 'FAULT'}`],
     ['tickets', found.manifests.length === 0 ? 'NONE: every code is refused' : found.manifests.map(manifestWords).join('; ')],
+    ...(found.fetch_problem === null ? [] : [['', found.fetch_problem]]),
     ['counted', `${plural(found.totals.admissions, 'admission')}, ${plural(found.totals.refusals, 'refusal')}, ${plural(found.totals.passages, 'passage')}`],
     ...(found.conflicts.standing === 0
       ? []
@@ -54,10 +55,10 @@ export const backlogWords = ({ ledger }: GateStatus): string =>
 const manifestWords = (one: ManifestStatus): string => `${one.event_id} version ${one.overlay_version}, ${plural(one.tickets, 'ticket')}`;
 
 export async function manifestShow(options: CommonOptions): Promise<void> {
-  const { manifests } = await withGate(options, (gate) => gate.call<{ manifests: readonly ManifestStatus[] }>('manifest'));
+  const { manifests, fetch_problem: problem } = await withGate(options, (gate) => gate.call<Pick<GateStatus, 'manifests' | 'fetch_problem'>>('manifest'));
   print(options.json, manifests, () =>
     manifests.length === 0
-      ? 'this gate holds no tickets: every code is refused. Assign it an event: stile-cloud assign'
+      ? `this gate holds no tickets: every code is refused. ${problem ?? 'Assign it an event: stile-cloud assign'}`
       : columns([
           ['event', 'version', 'with changes to', 'tickets', 'made', 'expires'],
           ...manifests.map((one) => [

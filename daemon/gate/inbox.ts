@@ -15,7 +15,9 @@ export interface GateSync {
   gap(): Promise<void>;
   /** Fetch what is wanted now; what it says goes into the answer. */
   refresh(): Promise<unknown>;
-  /** Calls back whenever what the desk holds of tickets or of the peers' usage has changed. Where it can't, the gate finds out within STATUS_MS. */
+  /** Why what is wanted could not be fetched, with the address that was asked; null: nothing is known to stand in the way. */
+  problem?(): string | null;
+  /** Calls back whenever `problem` has changed, or what the desk holds of tickets or of the peers' usage has changed. Where it can't, the gate finds out within STATUS_MS. */
   changed?(listener: () => void): void;
 }
 

@@ -49,6 +49,8 @@ export interface KeeperOptions {
   readonly lane: () => LaneState;
   readonly dispatch: (input: UntimedInput) => void;
   readonly note: (note: LaneNote) => void;
+  /** Why the ticket list could not be fetched; null: nothing is known to stand in the way. */
+  readonly fetchProblem: () => string | null;
   /** The desk said how it is. */
   readonly heard: (status: DeskStatus) => void;
   /** The desk is open: notes may be written. */
@@ -146,8 +148,11 @@ export function createKeeper(options: KeeperOptions): Keeper {
 
   function judge({ manifests, usageComplete }: DeskStatus): void {
     const stale = manifests.filter((one) => one.expiresAtMs <= clock.wallMs());
-    if (manifests.length === 0) alerts.raise('manifest', 'critical', 'no ticket list: nobody can be admitted');
-    else if (stale.length > 0) alerts.raise('manifest', 'warning', `the ticket list is too old: ${stale.map((one) => one.eventId).join(', ')}`);
+    const problem = options.fetchProblem();
+    const because = problem === null ? '' : `. ${problem}`;
+    if (manifests.length === 0) alerts.raise('manifest', 'critical', `no ticket list: nobody can be admitted${because}`);
+    else if (stale.length > 0) alerts.raise('manifest', 'warning', `the ticket list is too old: ${stale.map((one) => one.eventId).join(', ')}${because}`);
+    else if (problem !== null) alerts.raise('manifest', 'warning', `the ticket list is not up to date${because}`);
     else alerts.clear('manifest');
     if (lane().manifestOk !== manifests.length > 0) dispatch({ kind: 'condition', condition: 'manifest', ok: manifests.length > 0 });
     if (usageComplete) alerts.clear('ledger');

@@ -28,6 +28,8 @@ export interface CloudResponse {
 }
 
 export interface CloudClient {
+  /** What is asked for `path`, for people to read: without query, name or password. */
+  addressOf(path: string): string;
   /** `path`: absolute URL, or a path of the cloud. Rejects where there is no answer. */
   get(
     path: string,
@@ -38,9 +40,16 @@ export interface CloudClient {
 export function createCloudClient(options: CloudClientOptions): CloudClient {
   const base = options.url.replace(/\/+$/, '');
   const { origin } = new URL(base);
+  const absolute = (path: string) => new URL(path.startsWith('/') ? base + path : path);
   return {
+    addressOf(path) {
+      const where = path.startsWith('/') ? base + path : path;
+      if (!URL.canParse(where)) return 'an address that is none';
+      const { origin: asked, pathname } = new URL(where);
+      return asked + pathname;
+    },
     get(path, how) {
-      const url = new URL(path.startsWith('/') ? base + path : path);
+      const url = absolute(path);
       if (url.protocol !== 'https:' && url.protocol !== 'http:')
         return Promise.reject(new Error(`${url.protocol}// is not fetched, only https:// and http://`));
       const ours = url.origin === origin;
@@ -63,7 +72,7 @@ export function createCloudClient(options: CloudClientOptions): CloudClient {
         const deadline = setTimeout(() => request.destroy(new Error(`no answer within ${HEAD_TIMEOUT_MS} ms`)), HEAD_TIMEOUT_MS);
         request.on('error', (error) => {
           clearTimeout(deadline);
-          reject(error);
+          reject(named(error));
         });
       });
     },
@@ -93,4 +102,9 @@ export async function problemOf(response: CloudResponse): Promise<{ readonly sta
     // Not an answer of ours: a proxy's, perhaps.
   }
   return { status: response.status, error: null, text: `HTTP ${response.status}` };
+}
+
+/** A host of several addresses fails with an error that has no words of its own: those of its first are taken. */
+function named(error: NodeJS.ErrnoException & { readonly errors?: readonly Error[] }): Error {
+  return error.message !== '' ? error : new Error(error.errors?.[0]?.message ?? error.code ?? 'no answer', { cause: error });
 }

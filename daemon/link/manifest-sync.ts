@@ -9,7 +9,7 @@ import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { OverlayMessage, WantedManifest } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { cutText } from '../../contract/text.ts';
-import type { Desk, ManifestResult, Uplink } from '../ports.ts';
+import type { Desk, ManifestResult } from '../ports.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { download } from './download.ts';
 import { createJsonItems } from './json-items.ts';
@@ -24,6 +24,8 @@ export const RETRY_MAX_MS = 60_000;
 export const MAX_MANIFEST_BYTES = 1024 * 1024 * 1024;
 /** Failures in a row before operators are told; a forged or unreadable file is told at once. */
 const FAILURES_BEFORE_ALERT = 2;
+/** Of what operators are told of a failure; the gate says more around it. */
+const MAX_PROBLEM_CHARS = 400;
 /** In one round: the files, then the overlays after them, then what came meanwhile. */
 const MAX_STEPS_PER_ROUND = 16;
 /** The site's ledger is read when the link comes up, once more after this (rows that were on their way meanwhile), then every CATCH_UP_PERIOD_MS. */
@@ -35,7 +37,7 @@ export interface ManifestSyncOptions {
   readonly gate: string;
   readonly client: CloudClient;
   readonly desk: Pick<Desk, 'want' | 'installManifest' | 'applyOverlay' | 'applyPeer' | 'vector' | 'caughtUp' | 'status'>;
-  readonly alerts: Pick<Uplink, 'raise' | 'clear'>;
+  readonly alerts: { raise(alert: 'manifest', severity: 'warning', message: string): void; clear(alert: 'manifest'): void };
   /** For files that are on their way, such as `<store>/incoming`. Emptied of what is not wanted any more. */
   readonly folder: string;
   readonly log: LinkLog;
@@ -152,7 +154,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
           fetching = { eventId, receivedBytes, sizeBytes: size };
         },
       });
-      if (!got.ok) return { ...got, message: `${eventId} version ${wanted.version}: ${got.message}` };
+      if (!got.ok) return { ...got, message: `${eventId} version ${wanted.version} from ${client.addressOf(wanted.url)}: ${got.message}` };
       const installed = await desk.installManifest(path, wanted);
       if (installed.ok || installed.why !== 'io') await rm(path, { force: true });
       if (installed.ok) log('info', 'a manifest is in force', { event_id: eventId, version: installed.version, size_bytes: size });
@@ -166,14 +168,15 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
 
   /** The signed overlays from `since` on, as the topic `overlay` would have brought them. */
   async function bringOverlays(eventId: string, since: number): Promise<Brought> {
-    const response = await client.get(withDevice(`/offline/manifest/${encodeURIComponent(eventId)}?since=${since}`), {
-      accept: 'application/json',
-      signal: stopped.signal,
+    const path = `/offline/manifest/${encodeURIComponent(eventId)}`;
+    const what = `${eventId} changes since version ${since} from ${client.addressOf(path)}`;
+    const response = await client.get(withDevice(`${path}?since=${since}`), { accept: 'application/json', signal: stopped.signal }).catch((error: Error) => {
+      throw new Error(`${what}: ${error.message}`, { cause: error });
     });
     if (response.status !== 200) {
       const problem = await problemOf(response);
       // The cloud builds a new file now, and will say so in manifest/want.
-      return { ok: false, lasting: response.status === 409, message: `${eventId} changes since version ${since}: ${problem.text}` };
+      return { ok: false, lasting: response.status === 409, message: `${what}: ${problem.text}` };
     }
     const items = createJsonItems(['manifest.overlays.*'], MAX_PAYLOAD_BYTES);
     let applied = 0;
@@ -221,7 +224,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     if (failures === 1) log('warn', 'manifests could not be brought up to date; it is tried again', { cause: message });
     if (failures < FAILURES_BEFORE_ALERT && !lasting) return;
     alerted = true;
-    options.alerts.raise('manifest', 'warning', cutText(`The tickets on this gate are not up to date: ${message}`, 512));
+    options.alerts.raise('manifest', 'warning', cutText(`It could not be fetched: ${message}`, MAX_PROBLEM_CHARS));
   }
   function manifestsDone(): void {
     if (!alerted) return;

@@ -49,6 +49,7 @@ export function createSimSync(options: {
       });
     });
   const client: CloudClient = {
+    addressOf: (path) => path,
     async get(path) {
       const vector = JSON.parse(decodeURIComponent(path.slice(path.indexOf('after=') + 6))) as LedgerVector;
       const body = await http(() => {

@@ -15,6 +15,7 @@ import { everyHelp } from './every-command.ts';
 const root = fileURLToPath(new URL('../..', import.meta.url));
 /** Nothing of the checkout is in its reach. */
 const BARE = { PATH: '/usr/bin:/bin', HOME: '/nonexistent' };
+const NOW = new Date().toISOString();
 const CODE = randomBytes(16).toString('base64url');
 /** What stands for each parameter, by what comes before it in the path; a new parameter needs a line, else the test says so. */
 const PARAMETERS: Readonly<Record<string, string>> = {
@@ -57,7 +58,7 @@ beforeAll(async () => {
   broker = await startBroker();
   house = await openHouse({ dir: folder, databaseUrl: url.href, mqtt: { url: broker.url }, launcher: join(bundle, 'bin/stile-cloud'), env: BARE });
   await house.cloud('migrate');
-  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--no-wait');
+  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--starts', NOW, '--no-wait');
   writeFileSync(join(folder, 'tickets.csv'), `ticket_id,code\nT-1,${CODE}\n`);
   await house.cloud('import', 'concert', join(folder, 'tickets.csv'), '--no-wait');
   await house.cloud('assign', 'arena/north', 'concert', '--token-file', join(folder, 'token'), '--no-wait');
@@ -117,7 +118,20 @@ test('B2: the bundled cloud draws codes in every form, and reads the example of 
     await house.cloud('codes', 'sheet', codes, '--out', out);
     expect(existsSync(out)).toBe(true);
   }
-  await house.cloud('event', 'put', 'other', '--site', 'arena', '--name', 'Other', '--policies', join(bundle, 'share/policies.yaml.example'), '--no-wait');
+  await house.cloud(
+    'event',
+    'put',
+    'other',
+    '--site',
+    'arena',
+    '--name',
+    'Other',
+    '--starts',
+    NOW,
+    '--policies',
+    join(bundle, 'share/policies.yaml.example'),
+    '--no-wait',
+  );
 });
 
 test('B2: a bundle without one of its files is noticed: it does not start, and says which', async () => {
