@@ -61,6 +61,21 @@ grants('first entry', [
   ['a lane that is free judges all the same', { place: { mode: 'free' } }, { type: 'first_entry' }],
 ]);
 
+refuses('K8: the dates of a series', [
+  ['another date', { ticket: { subevent: 8 }, policy: { subevents: [7, 9] } }, 'product', 'the ticket is for another date of this series (date 8)'],
+  [
+    'a date, where nobody said which this is, and the list does not know it',
+    { ticket: { subevent: 8, source: 'signature' } },
+    'product',
+    'the ticket is for another date of this series (date 8)',
+  ],
+]);
+grants('K8: the dates of a series', [
+  ['this date', { ticket: { subevent: 9, source: 'signature' }, policy: { subevents: [7, 9] } }, { type: 'first_entry', flags: ['signature_only'] }],
+  ['what the list holds is for this event', { ticket: { subevent: 8 } }, { type: 'first_entry' }],
+  ['no date', { ticket: { subevent: null, source: 'signature' }, policy: { subevents: [7] } }, { type: 'first_entry', flags: ['signature_only'] }],
+]);
+
 refuses('states', [
   ['blocked', { ticket: { status: 'blocked' } }, 'blocked', 'the ticket is blocked'],
   [

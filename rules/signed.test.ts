@@ -179,6 +179,7 @@ test("pretix's signed tickets are read and verified", () => {
     expect(checkSignature(form, [keyOf(ours.publicKey, 'p0', 'pretix')], nodeVerify, 0)).toEqual({ ok: false, why: 'bad_signature' });
   }
   expect(ticketFromSignature(plain, 'e', 'ab'.repeat(16))).toMatchObject({ ticketId: 'ab'.repeat(16), tier: '129:313', zone: null });
+  expect(ticketFromSignature(plain, 'e', 'ab'.repeat(16))).toMatchObject({ subevent: 56 });
   expect(ticketFromSignature(timed, 'e', 'ab'.repeat(16))).toMatchObject({ tier: '12' });
 });
 
@@ -210,6 +211,16 @@ test.each([
   ['a byte too many', reversed(Uint8Array.of(1, 0, 2, 0, 64, 0x10, 1, ...new Uint8Array(65)))],
 ])('opaque after all: %s', (_, text) => {
   expect(recogniseCode(text).form).toBe('opaque');
+});
+
+test('K8: 0 is none in every field that pretix may leave empty', () => {
+  expect(recogniseCode(frame([0x10, 5, 0x18, 0, 0x20, 0, 0x28, 0, 0x30, 0]))).toMatchObject({
+    variation: null,
+    subevent: null,
+    validFromMs: null,
+    validUntilMs: null,
+  });
+  expect(recogniseCode(frame([0x10, 5, 0x28, 9, 0x30, 0]))).toMatchObject({ validFromMs: 9_000, validUntilMs: null });
 });
 
 test('unknown fields of a pretix ticket are passed over', () => {

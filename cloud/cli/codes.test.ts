@@ -1,4 +1,4 @@
-import { generateKeyPairSync } from 'node:crypto';
+import { generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -169,6 +169,39 @@ test('signed codes: two keys side by side, in the manifest; a revoked one opens 
   expect(after.revoked?.version).toBeGreaterThan(before.revoked?.version as number);
   expect(after.revoked?.refs).toHaveLength((before.revoked?.refs.length ?? 0) + 1);
   expect(after.keys?.find(({ key_id }) => key_id === 'k1')).toMatchObject({ revoked: true });
+});
+
+/** As pretix writes it: product 5, the date of a series where there is one, both times 0 for none. */
+function pretixCode(key: KeyObject, seed: string, subevent = 0): string {
+  const payload = Uint8Array.of(0x0a, seed.length, ...Buffer.from(seed), 0x10, 5, 0x18, 0, 0x20, subevent, 0x28, 0, 0x30, 0);
+  const whole = Uint8Array.of(1, 0, payload.length, 0, 64, ...payload, ...sign(null, payload, key));
+  return [...Buffer.from(whole).toString('base64')].reverse().join('');
+}
+
+test('K8: a signed code of pretix is revoked by the file that holds it; what cannot be is said line by line; another date of a series is refused in words', async () => {
+  venue = await makeVenue(fresh.url, { tickets: 1, event: 'PRETIX' });
+  const pair = generateKeyPairSync('ed25519');
+  writeFileSync(file('series.txt'), pair.publicKey.export({ type: 'spki', format: 'pem' }) as string);
+  expect(await cli('codes', 'keys', 'add', venue.eventId, '--pretix', file('series.txt'), '--no-wait')).toMatchObject({ code: 0 });
+  const [lost, kept] = [pretixCode(pair.privateKey, 'lost'), pretixCode(pair.privateKey, 'kept')];
+  expect([await scan(lost), await scan(kept)]).toEqual(['first_entry', 'first_entry']);
+  writeFileSync(file('lost.csv'), `ticket_id,code\nP-1,${lost}\n`);
+  expect(await cli('codes', 'revoke', venue.eventId, '--file', file('lost.csv'), ...by)).toMatchObject({
+    code: 0,
+    out: '0 tickets revoked, 1 codes that no ticket is known for\n',
+  });
+  expect([await scan(lost), await scan(kept)]).toEqual(['revoked', 'first_entry']);
+  expect(await cli('codes', 'revoke', venue.eventId, 'P-2', 'T-1', ...by)).toMatchObject({
+    code: 1,
+    out: '1 tickets revoked, 0 codes that no ticket is known for\n',
+    err: expect.stringMatching(/not revoked: P-2: no ticket P-2 is known, .*--file/),
+  });
+
+  const dated = [7, 8].map((subevent) => pretixCode(pair.privateKey, `date-${subevent}`, subevent));
+  expect(await Promise.all(dated.map(scan))).toEqual(['product', 'product']);
+  writeFileSync(file('date.yaml'), 'event: { subevents: [7] }\n');
+  expect(await cli('event', 'put', venue.eventId, '--policies', file('date.yaml'), '--no-wait')).toMatchObject({ code: 0 });
+  expect(await Promise.all(dated.map(scan))).toEqual(['first_entry', 'product']);
 });
 
 test("pretix's public key is taken as its settings show it; what is no public key is not", async () => {

@@ -7,7 +7,7 @@ import { writeSafeFile } from '../../deploy/safe-file.ts';
 import { addCodeKey, listCodeKeys, revokeCodeKey, spkiOf } from '../manifest/code-keys.ts';
 import { CodeKeyError, openCodeKey } from '../tickets/code-key-file.ts';
 import { type IssuedCode, issueCodes } from '../tickets/issue.ts';
-import { MAX_REVOKED_AT_ONCE, revokeCodes } from '../tickets/revoke-codes.ts';
+import { MAX_REVOKED_AT_ONCE, revokeCodes, type TakenBack } from '../tickets/revoke-codes.ts';
 import { drawSheet, MAX_SHEET_CODES, type SheetCode, type SheetFormat } from '../tickets/sheet.ts';
 import { openTicketSource, SourceError } from '../tickets/source.ts';
 import { toldGates } from './announce.ts';
@@ -214,9 +214,12 @@ export async function revokeCommand(
   options: RevokeOptions & { readonly file?: string },
 ): Promise<void> {
   checkActor(options.actor);
-  const all = [...ids, ...(options.file === undefined ? [] : (await readCodes(options.file, MAX_REVOKED_AT_ONCE)).map(({ label }) => label))];
-  const wrong = all.find((id) => !TicketId.safeParse(id).success);
-  if (wrong !== undefined) throw new CliError(EXIT.usage, `${JSON.stringify(wrong)} is not a ticket id`);
+  const all: TakenBack[] = [
+    ...ids.map((ticketId) => ({ ticketId })),
+    ...(options.file === undefined ? [] : (await readCodes(options.file, MAX_REVOKED_AT_ONCE)).map(({ label, code }) => ({ ticketId: label, code }))),
+  ];
+  const wrong = all.find(({ ticketId }) => !TicketId.safeParse(ticketId).success);
+  if (wrong !== undefined) throw new CliError(EXIT.usage, `${JSON.stringify(wrong.ticketId)} is not a ticket id`);
   if (all.length === 0 || all.length > MAX_REVOKED_AT_ONCE)
     throw new CliError(EXIT.usage, `name 1 to ${MAX_REVOKED_AT_ONCE} ticket ids, or a file with --file`);
   const tenantId = await session.tenant();
@@ -228,7 +231,9 @@ export async function revokeCommand(
     }),
   );
   session.terminal.out(`${result.tickets} tickets revoked, ${result.refs} codes that no ticket is known for\n`);
+  for (const { at, why } of result.unable) session.terminal.err(`not revoked: ${all[at]?.ticketId}: ${why}\n`);
   if (result.tickets + result.refs > 0) await toldGates(session, tenantId, options.wait ?? true);
+  if (result.unable.length > 0) throw new CliError(EXIT.failed, `${result.unable.length} of ${all.length} could not be revoked: see above`);
 }
 
 async function readCodes(path: string, most: number): Promise<SheetCode[]> {
