@@ -3,7 +3,7 @@ import { ActorId } from '../../contract/ids.ts';
 import { aclFile } from '../../deploy/mosquitto/acl.ts';
 import { writeSafeFile } from '../../deploy/safe-file.ts';
 import { sqlState } from '../database.ts';
-import { ENROLMENT_TOKEN_PREFIX, newToken, OPERATOR_TOKEN_PREFIX } from '../devices/assignment.ts';
+import { newEnrolmentToken, newToken, OPERATOR_TOKEN_PREFIX } from '../devices/assignment.ts';
 import { AuthorityError, writeCertificates } from '../devices/certificates.ts';
 import { openRegisteredSigner } from '../manifest/signing-keys.ts';
 import { CliError, EXIT, type Session, type Terminal } from './session.ts';
@@ -83,23 +83,14 @@ export async function keys(session: Session): Promise<void> {
 /** A one-use token that buys a gate its certificate at POST /enroll. */
 export async function enrolToken(session: Session, gate: string, options: { readonly hours?: number; readonly json?: boolean }): Promise<void> {
   const tenantId = await session.tenant();
-  const { token, sha256 } = newToken(ENROLMENT_TOKEN_PREFIX);
-  try {
-    await session.database.withTenant(tenantId, (client) =>
-      client.query('INSERT INTO enrolment_tokens (tenant_id, token_sha256, device, expires_at) VALUES ($1, $2, $3, now() + make_interval(hours => $4))', [
-        tenantId,
-        sha256,
-        gate,
-        options.hours ?? ENROLMENT_TOKEN_HOURS,
-      ]),
-    );
-  } catch (error) {
-    if (sqlState(error) === '23503') throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gate add ${gate}`);
-    throw error;
-  }
+  const hours = options.hours ?? ENROLMENT_TOKEN_HOURS;
+  const made = await session.database.withTenant(tenantId, (client) => newEnrolmentToken(client, tenantId, gate, hours));
+  if (made === null) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gate add ${gate}`);
+  const { token } = made;
+  if (made.revoked) session.terminal.err(`${gate} is revoked: whoever shows this token brings it back\n`);
   if (options.json === true) session.terminal.out(`${JSON.stringify({ gate, token })}\n`);
   else {
-    session.terminal.err(`for ${gate}, once, within ${options.hours ?? ENROLMENT_TOKEN_HOURS} h:\n`);
+    session.terminal.err(`for ${gate}, once, within ${hours} h; tokens before it are good no more:\n`);
     session.terminal.out(`${token}\n`);
   }
 }

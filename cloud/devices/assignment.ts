@@ -49,6 +49,24 @@ export async function renewToken(client: DatabaseClient, name: string): Promise<
   return (await client.query('UPDATE devices SET token_sha256 = $2, revoked_at = NULL WHERE name = $1', [name, sha256])).rowCount > 0 ? token : null;
 }
 
+/** One enrolment token of a gate is good at a time: the new one ends those before. Null: no such gate. `revoked`: it is, and this token brings it back. */
+export async function newEnrolmentToken(
+  client: DatabaseClient,
+  tenantId: string,
+  gate: string,
+  hours: number,
+): Promise<{ readonly token: string; readonly revoked: boolean } | null> {
+  const { rows } = await client.query<{ revoked: boolean }>('SELECT revoked_at IS NOT NULL AS revoked FROM devices WHERE name = $1 FOR UPDATE', [gate]);
+  if (rows[0] === undefined) return null;
+  const { token, sha256 } = newToken(ENROLMENT_TOKEN_PREFIX);
+  await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [gate]);
+  await client.query(
+    'INSERT INTO enrolment_tokens (tenant_id, token_sha256, device, created_at, expires_at) VALUES ($1, $2, $3, clock_timestamp(), now() + make_interval(hours => $4))',
+    [tenantId, sha256, gate, hours],
+  );
+  return { token, revoked: rows[0].revoked };
+}
+
 /** Has `manifest/want` published anew for this gate: whatever the broker retains in its place is replaced. Goes before a `refresh`. */
 export async function sayWantAgain(client: DatabaseClient, tenantId: string, gate: string): Promise<void> {
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
@@ -56,7 +74,8 @@ export async function sayWantAgain(client: DatabaseClient, tenantId: string, gat
 
 /** Takes the device's identity away: its token and certificate open nothing from now on. False: no such device. */
 export async function revokeDevice(client: DatabaseClient, name: string): Promise<boolean> {
-  // An enrolment token that lies about somewhere must not bring it back.
+  // An enrolment token that lies about somewhere, or is being made, must not bring it back.
+  await client.query('SELECT 1 FROM devices WHERE name = $1 FOR UPDATE', [name]);
   await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [name]);
   return (await client.query('UPDATE devices SET revoked_at = coalesce(revoked_at, now()), token_sha256 = NULL WHERE name = $1', [name])).rowCount > 0;
 }

@@ -1,6 +1,6 @@
 /** Signs gates' certificates with the installation's authority, and makes a first one. The only file of the cloud that imports @peculiar/x509. */
-import { createHash, createPrivateKey, webcrypto } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { createHash, createPrivateKey, createPublicKey, type KeyObject, webcrypto } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 // The x509 library needs it before it is loaded.
 import 'reflect-metadata';
@@ -21,7 +21,7 @@ export interface Authority {
   readonly ca: string;
   /**
    * A certificate for exactly this gate, whatever subject the request names. Null: the request is no signing
-   * request, or not signed by the key that it names.
+   * request, or not signed by the key that it names. Throws WeakRequestError for a key or a signature that can be forged.
    */
   sign(csr: string, gate: string): Promise<{ readonly certificate: string; readonly sha256: Buffer; readonly notAfter: Date } | null>;
 }
@@ -29,6 +29,11 @@ export interface Authority {
 /** The files are not what they should be; says which and how to mend it. */
 export class AuthorityError extends Error {
   override name = 'AuthorityError';
+}
+
+/** The request can be read, and no certificate may come of it; says why and what to send instead. */
+export class WeakRequestError extends Error {
+  override name = 'WeakRequestError';
 }
 
 type Algorithm = { readonly name: string; readonly namedCurve?: string; readonly hash: string };
@@ -47,8 +52,10 @@ export async function openAuthority(files: { readonly cert: string; readonly key
       let request: x509.Pkcs10CertificateRequest;
       try {
         request = new x509.Pkcs10CertificateRequest(csr);
+        refuseWeak(request);
         if (!(await request.verify())) return null;
-      } catch {
+      } catch (error) {
+        if (error instanceof WeakRequestError) throw error;
         return null;
       }
       const notAfter = new Date(Math.min(Date.now() + CERTIFICATE_DAYS * DAY_MS, issuer.notAfter.getTime()));
@@ -71,6 +78,41 @@ export async function openAuthority(files: { readonly cert: string; readonly key
   };
 }
 
+/** Below it an RSA key is within reach of whoever pays for it; above it one signature costs everybody time. */
+const RSA_BITS = { min: 2_048, max: 8_192 };
+/** F4, as every program makes it. Smaller ones break with sloppy padding, larger ones only cost. */
+const RSA_EXPONENT = { min: 65_537n, max: 0xffff_ffffn };
+const CURVES: Readonly<Record<string, string>> = { prime256v1: 'P-256', secp384r1: 'P-384' };
+const HASHES: ReadonlySet<string> = new Set(['SHA-256', 'SHA-384', 'SHA-512']);
+
+/** Null: strong enough to stand for a gate or to sign for one. Else why not. */
+function weaknessOf(key: KeyObject): string | null {
+  const { modulusLength, publicExponent, namedCurve } = key.asymmetricKeyDetails ?? {};
+  switch (key.asymmetricKeyType) {
+    case 'ed25519':
+      return null;
+    case 'ec':
+      return CURVES[namedCurve ?? ''] === undefined ? `the curve ${namedCurve ?? '(unnamed)'} is not used here` : null;
+    case 'rsa': {
+      const bits = modulusLength ?? 0;
+      if (bits < RSA_BITS.min || bits > RSA_BITS.max) return `an RSA key of ${bits} bits is not used here (${RSA_BITS.min} to ${RSA_BITS.max})`;
+      const exponent = publicExponent ?? 0n;
+      return exponent < RSA_EXPONENT.min || exponent > RSA_EXPONENT.max || exponent % 2n === 0n
+        ? `an RSA key with the exponent ${exponent} is not used here (65537)`
+        : null;
+    }
+    default:
+      return `${key.asymmetricKeyType} keys are not used here`;
+  }
+}
+
+function refuseWeak(request: x509.Pkcs10CertificateRequest): void {
+  const why = weaknessOf(createPublicKey({ key: Buffer.from(request.publicKey.rawData), format: 'der', type: 'spki' }));
+  if (why !== null) throw new WeakRequestError(`${why}: make a key of P-256, P-384, Ed25519, or RSA of ${RSA_BITS.min} bits or more`);
+  const { name, hash } = request.signatureAlgorithm as { readonly name: string; readonly hash?: { readonly name: string } };
+  if (name !== 'Ed25519' && !HASHES.has(hash?.name ?? '')) throw new WeakRequestError(`it is signed with ${hash?.name ?? name}: sign it with SHA-256`);
+}
+
 function readCertificate(file: string, setting = ''): x509.X509Certificate {
   try {
     return new x509.X509Certificate(readFileSync(file, 'utf8'));
@@ -79,19 +121,30 @@ function readCertificate(file: string, setting = ''): x509.X509Certificate {
   }
 }
 
-const CURVES: Readonly<Record<string, string>> = { prime256v1: 'P-256', secp384r1: 'P-384' };
+/** Whoever reads it makes certificates for every gate: its owner, and where root keeps it, the service's own group. */
+function refuseOpenKey(file: string, setting: string): void {
+  const { mode, uid, gid } = statSync(file);
+  const service = process.getegid?.() ?? 0;
+  const allowed = uid === 0 && service !== 0 && gid === service ? 0o640 : 0o600;
+  if ((mode & 0o777 & ~allowed & 0o077) !== 0)
+    throw new AuthorityError(`${setting}${file}: mode ${(mode & 0o777).toString(8)} lets others read the key: chmod ${allowed.toString(8)} ${file}`);
+}
 
 async function readKey(file: string, setting = ''): Promise<{ readonly key: CryptoKey; readonly algorithm: Algorithm }> {
   let algorithm: Algorithm;
   let der: Buffer;
   try {
+    refuseOpenKey(file, setting);
     const key = createPrivateKey(readFileSync(file, 'utf8'));
+    const weakness = key.asymmetricKeyType === 'rsa' ? weaknessOf(key) : null;
+    if (weakness !== null) throw new Error(weakness);
     const curve = CURVES[key.asymmetricKeyDetails?.namedCurve ?? ''];
     if (key.asymmetricKeyType === 'rsa') algorithm = { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' };
     else if (curve !== undefined) algorithm = { name: 'ECDSA', namedCurve: curve, hash: curve === 'P-384' ? 'SHA-384' : 'SHA-256' };
     else throw new Error(`${key.asymmetricKeyType} keys are not used here: RSA, P-256 or P-384`);
     der = key.export({ type: 'pkcs8', format: 'der' });
   } catch (error) {
+    if (error instanceof AuthorityError) throw error;
     throw new AuthorityError(`${setting}${file}: not a private key in PEM that can be used (${(error as Error).message})`);
   }
   return { key: (await webcrypto.subtle.importKey('pkcs8', new Uint8Array(der), algorithm, false, ['sign'])) as CryptoKey, algorithm };
@@ -121,7 +174,9 @@ export async function writeCertificates(folder: string, hosts: readonly string[]
   const written: string[] = [];
   const put = (name: string, text: string) => {
     const path = join(folder, name);
-    writeFileSync(`${path}.new`, text.endsWith('\n') ? text : `${text}\n`, { mode: name.endsWith('.key') ? 0o600 : 0o644, flush: true });
+    // What was left over there would keep its own mode.
+    rmSync(`${path}.new`, { force: true });
+    writeFileSync(`${path}.new`, text.endsWith('\n') ? text : `${text}\n`, { mode: name.endsWith('.key') ? 0o600 : 0o644, flag: 'wx', flush: true });
     renameSync(`${path}.new`, path);
     written.push(path);
   };

@@ -1,5 +1,6 @@
+import { spawnSync } from 'node:child_process';
 import { createPublicKey, generateKeyPairSync, webcrypto, X509Certificate } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import 'reflect-metadata';
@@ -9,7 +10,7 @@ import { EnrollResponse } from '../../contract/http.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../test/database.ts';
 import { createTestHttp } from '../../test/http.ts';
 import type { App } from '../http.ts';
-import { ENROLMENT_TOKEN_PREFIX, newToken } from './assignment.ts';
+import { ENROLMENT_TOKEN_PREFIX, newEnrolmentToken, newToken, renewToken, revokeDevice } from './assignment.ts';
 import { AuthorityError, openAuthority } from './certificates.ts';
 import { registerEnrolment } from './enrolment.ts';
 import { createIdentify } from './identity.ts';
@@ -35,6 +36,7 @@ beforeAll(async () => {
     extensions: [new x509.BasicConstraintsExtension(true, 0, true)],
   });
   writeFileSync(files.cert, ca.toString('pem'));
+  writeFileSync(files.key, '', { mode: 0o600 });
   writeFileSync(files.key, x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', keys.privateKey), 'PRIVATE KEY'));
   app = await createTestHttp(fresh.database, { ratePerMinute: 1000 });
   registerEnrolment(app, {
@@ -113,7 +115,95 @@ test('a malformed or forged request costs no token; an old token opens nothing',
 });
 
 test('an authority that is none is named', async () => {
-  writeFileSync(join(folder, 'ed.key'), generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }));
+  writeFileSync(join(folder, 'ed.key'), generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600 });
   await expect(openAuthority({ ...files, key: join(folder, 'ed.key') })).rejects.toThrow(/STILE_CA_KEY .*ed25519 keys are not used/);
   await expect(openAuthority({ ...files, cert: files.key })).rejects.toThrow(AuthorityError);
+});
+
+test("S6: an authority's key that others may read is refused with the mend; so is a weak one", async () => {
+  for (const mode of [0o644, 0o640, 0o604, 0o660]) {
+    chmodSync(files.key, mode);
+    await expect(openAuthority(files), mode.toString(8)).rejects.toThrow(
+      `STILE_CA_KEY ${files.key}: mode ${mode.toString(8)} lets others read the key: chmod 600`,
+    );
+  }
+  chmodSync(files.key, 0o400);
+  await openAuthority(files);
+  chmodSync(files.key, 0o600);
+  const weak = generateKeyPairSync('rsa', { modulusLength: 1024 }).privateKey.export({ type: 'pkcs8', format: 'pem' });
+  writeFileSync(join(folder, 'weak.key'), weak, { mode: 0o600 });
+  await expect(openAuthority({ ...files, key: join(folder, 'weak.key') })).rejects.toThrow(/RSA key of 1024 bits/);
+});
+
+const openssl = spawnSync('openssl', ['version']).status === 0;
+/** A signing request as a technician makes it by hand. */
+function requestOf(key: readonly string[], digest: readonly string[] = ['-sha256']): string {
+  const file = join(folder, 'request.key');
+  const made = spawnSync('openssl', ['genpkey', ...key, '-out', file], { encoding: 'utf8' });
+  if (made.status !== 0) throw new Error(made.stderr);
+  const asked = spawnSync('openssl', ['req', '-new', '-key', file, '-subj', '/CN=whoever', ...digest], { encoding: 'utf8' });
+  if (asked.status !== 0) throw new Error(asked.stderr);
+  return asked.stdout;
+}
+const rsa = (bits: number, exponent = '65537') => ['-algorithm', 'RSA', '-pkeyopt', `rsa_keygen_bits:${bits}`, '-pkeyopt', `rsa_keygen_pubexp:${exponent}`];
+const ec = (curve: string) => ['-algorithm', 'EC', '-pkeyopt', `ec_paramgen_curve:${curve}`];
+
+test.skipIf(!openssl)('S6: a weak key or signature buys no certificate, costs no token, and is told what to send instead', async () => {
+  const token = await enrolmentToken();
+  for (const [what, csr, why] of [
+    ['RSA of 1024 bits', requestOf(rsa(1024)), '1024 bits'],
+    ['RSA of 2040 bits', requestOf(rsa(2040)), '2040 bits'],
+    ['RSA with exponent 3', requestOf(rsa(2048, '3')), 'exponent 3'],
+    ['a huge exponent', requestOf(rsa(2048, '18446744073709551557')), 'exponent'],
+    ['secp256k1', requestOf(ec('secp256k1')), 'secp256k1'],
+    ['P-224', requestOf(ec('secp224r1')), 'secp224r1'],
+    ['P-521', requestOf(ec('secp521r1')), 'secp521r1'],
+    ['Ed448', requestOf(['-algorithm', 'ED448'], []), 'ed448'],
+    ['SHA-1 over RSA', requestOf(rsa(2048), ['-sha1']), 'SHA-1'],
+    ['SHA-1 over P-256', requestOf(ec('P-256'), ['-sha1']), 'SHA-1'],
+  ] as const) {
+    const response = await enrol({ token, csr });
+    expect([what, response.statusCode, response.json()['message']]).toEqual([what, 400, expect.stringMatching(new RegExp(`^csr: .*${why}`))]);
+  }
+  for (const [what, csr] of [
+    ['RSA', requestOf(rsa(2048))],
+    ['P-256', requestOf(ec('P-256'))],
+    ['P-384', requestOf(ec('P-384'), ['-sha384'])],
+    ['Ed25519', requestOf(['-algorithm', 'ED25519'], [])],
+  ] as const)
+    expect([what, (await enrol({ token: what === 'RSA' ? token : await enrolmentToken(), csr })).statusCode]).toEqual([what, 200]);
+});
+
+test('S6: of a gate one enrolment token is good at a time, and none from before a revocation is', async () => {
+  const gate = venue.gates[1] as string;
+  const make = async () =>
+    (await fresh.database.withTenant(venue.tenantId, (client) => newEnrolmentToken(client, venue.tenantId, gate, 1))) as { token: string; revoked: boolean };
+  const status = async (token: string) => (await enrol({ token, csr: (await request()).csr })).statusCode;
+  const revoked = async () =>
+    (
+      await fresh.database.withTenant(venue.tenantId, (client) =>
+        client.query<{ at: Date | null }>('SELECT revoked_at AS at FROM devices WHERE name = $1', [gate]),
+      )
+    ).rows[0]?.at;
+  const [first, second] = [await make(), await make()];
+  expect([await status(first.token), await status(second.token)]).toEqual([401, 200]);
+  const unused = await make();
+  await fresh.database.withTenant(venue.tenantId, (client) => revokeDevice(client, gate));
+  // As where a token is made at the same moment: it was not there yet when the others were ended.
+  await fresh.database.withTenant(venue.tenantId, (client) => client.query('UPDATE enrolment_tokens SET used_at = NULL WHERE device = $1', [gate]));
+  expect([await status(unused.token), await status(first.token)]).toEqual([401, 401]);
+  expect(await revoked()).not.toBeNull();
+  const again = await make();
+  expect(again.revoked).toBe(true);
+  expect([await status(again.token), await revoked()]).toEqual([200, null]);
+  expect(await fresh.database.withTenant(venue.tenantId, (client) => newEnrolmentToken(client, venue.tenantId, 'arena/nobody', 1))).toBeNull();
+  // A revocation and an enrolment at once: whichever comes second finds what the first left.
+  for (let round = 0; round < 8; round++) {
+    await fresh.database.withTenant(venue.tenantId, (client) => renewToken(client, gate));
+    const { token } = await make();
+    const { csr } = await request();
+    const [enrolled] = await Promise.all([enrol({ token, csr }), fresh.database.withTenant(venue.tenantId, (client) => revokeDevice(client, gate))]);
+    expect([200, 401]).toContain(enrolled.statusCode);
+    expect(await revoked(), `round ${round}: ${enrolled.statusCode}`).not.toBeNull();
+  }
 });

@@ -4,7 +4,7 @@ import type { PublicKey } from '../../contract/manifest.ts';
 import type { Database } from '../database.ts';
 import { type App, HttpProblem } from '../http.ts';
 import { renewToken, tokenHash } from './assignment.ts';
-import type { Authority } from './certificates.ts';
+import { type Authority, WeakRequestError } from './certificates.ts';
 
 export interface EnrolmentOptions {
   readonly database: Database;
@@ -38,12 +38,20 @@ export function registerEnrolment(app: App, { database, authority, keys }: Enrol
           'UNAUTHENTICATED',
           'this token opens nothing: it was never given, is used, or is too old; ask for a new one (stile-cloud enroll <gate>)',
         );
-      const signed = await authority.sign(request.body.csr, found.device);
+      const signed = await authority.sign(request.body.csr, found.device).catch((error: unknown) => {
+        throw error instanceof WeakRequestError ? new HttpProblem(400, 'BAD_REQUEST', `csr: ${error.message}`) : error;
+      });
       // The token stays good: a malformed request must not cost the technician a second trip.
       if (signed === null) throw new HttpProblem(400, 'BAD_REQUEST', 'csr: not a PKCS #10 signing request in PEM that is signed by its own key');
       const answer = await database.withTenant(found.tenant_id, async (client) => {
-        const taken = await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE token_sha256 = $1 AND used_at IS NULL', [hash]);
-        if (taken.rowCount === 0) throw new HttpProblem(401, 'UNAUTHENTICATED', 'this token has just been used');
+        // The gate first: whoever revokes it, or makes another token for it, at this moment waits, or is waited for.
+        await client.query('SELECT 1 FROM devices WHERE name = $1 FOR UPDATE', [found.device]);
+        const taken = await client.query(
+          `UPDATE enrolment_tokens e SET used_at = now() WHERE token_sha256 = $1 AND used_at IS NULL
+           AND NOT EXISTS (SELECT FROM devices d WHERE d.tenant_id = e.tenant_id AND d.name = e.device AND d.revoked_at >= e.created_at)`,
+          [hash],
+        );
+        if (taken.rowCount === 0) throw new HttpProblem(401, 'UNAUTHENTICATED', 'this token has just been used or taken back');
         // Another one that lies about somewhere must not make a second gate of this name.
         await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [found.device]);
         const token = await renewToken(client, found.device);

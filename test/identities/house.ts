@@ -176,7 +176,7 @@ export async function openHouse(): Promise<House> {
     config(mqttUrl, extra = {}) {
       const files = { cert: join(folder, 'ca.crt'), key: join(folder, 'ca.key') };
       writeFileSync(files.cert, ca.ca);
-      writeFileSync(files.key, ca.caKey);
+      writeFileSync(files.key, ca.caKey, { mode: 0o600 });
       const read = readConfig(
         {
           DATABASE_URL: fresh.url,
