@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench bench-peers image bundle bundle-cloud deb prove prove-install prove-kernel prove-release lint format types clean
+.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release lint format types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
