@@ -46,6 +46,20 @@ export interface EmbeddedPostgresOptions {
   readonly fsync?: boolean;
   /** Uses this server instead and starts nothing. Default: DATABASE_URL. */
   readonly databaseUrl?: string | undefined;
+  /** Another server's programs than the package's: what a distribution ships. */
+  readonly programs?: ServerPrograms;
+}
+
+/** How a server's programs are called; their arguments follow. */
+export interface ServerPrograms {
+  readonly initdb: readonly string[];
+  readonly postgres: readonly string[];
+  /** initdb's words for the locale: they differ by version. */
+  readonly locale: readonly string[];
+  /** Where their libraries are, beside the system's. */
+  readonly libraryPath?: string;
+  /** They give up root themselves, as `chroot --userspec` does. */
+  readonly asRoot?: boolean;
 }
 
 export interface RunningPostgres {
@@ -63,7 +77,8 @@ interface Binaries {
   readonly initdb: string;
   readonly postgres: string;
 }
-interface User {
+/** Whom PostgreSQL runs as where this process is root. */
+export interface User {
   readonly uid: number;
   readonly gid: number;
 }
@@ -75,16 +90,16 @@ export async function startPostgres(options: EmbeddedPostgresOptions = {}): Prom
 
   const user = process.getuid?.() === 0 ? unprivilegedUser() : null;
   const base = user === null ? tmpdir() : '/var/tmp';
-  const binaries = reachable(await findBinaries(), user);
+  const programs = options.programs ?? packaged(reachable(await findBinaries(), user));
   const dir = options.dir === undefined ? mkdtempSync(join(base, 'stile-postgres-')) : resolve(options.dir);
   const persistent = options.persistent ?? options.dir !== undefined;
   try {
-    const password = await initialise(dir, binaries, user);
+    const password = await initialise(dir, programs, user);
     const remove = persistent ? '' : dir;
     for (let attempt = 1; ; attempt++) {
       const port = options.port ?? (await freePort());
       try {
-        const server = await launch(binaries, join(dir, 'data'), port, user, options.fsync ?? true, remove);
+        const server = await launch(programs, join(dir, 'data'), port, user, options.fsync ?? true, remove);
         return {
           url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`,
           embedded: true,
@@ -115,6 +130,12 @@ async function findBinaries(): Promise<Binaries> {
   return { initdb: found.initdb, postgres: found.postgres };
 }
 
+const packaged = ({ initdb, postgres }: Binaries): ServerPrograms => ({
+  initdb: [initdb],
+  postgres: [postgres],
+  locale: ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'],
+});
+
 /** npm packages hold no symbolic links: the package lists them in a file, and its install script, which we don't run, makes them. */
 export function linkLibraries(packageDir: string): void {
   const list = join(packageDir, 'native', 'pg-symlinks.json');
@@ -131,7 +152,7 @@ export function linkLibraries(packageDir: string): void {
 }
 
 /** PostgreSQL refuses to run as root. */
-function unprivilegedUser(): User {
+export function unprivilegedUser(): User {
   const lines = readFileSync('/etc/passwd', 'utf8')
     .split('\n')
     .map((line) => line.split(':'));
@@ -144,16 +165,22 @@ function unprivilegedUser(): User {
 /** Below a folder that the server's user may not enter, libssl fails with a misleading message: then the binaries are copied to /var/tmp once. */
 function reachable(binaries: Binaries, user: User | null): Binaries {
   if (user === null) return binaries;
-  let closed = false;
-  for (let dir = dirname(binaries.postgres); dir !== dirname(dir); dir = dirname(dir)) closed ||= (statSync(dir).mode & 0o005) !== 0o005;
-  if (!closed) return binaries;
   const native = dirname(dirname(binaries.postgres));
   const { version } = JSON.parse(readFileSync(join(dirname(native), 'package.json'), 'utf8')) as { version: string };
-  const copy = `/var/tmp/stile-postgres-binaries-${version}-${process.arch}`;
+  const copy = readableFolder(native, `stile-postgres-binaries-${version}-${process.arch}`);
+  return { initdb: join(copy, 'bin', 'initdb'), postgres: join(copy, 'bin', 'postgres') };
+}
+
+/** The folder, or a copy of it in /var/tmp, made once under that name, where not everybody may enter it. */
+export function readableFolder(folder: string, name: string): string {
+  let closed = false;
+  for (let dir = folder; dir !== dirname(dir); dir = dirname(dir)) closed ||= (statSync(dir).mode & 0o005) !== 0o005;
+  if (!closed) return folder;
+  const copy = `/var/tmp/${name}`;
   if (!existsSync(copy)) {
     const part = mkdtempSync(`${copy}.`);
     chmodSync(part, 0o755);
-    cpSync(native, part, { recursive: true, verbatimSymlinks: true });
+    cpSync(folder, part, { recursive: true, verbatimSymlinks: true });
     try {
       renameSync(part, copy);
     } catch (error) {
@@ -161,11 +188,11 @@ function reachable(binaries: Binaries, user: User | null): Binaries {
       if (!existsSync(copy)) throw error;
     }
   }
-  return { initdb: join(copy, 'bin', 'initdb'), postgres: join(copy, 'bin', 'postgres') };
+  return copy;
 }
 
 /** Makes the database where there is none; returns the superuser's password. */
-async function initialise(dir: string, binaries: Binaries, user: User | null): Promise<string> {
+async function initialise(dir: string, programs: ServerPrograms, user: User | null): Promise<string> {
   const data = join(dir, 'data');
   const passwordFile = join(dir, 'password');
   mkdirSync(dir, { recursive: true });
@@ -184,13 +211,17 @@ async function initialise(dir: string, binaries: Binaries, user: User | null): P
     '--username=postgres',
     `--pwfile=${passwordFile}`,
     '--encoding=UTF8',
-    '--locale=C',
-    '--locale-provider=builtin',
-    '--builtin-locale=C.UTF-8',
+    ...programs.locale,
     '--no-sync',
   ];
   await new Promise<void>((done, failed) => {
-    const child = spawn(binaries.initdb, flags, { ...user, cwd: dir, env: serverEnvironment(), stdio: ['ignore', 'pipe', 'pipe'] });
+    const [command, ...before] = programs.initdb as [string, ...string[]];
+    const child = spawn(command, [...before, ...flags], {
+      ...(programs.asRoot === true ? null : user),
+      cwd: dir,
+      env: serverEnvironment(programs),
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     const log = tail(child);
     child.on('error', failed);
     child.on('close', (code) => (code === 0 ? done() : failed(new Error(`initdb failed (${code}) in ${data}:\n${log()}`))));
@@ -198,7 +229,12 @@ async function initialise(dir: string, binaries: Binaries, user: User | null): P
   return password;
 }
 
-const serverEnvironment = () => ({ PATH: process.env['PATH'] ?? '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' });
+const serverEnvironment = ({ libraryPath }: ServerPrograms) => ({
+  PATH: process.env['PATH'] ?? '/usr/bin:/bin',
+  LC_ALL: 'C',
+  TZ: 'UTC',
+  ...(libraryPath === undefined ? {} : { LD_LIBRARY_PATH: libraryPath }),
+});
 
 /** $1: folder to remove at the end (or empty); the rest: the server's command. Ends the server when stdin closes. */
 const SUPERVISOR =
@@ -209,7 +245,7 @@ interface Server {
   readonly data: string;
 }
 
-async function launch(binaries: Binaries, data: string, port: number, user: User | null, fsync: boolean, remove: string): Promise<Server> {
+async function launch(programs: ServerPrograms, data: string, port: number, user: User | null, fsync: boolean, remove: string): Promise<Server> {
   const settings = {
     listen_addresses: '127.0.0.1',
     unix_socket_directories: '',
@@ -225,12 +261,12 @@ async function launch(binaries: Binaries, data: string, port: number, user: User
     logging_collector: 'off',
     log_destination: 'stderr',
   };
-  const command = [binaries.postgres, '-D', data, '-p', String(port), ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])];
+  const command = [...programs.postgres, '-D', data, '-p', String(port), ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])];
   // Its own process group: Ctrl-C in a terminal reaches this process first, which stops the server after its own connections.
   const child = spawn('/bin/sh', ['-c', SUPERVISOR, 'stile-postgres', remove, ...command], {
-    ...user,
+    ...(programs.asRoot === true ? null : user),
     cwd: dirname(data),
-    env: serverEnvironment(),
+    env: serverEnvironment(programs),
     stdio: ['pipe', 'ignore', 'pipe'],
     detached: true,
   });
