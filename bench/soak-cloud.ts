@@ -50,7 +50,7 @@ const dir = mkdtempSync(join(tmpdir(), 'stile-soak-'));
 const world = await openWorld();
 const perGate = Math.ceil((MINUTES * 60 * RATE) / GATES / 2) + 2;
 const venue = await makeVenue(world.postgres.url, { gates: Array.from({ length: GATES }, (_, n) => `g${n}`), tickets: perGate * GATES });
-const house = await openHouse({ dir, databaseUrl: world.postgres.url, mqtt: { url: world.broker.cloudUrl }, env: { STILE_LOG_LEVEL: 'warn' } });
+const house = await openHouse({ dir, databaseUrl: world.postgres.servingUrl, mqtt: { url: world.broker.cloudUrl }, env: { STILE_LOG_LEVEL: 'warn' } });
 const brokers: CloudBroker[] = [];
 let wrong = true;
 try {

@@ -7,6 +7,7 @@ import { hostname } from 'node:os';
 import { placeholderIn } from '../contract/placeholder.ts';
 import { isNetwork, LOOPBACK } from './addresses.ts';
 import { LOG_LEVELS, type LogLevel } from './log.ts';
+import { PRINTED_PASSWORDS } from './logins.ts';
 
 export interface MqttSettings {
   readonly url: string;
@@ -19,7 +20,10 @@ export interface MqttSettings {
 }
 
 export interface CloudConfig {
+  /** The serving login: a member of stile_service that owns nothing. */
   readonly databaseUrl: string;
+  /** The owner's login, which migrates; null: not given. Whoever has migrated forgets it (`withoutOwner`). */
+  readonly migrateUrl: string | null;
   /** null: no broker was named; only commands that need none can run. */
   readonly mqtt: MqttSettings | null;
   readonly http: {
@@ -50,7 +54,12 @@ export interface CloudConfig {
 
 /** What a setting is for, its default, and how it is written: shown by `stile-cloud --help` and in mistakes. */
 export const SETTINGS: readonly { readonly name: string; readonly what: string; readonly fallback: string }[] = [
-  { name: 'DATABASE_URL', what: 'PostgreSQL, such as postgres://stile:secret@db.example/stile', fallback: 'required' },
+  { name: 'DATABASE_URL', what: 'PostgreSQL with the login that serves, such as postgres://stile:secret@db.example/stile', fallback: 'required' },
+  {
+    name: 'STILE_MIGRATE_URL',
+    what: 'the same database with its owner, such as postgres://stile_owner:secret@db.example/stile: migrate, and serve, ingest and all before they start',
+    fallback: 'migrate: DATABASE_URL; others do not migrate',
+  },
   {
     name: 'STILE_MQTT_URL',
     what: 'broker, such as mqtts://broker.example:8883 or mqtt://127.0.0.1:1883',
@@ -89,13 +98,19 @@ export const SETTINGS: readonly { readonly name: string; readonly what: string; 
   { name: 'STILE_LOG_LEVEL', what: LOG_LEVELS.join(', '), fallback: 'info' },
 ];
 
+export interface ConfigNeeds {
+  readonly mqtt: boolean;
+  /** Only the owner's login is needed: DATABASE_URL may be missing beside STILE_MIGRATE_URL. */
+  readonly migrate?: boolean;
+}
+
 export type ConfigResult = { readonly ok: true; readonly config: CloudConfig } | { readonly ok: false; readonly mistakes: readonly string[] };
 
 const TENANT = /^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$/;
 const HEADER = /^[a-z0-9-]{1,64}$/;
 
 /** Reads the environment. Never throws; names every mistake with its mend. Files are only looked for, not read. */
-export function readConfig(env: Readonly<Record<string, string | undefined>>, needs: { readonly mqtt: boolean }): ConfigResult {
+export function readConfig(env: Readonly<Record<string, string | undefined>>, needs: ConfigNeeds): ConfigResult {
   const mistakes: string[] = [];
   const text = (name: string): string | null => {
     const value = env[name]?.trim();
@@ -122,9 +137,17 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
     return null;
   };
 
-  const databaseUrl = url('DATABASE_URL', ['postgres:', 'postgresql:'], 'such as postgres://stile@127.0.0.1:5432/stile');
+  const migrateUrl = url('STILE_MIGRATE_URL', ['postgres:', 'postgresql:'], 'such as postgres://stile_owner@127.0.0.1:5432/stile');
+  const servingUrl = url('DATABASE_URL', ['postgres:', 'postgresql:'], 'such as postgres://stile@127.0.0.1:5432/stile');
+  const databaseUrl = servingUrl ?? (needs.migrate === true ? migrateUrl : null);
   if (databaseUrl === null && text('DATABASE_URL') === null)
     mistakes.push('DATABASE_URL: missing; say which PostgreSQL to use, such as postgres://stile@127.0.0.1:5432/stile');
+  for (const [name, value] of [
+    ['DATABASE_URL', servingUrl],
+    ['STILE_MIGRATE_URL', migrateUrl],
+  ] as const)
+    if (value !== null && (PRINTED_PASSWORDS as readonly string[]).includes(new URL(value).password))
+      mistakes.push(`${name}: has the password that the documents print; give the role one of your own: ALTER ROLE ${new URL(value).username} PASSWORD '…'`);
   const mqttUrl = url('STILE_MQTT_URL', ['mqtt:', 'mqtts:'], 'such as mqtt://127.0.0.1:1883');
   if (needs.mqtt && text('STILE_MQTT_URL') === null) mistakes.push('STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');
   const mqttFiles = { ca: file('STILE_MQTT_CA'), cert: file('STILE_MQTT_CERT'), key: file('STILE_MQTT_KEY') };
@@ -163,6 +186,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
     ok: true,
     config: Object.freeze({
       databaseUrl,
+      migrateUrl,
       mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles, shared: sharedWord === null ? null : sharedWord === 'yes' }),
       http: Object.freeze({ host: text('STILE_HTTP_HOST') ?? '127.0.0.1', port, publicUrl, deviceNameHeader: header, trustedProxies, ratePerMinute }),
       metrics: metricsPort === null ? null : Object.freeze({ host: text('STILE_METRICS_HOST') ?? '127.0.0.1', port: metricsPort }),
@@ -185,4 +209,9 @@ function proxies(text: string | null, mistakes: string[]): readonly string[] {
     if (!isNetwork(part))
       mistakes.push(`STILE_TRUSTED_PROXIES: ${JSON.stringify(part)} is neither an address nor a network; such as 10.0.0.5, 10.0.0.0/8 or fd00::/8, or none`);
   return all;
+}
+
+/** The same settings without the owner's login: what a process that serves goes on with. */
+export function withoutOwner(config: CloudConfig): CloudConfig {
+  return Object.freeze({ ...config, migrateUrl: null });
 }

@@ -26,7 +26,7 @@ test('a transaction sees its own tenant and runs as a role that owns nothing', a
 });
 
 test('a reused connection takes neither tenant nor role to the next user', async () => {
-  const one = createDatabase({ url: fresh.url, maxConnections: 1 });
+  const one = createDatabase({ url: fresh.servingUrl, maxConnections: 1 });
   try {
     await one.withTenant(ours.tenantId, (client) => client.query('SELECT 1'));
     await expect(
@@ -67,22 +67,22 @@ test('errors say by their code whether another try may help', async () => {
 });
 
 test('migrations land once, in order, and a landed file may not change', async () => {
-  expect(await migrate(fresh.url)).toEqual([]);
+  expect(await migrate(fresh.ownerUrl)).toEqual([]);
   const dir = mkdtempSync(join(tmpdir(), 'stile-migrations-'));
   for (const name of migrationFiles().keys()) copyFileSync(join(MIGRATIONS_DIR, `${name}.sql`), join(dir, `${name}.sql`));
   writeFileSync(join(dir, '9000_more.sql'), 'CREATE TABLE more (id integer);');
   const lines: string[] = [];
   // Two at once: one of them lands it.
-  const both = await Promise.all([migrate(fresh.url, { dir, onProgress: (line) => lines.push(line) }), migrate(fresh.url, { dir })]);
+  const both = await Promise.all([migrate(fresh.ownerUrl, { dir, onProgress: (line) => lines.push(line) }), migrate(fresh.ownerUrl, { dir })]);
   expect(both.flat()).toEqual(['9000_more']);
   writeFileSync(join(dir, '9000_more.sql'), 'CREATE TABLE more (id bigint);');
-  await expect(migrate(fresh.url, { dir })).rejects.toThrow(MigrationError);
-  await expect(migrate(fresh.url)).rejects.toThrow('older than the database');
+  await expect(migrate(fresh.ownerUrl, { dir })).rejects.toThrow(MigrationError);
+  await expect(migrate(fresh.ownerUrl)).rejects.toThrow('older than the database');
   writeFileSync(join(dir, '9000_more.sql'), 'CREATE TABLE more (id integer);');
   writeFileSync(join(dir, '8000_before.sql'), 'CREATE TABLE before (id integer);');
-  await expect(migrate(fresh.url, { dir })).rejects.toThrow('preceding');
+  await expect(migrate(fresh.ownerUrl, { dir })).rejects.toThrow('preceding');
   writeFileSync(join(dir, 'loose.sql'), '');
-  await expect(migrate(fresh.url, { dir })).rejects.toThrow('NNNN_words.sql');
+  await expect(migrate(fresh.ownerUrl, { dir })).rejects.toThrow('NNNN_words.sql');
 });
 
 test('a migration that fails leaves no trace', async () => {
@@ -90,7 +90,7 @@ test('a migration that fails leaves no trace', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'stile-migrations-'));
   for (const name of migrationFiles().keys()) copyFileSync(join(MIGRATIONS_DIR, `${name}.sql`), join(dir, `${name}.sql`));
   writeFileSync(join(dir, '9000_half.sql'), 'CREATE TABLE half (id integer); SELECT 1/0;');
-  await expect(migrate(other.url, { dir })).rejects.toThrow('division by zero');
+  await expect(migrate(other.ownerUrl, { dir })).rejects.toThrow('division by zero');
   const owner = await connectOwner(other.url);
   expect((await owner.query<{ half: string | null }>("SELECT to_regclass('half') AS half")).rows[0]?.half).toBeNull();
   await owner.close();

@@ -127,7 +127,7 @@ test('every table has forced row security, by its tenant; every view looks with 
 });
 
 test('in every table and view: own rows only, none without a tenant, none as another, none on a used connection', { timeout: 120_000 }, async () => {
-  const one = createDatabase({ url: fresh.url, maxConnections: 1 });
+  const one = createDatabase({ url: fresh.servingUrl, maxConnections: 1 });
   const tenantsIn = async (tenant: string | null, name: string) => {
     const work = async (client: DatabaseClient) => {
       await client.query("SELECT set_config('app.current_user_id', 'ann', true)");

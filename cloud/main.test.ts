@@ -54,7 +54,7 @@ const KEY_FILE = join(folder, 'signing.pem');
 function config(extra: Record<string, string> = {}): CloudConfig {
   const result = readConfig(
     {
-      DATABASE_URL: fresh.url,
+      DATABASE_URL: fresh.servingUrl,
       STILE_MQTT_URL: mosquitto.cloudUrl,
       STILE_SIGNING_KEY_FILE: KEY_FILE,
       STILE_HTTP_PORT: '0',
@@ -397,6 +397,6 @@ test('it refuses to start where its key or its tables are missing', async () => 
   await expect(startCloud(config({ STILE_SIGNING_KEY_FILE: join(folder, 'another.pem') }), { serve: true, ingest: false }, SILENT)).rejects.toThrow(
     SigningKeyError,
   );
-  const empty = new URL(fresh.adminUrl);
+  const empty = Object.assign(new URL(fresh.servingUrl), { pathname: '/postgres' });
   await expect(startCloud(config({ DATABASE_URL: empty.href }), { serve: true, ingest: false }, SILENT)).rejects.toThrow(NotMigratedError);
 });

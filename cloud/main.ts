@@ -234,15 +234,15 @@ async function openSigning(database: Database, config: CloudConfig, log: Log): P
 
 /** Every file of migrations/ must have landed; newer ones in the database are a newer program's. */
 async function checkMigrated(database: Database): Promise<void> {
-  const { rows } = await database.asOwner((client) => client.query<{ there: boolean }>("SELECT to_regclass('migration_hashes') IS NOT NULL AS there"));
-  const landed =
-    rows[0]?.there === true
-      ? new Set((await database.asOwner((client) => client.query<{ name: string }>('SELECT name FROM migration_hashes'))).rows.map(({ name }) => name))
-      : new Set<string>();
+  const landed = await database.withoutTenant(async (client) => {
+    const { rows } = await client.query<{ there: boolean }>("SELECT to_regclass('migration_hashes') IS NOT NULL AS there");
+    if (rows[0]?.there !== true) return new Set<string>();
+    return new Set((await client.query<{ name: string }>('SELECT name FROM migration_hashes')).rows.map(({ name }) => name));
+  });
   const missing = [...migrationFiles().keys()].filter((name) => !landed.has(name));
   if (missing.length > 0)
     throw new NotMigratedError(
-      `the database lacks ${missing.length === 1 ? `the migration ${missing[0]}` : `${missing.length} migrations`}: run stile-cloud migrate first`,
+      `the database lacks ${missing.length === 1 ? `the migration ${missing[0]}` : `${missing.length} migrations`}: run stile-cloud migrate first, with the owner's login in STILE_MIGRATE_URL, or give this service that setting (it migrates before it starts, and keeps no connection)`,
     );
 }
 

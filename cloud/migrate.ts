@@ -6,7 +6,8 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { runner } from 'node-pg-migrate';
-import { connectOwner, type OwnerConnection } from './database.ts';
+import { connectOwner, type OwnerConnection, sqlState } from './database.ts';
+import { checkOwner, refusedLogin, SetupError } from './logins.ts';
 
 export const MIGRATIONS_DIR = join(import.meta.dirname, 'migrations');
 /** Two programs that migrate at once: the second waits. Any fixed number of ours. */
@@ -16,6 +17,10 @@ const FILE_NAME = /^(\d{4}_[a-z0-9_]+)\.sql$/;
 export interface MigrateOptions {
   /** One line for each file, and a last one. */
   readonly onProgress?: (line: string) => void;
+  /** What should be otherwise, though it works. */
+  readonly onWarning?: (text: string) => void;
+  /** The setting that the address came from, for messages. Default: STILE_MIGRATE_URL. */
+  readonly setting?: string;
   /** Another folder (tests). */
   readonly dir?: string;
 }
@@ -27,15 +32,21 @@ export class MigrationError extends Error {
 
 /**
  * Runs what has not run yet, each file in a transaction of its own, and returns their names. Needs the
- * database's owner. Throws MigrationError when the files don't fit what the database has seen, and
- * PostgreSQL's error when a file fails (that file then left no trace).
+ * database's owner, which is no superuser. Throws SetupError where that login, its rights or the server are not as they must be (then
+ * nothing was changed), MigrationError when the files don't fit what the database has seen, and PostgreSQL's error when a file fails
+ * (that file then left no trace).
  */
 export async function migrate(url: string, options: MigrateOptions = {}): Promise<string[]> {
   const dir = options.dir ?? MIGRATIONS_DIR;
   const progress = options.onProgress ?? (() => {});
   const files = migrationFiles(dir);
-  const owner = await connectOwner(url);
+  const setting = options.setting ?? 'STILE_MIGRATE_URL';
+  const owner = await connectOwner(url).catch((error: unknown) => {
+    throw refusedLogin(error, url, setting) ?? error;
+  });
   try {
+    const warning = await checkOwner(owner, setting);
+    if (warning !== null) options.onWarning?.(warning);
     await owner.query('SELECT pg_advisory_lock($1)', [LOCK_KEY]);
     await owner.query(
       'CREATE TABLE IF NOT EXISTS migration_hashes (name text PRIMARY KEY, sha256 text NOT NULL, landed_at timestamptz NOT NULL DEFAULT now())',
@@ -62,10 +73,16 @@ export async function migrate(url: string, options: MigrateOptions = {}): Promis
       },
     });
     await rememberHashes(owner, files);
+    // The serving login looks by them whether the database is of its version.
+    await owner.query('GRANT SELECT ON migration_hashes TO stile_service');
     // The coming months' partitions; where a month was missed, its rows are in the default one.
     if (files.has('0002_ledger')) await owner.query('SELECT make_ledger_partitions()');
     progress(ran.length === 0 ? 'the database is up to date' : `${ran.length} migration${ran.length === 1 ? '' : 's'} landed`);
     return ran.map(({ name }) => name);
+  } catch (error) {
+    if (sqlState(error) === '42501')
+      throw new SetupError(`the login in ${setting} lacks a right (${(error as Error).message}): it must own the database and everything that was made in it`);
+    throw error;
   } finally {
     await owner.close();
   }

@@ -8,15 +8,20 @@ import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { connectOwner, createDatabase, type Database } from '../cloud/database.ts';
 import { migrate, migrationFiles } from '../cloud/migrate.ts';
 import { type RunningPostgres, startPostgres } from '../deploy/database/embedded.ts';
+import { loginsOf, prepareDatabase } from '../deploy/database/prepare.ts';
 
 const TEMPLATE_LOCK = 0x5374_0001;
 
 export interface FreshDatabase {
-  /** For the programs under test: a superuser's login; the programs themselves SET ROLE stile_service. */
+  /** A superuser's login, for tests that look at everything. No program serves by it: it refuses. */
   readonly url: string;
+  /** For the programs under test: the login that serves, as docs/INSTALL.md makes it. */
+  readonly servingUrl: string;
+  /** The owner, which migrated. */
+  readonly ownerUrl: string;
   /** The server's `postgres` database. */
   readonly adminUrl: string;
-  /** A pool on `url`; closed by `drop`. */
+  /** A pool on `servingUrl`, whose `asOwner` is on `url`; closed by `drop`. */
   readonly database: Database;
   /** Ends every connection and removes the database. */
   drop(): Promise<void>;
@@ -44,20 +49,30 @@ export async function freshDatabase(): Promise<FreshDatabase> {
     const found = await admin.query('SELECT 1 FROM pg_database WHERE datname = $1 AND NOT datallowconn', [template]);
     if (found.rowCount === 0) {
       await admin.query(`DROP DATABASE IF EXISTS ${template} WITH (FORCE)`);
-      await admin.query(`CREATE DATABASE ${template}`);
-      await migrate(databaseUrl(adminUrl, template));
+      await migrate((await prepareDatabase(adminUrl, template)).ownerUrl);
       // Complete from here on; nobody may connect, so that it can always be cloned.
       await admin.query(`ALTER DATABASE ${template} ALLOW_CONNECTIONS false`);
     }
     await admin.query('SELECT pg_advisory_unlock($1)', [TEMPLATE_LOCK]);
-    await admin.query(`CREATE DATABASE ${name} TEMPLATE ${template}`);
+    await admin.query(`CREATE DATABASE ${name} OWNER stile_owner TEMPLATE ${template}`);
   } finally {
     await admin.close();
   }
   const url = databaseUrl(adminUrl, name);
-  const database = createDatabase({ url, name: 'stile-test' });
+  const { ownerUrl, servingUrl } = loginsOf(adminUrl, name);
+  const serving = createDatabase({ url: servingUrl, name: 'stile-test' });
+  const everything = createDatabase({ url, name: 'stile-test' });
+  const database: Database = {
+    ...serving,
+    asOwner: everything.asOwner,
+    close: async () => {
+      await Promise.all([serving.close(), everything.close()]);
+    },
+  };
   return {
     url,
+    servingUrl,
+    ownerUrl,
     adminUrl,
     database,
     async drop() {

@@ -33,7 +33,7 @@ afterAll(async () => {
 async function cli(...args: readonly string[]): Promise<{ code: number; out: string; err: string }> {
   let [out, err] = ['', ''];
   const code = await runCli(args, {
-    env: { DATABASE_URL: fresh.url, STILE_SIGNING_KEY_FILE: file('signing-key.pem'), STILE_TENANT: venue.tenantName },
+    env: { DATABASE_URL: fresh.servingUrl, STILE_SIGNING_KEY_FILE: file('signing-key.pem'), STILE_TENANT: venue.tenantName },
     interactive: false,
     out: (text) => {
       out += text;

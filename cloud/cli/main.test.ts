@@ -28,7 +28,7 @@ afterAll(async () => {
 });
 
 const env = () => ({
-  DATABASE_URL: fresh.url,
+  DATABASE_URL: fresh.servingUrl,
   STILE_MQTT_URL: mosquitto.cloudUrl,
   STILE_SIGNING_KEY_FILE: join(folder, 'key.pem'),
   STILE_HTTP_PORT: '0',
@@ -72,7 +72,7 @@ test('--version says which Stile this is', async () => {
 });
 
 test('from an empty database to a gate with its tickets', async () => {
-  expect(await cli(['migrate'])).toMatchObject({ code: 0, err: expect.stringContaining('up to date') });
+  expect(await cli(['migrate'], { STILE_MIGRATE_URL: fresh.ownerUrl })).toMatchObject({ code: 0, err: expect.stringContaining('up to date') });
   expect(await cli(['gates'])).toMatchObject({ code: 1, err: expect.stringContaining('there is no tenant "venues" yet') });
   const put = await cli([
     'event',
@@ -125,7 +125,7 @@ test('from an empty database to a gate with its tickets', async () => {
 
 test('exit codes say what kind of failure it was', async () => {
   const nobody = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none' };
-  const empty = { DATABASE_URL: fresh.adminUrl };
+  const empty = { DATABASE_URL: Object.assign(new URL(fresh.servingUrl), { pathname: '/postgres' }).href };
   const cases: [readonly string[], Record<string, string | undefined>, number, RegExp][] = [
     [['--help'], {}, 0, /^$/],
     [['import', '--help'], {}, 0, /^$/],

@@ -16,7 +16,8 @@ const services = () => import('./services.ts');
 
 const EXAMPLES = `
 From an empty database to a gate with its tickets:
-  export DATABASE_URL=postgres://stile@127.0.0.1/stile STILE_MQTT_URL=mqtt://127.0.0.1:1883
+  export DATABASE_URL=postgres://stile:secret@127.0.0.1/stile STILE_MQTT_URL=mqtt://127.0.0.1:1883
+  export STILE_MIGRATE_URL=postgres://stile_owner:secret@127.0.0.1/stile     (the owner; migrate prints how both are made)
   stile-cloud migrate
   stile-cloud event put concert-1 --site arena --name 'Concert' --starts 2026-07-01T20:00+02:00 --ends 2026-07-01T23:30+02:00
   stile-cloud import concert-1 tickets.csv
@@ -320,6 +321,9 @@ if (import.meta.main) {
   process.exitCode = await runCli(process.argv.slice(2), {
     env: process.env,
     interactive: process.stderr.isTTY === true,
+    forget: (name) => {
+      delete process.env[name];
+    },
     out: (text) => {
       process.stdout.write(text);
     },

@@ -1,7 +1,9 @@
 /** `migrate`, `serve`, `ingest`, `all`. */
 
+import { type CloudConfig, withoutOwner } from '../config.ts';
 import { AuthorityError } from '../devices/certificates.ts';
 import { createLog } from '../log.ts';
+import { checkServingUrl } from '../logins.ts';
 import { type CloudParts, NotMigratedError, startCloud } from '../main.ts';
 import { SigningKeyError } from '../manifest/signing.ts';
 import { MigrationError, migrate } from '../migrate.ts';
@@ -12,18 +14,34 @@ import { CliError, configOf, EXIT, type Terminal } from './session.ts';
 const STOP_TIMEOUT_MS = 20_000;
 
 export async function migrateCommand(terminal: Terminal): Promise<void> {
-  const config = configOf(terminal, { mqtt: false });
+  await migrateBy(configOf(terminal, { mqtt: false, migrate: true }), terminal);
+}
+
+async function migrateBy(config: CloudConfig, terminal: Terminal): Promise<void> {
   try {
-    await migrate(config.databaseUrl, { onProgress: (line) => terminal.err(`${line}\n`) });
+    await migrate(config.migrateUrl ?? config.databaseUrl, {
+      setting: config.migrateUrl === null ? 'DATABASE_URL' : 'STILE_MIGRATE_URL',
+      onProgress: (line) => terminal.err(`${line}\n`),
+      onWarning: (text) => terminal.err(`warning: ${text}\n`),
+    });
   } catch (error) {
     if (error instanceof MigrationError) throw new CliError(EXIT.badConfig, error.message);
     throw error;
   }
 }
 
+/** Migrates where the owner's login was given, and forgets it; then looks whether the serving one may serve. */
+async function ready(terminal: Terminal): Promise<CloudConfig> {
+  const config = configOf(terminal, { mqtt: true });
+  if (config.migrateUrl !== null) await migrateBy(config, terminal);
+  terminal.forget?.('STILE_MIGRATE_URL');
+  await checkServingUrl(config.databaseUrl);
+  return withoutOwner(config);
+}
+
 /** Runs until SIGINT or SIGTERM. */
 export async function runCommand(terminal: Terminal, parts: CloudParts): Promise<void> {
-  const config = configOf(terminal, { mqtt: true });
+  const config = await ready(terminal);
   const log = createLog({ level: config.logLevel, name: 'stile-cloud' });
   const stopAsked = new Promise<string>((done) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => done(signal));

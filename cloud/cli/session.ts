@@ -1,7 +1,8 @@
 /** What every command needs: settings, the database, the tenant, and exit codes for what goes wrong. */
 import { randomUUID } from 'node:crypto';
-import { type CloudConfig, readConfig } from '../config.ts';
+import { type CloudConfig, type ConfigNeeds, readConfig } from '../config.ts';
 import { createDatabase, type Database, isTransient, sqlState } from '../database.ts';
+import { refusedLogin, SetupError } from '../logins.ts';
 import { SigningKeyError } from '../manifest/signing.ts';
 
 /** CONTRACT.md, "Command lines". */
@@ -22,6 +23,8 @@ export interface Terminal {
   readonly env: Readonly<Record<string, string | undefined>>;
   out(text: string): void;
   err(text: string): void;
+  /** Takes a setting out of this process's environment: what it has done its work with, its children need not know. */
+  forget?(name: string): void;
   /** stderr is a terminal that a person watches. */
   readonly interactive: boolean;
 }
@@ -40,7 +43,7 @@ export interface SessionOptions {
 }
 
 /** Reads the settings or throws a CliError (78) that names every mistake. */
-export function configOf(terminal: Terminal, needs: { readonly mqtt: boolean }): CloudConfig {
+export function configOf(terminal: Terminal, needs: ConfigNeeds): CloudConfig {
   const result = readConfig(terminal.env, needs);
   if (!result.ok)
     throw new CliError(
@@ -57,6 +60,8 @@ export async function withSession<T>(terminal: Terminal, options: SessionOptions
   const name = options.tenant ?? config.tenant;
   try {
     return await work({ config, database, terminal, tenant: (create = false) => tenantOf(database, terminal, name, create) });
+  } catch (error) {
+    throw refusedLogin(error, config.databaseUrl, 'DATABASE_URL') ?? error;
   } finally {
     await database.close();
   }
@@ -85,20 +90,23 @@ async function tenantOf(database: Database, terminal: Terminal, name: string, cr
 /** From whatever a command threw to its exit code and message. */
 export function failureOf(error: unknown): { readonly exitCode: number; readonly message: string } {
   if (error instanceof CliError) return { exitCode: error.exitCode, message: error.message };
-  if (error instanceof SigningKeyError) return { exitCode: EXIT.badConfig, message: error.message };
+  if (error instanceof SigningKeyError || error instanceof SetupError) return { exitCode: EXIT.badConfig, message: error.message };
   const state = sqlState(error);
   const message = (error as Error)?.message ?? String(error);
   if (state === '22023' && message.includes('stile_service'))
-    return { exitCode: EXIT.badConfig, message: 'the database is empty: run stile-cloud migrate first' };
+    return { exitCode: EXIT.badConfig, message: 'the database was never migrated: run stile-cloud migrate first; it says what a new installation begins with' };
   if (state === '42P01' || state === '42883')
     return { exitCode: EXIT.badConfig, message: `the database is not ready for this version (${message}): run stile-cloud migrate first` };
   if (state === '28P01' || state === '28000' || state === '3D000')
     return { exitCode: EXIT.badConfig, message: `PostgreSQL lets nobody in with DATABASE_URL: ${message}` };
   if (state === '42501')
-    return { exitCode: EXIT.badConfig, message: `the role in DATABASE_URL may not do this (${message}): it must be able to SET ROLE stile_service` };
+    return {
+      exitCode: EXIT.badConfig,
+      message: `the login in DATABASE_URL may not do this (${message}): a superuser runs once GRANT stile_service TO it, and stile-cloud migrate says what else is missing`,
+    };
   const code = (error as { code?: unknown })?.code;
   if (code === 'ECONNREFUSED' || code === 'ENOTFOUND' || code === 'EHOSTUNREACH' || code === 'EAI_AGAIN')
-    return { exitCode: EXIT.unreachable, message: `the database can't be reached: ${message || code}; check DATABASE_URL` };
+    return { exitCode: EXIT.unreachable, message: `the database can't be reached: ${message || code}; check DATABASE_URL and STILE_MIGRATE_URL` };
   if (isTransient(error)) return { exitCode: EXIT.tryAgain, message: `the database could not answer: ${message}; try again` };
   return { exitCode: EXIT.failed, message };
 }

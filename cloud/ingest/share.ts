@@ -15,7 +15,7 @@ const NAME_CHARS = 32;
 
 /** The name that ingesters of this database share. Fails only when the database does. */
 export async function ingestGroup(database: Database): Promise<string> {
-  const { rows } = await database.asOwner((client) =>
+  const { rows } = await database.withoutTenant((client) =>
     client.query<{ system: string; database: number }>(
       'SELECT system_identifier::text AS system, d.oid::bigint AS database FROM pg_control_system(), pg_database AS d WHERE d.datname = current_database()',
     ),

@@ -1,9 +1,11 @@
 -- The ground that everything stands on: who may speak (tenants, sites, devices), what for (events, ticket types, tickets).
 --
 -- Style of every migration: forward only; snake_case; text ids where another system chooses them, uuid where we do; every key begins
--- with the tenant; every tenant table has FORCED row-level security on current_tenant_id(). Roles are made once for the whole server:
---   stile_service   what the programs log in as (or SET ROLE to); owns nothing, cannot bypass row security
+-- with the tenant; every tenant table has FORCED row-level security on current_tenant_id(), for their owner too: a migration that changes rows
+-- takes FORCE away for its own transaction. Roles are made once for the whole server, by its administrator (cloud/logins.ts):
+--   stile_service   what the programs SET ROLE to; owns nothing, cannot bypass row security
 --   stile_resolver  cannot log in, bypasses row security; owns only functions that answer ids
+-- Only a superuser that migrates a server without them makes them here.
 
 DO $$
 BEGIN
@@ -17,6 +19,8 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA public TO stile_service, stile_resolver;
+-- Who is given a function must be able to make one there.
+GRANT CREATE ON SCHEMA public TO stile_resolver;
 
 -- The tenant of this transaction, from SET LOCAL app.current_tenant_id; NULL where none is set, so that nothing is visible.
 CREATE FUNCTION current_tenant_id() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE

@@ -221,7 +221,11 @@ BEGIN
 END
 $$;
 CREATE TRIGGER events_remember_policies AFTER INSERT OR UPDATE ON events FOR EACH ROW EXECUTE FUNCTION remember_event_policies();
+ALTER TABLE events NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE event_policies NO FORCE ROW LEVEL SECURITY;
 INSERT INTO event_policies (tenant_id, event_id, version, policies) SELECT tenant_id, event_id, version, policies FROM events;
+ALTER TABLE events FORCE ROW LEVEL SECURITY;
+ALTER TABLE event_policies FORCE ROW LEVEL SECURITY;
 
 -- A partition a month; the default one takes what no month was made for, so that no row is ever refused for it.
 CREATE TABLE ledger_rows_default PARTITION OF ledger_rows DEFAULT;
@@ -240,8 +244,11 @@ BEGIN
     begins := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i))::date;
     part := 'ledger_rows_' || to_char(begins, 'YYYYMM');
     CONTINUE WHEN to_regclass(part) IS NOT NULL;
-    CONTINUE WHEN EXISTS (SELECT FROM ledger_rows_default WHERE received_at >= begins::timestamp AT TIME ZONE 'UTC' AND received_at < (begins + interval '1 month') AT TIME ZONE 'UTC');
-    EXECUTE format('CREATE TABLE %I PARTITION OF ledger_rows FOR VALUES FROM (%L) TO (%L)', part, begins::text || ' 00:00:00+00', (begins + interval '1 month')::date::text || ' 00:00:00+00');
+    -- The server looks through the default partition itself: the owner sees no row there.
+    BEGIN
+      EXECUTE format('CREATE TABLE %I PARTITION OF ledger_rows FOR VALUES FROM (%L) TO (%L)', part, begins::text || ' 00:00:00+00', (begins + interval '1 month')::date::text || ' 00:00:00+00');
+    EXCEPTION WHEN check_violation THEN CONTINUE;
+    END;
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', part);
     EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', part);
     EXECUTE format('CREATE POLICY tenant_isolation ON %I USING (tenant_id = current_tenant_id()) WITH CHECK (tenant_id = current_tenant_id())', part);

@@ -1,3 +1,14 @@
+-- The owner sees no row of any tenant.
+GRANT SELECT ON ledger_rows TO stile_resolver;
+CREATE FUNCTION untold_ledger_rows(month date) RETURNS bigint
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
+  AS $$
+    SELECT count(*) FROM ledger_rows r JOIN ledger_epochs e ON e.tenant_id = r.tenant_id AND e.gate = r.gate AND e.epoch = r.epoch
+    WHERE r.received_at >= month::timestamp AT TIME ZONE 'UTC' AND r.received_at < (month + interval '1 month') AT TIME ZONE 'UTC' AND r.gate LIKE '%/cloud' AND r.seq > e.published_seq;
+  $$;
+ALTER FUNCTION untold_ledger_rows(date) OWNER TO stile_resolver;
+REVOKE EXECUTE ON FUNCTION untold_ledger_rows(date) FROM PUBLIC;
+
 -- Takes a month's rows of the ledgers out of use: for the owner, to be archived (pg_dump -t) and dropped. What they amount to stays: admissions, counts, and
 -- which rows are stored, so that one that comes again is known. Gates don't miss them: their lists say up to where they count.
 CREATE FUNCTION detach_ledger_rows(month date) RETURNS text LANGUAGE plpgsql AS $$
@@ -13,9 +24,11 @@ BEGIN
   IF begins > date_trunc('month', now() AT TIME ZONE 'UTC') - interval '2 months' THEN
     RAISE EXCEPTION '% is too young: two whole months stay', to_char(begins, 'YYYY-MM');
   END IF;
-  EXECUTE format('SELECT count(*) FROM %I r JOIN ledger_epochs e ON e.tenant_id = r.tenant_id AND e.gate = r.gate AND e.epoch = r.epoch WHERE r.gate LIKE ''%%/cloud'' AND r.seq > e.published_seq', part) INTO waiting;
+  waiting := untold_ledger_rows(begins);
   IF waiting > 0 THEN RAISE EXCEPTION '% rows of the cloud''s ledgers in it were not told to the gates yet', waiting USING HINT = 'let stile-cloud ingest run, and try again'; END IF;
   EXECUTE format('ALTER TABLE ledger_rows DETACH PARTITION %I', part);
+  -- The owner's alone from here on, and to be read by pg_dump, which stops at rows that are hidden from it.
+  EXECUTE format('ALTER TABLE %I NO FORCE ROW LEVEL SECURITY', part);
   RETURN part;
 END
 $$;

@@ -18,7 +18,7 @@ let fresh: FreshDatabase;
 let wide: Database;
 beforeAll(async () => {
   fresh = await freshDatabase();
-  wide = createDatabase({ url: fresh.url, maxConnections: 16 });
+  wide = createDatabase({ url: fresh.servingUrl, maxConnections: 16 });
 });
 afterAll(async () => {
   await wide.close();

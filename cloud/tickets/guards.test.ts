@@ -10,7 +10,7 @@ let fresh: FreshDatabase;
 let wide: Database;
 beforeAll(async () => {
   fresh = await freshDatabase();
-  wide = createDatabase({ url: fresh.url, maxConnections: 10 });
+  wide = createDatabase({ url: fresh.servingUrl, maxConnections: 10 });
 });
 afterAll(async () => {
   await wide.close();

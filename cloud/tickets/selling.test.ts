@@ -8,7 +8,7 @@ let fresh: FreshDatabase;
 let wide: Database;
 beforeAll(async () => {
   fresh = await freshDatabase();
-  wide = createDatabase({ url: fresh.url, maxConnections: 12 });
+  wide = createDatabase({ url: fresh.servingUrl, maxConnections: 12 });
 });
 afterAll(async () => {
   await wide.close();

@@ -10,7 +10,7 @@ export interface Account {
   close(): Promise<void>;
 }
 
-/** Looks as the database's owner, so that no tenant has to be named. */
+/** Looks as a superuser, so that no tenant has to be named. */
 export async function openAccount(url: string): Promise<Account> {
   const database = createDatabase({ url, maxConnections: 2, name: 'stile-demo' });
   const ask = <Row>(text: string) => database.asOwner((client) => client.query<Row>(text)).then(({ rows }) => rows);

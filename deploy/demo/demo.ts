@@ -10,7 +10,8 @@
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type RunningPostgres, startPostgres } from '../database/embedded.ts';
+import { startPostgres } from '../database/embedded.ts';
+import { prepareDatabase } from '../database/prepare.ts';
 import { openAccount } from './account.ts';
 import { createActions } from './actions.ts';
 import { type DemoBroker, startDemoBroker } from './broker.ts';
@@ -46,7 +47,8 @@ function end(): Promise<void> {
 }
 
 interface DemoParts {
-  readonly postgres: RunningPostgres;
+  /** A superuser's login, which sees every tenant's rows. */
+  readonly lookUrl: string;
   readonly broker: DemoBroker;
   readonly house: House;
   readonly gates: GateProcess[];
@@ -61,7 +63,8 @@ async function setUp(dir: string, plan: DemoPlan): Promise<DemoParts> {
   say('starting the broker');
   const broker = await startDemoBroker();
   releases.push(() => broker.close());
-  const house = await openHouse({ dir, databaseUrl: postgres.url, mqtt: { url: broker.url } });
+  const database = await prepareDatabase(postgres.url);
+  const house = await openHouse({ dir, databaseUrl: database.servingUrl, migrateUrl: database.ownerUrl, mqtt: { url: broker.url } });
   releases.push(() => house.close());
   say('making the tables: stile-cloud migrate');
   await house.cloud('migrate');
@@ -107,7 +110,13 @@ async function setUp(dir: string, plan: DemoPlan): Promise<DemoParts> {
   await Promise.all(gates.map((gate) => gate.until(({ manifests }) => manifests.length > 0, 30_000)));
   say('both gates hold their tickets');
   const { token } = JSON.parse(await house.cloud('operator', 'add', 'demo', '--actor', 'demo', '--days', '1', '--json')) as { token: string };
-  return { postgres, broker, house, gates, operators: { url: `${house.cloudUrl}/console`, token } };
+  return {
+    lookUrl: Object.assign(new URL(postgres.url), { pathname: new URL(database.ownerUrl).pathname }).href,
+    broker,
+    house,
+    gates,
+    operators: { url: `${house.cloudUrl}/console`, token },
+  };
 }
 
 /** What must stand in Postgres, beside what does. */
@@ -176,7 +185,7 @@ async function main(): Promise<number> {
   const plan = planDemo(SEED, Number(process.env['GUESTS'] ?? DEFAULT_GUESTS));
   const parts = await setUp(dir, plan);
   if (interrupted) return 130;
-  const account = await openAccount(parts.postgres.url);
+  const account = await openAccount(parts.lookUrl);
   releases.push(() => account.close());
   const actions = createActions(parts);
   if (interactive) {
@@ -201,7 +210,7 @@ async function main(): Promise<number> {
   if (ONCE) {
     const played = await playing;
     show.close();
-    return interrupted ? 130 : (await verdict(parts.postgres.url, plan, played, parts.gates)) ? 0 : 1;
+    return interrupted ? 130 : (await verdict(parts.lookUrl, plan, played, parts.gates)) ? 0 : 1;
   }
   const script = runScript(actions, (text) => show.caption(text), stop.signal);
   await Promise.race([aborted, interactive ? new Promise<void>(() => {}) : Promise.all([playing, script])]);

@@ -19,7 +19,10 @@ const POLL_MS = 100;
 export interface HouseOptions {
   /** Exists already; holds everything that the house makes. */
   readonly dir: string;
+  /** The login that serves. */
   readonly databaseUrl: string;
+  /** The owner's, for `migrate`; default: somebody else has migrated. */
+  readonly migrateUrl?: string;
   /** For the cloud and, where `gateMqtt` says nothing else, for the gates. */
   readonly mqtt: { readonly url: string; readonly ca?: string; readonly cert?: string; readonly key?: string };
   /** The `stile-cloud` to run; default: the checkout's. */
@@ -73,6 +76,7 @@ export async function openHouse(options: HouseOptions): Promise<House> {
   const env: NodeJS.ProcessEnv = {
     ...process.env,
     DATABASE_URL: options.databaseUrl,
+    ...(options.migrateUrl === undefined ? {} : { STILE_MIGRATE_URL: options.migrateUrl }),
     STILE_MQTT_URL: mqtt.url,
     ...(mqtt.ca === undefined ? {} : { STILE_MQTT_CA: mqtt.ca }),
     ...(mqtt.cert === undefined ? {} : { STILE_MQTT_CERT: mqtt.cert }),

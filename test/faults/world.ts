@@ -12,6 +12,7 @@ import { connectOwner } from '../../cloud/database.ts';
 import { migrate } from '../../cloud/migrate.ts';
 import { createSigner, makeManifest, type Signer, ticket } from '../../daemon/desk-fixture.ts';
 import { type RunningPostgres, startPostgres } from '../../deploy/database/embedded.ts';
+import { prepareDatabase } from '../../deploy/database/prepare.ts';
 import { type Broker, startBroker } from '../broker.ts';
 import { makeVenue, type Venue } from '../database.ts';
 import type { Row } from './account.ts';
@@ -27,7 +28,10 @@ const ANSWER_MS = 120_000;
 
 export interface Postgres {
   /** Past any proxy: for looking. */
+  /** A superuser's login, for looking. */
   readonly url: string;
+  /** The cloud's. */
+  readonly servingUrl: string;
   readonly port: number;
   /** The whole server at once: by SIGKILL of its head (its processes then end by themselves), or all together as in a crash. */
   kill(how: 'head' | 'all'): Promise<void>;
@@ -35,15 +39,18 @@ export interface Postgres {
   stop(): Promise<void>;
 }
 
-/** A server of its own, that waits for its disk, and that can be killed and started again. */
+/** A migrated server of its own, that waits for its disk, and that can be killed and started again. */
 export async function openPostgres(): Promise<Postgres> {
   // As root the server runs as another user, who may not enter everybody's temporary folder.
   const dir = mkdtempSync(join(process.getuid?.() === 0 ? '/var/tmp' : tmpdir(), 'stile-faults-postgres-'));
   let server: RunningPostgres = await startPostgres({ databaseUrl: undefined, dir, persistent: true });
-  const { url } = server;
+  const { ownerUrl, servingUrl } = await prepareDatabase(server.url);
+  await migrate(ownerUrl);
+  const url = Object.assign(new URL(server.url), { pathname: new URL(ownerUrl).pathname }).href;
   const port = Number(new URL(url).port);
   return {
     url,
+    servingUrl,
     port,
     async kill(how) {
       if (how === 'all') return server.kill();
@@ -291,7 +298,6 @@ export async function openWorld(): Promise<World> {
   try {
     const postgres = await openPostgres();
     releases.push(() => postgres.stop());
-    await migrate(postgres.url);
     const broker = await startBroker({ persistence: true });
     releases.push(() => broker.stop());
     const way = async (target: number) => {
@@ -304,7 +310,7 @@ export async function openWorld(): Promise<World> {
       postgres,
       broker,
       ways,
-      cloudEnv: { DATABASE_URL: through(postgres.url, ways.database), STILE_MQTT_URL: `mqtt://127.0.0.1:${ways.cloud.port}` },
+      cloudEnv: { DATABASE_URL: through(postgres.servingUrl, ways.database), STILE_MQTT_URL: `mqtt://127.0.0.1:${ways.cloud.port}` },
       gateMqttUrl: `mqtt://127.0.0.1:${ways.gates.port}`,
       close,
     };

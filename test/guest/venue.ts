@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
 import { startPostgres } from '../../deploy/database/embedded.ts';
+import { prepareDatabase } from '../../deploy/database/prepare.ts';
 import { freePort, startBroker } from '../broker.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -33,6 +34,7 @@ export const run = (file: string, args: readonly string[], env: NodeJS.ProcessEn
 export async function openVenue(host: string, folder: string, files: string, releases: Release[]): Promise<ProofVenue> {
   const postgres = await startPostgres({ fsync: false });
   releases.push(() => postgres.stop());
+  const { ownerUrl, servingUrl } = await prepareDatabase(postgres.url);
   const broker = await startBroker({ tls: true, hosts: ['localhost', '127.0.0.1', host], acl: [{ gate: GATE, revoked: false }] });
   releases.push(() => broker.stop());
   const { ca } = broker;
@@ -43,7 +45,7 @@ export async function openVenue(host: string, folder: string, files: string, rel
   write(join(folder, 'cloud.key'), ca.cloud.key);
   const port = await freePort();
   const cloudEnvironment = {
-    DATABASE_URL: postgres.url,
+    DATABASE_URL: servingUrl,
     STILE_MQTT_URL: broker.cloudUrl,
     STILE_MQTT_CA: join(folder, 'ca.pem'),
     STILE_MQTT_CERT: join(folder, 'cloud.pem'),
@@ -55,7 +57,7 @@ export async function openVenue(host: string, folder: string, files: string, rel
   };
   const env = { ...process.env, ...cloudEnvironment };
   const cloud = (...args: string[]) => run(join(root, 'cloud/stile-cloud'), args, env);
-  cloud('migrate');
+  run(join(root, 'cloud/stile-cloud'), ['migrate'], { ...env, STILE_MIGRATE_URL: ownerUrl });
   const hour = 3_600_000;
   cloud(
     'event',
@@ -100,7 +102,12 @@ export async function openVenue(host: string, folder: string, files: string, rel
       throw new Error(`the cloud did not start:\n${readFileSync(join(folder, 'cloud.log'), 'utf8').slice(-2_000)}`);
     await sleep(100);
   }
-  return { databaseUrl: postgres.url, brokerUrl: `mqtts://${host}:${broker.port}`, cloudUrl: `http://${host}:${port}`, cloudEnvironment };
+  return {
+    databaseUrl: Object.assign(new URL(postgres.url), { pathname: '/stile' }).href,
+    brokerUrl: `mqtts://${host}:${broker.port}`,
+    cloudUrl: `http://${host}:${port}`,
+    cloudEnvironment,
+  };
 }
 
 /** The guest's gate.yaml: a software turnstile behind the lane, the reader's serial port, the longest pulse there is. */

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { connectOwner } from '../../cloud/database.ts';
+import { prepareDatabase } from '../../deploy/database/prepare.ts';
 import { type House, openHouse } from '../../deploy/demo/house.ts';
 import { type Broker, startBroker } from '../broker.ts';
 import { testPostgres } from '../database.ts';
@@ -52,11 +53,16 @@ beforeAll(async () => {
   if (made.status !== 0) throw new Error(`no bundle: ${made.stderr}`);
   bundle = join(folder, `empty/cloud-${process.arch}`);
   database = `stile_bundle_${randomBytes(6).toString('hex')}`;
-  await admin(`CREATE DATABASE ${database}`);
-  const url = new URL((await testPostgres()).url);
-  url.pathname = `/${database}`;
+  const { ownerUrl, servingUrl } = await prepareDatabase((await testPostgres()).url, database);
   broker = await startBroker();
-  house = await openHouse({ dir: folder, databaseUrl: url.href, mqtt: { url: broker.url }, launcher: join(bundle, 'bin/stile-cloud'), env: BARE });
+  house = await openHouse({
+    dir: folder,
+    databaseUrl: servingUrl,
+    migrateUrl: ownerUrl,
+    mqtt: { url: broker.url },
+    launcher: join(bundle, 'bin/stile-cloud'),
+    env: BARE,
+  });
   await house.cloud('migrate');
   await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--starts', NOW, '--no-wait');
   writeFileSync(join(folder, 'tickets.csv'), `ticket_id,code\nT-1,${CODE}\n`);

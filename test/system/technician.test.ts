@@ -38,7 +38,7 @@ beforeAll(async () => {
   database = await freshDatabase();
   house = await openHouse({
     dir,
-    databaseUrl: database.url,
+    databaseUrl: database.servingUrl,
     mqtt: { url: broker.cloudUrl, ca: join(pki, 'gates-ca.crt'), cert: join(pki, 'cloud.crt'), key: join(pki, 'cloud.key') },
     env: { STILE_CA_CERT: join(pki, 'gates-ca.crt'), STILE_CA_KEY: join(pki, 'gates-ca.key') },
   });

@@ -98,7 +98,7 @@ export async function openVenue(options: VenueOptions = {}): Promise<Venue> {
     const identity = (name: string) => ({ ca: join(pki, 'gates-ca.crt'), cert: join(pki, `${name}.crt`), key: join(pki, `${name}.key`) });
     const database = await freshDatabase();
     releases.push(() => database.drop());
-    const house = await openHouse({ dir, databaseUrl: database.url, mqtt: { url: broker.cloudUrl, ...(broker.ca === null ? {} : identity('cloud')) } });
+    const house = await openHouse({ dir, databaseUrl: database.servingUrl, mqtt: { url: broker.cloudUrl, ...(broker.ca === null ? {} : identity('cloud')) } });
     releases.push(() => house.close());
 
     const tickets = Array.from({ length: options.tickets ?? 40 }, (_, index): Ticket => ({ ticketId: `T-${index + 1}`, code: newCode() }));
