@@ -3,6 +3,26 @@ import { createSimClock } from './clock.ts';
 import { createClockWatch } from './clock-watch.ts';
 import type { Note } from './ports.ts';
 
+test('a floor that was overruled is written down once (T3)', () => {
+  const clock = createSimClock({ wallMs: Date.UTC(2027, 4, 1, 17), boottimeMs: 1_000 });
+  const notes: Note[] = [];
+  const look = createClockWatch({ clock, desk: { record: async (note) => [1, notes.push(note)] }, log: { warn: () => {} } });
+  clock.raiseFloor(Date.UTC(2036, 0, 1));
+  look();
+  expect(notes).toEqual([]);
+  const offset = Date.UTC(2027, 4, 1, 17) - 1_000;
+  clock.observe({ askedMs: 1_000, answeredMs: 1_000, cloudReceivedMs: 1_000 + offset, cloudAnsweredMs: 1_000 + offset });
+  look();
+  look();
+  expect(notes).toEqual([
+    {
+      kind: 'clock',
+      what: 'floor',
+      detail: 'the floor 2036-01-01T00:00:00.000Z lay ahead and was overruled by the time server and the cloud: it was 2027-05-01T17:00:00.000Z',
+    },
+  ]);
+});
+
 test('a clock that is set is flagged once, forwards and backwards; one that only runs is not', async () => {
   const clock = createSimClock({ wallMs: Date.UTC(2027, 4, 1, 17) });
   const notes: Note[] = [];

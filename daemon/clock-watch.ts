@@ -1,10 +1,13 @@
-/** A system clock that was set while the gate runs: flagged in the account and in the log. Durations and the account's times do not follow it. */
+/**
+ * A system clock that was set while the gate runs, and a floor that turned out to lie ahead: flagged in the account and in the log.
+ * Durations and the account's times do not follow them.
+ */
 import type { GateClock } from './clock.ts';
 import type { GateLog } from './gate/timers.ts';
 import type { Desk } from './ports.ts';
 
 export interface ClockWatchOptions {
-  readonly clock: Pick<GateClock, 'look'>;
+  readonly clock: Pick<GateClock, 'look' | 'overruled'>;
   readonly desk: Pick<Desk, 'record'>;
   readonly log: Pick<GateLog, 'warn'>;
 }
@@ -13,6 +16,13 @@ export interface ClockWatchOptions {
 export function createClockWatch({ clock, desk, log }: ClockWatchOptions): () => void {
   return () => {
     const jump = clock.look();
+    const wrong = clock.overruled();
+    if (wrong !== null) {
+      const floor = new Date(wrong.floorMs).toISOString();
+      const detail = `the floor ${floor} lay ahead and was overruled by ${wrong.by}: it was ${new Date(wrong.nowMs).toISOString()}`;
+      log.warn("the clock's floor lay ahead", { floor, by: wrong.by });
+      void desk.record({ kind: 'clock', what: 'floor', detail }).catch(() => undefined);
+    }
     if (jump === null) return;
     const byMs = Math.round(jump.byMs);
     log.warn("the system's clock was set", { by_ms: byMs });

@@ -92,6 +92,45 @@ test('wall time is never below the floor, and below it is not trusted', () => {
   expect(clock.trusted()).toBe(true);
 });
 
+test('a floor that lies ahead is overruled by the cloud, alone or with a time server that agrees, and is told once (T3)', () => {
+  for (const synchronised of [true, false]) {
+    const clock = createSimClock({ wallMs: OFFSET + 5_000, boottimeMs: 5_000, synchronised });
+    const ahead = Date.UTC(2036, 0, 1);
+    clock.raiseFloor(ahead);
+    expect([clock.trusted(), clock.wallMs(), clock.overruled()]).toEqual([false, ahead, null]);
+    clock.observe(trip(5_000, 10, 10));
+    expect(clock.trusted()).toBe(true);
+    expect(Math.abs(clock.wallMs() - (OFFSET + 5_000))).toBeLessThan(50);
+    expect(clock.overruled()).toMatchObject({
+      floorMs: ahead,
+      by: synchronised ? 'the time server and the cloud' : expect.stringMatching(/^the cloud, within/),
+    });
+    expect(clock.overruled()).toBeNull();
+    // Later, without the cloud: the floor does not come back, and one that is raised from the same source again is overruled again.
+    clock.advance(43_200_000);
+    expect(clock.wallMs()).toBe(OFFSET + 5_000 + 43_200_000);
+    clock.observe(trip(clock.boottimeMs(), 10, 10));
+    clock.raiseFloor(ahead);
+    expect(clock.trusted()).toBe(true);
+  }
+});
+
+test('a floor stands against a time server alone, against one that the cloud contradicts, and against a cloud that answers slowly (T3)', () => {
+  const ahead = Date.UTC(2036, 0, 1);
+  const alone = createSimClock({ wallMs: OFFSET + 5_000, boottimeMs: 5_000 });
+  alone.raiseFloor(ahead);
+  alone.look();
+  expect([alone.trusted(), alone.overruled()]).toEqual([false, null]);
+  const contradicted = createSimClock({ wallMs: OFFSET + 5_000 + 600_000, boottimeMs: 5_000 });
+  contradicted.raiseFloor(ahead);
+  contradicted.observe(trip(5_000, 10, 10));
+  expect([contradicted.trusted(), contradicted.overruled()]).toEqual([false, null]);
+  const slow = createSimClock({ wallMs: OFFSET + 5_000, boottimeMs: 5_000, synchronised: false });
+  slow.raiseFloor(ahead);
+  slow.observe(trip(5_000, 2_500, 2_500));
+  expect([slow.trusted(), slow.overruled()]).toEqual([false, null]);
+});
+
 test('a step of the wall clock is noticed once, going on is not', () => {
   const clock = createSimClock();
   clock.advance(5000);

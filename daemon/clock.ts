@@ -63,9 +63,20 @@ export interface Jump {
   readonly boottimeMs: number;
 }
 
+/** A floor that two witnesses have shown to be wrong. */
+export interface Overruled {
+  readonly floorMs: number;
+  /** What time it was instead, Unix ms. */
+  readonly nowMs: number;
+  /** In words. */
+  readonly by: string;
+}
+
 export interface GateClock extends Clock {
-  /** The wall clock shall never show less: build time, last row, certificate's notBefore. Only ever rises. */
+  /** The wall clock shall not show less: build time, last row whose time was trusted, certificate's notBefore. Rises, until witnesses overrule it. */
   raiseFloor(unixMs: number): void;
+  /** The floor that was overruled since the last call, or null: to be written down. */
+  overruled(): Overruled | null;
   /** Call every second or so: answers the jump since the last look, or null. Also looks again whether the system is synchronised. */
   look(): Jump | null;
   /** In words, for `status` and `doctor`. */
@@ -75,6 +86,9 @@ export interface GateClock extends Clock {
 /**
  * The wall clock shown is the cloud's where one good round trip was had and the system has no time server (a Pi has no
  * battery: its own clock may be days behind), else the system's; never below the floor.
+ *
+ * A floor may itself come from a clock that was wrong. The cloud's time, known well enough to judge by, overrules it, alone or with a time
+ * server that agrees; a time server alone does not.
  */
 export function createClock(options: { readonly source?: TimeSource; readonly floorMs?: number } = {}): GateClock {
   const source = options.source ?? systemTime();
@@ -82,6 +96,7 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
   let best: Estimate | null = null;
   let synchronised = source.synchronised();
   let lastDifferenceMs = source.systemMs() - source.boottimeMs();
+  let overruled: Overruled | null = null;
 
   const offset = () => (best === null ? null : { offsetMs: best.offsetMs, boundMs: widened(best, source.boottimeMs()) });
   /** The cloud's time, if it is known well enough to judge by. */
@@ -93,15 +108,25 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
     const cloud = cloudMs();
     return cloud === null ? 0 : Math.abs(source.systemMs() - cloud);
   };
+  const agreed = (): boolean => disagreement() <= (offset()?.boundMs ?? 0) + MAX_DISAGREEMENT_MS;
   const judge = (): { readonly trusted: boolean; readonly why: string } => {
     const cloud = cloudMs();
     const boundMs = offset()?.boundMs ?? 0;
-    if (synchronised && cloud !== null && disagreement() > boundMs + MAX_DISAGREEMENT_MS)
+    if (synchronised && cloud !== null && !agreed())
       return { trusted: false, why: `the time server's clock and the cloud's differ by ${Math.round(disagreement())} ms` };
     if (!synchronised && cloud === null) return { trusted: false, why: 'no time server, and no round trip with the cloud yet' };
     if ((synchronised ? source.systemMs() : (cloud as number)) < floorMs)
       return { trusted: false, why: 'the clock shows a time before this gate was made or last used' };
     return { trusted: true, why: synchronised ? 'the system follows a time server' : `measured against the cloud, within ${Math.ceil(boundMs)} ms` };
+  };
+  /** Takes the floor back to the cloud's time where the witnesses say that it lies ahead. */
+  const hearWitnesses = (): void => {
+    const cloud = cloudMs();
+    const boundMs = offset()?.boundMs ?? 0;
+    if (cloud === null || cloud + boundMs >= floorMs || (synchronised && !agreed())) return;
+    const by = synchronised ? 'the time server and the cloud' : `the cloud, within ${Math.ceil(boundMs)} ms`;
+    overruled = { floorMs: Math.max(floorMs, overruled?.floorMs ?? floorMs), nowMs: cloud, by };
+    floorMs = cloud - boundMs;
   };
   return {
     bootId: source.bootId,
@@ -113,12 +138,20 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
     observe(sample) {
       const next = estimate(sample);
       if (next !== null && (best === null || next.boundMs <= widened(best, next.atMs))) best = next;
+      hearWitnesses();
     },
     raiseFloor(unixMs) {
       if (Number.isFinite(unixMs)) floorMs = Math.max(floorMs, unixMs);
+      hearWitnesses();
+    },
+    overruled() {
+      const told = overruled;
+      overruled = null;
+      return told;
     },
     look() {
       synchronised = source.synchronised();
+      hearWitnesses();
       const boottimeMs = source.boottimeMs();
       const differenceMs = source.systemMs() - boottimeMs;
       const byMs = differenceMs - lastDifferenceMs;

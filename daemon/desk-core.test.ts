@@ -637,6 +637,43 @@ function tear(path: string, from: number, bytes: number): void {
   closeSync(file);
 }
 
+test('only rows whose time was trusted say what time it was before; an untrusted clock makes no row old and no request forgotten (T3)', async () => {
+  const { desk } = await setUp();
+  const note = (at: Partial<Stamp>) => desk.core.record({ kind: 'fault', what: 'x', detail: 'y' }, desk.stamp(at));
+  const reopened = async () => {
+    desk.core.close();
+    await desk.open();
+    return desk.core.status(desk.stamp()).lastRowMs;
+  };
+  const ahead = { wallMs: Date.UTC(2036, 0, 1), offset: null, trusted: false };
+  note(ahead);
+  expect(await reopened()).toBeNull();
+  note({ wallMs: BOOT_WALL_MS + 1, offset: null });
+  note(ahead);
+  expect(await reopened()).toBe(BOOT_WALL_MS + 1);
+  // The cloud's offset says by itself when it was, also where the process died before anything was kept.
+  note({ ...ahead, boottimeMs: 60_000, offset: { offsetMs: BOOT_WALL_MS, boundMs: 20 } });
+  note({ ...ahead, boottimeMs: 70_000, offset: { offsetMs: BOOT_WALL_MS, boundMs: 2_500 } });
+  expect(await reopened()).toBe(BOOT_WALL_MS + 60_000);
+  // A trusted row that was ahead gives way to a later one that is right.
+  note({ wallMs: Date.UTC(2036, 0, 1), offset: null });
+  note({ wallMs: BOOT_WALL_MS + 90_000, offset: null });
+  expect(await reopened()).toBe(BOOT_WALL_MS + 90_000);
+
+  const untilMs = BOOT_WALL_MS + 30_000;
+  expect(desk.core.rememberTransaction('once-only-1', untilMs, desk.stamp())).toBe(true);
+  expect(desk.core.rememberTransaction('another-1', Date.UTC(2036, 0, 1) + 30_000, desk.stamp(ahead))).toBe(true);
+  expect(desk.core.rememberTransaction('once-only-1', untilMs, desk.stamp())).toBe(false);
+
+  const { epoch, lastSeq } = desk.core.status(desk.stamp());
+  await desk.install({ version: 2, upto: { [GATE]: [epoch, lastSeq] } });
+  desk.core.acknowledge(ack(epoch, lastSeq), desk.stamp());
+  while (desk.core.idle(desk.stamp(ahead), true)) {
+    /* to the end */
+  }
+  expect(desk.core.rows(null, 500)).toHaveLength(lastSeq);
+});
+
 test('a damaged ledger is set aside, a new epoch begins, and what was readable is still sent', async () => {
   const code = newCode();
   const { desk, path, notices, signer } = await setUp({ tickets: [ticket(code)] });

@@ -21,7 +21,8 @@ import { type AskedTicket, type Gathered, gatherFacts } from './desk-facts.ts';
 import { createLateAnswers } from './desk-late.ts';
 import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy, policiesOf } from './desk-occupancy.ts';
 import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './desk-parts.ts';
-import { closeOutcomes, decisionBody, freeBytes, lastRowMs, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
+import { closeOutcomes, decisionBody, freeBytes, noteBody, noteRow, returnedBodies } from './desk-rows.ts';
+import { createTrustedTime } from './desk-trusted.ts';
 import { createKeyring, type Keyring } from './keys.ts';
 import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, PeerMessage, Presentation } from './ports.ts';
 import type { StoredConflict } from './store/conflicts.ts';
@@ -132,9 +133,11 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     return made;
   };
   let occupancy = createOccupancy({ gate: options.gate, ...parts });
+  let trustedTime = createTrustedTime(parts.ledger);
 
   const write = (bodies: readonly RowBody[], stamp: Stamp, also?: () => void): readonly AppendedRow[] => {
     const rows = parts.ledger.append(bodies, stamp, also);
+    trustedTime.wrote(rows, stamp);
     for (const { position, entry } of rows) occupancy.taking(options.gate, position[0], [entry], () => parts.usage.applyOwn(position[0], entry));
     try {
       parts.ledger.tidy('busy');
@@ -246,7 +249,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
         totals: { ...usage.totals() },
         conflicts: { standing: usage.conflicts.standing(), newest: usage.conflicts.newest(MAX_CONFLICTS_TOLD).map((one) => described(one, stamp)) },
         diskFreeBytes: freeBytes(options.path),
-        lastRowMs: lastRowMs(ledger),
+        lastRowMs: trustedTime.lastRowMs(),
       };
     },
     decide(id, presentation, stamp, elapsedUs, answer) {
@@ -319,7 +322,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     setFireLatch(latched) {
       setFireLatch(options.path, latched);
     },
-    rememberTransaction: (transaction, expiresAtMs, stamp) => parts.standing.remember(transaction, expiresAtMs, stamp.wallMs),
+    rememberTransaction: (transaction, expiresAtMs, stamp) => parts.standing.remember(transaction, expiresAtMs, stamp.trusted ? stamp.wallMs : null),
     nextBatch: (after) => parts.outbox.nextBatch(after),
     rows(after, limit) {
       const found: { epoch: number; entry: StoredEntry; conflict?: string }[] = [];
@@ -418,10 +421,11 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       if (ledger.verifySome(VERIFY_STEP_ROWS) || usage.verifySome(VERIFY_STEP_PAGES) || manifests.checkSome()) return true;
       if (!quiet) return false;
       outbox.flush();
+      trustedTime.keep(false);
       const keeps = manifests.keeps();
       if (
         outbox.prune(
-          stamp.wallMs,
+          stamp.trusted ? stamp.wallMs : null,
           keeps.map((keep) => keep.upto),
         )
       )
@@ -464,12 +468,14 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       }
       lost = parts.ledger.meta('usage_lost') === '1';
       occupancy = countPeople();
+      trustedTime = createTrustedTime(parts.ledger);
       policies.clear();
       grants.clear();
     },
     close() {
       try {
         parts.outbox.flush();
+        trustedTime.keep(true);
         parts.usage.close();
         parts.manifests.rememberHeads();
         parts.ledger.tidy('idle');

@@ -175,7 +175,7 @@ async function takeOver({ options, keyring, latest, ledger, usage }: Opened, sav
   ledger.change('take over what was saved', () => {
     for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode);
   });
-  for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, stamp.wallMs);
+  for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, null);
   createSalvageBox(ledger).put(saved);
   const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, latest));
   const why = cause?.fault.cause ?? 'the database was damaged, and the gate ended before it was replaced';

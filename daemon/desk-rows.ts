@@ -124,11 +124,3 @@ export const freeBytes = (folder: string): number => {
   const disk = statfsSync(folder);
   return disk.bavail * disk.bsize;
 };
-
-/** Wall time of the newest row, Unix ms. */
-export function lastRowMs(ledger: Ledger): number | null {
-  const own = ledger.epochs().at(-1);
-  const row = own === undefined ? undefined : ledger.read(own.epoch, own.lastSeq, 1)[0];
-  const ts = row === undefined ? Number.NaN : Date.parse(String((JSON.parse(row.entry) as StoredEntry)['ts']));
-  return Number.isNaN(ts) ? null : ts;
-}

@@ -25,7 +25,7 @@ export interface Fault {
 export interface Clock {
   /** CLOCK_BOOTTIME, ms since boot, fractions allowed: for durations, deadlines and the account. */
   boottimeMs(): number;
-  /** Wall clock, Unix ms, never below the floor (build time, last row, certificate's notBefore). */
+  /** Wall clock, Unix ms, not below the floor (build time, last row whose time was trusted, certificate's notBefore). */
   wallMs(): number;
   readonly bootId: string;
   /** Best known: cloud time = boottime + offsetMs ± boundMs; null before the first round trip. */
@@ -198,7 +198,7 @@ export interface DeskStatus {
   readonly diskFreeBytes: number;
   /** Grants beyond their right: how many stand, and the newest words (withdrawn ones too), the newest last, at most 20. */
   readonly conflicts?: { readonly standing: number; readonly newest: readonly GrantConflict[] };
-  /** Wall time of the newest row, Unix ms: part of the clock's floor. null: no row yet. */
+  /** Wall time of the newest row that was written while the clock was trusted, Unix ms: part of the clock's floor. null: none is known. */
   readonly lastRowMs?: number | null;
 }
 

@@ -1,6 +1,8 @@
+import { writeFileSync } from 'node:fs';
 import { afterEach, expect, test } from 'vitest';
 import { stampAt, storeFolder } from '../desk-fixture.ts';
-import { salvage } from './damage.ts';
+import { ledgersOf } from './card.ts';
+import { salvage, setAside } from './damage.ts';
 import { openLedger } from './ledger.ts';
 import { forgetSums } from './page-sums.ts';
 import { openForSalvage } from './sqlite.ts';
@@ -46,4 +48,15 @@ test.each<readonly [string, Readonly<Record<number, Change>>, number[]]>([
   ['the last row', { 10: content }, [10]],
 ])('rows are saved that can be proven; damaged: %s', (_what, changes, gone) => {
   expect(savedOf(changes)).toEqual(without(...gone));
+});
+
+test('what is set aside last is found last, also after one that was set aside under a clock that was ahead (T3)', () => {
+  const made = storeFolder('stile-aside-');
+  endings.push(made.remove);
+  const path = `${made.path}/ledger.sqlite`;
+  const names = [Date.UTC(2026, 5, 1), Date.UTC(2036, 0, 1), Date.UTC(2026, 5, 2), Date.UTC(2026, 5, 2), Date.UTC(2026, 5, 3)].map((wallMs) => {
+    writeFileSync(path, '');
+    return setAside(path, wallMs);
+  });
+  expect(ledgersOf(made.path).setAside).toEqual(names);
 });

@@ -1,8 +1,8 @@
 /**
  * A database that is damaged is set aside under a dated name, never deleted, and what can still be read of it is saved.
  */
-import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { entryHash, firstPredecessor } from '../../contract/chain.ts';
 import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
@@ -39,7 +39,7 @@ export interface Salvage {
  * the power goes, a database never stands without the log that holds its newest rows. Answers the new path. Errors are the file system's.
  */
 export function setAside(path: string, wallMs: number): string {
-  const stamp = new Date(wallMs).toISOString().replaceAll(/[-:]/g, '').replace('.', '-');
+  const stamp = new Date(Math.max(wallMs, newestAsideMs(path) + 1)).toISOString().replaceAll(/[-:]/g, '').replace('.', '-');
   const taken = (target: string): boolean => existsSync(target) || existsSync(`${target}-wal`);
   let target = path.replace(/\.sqlite$/, `.damaged-${stamp}.sqlite`);
   for (let n = 2; taken(target); n++) target = path.replace(/\.sqlite$/, `.damaged-${stamp}-${n}.sqlite`);
@@ -56,6 +56,22 @@ export function setAside(path: string, wallMs: number): string {
   syncFolder(folder);
   return target;
 }
+
+/** The last of those that were set aside holds what they all owe: names rise, also where an earlier one was given under a clock that was ahead. */
+function newestAsideMs(path: string): number {
+  const prefix = `${basename(path, '.sqlite')}.damaged-`;
+  let newestMs = Number.NEGATIVE_INFINITY;
+  for (const file of readdirSync(dirname(join(path)))) {
+    if (!file.startsWith(prefix)) continue;
+    const [, date, hour, minute, second, ms] = ASIDE_TIME.exec(file.slice(prefix.length)) ?? [];
+    const atMs =
+      date === undefined ? Number.NaN : Date.parse(`${date.slice(0, -4)}-${date.slice(-4, -2)}-${date.slice(-2)}T${hour}:${minute}:${second}.${ms}Z`);
+    if (atMs > newestMs) newestMs = atMs;
+  }
+  return newestMs;
+}
+/** As `setAside` writes it. */
+const ASIDE_TIME = /^(\d{8})T(\d\d)(\d\d)(\d\d)-(\d{3})Z/;
 
 function secondName(path: string, name: string): void {
   try {

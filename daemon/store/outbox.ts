@@ -44,8 +44,8 @@ export interface Outbox {
   /** `ahead`: the cloud has rows of this epoch, or a later epoch, that this ledger has not. `former`: it knows older epochs that are not here. */
   acknowledge(ack: AckMessage): { readonly ahead: boolean; readonly former: boolean; readonly highestEpoch: number };
   resend(from: RowPosition): void;
-  /** One bounded step; false: nothing more to prune. `keeps`: what each manifest kept covers. */
-  prune(nowMs: number, keeps: readonly LedgerVector[]): boolean;
+  /** One bounded step; false: nothing more to prune. `nowMs` null: the clock is not trusted, and no row is taken for old. `keeps`: what each manifest kept covers. */
+  prune(nowMs: number | null, keeps: readonly LedgerVector[]): boolean;
   /** Writes what was acknowledged. Throws StoreError. */
   flush(): void;
 }
@@ -152,7 +152,8 @@ export function createOutbox(ledger: Ledger): Outbox {
       const pages = (db.pragma('page_count', { simple: true }) as number) - (db.pragma('freelist_count', { simple: true }) as number);
       if (pages * PAGE_BYTES <= PRUNE_ABOVE_BYTES) {
         const newestMs = timeOf(ledger.read(own.epoch, upto, 1)[0]);
-        if (newestMs === null || nowMs - newestMs < KEEP_ROWS_MS) return false;
+        // A row that seems to come from far ahead was written under a wrong clock: it is no younger than those behind it.
+        if (newestMs === null || nowMs === null || Math.abs(nowMs - newestMs) < KEEP_ROWS_MS) return false;
       }
       return ledger.prune(own.epoch, upto, PRUNE_STEP_ROWS) > 0;
     },

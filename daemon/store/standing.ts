@@ -17,8 +17,8 @@ export interface Standing {
   modes(nowMs: number): Readonly<Record<Direction, { readonly mode: Mode; readonly untilMs: number | null; readonly from?: Mode }>>;
   /** Part of the transaction that appends the mode row. */
   keepMode(direction: Direction, mode: Mode, untilMs: number | null, from: Mode | null): void;
-  /** True once. Durable when it returns. */
-  remember(transaction: string, expiresAtMs: number, nowMs: number): boolean;
+  /** True once. Durable when it returns. `nowMs` null: the clock is not trusted, so none is forgotten as expired. */
+  remember(transaction: string, expiresAtMs: number, nowMs: number | null): boolean;
 }
 
 export function createStanding(ledger: Ledger): Standing {
@@ -49,7 +49,7 @@ export function createStanding(ledger: Ledger): Standing {
     },
     remember(transaction, expiresAtMs, nowMs) {
       return ledger.change('remember a request', () => {
-        forgetOld.run(nowMs);
+        if (nowMs !== null) forgetOld.run(nowMs);
         if ((count.get()?.n ?? 0) >= MAX_TRANSACTIONS)
           throw Object.assign(new Error(`${MAX_TRANSACTIONS} requests have not expired yet`), { code: 'STORE_TRANSACTIONS_FULL' });
         return put.run(transaction, expiresAtMs).changes === 1;
