@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { canonicalJson } from './chain.ts';
-import { cutText, plainData } from './text.ts';
+import { cutText, plainData, shownLine, shownText } from './text.ts';
 
 const FACE = '\u{1F600}';
 
@@ -50,5 +50,21 @@ test('T12: data that canonical JSON cannot hold becomes data that it can', () =>
         expect(plain).toMatchObject({ text: 'half \ufffd' });
       },
     ),
+  );
+});
+
+test('S6: nothing of a shown text is obeyed by a terminal, JSON stays JSON, and what people write stays as it is', () => {
+  expect(shownText('a\x1b[2J\x1b]0;title\x07b\r\u009b31mc\x7f\u202egnp\u2066')).toBe(
+    'a\\u001b[2J\\u001b]0;title\\u0007b\\u000d\\u009b31mc\\u007f\\u202egnp\\u2066',
+  );
+  expect(shownText('one\ntwo\tthree')).toBe('one\ntwo\tthree');
+  expect(shownLine('one\ntwo\tthree')).toBe('one\\ntwo\\tthree');
+  const people = `Zoë Łukasz Ωμέγα 北京 مرحبا ${FACE} – “x” 50 %`;
+  expect(shownLine(people)).toBe(people);
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary' }), (text) => {
+      expect(shownText(text)).not.toMatch(/[\0-\x08\x0b-\x1f\x7f-\x9f]/);
+      expect(JSON.parse(shownText(JSON.stringify({ text })))).toEqual({ text });
+    }),
   );
 });

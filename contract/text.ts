@@ -29,3 +29,17 @@ export function plainData(value: unknown, maxChars: number, depth = 0): unknown 
   const parts = Object.entries(value).map(([key, part]) => [cutText(key, maxChars), plainData(part, maxChars, depth + 1)] as const);
   return Object.fromEntries(parts.filter(([, part]) => part !== undefined));
 }
+
+/** Controls of a terminal (C0 but tab and line feed, DEL, C1), separators of lines and what turns the direction of writing. */
+const UNSHOWABLE = /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu;
+
+/**
+ * Returns a text for a terminal: what others have written moves no cursor, colours nothing and hides nothing. Written as JSON writes it, so that JSON stays
+ * JSON. Total.
+ */
+export const shownText = (text: string): string => text.replace(UNSHOWABLE, escaped);
+
+/** The same for one line or cell: it cannot begin another. */
+export const shownLine = (text: string): string => shownText(text).replaceAll('\n', '\\n').replaceAll('\t', '\\t');
+
+const escaped = (character: string): string => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;

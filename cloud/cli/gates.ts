@@ -1,6 +1,7 @@
 /** `gate`, `assign`, `gates`, `request`: which gates there are, what they are for, how they are, what they shall do. */
 import { ActorId, GateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
+import { shownLine } from '../../contract/text.ts';
 import { UnsafePlaceError, writeSafeFile } from '../../deploy/safe-file.ts';
 import type { DatabaseClient } from '../database.ts';
 import { clearAlert } from '../devices/alerts.ts';
@@ -199,7 +200,8 @@ const gateLine = (gate: GateView): string[] => [
 ];
 
 /** Columns as wide as they must be. */
-export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+export function table(head: readonly string[], given: readonly (readonly string[])[]): string {
+  const rows = given.map((row) => row.map(shownLine));
   const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
   return [head, ...rows]
     .map((row) => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] as number))).join('  '))
@@ -248,7 +250,7 @@ export async function sendRequest(session: Session, requests: GateRequests, gate
       session.terminal.out(
         options.json === true
           ? `${JSON.stringify(response)}\n`
-          : `${gate} ${command}: ${response.status}${response.error === undefined ? '' : `, ${response.error.code}: ${response.error.message}`} (${Math.round(response.duration_ms)} ms)\n${response.data === undefined ? '' : `${JSON.stringify(response.data, null, 2)}\n`}`,
+          : `${gate} ${command}: ${response.status}${response.error === undefined ? '' : `, ${response.error.code}: ${shownLine(response.error.message)}`} (${Math.round(response.duration_ms)} ms)\n${response.data === undefined ? '' : `${JSON.stringify(response.data, null, 2)}\n`}`,
       );
       if (response.status === 'error') throw new CliError(EXIT.failed, `${gate} did not do it`);
     }

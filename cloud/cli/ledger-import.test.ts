@@ -115,3 +115,39 @@ test('only a gate of this tenant, and the one that was named; never the ledger o
   expect(await cli('import', '--ledger', path, 'EV1')).toMatchObject({ code: 2 });
   expect(await cli('import', venue.eventId)).toMatchObject({ code: 2, err: expect.stringContaining('name the event and the file') });
 });
+
+test('S6: what a gate says reaches no terminal as it is, whichever command prints it', async () => {
+  const ledger = testLedger(venue, 3, 9);
+  const evil = 'no\x1b[2J\x1b]0;owned\x07 \u009b31m\r\narena/south  granted \u202etxet';
+  ledger.add('refusal', 1_000, {
+    event_id: venue.eventId,
+    direction: 'in',
+    medium: 'opaque',
+    reason: 'invalid',
+    explanation: evil,
+    online: true,
+    latency_us: 10,
+  });
+  expect(await cli('import', '--ledger', exported('evil.jsonl', ledger), '--gate', venue.gates[3] as string)).toMatchObject({ code: 0 });
+  await fresh.database.withTenant(venue.tenantId, (client) =>
+    client.query('INSERT INTO device_alerts (tenant_id, device, alert_id, by_cloud, alert) VALUES ($1, $2, $3, false, $4)', [
+      venue.tenantId,
+      venue.gates[3],
+      'reader-in',
+      JSON.stringify({ severity: 'warning', message: evil, since: '2026-05-01T12:00:00.000Z' }),
+    ]),
+  );
+  for (const command of [
+    ['refusals', '--since', '2026-01-01T00:00:00Z'],
+    ['refusals', '--since', '2026-01-01T00:00:00Z', '--json'],
+    ['gates'],
+    ['gates', '--json'],
+  ]) {
+    const { code, out, err } = await cli(...command);
+    expect([command, code]).toEqual([command, 0]);
+    expect(out + err, command.join(' ')).not.toMatch(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]/);
+    if (command[0] === 'refusals') expect(out).toContain('\\u001b[2J');
+    // Nor does it write a line of another gate.
+    if (command.length === 3) expect(out.split('\n').filter((line) => line.includes('granted'))).toEqual([expect.stringContaining(venue.gates[3] as string)]);
+  }
+});

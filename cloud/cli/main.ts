@@ -1,5 +1,6 @@
 /** The command line `stile-cloud`: names, options and help. What commands do stands beside. The only file of the cloud that imports commander. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { shownText } from '../../contract/text.ts';
 import { SETTINGS } from '../config.ts';
 import { versionWords } from '../version.ts';
 import { CliError, EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './session.ts';
@@ -31,7 +32,8 @@ ${SETTINGS.map(({ name, what, fallback }) => `  ${name.padEnd(26)}${what} [${fal
 Exit codes: 0 done, 1 failed, 2 usage, 69 not reachable, 75 try again, 78 bad configuration.`;
 
 /** Runs one command line (without node and script) and answers its exit code. Never throws. */
-export async function runCli(argv: readonly string[], terminal: Terminal): Promise<number> {
+export async function runCli(argv: readonly string[], given: Terminal): Promise<number> {
+  const terminal = harmless(given);
   const program = createProgram(terminal);
   try {
     await program.parseAsync([...argv], { from: 'user' });
@@ -43,6 +45,14 @@ export async function runCli(argv: readonly string[], terminal: Terminal): Promi
     return exitCode;
   }
 }
+
+/** What gates, guests and shops have written reaches no terminal as it is, whichever command prints it. */
+const harmless = (terminal: Terminal): Terminal => ({
+  ...terminal,
+  out: (text) => terminal.out(shownText(text)),
+  // Progress begins its line anew; nothing else does.
+  err: (text) => terminal.err(terminal.interactive && text.startsWith('\r') ? `\r${shownText(text.slice(1))}` : shownText(text)),
+});
 
 function createProgram(terminal: Terminal): Command {
   const program = new Command('stile-cloud')

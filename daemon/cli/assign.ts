@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
+import { shownText } from '../../contract/text.ts';
 import { UnsafePlaceError, writeSafeFile } from '../../deploy/safe-file.ts';
 import type { GateStatus, HeardItem } from '../control-calls.ts';
 import type { GateClient } from './client.ts';
@@ -73,7 +74,7 @@ export async function assign(names: readonly string[], options: AssignOptions): 
 
 /** Asks for a code at each reader in turn. Throws CliError where none comes in time. */
 async function listen(gate: GateClient, wanted: readonly string[], ports: readonly UsbPort[], options: AssignOptions): Promise<Bound[]> {
-  const say = (text: string) => void (options.json !== true && process.stdout.write(`${text}\n`));
+  const say = (text: string) => void (options.json !== true && process.stdout.write(shownText(`${text}\n`)));
   const faults = new Map<string, string>();
   let heard: (port: string) => void = () => undefined;
   const ended = gate

@@ -1,4 +1,5 @@
 /** How a command ends. */
+import { shownText } from '../../contract/text.ts';
 
 /** Documented in CONTRACT.md; scripts rely on them. */
 export const EXIT = { done: 0, failed: 1, usage: 2, unreachable: 69, tryAgain: 75, badConfig: 78 } as const;
@@ -18,14 +19,14 @@ export class CliError extends Error {
 /** Says on stderr what a command failed with; answers the exit code. */
 export function tellFailure(error: unknown): number {
   if (error instanceof CliError) {
-    process.stderr.write(`stile-gate: ${error.message}\n${error.hint === '' ? '' : `${error.hint}\n`}`);
+    process.stderr.write(shownText(`stile-gate: ${error.message}\n${error.hint === '' ? '' : `${error.hint}\n`}`));
     return error.exitCode;
   }
-  process.stderr.write(`stile-gate: ${(error as Error).stack ?? String(error)}\n`);
+  process.stderr.write(shownText(`stile-gate: ${(error as Error).stack ?? String(error)}\n`));
   return EXIT.failed;
 }
 
-/** Values as JSON (for programs) or as the given words (for people). */
+/** Prints values as JSON (for programs) or as the given words (for people); what a terminal would obey is escaped. */
 export function print(json: boolean | undefined, value: unknown, words: () => string): void {
-  process.stdout.write(json === true ? `${JSON.stringify(value, null, 2)}\n` : `${words()}\n`);
+  process.stdout.write(shownText(json === true ? `${JSON.stringify(value, null, 2)}\n` : `${words()}\n`));
 }

@@ -1,5 +1,6 @@
 /** A running lane as lines on a screen: shared by `watch` and `sim`. */
 import type { Direction } from '../../contract/ids.ts';
+import { shownLine } from '../../contract/text.ts';
 import type { GateStatus, RecentLine } from '../control-calls.ts';
 import { type Colour, paint } from './screen.ts';
 import { backlogWords } from './status.ts';
@@ -8,7 +9,8 @@ import { age, ageOf, clockTime, plural } from './words.ts';
 const KIND_COLOURS: Readonly<Record<string, Colour>> = { granted: 'green', refused: 'red', alert: 'red', override: 'amber', mode: 'amber', conflict: 'amber' };
 const LOW_DISK_MB = 500;
 
-export const lineWords = (line: RecentLine): string => `${clockTime(line.at)} ${line.direction === null ? '   ' : line.direction.padEnd(3)} ${line.words}`;
+export const lineWords = (line: RecentLine): string =>
+  `${clockTime(line.at)} ${line.direction === null ? '   ' : line.direction.padEnd(3)} ${shownLine(line.words)}`;
 
 export const paintedLine = (line: RecentLine): string => {
   const colour = KIND_COLOURS[line.kind];
@@ -58,7 +60,10 @@ export function healthPicture(status: GateStatus): readonly string[] {
     `ledger   row ${ledger.last_seq}, ${ledger.backlog > 0 && !uplink.online ? paint('amber', backlogWords(status)) : backlogWords(status)}${ledger.usage_complete ? '' : paint('red', ', usage incomplete')}`,
     `health   broker ${uplink.url === null ? paint('grey', 'none') : good(uplink.online, 'online', 'offline')}  readers ${readers.map((reader) => `${reader.name} ${good(reader.ok, 'ok', 'down')}`).join(' ')}  board ${good(board.ok, 'ok', 'fault')}  clock ${good(clock.trusted, 'trusted', 'not trusted')}  disk ${good(status.disk_free_mb >= LOW_DISK_MB, `${status.disk_free_mb} MB`, `${status.disk_free_mb} MB`)}  up ${age(status.uptime_s)}`,
     ...status.alerts.map((alert) =>
-      paint(alert.severity === 'info' ? 'grey' : alert.severity === 'warning' ? 'amber' : 'red', `! ${alert.message} (${alert.id}, for ${ageOf(alert.since)})`),
+      paint(
+        alert.severity === 'info' ? 'grey' : alert.severity === 'warning' ? 'amber' : 'red',
+        `! ${shownLine(alert.message)} (${alert.id}, for ${ageOf(alert.since)})`,
+      ),
     ),
   ];
 }

@@ -1,4 +1,5 @@
 /** watch: the lane, live. On a terminal a screen; else, or with --json, a line for everything that happens. */
+import { shownText } from '../../contract/text.ts';
 import type { GateStatus, WatchItem } from '../control-calls.ts';
 import { CliError } from './exit.ts';
 import { healthPicture, lanePicture, lineWords, summary } from './lane-view.ts';
@@ -50,7 +51,7 @@ async function inLines(json: boolean, call: (item: (item: unknown) => void) => P
   let begun = false;
   await call((item) => {
     const news = item as WatchItem;
-    if (json) return void process.stdout.write(`${JSON.stringify(news)}\n`);
+    if (json) return void process.stdout.write(shownText(`${JSON.stringify(news)}\n`));
     if ('line' in news) return void process.stdout.write(`${lineWords(news.line)}\n`);
     if (!begun) process.stdout.write(`${[summary(news.status), ...news.status.recent.map(lineWords)].join('\n')}\n`);
     begun = true;

@@ -1,4 +1,5 @@
 /** Numbers and times in words, for people at a terminal. */
+import { shownLine } from '../../contract/text.ts';
 
 export function age(seconds: number): string {
   if (seconds < 1) return 'under a second';
@@ -16,7 +17,8 @@ export const clockTime = (timestamp: string): string => new Date(timestamp).toTi
 export const plural = (count: number, one: string, many = `${one}s`): string => `${count} ${count === 1 ? one : many}`;
 
 /** Columns as wide as their widest cell. */
-export function columns(rows: readonly (readonly string[])[]): string {
+export function columns(given: readonly (readonly string[])[]): string {
+  const rows = given.map((row) => row.map(shownLine));
   const widths: number[] = [];
   for (const row of rows)
     row.forEach((cell, index) => {
