@@ -147,7 +147,9 @@ export const AssignmentWrite = z.strictObject({
 });
 export const GateView = z.looseObject({
   gate: GateName,
-  state: z.enum(['online', 'offline', 'never_seen']),
+  /** Offline also where no word came for some time, whatever the broker says; revoked: nothing that it says is heard. */
+  state: z.enum(['online', 'offline', 'never_seen', 'revoked']),
+  /** Online since it connected; offline since its last word; revoked since then. */
   since: Timestamp.nullable(),
   mode: Mode.nullable(),
   backlog: z.int().nullable(),
@@ -161,8 +163,11 @@ export const GateView = z.looseObject({
 export const GatesResponse = z.looseObject({ success: z.literal(true), gates: z.array(GateView) });
 /** True: the gate's boot measured no offset, so the time is known from its neighbours in the chain, or only as the gate's wall clock had it. */
 const Unmeasured = z.literal(true).optional();
+/** Of a row in the cloud's own ledger: the scanner that it came from. */
+const Scanner = GateName.optional();
 export const RefusalView = z.looseObject({
   gate: LedgerName,
+  device: Scanner,
   epoch: z.int(),
   seq: z.int(),
   at: Timestamp,
@@ -182,7 +187,14 @@ export const ClearAlertBody = z.looseObject({ actor: ActorId, reason: Text.min(1
 export const SettleRequest = z.looseObject({ outcome: z.enum(['passed', 'returned']), actor: ActorId, reason: Text.min(1) });
 
 /** `GET /tickets/:id/history` */
-export const HistoryItem = z.looseObject({ at: Timestamp, kind: z.string(), gate: LedgerName.nullable(), text: z.string(), unmeasured: Unmeasured });
+export const HistoryItem = z.looseObject({
+  at: Timestamp,
+  kind: z.string(),
+  gate: LedgerName.nullable(),
+  device: Scanner,
+  text: z.string(),
+  unmeasured: Unmeasured,
+});
 export const HistoryResponse = z.looseObject({ success: z.literal(true), ticket_id: TicketId, status: TicketState, history: z.array(HistoryItem) });
 /** `GET /events/:id/occupancy`: people inside = entries − exits; `uncertain` may or may not be inside. */
 export const OccupancyResponse = z.looseObject({
@@ -212,6 +224,8 @@ export const ConflictView = z.looseObject({
   winner_at: Timestamp.nullable(),
   loser_at: Timestamp,
   overlapping: z.boolean(),
+  winner_device: Scanner,
+  loser_device: Scanner,
   /** Of either time. */
   unmeasured: Unmeasured,
 });

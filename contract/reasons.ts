@@ -89,7 +89,7 @@ export const REASON_TEXTS: Readonly<Record<Language, Readonly<Record<Reason, Rea
       ],
     },
     ambiguous: { short: 'the code fits more than one ticket', long: [] },
-    revoked: { short: 'the ticket was replaced by a newer one', long: [] },
+    revoked: { short: 'the ticket was replaced by a newer one', long: ['the ticket {ticket} was revoked'] },
     unapproved: { short: 'the order is not approved yet', long: [] },
     gap: { short: 'scanned again too soon', long: ['scanned {seconds_ago} s ago', 'valid again at {valid_again_at}'] },
     max_entries: {
@@ -152,7 +152,7 @@ export const REASON_TEXTS: Readonly<Record<Language, Readonly<Record<Reason, Rea
       ],
     },
     ambiguous: { short: 'der Code passt auf mehrere Tickets', long: [] },
-    revoked: { short: 'das Ticket wurde durch ein neueres ersetzt', long: [] },
+    revoked: { short: 'das Ticket wurde durch ein neueres ersetzt', long: ['das Ticket {ticket} wurde zurückgenommen'] },
     unapproved: { short: 'die Bestellung ist noch nicht freigegeben', long: [] },
     gap: { short: 'zu schnell noch einmal gezeigt', long: ['vor {seconds_ago} s gezeigt', 'wieder gültig um {valid_again_at}'] },
     max_entries: {

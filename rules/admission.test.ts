@@ -85,7 +85,7 @@ refuses('states', [
     `the ticket is blocked: ${'x'.repeat(127)}`,
   ],
   ['blocked, with a note', { ticket: { status: 'blocked', note: 'charged back' } }, 'blocked', 'the ticket is blocked: charged back'],
-  ['revoked', { ticket: { status: 'revoked' } }, 'revoked', 'the ticket was replaced by a newer one'],
+  ['T15: revoked, and not replaced', { ticket: { status: 'revoked' } }, 'revoked', 'the ticket T-1 was revoked'],
   ['cancelled', { ticket: { status: 'canceled' } }, 'canceled', 'the ticket was cancelled'],
   ['expired', { ticket: { status: 'expired' } }, 'invalid_time', 'not valid at this time'],
   ['expired, with its end', { ticket: { status: 'expired', validUntilMs: NOW_MS - DAY_MS } }, 'invalid_time', 'was valid until 2027-04-30 19:00'],

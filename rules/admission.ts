@@ -127,6 +127,9 @@ function checkRight(ask: Ask): Refusal | null {
       return refusal(ask, 'blocked', note === null ? {} : { note: cutText(note, MAX_NOTE_CHARS) });
     case 'expired':
       return refusal(ask, 'invalid_time', ask.ticket.validUntilMs === null ? {} : { valid_until: show(ask, ask.ticket.validUntilMs) });
+    // Of a code that was replaced no ticket is found any more: this one was taken back itself.
+    case 'revoked':
+      return refusal(ask, 'revoked', { ticket: ask.ticket.ticketId });
     default:
       return refusal(ask, RIGHT_REASONS[status]);
   }

@@ -2,7 +2,7 @@
 import { GateName, LedgerName } from '../../contract/ids.ts';
 import { settle } from '../reconcile/cloud-ledger.ts';
 import { refusals } from '../reconcile/questions.ts';
-import { table } from './gates.ts';
+import { table, utc } from './gates.ts';
 import { CliError, EXIT, type Session } from './session.ts';
 
 export interface RefusalOptions {
@@ -30,7 +30,13 @@ export async function refusalsCommand(session: Session, options: RefusalOptions)
   session.terminal.out(
     table(
       ['when', 'gate', 'reason', 'ticket', 'explanation'],
-      found.map((row) => [`${row.unmeasured === true ? 'about ' : ''}${row.at.slice(0, 19)}`, row.gate, row.reason, row.ticket_id ?? '-', row.explanation]),
+      found.map((row) => [
+        `${row.unmeasured === true ? 'about ' : ''}${utc(row.at)}`,
+        row.device ?? row.gate,
+        row.reason,
+        row.ticket_id ?? '-',
+        row.explanation,
+      ]),
     ),
   );
 }

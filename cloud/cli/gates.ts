@@ -187,14 +187,17 @@ function alertLines(found: readonly GateView[]): string {
   return lines.length === 0 ? '' : `\n${lines.join('')}`;
 }
 
+/** To the second, with its zone. */
+export const utc = (at: string | null): string => (at === null ? '-' : `${at.slice(0, 19)}Z`);
+
 const gateLine = (gate: GateView): string[] => [
   gate.gate,
   gate.state.replace('_', ' '),
-  gate.since?.slice(0, 19) ?? '-',
+  utc(gate.since),
   gate.mode ?? '-',
   String(gate.backlog ?? '-'),
   String(gate.manifest_version ?? '-'),
-  gate.last_row_at?.slice(0, 19) ?? '-',
+  utc(gate.last_row_at),
   gate.event_ids.join(',') || '-',
   gate.alerts.join(',') || '-',
 ];

@@ -9,6 +9,7 @@ import type { DatabaseClient } from '../database.ts';
 import { renewToken } from '../devices/assignment.ts';
 import type { App } from '../http.ts';
 import { eventRights, ticketRight } from '../manifest/scan-rights.ts';
+import { conflicts, history, refusals } from './questions.ts';
 import { reconcile } from './rows.ts';
 import { registerScanRoutes } from './scan-routes.ts';
 
@@ -253,4 +254,43 @@ test('K3, T15: the units of a scan count; the later ones of a party come for the
     { type: 'first_entry', units: '2' },
   ]);
   expect(await ask("SELECT sum(units_used)::int AS n FROM admissions WHERE ticket_id = 'T-6' AND verdict <> 'excess'")).toEqual([{ n: 4 }]);
+});
+
+test('T15: scanners are named in refusals, conflicts and history, and a taken-back ticket that entered is no first entry', async () => {
+  await open();
+  const [phone, other] = venue.gates as [string, string];
+  await ask("UPDATE tickets SET status = 'cancelled' WHERE ticket_id = 'T-2'");
+  await ask("UPDATE tickets SET units = 2 WHERE ticket_id = 'T-3'");
+  await send([
+    allow(1, 10),
+    allow(2, 20, { scanned_at: new Date().toISOString() }),
+    allow(3, 30, { units: 1 }),
+    allow(3, 40, { units: 1 }),
+    { ticket_id: 'T-4', scanned_at: at(50), result: 'DENY', reason: 'used' },
+  ]);
+  await send([allow(1, 60)], 1);
+  await inTenant(async (client) => {
+    const since = new Date(BOOT_MS - 1_000);
+    expect(await refusals(client, null, since)).toMatchObject([{ gate: `${venue.site}/cloud`, device: phone, ticket_id: 'T-4' }]);
+    expect(await refusals(client, phone, since)).toHaveLength(1);
+    expect(await refusals(client, other, since)).toEqual([]);
+    const told = new Map((await conflicts(client)).map((conflict) => [conflict.ticket_id, conflict]));
+    expect(told.get('T-1')).toMatchObject({
+      winner_device: phone,
+      loser_device: other,
+      loser: [`${venue.site}/cloud`, expect.any(Number), expect.any(Number)],
+    });
+    expect(told.get('T-2')).toMatchObject({ winner: null, loser_device: phone, cause: 'canceled' });
+    const textsOf = async (ticketId: string) =>
+      (await history(client, venue.eventId, ticketId))?.history.filter(({ kind }) => kind === 'grant').map(({ device, text }) => [device, text]);
+    expect(await textsOf('T-1')).toEqual([
+      [phone, 'admitted (first entry), passed'],
+      [other, 'admitted (beyond its right: already_redeemed), passed'],
+    ]);
+    expect(await textsOf('T-2')).toEqual([[phone, 'admitted (beyond its right: canceled), passed']]);
+    expect(await textsOf('T-3')).toEqual([
+      [phone, 'admitted (first entry), passed'],
+      [phone, 'admitted (first entry, later ones of a party), passed'],
+    ]);
+  });
 });

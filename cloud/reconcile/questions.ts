@@ -2,7 +2,7 @@
 
 import type { z } from 'zod';
 import type { ConflictView, HistoryItem, RefusalView, SiteLedgerResponse } from '../../contract/http.ts';
-import type { LedgerVector } from '../../contract/ids.ts';
+import { CLOUD_GATE, type LedgerVector, splitGateName } from '../../contract/ids.ts';
 import type { Reason } from '../../contract/reasons.ts';
 import type { DatabaseClient } from '../database.ts';
 
@@ -57,6 +57,11 @@ async function unmeasured(
     return without.has(`${gate} ${String(boot_id)}`);
   };
 }
+/** The scanner that a row of the cloud's ledger came from, as it stands there. */
+function scannerIn(entry: string): { device?: string } {
+  const { device } = JSON.parse(entry) as { readonly device?: unknown };
+  return typeof device === 'string' ? { device } : {};
+}
 const marked = (is: boolean): { unmeasured?: true } => (is ? { unmeasured: true } : {});
 
 type Refusal = z.infer<typeof RefusalView>;
@@ -65,13 +70,13 @@ type Refusal = z.infer<typeof RefusalView>;
 export async function refusals(client: DatabaseClient, gate: string | null, since: Date, limit = MAX_ANSWER_ITEMS): Promise<Refusal[]> {
   const { rows } = await client.query<{ gate: string; epoch: number; seq: number; at: Date; entry: string; event_id: string | null; ticket_id: string | null }>(
     `SELECT gate, epoch, seq, at, entry, event_id, ticket_id FROM ledger_rows
-     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1) ORDER BY at DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
-    [gate, since, Math.min(limit, MAX_ANSWER_ITEMS)],
+     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1 OR (gate = $4 AND entry::jsonb ->> 'device' = $1)) ORDER BY at DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
+    [gate, since, Math.min(limit, MAX_ANSWER_ITEMS), gate === null ? null : `${splitGateName(gate).site}/${CLOUD_GATE}`],
   );
   const isUnmeasured = await unmeasured(client, rows);
   return rows.map(({ entry, at, ...row }) => {
     const { reason, explanation } = JSON.parse(entry) as { reason: Reason; explanation: string };
-    return { ...row, at: at.toISOString(), reason, explanation, ...marked(isUnmeasured({ gate: row.gate, entry })) };
+    return { ...row, ...scannerIn(entry), at: at.toISOString(), reason, explanation, ...marked(isUnmeasured({ gate: row.gate, entry })) };
   });
 }
 
@@ -80,7 +85,8 @@ type Conflict = z.infer<typeof ConflictView>;
 /** Admissions beyond a ticket's right, of one event or of all, newest first. */
 export async function conflicts(client: DatabaseClient, eventId: string | null = null, limit = MAX_ANSWER_ITEMS): Promise<Conflict[]> {
   const { rows } = await client.query<ConflictRow>(
-    `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
+    `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.loser_gate AND s.epoch = c.loser_epoch AND s.seq = c.loser_seq) AS loser_device,
+       (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.winner_gate AND s.epoch = c.winner_epoch AND s.seq = c.winner_seq) AS winner_device, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
      JOIN admissions a ON a.tenant_id = c.tenant_id AND a.gate = c.loser_gate AND a.epoch = c.loser_epoch AND a.seq = c.loser_seq
      LEFT JOIN admissions w ON w.tenant_id = c.tenant_id AND w.gate = c.winner_gate AND w.epoch = c.winner_epoch AND w.seq = c.winner_seq
      WHERE c.tenant_id = current_tenant_id() AND ($1::text IS NULL OR c.event_id = $1) ORDER BY c.loser_at DESC, c.loser_gate COLLATE "C", c.loser_epoch, c.loser_seq LIMIT $2`,
@@ -96,10 +102,14 @@ export async function conflicts(client: DatabaseClient, eventId: string | null =
     winner_at: row.winner_at?.toISOString() ?? null,
     loser_at: row.loser_at.toISOString(),
     overlapping: row.overlapping,
+    ...(row.winner_device === null ? {} : { winner_device: row.winner_device }),
+    ...(row.loser_device === null ? {} : { loser_device: row.loser_device }),
     ...marked(row.unmeasured),
   }));
 }
 interface ConflictRow {
+  readonly winner_device: string | null;
+  readonly loser_device: string | null;
   readonly unmeasured: boolean;
   readonly event_id: string;
   readonly ticket_id: string;
@@ -190,18 +200,19 @@ export interface TicketHistory {
 
 /** What ledgers say about a ticket, with the verdicts of its grants. The ticketing side's own actions are not here. null: nobody knows it. */
 export async function history(client: DatabaseClient, eventId: string, ticketId: string): Promise<TicketHistory | null> {
-  const ticket = await client.query<{ status: string }>(
-    'SELECT status FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = $2',
+  const ticket = await client.query<{ status: string; units: number }>(
+    'SELECT status, units FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = $2',
     [eventId, ticketId],
   );
   const { rows } = await client.query<HistoryRow>(
     // A ticket's grants are found by its admissions (migration 0540), its other rows by themselves.
-    `SELECT r.kind, r.gate, r.entry, r.at, r.verdict, r.cause, r.outcome FROM (
-       SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, a.at, a.verdict, a.cause, a.outcome FROM admissions a
+    `SELECT r.kind, r.gate, r.entry, r.at, r.verdict, r.cause, r.outcome, r.conflict FROM (
+       SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, a.at, a.verdict, a.cause, a.outcome, k.cause AS conflict FROM admissions a
+       LEFT JOIN conflicts k ON k.tenant_id = a.tenant_id AND k.loser_gate = a.gate AND k.loser_epoch = a.epoch AND k.loser_seq = a.seq
        CROSS JOIN LATERAL (SELECT * FROM ledger_rows x WHERE x.tenant_id = a.tenant_id AND x.gate = a.gate AND x.epoch = a.epoch AND x.seq = a.seq LIMIT 1) AS g
        WHERE a.tenant_id = current_tenant_id() AND a.event_id = $1 AND a.ticket_id = $2 AND a.granted
        UNION ALL
-       SELECT o.kind, o.gate, o.epoch, o.seq, o.entry, o.at, NULL, NULL, NULL FROM ledger_rows o
+       SELECT o.kind, o.gate, o.epoch, o.seq, o.entry, o.at, NULL, NULL, NULL, NULL FROM ledger_rows o
        WHERE o.tenant_id = current_tenant_id() AND o.event_id = $1 AND o.ticket_id = $2 AND o.kind <> 'grant') AS r
      ORDER BY r.at DESC, r.gate COLLATE "C" DESC, r.epoch DESC, r.seq DESC LIMIT $3`,
     [eventId, ticketId, MAX_ANSWER_ITEMS],
@@ -212,7 +223,14 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
     eventId,
     ticketId,
     status: ticket.rows[0]?.status ?? null,
-    history: rows.reverse().map((row) => ({ at: row.at.toISOString(), kind: row.kind, gate: row.gate, text: describe(row), ...marked(isUnmeasured(row)) })),
+    history: rows.reverse().map((row) => ({
+      at: row.at.toISOString(),
+      kind: row.kind,
+      gate: row.gate,
+      ...scannerIn(row.entry),
+      text: describe(row, ticket.rows[0]?.units ?? 1),
+      ...marked(isUnmeasured(row)),
+    })),
   };
 }
 interface HistoryRow {
@@ -223,13 +241,19 @@ interface HistoryRow {
   readonly verdict: string | null;
   readonly cause: string | null;
   readonly outcome: string | null;
+  /** Of a grant that is beyond the ticket's right: why. */
+  readonly conflict: string | null;
 }
 
-function describe(row: HistoryRow): string {
+function describe(row: HistoryRow, units: number): string {
   const entry = JSON.parse(row.entry) as Record<string, unknown>;
   switch (row.kind) {
     case 'grant':
-      return `${entry['direction'] === 'out' ? 'let out' : 'admitted'} (${VERDICTS[row.verdict ?? ''] ?? row.verdict ?? 'not judged'}${row.cause === null ? '' : `: ${row.cause}`}), ${row.outcome ?? 'open'}`;
+      return `${entry['direction'] === 'out' ? 'let out' : 'admitted'} (${judgementOf(row, entry['type'], units)}), ${row.outcome ?? 'open'}`;
+    case 'conflict':
+      return entry['verdict'] === 'withdrawn'
+        ? `told the gates: within its right after all (${String(entry['cause'])})`
+        : `told the gates: beyond its right (${String(entry['cause'])})`;
     case 'refusal':
       return `refused: ${String(entry['explanation'])} (${String(entry['reason'])})`;
     case 'passage':
@@ -239,6 +263,14 @@ function describe(row: HistoryRow): string {
     default:
       return row.kind;
   }
+}
+/** A ticket that was taken back before it was used has no other winner: its grant is beyond its right all the same. */
+function judgementOf({ verdict, cause, conflict }: HistoryRow, type: unknown, units: number): string {
+  const why = cause ?? conflict;
+  if (conflict !== null) return `${VERDICTS['excess']}: ${why}`;
+  const words =
+    verdict === 'reentry' && type === 'first_entry' && units > 1 ? 'first entry, later ones of a party' : (VERDICTS[verdict ?? ''] ?? verdict ?? 'not judged');
+  return `${words}${why === null ? '' : `: ${why}`}`;
 }
 const VERDICTS: Readonly<Record<string, string>> = {
   winner: 'first entry',

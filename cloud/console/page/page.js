@@ -36,10 +36,21 @@ function element(name, properties = {}, ...children) {
   made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : String(child))));
   return made;
 }
-const when = (at) => (at === null || at === undefined ? '' : new Date(at).toLocaleString([], { dateStyle: 'short', timeStyle: 'medium', hourCycle: 'h23' }));
+/** By this machine's clock, with its zone: a guest is told the venue's time. */
+const SHOWN = {
+  year: 'numeric',
+  month: '2-digit',
+  day: '2-digit',
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  hourCycle: 'h23',
+  timeZoneName: 'short',
+};
+const when = (at) => (at === null || at === undefined ? '' : new Date(at).toLocaleString([], SHOWN));
 /** `unmeasured`: the gate's clock was not measured when it wrote this. */
 const about = (at, unmeasured) => (unmeasured === true ? `about ${when(at)} (clock not measured)` : when(at));
-const timeOf = (date) => date.toLocaleTimeString([], { hourCycle: 'h23' });
+const timeOf = (date) => date.toLocaleTimeString([], { hourCycle: 'h23', timeZoneName: 'short' });
 const ticketLink = (ticketId, eventId) =>
   ticketId === null ? '' : element('button', { type: 'button', className: 'link', onclick: () => showTicket(ticketId, eventId ?? '') }, ticketId);
 
@@ -57,7 +68,13 @@ function fill(id, rows, nothing) {
 }
 
 const stateOf = ({ state, since }) =>
-  state === 'online' ? ['online', 'good'] : state === 'offline' ? [`offline since ${when(since)}`, 'bad'] : ['never seen', 'warn'];
+  state === 'online'
+    ? ['online', 'good']
+    : state === 'offline'
+      ? [`offline since ${when(since)}`, 'bad']
+      : state === 'revoked'
+        ? [`revoked since ${when(since)}`, 'bad']
+        : ['never seen', 'warn'];
 
 function showLanes(gates) {
   fill(
@@ -99,7 +116,7 @@ async function showAccount(gates) {
     'refusals',
     refusals.map((refusal) => [
       about(refusal.at, refusal.unmeasured),
-      refusal.gate,
+      refusal.device ?? refusal.gate,
       refusal.explanation || refusal.reason,
       ticketLink(refusal.ticket_id, refusal.event_id),
     ]),
@@ -109,10 +126,10 @@ async function showAccount(gates) {
     'conflicts',
     conflicts.map((conflict) => [
       about(conflict.loser_at, conflict.unmeasured),
-      conflict.loser[0],
+      conflict.loser_device ?? conflict.loser[0],
       ticketLink(conflict.ticket_id, conflict.event_id),
       conflict.overlapping ? `${conflict.cause} (the clocks cannot tell which was first)` : conflict.cause,
-      conflict.winner === null ? '' : `${conflict.winner[0]}, ${when(conflict.winner_at)}`,
+      conflict.winner === null ? '' : `${conflict.winner_device ?? conflict.winner[0]}, ${when(conflict.winner_at)}`,
     ]),
     'None.',
   );
@@ -129,7 +146,7 @@ async function showTicket(ticketId, eventId) {
     status.textContent = `${answer.ticket_id} of ${answer.event_id}: ${answer.status}`;
     fill(
       'history',
-      answer.history.map((item) => [about(item.at, item.unmeasured), item.gate ?? '', item.text]),
+      answer.history.map((item) => [about(item.at, item.unmeasured), item.device ?? item.gate ?? '', item.text]),
       'Nothing has happened to it.',
     );
     status.scrollIntoView({ behavior: 'smooth' });
@@ -214,10 +231,10 @@ async function poll() {
     $('sign-in').hidden = true;
     answeredAt = new Date();
     $('news').className = hindered === null ? '' : 'bad';
-    const out = gates.filter(({ state }) => state !== 'online').length;
+    const out = gates.filter(({ state }) => state !== 'online' && state !== 'revoked').length;
     $('news').textContent =
       hindered === null
-        ? `${gates.length} gates, ${out === 0 ? 'all online' : `${out} not online`}; as of ${timeOf(answeredAt)}`
+        ? `${gates.length} gates, ${out === 0 ? 'none missing' : `${out} not online`}; as of ${timeOf(answeredAt)}`
         : `What gates do now is not seen here: ${hindered}`;
   } catch (error) {
     if (error instanceof SignedOut) return signOut(error.message);
