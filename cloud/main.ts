@@ -30,7 +30,7 @@ import { listenTo } from './notices.ts';
 import { acksFor } from './reconcile/acknowledge.ts';
 import { markPublished, unpublishedCloudRows } from './reconcile/cloud-ledger.ts';
 import { registerAccountRoutes } from './reconcile/routes.ts';
-import { readRow, reconcile } from './reconcile/rows.ts';
+import { readRow, reconcile, reconcileEach } from './reconcile/rows.ts';
 import { registerScanRoutes } from './reconcile/scan-routes.ts';
 import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
 import { tellConflicts } from './reconcile/verdicts.ts';
@@ -125,7 +125,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
       database,
       broker,
       log,
-      account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished, tellConflicts },
+      account: { readRow, reconcile, reconcileEach, acksFor, unpublishedCloudRows, markPublished, tellConflicts },
       lookup: (tenantId, gate, question) => database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
       onResponse: (topic, payload) => requests?.receive(topic, payload),
     });

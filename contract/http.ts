@@ -58,13 +58,14 @@ export const ScanRequest = z
     device_id: z.string().min(1).max(63),
     event_id: EventId,
     scan_id: z.string().min(1).max(64),
-    code: z.string().min(1).max(1024).optional(),
-    ticket_ref: TicketRef.optional(),
-    direction: Direction.default('in'),
+    /** What a reader could not have sent (too long, control bytes) is refused as unreadable, and recorded. null, here and below, is as good as absent. */
+    code: z.string().min(1).nullish(),
+    ticket_ref: TicketRef.nullish(),
+    direction: Direction.nullish().describe('absent: in'),
     /** How many of the ticket's party stand there; absent: all who may. More than may pass are refused. */
-    units: z.int().min(1).max(MAX_UNITS).optional(),
+    units: z.int().min(1).max(MAX_UNITS).nullish(),
   })
-  .refine((scan) => (scan.code === undefined) !== (scan.ticket_ref === undefined), 'give code or ticket_ref, one of them');
+  .refine((scan) => ((scan.code ?? null) !== null) !== ((scan.ticket_ref ?? null) !== null), 'give code or ticket_ref, one of them');
 export const ScanResponse = z.looseObject({
   success: z.literal(true),
   result: z.enum(['ALLOW', 'DENY']),

@@ -30,13 +30,17 @@ const RETRY_MAX_MS = 5_000;
 /** Rows as the account takes them, made by `readRow` of reconcile; ingest does not look inside. */
 export type ReadRow<Row> = (gate: string, epoch: number, entry: unknown) => Row | null;
 
+export type Reconcile<Row> = (
+  client: DatabaseClient,
+  rows: readonly Row[],
+) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
+
 export interface Account<Row> {
   readonly readRow: ReadRow<Row>;
   /** Appends and judges, in the transaction. */
-  readonly reconcile: (
-    client: DatabaseClient,
-    rows: readonly Row[],
-  ) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
+  readonly reconcile: Reconcile<Row>;
+  /** The same for a message that failed alone: what its rows cannot do, they do one by one. */
+  readonly reconcileEach?: Reconcile<Row>;
   readonly acksFor: (client: DatabaseClient, gates: readonly string[]) => Promise<Map<string, AckMessage>>;
 }
 
@@ -240,10 +244,12 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     const note = (message: string) => {
       lastError = message;
     };
-    const failed = tenantId === null ? [] : await commit(tenantId, withRows, note);
-    // What a whole batch could not do, its messages try one by one.
+    const failed = tenantId === null ? [] : await commit(tenantId, withRows, note, account.reconcile);
+    // What a whole batch could not do, its messages try one by one, and their rows so.
     for (const item of failed) {
-      const [still] = failed.length === 1 && withRows.length === 1 ? [item] : await commit(tenantId as string, [item], note);
+      const { reconcileEach } = account;
+      const alone = reconcileEach ?? (withRows.length === 1 ? null : account.reconcile);
+      const [still] = alone === null ? [item] : await commit(tenantId as string, [item], note, alone);
       if (still === undefined || closed) continue;
       counts.quarantined += 1;
       await patiently(() => quarantine.put(tenantId, { topic: item.message.topic, reason: 'failed', detail: lastError, payload: item.message.payload })).catch(
@@ -262,13 +268,18 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   }
 
   /** One transaction; answers the messages that it could not do. */
-  async function commit(tenantId: string, items: readonly Waiting<Row>[], note: (error: string) => void): Promise<readonly Waiting<Row>[]> {
+  async function commit(
+    tenantId: string,
+    items: readonly Waiting<Row>[],
+    note: (error: string) => void,
+    work: Reconcile<Row>,
+  ): Promise<readonly Waiting<Row>[]> {
     if (items.length === 0) return [];
     const gates = [...new Set(items.map(({ gate }) => gate))];
     try {
       const done = await patiently(() =>
         database.withTenant(tenantId, async (client) => {
-          const outcome = await account.reconcile(
+          const outcome = await work(
             client,
             items.flatMap(({ rows }) => rows),
           );

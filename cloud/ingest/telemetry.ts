@@ -3,8 +3,11 @@
  * written (twice a second, for all devices of a tenant together) and then on the device's row.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MAX_TEXT_CHARS, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { AlertMessage, HealthMessage, InfoMessage, StateMessage } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
+import { plainData } from '../../contract/text.ts';
+import { topicOf } from '../../contract/topics.ts';
 import type { IncomingMessage } from '../broker.ts';
 import { type Database, isTransient } from '../database.ts';
 import type { Log } from '../log.ts';
@@ -97,6 +100,44 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
     while (waiting.size > MAX_WAITING || waitingChars > MAX_WAITING_CHARS) forget(waiting.keys().next().value as string);
   }
 
+  /** All at once; where PostgreSQL refuses something, one half after the other, until the word that it refuses stands alone and goes to quarantine. */
+  async function note(tenantId: string, words: readonly Word[]): Promise<void> {
+    try {
+      await database.withTenant(tenantId, (client) =>
+        client.query('SELECT note_device_words($1::jsonb)', [
+          JSON.stringify(
+            words.map(({ topic, text, session, online }) => ({
+              device: topic.gate,
+              kind: topic.kind,
+              alert_id: topic.kind === 'alert' ? topic.alert : null,
+              word: text,
+              session,
+              online,
+            })),
+          ),
+        ]),
+      );
+      counts.written += words.length;
+      for (const { topic, online } of words) if (topic.kind === 'state' && online) options.onOnline?.(tenantId, topic.gate);
+    } catch (error) {
+      const [first] = words;
+      if (isTransient(error) || first === undefined) throw error;
+      if (words.length > 1) {
+        const middle = Math.ceil(words.length / 2);
+        await note(tenantId, words.slice(0, middle));
+        return note(tenantId, words.slice(middle));
+      }
+      counts.refused += 1;
+      log.error({ gate: first.topic.gate, kind: first.topic.kind, error: (error as Error).message }, 'a word of a device could not be written');
+      await quarantine.put(tenantId, {
+        topic: topicOf(first.topic),
+        reason: 'failed',
+        detail: (error as Error).message,
+        payload: Buffer.from(first.text ?? ''),
+      });
+    }
+  }
+
   async function write(): Promise<void> {
     if (waiting.size === 0) return;
     const words = waiting;
@@ -115,22 +156,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       }
       for (const [tenantId, theirs] of byTenant) {
         theirs.sort((a, b) => (a.topic.gate < b.topic.gate ? -1 : a.topic.gate > b.topic.gate ? 1 : 0));
-        await database.withTenant(tenantId, async (client) => {
-          await client.query('SELECT note_device_words($1::jsonb)', [
-            JSON.stringify(
-              theirs.map(({ topic, text, session, online }) => ({
-                device: topic.gate,
-                kind: topic.kind,
-                alert_id: topic.kind === 'alert' ? topic.alert : null,
-                word: text,
-                session,
-                online,
-              })),
-            ),
-          ]);
-        });
-        counts.written += theirs.length;
-        for (const { topic, online } of theirs) if (topic.kind === 'state' && online) options.onOnline?.(tenantId, topic.gate);
+        await note(tenantId, theirs);
       }
     } catch (error) {
       log.warn({ error: (error as Error).message }, 'device states could not be written');
@@ -138,6 +164,15 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       // Again with the next round, unless something newer came meanwhile.
       for (const [key, word] of words) if (!waiting.has(key)) remember(key, word);
     }
+  }
+
+  function hear(topic: TelemetryTopic, value: Readonly<Record<string, unknown>> | null): void {
+    remember(topic.kind === 'alert' ? `${topic.gate}/alert/${topic.alert}` : `${topic.gate}/${topic.kind}`, {
+      topic,
+      text: value === null ? null : storable(value),
+      session: typeof value?.['session'] === 'string' ? value['session'] : null,
+      online: value?.['state'] === 'online',
+    });
   }
 
   const flush = () => {
@@ -161,18 +196,14 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload, MAX_WORD_BYTES);
       if (parsed !== null && !parsed.ok) {
         const reason = parsed.error === 'oversized' || parsed.error === 'wrong_version' ? parsed.error : 'unreadable';
+        // What can be read of it is heard; what it said is in quarantine.
+        const rest = parsed.error === 'malformed' ? readableWord(topic.kind, message.payload) : null;
         void refuse(topic, message, reason, parsed.message);
+        if (rest !== null) hear(topic, rest);
         return;
       }
       message.acknowledge();
-      const value = parsed === null ? null : (parsed.value as Record<string, unknown>);
-      const key = topic.kind === 'alert' ? `${topic.gate}/alert/${topic.alert}` : `${topic.gate}/${topic.kind}`;
-      remember(key, {
-        topic,
-        text: value === null ? null : storable(value),
-        session: typeof value?.['session'] === 'string' ? value['session'] : null,
-        online: value?.['state'] === 'online',
-      });
+      hear(topic, parsed === null ? null : (parsed.value as Record<string, unknown>));
     },
     flush,
     async close() {
@@ -182,6 +213,29 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
     },
     stats: () => ({ ...counts, waiting: waiting.size }),
   };
+}
+
+/**
+ * Of a word with fields that are not as they should be, the others: a health without one figure still tells the rest, and an alert with an odd
+ * severity is one. null: nothing is left that says anything.
+ */
+function readableWord(kind: TelemetryTopic['kind'], payload: Uint8Array): Record<string, unknown> | null {
+  const value = plainData(jsonOf(payload), MAX_TEXT_CHARS);
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return null;
+  const word = value as Record<string, unknown>;
+  for (const { path } of SCHEMAS[kind].safeParse(word).error?.issues ?? []) delete word[String(path[0])];
+  if (word['schema'] !== SCHEMA_VERSION) return null;
+  if (kind === 'alert') return { since: new Date().toISOString(), severity: 'warning', message: 'an alert that cannot be read: see quarantine', ...word };
+  if (kind === 'state') return word['state'] === undefined || word['session'] === undefined ? null : word;
+  return Object.keys(word).length > 1 ? word : null;
+}
+
+function jsonOf(payload: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(payload).toString('utf8'));
+  } catch {
+    return null;
+  }
 }
 
 /** JSON that jsonb takes: without NUL and lone surrogates, in keys neither. */

@@ -1,5 +1,6 @@
 /** Events and their policies: what `PUT /events/:id` and `stile-cloud event put` do. */
 import { ExternalId, SiteId } from '../../contract/ids.ts';
+import { MAX_TIME_MS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { wordsOf } from '../../contract/words.ts';
 import { EventPolicies, readPolicies } from '../../rules/policy.ts';
 import { defaultEndMs } from '../../rules/windows.ts';
@@ -138,8 +139,11 @@ function checkEvent(eventId: string, fields: EventFields): string[] {
     mistakes.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);
   for (const field of ['starts_at', 'ends_at'] as const) {
     const value = fields[field];
-    if (typeof value === 'string' && Number.isNaN(Date.parse(value)))
-      mistakes.push(`${field} ${JSON.stringify(value)}: not a time; write it such as 2026-07-01T18:00:00.000Z`);
+    const at = typeof value === 'string' ? Date.parse(value) : MIN_TIME_MS;
+    // An event that is given no end ends some hours after its beginning.
+    const latest = field === 'starts_at' ? MAX_TIME_MS - 7 * 86_400_000 : MAX_TIME_MS;
+    if (!(at >= MIN_TIME_MS && at <= latest))
+      mistakes.push(`${field} ${JSON.stringify(value)}: not a time of an event; write it such as 2026-07-01T18:00:00.000Z`);
   }
   if (fields.policies !== undefined) {
     const policies = readPolicies(fields.policies);

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { OfflineScan } from '../../contract/http.ts';
 import { Direction, EventId } from '../../contract/ids.ts';
-import { MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
+import { MAX_TEXT_CHARS, MAX_TIME_MS, MAX_UNITS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { cutText } from '../../contract/text.ts';
 import { wordsOf } from '../../contract/words.ts';
 
@@ -18,9 +18,6 @@ const FIRST_DAY_MS = Date.UTC(2020, 0);
 const MAX_AGE_MS = 366 * 24 * 3_600_000;
 /** Of those: the clock that all of them share, and how sure their time is, in ms either way (nothing is ordered by it). */
 const UNCLOCKED = { bootId: 'unclocked', boundMs: 2_147_483_647 } as const;
-/** The times that PostgreSQL and ISO 8601 both know, in Unix ms. */
-const MIN_TIME_MS = Date.parse('0001-01-01T00:00:00.000Z');
-const MAX_TIME_MS = Date.parse('9999-12-31T23:59:59.999Z');
 const MAX_SCAN_ID_CHARS = 64;
 
 export interface Item {

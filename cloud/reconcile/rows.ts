@@ -6,7 +6,7 @@ import { hash } from 'node:crypto';
 import { maySay } from '../../contract/authority.ts';
 import { entryHash, firstPredecessor, type Sha256Text } from '../../contract/chain.ts';
 import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
-import type { DatabaseClient } from '../database.ts';
+import { type DatabaseClient, isTransient } from '../database.ts';
 import { columnsOf, type KeptText, keptText, RECONCILE_COLUMNS } from './columns.ts';
 import { plainRow } from './plain-rows.ts';
 
@@ -83,6 +83,34 @@ export async function reconcile(client: DatabaseClient, rows: readonly LedgerRow
     clones: outcome.clones,
     breaks: breaks.length === 0 ? [] : await flagBreaks(client, breaks),
   };
+}
+
+/**
+ * The same for rows that PostgreSQL refused together: one half after the other, until what it refuses stands alone. Such a row is kept as one that
+ * says nothing, so that its gate need not send it for ever; where not even that can be (no such site), it fails as `reconcile` does.
+ */
+export async function reconcileEach(client: DatabaseClient, rows: readonly LedgerRow[]): Promise<Reconciled> {
+  await client.query('SAVEPOINT some_rows');
+  try {
+    const done = await reconcile(client, rows);
+    await client.query('RELEASE SAVEPOINT some_rows');
+    return done;
+  } catch (error) {
+    const [first] = rows;
+    if (isTransient(error) || first === undefined || (rows.length === 1 && first.known === null)) throw error;
+    await client.query('ROLLBACK TO SAVEPOINT some_rows');
+    await client.query('RELEASE SAVEPOINT some_rows');
+    if (rows.length === 1) return reconcileEach(client, [{ ...first, known: null }]);
+    const middle = Math.ceil(rows.length / 2);
+    const before = await reconcileEach(client, rows.slice(0, middle));
+    const after = await reconcileEach(client, rows.slice(middle));
+    return {
+      stored: before.stored + after.stored,
+      duplicates: before.duplicates + after.duplicates,
+      clones: [...before.clones, ...after.clones],
+      breaks: [...before.breaks, ...after.breaks],
+    };
+  }
 }
 
 interface Outcome {

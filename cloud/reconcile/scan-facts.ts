@@ -16,6 +16,8 @@ import { occupancy } from './questions.ts';
 
 /** Entries of one ticket that are looked at, the newest: far more than any allowance. */
 const MAX_ENTRIES = 2_000;
+/** No reader sends a longer code, and no ticket has one. */
+const MAX_CODE_CHARS = 1_024;
 /** The cloud's own list is of this moment. */
 const LIST_LIFE_MS = 24 * 3_600_000;
 
@@ -89,6 +91,7 @@ export function judge({ facts, policies, place }: ScanFacts): Verdict {
 /** What a code may be, most literal form first: the first that is known decides, as at a gate. */
 async function recognise(client: DatabaseClient, sources: ScanSources, event: ScanEvent, seen: Seen, nowMs: number): Promise<Recognised> {
   if (!('code' in seen)) return recogniseForm(client, sources, event, { form: null, ref: seen.ticketRef }, nowMs);
+  if (seen.code.length > MAX_CODE_CHARS) return { kind: 'unreadable' };
   const code = readCode(Buffer.from(seen.code, 'utf8'));
   if (code.kind === 'unreadable') return { kind: 'unreadable' };
   for (const form of recogniseReadings(code.text)) {

@@ -39,7 +39,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
       const { device_id, event_id, scan_id, code, ticket_ref, direction, units } = request.body;
       checkDevice(device, device_id);
       if (!scan_id.isWellFormed() || scan_id.includes('\0')) throw new HttpProblem(400, 'BAD_REQUEST', 'scan_id: is not plain text');
-      const seen = code === undefined ? { ticketRef: ticket_ref as string } : { code };
+      const seen = code === undefined || code === null ? { ticketRef: ticket_ref as string } : { code };
       const result = await database
         .withTenant(tenantId, async (client) => {
           const event = await rights.event(client, event_id);
@@ -51,7 +51,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
             client,
             { rights, verify },
             event,
-            { device, scanId: scan_id, seen, direction, units },
+            { device, scanId: scan_id, seen, direction: direction ?? 'in', units: units ?? undefined },
             { nowMs: Date.now, elapsedMs: () => performance.now() - started },
           );
         })

@@ -1,7 +1,7 @@
 /** One ticket as other people's files and programs write it → checked fields, or what is wrong with each. Pure. */
 
 import { ExternalId } from '../../contract/ids.ts';
-import { MAX_PRICE_CENTS, MAX_TEXT_CHARS, MAX_UNITS } from '../../contract/limits.ts';
+import { MAX_PRICE_CENTS, MAX_TEXT_CHARS, MAX_TIME_MS, MAX_UNITS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
 import { cutText } from '../../contract/text.ts';
 import { recogniseCode, withoutMarks } from '../../rules/code.ts';
@@ -126,7 +126,7 @@ export function readTicketFields(
     const value = given(field);
     if (value === undefined || value === null) return value;
     const at = DATE_TIME.test(value) ? Date.parse(value.replace(' ', 'T')) : Number.NaN;
-    return Number.isNaN(at)
+    return !(at >= MIN_TIME_MS && at <= MAX_TIME_MS)
       ? bad(field, `${quote(value)} is not a time with its zone`, 'write it such as 2026-07-01T18:00:00Z or 2026-07-01T20:00+02:00')
       : new Date(at).toISOString();
   };
