@@ -15,6 +15,8 @@ const BACKDATED_MS = DAY_MS;
 const AUTHORITY_DAYS = 3_650;
 /** The common name by which the broker knows the cloud (deploy/mosquitto/acl.ts). */
 const CLOUD_NAME = '_cloud';
+/** That of programs that only take in: it commands no gate. */
+const INGEST_NAME = '_ingest';
 
 export interface Authority {
   /** PEM: what gates trust. */
@@ -163,9 +165,10 @@ interface Issuer {
 
 /**
  * Writes what a first installation's TLS needs into `folder`: an authority for gates and broker (gates-ca), one for the cloud
- * (cloud-ca), the server's certificate for `hosts` (broker.crt, for the broker and the proxy), the cloud's own (cloud.crt), and the
+ * (cloud-ca), the server's certificate for `hosts` (broker.crt, for the broker and the proxy), the cloud's own (cloud.crt; ingest.crt for
+ * programs that only take in), and the
  * gates' list of revoked certificates, empty (gates.crl). Keys are their owner's alone (600). An authority or a list that is there
- * is kept; the two certificates are made anew, so that this renews them as well. Answers the files that it wrote. Throws
+ * is kept; the certificates are made anew, so that this renews them as well. Answers the files that it wrote. Throws
  * AuthorityError where an authority that is there cannot be used.
  */
 export async function writeCertificates(folder: string, hosts: readonly string[]): Promise<readonly string[]> {
@@ -185,6 +188,7 @@ export async function writeCertificates(folder: string, hosts: readonly string[]
   const names = hosts.map((value) => ({ type: /^[\d.]+$|:/.test(value) ? ('ip' as const) : ('dns' as const), value }));
   await leaf(gates, 'broker', hosts[0] ?? 'localhost', [new x509.SubjectAlternativeNameExtension(names), usage('serverAuth')], put);
   await leaf(cloud, 'cloud', CLOUD_NAME, [usage('clientAuth')], put);
+  await leaf(cloud, 'ingest', INGEST_NAME, [usage('clientAuth')], put);
   if (!existsSync(join(folder, 'gates.crl'))) {
     const list = await x509.X509CrlGenerator.create({
       issuer: gates.certificate.subject,

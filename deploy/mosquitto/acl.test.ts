@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { topicOf } from '../../contract/topics.ts';
-import { aclFile, CLOUD_IDENTITY, gateReads, gateWrites } from './acl.ts';
+import { aclFile, CLOUD_IDENTITY, gateReads, gateWrites, INGEST_IDENTITY } from './acl.ts';
 
 const blockOf = (text: string, user: string): string => text.split('\n\n').find((block) => block.startsWith(`user ${user}\n`)) ?? '';
 
@@ -10,7 +10,7 @@ test('gives each gate a block of its own topics, sorted and once', () => {
     { gate: 'arena/north-03', revoked: false },
     { gate: 'arena/north-04', revoked: false },
   ]);
-  expect(text.match(/^user .*/gm)).toEqual([`user ${CLOUD_IDENTITY}`, 'user arena/north-03', 'user arena/north-04']);
+  expect(text.match(/^user .*/gm)).toEqual([`user ${CLOUD_IDENTITY}`, `user ${INGEST_IDENTITY}`, 'user arena/north-03', 'user arena/north-04']);
   expect(blockOf(text, 'arena/north-03')).toBe(
     [
       'user arena/north-03',
@@ -56,6 +56,6 @@ test('leaves a revoked gate without any right, also where it is named twice', ()
 });
 
 test('refuses names that would write rules of their own', () => {
-  for (const gate of ['arena/+', 'arena/#', 'arena/x\ntopic readwrite #', 'arena', '_cloud', 'arena/cloud', 'a/b/c', ' arena/x'])
+  for (const gate of ['arena/+', 'arena/#', 'arena/x\ntopic readwrite #', 'arena', '_cloud', '_ingest', 'arena/cloud', 'a/b/c', ' arena/x'])
     expect(() => aclFile([{ gate, revoked: false }]), gate).toThrow(TypeError);
 });

@@ -3,10 +3,12 @@
  * slash, and no pattern can say "the ledgers of my own site"). Pure: the same gates give the same text.
  */
 import { GateName, splitGateName } from '../../contract/ids.ts';
-import { TOPIC_ROOT, topicOf } from '../../contract/topics.ts';
+import { INGEST_SUBSCRIPTIONS, TOPIC_ROOT, topicOf } from '../../contract/topics.ts';
 
-/** The user name of the cloud's programs: the common name of their certificate. No gate can have it. */
+/** The user name of the cloud's programs that serve: the common name of their certificate. No gate can have it. */
 export const CLOUD_IDENTITY = '_cloud';
+/** That of programs that only take in (`stile-cloud ingest`): it commands no gate, neither by its name nor by `_all`, and tells none what to hold. */
+export const INGEST_IDENTITY = '_ingest';
 
 export interface AclGate {
   /** `<site>/<gate>`, as enrolled. */
@@ -50,6 +52,15 @@ export const CLOUD_WRITES: readonly string[] = [
   `${TOPIC_ROOT}/_cloud/+/state`,
 ];
 
+/** What an ingester writes: answers to what gates say, and the cloud's own rows. It reads what gates say, and nobody's commands. */
+export const INGEST_WRITES: readonly string[] = [
+  `${TOPIC_ROOT}/+/+/ack`,
+  `${TOPIC_ROOT}/+/+/lookup/+`,
+  `${TOPIC_ROOT}/+/+/time/+`,
+  `${TOPIC_ROOT}/+/cloud/ledger`,
+  `${TOPIC_ROOT}/_cloud/+/state`,
+];
+
 /**
  * The whole file. Gates are sorted and each is named once (revoked wins over not revoked). Throws a TypeError for a name that is not a gate's:
  * a name with a line break or a wildcard in it would write rules of its own.
@@ -66,6 +77,7 @@ export function aclFile(gates: readonly AclGate[]): string {
   return [
     '# Generated from enrolment: changes by hand are overwritten. One block per gate; what is not named is denied.',
     block(CLOUD_IDENTITY, CLOUD_WRITES, [`${TOPIC_ROOT}/#`]),
+    block(INGEST_IDENTITY, INGEST_WRITES, INGEST_SUBSCRIPTIONS),
     ...blocks,
     '',
   ].join('\n\n');

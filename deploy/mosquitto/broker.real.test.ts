@@ -2,6 +2,7 @@
 
 import type { IClientOptions } from 'mqtt';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { INGEST_SUBSCRIPTIONS } from '../../contract/topics.ts';
 import { type Broker, startBroker } from '../../test/broker.ts';
 import { connectPeer, type Peer } from '../../test/mqtt-peer.ts';
 import type { Identity } from './test-ca.ts';
@@ -142,4 +143,30 @@ test('an ACL that was changed holds after a reload, for those who are connected 
   await broker.reload(gates.map((entry) => ({ ...entry, revoked: entry.gate === A })));
   expect(await gate.publish(`${root(A)}/health`, 'x').catch(() => NOT_AUTHORIZED)).toBe(NOT_AUTHORIZED);
   await gate.end();
+});
+
+test('S6: an ingester hears what gates say and answers them; it commands none, by its name or by _all, and tells none what to hold', async () => {
+  const ca = broker.ca as NonNullable<Broker['ca']>;
+  const ingest = await connectPeer(broker.cloudUrl, as(ca.ingest, { clientId: 'ingest-2' }));
+  const served = await connectPeer(broker.cloudUrl, as(ca.cloud, { clientId: 'serve-2' }));
+  const gate = await connectPeer(broker.url, as(b));
+  await gate.subscribe(`${root(B)}/request/+`);
+  await gate.subscribe('stile/1/arena/_all/request/+');
+  await gate.subscribe(`${root(B)}/manifest/want`);
+  for (const topic of INGEST_SUBSCRIPTIONS) await ingest.subscribe(topic);
+  await ingest.subscribe('stile/1/+/+/request/+');
+  for (const topic of ['request/open', 'request/mode', 'manifest/want', 'overlay', 'state', 'alert/fire'])
+    for (const retain of [false, true]) expect(await ingest.publish(`${root(B)}/${topic}`, 'forged', { qos: 1, retain }), topic).toBe(NOT_AUTHORIZED);
+  for (const topic of ['stile/1/arena/_all/request/open', 'stile/1/arena/_all/request/mode', `${root(B)}/ledger`, 'stile/1/arena/_all/ledger'])
+    expect(await ingest.publish(topic, 'forged', { qos: 1 }), topic).toBe(NOT_AUTHORIZED);
+  for (const topic of [`${root(B)}/ack`, `${root(B)}/lookup/3`, `${root(B)}/time/3`, 'stile/1/arena/cloud/ledger', 'stile/1/_cloud/host-2/state'])
+    expect(await ingest.publish(topic, 'its own', { qos: 1 }), topic).toBe(0);
+  expect(await gate.publish(`${root(B)}/ledger`, 'rows', { qos: 1 })).toBe(0);
+  expect(await served.publish(`${root(B)}/request/open`, 'a command', { qos: 1 })).toBe(0);
+  await gate.wait(({ topic }) => topic === `${root(B)}/request/open`);
+  await ingest.wait(({ topic }) => topic === `${root(B)}/ledger`);
+  await settled();
+  expect([...gate.heard, ...ingest.heard].filter(({ payload }) => payload.toString() === 'forged')).toEqual([]);
+  expect(ingest.heard.filter(({ topic }) => topic.includes('/request/'))).toEqual([]);
+  for (const peer of [ingest, served, gate]) await peer.end();
 });

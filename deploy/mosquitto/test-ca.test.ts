@@ -33,6 +33,8 @@ test('writes what a trial needs from the command line, keys for the owner alone'
     'cloud.key',
     'gates-ca.crt',
     'gates.crl',
+    'ingest.crt',
+    'ingest.key',
   ]);
   expect(statSync(join(folder, 'arena_north-03.key')).mode & 0o777).toBe(0o600);
   expect(readFileSync(join(folder, 'gates.crl'), 'utf8')).toMatch(/^-----BEGIN X509 CRL-----/);

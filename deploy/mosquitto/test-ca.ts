@@ -1,6 +1,6 @@
 /**
  * A certificate authority for tests and trials: CAs for gates and for the cloud, the broker's certificate, gates' certificates
- * (CN = `<site>/<gate>`), the cloud's (CN = `_cloud`) and the list of revoked ones. ECDSA P-256, made in memory.
+ * (CN = `<site>/<gate>`), the cloud's (CN = `_cloud`, and `_ingest` for programs that only take in) and the list of revoked ones. ECDSA P-256, made in memory.
  * From a shell: `node deploy/mosquitto/test-ca.ts <folder> <site>/<gate>…` writes them as files. Not for production: its keys are not guarded.
  */
 import { webcrypto } from 'node:crypto';
@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
 import { GateName } from '../../contract/ids.ts';
-import { CLOUD_IDENTITY } from './acl.ts';
+import { CLOUD_IDENTITY, INGEST_IDENTITY } from './acl.ts';
 
 /** A certificate and its key, PEM. */
 export interface Identity {
@@ -27,6 +27,7 @@ export interface TestCa {
   readonly cloudCa: string;
   readonly broker: Identity;
   readonly cloud: Identity;
+  readonly ingest: Identity;
   /** A certificate for `<site>/<gate>` (or any common name, for imposters). `days` < 0: expired already. */
   issue(commonName: string, days?: number): Promise<Identity>;
   /** From the next `crl()` on, this certificate is refused. */
@@ -59,6 +60,7 @@ export async function createTestCa(options: { readonly hosts?: readonly string[]
     cloudCa: cloud.certificate.toString('pem'),
     broker: await leaf(gates, 'broker', 825, [names, new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth])]),
     cloud: await leaf(cloud, CLOUD_IDENTITY, 825, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])]),
+    ingest: await leaf(cloud, INGEST_IDENTITY, 825, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])]),
     issue: (commonName, days = 825) => leaf(gates, commonName, days, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])]),
     revoke({ cert }) {
       revoked.push({ serialNumber: new x509.X509Certificate(cert).serialNumber, revocationDate: new Date(), reason: x509.X509CrlReason.keyCompromise });
@@ -137,6 +139,7 @@ export async function writeTestCa(ca: TestCa, folder: string, gates: readonly st
   for (const [name, identity] of [
     ['broker', ca.broker],
     ['cloud', ca.cloud],
+    ['ingest', ca.ingest],
   ] as const) {
     write(`${name}.crt`, identity.cert);
     write(`${name}.key`, identity.key);
