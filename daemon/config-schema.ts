@@ -1,7 +1,7 @@
 /** Every setting of a gate: its name, what it may be, and what it is when it is not given. */
 import { GATE_NAME } from '../contract/ids.ts';
 import { type Field, flag, integer, list, named, oneOf, optional, plain, section, shown, text, type Value, withShort } from './config-fields.ts';
-import { DEFAULT_LANE_CONFIG, FREE_BYS, LAMP_SETS, LANE_BOUNDS, type LaneConfig, RELEASES, SENSORS, WHILE_OPENS } from './lane/config.ts';
+import { BUTTONS, DEFAULT_LANE_CONFIG, EXITS, FREE_BYS, LAMP_SETS, LANE_BOUNDS, type LaneConfig, RELEASES, SENSORS, WHILE_OPENS } from './lane/config.ts';
 import { INPUT_NAMES, type InputName, OUTPUT_NAMES, type OutputName } from './ports.ts';
 
 export const BAUD_RATES = [9_600, 19_200, 38_400, 57_600, 115_200] as const;
@@ -39,6 +39,8 @@ const turnstile: Field<LaneConfig> = section({
   release: optional(oneOf(RELEASES), DEFAULT_LANE_CONFIG.release),
   freeBy: optional(oneOf(FREE_BYS), DEFAULT_LANE_CONFIG.freeBy),
   sensor: optional(oneOf(SENSORS), DEFAULT_LANE_CONFIG.sensor),
+  exit: optional(oneOf(EXITS), DEFAULT_LANE_CONFIG.exit),
+  button: optional(oneOf(BUTTONS), DEFAULT_LANE_CONFIG.button),
   whileOpen: optional(oneOf(WHILE_OPENS), DEFAULT_LANE_CONFIG.whileOpen),
   lamps: optional(oneOf(LAMP_SETS), DEFAULT_LANE_CONFIG.lamps),
   pulseMs: lane('pulseMs'),

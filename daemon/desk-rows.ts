@@ -21,9 +21,14 @@ export const noteBody = (kind: 'fault' | 'alarm' | 'clock', what: string, detail
   detail: cutText(detail, MAX_TEXT_CHARS),
 });
 
-/** The row of a decision. A refusal names the ticket where it is known; an unknown code leaves nothing of itself. */
+/** The row of a decision. A refusal names the ticket where it is known; an unknown code leaves nothing of itself. Who was let out already is not refused. */
 export function decisionBody(verdict: Verdict, { facts }: Gathered, presentation: Presentation, latencyUs: number, seen: LedgerVector): RowBody {
-  const ticket = facts.kind === 'ticket' ? { event_id: facts.ticket.eventId, ticket_id: facts.ticket.ticketId, ticket_ref: facts.ticket.ticketRef } : {};
+  const ticket: { readonly event_id?: string; readonly ticket_id?: string; readonly ticket_ref?: string } =
+    facts.kind === 'ticket' ? { event_id: facts.ticket.eventId, ticket_id: facts.ticket.ticketId, ticket_ref: facts.ticket.ticketRef } : {};
+  if (verdict.kind === 'refusal' && presentation.opened === true) {
+    const { event_id, ticket_ref } = ticket;
+    return { kind: 'exit_unmatched', direction: presentation.direction, reason: verdict.reason, event_id, ticket_ref };
+  }
   if (verdict.kind === 'refusal') {
     return {
       kind: 'refusal',
@@ -55,10 +60,14 @@ const MAX_FACT_CHARS = 128;
 const clipped = (facts: Readonly<Record<string, string | number>>): Record<string, string | number> =>
   Object.fromEntries(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? cutText(value, MAX_FACT_CHARS) : value]));
 
-/** A passage of a grant repeats what the grant says of its ticket, so that anyone can apply it alone. */
+/** A passage of a grant repeats what the grant says of its ticket, so that anyone can apply it alone; one of an unmatched exit, its event. */
 export function passageBody(of: RowPosition | null, grant: StoredEntry | null, direction: string, unit: number | null, outcome: PassageOutcome): RowBody {
   const ticket =
-    grant !== null && grant.kind === 'grant' ? { event_id: grant['event_id'], ticket_id: grant['ticket_id'], ticket_ref: grant['ticket_ref'] } : {};
+    grant?.kind === 'grant'
+      ? { event_id: grant['event_id'], ticket_id: grant['ticket_id'], ticket_ref: grant['ticket_ref'] }
+      : grant?.kind === 'exit_unmatched'
+        ? { event_id: grant['event_id'] }
+        : {};
   return { kind: 'passage', of: of ?? undefined, ...ticket, direction, unit: unit ?? undefined, outcome };
 }
 
@@ -75,6 +84,8 @@ export function noteRow(ledger: Ledger, note: Note): RowBody {
     }
     case 'refusal':
       return { kind: 'refusal', reason: note.reason, explanation: explain(note.reason), direction: note.direction };
+    case 'exit_unmatched':
+      return { ...note };
     case 'override':
       return { ...note, reason: cutText(note.reason, MAX_TEXT_CHARS) };
     case 'mode':

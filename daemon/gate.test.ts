@@ -230,7 +230,7 @@ test('selftest: refused unless out of service; names swapped passage lines; fire
   const steps = (result.status === 'ok' ? result.data.steps : []) as { name: string; result: string; detail: string }[];
   expect(steps.find(({ name }) => name === 'release_in')).toMatchObject({ result: 'fail', detail: expect.stringContaining('swapped') });
   expect(steps.find(({ name }) => name === 'release_out')).toMatchObject({ result: 'warn' });
-  expect([world.words().filter((word) => word.includes('forced')), world.level('red_in'), world.level('stop')]).toEqual([[], true, true]);
+  expect([world.words().filter((word) => word.includes('forced')), world.level('red_in'), world.level('stop')]).toEqual([[], true, false]);
   const second = world.gate.command({ command: 'selftest', actor: 'staff-1', reason: 'again' });
   await world.wait(2_200);
   await world.line('fire', true);

@@ -21,6 +21,7 @@ import { createTelling } from './gate/telling.ts';
 import type { GateLog, Timers } from './gate/timers.ts';
 import { createWatch, type GateEvent, type GateSnapshot } from './gate/watch.ts';
 import type { LaneConfig } from './lane/config.ts';
+import { isDriven } from './lane/release.ts';
 import { initialLane, step } from './lane/turnstile.ts';
 import { BOTH, type LaneEffect, type LaneInput, type LaneState, type TimerName } from './lane/types.ts';
 import type { Board, Clock, Desk, Reader, Uplink } from './ports.ts';
@@ -147,6 +148,7 @@ export function createGate(options: GateOptions): Gate {
     online: () => uplink.online(),
     ready: () => keeper.isOpen(),
     decided: telling.decided,
+    exits: notes,
     failed: (error) => keeper.failed(error),
     answered: () => keeper.works(),
   });
@@ -208,7 +210,9 @@ export function createGate(options: GateOptions): Gate {
       case 'cancel_timer':
         return cancelTimer(effect.timer);
       case 'decide':
-        return decisions.decide(effect.presentation, effect.direction, effect.mode);
+        return decisions.decide(effect.presentation, effect.direction, effect.mode, effect.exit);
+      case 'expect':
+        return notes.expect(effect.exit);
       case 'abandon':
         return giveUp(effect.presentation, effect.why);
       case 'drop':
@@ -292,6 +296,7 @@ export function createGate(options: GateOptions): Gate {
         config,
         timers,
         write: outputs.write,
+        resting: (direction) => isDriven(lane[direction].release),
         readers,
         ended: () => (lane.fire.latched ? 'by the fire input' : closing ? 'because the gate stops' : null),
         listen: peripherals.borrow,
@@ -302,7 +307,7 @@ export function createGate(options: GateOptions): Gate {
     } finally {
       giveLinesBack();
       giveLinesBack = null;
-      if (stopWas && !lane.fire.latched) outputs.write('stop', true);
+      if (stopWas && lane.stopHeld && !lane.fire.latched) outputs.write('stop', true);
       for (const direction of BOTH) outputs.show(direction, lane[direction].signal);
     }
   }
@@ -362,6 +367,8 @@ export function createGate(options: GateOptions): Gate {
     async open() {
       await peripherals.openBoard();
       config = { ...config, unsensed: peripherals.unsensed(config) };
+      // Out is open before anything else is known.
+      dispatch({ kind: 'condition', condition: 'booted', ok: false });
       if (options.startOpen?.() === true) dispatch({ kind: 'restore', modes: { in: CONTROLLED, out: CONTROLLED }, fireLatched: true });
       peripherals.readLevels();
       for (const direction of BOTH) outputs.show(direction, lane[direction].signal);

@@ -110,6 +110,8 @@ export interface Presentation {
   readonly atMs: number;
   readonly lastByteMs: number;
   readonly online: boolean;
+  /** Outwards: the lane has opened for it already. What would be a refusal is an `exit_unmatched`. */
+  readonly opened?: true;
 }
 
 /** A committed decision. `row`: where it stands in the ledger. */
@@ -130,6 +132,7 @@ export interface Decision {
 export type Note =
   | { readonly kind: 'passage'; readonly of: RowPosition | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
   | { readonly kind: 'refusal'; readonly reason: 'unreadable' | 'busy' | 'gate_locked' | 'error'; readonly direction: Direction }
+  | { readonly kind: 'exit_unmatched'; readonly reason: 'unreadable' | 'error'; readonly direction: Direction }
   | {
       readonly kind: 'override';
       readonly actor: string;

@@ -8,7 +8,7 @@ import { type Command, CommandArgs, type RequestError } from '../../contract/req
 import { cutText } from '../../contract/text.ts';
 import { wordsOf } from '../../contract/words.ts';
 import { isIdle, openRefusal } from '../lane/turnstile.ts';
-import { BOTH, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
+import { BOTH, closes, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
 import type { Clock, Desk, Uplink } from '../ports.ts';
 import type { Notes } from './notes.ts';
 import type { SelftestWatcher } from './selftest.ts';
@@ -46,6 +46,8 @@ export interface CommandsOptions {
   readonly selftest: (watcher: SelftestWatcher | null) => Promise<Record<string, unknown>>;
 }
 
+const IN: readonly Direction[] = ['in'];
+
 /** A lane input without its times: the loop adds them. */
 export type UntimedInput = LaneInput extends infer I ? (I extends LaneInput ? Omit<I, 'atMs' | 'wallMs'> : never) : never;
 
@@ -57,15 +59,20 @@ const ok = (data: Record<string, unknown>): CommandResult => ({ status: 'ok', da
 export function createCommands(options: CommandsOptions): (command: GateCommand) => Promise<CommandResult> {
   const { lane, dispatch, notes, clock, timers } = options;
 
-  const override = (order: GateCommand, rest: Partial<Extract<LaneNote, { kind: 'override' }>> = {}) =>
-    notes.add({
-      kind: 'override',
-      actor: order.actor,
-      action: order.command,
-      reason: order.reason,
-      ...rest,
-      ...(order.transaction === undefined ? {} : { transaction: order.transaction }),
-    });
+  let opened = 0;
+
+  const override = (order: GateCommand, rest: Partial<Extract<LaneNote, { kind: 'override' }>> = {}, number?: number) =>
+    notes.add(
+      {
+        kind: 'override',
+        actor: order.actor,
+        action: order.command,
+        reason: order.reason,
+        ...rest,
+        ...(order.transaction === undefined ? {} : { transaction: order.transaction }),
+      },
+      number,
+    );
 
   /** The row, or null where it is not written within the bound (it is still tried). */
   const within = (row: Promise<RowPosition>): Promise<RowPosition | null> =>
@@ -83,6 +90,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     const { direction, units } = args;
     const why = openRefusal(lane(), direction);
     if (why !== null) return refused(why);
+    if (direction === 'out') return openOut(order, units);
     const written = override(order, { direction, units });
     const row = await within(written);
     if (row === null) {
@@ -95,21 +103,42 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     return stillWhy === null ? ok({ direction, units, row, ...modes() }) : refused(stillWhy);
   }
 
+  /** Out waits for nothing: the row follows. */
+  async function openOut(order: GateCommand, units: number): Promise<CommandResult> {
+    opened += 1;
+    // Below zero, apart from the lane's own numbers.
+    const written = override(order, { direction: 'out', units }, -opened);
+    dispatch({ kind: 'open', direction: 'out', units, override: -opened });
+    const row = await within(written);
+    return ok({ direction: 'out', units, row, recorded: row !== null, ...modes() });
+  }
+
   function dispatchReturn(row: RowPosition, direction: Direction, units: number): void {
     for (let unit = 1; unit <= units; unit += 1) void notes.add({ kind: 'passage', of: { row }, direction, unit, outcome: 'returned' });
   }
 
   async function mode(
     order: GateCommand,
-    args: { mode: 'controlled' | 'free' | 'locked' | 'out_of_service'; direction?: Direction | undefined; until?: string | undefined },
+    args: {
+      mode: 'controlled' | 'free' | 'locked' | 'out_of_service';
+      direction?: Direction | undefined;
+      until?: string | undefined;
+      confirm_exit_closed?: true | undefined;
+    },
   ): Promise<CommandResult> {
+    const confirmed = args.confirm_exit_closed === true;
+    if (confirmed && (args.direction !== 'out' || !closes(args.mode)))
+      return refused('confirm_exit_closed belongs to direction out and a mode that closes it (locked, out_of_service)');
+    if (args.direction === 'out' && closes(args.mode) && !confirmed)
+      return refused('nobody is kept inside: to close the exit for at most 15 min, give --confirm-exit-closed with direction out');
     const untilWallMs = args.until === undefined ? null : Date.parse(args.until);
     if (untilWallMs !== null && untilWallMs <= clock.wallMs()) return refused('until is in the past');
-    const directions = args.direction === undefined ? BOTH : [args.direction];
+    // Without a direction only in is closed: out stays as it is.
+    const directions = args.direction !== undefined ? [args.direction] : closes(args.mode) ? IN : BOTH;
     const row = within(
       override(order, { ...(args.direction === undefined ? {} : { direction: args.direction }), ...(args.until === undefined ? {} : { until: args.until }) }),
     );
-    dispatch({ kind: 'mode', directions, mode: args.mode, untilWallMs, actor: order.actor, reason: order.reason });
+    dispatch({ kind: 'mode', directions, mode: args.mode, untilWallMs, actor: order.actor, reason: order.reason, exitClosedConfirmed: confirmed });
     const waits = directions.filter((direction) => lane()[direction].pendingMode !== null);
     return ok({ ...modes(), waits_for_passage: waits, recorded: (await row) !== null });
   }
@@ -132,8 +161,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
   }
 
   async function selftest(order: GateCommand): Promise<CommandResult> {
-    if (!BOTH.every((direction) => effectiveMode(lane(), direction) === 'out_of_service'))
-      return refused('a self-test moves the lane: put both directions out of service first (mode out_of_service)');
+    if (effectiveMode(lane(), 'in') !== 'out_of_service') return refused('a self-test moves the lane: put it out of service first (mode out_of_service)');
     if ((await within(override(order))) === null) return failed('the self-test could not be recorded: see the alert disk');
     return ok(await options.selftest(order.watcher ?? null));
   }

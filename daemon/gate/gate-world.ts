@@ -5,6 +5,7 @@ import type { Command } from '../../contract/requests.ts';
 import type { Verdict } from '../../rules/facts.ts';
 import { createGate, type Gate, type GateSync } from '../gate.ts';
 import { DEFAULT_LANE_CONFIG, type LaneConfig } from '../lane/config.ts';
+import { WORLD_CONFIG } from '../lane/lane-world.ts';
 import type {
   Board,
   BoardEvent,
@@ -29,7 +30,7 @@ export const WORLD_WALL_MS = Date.UTC(2026, 5, 1, 18, 0, 0);
 export type WorldRow = {
   readonly position: RowPosition;
   readonly atMs: number;
-  readonly note: Note | { readonly kind: 'grant' | 'decided refusal'; readonly units: number; readonly direction: Direction };
+  readonly note: Note | { readonly kind: 'grant' | 'decided refusal' | 'decided exit_unmatched'; readonly units: number; readonly direction: Direction };
 };
 
 export interface GateWorld {
@@ -80,7 +81,7 @@ export async function createGateWorld(
     closed?: boolean;
   } = {},
 ): Promise<GateWorld> {
-  const config = { ...DEFAULT_LANE_CONFIG, ...options.config };
+  const config = { ...DEFAULT_LANE_CONFIG, ...WORLD_CONFIG, ...options.config };
   let nowMs = 10_000;
   let serial = 0;
   const due: { atMs: number; serial: number; run: () => void }[] = [];
@@ -282,7 +283,8 @@ export async function createGateWorld(
         if (note.kind === 'refusal') return `refusal ${note.reason}`;
         if (note.kind === 'override') return `override ${note.action} by ${note.actor}`;
         if (note.kind === 'mode') return `${note.direction} ${note.from} → ${note.to}`;
-        if (note.kind === 'grant' || note.kind === 'decided refusal') return `${note.kind} ${note.direction}`;
+        if (note.kind === 'exit_unmatched') return `exit_unmatched ${note.reason}`;
+        if (note.kind === 'grant' || note.kind === 'decided refusal' || note.kind === 'decided exit_unmatched') return `${note.kind} ${note.direction}`;
         return `${note.kind} ${(note as Extract<Note, { what: string }>).what}`;
       }),
     level: (output) => levels.get(output) ?? false,
@@ -364,7 +366,11 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
             }
           : { kind: 'refusal', reason: 'already_redeemed', facts: {}, explanation: 'already used at 18:02, gate north-01', validAgainAtMs: null };
         const units = verdict.kind === 'grant' ? verdict.units : 0;
-        const row = append({ kind: verdict.kind === 'grant' ? 'grant' : 'decided refusal', units, direction: presentation.direction });
+        const row = append({
+          kind: verdict.kind === 'grant' ? 'grant' : presentation.opened === true ? 'decided exit_unmatched' : 'decided refusal',
+          units,
+          direction: presentation.direction,
+        });
         const decision: Decision = {
           verdict,
           row,

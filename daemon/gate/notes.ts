@@ -5,11 +5,12 @@
  * all later ones wait here; the first of them is tried again from time to time, and once it is written the rest follows.
  */
 import type { RowPosition } from '../../contract/ids.ts';
+import type { PassageOutcome } from '../../contract/ledger.ts';
 import type { LaneNote } from '../lane/types.ts';
 import type { Note } from '../ports.ts';
 import type { Timers } from './timers.ts';
 
-/** Notes that wait in memory. Beyond: the oldest refusal, alarm or fault gives way, then the oldest free or forced passage, then the oldest of all; counted, and told by a `fault` row later. */
+/** Notes that wait in memory. Beyond: the oldest refusal, unmatched exit, alarm or fault gives way, then the oldest free or forced passage, then the oldest of all; counted, and told by a `fault` row later. */
 export const MAX_PENDING_NOTES = 1_000;
 /** Pause before a failed note is tried again, ms. */
 const RETRY_MS = 1_000;
@@ -27,6 +28,12 @@ interface Pending {
 export interface Notes {
   /** Hands a note over. Resolves when it is committed; never rejects: a failed write is tried again. */
   add(note: LaneNote, override?: number): Promise<RowPosition>;
+  /** The desk was asked for the row of this exit: its passages wait for the answer. */
+  expect(exit: number): void;
+  /** The desk has written it. `unmatched`: no admission is known, so whoever passes by it passes freely. */
+  answered(exit: number, row: RowPosition, unmatched: boolean): void;
+  /** The desk has not: it is written from here, before its passages. */
+  unanswered(exit: number): void;
   /** The desk is open: what waits is written now. Before that everything waits. */
   start(): void;
   /** All that was added so far is written, or `false` after `withinMs`. */
@@ -45,13 +52,18 @@ export interface NotesOptions {
   readonly failed: (error: unknown) => void;
 }
 
+/** Nobody's passage: counted, and no ticket's. */
+const freely = (outcome: PassageOutcome): PassageOutcome => (outcome === 'passed' ? 'free' : outcome);
+
 export function createNotes(options: NotesOptions): Notes {
   const { record, timers, written, failed } = options;
   /** Added, not yet handed over: the desk is not open, or something before failed. In order. */
   const waiting: Pending[] = [];
   /** Handed over, not yet answered. */
   const underWay = new Set<Pending>();
-  const overrides = new Map<number, RowPosition>();
+  const overrides = new Map<number, { readonly row: RowPosition; readonly unmatched: boolean }>();
+  /** Exits whose row the desk owes. */
+  const expected = new Set<number>();
   let started = false;
   let closed = false;
   let failing: Pending[] = [];
@@ -62,14 +74,19 @@ export function createNotes(options: NotesOptions): Notes {
   let droppedUntold = 0;
   let settled: (() => void)[] = [];
 
-  /** The note as the desk takes it; null: its override's row is not known yet. */
+  /** The note as the desk takes it; null: the row that it points at is not known yet. */
   function ready(note: LaneNote): Note | null {
     if (note.kind !== 'passage') return note;
     if (note.of === null) return { ...note, of: null };
     if ('row' in note.of) return { ...note, of: note.of.row };
-    const row = overrides.get(note.of.override);
-    return row === undefined ? null : { ...note, of: row };
+    const known = overrides.get(note.of.override);
+    if (known === undefined) return null;
+    return { ...note, of: known.row, outcome: known.unmatched ? freely(note.outcome) : note.outcome };
   }
+
+  /** An override or an exit that gave way to the bound leaves its passage without a row to point at. */
+  const ownerless = (note: Extract<LaneNote, { kind: 'passage' }>): Note => ({ ...note, of: null, unit: null, outcome: freely(note.outcome) });
+  const isOwed = ({ note }: Pending): boolean => note.kind === 'passage' && note.of !== null && 'override' in note.of && expected.has(note.of.override);
 
   async function handOver(pending: Pending, note: Note): Promise<void> {
     underWay.add(pending);
@@ -77,7 +94,7 @@ export function createNotes(options: NotesOptions): Notes {
       const row = await record(note);
       underWay.delete(pending);
       probing = false;
-      if (pending.override !== null) know(pending.override, row);
+      if (pending.override !== null) know(pending.override, row, note.kind === 'exit_unmatched');
       pending.done(row);
       written(note, row);
     } catch (error) {
@@ -88,8 +105,9 @@ export function createNotes(options: NotesOptions): Notes {
     turn();
   }
 
-  function know(override: number, row: RowPosition): void {
-    overrides.set(override, row);
+  function know(override: number, row: RowPosition, unmatched: boolean): void {
+    expected.delete(override);
+    overrides.set(override, { row, unmatched });
     const oldest = overrides.keys().next();
     if (overrides.size > MAX_OVERRIDES_KNOWN && !oldest.done) overrides.delete(oldest.value);
   }
@@ -109,10 +127,9 @@ export function createNotes(options: NotesOptions): Notes {
     }
     while (started && retry === null && failing.length === 0 && waiting[0] !== undefined && underWay.size < (probing ? 1 : MAX_UNDER_WAY)) {
       const note = ready(waiting[0].note);
-      if (note === null && underWay.size > 0) break;
+      if (note === null && (underWay.size > 0 || isOwed(waiting[0]))) break;
       const pending = waiting.shift() as Pending;
-      // An override that gave way to the bound leaves its passage without a row to point at.
-      void handOver(pending, note ?? { ...(pending.note as Extract<LaneNote, { kind: 'passage' }>), of: null });
+      void handOver(pending, note ?? ownerless(pending.note as Extract<LaneNote, { kind: 'passage' }>));
     }
     if (!isEmpty()) return;
     if (droppedUntold > 0) return tellDropped();
@@ -134,7 +151,8 @@ export function createNotes(options: NotesOptions): Notes {
   }
 
   function makeRoom(): void {
-    const expendable = (one: Pending) => one.note.kind === 'refusal' || one.note.kind === 'alarm' || one.note.kind === 'fault';
+    const expendable = (one: Pending) =>
+      one.note.kind === 'refusal' || one.note.kind === 'exit_unmatched' || one.note.kind === 'alarm' || one.note.kind === 'fault';
     const uncounted = (one: Pending) => one.note.kind === 'passage' && one.note.of === null;
     let index = waiting.findIndex(expendable);
     if (index < 0) index = waiting.findIndex(uncounted);
@@ -150,6 +168,19 @@ export function createNotes(options: NotesOptions): Notes {
         waiting.push({ note, override: override ?? null, done });
         turn();
       });
+    },
+    expect(exit) {
+      expected.add(exit);
+    },
+    answered(exit, row, unmatched) {
+      know(exit, row, unmatched);
+      turn();
+    },
+    unanswered(exit) {
+      expected.delete(exit);
+      if (waiting.length >= MAX_PENDING_NOTES) makeRoom();
+      waiting.unshift({ note: { kind: 'exit_unmatched', direction: 'out', reason: 'error' }, override: exit, done: () => undefined });
+      turn();
     },
     start() {
       started = true;

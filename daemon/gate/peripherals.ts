@@ -21,9 +21,9 @@ export interface Peripherals {
   boardFailed(fault: Fault): void;
   /** Call it from time to time: has the board healed? */
   around(): void;
-  /** Hears the board's inputs too, while the lane hears only fire; returns the end of it. */
+  /** Hears the board's inputs too, while the lane hears only fire and the staff button; returns the end of it. */
   borrow(listener: (event: BoardEvent) => void): () => void;
-  /** Hears which reader a code came from, never the code. `keep`: the lane does not get it. Returns the end of it. */
+  /** Hears which reader a code came from, never the code. `keep`: the lane does not get it (those of outward readers it always gets). Returns the end of it. */
   hear(listener: (reader: string) => void, keep: boolean): () => void;
   /** Directions whose sensor lines are not wired: there every grant would come back, so the release counts. */
   unsensed(config: LaneConfig): readonly Direction[];
@@ -59,14 +59,15 @@ export function createPeripherals(options: PeripheralsOptions): Peripherals {
   function onBoard(event: BoardEvent): void {
     for (const borrower of borrowers) borrower(event);
     // Levels read every 250 ms bring the lane up to date once the lines are given back.
-    if (borrowers.size > 0 && event.input !== 'fire') return;
+    if (borrowers.size > 0 && event.input !== 'fire' && event.input !== 'button') return;
     dispatch({ kind: 'line', input: event.input, active: event.active, initial: false }, event.atMs);
   }
 
   function onReader(event: ReaderEvent): void {
     if (event.kind === 'frame') {
       for (const hearer of hearers.keys()) hearer(event.reader);
-      if ([...hearers.values()].includes(true)) return;
+      // Out is never refused, whoever listens.
+      if ([...hearers.values()].includes(true) && event.direction !== 'out') return;
       return dispatch(options.present(event));
     }
     if (event.kind === 'coming') return options.coming();

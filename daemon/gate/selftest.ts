@@ -41,6 +41,8 @@ export interface SelftestOptions {
   readonly timers: Timers;
   readonly readers: readonly { readonly name: string; readonly direction: Direction; ok(): boolean }[];
   readonly write: (output: OutputName, active: boolean) => void;
+  /** What the lane itself wants of a release now: a way out that is open stays open. */
+  readonly resting: (direction: Direction) => boolean;
   /** Fire, or the end of the process: stop moving anything. Why; null: go on. */
   readonly ended: () => string | null;
   /** The board's inputs while it runs; returns the end of it. */
@@ -105,7 +107,7 @@ async function tryRelease(options: SelftestOptions, direction: Direction): Promi
   watcher?.tell({ doing: output, words: `direction ${direction} is released: walk through ${direction === 'in' ? 'inwards' : 'outwards'} now` });
   write(output, true);
   await wait(options, config.release === 'hold' ? config.passageTimeoutMs : config.pulseMs);
-  if (ended() === null) write(output, false);
+  if (ended() === null) write(output, options.resting(direction));
   if (config.release === 'pulse' && config.sensor !== 'none') await wait(options, config.passageTimeoutMs);
   stop();
   const name = output;

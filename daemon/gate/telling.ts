@@ -77,11 +77,14 @@ export function createTelling(options: {
         });
       }
     },
-    decided({ verdict, row, eventId, ticketId, ticketRef, lastEntry, stages }, { direction, reader }, latencyUs) {
+    decided({ verdict, row, eventId, ticketId, ticketRef, lastEntry, stages }, { direction, reader, opened }, latencyUs) {
       tally.decided(latencyUs);
       const known = { direction, reader, eventId, ticketId, ticketRef, row, latencyUs: Math.round(latencyUs), stages };
       const detail = { direction, ...(ticketRef === null ? {} : { ticket_ref: ticketRef }), epoch: row[0], seq: row[1] };
-      if (verdict.kind === 'refusal') {
+      if (verdict.kind === 'refusal' && opened === true) {
+        show({ ...known, outcome: 'exit_unmatched', reason: verdict.reason, words: unmatchedWords(verdict.explanation) });
+        event('exit_unmatched', 'warning', { ...detail, reason: verdict.reason, words: verdict.explanation });
+      } else if (verdict.kind === 'refusal') {
         tally.refused(verdict.reason);
         show({ ...known, outcome: 'refusal', reason: verdict.reason, words: verdict.explanation });
         event('refusal', 'info', { ...detail, reason: verdict.reason, words: verdict.explanation });
@@ -105,14 +108,19 @@ export function createTelling(options: {
         if (note.action === 'open')
           show({ direction: note.direction ?? 'in', outcome: 'override', words: `opened by ${note.actor}: ${note.reason}`, units: note.units ?? 1, row });
       }
+      if (note.kind === 'exit_unmatched')
+        show({ direction: note.direction, outcome: 'exit_unmatched', reason: note.reason, words: unmatchedWords(explain(note.reason)), row });
       // A refusal was told when the guest saw it.
-      if (note.kind !== 'refusal') event(note.kind, note.kind === 'alarm' || note.kind === 'fault' ? 'warning' : 'info', { ...note });
+      if (note.kind !== 'refusal')
+        event(note.kind, note.kind === 'alarm' || note.kind === 'fault' || note.kind === 'exit_unmatched' ? 'warning' : 'info', { ...note });
       uplink.kick();
     },
   };
 }
 
 const after = (a: RowPosition, b: RowPosition): boolean => a[0] > b[0] || (a[0] === b[0] && a[1] > b[1]);
+
+const unmatchedWords = (why: string): string => `let out, no admission is known: ${why}`;
 
 function grantWords({ type, units, flags, vip }: Grant, lastEntry: string | undefined): string {
   const what = type === 'first_entry' ? 'admitted' : type === 'reentry' ? 'admitted again' : 'let out';

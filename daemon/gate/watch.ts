@@ -17,7 +17,8 @@ export interface ShownDecision {
   readonly wallMs: number;
   readonly direction: Direction;
   readonly reader: string | null;
-  readonly outcome: 'grant' | 'refusal' | 'override';
+  /** `exit_unmatched`: let out all the same. */
+  readonly outcome: 'grant' | 'refusal' | 'exit_unmatched' | 'override';
   readonly reason: Reason | null;
   /** "admitted", "already used at 18:02, gate north-03". */
   readonly words: string;

@@ -1,6 +1,6 @@
 /** Codes before the readers: decided, repeated, told busy or closed, kept waiting, given up. */
 import type { Direction } from '../../contract/ids.ts';
-import { beginGrant, returnUnits } from './grants.ts';
+import { beginGrant } from './grants.ts';
 import { cancelTimers, endNotice, isIdle, notify, patch, record, setTimer, showBusy, type Turn } from './turn.ts';
 import { effectiveMode, type LaneEffect, type LaneInput, type Recent } from './types.ts';
 
@@ -16,7 +16,7 @@ export const MAX_QUEUED_CODES = 4;
 /** Longer in the queue: its guest has left; dropped, told busy. ms. */
 export const MAX_QUEUED_MS = 15_000;
 /** What rubbish counts as, for repeats: no real fingerprint looks like it. */
-const GARBLED = '';
+export const GARBLED = '';
 
 export function onCode(turn: Turn, input: Input<'code'>): void {
   const { direction, presentation, fingerprint } = input;
@@ -56,7 +56,8 @@ function isRepeat(turn: Turn, direction: Direction, fingerprint: string, refused
   return same;
 }
 
-function remember(turn: Turn, direction: Direction, fingerprint: string, refused: boolean): void {
+/** Remembers that a code was shown and how it was answered. */
+export function remember(turn: Turn, direction: Direction, fingerprint: string, refused: boolean): void {
   const one: Recent = { fingerprint, refused, verdictAtMs: turn.now.atMs, seenAtMs: turn.now.atMs };
   const others = turn.state[direction].recent.filter((other) => other.fingerprint !== fingerprint);
   patch(turn, direction, { recent: [one, ...others].slice(0, MAX_RECENT) });
@@ -162,35 +163,4 @@ function refuse(turn: Turn, direction: Direction, reason: 'unreadable' | 'gate_l
   notify(turn, direction, { signal: 'refused', cause: 'verdict' }, turn.config.refusedMs);
   turn.effects.push({ kind: 'refused', direction, reason });
   record(turn, { kind: 'refusal', reason, direction });
-}
-
-/** Why a person's opening is not possible now; null: it is. */
-export function cannotOpen(turn: Pick<Turn, 'state'>, direction: Direction): string | null {
-  const mode = effectiveMode(turn.state, direction);
-  if (turn.state.stopped || turn.state.draining !== 'no') return 'the gate is about to stop';
-  if (mode === 'emergency' || mode === 'free') return `the lane is open already (${mode})`;
-  if (mode !== 'controlled') return `the lane is closed (${mode}): set the mode first`;
-  const { grant, rotation } = turn.state[direction];
-  return grant !== null || rotation !== null ? 'somebody is passing: try again when the lane is idle' : null;
-}
-
-/** The staff button: one guest in, recorded while the lane opens already. A decision that is awaited is given up for it. */
-export function onButton(turn: Turn): void {
-  const direction = 'in';
-  const mode = effectiveMode(turn.state, direction);
-  if (turn.state.stopped || mode === 'emergency' || mode === 'free') return;
-  if (cannotOpen(turn, direction) !== null) return showBusy(turn, direction);
-  giveUp(turn, direction);
-  const override = turn.state.nextOverride;
-  turn.state.nextOverride = override + 1;
-  record(turn, { kind: 'override', actor: 'button', action: 'open', reason: 'staff button', direction, units: 1 }, override);
-  beginGrant(turn, direction, { by: { override }, units: 1, attention: false, fingerprint: null });
-}
-
-/** An operator's opening, recorded already: where the lane cannot open any more, its units are returned. */
-export function onOpen(turn: Turn, input: Input<'open'>): void {
-  const { direction, units, row } = input;
-  if (cannotOpen(turn, direction) !== null) return returnUnits(turn, direction, { row }, 1, units);
-  giveUp(turn, direction);
-  beginGrant(turn, direction, { by: { row }, units, attention: false, fingerprint: null });
 }

@@ -29,6 +29,17 @@ export type Sensor = (typeof SENSORS)[number];
 export const WHILE_OPENS = ['wait', 'queue'] as const;
 export type WhileOpen = (typeof WHILE_OPENS)[number];
 
+/**
+ * `free`: the lane is open outwards, passages are counted. `code`: every code at an outward reader opens outwards at once, before anybody asks
+ * whose it is, so that exits are known where re-entry or passback needs them.
+ */
+export const EXITS = ['free', 'code'] as const;
+export type Exit = (typeof EXITS)[number];
+
+/** Which way the staff button opens. */
+export const BUTTONS = ['in', 'out', 'both'] as const;
+export type Button = (typeof BUTTONS)[number];
+
 /** `per_direction`: each direction has its lamps. `shared`: the lane has one set (the `_in` outputs), the more urgent signal shows. */
 export const LAMP_SETS = ['per_direction', 'shared'] as const;
 export type LampSet = (typeof LAMP_SETS)[number];
@@ -40,6 +51,8 @@ export interface LaneConfig {
   readonly pulseMs: number;
   readonly freeBy: FreeBy;
   readonly sensor: Sensor;
+  readonly exit: Exit;
+  readonly button: Button;
   /** Directions whose sensor lines are not wired, found by the loop, not configured: there the release counts as the passage. */
   readonly unsensed?: readonly Direction[];
   /** From the release until the passage must have begun. Without a sensor: how long one guest takes; the next code is heard after it. */
@@ -73,6 +86,8 @@ export const DEFAULT_LANE_CONFIG: LaneConfig = {
   pulseMs: 200,
   freeBy: 'repulse',
   sensor: 'per_direction',
+  exit: 'free',
+  button: 'both',
   passageTimeoutMs: 5_000,
   passageGraceMs: 1_500,
   stuckTimeoutMs: 30_000,

@@ -34,14 +34,19 @@ export interface LaneWorld {
 /** Wall time at boottime 0 of the world. */
 export const WORLD_WALL_MS = Date.UTC(2026, 5, 1, 18, 0, 0);
 
+/** Where a test says nothing else: exits are known by code, and the staff button opens in. */
+export const WORLD_CONFIG = { exit: 'code', button: 'in' } as const satisfies Partial<LaneConfig>;
+
 /** Starts booted, at rest, ready. */
 export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
-  const whole = { ...DEFAULT_LANE_CONFIG, ...config };
+  const whole = { ...DEFAULT_LANE_CONFIG, ...WORLD_CONFIG, ...config };
   let state = initialLane();
   let nowMs = 1_000;
   let presentations = 0;
   let rows = 0;
   const timers = new Map<TimerName, number>();
+  /** Exits that are open already, by their presentation. */
+  const exits = new Map<number, number>();
   const outputs = new Map<string, boolean>();
   const notes: LaneNote[] = [];
 
@@ -52,6 +57,7 @@ export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
       if (effect.kind === 'set_timer') timers.set(effect.timer, effect.dueMs);
       else if (effect.kind === 'cancel_timer') timers.delete(effect.timer);
       else if (effect.kind === 'write') outputs.set(effect.output, effect.active);
+      else if (effect.kind === 'decide' && effect.exit !== undefined) exits.set(effect.presentation, effect.exit);
       else if (effect.kind === 'record') notes.push(effect.note);
     }
     return result.effects;
@@ -82,6 +88,8 @@ export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
     grant(presentation, { units = 1, attention = false, direction = 'in' } = {}) {
       rows += 1;
       const row: RowPosition = [1, rows];
+      const exit = exits.get(presentation);
+      if (exit !== undefined) return { row, effects: send({ kind: 'exit_granted', exit, units, attention }) };
       return { row, effects: send({ kind: 'verdict', direction, presentation, row, verdict: { kind: 'grant', units, attention } }) };
     },
     refuse(presentation, direction = 'in') {

@@ -6,7 +6,7 @@
  */
 import type { Direction } from '../../contract/ids.ts';
 import { cancelTimer, cancelTimers, isIdle, patch, setTimer, type Turn } from './turn.ts';
-import { BOTH, type Release } from './types.ts';
+import { BOTH, closes, type Release } from './types.ts';
 
 /** Off for at least so long before a new edge, ms: turnstiles see pulses and pauses of 100 ms. */
 export const EDGE_GAP_MS = 100;
@@ -14,7 +14,7 @@ export const EDGE_GAP_MS = 100;
 export const isDriven = (release: Release): boolean => release.state === 'pulse' || release.state === 'held';
 
 /** A pulse cannot keep a lane open; a held signal can. */
-function freeByHold(turn: Turn): boolean {
+export function freeByHold(turn: Turn): boolean {
   return turn.config.release === 'hold' || turn.config.freeBy === 'hold';
 }
 
@@ -123,10 +123,7 @@ export function lockByStop(turn: Turn, direction: Direction): void {
 
 /** Held while both directions are closed and nothing is under way; a pulse of it ends by itself. */
 export function settleStop(turn: Turn): void {
-  const closed =
-    !turn.state.fire.latched &&
-    !turn.state.stopped &&
-    BOTH.every((one) => ['locked', 'out_of_service'].includes(turn.state[one].mode) && isIdle(turn.state, one));
+  const closed = !turn.state.fire.latched && !turn.state.stopped && BOTH.every((one) => closes(turn.state[one].mode) && isIdle(turn.state, one));
   if (closed) setStop(turn, true);
   else if (turn.state.timers.stop === undefined) setStop(turn, false);
 }

@@ -22,6 +22,7 @@ export const SIGNALS = [
   'no_manifest',
   'ready',
   'closed',
+  'exit_open',
 ] as const;
 export type Signal = (typeof SIGNALS)[number];
 
@@ -52,6 +53,8 @@ export const PATTERNS: Readonly<Record<Signal, Pattern>> = {
   busy: { amber: { onOffMs: [120, 120, 120, 640], repeat: true } },
   closed: { red: STEADY },
   free: { green: STEADY },
+  /** As free; on a lane with one set of lamps the entrance is heard first. */
+  exit_open: { green: STEADY },
   emergency: { green: blink(250, 250) },
   alarm: { red: blink(200, 200), buzzer: blink(400, 200) },
   booting: { amber: flashes(1) },

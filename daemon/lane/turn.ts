@@ -1,6 +1,6 @@
 /** One turn of the lane: the state being made, the effects so far. Used by the parts of the step; leaves the given state untouched. */
 import type { Direction } from '../../contract/ids.ts';
-import type { LaneConfig } from './config.ts';
+import type { Exit, LaneConfig } from './config.ts';
 import { NO_ONE } from './debounce.ts';
 import type { Signal } from './signals.ts';
 import type { At, DirectionState, DirectionTimer, LaneEffect, LaneNote, LaneState, Notice, TimerName } from './types.ts';
@@ -31,6 +31,7 @@ function initialDirection(): DirectionState {
     release: { state: 'off', again: false, offSinceMs: LONG_AGO_MS },
     freeTailMs: LONG_AGO_MS,
     queue: [],
+    exits: [],
     recent: [],
     notice: null,
     signal: 'booting',
@@ -116,17 +117,26 @@ export function isIdle(state: LaneState, direction: Direction): boolean {
   return deciding === null && grant === null && rotation === null;
 }
 
+/** A number for what opens before its row is written. */
+export function nextNumber(turn: Turn): number {
+  const number = turn.state.nextOverride;
+  turn.state.nextOverride = number + 1;
+  return number;
+}
+
 /** What a direction shows. */
-export function signalOf(state: LaneState, direction: Direction): Signal {
+export function signalOf(state: LaneState, direction: Direction, exit: Exit): Signal {
   const { notice, deciding, grant, rotation, mode, readerOk } = state[direction];
   if (state.fire.latched) return 'emergency';
   if (notice !== null) return notice.signal;
   if (deciding?.waited === true) return 'working';
   if (rotation?.stuck === true) return 'closed';
   if (grant !== null && grant.phase !== 'grace') return grant.attention ? 'granted_attention' : 'granted';
-  if (mode === 'free') return 'free';
+  if (mode === 'free') return direction === 'out' && exit === 'free' && !state.stopped ? 'exit_open' : 'free';
   if (mode !== 'controlled' || state.stopped) return 'closed';
   if (!state.booted) return 'booting';
+  // Out needs neither the store nor a list.
+  if (direction === 'out') return readerOk ? 'ready' : 'no_reader';
   if (!state.diskOk) return 'disk';
   if (!readerOk) return 'no_reader';
   return state.manifestOk ? 'ready' : 'no_manifest';

@@ -11,6 +11,7 @@ const words = (notes: readonly LaneNote[]) =>
     if (note.kind === 'refusal') return `refused ${note.reason}`;
     if (note.kind === 'mode') return `${note.direction} ${note.from} → ${note.to} by ${note.actor}`;
     if (note.kind === 'override') return `override ${note.action} by ${note.actor}`;
+    if (note.kind === 'exit_unmatched') return `exit unmatched ${note.reason}`;
     return `${note.kind} ${note.what}`;
   });
 const kinds = (effects: readonly LaneEffect[]) => effects.map((effect) => effect.kind);
@@ -22,7 +23,7 @@ const admit = (world: LaneWorld, code = 'ticket', units = 1) => world.grant(worl
 const command = (
   world: LaneWorld,
   mode: 'controlled' | 'free' | 'locked' | 'out_of_service',
-  options: { directions?: readonly ('in' | 'out')[]; untilWallMs?: number } = {},
+  options: { directions?: readonly ('in' | 'out')[]; untilWallMs?: number; exitClosedConfirmed?: boolean } = {},
 ) =>
   world.send({
     kind: 'mode',
@@ -31,7 +32,9 @@ const command = (
     untilWallMs: options.untilWallMs ?? null,
     actor: 'staff-1',
     reason: 'test',
+    exitClosedConfirmed: options.exitClosedConfirmed ?? false,
   });
+const closeExit = (world: LaneWorld) => command(world, 'locked', { directions: ['out'], exitClosedConfirmed: true });
 
 // ---------------------------------------------------------------- grants and passages
 
@@ -204,7 +207,7 @@ test('the two directions do not hinder each other', () => {
   world.grant(out.presentation, { direction: 'out' });
   world.pass('out');
   world.pass('in');
-  expect(words(world.notes())).toEqual(['passed 1 of 1/2', 'passed 1 of 1/1']);
+  expect(words(world.notes())).toEqual(['passed 1 of override 1', 'passed 1 of 1/1']);
 });
 
 test('a vip has a second beep', () => {
@@ -289,7 +292,7 @@ test('locked: refused with a row, once for a code that is held', () => {
   world.show('ticket');
   world.wait(1_000);
   world.show('ticket');
-  expect(words(world.notes()).slice(2)).toEqual(['refused gate_locked']);
+  expect(words(world.notes())).toEqual(['in controlled → locked by staff-1', 'refused gate_locked']);
 });
 
 test('a garbled frame is refused as unreadable, once while rubbish goes on', () => {
@@ -343,7 +346,7 @@ test('the button does not wait for a stalled decision, which is given up', () =>
   expect(world.driven('release_in')).toBe(true);
 });
 
-test('the button: nothing while somebody passes, or in a locked lane; chatter is no press', () => {
+test('the button: nothing inwards while somebody passes; chatter is no press; it works in every mode', () => {
   const world = createLaneWorld();
   world.line('button', true);
   world.wait(5);
@@ -354,10 +357,18 @@ test('the button: nothing while somebody passes, or in a locked lane; chatter is
   world.wait(100);
   world.line('button', false);
   world.wait(10_000);
-  command(world, 'locked');
-  world.line('button', true);
-  world.wait(100);
   expect(words(world.notes()).filter((note) => note.startsWith('override'))).toEqual([]);
+  for (const mode of ['locked', 'out_of_service'] as const) {
+    command(world, mode);
+    world.line('button', true);
+    world.wait(100);
+    expect([mode, world.driven('release_in')]).toEqual([mode, true]);
+    world.line('button', false);
+    world.pass();
+    world.wait(1_000);
+    expect([effectiveMode(world.state(), 'in'), signal(world)]).toEqual([mode, 'closed']);
+  }
+  expect(words(world.notes()).filter((note) => note.startsWith('override'))).toHaveLength(2);
 });
 
 test('an opening by an operator: its row first; if the lane was taken meanwhile its units are returned', () => {
@@ -416,6 +427,7 @@ test('locked waits for an open grant; no new guest meanwhile', () => {
   const world = createLaneWorld();
   admit(world);
   command(world, 'locked');
+  closeExit(world);
   expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.state().in.pendingMode?.mode]).toEqual([
     'controlled',
     'locked',
@@ -445,17 +457,17 @@ test('a mode with an end goes back to controlled, by the wall clock', () => {
   world.wait(1_000);
   expect([effectiveMode(world.state(), 'in'), words(world.notes()).at(-1), world.driven('stop')]).toEqual([
     'controlled',
-    'out locked → controlled by system',
+    'in locked → controlled by system',
     false,
   ]);
 });
 
 test('what the ledger says at start: no row, a free lane opens, an end that has passed is ended', () => {
   const world = createLaneWorld();
-  world.send({ kind: 'restore', modes: { in: { mode: 'free', untilWallMs: null }, out: { mode: 'locked', untilWallMs: 5 } }, fireLatched: false });
-  expect([world.driven('release_in'), words(world.notes())]).toEqual([true, []]);
+  world.send({ kind: 'restore', modes: { in: { mode: 'locked', untilWallMs: 5 }, out: { mode: 'free', untilWallMs: null } }, fireLatched: false });
+  expect([world.driven('release_out'), words(world.notes())]).toEqual([true, []]);
   world.wait(1);
-  expect(words(world.notes())).toEqual(['out locked → controlled by system']);
+  expect(words(world.notes())).toEqual(['in locked → controlled by system']);
 });
 
 test('the stop input is held while both directions are closed, and pulsed when nobody came', () => {
@@ -469,6 +481,8 @@ test('the stop input is held while both directions are closed, and pulsed when n
   command(world, 'locked', { directions: ['in'] });
   expect(world.driven('stop')).toBe(false);
   command(world, 'out_of_service', { directions: ['out'] });
+  expect(world.driven('stop')).toBe(false);
+  closeExit(world);
   expect(world.driven('stop')).toBe(true);
   command(world, 'controlled');
   expect(world.driven('stop')).toBe(false);
@@ -491,7 +505,7 @@ test('stop: what has not begun is returned, what has is unknown, releases return
   world.line('passage_out', true);
   world.wait(10);
   world.send({ kind: 'stop' });
-  expect(words(world.notes())).toEqual(['returned 1 of 1/1', 'returned 2 of 1/1', 'returned 2 of 1/2', 'unknown 1 of 1/2']);
+  expect(words(world.notes())).toEqual(['returned 1 of 1/1', 'returned 2 of 1/1', 'returned 2 of override 1', 'unknown 1 of override 1']);
   expect([world.driven('release_in'), world.driven('release_out'), world.timers().size]).toEqual([false, false, 0]);
   expect(world.show('late').effects).toEqual([]);
 });
@@ -550,7 +564,7 @@ test.each<[string, (world: LaneWorld) => void]>([
 
 test('fire is latched until the input clears and somebody resets it; then the mode before holds again', () => {
   const world = createLaneWorld();
-  command(world, 'locked', { directions: ['out'] });
+  command(world, 'locked', { directions: ['in'] });
   world.line('fire', true);
   world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'too early' });
   expect(effectiveMode(world.state(), 'in')).toBe('emergency');
@@ -560,31 +574,31 @@ test('fire is latched until the input clears and somebody resets it; then the mo
   const effects = world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'drill is over' });
   expect(effects).toContainEqual({ kind: 'fire_latch', latched: false });
   expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.driven('release_in'), world.driven('release_out')]).toEqual([
-    'controlled',
     'locked',
+    'controlled',
     false,
     false,
   ]);
   expect(words(world.notes())).toEqual([
-    'out controlled → locked by staff-1',
+    'in controlled → locked by staff-1',
     'alarm fire',
-    'in controlled → emergency by system',
-    'out locked → emergency by system',
-    'in emergency → controlled by staff-1',
-    'out emergency → locked by staff-1',
+    'in locked → emergency by system',
+    'out controlled → emergency by system',
+    'in emergency → locked by staff-1',
+    'out emergency → controlled by staff-1',
   ]);
 });
 
 test('in emergency nothing is admitted: an open grant is returned, an awaited one given up, passages are free', () => {
   const world = createLaneWorld();
-  admit(world);
-  const out = world.show('leaving', 'out');
+  const asked = world.show('ticket');
+  world.show('leaving', 'out');
   const effects = world.line('fire', true);
-  expect(effects).toContainEqual({ kind: 'abandon', direction: 'out', presentation: out.presentation, why: 'overruled' });
+  expect(effects).toContainEqual({ kind: 'abandon', direction: 'in', presentation: asked.presentation, why: 'overruled' });
   expect(dropped(world.show('next').effects)).toEqual(['open']);
-  expect(world.grant(out.presentation, { direction: 'out' }).effects).toEqual([]);
+  expect(world.grant(asked.presentation).effects).toEqual([]);
   world.pass('out');
-  expect(words(world.notes()).filter((note) => !note.includes('emergency'))).toEqual(['returned 1 of 1/1', 'alarm fire', 'free']);
+  expect(words(world.notes()).filter((note) => !note.includes('emergency'))).toEqual(['returned 1 of override 1', 'alarm fire', 'free']);
 });
 
 test('in emergency a turnstile that needs edges gets them, and stays open between', () => {
@@ -603,7 +617,7 @@ test('a mode commanded in emergency holds after the reset', () => {
   expect(world.driven('release_in')).toBe(true);
   world.line('fire', false);
   world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'over' });
-  expect([effectiveMode(world.state(), 'in'), world.driven('release_in'), world.driven('stop')]).toEqual(['out_of_service', false, true]);
+  expect([effectiveMode(world.state(), 'in'), world.driven('release_in'), world.driven('stop')]).toEqual(['out_of_service', false, false]);
 });
 
 test('the latch from the disk opens at start, without new rows', () => {
@@ -631,7 +645,7 @@ test('what is missing shows in amber flashes', () => {
   world.send({ kind: 'condition', condition: 'manifest', ok: false });
   expect(signal(world)).toBe('no_manifest');
   world.send({ kind: 'reader', direction: 'in', ok: false });
-  expect([signal(world), signal(world, 'out')]).toEqual(['no_reader', 'no_manifest']);
+  expect([signal(world), signal(world, 'out')]).toEqual(['no_reader', 'ready']);
   world.send({ kind: 'condition', condition: 'disk', ok: false });
   expect(signal(world)).toBe('disk');
   world.send({ kind: 'condition', condition: 'booted', ok: false });

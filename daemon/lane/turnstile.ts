@@ -2,29 +2,17 @@
  * The turnstile: one lane, two directions. Pure: `step(state, input, config)` gives the next state and what shall
  * be done; timers are effects that come back as inputs, time enters with each input.
  *
- * Fire is tried first, in every state. A release follows only a committed decision, a recorded or button override,
- * a free lane, or fire. One release a unit; what has not begun is returned.
+ * Fire is tried first, in every state. A release inwards follows only a committed decision, a recorded or button override,
+ * a free lane, or fire; outwards whatever is shown opens, and the row follows. One release a unit; what has not begun is returned.
  */
-import {
-  cannotOpen,
-  dropQueue,
-  giveUp,
-  onButton,
-  onCode,
-  onDecisionFailed,
-  onGarbled,
-  onOpen,
-  onQueueTimeout,
-  onRefuseTimeout,
-  onVerdict,
-  onWait,
-  settleQueue,
-} from './codes.ts';
+import { dropQueue, giveUp, onCode, onDecisionFailed, onGarbled, onQueueTimeout, onRefuseTimeout, onVerdict, onWait, settleQueue } from './codes.ts';
 import type { LaneConfig } from './config.ts';
 import { AT_REST, beam, beamGap, type Debounced, debounce, type Holds, type LevelChange, settle } from './debounce.ts';
+import { onExit, onExitGranted, onGarbledExit, opensUnasked, returnExits, settleExits } from './exits.ts';
 import { onGraceTimeout, onPassage, onPassageTimeout, onStuck, settleGrant } from './grants.ts';
-import { onFire, onMode, onResetEmergency, onRestore, onUntil, settleMode } from './modes.ts';
-import { closeRelease, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
+import { onExitTimeout, onFire, onMode, onResetEmergency, onRestore, onUntil, settleExitMode, settleMode } from './modes.ts';
+import { cannotOpen, onButton, onOpen } from './orders.ts';
+import { closeRelease, freeByHold, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
 import { beginTurn, cancelTimer, endNotice, initialLane, isIdle, patch, record, setTimer, signalOf, type Turn } from './turn.ts';
 import { BOTH, type DirectionTimer, effectiveMode, type LaneInput, type LaneLine, type LaneState, type Step, type TimerName } from './types.ts';
 
@@ -48,9 +36,11 @@ export function openRefusal(state: LaneState, direction: 'in' | 'out'): string |
 function act(turn: Turn, input: LaneInput): void {
   switch (input.kind) {
     case 'code':
-      return onCode(turn, input);
+      return opensUnasked(turn, input.direction) ? onExit(turn, input) : onCode(turn, input);
     case 'garbled':
-      return onGarbled(turn, input.direction);
+      return opensUnasked(turn, input.direction) ? onGarbledExit(turn) : onGarbled(turn, input.direction);
+    case 'exit_granted':
+      return onExitGranted(turn, input);
     case 'verdict':
       return onVerdict(turn, input);
     case 'decision_failed':
@@ -187,6 +177,8 @@ function onDirectionTimer(turn: Turn, name: DirectionTimer, direction: 'in' | 'o
       return onUntil(turn, direction);
     case 'queue':
       return onQueueTimeout(turn, direction);
+    case 'exit':
+      return onExitTimeout(turn);
   }
 }
 
@@ -198,14 +190,19 @@ function onStop(turn: Turn): void {
     dropQueue(turn, direction);
     settleGrant(turn, direction, 'unknown');
     endNotice(turn, direction);
-    if (!turn.state.fire.latched) closeRelease(turn, direction);
+    // A way out that is held open stays so until the board's own defined state takes over.
+    const staysOpen = turn.state.fire.latched || (direction === 'out' && turn.state.out.mode === 'free' && freeByHold(turn));
+    if (!staysOpen) closeRelease(turn, direction);
   }
+  returnExits(turn);
   if (!turn.state.fire.latched) setStop(turn, false);
   for (const timer of Object.keys(turn.state.timers) as TimerName[]) cancelTimer(turn, timer);
   turn.state.stopped = true;
 }
 
 function settleAll(turn: Turn): void {
+  settleExitMode(turn);
+  settleExits(turn);
   for (const direction of BOTH) settleMode(turn, direction);
   for (const direction of BOTH) settleQueue(turn, direction);
   settleStop(turn);
@@ -217,7 +214,7 @@ function settleAll(turn: Turn): void {
 
 function settleSignals(turn: Turn): void {
   for (const direction of BOTH) {
-    const signal = signalOf(turn.state, direction);
+    const signal = signalOf(turn.state, direction, turn.config.exit);
     if (signal === turn.state[direction].signal && !turn.again.has(direction)) continue;
     patch(turn, direction, { signal });
     turn.effects.push({ kind: 'signal', direction, signal });

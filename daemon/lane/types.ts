@@ -21,7 +21,7 @@ export type LaneOutput = ReleaseOutput | `${'green' | 'red' | 'amber'}_${Directi
 /** Modes a direction is put into. Emergency is the fire latch's, and lies over them. */
 export type BaseMode = Exclude<Mode, 'emergency'>;
 
-/** What opened the lane: a committed row, or an override whose row is still being written (its number in this process). */
+/** What opened the lane: a committed row, or an override or an exit whose row is still being written (its number in this process). */
 export type OpenedBy = { readonly row: RowPosition } | { readonly override: number };
 
 /** `released`: may begin. `grace`: locked again, a late beginning still counts. `passing`: begun. */
@@ -37,6 +37,9 @@ export interface OpenGrant {
   /** Of the code that was granted; null: an override. */
   readonly fingerprint: string | null;
 }
+
+/** Somebody who may go out as soon as the one before has passed. */
+export type WaitingExit = Pick<OpenGrant, 'by' | 'units' | 'attention' | 'fingerprint'>;
 
 /** A rotation that the sensor reports. `forced` and `unknown` (under way at start) belong to nobody. */
 export interface Rotation {
@@ -103,13 +106,15 @@ export interface DirectionState {
   /** A free lane was closed, but the turnstile may stay unlocked by its own timer until then: who begins before is not forced. */
   readonly freeTailMs: number;
   readonly queue: readonly QueuedCode[];
+  /** Outwards alone. */
+  readonly exits: readonly WaitingExit[];
   readonly recent: readonly Recent[];
   readonly notice: Notice | null;
   readonly signal: Signal;
   readonly readerOk: boolean;
 }
 
-export type DirectionTimer = 'pulse' | 'edge' | 'passage' | 'grace' | 'stuck' | 'repulse' | 'wait' | 'refuse' | 'notice' | 'until' | 'queue';
+export type DirectionTimer = 'pulse' | 'edge' | 'passage' | 'grace' | 'stuck' | 'repulse' | 'wait' | 'refuse' | 'notice' | 'until' | 'queue' | 'exit';
 export type TimerName = `${DirectionTimer}:${Direction}` | `line:${LaneLine}` | 'beam' | 'stop';
 
 export interface LaneState {
@@ -155,8 +160,10 @@ export type LaneInput = At &
     /** A line of the board, as it is: edge or level. `initial`: read at start. */
     | { readonly kind: 'line'; readonly input: LaneLine; readonly active: boolean; readonly initial: boolean }
     | { readonly kind: 'timer'; readonly timer: TimerName }
-    /** An operator's opening, recorded as `row`. */
-    | { readonly kind: 'open'; readonly direction: Direction; readonly units: number; readonly row: RowPosition }
+    /** An operator's opening. Inwards its row is committed. */
+    | ({ readonly kind: 'open'; readonly direction: Direction; readonly units: number } & OpenedBy)
+    /** The row of an exit that is open already: it is a grant, for so many. */
+    | { readonly kind: 'exit_granted'; readonly exit: number; readonly units: number; readonly attention: boolean }
     | {
         readonly kind: 'mode';
         readonly directions: readonly Direction[];
@@ -164,6 +171,8 @@ export type LaneInput = At &
         readonly untilWallMs: number | null;
         readonly actor: string;
         readonly reason: string;
+        /** Somebody has said that the exit shall be closed: without it a mode that closes does nothing outwards. */
+        readonly exitClosedConfirmed?: boolean;
       }
     | { readonly kind: 'reset_emergency'; readonly actor: string; readonly reason: string }
     /** What is known at start: modes from the ledger, the fire latch from the disk. */
@@ -184,6 +193,8 @@ export type LaneInput = At &
 export type LaneNote =
   | { readonly kind: 'passage'; readonly of: OpenedBy | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
   | { readonly kind: 'refusal'; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'>; readonly direction: Direction }
+  /** Somebody was let out, and no admission is known for the code that was shown. */
+  | { readonly kind: 'exit_unmatched'; readonly direction: Direction; readonly reason: Extract<Reason, 'unreadable' | 'error'> }
   | {
       readonly kind: 'override';
       readonly actor: string;
@@ -213,7 +224,10 @@ export type LaneEffect =
   /** One timer of a name runs at a time: setting it again replaces it. It comes back as input `timer`, not before `dueMs`. */
   | { readonly kind: 'set_timer'; readonly timer: TimerName; readonly dueMs: number }
   | { readonly kind: 'cancel_timer'; readonly timer: TimerName }
-  | { readonly kind: 'decide'; readonly direction: Direction; readonly presentation: number; readonly mode: Mode }
+  /** The row of this exit is asked for in this step: passages with its number wait for it. */
+  | { readonly kind: 'expect'; readonly exit: number }
+  /** `exit`: the lane is open outwards already, whatever the answer is. */
+  | { readonly kind: 'decide'; readonly direction: Direction; readonly presentation: number; readonly mode: Mode; readonly exit?: number }
   /** Give the decision up; if it is a grant after all, the desk returns it. `late`: it took too long; `overruled`: something else came first. */
   | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number; readonly why: 'late' | 'overruled' }
   /** The presentation ends here without the desk: forget its bytes. `shown`: what the guest was told; `gate_locked`: the lane has refused it itself. */
@@ -237,5 +251,8 @@ export interface Step {
 export function effectiveMode(state: LaneState, direction: Direction): Mode {
   return state.fire.latched ? 'emergency' : state[direction].mode;
 }
+
+/** Does this mode close the direction? */
+export const closes = (mode: Mode): boolean => mode === 'locked' || mode === 'out_of_service';
 
 export const BOTH: readonly Direction[] = ['in', 'out'];
