@@ -364,7 +364,9 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
               lastEntryMs: null,
               vip: false,
             }
-          : { kind: 'refusal', reason: 'already_redeemed', facts: {}, explanation: 'already used at 18:02, gate north-01', validAgainAtMs: null };
+          : code.startsWith('passback')
+            ? { kind: 'refusal', reason: 'passback', facts: {}, explanation: 'no entry is known', validAgainAtMs: null }
+            : { kind: 'refusal', reason: 'already_redeemed', facts: {}, explanation: 'already used at 18:02, gate north-01', validAgainAtMs: null };
         const units = verdict.kind === 'grant' ? verdict.units : 0;
         const row = append({
           kind: verdict.kind === 'grant' ? 'grant' : presentation.opened === true ? 'decided exit_unmatched' : 'decided refusal',

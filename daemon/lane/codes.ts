@@ -29,7 +29,8 @@ export function onCode(turn: Turn, input: Input<'code'>): void {
   if (deciding?.fingerprint === fingerprint || queue.some((one) => one.fingerprint === fingerprint)) return drop('held');
   if (grant !== null && grant.phase !== 'grace' && grant.fingerprint === fingerprint && isRepeat(turn, direction, fingerprint, false)) return drop('held');
   if (!isIdle(turn.state, direction) || turn.state.draining !== 'no') {
-    if (turn.config.whileOpen === 'queue' && turn.state.draining === 'no' && queue.length < MAX_QUEUED_CODES) return enqueue(turn, input);
+    // Out only comes here while somebody has closed the exit.
+    if (direction === 'in' && turn.config.whileOpen === 'queue' && turn.state.draining === 'no' && queue.length < MAX_QUEUED_CODES) return enqueue(turn, input);
     showBusy(turn, direction);
     return drop('busy');
   }

@@ -53,11 +53,15 @@ function applyMode(turn: Turn, direction: Direction, wanted: PendingMode): void 
     if (direction === 'out') returnExits(turn);
     openFree(turn, direction);
   } else if (from === 'free') {
-    closeFree(turn, direction);
-    // Who is about to go out goes out.
-    if (direction === 'out' && !closes(to) && turn.state.out.grant?.phase === 'released') openRelease(turn, direction);
-    else lockOut(turn, direction);
+    endFree(turn, direction, to);
   }
+}
+
+function endFree(turn: Turn, direction: Direction, to: BaseMode): void {
+  closeFree(turn, direction);
+  // Who is about to go out goes out.
+  if (direction === 'out' && !closes(to) && turn.state.out.grant?.phase === 'released') openRelease(turn, direction);
+  else lockOut(turn, direction);
 }
 
 /** A closed exit alarms while it lasts, and ends by itself. */
@@ -67,9 +71,13 @@ function watchExit(turn: Turn, from: BaseMode, to: BaseMode, { actor, reason }: 
     const message = `the exit is closed by ${actor} (${reason}): it opens by itself within ${EXIT_CLOSED_MAX_MS / 60_000} min`;
     turn.effects.push({ kind: 'raise', alert: 'exit-closed', severity: 'critical', message });
   } else if (closes(from)) {
-    cancelTimer(turn, 'exit:out');
-    turn.effects.push({ kind: 'clear', alert: 'exit-closed' });
+    forgetClosed(turn);
   }
+}
+
+function forgetClosed(turn: Turn): void {
+  cancelTimer(turn, 'exit:out');
+  turn.effects.push({ kind: 'clear', alert: 'exit-closed' });
 }
 
 /** The exit was closed for as long as it may be. */
@@ -107,6 +115,9 @@ export function onRestore(turn: Turn, input: Input<'restore'>): void {
     const was = turn.state[direction].mode;
     if (turn.state.fire.latched && !input.fireLatched && mode !== turn.state[direction].mode) recordEmergency(turn, direction, mode);
     patch(turn, direction, { mode, untilWallMs, pendingMode: null });
+    if (direction === 'out' && closes(was)) forgetClosed(turn);
+    // Freed by somebody before the ledger was open, which knows of another mode.
+    if (was === 'free' && mode !== 'free' && !turn.state.fire.latched) endFree(turn, direction, mode);
     if (mode === 'free' && was !== 'free' && !turn.state.fire.latched && !input.fireLatched) openFree(turn, direction);
     if (untilWallMs !== null) setTimer(turn, `until:${direction}`, turn.now.atMs + Math.min(UNTIL_CHECK_MS, Math.max(0, untilWallMs - turn.now.wallMs)));
   }

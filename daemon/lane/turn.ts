@@ -130,7 +130,8 @@ export function signalOf(state: LaneState, direction: Direction, exit: Exit): Si
   if (state.fire.latched) return 'emergency';
   if (notice !== null) return notice.signal;
   if (deciding?.waited === true) return 'working';
-  if (rotation?.stuck === true) return 'closed';
+  // Who shows a code outwards is let out although the line is stuck.
+  if (rotation?.stuck === true && direction === 'in') return 'closed';
   if (grant !== null && grant.phase !== 'grace') return grant.attention ? 'granted_attention' : 'granted';
   if (mode === 'free') return direction === 'out' && exit === 'free' && !state.stopped ? 'exit_open' : 'free';
   if (mode !== 'controlled' || state.stopped) return 'closed';
