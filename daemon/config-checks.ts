@@ -27,7 +27,7 @@ export interface At {
   readonly skipFiles: boolean;
 }
 
-export function checkReaders({ readers, board }: Partly, at: At): void {
+export function checkReaders({ readers, board, turnstile }: Partly, at: At): void {
   if (readers === undefined) return;
   const seen = new Map<string, string>();
   readers.forEach((reader, index) => {
@@ -47,7 +47,15 @@ export function checkReaders({ readers, board }: Partly, at: At): void {
       );
     }
   });
+  const outward = readers.findIndex(({ direction }) => direction === 'out');
+  if (outward >= 0 && turnstile?.exit === 'free')
+    at.warning(
+      `readers[${outward}].direction`,
+      'reads outwards, and turnstile.exit is free: the lane is open outwards and asks nobody',
+      'set turnstile.exit to code where exits shall be known (re-entry after an exit, passback)',
+    );
   for (const direction of ['in', 'out'] as const) {
+    if (direction === 'out' && turnstile?.exit === 'free') continue;
     if (board?.outputs[`release_${direction}`] !== undefined && !readers.some((reader) => reader.direction === direction)) {
       at.warning(
         `board.outputs.release_${direction}`,
@@ -70,6 +78,14 @@ export function checkBoard({ board, turnstile }: Partly, at: At): void {
     if (first !== undefined) at.mistake(key, `line ${line} is already used by ${first}`, 'give each its own BCM line');
     else used.set(line, key);
   }
+  if (at.given('turnstile.button') && turnstile !== undefined && turnstile.button !== 'in' && board.driver !== 'sim' && board.outputs.release_out === undefined)
+    at.mistake('turnstile.button', `is ${turnstile.button}, and there is no release outwards`, 'give board.outputs.release_out, or set it to in');
+  if (turnstile?.exit === 'code' && board.driver !== 'sim' && board.outputs.release_out === undefined)
+    at.mistake(
+      'turnstile.exit',
+      'is code, and there is no release outwards',
+      'give board.outputs.release_out and a reader with direction out, or set it to free',
+    );
   if (board.driver === 'sim') {
     // A software turnstile has every line; the settings of the gpio driver are then only names.
     return;
@@ -90,7 +106,7 @@ export function checkBoard({ board, turnstile }: Partly, at: At): void {
       at.mistake(`board.inputs.${beam}`, 'is missing, and turnstile.sensor is beams', "give the light barrier's line, or another turnstile.sensor");
   }
   for (const [name, { active, safe }] of Object.entries(board.outputs)) {
-    if (name.startsWith('release_') && safe === active)
+    if (name === 'release_in' && safe === active)
       at.warning(
         `board.outputs.${name}.safe`,
         'its safe level is its active one: the lane is open whenever the gate is not running',

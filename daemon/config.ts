@@ -10,6 +10,7 @@ import { type At, type Certificate, checkBoard, checkCloud, checkMqtt, checkRead
 import { formatMistake, type Mistake, type Origin, type Report, snake } from './config-fields.ts';
 import { INPUT_WIRING, SCHEMA, type Settings } from './config-schema.ts';
 import { readSources } from './config-source.ts';
+import { holdsFree } from './lane/config.ts';
 import { INPUT_NAMES, OUTPUT_NAMES } from './ports.ts';
 
 export const DEFAULT_CONFIG_FILE = '/etc/stile/gate.yaml';
@@ -48,7 +49,7 @@ export function loadConfig(file: string, env: Readonly<Record<string, string | u
   const keys = checkCloud(settings, at);
   checkStore(settings, at);
   if (report.mistakes.length > 0) return { ok: false, mistakes: report.mistakes, warnings: report.warnings };
-  const whole = withSimLines(settings as Settings);
+  const whole = withExit(withSimLines(settings as Settings), at);
   const { site, gate: gateId } = splitGateName(whole.gate);
   const sha256 = createHash('sha256').update(JSON.stringify(whole)).digest('hex');
   return {
@@ -73,6 +74,19 @@ export function effectiveSettings(config: Config): Record<string, unknown> {
     return Object.fromEntries(Object.entries(value).map(([key, inner]) => [snake(key), rename(inner)]));
   };
   return rename(settings) as Record<string, unknown>;
+}
+
+/** What depends on the way out: which way the button opens, and that a dead process cannot close what a held signal keeps open. */
+function withExit(settings: Settings, at: At): Settings {
+  const { board, turnstile } = settings;
+  const { release_out: out } = board.outputs;
+  const button = at.given('turnstile.button') || out !== undefined ? turnstile.button : 'in';
+  const staysOpen = out !== undefined && out.safe === null && holdsFree(turnstile);
+  return {
+    ...settings,
+    turnstile: { ...turnstile, button },
+    board: staysOpen ? { ...board, outputs: { ...board.outputs, release_out: { ...out, safe: out.active } } } : board,
+  };
 }
 
 /** A software turnstile that names no lines has all that its readers can use. */

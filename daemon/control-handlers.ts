@@ -264,7 +264,7 @@ function createDifferences(tell: (line: RecentLine) => void) {
       tell({
         at: timestamp(wallMs),
         direction,
-        kind: outcome === 'grant' ? 'granted' : outcome === 'refusal' ? 'refused' : 'override',
+        kind: outcome === 'grant' || outcome === 'exit_unmatched' ? 'granted' : outcome === 'refusal' ? 'refused' : 'override',
         words: `${outcome === 'refusal' ? 'refused: ' : ''}${words}${ticketId === null ? '' : ` (ticket ${ticketId})`}`,
       });
     },

@@ -39,7 +39,11 @@ const CONTROLLED = { mode: 'controlled', untilWallMs: null } as const;
 export type { GateSync };
 
 export interface GateOptions {
-  readonly config: { /** `<site>/<gate>`. */ readonly gate: string; readonly lane: LaneConfig };
+  readonly config: {
+    /** `<site>/<gate>`. */ readonly gate: string;
+    readonly lane: LaneConfig /** Stands open while no process drives it, so it is driven from the first moment. */;
+    readonly exitStandsOpen?: boolean;
+  };
   readonly clock: Clock;
   readonly desk: Desk;
   readonly board: Board;
@@ -369,6 +373,7 @@ export function createGate(options: GateOptions): Gate {
       config = { ...config, unsensed: peripherals.unsensed(config) };
       // Out is open before anything else is known.
       dispatch({ kind: 'condition', condition: 'booted', ok: false });
+      if (options.config.exitStandsOpen === true) outputs.write('release_out', isDriven(lane.out.release));
       if (options.startOpen?.() === true) dispatch({ kind: 'restore', modes: { in: CONTROLLED, out: CONTROLLED }, fireLatched: true });
       peripherals.readLevels();
       for (const direction of BOTH) outputs.show(direction, lane[direction].signal);

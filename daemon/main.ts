@@ -85,7 +85,11 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
     const desk = openEarly(link.desk);
     releases.push({ what: 'store', run: () => desk.close() });
     const gate = createGate({
-      config: { gate: config.gate, lane: config.turnstile },
+      config: {
+        gate: config.gate,
+        lane: config.turnstile,
+        exitStandsOpen: config.board.outputs.release_out?.safe === config.board.outputs.release_out?.active,
+      },
       clock,
       desk,
       board,

@@ -4,6 +4,7 @@ import { gpioOffer } from '../board/gpio-board.ts';
 import { firmwareLines, normaliseLines, powerOnLevel } from '../board/lines.ts';
 import type { Config } from '../config.ts';
 import type { GateStatus } from '../control-calls.ts';
+import { holdsFree } from '../lane/config.ts';
 import { measureCard } from './card-speed.ts';
 import { type Check, fail, ok, warn } from './checks.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
@@ -65,7 +66,32 @@ export function boardChecks(config: Config, running: GateStatus | null): Check[]
       fail('board', 'this machine offers no GPIO, neither by /sys/class/gpio nor by /dev/gpiochip*', 'use a Raspberry Pi, or set board.driver to sim'),
     );
   else checks.push(ok('board', `GPIO is there (${offer}); the gate is not running, so no line was tried`));
-  return config.board.driver === 'gpio' ? [...checks, ...bootLevels(config, BOOT_FILES.map(textOf).find((text) => text !== null) ?? null)] : checks;
+  return config.board.driver === 'gpio'
+    ? [...checks, ...bootLevels(config, BOOT_FILES.map(textOf).find((text) => text !== null) ?? null), ...exitWithoutProcess(config)]
+    : checks;
+}
+
+/** Can the way out be kept open when the process is dead? */
+export function exitWithoutProcess({ board, turnstile }: Pick<Config, 'board' | 'turnstile'>): Check[] {
+  const out = board.outputs.release_out;
+  if (out === undefined) return [];
+  if (holdsFree(turnstile)) {
+    if ((out.safe ?? out.active) === out.active) return [ok('exit', 'the way out stands open when the gate does not run')];
+    return [
+      warn(
+        'exit',
+        'board.outputs.release_out.safe closes the way out when the gate does not run',
+        'leave safe out: where a held signal frees, it is open by default',
+      ),
+    ];
+  }
+  return [
+    warn(
+      'exit',
+      'free_by repulse: with the process dead nothing keeps the way out open',
+      'kill the process without a fire and try: does the way out turn freely, and if not, who stands there? Use free_by hold where the turnstile takes it',
+    ),
+  ];
 }
 
 /** `bootFile`: the Pi's config.txt, where there is one: lines that the firmware holds are safe from power-on. */

@@ -33,7 +33,7 @@ const socket = () => new Option('--socket <path>', "the running gate's control s
 const json = () => new Option('--json', 'for programs: JSON instead of words');
 const direction = () => new Option('--direction <direction>', 'in or out').choices(['in', 'out']);
 /** What a gate writes itself; the schemas (contract/ledger.ts) are too slow to load for this. A test holds them together. */
-const OWN_KINDS = ['grant', 'refusal', 'passage', 'override', 'mode', 'fault', 'alarm', 'clock'];
+const OWN_KINDS = ['grant', 'refusal', 'passage', 'exit_unmatched', 'override', 'mode', 'fault', 'alarm', 'clock'];
 /** As the gate takes it: recorded in a row, so neither empty nor long. */
 const words = (value: string): string => {
   if (value.trim() === '') throw new InvalidArgumentError('it must not be empty: it is recorded, say why');
@@ -131,11 +131,13 @@ function operations(root: Command): void {
     command(root, 'mode', 'Puts the lane into a mode: controlled, free, locked or out_of_service.', [
       'stile-gate mode free --until 18:00 --reason "doors open"',
       'stile-gate mode controlled --reason "doors closed"',
-      'stile-gate mode locked --direction out --reason "one way only"',
+      'stile-gate mode locked --reason "queue outside"',
+      'stile-gate mode locked --direction out --confirm-exit-closed --reason "crush outside the exit"',
     ]),
   )
-    .argument('<mode>', 'controlled (by decision), free (open, counted), locked (nobody), out_of_service')
+    .argument('<mode>', 'controlled (by decision), free (open, counted), locked (nobody in), out_of_service (nobody in)')
     .addOption(direction())
+    .option('--confirm-exit-closed', 'with direction out: closes the way out. Alarms while it lasts, and ends by itself after 15 min')
     .option('--until <time>', "ends by itself: HH:MM (today or tomorrow, this machine's time) or ISO 8601")
     .addOption(socket())
     .addOption(json())

@@ -22,7 +22,10 @@ export async function open(options: PersonOptions & { readonly direction: string
 
 const MODES = ['controlled', 'free', 'locked', 'out_of_service'];
 
-export async function mode(wanted: string, options: PersonOptions & { readonly direction?: string; readonly until?: string }): Promise<void> {
+export async function mode(
+  wanted: string,
+  options: PersonOptions & { readonly direction?: string; readonly until?: string; readonly confirmExitClosed?: boolean },
+): Promise<void> {
   const name = wanted.replaceAll('-', '_');
   if (!MODES.includes(name))
     throw new CliError(EXIT.usage, `there is no mode ${wanted}`, `modes are ${MODES.join(', ')}; emergency is entered by the fire input alone`);
@@ -31,6 +34,7 @@ export async function mode(wanted: string, options: PersonOptions & { readonly d
     mode: name,
     ...(options.direction === undefined ? {} : { direction: options.direction }),
     ...(until === undefined ? {} : { until }),
+    ...(options.confirmExitClosed === true ? { confirm_exit_closed: true } : {}),
     actor: actorOf(options),
     reason: options.reason,
   };

@@ -103,6 +103,9 @@ export const DEFAULT_LANE_CONFIG: LaneConfig = {
   alarmMs: 10_000,
 };
 
+/** A pulse cannot keep a lane open; a held signal can. */
+export const holdsFree = (config: Pick<LaneConfig, 'release' | 'freeBy'>): boolean => config.release === 'hold' || config.freeBy === 'hold';
+
 /** Does a passage in this direction show? */
 export function hasSensor(config: LaneConfig, direction: Direction): boolean {
   return config.sensor !== 'none' && config.unsensed?.includes(direction) !== true;

@@ -5,6 +5,7 @@
  * expiry. In emergency the signal is held whatever the turnstile likes; where it needs edges, it is let go for a moment.
  */
 import type { Direction } from '../../contract/ids.ts';
+import { holdsFree } from './config.ts';
 import { cancelTimer, cancelTimers, isIdle, patch, setTimer, type Turn } from './turn.ts';
 import { BOTH, closes, type Release } from './types.ts';
 
@@ -13,10 +14,7 @@ export const EDGE_GAP_MS = 100;
 
 export const isDriven = (release: Release): boolean => release.state === 'pulse' || release.state === 'held';
 
-/** A pulse cannot keep a lane open; a held signal can. */
-export function freeByHold(turn: Turn): boolean {
-  return turn.config.release === 'hold' || turn.config.freeBy === 'hold';
-}
+export const freeByHold = (turn: Turn): boolean => holdsFree(turn.config);
 
 function setRelease(turn: Turn, direction: Direction, release: Partial<Release>): void {
   const before = turn.state[direction].release;

@@ -88,12 +88,15 @@ function checkSender(world: World, gate: SimGate, seen: Seen): void {
 /** I2: every unit that was opened ended once. */
 function checkOutcomes(world: World, gate: SimGate): void {
   const open = new Map<string, Set<number>>();
+  const unmatched = new Set<string>();
   const rows = [...(world.cloud.ledgers.get(gate.name) ?? [])].flatMap(([epoch, stored]) => [...stored.values()].map((row) => ({ ...row, epoch })));
   rows.sort((a, b) => a.epoch - b.epoch || a.seq - b.seq);
   for (const { epoch, seq, entry } of rows) {
     const releases = entry['kind'] === 'grant' || (entry['kind'] === 'override' && entry['units'] !== undefined);
+    // An exit that matches nothing was open before its row; who passed by it is said where the process lived to see it.
+    if (entry['kind'] === 'exit_unmatched') unmatched.add(`${epoch} ${seq}`);
     if (releases) open.set(`${epoch} ${seq}`, new Set(Array.from({ length: Number(entry['units']) }, (_, n) => n + 1)));
-    if (entry['kind'] !== 'passage' || !Array.isArray(entry['of'])) continue;
+    if (entry['kind'] !== 'passage' || !Array.isArray(entry['of']) || unmatched.delete(entry['of'].join(' '))) continue;
     if (open.get(entry['of'].join(' '))?.delete(Number(entry['unit'] ?? 1)) !== true)
       world.violated(
         'I2',

@@ -210,7 +210,8 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
         }),
     };
     const gate = createGate({
-      config: { gate: name, lane: DEFAULT_LANE_CONFIG },
+      // Exits are known by code, so that they are part of the account.
+      config: { gate: name, lane: { ...DEFAULT_LANE_CONFIG, exit: 'code', button: 'in' } },
       clock,
       desk,
       board,

@@ -117,9 +117,10 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     if (verdict.kind === 'grant') {
       counts.grants += 1;
       allowed[presentation.direction] += verdict.units;
-    } else counts.refusals += 1;
+    } else if (presentation.opened !== true) counts.refusals += 1;
     world.trace.add(scheduler.nowMs(), `${gate.name} decides ${row.join('/')} ${verdict.kind === 'grant' ? verdict.type : verdict.reason} ${ticketId ?? ''}`);
-    if (core == null || ticketId === null || ticketRef === null) return;
+    // Who was let out without an admission is nobody's use of a right.
+    if (core == null || ticketId === null || ticketRef === null || (presentation.opened === true && verdict.kind === 'refusal')) return;
     // A ticket that nobody has admitted before, and rights that never changed: nothing can be wrong with it.
     const isFirst = verdict.kind === 'grant' && !registry.isUsed(ticketRef) && cloud.version === 1;
     if (verdict.kind === 'grant') registry.use(ticketRef);
@@ -182,9 +183,10 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
       released(direction) {
         if (isFree()) return;
         counts.releases += 1;
+        // Out is never refused: its row follows.
+        if (direction === 'out') return;
         given[direction] += 1;
-        const pressed = direction === 'in' ? presses : 0;
-        if (given[direction] > allowed[direction] + pressed)
+        if (given[direction] > allowed[direction] + presses)
           world.violated(
             gate.disk.fails ? 'I8' : 'I2',
             `${gate.name} released ${direction} ${given[direction]} times in a life in which ${allowed[direction]} units were committed`,
