@@ -216,11 +216,17 @@ export interface RequestOptions {
   readonly actor?: string;
   readonly reason: string;
   readonly arg?: readonly string[];
+  readonly confirmExitClosed?: boolean;
   readonly json?: boolean;
 }
 
 /** The checked command and its arguments; numbers and true/false are taken as such. */
-export function requestOf(gate: string, command: string, args: readonly string[]): { readonly command: CommandName; readonly args: Record<string, unknown> } {
+export function requestOf(
+  gate: string,
+  command: string,
+  args: readonly string[],
+  confirmExitClosed = false,
+): { readonly command: CommandName; readonly args: Record<string, unknown> } {
   if (!GateName.safeParse(gate).success) throw new CliError(EXIT.usage, `${JSON.stringify(gate)}: a gate is named <site>/<gate>, such as arena/north-03`);
   const known = Command.safeParse(command);
   if (!known.success) throw new CliError(EXIT.usage, `there is no command ${JSON.stringify(command)}: ${COMMANDS.join(', ')}`);
@@ -228,14 +234,14 @@ export function requestOf(gate: string, command: string, args: readonly string[]
     const at = pair.indexOf('=');
     if (at < 1) throw new CliError(EXIT.usage, `--arg ${JSON.stringify(pair)}: write it such as --arg direction=in`);
     const value = pair.slice(at + 1);
-    return [pair.slice(0, at), /^\d+$/.test(value) ? Number(value) : value] as const;
+    return [pair.slice(0, at), value === 'true' ? true : value === 'false' ? false : /^\d+$/.test(value) ? Number(value) : value] as const;
   });
-  return { command: known.data, args: Object.fromEntries(pairs) };
+  return { command: known.data, args: { ...Object.fromEntries(pairs), ...(confirmExitClosed ? { confirm_exit_closed: true } : {}) } };
 }
 
 /** Sends a command, waits for the answer, shows it. Exit code 1: the gate refused or failed; 75: no answer. */
 export async function sendRequest(session: Session, requests: GateRequests, gate: string, command: string, options: RequestOptions): Promise<void> {
-  const request = requestOf(gate, command, options.arg ?? []);
+  const request = requestOf(gate, command, options.arg ?? [], options.confirmExitClosed === true);
   const tenantId = await session.tenant();
   const known = await session.database.withTenant(tenantId, (client) => client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate]));
   if (known.rowCount === 0) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);

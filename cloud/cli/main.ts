@@ -252,6 +252,7 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .requiredOption('--reason <text>', 'why; it is recorded')
     .requiredOption('--actor <id>', 'your staff id (never a name); it is recorded')
     .option('--arg <name=value>', 'an argument of the command; again for more', (pair: string, before: string[]) => [...before, pair], [] as string[])
+    .option('--confirm-exit-closed', 'with mode=locked and direction=out: closes the way out. Alarms while it lasts, and ends by itself after 15 min')
     .option('--json')
     .addOption(tenant())
     .addHelpText(
@@ -260,7 +261,7 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     )
     .action(async (name: string, what: string, options, command: Command) => {
       const [{ requestOf, sendRequest }, { withRequests }] = [await gatesOf(), await brokerSession()];
-      requestOf(name, what, options.arg);
+      requestOf(name, what, options.arg, options.confirmExitClosed);
       return session(command, (open) => withRequests(open, (requests) => sendRequest(open, requests, name, what, options)), { mqtt: true });
     });
   add(program, 'refusals', 'why guests were refused, newest first')

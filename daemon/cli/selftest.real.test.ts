@@ -26,7 +26,7 @@ beforeAll(async () => {
   writeFileSync(
     join(at.dir, 'conf.d/two-ways.yaml'),
     `readers: [{ name: in, path: ../reader }, { name: out, path: ../reader-out, direction: out }]
-turnstile: { passage_timeout_ms: 1000 }
+turnstile: { passage_timeout_ms: 1000, exit: code }
 mqtt: { url: "mqtts://127.0.0.1:9", ca: ../ca.crt, cert: ../gate.crt, key: ../gate.key }
 `,
   );

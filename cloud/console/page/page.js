@@ -180,7 +180,13 @@ function openCommand(gate) {
 function argumentsOf(name) {
   const direction = $('command-direction').value;
   if (name === 'open') return { direction, units: Number($('command-units').value) };
-  if (name === 'mode') return { mode: $('command-mode').value, ...(direction === '' ? {} : { direction }) };
+  if (name === 'mode') {
+    const mode = $('command-mode').value;
+    // Without this the gate refuses: nobody is kept inside.
+    const closesExit = direction === 'out' && ['locked', 'out_of_service'].includes(mode);
+    const confirmed = closesExit && confirm('Close the way out? It alarms while it lasts, and opens by itself after 15 minutes.');
+    return { mode, ...(direction === '' ? {} : { direction }), ...(confirmed ? { confirm_exit_closed: true } : {}) };
+  }
   return {};
 }
 async function sendCommand() {
