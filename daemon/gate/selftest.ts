@@ -65,6 +65,8 @@ export async function runSelftest(options: SelftestOptions): Promise<readonly Se
     steps.push(step);
     options.watcher?.tell({ step });
   };
+  // Dark first, so that each is seen to come on: a way out that is in service shows its lamps.
+  for (const output of SIGNALS) if (options.board.has(output)) options.write(output, false);
   for (const attempt of tries) {
     const why = endOf(options);
     if (why !== null) {
