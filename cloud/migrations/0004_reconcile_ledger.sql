@@ -53,7 +53,7 @@ BEGIN
 END
 $$;
 
--- Where a row lies in time: by its boot's offset; else between the boot's neighbours; else by its wall clock, kept within the neighbour that is known.
+-- Where a row lies in time: by its boot's offset; else between the boot's neighbours; else by its wall clock where that was ever set, kept within the neighbour that is known.
 -- Three functions of one expression each, so that they are inlined.
 CREATE FUNCTION earliest_of(b boots, boottime_ms double precision) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
   AS $$ SELECT CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms - b.bound_ms) ELSE coalesce(b.after_at, '-infinity') END $$;
@@ -62,7 +62,7 @@ CREATE FUNCTION latest_of(b boots, boottime_ms double precision) RETURNS timesta
 CREATE FUNCTION middle_of(b boots, boottime_ms double precision, ts timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE
   AS $$ SELECT CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + boottime_ms)
     WHEN b.after_at IS NOT NULL AND b.before_at IS NOT NULL THEN b.after_at + (b.before_at - b.after_at) / 2
-    ELSE greatest(least(ts, b.before_at), b.after_at) END $$;
+    ELSE greatest(least(CASE WHEN ts >= '2000-01-01Z' OR b.before_at IS NULL THEN ts END, b.before_at), b.after_at) END $$;
 
 -- Rows whose key is stored with another hash: quarantined, never acknowledged, and an alert. Answers them as [gate, epoch, seq].
 CREATE FUNCTION quarantine_clones(input ledger_input[]) RETURNS jsonb LANGUAGE plpgsql AS $$

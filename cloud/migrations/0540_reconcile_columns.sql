@@ -318,7 +318,7 @@ BEGIN
       b.boot_no, o.boottime_ms, times[o.i],
       CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + o.boottime_ms - b.bound_ms) WHEN o.i IS NOT NULL THEN coalesce(b.after_at, '-infinity') END,
       CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + o.boottime_ms) WHEN b.after_at IS NOT NULL AND b.before_at IS NOT NULL THEN b.after_at + (b.before_at - b.after_at) / 2
-        WHEN o.i IS NOT NULL THEN coalesce(greatest(least(times[o.i], b.before_at), b.after_at), now()) END,
+        WHEN o.i IS NOT NULL THEN coalesce(greatest(least(CASE WHEN times[o.i] >= '2000-01-01Z' OR b.before_at IS NULL THEN times[o.i] END, b.before_at), b.after_at), now()) END,
       CASE WHEN b.offset_ms IS NOT NULL THEN time_of_ms(b.offset_ms + o.boottime_ms + b.bound_ms) WHEN o.i IS NOT NULL THEN coalesce(b.before_at, 'infinity') END,
       CASE WHEN o.i IS NOT NULL THEN b.offset_ms IS NOT NULL END, w.word_1, nullif(w.words, '{}'), w.word_all)::ledger_grant AS g
     FROM own o FULL JOIN word w ON w.gate = o.gate AND w.epoch = o.epoch AND w.seq = o.seq LEFT JOIN boot b ON b.gate = o.gate AND b.boot_id = o.boot_id ORDER BY o.i) AS k;

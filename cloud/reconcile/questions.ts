@@ -62,6 +62,8 @@ function scannerIn(entry: string): { device?: string } {
   const { device } = JSON.parse(entry) as { readonly device?: unknown };
   return typeof device === 'string' ? { device } : {};
 }
+/** Of a machine whose clock was never set (it stands in 1970) and was never measured: nobody is shown that time, but when the row came, marked. */
+const shownAt = (at: string, came: string): string => `CASE WHEN ${at} < '2000-01-01Z' THEN ${came} ELSE ${at} END`;
 const marked = (is: boolean): { unmeasured?: true } => (is ? { unmeasured: true } : {});
 
 type Refusal = z.infer<typeof RefusalView>;
@@ -69,8 +71,8 @@ type Refusal = z.infer<typeof RefusalView>;
 /** Refusals since a time, of one gate or of all, newest first; those of a gate without any clock since they arrived. Reason and explanation are the gate's own. */
 export async function refusals(client: DatabaseClient, gate: string | null, since: Date, limit = MAX_ANSWER_ITEMS): Promise<Refusal[]> {
   const { rows } = await client.query<{ gate: string; epoch: number; seq: number; at: Date; entry: string; event_id: string | null; ticket_id: string | null }>(
-    `SELECT gate, epoch, seq, at, entry, event_id, ticket_id FROM ledger_rows
-     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1 OR (gate = $4 AND entry::jsonb ->> 'device' = $1)) ORDER BY at DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
+    `SELECT gate, epoch, seq, ${shownAt('at', 'received_at')} AS at, entry, event_id, ticket_id FROM ledger_rows
+     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1 OR (gate = $4 AND scanner_of(entry) = $1)) ORDER BY 4 DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
     [gate, since, Math.min(limit, MAX_ANSWER_ITEMS), gate === null ? null : `${splitGateName(gate).site}/${CLOUD_GATE}`],
   );
   const isUnmeasured = await unmeasured(client, rows);
@@ -86,7 +88,7 @@ type Conflict = z.infer<typeof ConflictView>;
 export async function conflicts(client: DatabaseClient, eventId: string | null = null, limit = MAX_ANSWER_ITEMS): Promise<Conflict[]> {
   const { rows } = await client.query<ConflictRow>(
     `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.loser_gate AND s.epoch = c.loser_epoch AND s.seq = c.loser_seq) AS loser_device,
-       (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.winner_gate AND s.epoch = c.winner_epoch AND s.seq = c.winner_seq) AS winner_device, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
+       (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.winner_gate AND s.epoch = c.winner_epoch AND s.seq = c.winner_seq) AS winner_device, ${shownAt('c.loser_at', 'c.found_at')} AS loser_shown_at, ${shownAt('c.winner_at', 'c.found_at')} AS winner_shown_at, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
      JOIN admissions a ON a.tenant_id = c.tenant_id AND a.gate = c.loser_gate AND a.epoch = c.loser_epoch AND a.seq = c.loser_seq
      LEFT JOIN admissions w ON w.tenant_id = c.tenant_id AND w.gate = c.winner_gate AND w.epoch = c.winner_epoch AND w.seq = c.winner_seq
      WHERE c.tenant_id = current_tenant_id() AND ($1::text IS NULL OR c.event_id = $1) ORDER BY c.loser_at DESC, c.loser_gate COLLATE "C", c.loser_epoch, c.loser_seq LIMIT $2`,
@@ -99,8 +101,8 @@ export async function conflicts(client: DatabaseClient, eventId: string | null =
     cause: row.cause,
     winner: row.winner_gate === null ? null : [row.winner_gate, row.winner_epoch as number, row.winner_seq as number],
     loser: [row.loser_gate, row.loser_epoch, row.loser_seq],
-    winner_at: row.winner_at?.toISOString() ?? null,
-    loser_at: row.loser_at.toISOString(),
+    winner_at: row.winner_shown_at?.toISOString() ?? null,
+    loser_at: row.loser_shown_at.toISOString(),
     overlapping: row.overlapping,
     ...(row.winner_device === null ? {} : { winner_device: row.winner_device }),
     ...(row.loser_device === null ? {} : { loser_device: row.loser_device }),
@@ -116,8 +118,8 @@ interface ConflictRow {
   readonly ticket_ref: string;
   readonly cause: string;
   readonly overlapping: boolean;
-  readonly loser_at: Date;
-  readonly winner_at: Date | null;
+  readonly loser_shown_at: Date;
+  readonly winner_shown_at: Date | null;
   readonly loser_gate: string;
   readonly loser_epoch: number;
   readonly loser_seq: number;
@@ -207,12 +209,12 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
   const { rows } = await client.query<HistoryRow>(
     // A ticket's grants are found by its admissions (migration 0540), its other rows by themselves.
     `SELECT r.kind, r.gate, r.entry, r.at, r.verdict, r.cause, r.outcome, r.conflict FROM (
-       SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, a.at, a.verdict, a.cause, a.outcome, k.cause AS conflict FROM admissions a
+       SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, ${shownAt('a.at', 'g.received_at')} AS at, a.verdict, a.cause, a.outcome, k.cause AS conflict FROM admissions a
        LEFT JOIN conflicts k ON k.tenant_id = a.tenant_id AND k.loser_gate = a.gate AND k.loser_epoch = a.epoch AND k.loser_seq = a.seq
        CROSS JOIN LATERAL (SELECT * FROM ledger_rows x WHERE x.tenant_id = a.tenant_id AND x.gate = a.gate AND x.epoch = a.epoch AND x.seq = a.seq LIMIT 1) AS g
        WHERE a.tenant_id = current_tenant_id() AND a.event_id = $1 AND a.ticket_id = $2 AND a.granted
        UNION ALL
-       SELECT o.kind, o.gate, o.epoch, o.seq, o.entry, o.at, NULL, NULL, NULL, NULL FROM ledger_rows o
+       SELECT o.kind, o.gate, o.epoch, o.seq, o.entry, ${shownAt('o.at', 'o.received_at')} AS at, NULL, NULL, NULL, NULL FROM ledger_rows o
        WHERE o.tenant_id = current_tenant_id() AND o.event_id = $1 AND o.ticket_id = $2 AND o.kind <> 'grant') AS r
      ORDER BY r.at DESC, r.gate COLLATE "C" DESC, r.epoch DESC, r.seq DESC LIMIT $3`,
     [eventId, ticketId, MAX_ANSWER_ITEMS],

@@ -76,11 +76,32 @@ test('T4: rows of a boot without any offset lie between their neighbours in the 
   expect(told.conflicts).toMatchObject([{ loser: [ledger.gate, 1, 2], unmeasured: true }]);
 });
 
-test('T4: a refusal of a gate that never had a clock is listed among those that arrived today', async () => {
+test('T4: of a gate that never had a clock everything is shown when it came, marked, and nothing in 1970', async () => {
   ledger.reboot('boot-blind', null);
-  await take([refusal(1_000, { ts: WRONG_WALL })]);
-  const listed = await inTenant((client) => refusals(client, null, new Date(Date.now() - 60_000)));
-  expect(listed).toMatchObject([{ at: WRONG_WALL, unmeasured: true }]);
+  await take([ledger.grant(ticket, 500, { ts: WRONG_WALL }), ledger.grant(ticket, 900, { ts: WRONG_WALL }), refusal(1_000, { ts: WRONG_WALL })]);
+  const aMinuteAgo = new Date(Date.now() - 60_000);
+  const told = { ...(await everything()), refusals: await inTenant((client) => refusals(client, null, aMinuteAgo)) };
+  const times = [
+    ...told.history.map(({ at }) => at),
+    ...told.refusals.map(({ at }) => at),
+    ...told.conflicts.flatMap(({ winner_at, loser_at }) => [winner_at, loser_at]),
+  ];
+  expect(times).toHaveLength(3 + 1 + 2);
+  expect(times.filter((at) => at === null || Date.parse(at) < aMinuteAgo.getTime())).toEqual([]);
+  expect([...told.history, ...told.refusals, ...told.conflicts].filter(({ unmeasured }) => unmeasured !== true)).toEqual([]);
+});
+
+test('T4: of a boot without any clock before the first measured one the time is no later, and not in 1970', async () => {
+  ledger.reboot('boot-blind', null);
+  const blind = [ledger.grant(ticket, 500, { ts: WRONG_WALL }), refusal(1_000, { ts: WRONG_WALL })];
+  ledger.reboot('boot-after', BOOT_MS + 60_000);
+  await take([...blind, refusal(0)]);
+  expect(await shown()).toEqual([60.02, 60.02, 60]);
+  expect((await everything()).history.map(({ at, unmeasured }) => [(Date.parse(at) - BOOT_MS) / 1000, unmeasured ?? false])).toEqual([
+    [60, false],
+    [60.02, true],
+    [60.02, true],
+  ]);
 });
 
 test.each([
