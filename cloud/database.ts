@@ -124,9 +124,15 @@ export function sqlState(error: unknown): string | null {
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
 }
 
+/** character_not_in_repertoire, of a text; untranslatable_character, of jsonb. */
+const [UNSTORABLE_TEXT, UNSTORABLE_JSON] = ['22021', '22P05'];
+
 /** What the database refused for a reason that people should read (migration 0200: `refuse`); null for every other error. */
 export function refusalOf(error: unknown): { readonly status: number; readonly code: string; readonly message: string } | null {
   const state = sqlState(error);
+  // The doors look for such texts and name the field; this is for a door that forgot.
+  if (state === UNSTORABLE_TEXT || state === UNSTORABLE_JSON)
+    return { status: 400, code: 'BAD_REQUEST', message: 'a text holds U+0000 or half a surrogate pair, which no database can hold: leave it out' };
   if (state?.startsWith('ST') !== true) return null;
   const { constraint, message } = error as { constraint?: string; message: string };
   return { status: Number(state.slice(2)), code: constraint ?? 'REFUSED', message };

@@ -91,3 +91,20 @@ test('S6: a token is the reader of its file alone, whatever was there before; a 
     expect([statSync(file).mode & 0o777, readFileSync(file, 'utf8').startsWith('stile-')], command.join(' ')).toEqual([0o600, true]);
   }
 });
+
+test('S6: a text that no database can hold is refused with its place in files too, and nothing of them is taken', async () => {
+  const policies = join(folder, 'policies.yaml');
+  writeFileSync(policies, 'reentry: { kind: always, note: "a\\0b" }\n');
+  const put = await cli('event', 'put', 'concert-2', '--site', 'arena', '--ends', '2026-12-31T23:00Z', '--policies', policies);
+  expect(put).toMatchObject({ code: 2, err: expect.stringContaining('policies.reentry.note: a text holds U+0000') });
+  const tickets = join(folder, 'tickets.csv');
+  const code = 'kR7mWx2Tq9ZbN4vPsH8cLd';
+  writeFileSync(tickets, `ticket_id,code,tier,note\nT-1,${code},standard,a\0b\n`);
+  const csv = await cli('import', 'concert-1', tickets, '--no-wait');
+  expect(csv.code).not.toBe(0);
+  expect(csv.err).toContain('tickets.csv:2: note: a text holds U+0000');
+  writeFileSync(join(folder, 'tickets.jsonl'), `${JSON.stringify({ ticket_id: 'T-1', code, tier: 'standard', note: 'half \ud800' })}\n`);
+  const jsonl = await cli('import', 'concert-1', join(folder, 'tickets.jsonl'), '--no-wait');
+  expect(jsonl.code).not.toBe(0);
+  expect(jsonl.err).toContain('tickets.jsonl:1: note: a text holds U+0000 or half a surrogate pair');
+});

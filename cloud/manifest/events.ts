@@ -1,6 +1,7 @@
 /** Events and their policies: what `PUT /events/:id` and `stile-cloud event put` do. */
 import { ExternalId, SiteId } from '../../contract/ids.ts';
 import { MAX_TIME_MS, MIN_TIME_MS } from '../../contract/limits.ts';
+import { unstorable } from '../../contract/parse.ts';
 import { wordsOf } from '../../contract/words.ts';
 import { EventPolicies, readPolicies } from '../../rules/policy.ts';
 import { defaultEndMs } from '../../rules/windows.ts';
@@ -130,6 +131,8 @@ export async function ensureSite(client: DatabaseClient, tenantId: string, site:
 
 function checkEvent(eventId: string, fields: EventFields): string[] {
   const mistakes: string[] = [];
+  const unfit = unstorable(fields);
+  if (unfit !== null) return [`${unfit.field}: ${unfit.why}: leave it out`];
   if (!ExternalId.safeParse(eventId).success) mistakes.push(`event id ${JSON.stringify(eventId)}: use 1 to 64 letters, digits or . _ : @ -`);
   if (fields.site !== undefined) {
     const site = SiteId.safeParse(fields.site);

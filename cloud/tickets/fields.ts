@@ -3,6 +3,7 @@
 import { ExternalId } from '../../contract/ids.ts';
 import { MAX_PRICE_CENTS, MAX_TEXT_CHARS, MAX_TIME_MS, MAX_UNITS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
+import { unstorable } from '../../contract/parse.ts';
 import { cutText } from '../../contract/text.ts';
 import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import { MAX_CODE_CHARS } from './codes.ts';
@@ -87,6 +88,8 @@ export function readTicketFields(
   raw: Readonly<Record<string, unknown>>,
   eventId: string,
 ): { readonly ok: true; readonly ticket: TicketFields } | { readonly ok: false; readonly problems: readonly FieldProblem[] } {
+  const unfit = unstorable(raw);
+  if (unfit !== null) return { ok: false, problems: [{ field: unfit.field || '(line)', what: unfit.why, mend: 'leave it out' }] };
   const problems: FieldProblem[] = [];
   const bad = (field: string, what: string, mend: string): undefined => {
     problems.push({ field, what, mend });
