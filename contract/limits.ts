@@ -6,6 +6,8 @@ export const SCHEMA_VERSION = 1;
 export const MAX_PAYLOAD_BYTES = 256 * 1024;
 /** Rows in one ledger message. */
 export const MAX_LEDGER_ENTRIES = 100;
+/** Epochs named in an acknowledgement, the newest; older ones are not named. */
+export const MAX_ACK_EPOCHS = 32;
 /** Ranges named in an acknowledgement's `missing`; further gaps are named once these are filled. */
 export const MAX_MISSING_RANGES = 100;
 /** Ledger messages a gate has under way without an acknowledgement; further ones wait in the ledger. */

@@ -38,8 +38,10 @@ const Args = {
   'reset-emergency': z.strictObject({}),
   refresh: z.strictObject({}),
   selftest: z.strictObject({}),
-  /** Sends again what the gate kept, from this row on. */
-  resend: z.strictObject({ epoch: z.int().min(1), from_seq: z.int().min(1) }),
+  /** Sends again what the gate kept, from this row on; without numbers, the rows that the latest acknowledgement leaves out. */
+  resend: z
+    .strictObject({ epoch: z.int().min(1).optional(), from_seq: z.int().min(1).optional() })
+    .refine(({ epoch, from_seq }) => (epoch === undefined) === (from_seq === undefined), 'give epoch and from_seq together, or neither'),
   restart: z.strictObject({}),
   diagnostics: z.strictObject({}),
 } as const satisfies Record<Command, z.ZodType>;

@@ -35,7 +35,7 @@ export type DeskCall =
   | { readonly name: 'nextBatch'; readonly after: RowPosition | null }
   | { readonly name: 'rows'; readonly after: RowPosition | null; readonly limit: number }
   | { readonly name: 'acknowledge'; readonly ack: AckMessage }
-  | { readonly name: 'resend'; readonly from: RowPosition }
+  | { readonly name: 'resend'; readonly from: RowPosition | null }
   | ({ readonly name: 'applyPeer' } & PeerMessage)
   | { readonly name: 'applyOverlay' | 'want'; readonly payload: Uint8Array }
   | { readonly name: 'installManifest'; readonly file: string; readonly wanted: unknown };

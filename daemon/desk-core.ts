@@ -74,7 +74,7 @@ export interface DeskCore {
   nextBatch(after: RowPosition | null): OutboxBatch | null;
   rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry; readonly conflict?: string }[];
   acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean };
-  resend(from: RowPosition): void;
+  resend(from: RowPosition | null): readonly (readonly [epoch: number, from: number, to: number])[];
   applyPeer(message: PeerMessage): { readonly applied: number; readonly gap: boolean };
   vector(): LedgerVector;
   caughtUp(): void;
@@ -230,7 +230,9 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     status(stamp) {
       latest.stamp = stamp;
       const { ledger, outbox, standing, usage, manifests } = parts;
+      const resentRows = outbox.owedRows(stamp.boottimeMs);
       return {
+        resentRows,
         epoch: ledger.epoch(),
         lastSeq: ledger.lastSeq(),
         backlog: outbox.backlog(),
@@ -340,7 +342,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       return found;
     },
     acknowledge(ack, stamp) {
-      const { ahead, former, highestEpoch } = parts.outbox.acknowledge(ack);
+      const { ahead, former, highestEpoch, again } = parts.outbox.acknowledge(ack, stamp.boottimeMs);
       if (ahead) {
         const epoch = parts.ledger.beginEpoch(highestEpoch, stamp);
         setLost(true);
@@ -350,11 +352,9 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       } else if (former && parts.ledger.meta('caught_up') === undefined) {
         setLost(true);
       }
-      return { backlog: parts.outbox.backlog(), ahead };
+      return { backlog: parts.outbox.backlog(), ahead, ...(again ? { again } : {}) };
     },
-    resend(from) {
-      parts.outbox.resend(from);
-    },
+    resend: (from) => parts.outbox.resend(from),
     applyPeer({ ledger, payload }) {
       // As the cloud takes it: each row that has a readable key, whatever it says, and whatever stands beside it.
       const parsed = parsePayload(LedgerEnvelope, payload, MAX_PAYLOAD_BYTES, 'entries');

@@ -202,7 +202,9 @@ test('restart waits for who is under way', async () => {
 test('refresh, resend and what the cloud says reach their parts', async () => {
   const world = await createGateWorld();
   expect(await world.request('refresh')).toMatchObject({ status: 'ok', data: { fetched: 1 } });
-  expect(await world.request('resend', { epoch: 7, from_seq: 3 })).toMatchObject({ status: 'ok' });
+  expect(await world.request('resend', { epoch: 7, from_seq: 3 })).toMatchObject({ status: 'ok', data: { rows: 7, ranges: [[7, 3, 9]] } });
+  expect(await world.request('resend', {})).toMatchObject({ status: 'ok', data: { rows: 7, ranges: [[7, 3, 9]] } });
+  expect(await world.request('resend', { epoch: 7 })).toMatchObject({ status: 'error', error: { code: 'malformed' } });
   await world.uplinkSays(ack);
   await world.uplinkSays({ kind: 'peer', ledger: 'arena/north-04', payload: Buffer.from('gap') });
   await world.uplinkSays({ kind: 'peer', ledger: 'arena/north-04', payload: Buffer.from('rows') });
@@ -211,6 +213,7 @@ test('refresh, resend and what the cloud says reach their parts', async () => {
   expect(world.calls.filter((call) => call.startsWith('sync') || call.startsWith('desk a') || call.startsWith('desk r'))).toEqual([
     'sync refresh',
     'desk resend 7/3',
+    'desk resend what the ack leaves out',
     'desk acknowledge',
     'sync gap',
     'sync want',

@@ -139,6 +139,7 @@ export function createGate(options: GateOptions): Gate {
     note: (note) => void notes.add(note),
     changed: () => watch.changed(),
     fetchProblem: () => sync.problem?.() ?? null,
+    again: () => uplink.kick(true),
     heard: ({ conflicts }) => telling.conflicts(conflicts?.newest ?? []),
     opened() {
       totalsBefore = keeper.status()?.totals ?? totalsBefore;

@@ -203,6 +203,8 @@ export interface DeskStatus {
   readonly conflicts?: { readonly standing: number; readonly newest: readonly GrantConflict[] };
   /** Wall time of the newest row that was written while the clock was trusted, Unix ms: part of the clock's floor. null: none is known. */
   readonly lastRowMs?: number | null;
+  /** Rows of the backlog that the cloud had acknowledged and that are sent again. */
+  readonly resentRows?: number;
 }
 
 /** Result of installing or changing a manifest: never throws for bad input. */
@@ -235,9 +237,14 @@ export interface Desk {
   /** The next unacknowledged rows after `after`, of the oldest epoch that has any; null: nothing waits. */
   nextBatch(after: RowPosition | null): Promise<OutboxBatch | null>;
   /** Only ever releases what is committed in Postgres. Answers the new backlog. `ahead`: the ack knows rows that this ledger has not (restored card): a new epoch was begun. */
-  acknowledge(ack: AckMessage): Promise<{ readonly backlog: number; readonly ahead: boolean }>;
-  /** Sends again from here what was kept (request `resend`). */
-  resend(from: RowPosition): Promise<void>;
+  acknowledge(
+    ack: AckMessage,
+  ): Promise<{ readonly backlog: number; readonly ahead: boolean /** Rows are to be sent again: `kick` with `again`. */; readonly again?: true }>;
+  /**
+   * Orders rows to be sent again that were acknowledged: from one on, or (null) those that the latest ack leaves out. Durable when it answers with
+   * everything that will be sent, what was never acknowledged included: [epoch, from, to].
+   */
+  resend(from: RowPosition | null): Promise<readonly (readonly [epoch: number, from: number, to: number])[]>;
   /** A peer's or the cloud's LedgerMessage. `gap`: rows are missing before it; fetch with `vector`. */
   applyPeer(message: PeerMessage): Promise<{ readonly applied: number; readonly gap: boolean }>;
   /** How far each ledger of the site is known; a rebuilt gate's own last rows count as not known until they were fetched. */
@@ -298,8 +305,8 @@ export interface Uplink {
   /** Publishes state offline (reason given), waits at most its bound, disconnects. */
   close(reason: string): Promise<void>;
   online(): boolean;
-  /** Rows wait: send them, at most 8 batches in flight. */
-  kick(): void;
+  /** Rows wait: send them, at most 8 batches in flight. `again`: rows before those in flight wait, so the window is emptied and begins with the oldest. */
+  kick(again?: boolean): void;
   health(health: Omit<HealthMessage, 'schema'>): void;
   stats(stats: Omit<StatsMessage, 'schema'>): void;
   info(info: Omit<InfoMessage, 'schema'>): void;

@@ -1,10 +1,7 @@
 /** What the cloud has committed of a gate's ledger, in the words of the `ack` message. */
 import type { AckMessage } from '../../contract/ledger.ts';
-import { MAX_MISSING_RANGES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { MAX_ACK_EPOCHS, MAX_MISSING_RANGES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { DatabaseClient } from '../database.ts';
-
-/** Epochs named in one ack, the newest first: a gate has a new one only after a card was rebuilt. */
-const MAX_ACK_EPOCHS = 32;
 
 /** From committed state only: call it after the commit, or in the transaction whose commit comes before the sending. A gate that never sent a row: no epochs. */
 export async function ackFor(client: DatabaseClient, gate: string): Promise<AckMessage> {

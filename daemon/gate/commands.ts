@@ -30,6 +30,8 @@ export type CommandResult =
   | { readonly status: 'ok'; readonly data: Record<string, unknown> }
   | { readonly status: 'error'; readonly error: { readonly code: RequestError; readonly message: string } };
 
+/** Ranges named in the answer to `resend`; `rows` counts those of all. */
+const MAX_RANGES_ANSWERED = 100;
 /** An order's row must be written within this: `open` is refused beyond, the others say `recorded: false`. ms */
 export const RECORD_WAIT_MS = 2_000;
 
@@ -183,10 +185,11 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
         return ok({ recorded: (await within(override(order))) !== null, ...(typeof found === 'object' && found !== null ? found : {}) });
       }
       case 'resend': {
-        const { epoch, from_seq } = order.args as { epoch: number; from_seq: number };
-        await options.desk.resend([epoch, from_seq]);
-        options.uplink.kick();
-        return ok({ recorded: (await within(override(order))) !== null });
+        const { epoch, from_seq } = order.args as { epoch?: number; from_seq?: number };
+        const spans = await options.desk.resend(epoch === undefined || from_seq === undefined ? null : [epoch, from_seq]);
+        options.uplink.kick(true);
+        const rows = spans.reduce((sum, [, from, to]) => sum + to - from + 1, 0);
+        return ok({ rows, ranges: spans.slice(0, MAX_RANGES_ANSWERED), recorded: (await within(override(order))) !== null });
       }
       case 'diagnostics':
         return ok(await options.diagnostics());

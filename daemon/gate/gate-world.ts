@@ -400,7 +400,8 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
       return { backlog: 0, ahead: false };
     },
     async resend(from) {
-      world().calls.push(`desk resend ${from.join('/')}`);
+      world().calls.push(`desk resend ${from?.join('/') ?? 'what the ack leaves out'}`);
+      return [[7, 3, 9]];
     },
     applyPeer: async ({ payload }) => ({ applied: 1, gap: Buffer.from(payload).toString() === 'gap' }),
     vector: async () => ({}),

@@ -37,10 +37,11 @@ export function createInbox(options: InboxOptions): (event: UplinkEvent) => Prom
   const { desk, uplink, sync, alerts, log, changed } = options;
 
   async function acknowledged(ack: AckMessage): Promise<void> {
-    const { backlog, ahead } = await desk.acknowledge(ack);
+    const { backlog, ahead, again } = await desk.acknowledge(ack);
     options.backlog(backlog);
     if (ahead) log.warn('the cloud knows rows that this ledger does not have: a new epoch was begun');
-    uplink.kick();
+    if (again === true) log.warn('the cloud does not hold rows any more that it had acknowledged: they are sent again');
+    uplink.kick(again);
     changed();
   }
 

@@ -53,6 +53,8 @@ export interface KeeperOptions {
   readonly fetchProblem: () => string | null;
   /** The desk said how it is. */
   readonly heard: (status: DeskStatus) => void;
+  /** More rows are to be sent again than before. */
+  readonly again: () => void;
   /** The desk is open: notes may be written. */
   readonly opened: () => void;
   readonly changed: () => void;
@@ -64,6 +66,8 @@ export function createKeeper(options: KeeperOptions): Keeper {
   let isOpen = false;
   let closed = false;
   let asked = false;
+  /** Rows that are sent again, as last heard. */
+  let resent = 0;
   let lookSoon = false;
   let askedAtMs = Number.NEGATIVE_INFINITY;
   let retry: { cancel(): void } | null = null;
@@ -146,7 +150,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
     }
   }
 
-  function judge({ manifests, usageComplete }: DeskStatus): void {
+  function judge({ manifests, usageComplete, resentRows = 0 }: DeskStatus): void {
     const stale = manifests.filter((one) => one.expiresAtMs <= clock.wallMs());
     const problem = options.fetchProblem();
     const because = problem === null ? '' : `. ${problem}`;
@@ -155,8 +159,17 @@ export function createKeeper(options: KeeperOptions): Keeper {
     else if (problem !== null) alerts.raise('manifest', 'warning', `the ticket list is not up to date${because}`);
     else alerts.clear('manifest');
     if (lane().manifestOk !== manifests.length > 0) dispatch({ kind: 'condition', condition: 'manifest', ok: manifests.length > 0 });
-    if (usageComplete) alerts.clear('ledger');
-    else alerts.raise('ledger', 'warning', 'usage is not complete: this gate does not yet know everybody who is inside');
+    const wrong = [
+      ...(usageComplete ? [] : ['usage is not complete: this gate does not yet know everybody who is inside']),
+      ...(resentRows === 0
+        ? []
+        : [`${resentRows} rows that the cloud had acknowledged are sent again: it does not hold them any more, or somebody ordered it`]),
+    ];
+    if (wrong.length === 0) alerts.clear('ledger');
+    else alerts.raise('ledger', 'warning', wrong.join('; '));
+    // What an ack has not said by itself: rows before those in flight wait.
+    if (resentRows > resent) options.again();
+    resent = resentRows;
   }
 
   return {

@@ -288,8 +288,8 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       requests.close();
     },
     online: () => live?.subscribed === true,
-    kick: () => {
-      if (live?.ledger) outbox.kick();
+    kick: (again) => {
+      if (live?.ledger) outbox.kick(again);
     },
     health: (body) => say.health(body),
     stats: (stats) => say.tell({ kind: 'stats', gate }, stats),

@@ -120,6 +120,29 @@ test('keeps nothing over the end of a connection, and begins where the ledger sa
   expect(sent.slice(5)).toEqual([201, 301, 401]);
 });
 
+test('rows before those in flight are sent at once when the window is emptied (T2)', async () => {
+  const desk = testDesk('arena/north-03', 7);
+  desk.write(300);
+  desk.acknowledge(ack(7, 200));
+  let owed = false;
+  const { outbox, sent, start } = rig({
+    nextBatch: async (after) =>
+      owed && (after === null || after[1] < 150)
+        ? { epoch: 7, fromSeq: 101, uptoSeq: 150, payload: Buffer.from('{"entries":[{"seq":101}]}') }
+        : desk.nextBatch(after),
+  });
+  start();
+  await settle();
+  expect(sent).toEqual([201]);
+  owed = true;
+  outbox.kick();
+  await settle();
+  expect(sent).toEqual([201]);
+  outbox.kick(true);
+  await settle();
+  expect(sent.slice(1)).toEqual([101, 201]);
+});
+
 test('a refused batch is reported and tried again like a lost one', async () => {
   const r = rig();
   r.desk.write(10);

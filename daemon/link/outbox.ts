@@ -45,8 +45,8 @@ export interface Outbox {
   start(send: (payload: Uint8Array) => Promise<Published>): void;
   /** The connection is gone. Nothing is kept. */
   stop(): void;
-  /** New rows wait. Cheap, may be called after every commit. */
-  kick(): void;
+  /** New rows wait. Cheap, may be called after every commit. `again`: older ones than those in flight, so the window is emptied and begins with the oldest. */
+  kick(again?: boolean): void;
   /** What the cloud has; call it after the desk was given the same ack. */
   acknowledged(ack: AckMessage): void;
   inFlight(): number;
@@ -170,7 +170,13 @@ export function createOutbox(options: OutboxOptions): Outbox {
       resendTimer?.cancel();
       retryTimer?.cancel();
     },
-    kick() {
+    kick(again = false) {
+      if (again) {
+        flying = [];
+        slid = false;
+        released = null;
+        probedMs = null;
+      }
       void pump();
     },
     acknowledged(ack) {

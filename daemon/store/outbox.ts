@@ -2,13 +2,15 @@
  * What still has to reach Postgres: acknowledgements, batches, resending, pruning.
  *
  * Only an acknowledgement's `upto_seq` releases rows; `missing` releases nothing. What was acknowledged is held in memory and
- * written when idle: losing it costs a resend and no more, because the acknowledgement is retained.
+ * written when idle: losing it costs a resend and no more, because the acknowledgement is retained. What the cloud had and has no more
+ * is sent again (owed.ts).
  */
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { OutboxBatch } from '../ports.ts';
 import type { Ledger, StoredEntry } from './ledger.ts';
+import { createOwed, joined, rowsOf, type Span } from './owed.ts';
 import { createSalvageBox, type SalvagedPart } from './salvage-box.ts';
 import { storeError } from './sqlite.ts';
 import { covered } from './usage.ts';
@@ -21,6 +23,8 @@ export const PRUNE_ABOVE_BYTES = 256 * 1024 * 1024;
 export const PRUNE_STEP_ROWS = 500;
 
 const PAGE_BYTES = 4096;
+/** Setting of the ledger: what is owed again, as JSON. */
+const OWED = 'owed';
 
 type Rows = readonly { readonly seq: number; readonly entry: string }[];
 interface Part {
@@ -42,8 +46,15 @@ export interface Outbox {
   oldestMs(): number | null;
   nextBatch(after: RowPosition | null): OutboxBatch | null;
   /** `ahead`: the cloud has rows of this epoch, or a later epoch, that this ledger has not. `former`: it knows older epochs that are not here. */
-  acknowledge(ack: AckMessage): { readonly ahead: boolean; readonly former: boolean; readonly highestEpoch: number };
-  resend(from: RowPosition): void;
+  /** `again`: rows are to be sent again from now on. */
+  acknowledge(
+    ack: AckMessage,
+    boottimeMs: number,
+  ): { readonly ahead: boolean; readonly former: boolean; readonly highestEpoch: number; readonly again: boolean };
+  /** Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent. Throws StoreError. */
+  resend(from: RowPosition | null): readonly Span[];
+  /** Rows that the cloud had acknowledged and that are sent again. Time passes: what was doubted for long may be among them. */
+  owedRows(boottimeMs: number): number;
   /** One bounded step; false: nothing more to prune. `nowMs` null: the clock is not trusted, and no row is taken for old. `keeps`: what each manifest kept covers. */
   prune(nowMs: number | null, keeps: readonly LedgerVector[]): boolean;
   /** Writes what was acknowledged. Throws StoreError. */
@@ -53,24 +64,42 @@ export interface Outbox {
 export function createOutbox(ledger: Ledger): Outbox {
   const { db, name } = ledger;
   const acked = new Map<number, number>();
-  /** Where a resend begins; removed when an acknowledgement has passed it. */
-  const again = new Map<number, number>();
+  let owedChanged = false;
+  const owed = createOwed(readOwed(ledger), () => {
+    owedChanged = true;
+  });
   const changed = new Set<number>();
   for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
   const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
   const box = createSalvageBox(ledger);
 
-  const released = (epoch: number): number => Math.min(acked.get(epoch) ?? 0, (again.get(epoch) ?? Number.MAX_SAFE_INTEGER) - 1);
+  const ackedOf = (epoch: number): number => acked.get(epoch) ?? 0;
+  /** Rows up to here are at the cloud, as far as anybody knows. */
+  const released = (epoch: number): number =>
+    Math.min(ackedOf(epoch), ...[...owed.spans(), ...owed.doubted()].flatMap((span) => (span[0] === epoch ? [span[1] - 1] : [])));
+  const keepOwed = (): void => {
+    if (!owedChanged) return;
+    ledger.setMeta(OWED, JSON.stringify(owed.spans()));
+    owedChanged = false;
+  };
+  /** Rows of an own epoch that wait: what is owed, and what was never acknowledged. */
+  const unsent = (own: { readonly epoch: number; readonly firstSeq: number; readonly lastSeq: number }): Part[] =>
+    joined([...owed.spans().filter(([epoch]) => epoch === own.epoch), [own.epoch, ackedOf(own.epoch) + 1, own.lastSeq]]).map(([epoch, from, to]) => ({
+      epoch,
+      firstSeq: Math.max(own.firstSeq, from),
+      lastSeq: Math.min(own.lastSeq, to),
+      saved: null,
+    }));
   /** Everything that waits for an acknowledgement, oldest epoch first. */
   const waiting = (): Part[] =>
-    [
-      ...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })),
-      ...ledger.epochs().map((own) => ({ ...own, firstSeq: Math.max(own.firstSeq, released(own.epoch) + 1), saved: null })),
-    ].sort((a, b) => a.epoch - b.epoch);
+    [...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })), ...ledger.epochs().flatMap(unsent)].sort(
+      (a, b) => a.epoch - b.epoch || a.firstSeq - b.firstSeq,
+    );
   const count = (part: Part): number => Math.max(0, part.lastSeq - part.firstSeq + 1);
   const read = (part: Part, fromSeq: number, limit: number): Rows => {
     if (fromSeq > part.lastSeq) return [];
-    return part.saved === null ? ledger.read(part.epoch, fromSeq, limit) : box.read(part.epoch, fromSeq, Math.min(limit, part.lastSeq - fromSeq + 1));
+    const most = Math.min(limit, part.lastSeq - fromSeq + 1);
+    return part.saved === null ? ledger.read(part.epoch, fromSeq, most) : box.read(part.epoch, fromSeq, most);
   };
   /** As many of the rows as fit a message. */
   const pack = (epoch: number, rows: Rows): { readonly payload: Buffer; readonly uptoSeq: number } => {
@@ -98,7 +127,11 @@ export function createOutbox(ledger: Ledger): Outbox {
         if (after !== null && part.epoch < after[0]) continue;
         const from = after !== null && part.epoch === after[0] ? Math.max(part.firstSeq, after[1] + 1) : part.firstSeq;
         const rows = read(part, from, MAX_LEDGER_ENTRIES);
-        if (rows.length > 0) return { epoch: part.epoch, fromSeq: (rows[0] as Rows[number]).seq, ...pack(part.epoch, rows) };
+        if (rows.length > 0) {
+          const batch = { epoch: part.epoch, fromSeq: (rows[0] as Rows[number]).seq, ...pack(part.epoch, rows) };
+          if (part.saved === null) owed.handedOut(batch.epoch, batch.fromSeq, batch.uptoSeq);
+          return batch;
+        }
         if (part.saved === null) continue;
         const behind = box.behind(part.saved, MAX_LEDGER_ENTRIES);
         if (behind[0] === undefined) continue;
@@ -109,7 +142,7 @@ export function createOutbox(ledger: Ledger): Outbox {
       }
       return null;
     },
-    acknowledge(ack) {
+    acknowledge(ack, boottimeMs) {
       let ahead = false;
       let former = false;
       let highestEpoch = 0;
@@ -129,18 +162,24 @@ export function createOutbox(ledger: Ledger): Outbox {
           acked.set(epoch, upto);
           changed.add(epoch);
         }
-        const resent = again.get(epoch);
-        if (resent !== undefined && upto >= resent) {
-          if (upto >= (acked.get(epoch) ?? 0)) again.delete(epoch);
-          else again.set(epoch, upto + 1);
-        }
       }
-      return { ahead, former, highestEpoch };
+      const held = ledger.epochs().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
+      return { ahead, former, highestEpoch, again: owed.heard(ack, held, boottimeMs) };
     },
-    resend([epoch, seq]) {
-      if ((acked.get(epoch) ?? 0) >= seq) again.set(epoch, Math.min(again.get(epoch) ?? seq, seq));
+    resend(from) {
+      const kept = ledger.epochs().map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, Math.min(lastSeq, ackedOf(epoch))]);
       // Later epochs as well: the cloud lost everything from there on.
-      for (const [later, upto] of acked) if (later > epoch && upto > 0) again.set(later, 1);
+      const wanted =
+        from === null
+          ? owed.leftOut()
+          : kept.flatMap(([epoch, first, last]): Span[] => (epoch < from[0] ? [] : [[epoch, epoch === from[0] ? Math.max(first, from[1]) : first, last]]));
+      owed.order(wanted);
+      keepOwed();
+      return waiting().flatMap((part): Span[] => (count(part) === 0 ? [] : [[part.epoch, part.firstSeq, part.lastSeq]]));
+    },
+    owedRows(boottimeMs) {
+      owed.ask(boottimeMs);
+      return rowsOf(owed.spans());
     },
     prune(nowMs, keeps) {
       const own = ledger.epochs()[0];
@@ -158,6 +197,7 @@ export function createOutbox(ledger: Ledger): Outbox {
       return ledger.prune(own.epoch, upto, PRUNE_STEP_ROWS) > 0;
     },
     flush() {
+      keepOwed();
       if (changed.size === 0) return;
       try {
         ledger.change('keep what was acknowledged', () => {
@@ -169,4 +209,14 @@ export function createOutbox(ledger: Ledger): Outbox {
       changed.clear();
     },
   };
+}
+
+/** What was owed when the process ended. A setting that cannot be read owes nothing: the next acks name it again. */
+function readOwed(ledger: Ledger): Span[] {
+  try {
+    const spans = JSON.parse(ledger.meta(OWED) ?? '[]') as unknown;
+    return Array.isArray(spans) ? spans.filter((span): span is Span => Array.isArray(span) && span.length === 3 && span.every(Number.isSafeInteger)) : [];
+  } catch {
+    return [];
+  }
 }

@@ -1,0 +1,153 @@
+/**
+ * Rows that the cloud had acknowledged and that are owed to it again: its database was restored from an older copy, or somebody ordered it.
+ *
+ * An ack that says less than an earlier one may have been overtaken by it. So what it leaves out is only doubted; two acks at least
+ * DOUBT_MS apart that leave out the same rows are the order to send them. Where no second ack comes by itself, the first of the doubted
+ * rows are sent as the question, for every ledger message is answered by an ack.
+ */
+import type { AckMessage } from '../../contract/ledger.ts';
+import { MAX_ACK_EPOCHS, MAX_LEDGER_ENTRIES } from '../../contract/limits.ts';
+
+/** Two acks so far apart, by the cloud's clock or by this gate's own, did not overtake each other, in milliseconds. */
+export const DOUBT_MS = 10_000;
+
+/** Rows from..to of one epoch. */
+export type Span = readonly [epoch: number, from: number, to: number];
+/** An own epoch that has rows here, and up to where it was acknowledged. */
+export interface HeldEpoch {
+  readonly epoch: number;
+  readonly firstSeq: number;
+  readonly lastSeq: number;
+  readonly acked: number;
+}
+
+export interface Owed {
+  /** What an ack says. `held`: the epochs here, with what was acknowledged before and with this ack. True: rows are owed that were not before. */
+  heard(ack: AckMessage, held: readonly HeldEpoch[], boottimeMs: number): boolean;
+  /** Time passes: a doubt that no ack has settled becomes a question. True: rows are owed that were not before. */
+  ask(boottimeMs: number): boolean;
+  /** These are owed whatever acks said before now. */
+  order(spans: readonly Span[]): void;
+  /** Rows of an epoch were handed out for sending: from now on an ack of them counts. */
+  handedOut(epoch: number, from: number, to: number): void;
+  /** What is owed, in order, and what is only doubted: neither may be pruned. */
+  spans(): readonly Span[];
+  doubted(): readonly Span[];
+  /** The rows that the latest ack leaves out. */
+  leftOut(): readonly Span[];
+}
+
+const overlap = (a: readonly Span[], b: readonly Span[]): Span[] =>
+  a
+    .flatMap(([epoch, from, to]) => b.flatMap((one): Span[] => (one[0] === epoch ? [[epoch, Math.max(from, one[1]), Math.min(to, one[2])]] : [])))
+    .filter(isSome);
+const isSome = ([, from, to]: Span): boolean => from <= to;
+
+function without(a: readonly Span[], b: readonly Span[]): Span[] {
+  return b.reduce<Span[]>(
+    (left, [epoch, from, to]) =>
+      left.flatMap((one): Span[] => {
+        if (one[0] !== epoch) return [one];
+        const parts: Span[] = [
+          [epoch, one[1], Math.min(one[2], from - 1)],
+          [epoch, Math.max(one[1], to + 1), one[2]],
+        ];
+        return parts.filter(isSome);
+      }),
+    [...a],
+  );
+}
+
+/** In order, with what touches put together. */
+export function joined(spans: readonly Span[]): Span[] {
+  const all: Span[] = [];
+  for (const span of [...spans].filter(isSome).sort((a, b) => a[0] - b[0] || a[1] - b[1])) {
+    const last = all.at(-1);
+    if (last !== undefined && last[0] === span[0] && span[1] <= last[2] + 1) all[all.length - 1] = [last[0], last[1], Math.max(last[2], span[2])];
+    else all.push(span);
+  }
+  return all;
+}
+
+export const rowsOf = (spans: readonly Span[]): number => spans.reduce((sum, [, from, to]) => sum + to - from + 1, 0);
+
+/** Rows here that were acknowledged and that this ack does not say to hold. Behind the last range that it names nothing is known. */
+function missingOf(ack: AckMessage, held: readonly HeldEpoch[]): Span[] {
+  return held.flatMap(({ epoch, firstSeq, lastSeq, acked }): Span[] => {
+    const told = ack.epochs.find((one) => one.epoch === epoch);
+    // Only so many epochs are named: an older one may be held all the same.
+    if (told === undefined && ack.epochs.length >= MAX_ACK_EPOCHS) return [];
+    const upto = told?.upto_seq ?? 0;
+    if (upto >= acked) return [];
+    const gaps = told === undefined || told.missing.length === 0 ? [[upto + 1, acked] as const] : told.missing;
+    return gaps.map(([from, to]): Span => [epoch, Math.max(from, firstSeq), Math.min(to, acked, lastSeq)]).filter(isSome);
+  });
+}
+
+/** `kept`: what was owed when the process ended; `changed` is called when that is to be written anew. */
+export function createOwed(kept: readonly Span[], changed: () => void): Owed {
+  let owed: readonly Span[] = joined(kept);
+  let handed: readonly Span[] = [];
+  let left: readonly Span[] = [];
+  let doubt: { readonly cloudMs: number; readonly bootMs: number; readonly spans: readonly Span[]; readonly asked: boolean } | null = null;
+
+  const owe = (spans: readonly Span[]): boolean => {
+    const before = rowsOf(owed);
+    owed = joined([...owed, ...spans]);
+    if (rowsOf(owed) === before) return false;
+    changed();
+    return true;
+  };
+  /** What was handed out and is held now is owed no more. */
+  const settle = (ack: AckMessage): void => {
+    const held = ack.epochs.flatMap(({ epoch, upto_seq, missing }): Span[] => {
+      const last = missing.at(-1)?.[0] ?? 0;
+      return without(
+        [[epoch, 1, Math.max(upto_seq, last - 1)]],
+        missing.map(([from, to]): Span => [epoch, from, to]),
+      );
+    });
+    const done = overlap(overlap(owed, handed), held);
+    if (done.length === 0) return;
+    owed = without(owed, done);
+    handed = overlap(handed, owed);
+    changed();
+  };
+  return {
+    heard(ack, held, boottimeMs) {
+      settle(ack);
+      left = missingOf(ack, held);
+      const out = without(left, owed);
+      const cloudMs = Date.parse(ack.cloud_time);
+      const same: readonly Span[] = doubt === null ? [] : overlap(doubt.spans, out);
+      if (doubt === null || same.length === 0) {
+        doubt = out.length === 0 ? null : { cloudMs, bootMs: boottimeMs, spans: out, asked: false };
+        return false;
+      }
+      if (cloudMs - doubt.cloudMs < DOUBT_MS && boottimeMs - doubt.bootMs < DOUBT_MS) {
+        doubt = { ...doubt, spans: same };
+        return false;
+      }
+      // What only this ack leaves out begins a doubt of its own.
+      const fresh = without(out, same);
+      doubt = fresh.length === 0 ? null : { cloudMs, bootMs: boottimeMs, spans: fresh, asked: false };
+      return owe(same);
+    },
+    ask(boottimeMs) {
+      if (doubt === null || doubt.asked || boottimeMs - doubt.bootMs < DOUBT_MS) return false;
+      doubt = { ...doubt, asked: true };
+      const [epoch, from, to] = doubt.spans[0] as Span;
+      return owe([[epoch, from, Math.min(to, from + MAX_LEDGER_ENTRIES - 1)]]);
+    },
+    order(spans) {
+      handed = without(handed, spans);
+      owe(spans);
+    },
+    handedOut(epoch, from, to) {
+      if (owed.length > 0) handed = joined([...handed, ...overlap([[epoch, from, to]], owed)]);
+    },
+    spans: () => owed,
+    doubted: () => doubt?.spans ?? [],
+    leftOut: () => left,
+  };
+}
