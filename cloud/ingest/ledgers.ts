@@ -305,9 +305,22 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     }
   }
 
+  /** Rows that lie between those that are held, by gate; said when there are some, when there are more, and when there are none any more. */
+  const lacking = new Map<string, number>();
+  function tellMissing(gate: string, ack: AckMessage): void {
+    const rows = ack.epochs.reduce((sum, { missing }) => sum + missing.reduce((some, [from, to]) => some + to - from + 1, 0), 0);
+    const before = lacking.get(gate) ?? 0;
+    if (rows > before)
+      log.error({ gate, rows, alert: 'ledger' }, `${rows} rows of ${gate} are missing: its acknowledgement names them, and the gate sends them again`);
+    if (rows === 0 && before > 0) log.info({ gate, alert: 'ledger' }, `no row of ${gate} is missing any more`);
+    if (rows > 0) lacking.set(gate, rows);
+    else lacking.delete(gate);
+  }
+
   /** Not waited for: an ack that is lost is given again with the next message. */
   function publishAcks(acks: ReadonlyMap<string, AckMessage>): void {
     for (const [gate, ack] of acks) {
+      tellMissing(gate, ack);
       options.broker
         .publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack)
         .catch((error: Error) => log.warn({ gate, error: error.message }, 'an acknowledgement could not be sent'));
