@@ -213,6 +213,8 @@ export const OccupancyResponse = z.looseObject({
   free_out: z.int().optional(),
   forced_out: z.int().optional(),
   overrides_out: z.int().optional(),
+  /** What a person should know of the event itself; absent: nothing. */
+  warnings: z.array(z.string()).optional(),
 });
 /** `GET /conflicts`: admissions beyond a ticket's right, which only gates cut off from each other can cause. */
 export const ConflictView = z.looseObject({

@@ -13,6 +13,15 @@ export const defaultEndMs = (startsAtMs: number): number => startsAtMs + DEFAULT
 export const endOf = ({ startsAtMs, endsAtMs }: Pick<EventFacts, 'startsAtMs' | 'endsAtMs'>): number | null =>
   endsAtMs ?? (startsAtMs === null ? null : defaultEndMs(startsAtMs));
 
+/** What a person must know of an event's end; null: it has one. */
+export function endWarning({ startsAtMs, endsAtMs }: Pick<EventFacts, 'startsAtMs' | 'endsAtMs'>): string | null {
+  if (endsAtMs !== null) return null;
+  const mend = 'give it one with stile-cloud event put --ends';
+  return startsAtMs === null
+    ? `has no end, and its tickets open its gates for ever: ${mend}`
+    : `has no end, and is held to end ${DEFAULT_LENGTH_H} h after its beginning: ${mend}`;
+}
+
 interface Window {
   /** First and last moment of admission; ±Infinity: open. Grace included in the first alone, so that it can be told apart. */
   readonly fromMs: number;

@@ -1,6 +1,6 @@
 /** `event`, `import`: what guests may, from files and the command line. */
-import { DEFAULT_LENGTH_H } from '../../rules/windows.ts';
-import { NO_END, putEvent } from '../manifest/events.ts';
+import { DEFAULT_LENGTH_H, endWarning } from '../../rules/windows.ts';
+import { putEvent } from '../manifest/events.ts';
 import { type ImportReport, importTickets, UnknownEventError } from '../tickets/import.ts';
 import { SourceError, type SourceFormat } from '../tickets/source.ts';
 import { toldGates } from './announce.ts';
@@ -83,7 +83,7 @@ export async function eventList(session: Session, options: { readonly json?: boo
     session.terminal.out(
       `${row.event_id}  ${row.name}  ${row.site ?? '-'}  ${row.starts_at?.toISOString() ?? 'no start'}  ${row.ends_at === null ? (row.starts_at === null ? 'NO END' : `no end: ${DEFAULT_LENGTH_H} h`) : `to ${row.ends_at.toISOString()}`}  ${row.tickets} tickets  ${row.gates} gates  manifest ${row.manifest_version ?? 'none'}\n`,
     );
-    if (row.ends_at === null && row.starts_at === null) session.terminal.err(`warning: event ${row.event_id} ${NO_END}\n`);
+    warnOfEnd(session, row.event_id, row);
   }
 }
 
@@ -97,9 +97,12 @@ export async function eventShow(session: Session, eventId: string): Promise<void
   );
   if (rows[0] === undefined) throw new CliError(EXIT.failed, `there is no event ${eventId}: stile-cloud event list`);
   session.terminal.out(`${JSON.stringify(rows[0], null, 2)}\n`);
-  if (rows[0].ends_at === null && rows[0].starts_at === null) session.terminal.err(`warning: event ${eventId} ${NO_END}\n`);
-  else if (rows[0].ends_at === null)
-    session.terminal.err(`warning: event ${eventId} has no end: gates close ${DEFAULT_LENGTH_H} h after its beginning (and closes_after_end_s)\n`);
+  warnOfEnd(session, eventId, rows[0]);
+}
+
+function warnOfEnd(session: Session, eventId: string, event: { readonly starts_at: Date | null; readonly ends_at: Date | null }): void {
+  const warning = endWarning({ startsAtMs: event.starts_at?.getTime() ?? null, endsAtMs: event.ends_at?.getTime() ?? null });
+  if (warning !== null) session.terminal.err(`warning: event ${eventId} ${warning}\n`);
 }
 
 export interface ImportCommandOptions {

@@ -4,7 +4,7 @@ import { MAX_TIME_MS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { unstorable } from '../../contract/parse.ts';
 import { wordsOf } from '../../contract/words.ts';
 import { EventPolicies, readPolicies } from '../../rules/policy.ts';
-import { defaultEndMs } from '../../rules/windows.ts';
+import { defaultEndMs, endWarning } from '../../rules/windows.ts';
 import type { DatabaseClient } from '../database.ts';
 
 /** Fields that are absent leave a known event as it is. */
@@ -36,9 +36,6 @@ export type EventResult =
     }
   | { readonly ok: false; readonly code: 'BAD_REQUEST' | 'ENDS_AT_NEEDED' | 'SITE_TAKEN' | 'OTHER_SITE'; readonly message: string };
 
-/** Said wherever an event that has neither beginning nor end is shown. */
-export const NO_END = 'has no end: its tickets open its gates for ever; give it one with stile-cloud event put --ends';
-
 /**
  * Makes or changes an event in the transaction of the caller, its site with it where that is new, and
  * marks the outbox so that its gates get a new manifest. Everything that is wrong is named, and then nothing is made.
@@ -59,7 +56,8 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
       code: 'ENDS_AT_NEEDED',
       message: `event ${eventId} has no beginning and no end, and its tickets would open its gates for ever: give ends_at`,
     };
-  const told = { startsAt, endsAt, endsAtDefault, warnings: endsAt === null ? [`event ${eventId} ${NO_END}`] : [] };
+  const warning = endWarning({ startsAtMs: startsAt === null ? null : Date.parse(startsAt), endsAtMs: endsAt === null ? null : Date.parse(endsAt) });
+  const told = { startsAt, endsAt, endsAtDefault, warnings: warning === null ? [] : [`event ${eventId} ${warning}`] };
   if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt))
     return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
   const site = before?.site_id ?? null;

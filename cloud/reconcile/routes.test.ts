@@ -56,7 +56,10 @@ test('what gates recorded can be asked for, settled, and read on by the gates', 
     body: { refusals: [{ gate: ledger.gate, epoch: 1, seq: 3, reason: 'zone', explanation: 'the ticket is for zone B', ticket_id: 'T-2' }] },
   });
   expect((await get(`/refusals?since=${since}&gate=${venue.gates[1]}`)).body['refusals']).toEqual([]);
-  expect((await get(`/events/${venue.eventId}/occupancy`)).body).toMatchObject({ entries: 1, inside: 1, uncertain: 1 });
+  expect((await get(`/events/${venue.eventId}/occupancy`)).body).toMatchObject({
+    ...{ entries: 1, inside: 1, uncertain: 1 },
+    warnings: [expect.stringMatching(/^event EV1 has no end, and its tickets open its gates for ever: /)],
+  });
 
   const settle = (payload: object, seq = 1) =>
     app.inject({ method: 'POST', url: `/grants/${ledger.gate}/1/${seq}/settle`, headers: { authorization: `Bearer ${operator}` }, payload });
@@ -102,5 +105,5 @@ test('who asks too often is told to wait, wrong tokens included', async () => {
   // Wrong tokens that others tried from this address count as well.
   expect([...new Set(statuses)]).toEqual([401, 429]);
   expect(statuses.slice(20)).toEqual(Array(5).fill(429));
-  expect(asked.at(-1)?.body).toMatchObject({ success: false, error: 'TOO_MANY_REQUESTS', message: expect.stringContaining('at most 20 requests a minute') });
+  expect(asked.at(-1)?.body).toMatchObject({ success: false, error: 'TOO_MANY_REQUESTS', message: expect.stringContaining('at most 20 ') });
 });

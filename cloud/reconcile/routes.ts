@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { ConflictsResponse, OccupancyResponse, RefusalsResponse, SettleRequest, type SiteLedgerResponse } from '../../contract/http.ts';
 import { Epoch, EventId, GateName, LedgerGateId, LedgerVector, Seq, SiteId, TicketId } from '../../contract/ids.ts';
+import { endWarning } from '../../rules/windows.ts';
 import type { Database } from '../database.ts';
 import { type App, actorOf, HttpProblem, operatorOf } from '../http.ts';
 import { settle } from './cloud-ledger.ts';
@@ -96,9 +97,12 @@ export function registerAccountRoutes(app: App, { database }: { readonly databas
       const { tenantId } = operatorOf(request);
       const { id } = request.params;
       return database.withTenant(tenantId, async (client) => {
-        if ((await client.query('SELECT 1 FROM events WHERE event_id = $1', [id])).rowCount === 0)
-          throw new HttpProblem(404, 'NO_SUCH_EVENT', `there is no event ${id}`);
-        return { success: true as const, ...(await occupancy(client, id)) };
+        const [event] = (
+          await client.query<{ starts_at: Date | null; ends_at: Date | null }>('SELECT starts_at, ends_at FROM events WHERE event_id = $1', [id])
+        ).rows;
+        if (event === undefined) throw new HttpProblem(404, 'NO_SUCH_EVENT', `there is no event ${id}`);
+        const warning = endWarning({ startsAtMs: event.starts_at?.getTime() ?? null, endsAtMs: event.ends_at?.getTime() ?? null });
+        return { success: true as const, ...(await occupancy(client, id)), ...(warning === null ? {} : { warnings: [`event ${id} ${warning}`] }) };
       });
     },
   );

@@ -103,7 +103,7 @@ async function showAccount(gates) {
   fill(
     'inside',
     inside.map((event) => [
-      event.event_id,
+      event.warnings === undefined ? event.event_id : [event.warnings.join('; '), 'warn'],
       event.uncertain === 0 ? event.inside : `${event.inside}, of these ${event.uncertain} uncertain`,
       event.entries,
       event.exits,
