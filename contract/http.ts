@@ -56,7 +56,8 @@ export type ReconcileResponse = z.infer<typeof ReconcileResponse>;
 export const ScanRequest = z
   .looseObject({
     device_id: z.string().min(1).max(63),
-    event_id: EventId,
+    /** Absent: the one of the scanner's events that the code is for, chosen as a gate chooses. */
+    event_id: EventId.nullish(),
     scan_id: z.string().min(1).max(64),
     /** What a reader could not have sent (too long, control bytes) is refused as unreadable, and recorded. null, here and below, is as good as absent. */
     code: z.string().min(1).nullish(),

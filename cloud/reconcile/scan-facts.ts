@@ -65,7 +65,14 @@ export async function scanFacts(
   client: DatabaseClient,
   sources: ScanSources,
   event: ScanEvent,
-  scan: { readonly device: string; readonly seen: Seen; readonly direction: Direction; readonly nowMs: number; readonly units?: number | undefined },
+  scan: {
+    readonly device: string;
+    readonly seen: Seen;
+    readonly direction: Direction;
+    readonly nowMs: number;
+    readonly units?: number | undefined;
+    readonly several?: 'chosen' | 'ambiguous' | null;
+  },
 ): Promise<ScanFacts> {
   const place: PlaceFacts = {
     gate: scan.device,
@@ -77,7 +84,9 @@ export async function scanFacts(
     usageComplete: true,
     ...(scan.units === undefined ? {} : { units: scan.units }),
   };
-  return { facts: await recognise(client, sources, event, scan.seen, scan.nowMs), policies: event.policies, place };
+  if (scan.several === 'ambiguous') return { facts: { kind: 'ambiguous' }, policies: event.policies, place };
+  const facts = await recognise(client, sources, event, scan.seen, scan.nowMs);
+  return { facts: facts.kind === 'ticket' && scan.several === 'chosen' ? { ...facts, chosenOfSeveral: true } : facts, policies: event.policies, place };
 }
 
 /** The decision: the rules of the gate, with the policies that hold for this tier at this place. Total. */

@@ -5,6 +5,7 @@ import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
 import type { VerifySignature } from '../../rules/signed.ts';
 import type { Database } from '../database.ts';
 import { type App, deviceOf, HttpProblem, UPLOAD_BYTES } from '../http.ts';
+import { chooseScanEvent } from './choose-event.ts';
 import { reconcileOffline } from './offline.ts';
 import { scanOnline } from './scan.ts';
 import { CodeNeededError, type ScanRights } from './scan-facts.ts';
@@ -42,18 +43,19 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
       const seen = code === undefined || code === null ? { ticketRef: ticket_ref as string } : { code };
       const result = await database
         .withTenant(tenantId, async (client) => {
+          const scan = { device, scanId: scan_id, seen, direction: direction ?? ('in' as const), units: units ?? undefined };
+          const clock = { nowMs: Date.now, elapsedMs: () => performance.now() - started };
+          if (event_id === undefined || event_id === null) {
+            const chosen = await chooseScanEvent(client, { rights, verify }, { ...scan, nowMs: Date.now() });
+            if (chosen === null) throw new HttpProblem(403, 'NOT_ASSIGNED', `${device} is assigned to no event: stile-cloud assign ${device} <event>`);
+            return scanOnline(client, { rights, verify }, chosen.event, { ...scan, several: chosen.several }, clock);
+          }
           const event = await rights.event(client, event_id);
           if (event === null) throw new HttpProblem(404, 'NO_SUCH_EVENT', `there is no event ${event_id}`);
           const assigned = await client.query('SELECT 1 FROM gate_assignments WHERE gate = $1 AND event_id = $2', [device, event_id]);
           if (assigned.rowCount === 0)
             throw new HttpProblem(403, 'NOT_ASSIGNED', `${device} is not assigned to ${event_id}: stile-cloud assign ${device} ${event_id}`);
-          return scanOnline(
-            client,
-            { rights, verify },
-            event,
-            { device, scanId: scan_id, seen, direction: direction ?? 'in', units: units ?? undefined },
-            { nowMs: Date.now, elapsedMs: () => performance.now() - started },
-          );
+          return scanOnline(client, { rights, verify }, event, scan, clock);
         })
         .catch((error: unknown) => {
           throw error instanceof CodeNeededError ? new HttpProblem(400, 'CODE_NEEDED', error.message) : error;

@@ -200,6 +200,48 @@ test('K3: a party comes in parts, as at a gate; more than are left are refused w
   expect(await ask("SELECT count(*)::int AS n FROM conflicts WHERE ticket_id = 'T-36'")).toEqual([{ n: 0 }]);
 });
 
+test('K7: a scan without an event is for the one whose doors are open; where two would admit, that is flagged, or refused by policy', async () => {
+  const own = await makeVenue(fresh.url, { event: 'TONIGHT', tickets: 4, gates: ['door'] });
+  const [device] = own.gates as [string];
+  const within = <T>(work: (client: DatabaseClient) => Promise<T>): Promise<T> => fresh.database.withTenant(own.tenantId, work);
+  const token = (await within((client) => renewToken(client, device))) as string;
+  const times = (event: string, fromH: number, policies = '{}') =>
+    within((client) =>
+      client.query('UPDATE events SET starts_at = now() + make_interval(hours => $2), ends_at = NULL, policies = $3 WHERE event_id = $1', [
+        event,
+        fromH,
+        policies,
+      ]),
+    );
+  await within(async (client) => {
+    await client.query("INSERT INTO events (tenant_id, event_id, site_id, name, salt) SELECT tenant_id, 'OTHER', site_id, 'Other', salt FROM events");
+    await client.query("INSERT INTO ticket_types (tenant_id, event_id, tier) VALUES (current_tenant_id(), 'OTHER', 'standard')");
+    await client.query(
+      "INSERT INTO tickets (tenant_id, event_id, ticket_id, ticket_ref, tier) SELECT tenant_id, 'OTHER', ticket_id, ticket_ref, tier FROM tickets",
+    );
+    await client.query("INSERT INTO gate_assignments (tenant_id, gate, event_id) VALUES (current_tenant_id(), $1, 'OTHER')", [device]);
+  });
+  const show = (n: number, more: object = {}) => scan({ code: own.tickets[n]?.code, device_id: device, event_id: undefined, ...more }, token);
+  const eventOf = async (n: number) =>
+    (await within((client) => client.query<{ event_id: string }>('SELECT event_id FROM admissions WHERE ticket_id = $1', [own.tickets[n]?.ticketId]))).rows;
+  await times('TONIGHT', -1);
+  await times('OTHER', -7 * 24);
+  const first = await show(0, { scan_id: 'once' });
+  expect(first.body).toMatchObject({ result: 'ALLOW' });
+  expect(first.body).not.toHaveProperty('flags');
+  expect(await eventOf(0)).toEqual([{ event_id: 'TONIGHT' }]);
+  expect(await show(0, { scan_id: 'once' })).toEqual({ ...first, replayed: 'true' });
+  await times('OTHER', 0);
+  expect((await show(1)).body).toMatchObject({ result: 'ALLOW', flags: ['chosen_of_several'] });
+  expect(await eventOf(1)).toEqual([{ event_id: 'OTHER' }]);
+  await times('OTHER', 0, '{"event": {"ambiguous": "refuse"}}');
+  expect((await show(2)).body).toMatchObject({ result: 'DENY', reason: 'ambiguous' });
+  expect((await show(2, { event_id: 'TONIGHT' })).body).toMatchObject({ result: 'ALLOW' });
+  expect((await show(3, { code: 'nobody-has-this-code' })).body).toMatchObject({ result: 'DENY', reason: 'invalid' });
+  await within((client) => client.query('DELETE FROM gate_assignments'));
+  expect(await show(3)).toMatchObject({ status: 403, body: { error: 'NOT_ASSIGNED' } });
+});
+
 test('a VIP pass enters and re-enters; the scanner shows when it came in last, its state stays', async () => {
   await ask('UPDATE tickets SET vip = true WHERE ticket_id = $1', ['T-9']);
   const { code } = ticket(9);

@@ -23,6 +23,8 @@ export interface OnlineScan {
   readonly direction: Direction;
   /** How many of a party stand there; absent: all who may. */
   readonly units?: number | undefined;
+  /** Other events of the scanner would have admitted the code as well; `ambiguous`: and a policy refuses to choose. */
+  readonly several?: 'chosen' | 'ambiguous' | null;
 }
 
 export type ScanAnswer = z.infer<typeof ScanResponse>;
