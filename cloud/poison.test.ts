@@ -3,8 +3,10 @@
  * what is poisoned is kept: mended and named, or in quarantine.
  */
 import { createHash, generateKeyPairSync } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { entryHash, firstPredecessor } from '../contract/chain.ts';
 import { ConflictsResponse, GatesResponse, HistoryResponse, ReconcileResponse, RefusalsResponse } from '../contract/http.ts';
 import type { AckMessage } from '../contract/ledger.ts';
@@ -31,6 +33,7 @@ import { registerAccountRoutes } from './reconcile/routes.ts';
 import { type LedgerRow, readRow, reconcile, reconcileEach } from './reconcile/rows.ts';
 import { registerScanRoutes } from './reconcile/scan-routes.ts';
 import { manifestUsage } from './reconcile/usage.ts';
+import { importTickets } from './tickets/import.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
 
 /** As they stand in JSON: numbers beyond every type, texts that nobody can store, times that no calendar has, and values of another type. */
@@ -359,6 +362,44 @@ test.each([
       if (status >= 400) expect(answer).toMatchObject({ success: false, error: expect.stringMatching(/^[A-Z_]+$/), message: expect.stringMatching(/\w/) });
     }
   expect((await call('GET', '/gates', operator)).status).toBe(200);
+});
+
+const COLUMNS = [
+  'ticket_id',
+  'code',
+  'tier',
+  'zone',
+  'status',
+  'blocked',
+  'note',
+  'max_scans',
+  'units',
+  'valid_from',
+  'valid_until',
+  'price_cents',
+  'seat',
+  'anything',
+];
+test('T5: an import takes every good line beside poisoned ones, and names those by line and field', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'stile-poison-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  let made = 0;
+  const line = (field?: string, poison?: unknown) => {
+    made += 1;
+    const row: Record<string, unknown> = { ticket_id: `I-${made}`, code: createHash('sha256').update(`${made}`).digest('base64url'), tier: 'standard' };
+    if (field !== undefined) row[field] = poison;
+    return COLUMNS.map((name) => `"${String(row[name] ?? '').replaceAll('"', '""')}"`).join(',');
+  };
+  for (const field of COLUMNS) {
+    const path = join(folder, `${field}.csv`);
+    const bad = POISONS.map((poison) => line(field, JSON.parse(poison)));
+    writeFileSync(path, [COLUMNS.join(','), line(), ...bad, line(), ''].join('\n'));
+    const report = await importTickets({ database: fresh.database, tenantId: venue.tenantId, eventId: venue.eventId, path });
+    expect([field, report.refused + report.created + report.updated + report.unchanged]).toEqual([field, POISONS.length + 2]);
+    expect(report.mistakes.filter((mistake) => !/:\d+: \w+: \S/.test(mistake))).toEqual([]);
+    const last = await ask('SELECT 1 FROM tickets WHERE event_id = $1 AND ticket_id = ANY ($2)', [venue.eventId, [`I-${made}`, `I-${made - 1}`]]);
+    expect([field, last.length]).toEqual([field, 2]);
+  }
 });
 
 function message(topic: string, text: string): IncomingMessage {

@@ -161,6 +161,7 @@ export function readTicketFields(
       ? {}
       : (STATE_NAMES[state.toLowerCase()] ?? bad('status', `${quote(state)} is not a status`, `use one of ${Object.keys(STATE_NAMES).join(', ')}`));
   const note = given('note');
+  if (typeof note === 'string' && note !== cutText(note, note.length)) bad('note', 'holds U+0000 or half a character', 'leave that out');
   if (typeof note === 'string' && note.length > MAX_TEXT_CHARS) bad('note', `has ${note.length} characters`, `at most ${MAX_TEXT_CHARS}`);
   const fields = {
     tier: id('tier', false),
