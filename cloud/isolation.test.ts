@@ -185,25 +185,44 @@ test('nothing of another tenant can be changed, removed, or given to them', { ti
     console.log(`\nfigure: ${tables.length} tables × {update, delete, give away} of another tenant's rows: 0 rows touched`);
 });
 
-test('the owner of the tables, where it is no superuser, sees nothing without a tenant either', { timeout: 120_000 }, async () => {
-  const role = `owner_${randomUUID().slice(0, 8)}`;
-  await owner.query(
-    `CREATE ROLE ${role} NOSUPERUSER NOBYPASSRLS; GRANT USAGE, CREATE ON SCHEMA public TO ${role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO ${role}`,
+test('B4: the owner of the tables is no superuser and sees nothing without a tenant either; the login that serves may act as the service alone', {
+  timeout: 120_000,
+}, async () => {
+  const logins = await owner.query(
+    "SELECT rolname AS login, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb AS strong, (SELECT string_agg(m.roleid::regrole::text, ' ' ORDER BY m.roleid::regrole::text) FROM pg_auth_members m WHERE m.member = r.oid) AS member_of FROM pg_roles r WHERE rolname IN ('stile', 'stile_owner') ORDER BY 1",
   );
+  expect(logins.rows).toEqual([
+    { login: 'stile', strong: false, member_of: 'stile_service' },
+    { login: 'stile_owner', strong: false, member_of: 'stile_resolver stile_service' },
+  ]);
+  expect(
+    await names(
+      "SELECT relname AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relowner <> 'stile_owner'::regrole UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proowner NOT IN ('stile_owner'::regrole, 'stile_resolver'::regrole)",
+    ),
+  ).toEqual([]);
+  const tablesOwner = await connectOwner(fresh.ownerUrl);
+  const serving = await connectOwner(fresh.servingUrl);
   try {
-    for (const name of [...tables, ...views]) await owner.query(`ALTER TABLE ${name} OWNER TO ${role}`);
     for (const name of tables) {
       const seen = async (tenant: string) => {
-        await owner.query(`BEGIN; SET LOCAL ROLE ${role}; SELECT set_config('app.current_tenant_id', '${tenant}', true)`);
-        const { rows } = await owner.query<{ tenant_id: string }>(`SELECT tenant_id FROM ${name}`);
-        await owner.query('ROLLBACK');
+        await tablesOwner.query(`BEGIN; SELECT set_config('app.current_tenant_id', '${tenant}', true)`);
+        const { rows } = await tablesOwner.query<{ tenant_id: string }>(`SELECT tenant_id FROM ${name}`);
+        await tablesOwner.query('ROLLBACK');
         return rows.map(({ tenant_id }) => tenant_id);
       };
       expect([name, await seen(''), await seen(ours), await seen(nobody)]).toEqual([name, [], [ours], []]);
+      // By itself, without acting as the service, it may not even look.
+      await expect(serving.query(`SELECT 1 FROM ${name}`), name).rejects.toThrow('permission denied');
     }
+    for (const role of ['stile_owner', 'stile_resolver', 'postgres'])
+      await expect(serving.query(`SET ROLE ${role}`), role).rejects.toThrow('permission denied');
+    await expect(serving.query('CREATE TABLE of_its_own (id integer)')).rejects.toThrow('permission denied');
+    await expect(serving.query("SET ROLE stile_service; SELECT detach_ledger_rows('2001-01-01')")).rejects.toThrow('permission denied');
+    await expect(serving.query("SELECT untold_ledger_rows('2001-01-01')")).rejects.toThrow('permission denied');
     if (process.env['FIGURES'] !== undefined)
       console.log(`\nfigure: ${tables.length} tables seen by their owner × {no tenant, another tenant}: 0 foreign rows`);
   } finally {
-    await owner.query(`REASSIGN OWNED BY ${role} TO CURRENT_USER; DROP OWNED BY ${role}; DROP ROLE ${role}`);
+    await serving.close();
+    await tablesOwner.close();
   }
 });

@@ -140,20 +140,21 @@ function ownersSql(quoted: string): string {
  * at the start is read by nobody until then. It is looked at when the service starts, never while it runs.
  */
 export async function checkServing(serving: DatabaseClient): Promise<void> {
-  const { rows } = await serving.query<{ login: string; quoted: string; database: string; member: boolean | null; strong: string | null; owns: boolean }>(
+  const { rows } = await serving.query<{ login: string; quoted: string; database: string; member: boolean | null; fault: string | null }>(
     `SELECT current_user AS login, quote_ident(current_user) AS quoted, quote_ident(current_database()) AS database,
       (SELECT pg_has_role(s.oid, $1) FROM pg_roles s WHERE s.rolname = 'stile_service') AS member,
-      (SELECT CASE WHEN bool_or(r.rolsuper) THEN 'a superuser' WHEN bool_or(r.rolbypassrls) THEN 'able to bypass row security' ELSE 'able to make roles' END
-        FROM pg_roles r WHERE (r.rolsuper OR r.rolbypassrls OR r.rolcreaterole) AND pg_has_role(r.oid, 'MEMBER') HAVING count(*) > 0) AS strong,
-      pg_has_role(d.datdba, 'MEMBER') OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND pg_has_role(c.relowner, 'MEMBER')) AS owns
+      CASE WHEN EXISTS (SELECT FROM pg_roles r WHERE r.rolsuper AND pg_has_role(r.oid, 'MEMBER')) THEN 'a superuser, or a member of one'
+        WHEN pg_has_role(d.datdba, 'MEMBER') OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND pg_has_role(c.relowner, 'MEMBER'))
+          THEN 'the owner of the database or of its tables, or a member of that role'
+        WHEN EXISTS (SELECT FROM pg_roles r WHERE r.rolbypassrls AND pg_has_role(r.oid, 'MEMBER')) THEN 'able to bypass row security'
+        WHEN EXISTS (SELECT FROM pg_roles r WHERE r.rolcreaterole AND pg_has_role(r.oid, 'MEMBER')) THEN 'able to make roles' END AS fault
      FROM pg_database d WHERE d.datname = current_database()`,
     [await memberRight(serving)],
   );
   const facts = rows[0] as (typeof rows)[number];
-  const fault = facts.strong ?? (facts.owns ? "the owner of the database or of its tables (or a member of the owner's role)" : null);
-  if (fault !== null)
+  if (facts.fault !== null)
     throw new SetupError(
-      `${facts.login} (DATABASE_URL) is ${fault}: with such a login one mistake shows every tenant's rows, so it serves nobody. Run once by a superuser:\nCREATE ROLE stile LOGIN NOINHERIT PASSWORD '${PRINTED_PASSWORDS[1]}';\nGRANT stile_service TO stile;\nThen DATABASE_URL names stile with its password, and STILE_MIGRATE_URL the owner`,
+      `${facts.login} (DATABASE_URL) is ${facts.fault}: with such a login one mistake shows every tenant's rows, so it serves nobody. Run once by a superuser:\nCREATE ROLE stile LOGIN NOINHERIT PASSWORD '${PRINTED_PASSWORDS[1]}';\nGRANT stile_service TO stile;\nThen DATABASE_URL names stile with its password, and STILE_MIGRATE_URL the owner`,
     );
   if (facts.member !== true)
     throw new SetupError(

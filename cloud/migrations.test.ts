@@ -3,6 +3,7 @@ import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { loginsOf, prepareDatabase } from '../deploy/database/prepare.ts';
 import { freshDatabase, makeVenue, testPostgres } from '../test/database.ts';
 import { connectOwner, createDatabase } from './database.ts';
 import { MIGRATIONS_DIR, migrate, migrationFiles } from './migrate.ts';
@@ -21,25 +22,26 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line COLLATE "C")) AS hash FROM (
 ) AS everything`;
 
 test('every earlier state becomes what an empty database becomes, and keeps its rows', { timeout: 600_000 }, async () => {
-  const admin = await connectOwner((await testPostgres()).url);
+  const adminUrl = (await testPostgres()).url;
+  const admin = await connectOwner(adminUrl);
   const files = [...migrationFiles().keys()];
   expect(files.length).toBeGreaterThan(10);
   const fingerprints = new Map<string, unknown>();
   // One that lands file after file; every state is a copy of it.
   const grown = `stile_test_grown_${process.pid}`;
-  const grownUrl = Object.assign(new URL((await testPostgres()).url), { pathname: `/${grown}` }).href;
   const dir = mkdtempSync(join(tmpdir(), 'stile-migrations-'));
-  await admin.query(`CREATE DATABASE ${grown}`);
+  // By the owner, who is no superuser: what hides rows from it must not hide them from a migration.
+  const { ownerUrl: grownUrl } = await prepareDatabase(adminUrl, grown);
   try {
     for (let landed = 0; landed <= files.length; landed++) {
       const name = `stile_test_state_${process.pid}_${landed}`;
-      const url = Object.assign(new URL((await testPostgres()).url), { pathname: `/${name}` }).href;
+      const { ownerUrl: url, servingUrl } = loginsOf(adminUrl, name);
       const newest = files[landed - 1];
       if (newest !== undefined) {
         copyFileSync(join(MIGRATIONS_DIR, `${newest}.sql`), join(dir, `${newest}.sql`));
         expect(await migrate(grownUrl, { dir })).toEqual([newest]);
       }
-      await admin.query(`CREATE DATABASE ${name} TEMPLATE ${grown}`);
+      await admin.query(`CREATE DATABASE ${name} OWNER stile_owner TEMPLATE ${grown}`);
       try {
         const venue = landed > 0 ? await makeVenue(url, { tickets: 3 }) : null;
         expect(await migrate(url)).toEqual(files.slice(landed));
@@ -49,13 +51,15 @@ test('every earlier state becomes what an empty database becomes, and keeps its 
         await owner.close();
         if (venue === null) continue;
         // What was there lives on, and by the new rules.
-        const database = createDatabase({ url, maxConnections: 1 });
+        const database = createDatabase({ url: servingUrl, maxConnections: 1 });
         try {
           const seen = await database.withTenant(venue.tenantId, async (client) => {
             await client.query("UPDATE tickets SET status = 'revoked' WHERE ticket_id = 'T-2'");
             const scans = await client.query<{ allowed: boolean; reason: string | null }>(
               "SELECT s.allowed, s.reason FROM (VALUES ('T-1'), ('T-2')) AS t (id) CROSS JOIN LATERAL scan_ticket_atomic(t.id) AS s ORDER BY t.id",
             );
+            // 0002 copied what was there before it.
+            expect((await client.query('SELECT version FROM event_policies')).rowCount).toBe(1);
             return [scans.rows, (await client.query('SELECT ticket_id, status, vip, is_transferable FROM tickets ORDER BY 1')).rows];
           });
           const common = { vip: false, is_transferable: true };
@@ -84,6 +88,48 @@ test('every earlier state becomes what an empty database becomes, and keeps its 
   }
   expect([...fingerprints].filter(([, hash]) => hash !== fingerprints.get('0 landed before'))).toEqual([]);
   expect(fingerprints.size).toBe(files.length + 1);
+});
+
+/**
+ * Functions with a parsed body (BEGIN ATOMIC, RETURN) that depend on rows: the type of a table's or view's row (or an array of it, or a
+ * composite type) in their arguments, result or body, or a table that the body reads.
+ */
+const PARSED_BODIES = `
+SELECT DISTINCT p.oid::regprocedure::text AS name FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+  LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid LEFT JOIN pg_type e ON e.oid = t.typelem
+WHERE p.pronamespace = 'public'::regnamespace AND p.prosqlbody IS NOT NULL AND (d.refclassid = 'pg_class'::regclass OR t.typrelid <> 0 OR e.typrelid <> 0) ORDER BY 1`;
+
+test('B1: no function with a parsed body depends on rows: PostgreSQL would not let a later migration alter the table', async () => {
+  const fresh = await freshDatabase();
+  const owner = await connectOwner(fresh.ownerUrl);
+  try {
+    const found = async () => (await owner.query<{ name: string }>(PARSED_BODIES)).rows.map(({ name }) => name);
+    expect(await found()).toEqual([]);
+    await owner.query('BEGIN');
+    for (const [head, body] of [
+      ['planted_argument(t tickets) RETURNS text', 'RETURN t.ticket_id'],
+      ['planted_array(t tickets[]) RETURNS integer', 'RETURN cardinality(t)'],
+      ['planted_body() RETURNS text', 'RETURN (SELECT min(t.ticket_id) FROM tickets t)'],
+      ['planted_composite(d count_delta) RETURNS integer', 'RETURN 1'],
+      ['planted_result() RETURNS SETOF events', 'BEGIN ATOMIC SELECT * FROM events; END'],
+      ['planted_view() RETURNS text', 'RETURN (SELECT min(m.tenant_id::text) FROM my_tickets m)'],
+      ['harmless(a integer) RETURNS integer', 'RETURN a + 1'],
+      ['a_string(t tickets) RETURNS text', 'AS $$ SELECT t.ticket_id $$'],
+    ])
+      await owner.query(`CREATE FUNCTION ${head} LANGUAGE sql STABLE ${body}`);
+    expect((await found()).map((name) => name.split('(')[0])).toEqual([
+      'planted_argument',
+      'planted_array',
+      'planted_body',
+      'planted_composite',
+      'planted_result',
+      'planted_view',
+    ]);
+    await owner.query('ROLLBACK');
+  } finally {
+    await owner.close();
+    await fresh.drop();
+  }
 });
 
 /** What programs written for the forerunner call, by name. */

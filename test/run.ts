@@ -87,9 +87,9 @@ function runTests(projects: readonly string[]): Result[] {
   return whole.status === 'failed' && !results.some((result) => result.status === 'failed') ? [...results, whole] : results;
 }
 
-/** Begins to bring the kernel's packages while other tests run: it takes minutes the first time. The test itself says what could not be had. */
-function beginFetching(): Promise<void> {
-  const fetching = spawn(`${root}test/kernel/fetch`, { stdio: 'ignore' });
+/** Begins to bring packages while other tests run: the kernel's take minutes the first time. The test itself says what could not be had. */
+function beginFetching(script: string, ...args: readonly string[]): Promise<void> {
+  const fetching = spawn(`${root}${script}`, args, { stdio: 'ignore' });
   return new Promise((resolve) => fetching.on('error', () => resolve()).on('exit', () => resolve()));
 }
 
@@ -100,10 +100,13 @@ async function main(what: string): Promise<number> {
   }
   mkdirSync(`${root}.tools`, { recursive: true });
   process.stdout.write(`Stile: ${what === 'check' ? 'types, lint, unit tests' : 'every test'}, Node ${process.version} on ${arch()}\n`);
-  const fetched = what === 'all' ? beginFetching() : Promise.resolve();
+  const all = what === 'all';
+  const servers = all ? beginFetching('test/postgres/fetch', '15').then(() => beginFetching('test/postgres/fetch', '17')) : Promise.resolve();
+  const kernel = all ? beginFetching('test/kernel/fetch') : Promise.resolve();
   const results = [run('types', `${root}node_modules/.bin/tsc`, ['-p', '.']), run('lint', `${root}node_modules/.bin/biome`, ['check', '.'])];
   for (const projects of STEPS[what]) {
-    if ((projects as readonly string[]).includes('kernel')) await fetched;
+    if ((projects as readonly string[]).includes('real')) await servers;
+    if ((projects as readonly string[]).includes('kernel')) await kernel;
     results.push(...runTests(projects));
   }
 

@@ -60,3 +60,26 @@ test('rows of an old month are detached by the owner: what they amount to stays,
     await admin.close();
   }
 });
+
+test('B4: the owner, who sees no row, makes the months that come, and leaves a month whose rows are in the default partition', async () => {
+  const venue = await makeVenue(fresh.url);
+  const north = testLedger(venue, 0);
+  north.grant(venue.tickets[0] as TestTicket, 0);
+  await fresh.database.withTenant(venue.tenantId, (client) => reconcile(client, north.rows()));
+  const [admin, owner] = [await connectOwner(fresh.url), await connectOwner(fresh.ownerUrl)];
+  try {
+    const { rows } = await admin.query<{ full: string; empty: string; day: string }>(
+      "SELECT 'ledger_rows_' || to_char(m + interval '2 months', 'YYYYMM') AS full, 'ledger_rows_' || to_char(m + interval '3 months', 'YYYYMM') AS empty, (m + interval '2 months' + interval '3 days')::text AS day FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS m",
+    );
+    const { full, empty, day } = rows[0] as (typeof rows)[number];
+    await admin.query(`DROP TABLE ${full}, ${empty}`);
+    await admin.query(`UPDATE ledger_rows SET received_at = '${day}Z' WHERE gate = '${north.gate}'`);
+    expect((await owner.query('SELECT make_ledger_partitions() AS made')).rows).toEqual([{ made: 1 }]);
+    expect((await owner.query('SELECT to_regclass($1) IS NOT NULL AS full, to_regclass($2) IS NOT NULL AS empty', [full, empty])).rows).toEqual([
+      { full: false, empty: true },
+    ]);
+  } finally {
+    await owner.close();
+    await admin.close();
+  }
+});
