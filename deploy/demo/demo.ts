@@ -81,6 +81,8 @@ async function setUp(dir: string, plan: DemoPlan): Promise<DemoParts> {
     'Demo night',
     '--time-zone',
     Intl.DateTimeFormat().resolvedOptions().timeZone,
+    '--ends',
+    new Date(Date.now() + 24 * 3_600_000).toISOString(),
     '--policies',
     policies,
     '--no-wait',
