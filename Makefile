@@ -39,7 +39,9 @@ sim: setup ## gates, broker and cloud under a seeded scheduler: SEED=1 HISTORIES
 prove: setup-test ## every promise of docs/PROMISES.md, shown the long way (about an hour); ROWS="1 7" for some
 	@node test/prove.ts --write $(ROWS)
 
-prove-install: setup ## installer and units in a Debian of their own: at real speed, then emulated arm64 (root, QEMU)
+prove-install: setup ## INSTALL.md typed into empty Debian 12 and 13, to the first guest; then installer and units in a Debian of their own: at real speed, then emulated arm64 (root, QEMU)
+	@node test/guest/install.ts bookworm
+	@node test/guest/install.ts trixie
 	@node test/guest/prove.ts native
 	@node test/guest/prove.ts emulated
 

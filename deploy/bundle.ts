@@ -6,7 +6,7 @@
  *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,desk}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
  *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
  *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  lib/console  systemd/
- *           share/mosquitto.conf  share/policies.yaml.example  share/doc/INSTALL.md  version.json
+ *           share/{mosquitto.conf,database.sql,policies.yaml.example,proxy,doc}  install  version.json
  *
  * Left out: the gate's, this machine's architecture, dist.
  * --no-database: the database is not compiled for it; what was compiled before is taken, else the prebuilt part.
@@ -18,6 +18,7 @@ import { createHash } from 'node:crypto';
 import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { build, type Plugin } from 'esbuild';
+import { SETUP_SQL } from '../cloud/logins.ts';
 import { stileVersion } from '../daemon/version.ts';
 import { ARCHITECTURES, type Arch, BundleError, compile, compiler } from './compile.ts';
 import { databasePart } from './database-part.ts';
@@ -252,7 +253,11 @@ async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
   cpSync(join(root, 'cloud/migrations'), join(work, 'lib/migrations'), { recursive: true });
   cpSync(join(root, 'cloud/console/page'), join(work, 'lib/console'), { recursive: true });
   copyFileSync(join(root, 'deploy/mosquitto/mosquitto.conf'), join(work, 'share/mosquitto.conf'));
+  cpSync(join(root, 'deploy/proxy'), join(work, 'share/proxy'), { recursive: true });
   copyFileSync(join(root, 'docs/policies.yaml.example'), join(work, 'share/policies.yaml.example'));
+  writeFileSync(join(work, 'share/database.sql'), SETUP_SQL);
+  copyFileSync(join(root, 'deploy/install-cloud'), join(work, 'install'));
+  chmodSync(join(work, 'install'), 0o755);
   for (const file of ['stile-cloud.service', 'sysusers.d/stile.conf']) copyFileSync(join(root, 'systemd', file), join(work, 'systemd', basename(file)));
   return notes;
 }

@@ -97,8 +97,9 @@ function removeCgroup(path: string): void {
   }
 }
 
-/** Unpacks the system into `tree`, with nothing that is not needed. */
-export function unpackSystem(archive: string, tree: string): void {
-  const without = ['dev/*', 'usr/share/doc/*', 'usr/share/locale/*', 'var/cache/apt/*', 'var/lib/apt/lists/*'].map((path) => `--exclude=./${path}`);
+/** Unpacks the system into `tree`, with nothing that is not needed. `packages`: with those that it may install without a network. */
+export function unpackSystem(archive: string, tree: string, packages = false): void {
+  const apt = packages ? [] : ['var/cache/apt/*', 'var/lib/apt/lists/*'];
+  const without = ['dev/*', 'usr/share/doc/*', 'usr/share/locale/*', ...apt].map((path) => `--exclude=./${path}`);
   execFileSync('tar', ['-C', tree, '-xf', archive, ...without]);
 }

@@ -110,6 +110,21 @@ test('B2: every path that the bundled cloud describes gives an answer of its own
   expect(bad).toEqual([]);
 });
 
+test('B3: the bundle holds its installer and what that puts in place; the installer says what it wants', () => {
+  for (const file of [
+    'share/mosquitto.conf',
+    'share/database.sql',
+    'share/proxy/nginx.conf',
+    'share/doc/INSTALL.md',
+    'systemd/stile.conf',
+    'systemd/stile-cloud.service',
+  ])
+    expect([file, existsSync(join(bundle, file))]).toEqual([file, true]);
+  const install = (...args: string[]) => spawnSync(join(bundle, 'install'), args, { encoding: 'utf8', env: BARE });
+  expect(install('--help')).toMatchObject({ status: 0, stdout: expect.stringContaining('--host NAME') });
+  for (const wrong of ['https://venue.lan', 'a;b', '$(id)', '-x y/z']) expect([wrong, install('--host', wrong).status]).toEqual([wrong, 2]);
+});
+
 test('B2: every command of the bundled cloud says what it is for', async () => {
   const helps = await everyHelp(join(bundle, 'bin/stile-cloud'), BARE);
   expect(helps.map(({ command }) => command)).toEqual(expect.arrayContaining(['', 'migrate', 'codes keys add', 'operator add']));
