@@ -21,6 +21,7 @@ export function createClockWatch({ clock, desk, log }: ClockWatchOptions): () =>
       const floor = new Date(wrong.floorMs).toISOString();
       const detail = `the floor ${floor} lay ahead and was overruled by ${wrong.by}: it was ${new Date(wrong.nowMs).toISOString()}`;
       log.warn("the clock's floor lay ahead", { floor, by: wrong.by });
+      // A store that fails says so itself; the log has the floor too.
       void desk.record({ kind: 'clock', what: 'floor', detail }).catch(() => undefined);
     }
     if (jump === null) return;

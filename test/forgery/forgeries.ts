@@ -134,7 +134,8 @@ export const FORGERIES: Readonly<Record<string, Forgery>> = {
       .toLowerCase()
       .replace('st1:', 'ST1:'),
   'with more behind it': (m) => `${any(m)}${m.random.pick(['0', '00', '000', 'A', '+', '=', '==', any(m)])}`,
-  'with something before it': (m) => `${m.random.pick(['ST1:', 'A', '0', '=', '==', 'QR:', ']Q1', any(m)])}${any(m)}`,
+  // A true mark (]Q1) is none of these: it is the scanner's, and is taken off (L3).
+  'with something before it': (m) => `${m.random.pick(['ST1:', 'A', '0', '=', '==', 'QR:', ']1Q', ']]Q1', any(m)])}${any(m)}`,
   'another spelling of base64'(m) {
     const straight = reversed(m.random.pick(m.pretix));
     const padding = straight.length - straight.replace(/=+$/, '').length;
