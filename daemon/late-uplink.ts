@@ -34,7 +34,7 @@ export function createLateUplink<U extends Uplink>(
       await real?.close(reason);
     },
     online: () => real?.online() ?? false,
-    kick: () => real?.kick(),
+    kick: (again) => real?.kick(again),
     health: (health) => real?.health(health),
     stats: (stats) => real?.stats(stats),
     info: (info) => real?.info(info),

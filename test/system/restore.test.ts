@@ -1,0 +1,57 @@
+/** The cloud's database goes back to an older copy while the gates have gone on: what they hold comes back without any person. */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { connectOwner } from '../../cloud/database.ts';
+import type { GateProcess } from '../../deploy/demo/gate-process.ts';
+import { enter, logOf, openVenue, type Venue } from './venue.ts';
+
+let venue: Venue;
+let north: GateProcess;
+beforeAll(async () => {
+  venue = await openVenue({ gates: ['north'], tickets: 20, passageMs: 50 });
+  [north] = venue.gates as [GateProcess];
+});
+afterAll(() => venue?.close());
+
+/** With the cloud stopped and nobody connected: a whole database becomes another's copy, or takes its name. */
+async function withDatabaseAlone(work: (admin: Awaited<ReturnType<typeof connectOwner>>, name: string) => Promise<void>): Promise<void> {
+  await venue.house.stopCloud();
+  const name = new URL(venue.database.url).pathname.slice(1);
+  const admin = await connectOwner(venue.database.adminUrl);
+  try {
+    await admin.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1', [name]);
+    await work(admin, name);
+  } finally {
+    await admin.close();
+  }
+  await venue.house.startCloud();
+}
+
+test('a restored database: both sides say how many rows are missing, every row comes back, and then both say no more (T2)', async () => {
+  for (let guest = 0; guest < 3; guest++) await enter(north, venue.ticket());
+  await venue.settled();
+  await withDatabaseAlone((admin, name) => admin.query(`CREATE DATABASE ${name}_copy OWNER stile_owner TEMPLATE ${name}`).then(() => undefined));
+  for (let guest = 0; guest < 4; guest++) await enter(north, venue.ticket());
+  const whole = await venue.settled();
+  await north.until(({ ledger }) => ledger.backlog === 0, 20_000);
+  await withDatabaseAlone(async (admin, name) => {
+    await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
+    await admin.query(`ALTER DATABASE ${name}_copy RENAME TO ${name}`);
+  });
+  expect((await venue.stored()).length).toBeLessThan(whole.length);
+
+  const alert = north.until(
+    ({ alerts }) => alerts.some(({ id, message }) => id === 'ledger' && /^\d+ rows that the cloud had acknowledged are sent again/.test(message)),
+    60_000,
+  );
+  // The next guest's rows are answered by what the cloud lacks.
+  await enter(north, venue.ticket());
+  const said = await alert;
+  expect(said.ledger.backlog).toBeGreaterThan(0);
+  expect((await venue.settled()).length).toBeGreaterThan(whole.length);
+  await north.until(({ ledger, alerts }) => ledger.backlog === 0 && !alerts.some(({ id }) => id === 'ledger'), 20_000);
+  const log = logOf(venue.house.cloudLog);
+  expect(log).toMatch(/\d+ rows of arena\/north are missing/);
+  expect(log).toContain('no row of arena/north is missing any more');
+  const [admissions] = await venue.ask<{ n: string }>("SELECT count(*) AS n FROM admissions WHERE verdict = 'winner'");
+  expect(Number(admissions?.n)).toBe(8);
+}, 180_000);
