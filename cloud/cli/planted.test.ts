@@ -31,7 +31,7 @@ beforeEach(() => {
 async function cli(...args: readonly string[]): Promise<{ code: number; out: string; err: string }> {
   let [out, err] = ['', ''];
   const code = await runCli(args, {
-    env: { DATABASE_URL: fresh.url, STILE_TENANT: 'venues' },
+    env: { DATABASE_URL: fresh.servingUrl, STILE_TENANT: 'venues' },
     interactive: false,
     out: (text) => {
       out += text;

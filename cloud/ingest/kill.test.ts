@@ -24,7 +24,7 @@ afterAll(async () => {
 
 function ingester(): { child: ChildProcess; ready: Promise<void> } {
   const child = spawn(process.execPath, [join(import.meta.dirname, '../../test/ingest-process.ts')], {
-    env: { ...process.env, DATABASE_URL: fresh.url, STILE_MQTT_URL: mosquitto.cloudUrl },
+    env: { ...process.env, DATABASE_URL: fresh.servingUrl, STILE_MQTT_URL: mosquitto.cloudUrl },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   children.add(child);

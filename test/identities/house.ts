@@ -179,7 +179,7 @@ export async function openHouse(): Promise<House> {
       writeFileSync(files.key, ca.caKey, { mode: 0o600 });
       const read = readConfig(
         {
-          DATABASE_URL: fresh.url,
+          DATABASE_URL: fresh.servingUrl,
           STILE_MQTT_URL: mqttUrl,
           STILE_SIGNING_KEY_FILE: join(folder, 'signing.pem'),
           STILE_CA_CERT: files.cert,

@@ -36,7 +36,7 @@ async function withWrongAddress(name: string, publicUrl: string, work: (house: H
   const folder = mkdtempSync(join(dir, name));
   const house = await openHouse({
     dir: folder,
-    databaseUrl: database.url,
+    databaseUrl: database.servingUrl,
     mqtt: { url: broker.url },
     env: { STILE_PUBLIC_URL: publicUrl, STILE_TENANT: name, STILE_SIGNING_KEY_FILE: join(dir, 'signing-key.pem') },
   });
