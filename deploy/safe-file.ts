@@ -70,7 +70,7 @@ export function openSafeFile(path: string, options: SafeFileOptions): SafeFile {
   const folder = openFolder(dirname(target));
   // Names below an open folder: whatever becomes of the way to it meanwhile, it is this folder.
   const within = existsSync(`/proc/self/fd/${folder.fd}`) ? `/proc/self/fd/${folder.fd}` : folder.path;
-  const part = join(within, `.${name.slice(0, 100)}.${randomBytes(8).toString('hex')}.new`);
+  const part = join(within, `.stile-${randomBytes(8).toString('hex')}.new`);
   let fd: number;
   try {
     const before = lstatSync(join(within, name), { throwIfNoEntry: false });
