@@ -140,7 +140,7 @@ test('spending stays within its limits, which are in order, whoever spends at on
   expect(said.filter((answer) => answer === null)).toHaveLength(2);
   // The days go by.
   const older = (days: number) =>
-    wide.asOwner((client) =>
+    fresh.database.asOwner((client) =>
       client.query("UPDATE spending_transactions SET at = at - make_interval(days => $2) WHERE tenant_id = $1 AND user_id = 'ann'", [venue.tenantId, days]),
     );
   await older(2);
