@@ -112,6 +112,19 @@ export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Prom
   }
 }
 
+/** Every step is tried, whatever the others meet: one that was left out would hold its file, and the store could not be opened anew. Throws the first error. */
+function closeAll(steps: readonly (() => void)[]): void {
+  const failed: unknown[] = [];
+  for (const step of steps) {
+    try {
+      step();
+    } catch (error) {
+      failed.push(error);
+    }
+  }
+  if (failed.length > 0) throw failed[0];
+}
+
 async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): Promise<DeskCore> {
   let parts = opened;
   let lost = parts.ledger.meta('usage_lost') === '1';
@@ -473,17 +486,9 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       grants.clear();
     },
     close() {
-      try {
-        parts.outbox.flush();
-        trustedTime.keep(true);
-        parts.usage.close();
-        parts.manifests.rememberHeads();
-        parts.ledger.tidy('idle');
-      } finally {
-        parts.manifests.close();
-        parts.ledger.close();
-        unlock();
-      }
+      const { outbox, usage, manifests, ledger } = parts;
+      const tidy = [() => outbox.flush(), () => trustedTime.keep(true), () => usage.close(), () => manifests.rememberHeads(), () => ledger.tidy('idle')];
+      closeAll([...tidy, () => manifests.close(), () => ledger.close(), unlock]);
     },
   };
   // Some damage shows only when what is there is looked through: it is set aside like any other, each file once.

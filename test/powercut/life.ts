@@ -22,8 +22,8 @@ export interface LifeTask {
   readonly downloads: string;
   readonly seed: number;
   readonly steps: number;
-  /** How it ends. */
-  readonly end: 'kill' | 'close';
+  /** How it ends. `leave`: as `close`, and what does not close is left to the process. */
+  readonly end: 'kill' | 'close' | 'leave';
   /** ms on the venue's clock at which this life begins. */
   readonly fromMs: number;
 }
@@ -34,7 +34,14 @@ const LAYING_OUT = 4;
 /** Rows read at once. */
 const READ_ROWS = 500;
 
+/** Where the disk fails meanwhile: a step that fails is told, and the gate goes on with the next. */
+export interface Trouble {
+  failed(error: unknown): void;
+  notice(what: string, detail: string): void;
+}
+
 interface Life {
+  readonly trouble: Trouble | null;
   readonly core: DeskCore;
   readonly random: Random;
   readonly truth: Truth;
@@ -49,7 +56,7 @@ interface Life {
   peerSeq: number;
 }
 
-export async function live(task: LifeTask): Promise<void> {
+export async function live(task: LifeTask, trouble: Trouble | null = null): Promise<void> {
   const file = openSync(task.marks, 'a');
   const truth = newTruth();
   if (task.past !== null) for (const mark of marksOf(readFileSync(task.past))) learn(truth, mark);
@@ -59,8 +66,9 @@ export async function live(task: LifeTask): Promise<void> {
   };
   const bootId = `00000000-0000-4000-8000-${String(task.seed % 1_000_000).padStart(12, '0')}`;
   mark({ mark: 'doing', what: 'open' });
-  const core = await openDeskCore({ path: task.store, gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stampOf(task.fromMs, bootId));
+  const core = await openDeskCore({ path: task.store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => trouble?.notice(what, detail) }, stampOf(task.fromMs, bootId));
   const life: Life = {
+    trouble,
     core,
     random: createRandom(task.seed),
     truth,
@@ -75,10 +83,20 @@ export async function live(task: LifeTask): Promise<void> {
   readRows(life);
   markWaiting(life);
   if (!core.status(stamp(life)).usageComplete) mark({ mark: 'incomplete' });
-  if (truth.manifest === null) await installNext(life, task.downloads);
-  for (let n = 0; n < task.steps; n++) await step(life, task);
+  const bravely = async (work: () => Promise<void>): Promise<void> => {
+    if (trouble === null) return work();
+    await work().catch((error: unknown) => trouble.failed(error));
+  };
+  if (truth.manifest === null) await bravely(() => installNext(life, task.downloads));
+  for (let n = 0; n < task.steps; n++) await bravely(() => step(life, task));
   mark({ mark: 'doing', what: 'end' });
   if (task.end === 'close') core.close();
+  else if (task.end === 'leave')
+    try {
+      core.close();
+    } catch (error) {
+      trouble?.failed(error);
+    }
   else process.kill(process.pid, 'SIGKILL');
 }
 
@@ -226,6 +244,7 @@ async function installNext(life: Life, downloads: string): Promise<void> {
   });
   const result = await core.installManifest(file, wanted, stamp(life));
   if (result.ok) mark({ mark: 'manifest', version, overlay: version });
+  else life.trouble?.failed(new Error(result.message));
 }
 
 function overlay(life: Life): void {
@@ -236,6 +255,7 @@ function overlay(life: Life): void {
   const change = { ...ticketOf(random.below(TICKETS)) };
   const result = core.applyOverlay(makeOverlay(signer, from, from + 1, [change], EVENT), stamp(life));
   if (result.ok) mark({ mark: 'manifest', version, overlay: from + 1 });
+  else life.trouble?.failed(new Error(result.message));
 }
 
 /** Where an overlay's ticket is looked for. */

@@ -1,0 +1,89 @@
+/**
+ * Runs scenarios once for every operation on their files, and lets that operation fail: in a process that has nth-fault.c preloaded.
+ *
+ *   node inject.ts <task as JSON>
+ */
+import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Scenario, Trial } from './scenario.ts';
+import { SCENARIOS } from './scenarios.ts';
+import { ERRORS, type NthFault, nthFault } from './shim.ts';
+
+export interface InjectTask {
+  readonly folder: string;
+  readonly scenarios: readonly string[];
+  /** Every so many operations, from a place that differs between the manners. */
+  readonly every: number;
+}
+
+export interface Injected {
+  readonly scenario: string;
+  /** Operations of the scenario when nothing fails; trials; operations that failed in them. */
+  readonly operations: number;
+  trials: number;
+  failed: number;
+  readonly problems: string[];
+  /** What failed without a word, though nothing says that it may. */
+  readonly silent: string[];
+}
+
+const MANNERS = (Object.keys(ERRORS) as (keyof typeof ERRORS)[]).flatMap((error) => [false, true].map((lasting) => ({ error, lasting })));
+const MAX_NAMED = 12;
+
+async function trial(fault: NthFault, scenario: Scenario, folder: string, nth: number, manner: (typeof MANNERS)[number]) {
+  const words: string[] = [];
+  const one: Trial = { folder: join(folder, 'files'), beside: join(folder, 'beside'), told: (what) => void words.push(what) };
+  rmSync(folder, { recursive: true, force: true });
+  for (const path of [one.folder, one.beside]) mkdirSync(path, { recursive: true });
+  await scenario.prepare?.(one);
+  fault.arm(one.folder, nth, manner.error, manner.lasting);
+  let promised: unknown;
+  let crash: string | null = null;
+  try {
+    promised = await scenario.act(one);
+  } catch (error) {
+    crash = `act itself fails: ${(error as Error).stack}`;
+  }
+  const happened = fault.disarm();
+  const problems = crash === null ? await scenario.check(one, promised).catch((error: Error) => [`the check fails: ${error.stack}`]) : [crash];
+  return { ...happened, problems, words };
+}
+
+export async function inject(task: InjectTask): Promise<Injected[]> {
+  const fault = nthFault();
+  const results: Injected[] = [];
+  for (const scenario of SCENARIOS.filter(({ name }) => task.scenarios.length === 0 || task.scenarios.includes(name))) {
+    const folder = join(task.folder, 'trial');
+    const plain = await trial(fault, scenario, folder, 0, { error: 'EIO', lasting: false });
+    const result: Injected = {
+      scenario: scenario.name,
+      operations: plain.operations,
+      trials: 0,
+      failed: 0,
+      problems: plain.problems.map((one) => `without a fault: ${one}`),
+      silent: [],
+    };
+    results.push(result);
+    for (const [shift, manner] of MANNERS.entries())
+      for (let nth = 1 + ((shift * Math.ceil(task.every / MANNERS.length)) % task.every); nth <= plain.operations; nth += task.every) {
+        const found = await trial(fault, scenario, folder, nth, manner);
+        result.trials += 1;
+        result.failed += found.failed;
+        const where = `${manner.lasting ? 'from' : 'at'} ${nth} (${found.what}) ${manner.error}`;
+        if (result.problems.length < MAX_NAMED) result.problems.push(...found.problems.map((one) => `${where}: ${one}`));
+        if (
+          found.failed > 0 &&
+          found.words.length === 0 &&
+          !(scenario.silent ?? []).some(([pattern]) => pattern.test(found.what)) &&
+          result.silent.length < MAX_NAMED
+        )
+          result.silent.push(where);
+      }
+  }
+  return results;
+}
+
+if (import.meta.main) {
+  const results = await inject(JSON.parse(process.argv[2] ?? '{}') as InjectTask);
+  process.send?.(results, () => process.disconnect?.());
+}

@@ -1,0 +1,126 @@
+/**
+ * Plants one fault at a time in a copy of the tree and runs the tests that must notice it: a check that no test would miss is no check.
+ *
+ *   node test/mutants/run.ts [--only <part of a name>] [--list]
+ *
+ * The copy is made of hard links, below dist/; the planted file alone is written anew. Says of each fault `caught` (a test failed),
+ * `SURVIVED`, or `BROKEN` (no test ran: the plant does not compile, or its text is not there any more). Ends with 1 unless all are caught.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { AUTHORISATION } from './authorisation.ts';
+import type { Mutant } from './mutant.ts';
+import { PROMISED } from './promised.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+export const MUTANTS: readonly Mutant[] = [...AUTHORISATION, ...PROMISED];
+
+/** A copy of every file that git knows or would take, with the libraries linked. On the same file system, as hard links need. */
+function copyOfTree(): string {
+  const { stdout } = spawnSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' });
+  // Where git, the linter and the tests of the tree itself do not look.
+  mkdirSync(join(root, 'dist'), { recursive: true });
+  const copy = mkdtempSync(join(root, 'dist/mutant-'));
+  for (const file of stdout.split('\0').filter((name) => name !== '')) {
+    mkdirSync(dirname(join(copy, file)), { recursive: true });
+    linkSync(join(root, file), join(copy, file));
+  }
+  for (const folder of ['node_modules', '.tools']) symlinkSync(join(root, folder), join(copy, folder));
+  return copy;
+}
+
+/** Answers what undoes it. Throws where a text is not there exactly once. */
+function plant(copy: string, mutant: Mutant): () => void {
+  const undo: (() => void)[] = [];
+  for (const { file, text, instead } of mutant.edits) {
+    const path = join(copy, file);
+    const source = readFileSync(path, 'utf8');
+    if (source.split(text).length !== 2)
+      throw new Error(`${file} says ${JSON.stringify(text.slice(0, 80))} ${source.split(text).length - 1} times, not once: this fault must follow`);
+    const write = (content: string) => {
+      rmSync(path);
+      writeFileSync(path, content);
+    };
+    write(source.replace(text, () => instead));
+    undo.push(() => write(source));
+  }
+  return () => {
+    for (const one of undo.reverse()) one();
+  };
+}
+
+/** What Vitest writes. */
+interface Report {
+  readonly numFailedTests: number;
+  readonly numPassedTests: number;
+  readonly testResults: readonly { readonly message: string; readonly assertionResults: readonly { readonly status: string; readonly title: string }[] }[];
+}
+
+interface Verdict {
+  readonly word: 'caught' | 'SURVIVED' | 'BROKEN';
+  readonly detail: string;
+}
+
+async function tried(copy: string, mutant: Mutant): Promise<Verdict> {
+  let undo: () => void;
+  try {
+    undo = plant(copy, mutant);
+  } catch (error) {
+    return { word: 'BROKEN', detail: (error as Error).message };
+  }
+  try {
+    const report = join(copy, 'report.json');
+    rmSync(report, { force: true });
+    const child = spawn(
+      process.execPath,
+      ['node_modules/vitest/vitest.mjs', 'run', '--project', mutant.project, '--reporter=json', `--outputFile=${report}`, ...mutant.tests],
+      {
+        cwd: copy,
+        stdio: 'ignore',
+      },
+    );
+    await new Promise((resolve) => child.once('close', resolve));
+    const result = existsSync(report) ? (JSON.parse(readFileSync(report, 'utf8')) as Report) : null;
+    if (result === null || result.numFailedTests + result.numPassedTests === 0)
+      return {
+        word: 'BROKEN',
+        detail:
+          result?.testResults
+            .map(({ message }) => message)
+            .join('; ')
+            .slice(0, 300) ?? 'no test ran',
+      };
+    const failed = result.testResults.flatMap(({ assertionResults }) => assertionResults.filter(({ status }) => status === 'failed').map(({ title }) => title));
+    return failed.length > 0 ? { word: 'caught', detail: failed[0] as string } : { word: 'SURVIVED', detail: `${result.numPassedTests} tests pass` };
+  } finally {
+    undo();
+  }
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { only: { type: 'string' }, list: { type: 'boolean' } } });
+  const chosen = MUTANTS.filter(({ name }) => values.only === undefined || name.includes(values.only));
+  if (chosen.length === 0) throw new Error(`no fault is called ${values.only}; --list names them`);
+  if (values.list === true) {
+    for (const { name, tests } of chosen) process.stdout.write(`${name}: ${tests.join(' ')}\n`);
+    return;
+  }
+  const copy = copyOfTree();
+  let missed = 0;
+  try {
+    for (const mutant of chosen) {
+      const { word, detail } = await tried(copy, mutant);
+      if (word !== 'caught') missed += 1;
+      process.stdout.write(`${word.padEnd(8)} ${mutant.name}: ${detail}\n`);
+    }
+  } finally {
+    rmSync(copy, { recursive: true, force: true });
+  }
+  process.stdout.write(`${chosen.length - missed} of ${chosen.length} faults are caught\n`);
+  if (missed > 0) process.exitCode = 1;
+}
+
+if (import.meta.main) await main();
