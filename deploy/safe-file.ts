@@ -47,7 +47,7 @@ export interface SafeFile {
   readonly fd: number;
   /** Puts the file in its place, on the disk. */
   commit(): void;
-  /** Leaves things as they were; after `commit`: nothing. */
+  /** Leaves things as they were; after `commit`: nothing. Never throws. */
   abandon(): void;
 }
 
@@ -91,6 +91,7 @@ export function openSafeFile(path: string, options: SafeFileOptions): SafeFile {
     throw error;
   }
   let open = true;
+  let inPlace = false;
   const end = () => {
     open = false;
     closeSync(fd);
@@ -101,12 +102,17 @@ export function openSafeFile(path: string, options: SafeFileOptions): SafeFile {
     commit() {
       fsyncSync(fd);
       renameSync(part, join(within, name));
+      inPlace = true;
       fsyncSync(folder.fd);
       end();
     },
     abandon() {
       if (!open) return;
-      unlinkSync(part);
+      try {
+        if (!inPlace) unlinkSync(part);
+      } catch {
+        // A part that stays is not the file; what is wrong with the disk is told by the error that led here.
+      }
       end();
     },
   };

@@ -1,10 +1,11 @@
 /** Signs gates' certificates with the installation's authority, and makes a first one. The only file of the cloud that imports @peculiar/x509. */
 import { createHash, createPrivateKey, createPublicKey, type KeyObject, webcrypto } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 // The x509 library needs it before it is loaded.
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
+import { replaceDurableFile } from '../durable-file.ts';
 
 const DAY_MS = 86_400_000;
 /** How long a gate's certificate lasts. `health` and `info` tell when it ends; a new one is a new enrolment. */
@@ -177,10 +178,7 @@ export async function writeCertificates(folder: string, hosts: readonly string[]
   const written: string[] = [];
   const put = (name: string, text: string) => {
     const path = join(folder, name);
-    // What was left over there would keep its own mode.
-    rmSync(`${path}.new`, { force: true });
-    writeFileSync(`${path}.new`, text.endsWith('\n') ? text : `${text}\n`, { mode: name.endsWith('.key') ? 0o600 : 0o644, flag: 'wx', flush: true });
-    renameSync(`${path}.new`, path);
+    replaceDurableFile(path, text.endsWith('\n') ? text : `${text}\n`, name.endsWith('.key') ? 0o600 : 0o644);
     written.push(path);
   };
   const gates = await issuerIn(folder, 'gates-ca', 'Stile gates', put);
@@ -205,10 +203,18 @@ export async function writeCertificates(folder: string, hosts: readonly string[]
 
 const usage = (what: 'serverAuth' | 'clientAuth') => new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage[what]]);
 
+/** Throws AuthorityError for a file that is no key. */
+async function pairOf(file: string): Promise<KeyPair> {
+  const { key, algorithm } = await readKey(file);
+  const spki = createPublicKey(readFileSync(file)).export({ type: 'spki', format: 'der' });
+  return { privateKey: key, publicKey: await webcrypto.subtle.importKey('spki', spki, algorithm as webcrypto.EcKeyImportParams, true, ['verify']) };
+}
+
 async function issuerIn(folder: string, name: string, commonName: string, put: (name: string, text: string) => void): Promise<Issuer> {
   const [cert, key] = [join(folder, `${name}.crt`), join(folder, `${name}.key`)];
-  if (!existsSync(cert) && !existsSync(key)) {
-    const keys = await newKeys();
+  if (!existsSync(cert)) {
+    // A key alone is what a full disk left of an earlier try: its certificate is made now.
+    const keys = existsSync(key) ? await pairOf(key) : await newKeys();
     const certificate = await x509.X509CertificateGenerator.createSelfSigned({
       name: `CN=${commonName}`,
       keys,
@@ -221,7 +227,7 @@ async function issuerIn(folder: string, name: string, commonName: string, put: (
       ],
     });
     // The key first: a certificate without its key would be taken for an authority that is there.
-    put(`${name}.key`, await keyPem(keys));
+    if (!existsSync(key)) put(`${name}.key`, await keyPem(keys));
     put(`${name}.crt`, certificate.toString('pem'));
   }
   return { certificate: readCertificate(cert), ...(await readKey(key)) };

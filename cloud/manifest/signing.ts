@@ -3,10 +3,11 @@
  * holds this file can tell gates what a ticket is worth, so it is readable by its owner alone.
  */
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
-import { closeSync, mkdirSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { signedText } from '../../contract/chain.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
+import { makeDurableFile } from '../durable-file.ts';
 
 export interface Signer {
   readonly keyId: string;
@@ -61,17 +62,13 @@ export function openSigner(file: string, options: { readonly create: boolean }):
   return { signer: signerOf(key), created };
 }
 
-/** `wx`: two processes that start at once make one key; the other reads it. */
+/** Two processes that start at once make one key; the other reads it. */
 function create(file: string): string {
   const pem = generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }) as string;
   try {
     mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-    const handle = openSync(file, 'wx', 0o600);
-    try {
-      writeSync(handle, pem);
-    } finally {
-      closeSync(handle);
-    }
+    // On the disk before anybody hears of it: gates pin its public half.
+    makeDurableFile(file, pem, 0o600);
     return pem;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return readFileSync(file, 'utf8');

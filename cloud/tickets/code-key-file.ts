@@ -1,7 +1,8 @@
 /** The private half of a key that signs codes: a file of whoever issues them, readable by its owner alone. It never reaches the database or a gate. */
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { makeDurableFile } from '../durable-file.ts';
 
 export interface CodeKeyFile {
   /** Base64 of the public half's DER SubjectPublicKeyInfo. */
@@ -30,7 +31,7 @@ export function openCodeKey(file: string, options: { readonly create: boolean })
     pem = generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }) as string;
     try {
       mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-      writeFileSync(file, pem, { mode: 0o600, flag: 'wx' });
+      makeDurableFile(file, pem, 0o600);
     } catch (failure) {
       throw new CodeKeyError(`${file}: the key cannot be kept here: ${(failure as Error).message}`);
     }

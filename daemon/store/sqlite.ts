@@ -6,7 +6,7 @@
  *
  * A bound `LIMIT ?` is compiled anew at every use (SQLite looks at the value while it plans): in the store's statements it is `LIMIT ? + 0`.
  */
-import { copyFileSync, rmSync, statSync } from 'node:fs';
+import { closeSync, copyFileSync, fdatasyncSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import { cutText } from '../../contract/text.ts';
 import type { Fault } from '../ports.ts';
@@ -100,6 +100,7 @@ export function openDatabase(path: string, options: OpenOptions): Sqlite {
     const mode = db.pragma('journal_mode = WAL', { simple: true });
     if (mode !== 'wal')
       throw fault(`open ${path}`, `journal_mode is ${String(mode)}, not wal`, 'Put the store on a local file system that supports shared memory.');
+    assertLogged(path);
     db.pragma(`synchronous = ${options.synchronous === 'full' ? 'FULL' : 'NORMAL'}`);
     // In one go: a pragma of its own is a statement that is made, run and thrown away.
     db.exec(
@@ -110,6 +111,27 @@ export function openDatabase(path: string, options: OpenOptions): Sqlite {
   } catch (error) {
     db?.close();
     throw storeError(`open ${path}`, error);
+  }
+}
+
+/** Of a database's file: its formats for writing and reading, and what they are with a write-ahead log. */
+const FORMATS_AT = 18;
+const LOGGED = 2;
+
+/**
+ * Refuses a file that does not say, on the disk, that it has a write-ahead log. SQLite answers "wal" although the disk failed while that was written,
+ * and goes on without a log: then the pages change and their sums do not, and the next start takes the file for damaged.
+ */
+function assertLogged(path: string): void {
+  const formats = Buffer.alloc(2);
+  const file = openSync(path, 'r+');
+  try {
+    readSync(file, formats, 0, 2, FORMATS_AT);
+    if (!formats.every((format) => format === LOGGED)) throw Object.assign(new Error('the change to a write-ahead log was not written'), { code: 'EIO' });
+    // What SQLite itself asked of the disk here, it did not wait for.
+    fdatasyncSync(file);
+  } finally {
+    closeSync(file);
   }
 }
 

@@ -4,7 +4,7 @@
  *   node inject.ts <task as JSON>
  */
 import { mkdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Scenario, Trial } from './scenario.ts';
 import { SCENARIOS } from './scenarios.ts';
 import { ERRORS, type NthFault, nthFault } from './shim.ts';
@@ -30,9 +30,39 @@ export interface Injected {
 const MANNERS = (Object.keys(ERRORS) as (keyof typeof ERRORS)[]).flatMap((error) => [false, true].map((lasting) => ({ error, lasting })));
 const MAX_NAMED = 12;
 
+/** What was written, renamed or removed and never synced: a promise that a power cut breaks, and no failing operation shows. */
+function unsynced(trace: readonly string[], scenario: Scenario): string[] {
+  const dirty = new Map<string, string>();
+  for (const line of trace) {
+    const at = line.indexOf(' ');
+    const [named = '', from] = line.slice(at + 1).split('\t');
+    const path = named === '' ? '/' : named;
+    const what = line.slice(0, at);
+    if (what === 'write' || what === 'truncate') dirty.set(path, what);
+    else if (what === 'fsync' || what === 'fdatasync') dirty.delete(path);
+    else if (what === 'unlink') {
+      dirty.delete(path);
+      dirty.set(dirname(path), `${what} ${path}`);
+    } else if (what === 'rename') {
+      if (from !== undefined && dirty.has(from)) dirty.set(path, 'write before its rename');
+      if (from !== undefined) dirty.delete(from);
+      dirty.set(dirname(path), `${what} ${path}`);
+    }
+  }
+  return [...dirty]
+    .filter(([path, what]) => !(scenario.unsynced ?? []).some(([pattern]) => pattern.test(`${path}: ${what}`)))
+    .map(([path, what]) => `${path} is not synced after: ${what}`);
+}
+
 async function trial(fault: NthFault, scenario: Scenario, folder: string, nth: number, manner: (typeof MANNERS)[number]) {
   const words: string[] = [];
-  const one: Trial = { folder: join(folder, 'files'), beside: join(folder, 'beside'), told: (what) => void words.push(what) };
+  const phases: [number, string][] = [];
+  const one: Trial = {
+    folder: join(folder, 'files'),
+    beside: join(folder, 'beside'),
+    told: (what) => void words.push(what),
+    phase: (name) => void phases.push([fault.count(), name]),
+  };
   rmSync(folder, { recursive: true, force: true });
   for (const path of [one.folder, one.beside]) mkdirSync(path, { recursive: true });
   await scenario.prepare?.(one);
@@ -45,8 +75,9 @@ async function trial(fault: NthFault, scenario: Scenario, folder: string, nth: n
     crash = `act itself fails: ${(error as Error).stack}`;
   }
   const happened = fault.disarm();
+  const phase = phases.findLast(([from]) => from < nth)?.[1] ?? 'begin';
   const problems = crash === null ? await scenario.check(one, promised).catch((error: Error) => [`the check fails: ${error.stack}`]) : [crash];
-  return { ...happened, problems, words };
+  return { ...happened, problems, words, phase };
 }
 
 export async function inject(task: InjectTask): Promise<Injected[]> {
@@ -60,7 +91,7 @@ export async function inject(task: InjectTask): Promise<Injected[]> {
       operations: plain.operations,
       trials: 0,
       failed: 0,
-      problems: plain.problems.map((one) => `without a fault: ${one}`),
+      problems: [...plain.problems, ...unsynced(fault.trace(), scenario)].map((one) => `without a fault: ${one}`),
       silent: [],
     };
     results.push(result);
@@ -69,12 +100,12 @@ export async function inject(task: InjectTask): Promise<Injected[]> {
         const found = await trial(fault, scenario, folder, nth, manner);
         result.trials += 1;
         result.failed += found.failed;
-        const where = `${manner.lasting ? 'from' : 'at'} ${nth} (${found.what}) ${manner.error}`;
+        const where = `${manner.lasting ? 'from' : 'at'} ${nth} (${found.phase}: ${found.what}) ${manner.error}`;
         if (result.problems.length < MAX_NAMED) result.problems.push(...found.problems.map((one) => `${where}: ${one}`));
         if (
           found.failed > 0 &&
           found.words.length === 0 &&
-          !(scenario.silent ?? []).some(([pattern]) => pattern.test(found.what)) &&
+          !(scenario.silent ?? []).some(([pattern]) => pattern.test(`${found.phase}: ${found.what} ${manner.error}`)) &&
           result.silent.length < MAX_NAMED
         )
           result.silent.push(where);

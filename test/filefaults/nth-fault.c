@@ -20,7 +20,9 @@
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static char folder[PATH_MAX], last[PATH_MAX + 32];
+#define TRACE_BYTES (4 * 1024 * 1024)
+static char folder[PATH_MAX], last[PATH_MAX + 32], trace[TRACE_BYTES];
+static size_t traced;
 static size_t folder_length;
 static long counted, failing, failed;
 static int error_number, lasting, armed;
@@ -38,6 +40,7 @@ EXPORT void nth_fault_arm(const char *where, long nth, int error, int stays) {
   error_number = error;
   lasting = stays;
   last[0] = 0;
+  trace[traced = 0] = 0;
   armed = 1;
   pthread_mutex_unlock(&lock);
 }
@@ -49,13 +52,22 @@ EXPORT long nth_fault_disarm(void) {
 /* How many of them failed, and what the first of these was: `fsync <path>`. */
 EXPORT long nth_fault_failed(void) { return failed; }
 EXPORT const char *nth_fault_last(void) { return last; }
+EXPORT long nth_fault_count(void) { return counted; }
+/* All of them in order, one a line: `fsync <path>`; a rename says from where after a tab. */
+EXPORT const char *nth_fault_trace(void) { return trace; }
+
+static void note(const char *what, const char *path, const char *from) {
+  if (failing != 0 || traced + 2 * PATH_MAX + 32 > TRACE_BYTES) return;
+  traced += (size_t)snprintf(trace + traced, TRACE_BYTES - traced, "%s %s%s%s\n", what, path, from ? "\t" : "", from ? from : "");
+}
 
 static int below(const char *path) { return strncmp(path, folder, folder_length) == 0 && (path[folder_length] == 0 || path[folder_length] == '/'); }
 
-static int fails(const char *what, const char *path) {
+static int fails(const char *what, const char *path, const char *from) {
   if (!below(path)) return 0;
   pthread_mutex_lock(&lock);
   counted++;
+  note(what, path + folder_length, from && below(from) ? from + folder_length : NULL);
   int now = failing > 0 && (counted == failing || (lasting && counted > failing));
   if (now && failed++ == 0) snprintf(last, sizeof last, "%s %.*s", what, PATH_MAX - 1, path + folder_length);
   pthread_mutex_unlock(&lock);
@@ -71,13 +83,19 @@ static int fd_fails(const char *what, int fd) {
   path[length] = 0;
   /* An open file whose name was removed is of no interest to anybody. */
   if (length > 10 && strcmp(path + length - 10, " (deleted)") == 0) return 0;
-  return fails(what, path);
+  return fails(what, path, NULL);
 }
-static int path_fails(const char *what, int dir, const char *path) {
+static int path_fails(const char *what, int dir, const char *path, const char *from) {
   if (!armed) return 0;
   char full[PATH_MAX * 2], base[PATH_MAX], link[64];
-  if (path[0] == '/') return fails(what, path);
   ssize_t length;
+  /* A name below an open folder, as /proc/self/fd/<n>/<name>. */
+  int given, at;
+  if (sscanf(path, "/proc/self/fd/%d/%n", &given, &at) == 1) {
+    dir = given;
+    path += at;
+  } else if (path[0] == '/')
+    return fails(what, path, from);
   if (dir == AT_FDCWD) length = getcwd(base, sizeof base) ? (ssize_t)strlen(base) : 0;
   else {
     snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
@@ -85,7 +103,7 @@ static int path_fails(const char *what, int dir, const char *path) {
   }
   if (length <= 0) return 0;
   snprintf(full, sizeof full, "%.*s/%s", (int)length, base, path);
-  return fails(what, full);
+  return fails(what, full, from);
 }
 
 /* The part of a write that a full disk still takes. */
@@ -107,7 +125,7 @@ EXPORT int ftruncate(int fd, off_t size) { return fd_fails("truncate", fd) ? -1 
 EXPORT int ftruncate64(int fd, off64_t size) { return fd_fails("truncate", fd) ? -1 : REAL(ftruncate64)(fd, size); }
 
 static int opened(int dir, const char *path, int flags, mode_t mode) {
-  if ((flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC)) != 0 && path_fails("open", dir, path)) return -1;
+  if ((flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC)) != 0 && path_fails("open", dir, path, NULL)) return -1;
   return (int)syscall(SYS_openat, dir, path, flags, mode);
 }
 #define MODE_OF(flags) \
@@ -134,8 +152,8 @@ EXPORT int openat64(int dir, const char *path, int flags, ...) {
   MODE_OF(flags)
   return opened(dir, path, flags, mode);
 }
-EXPORT int rename(const char *from, const char *to) { return path_fails("rename", AT_FDCWD, to) ? -1 : REAL(rename)(from, to); }
-EXPORT int link(const char *from, const char *to) { return path_fails("link", AT_FDCWD, to) ? -1 : REAL(link)(from, to); }
-EXPORT int unlink(const char *path) { return path_fails("unlink", AT_FDCWD, path) ? -1 : REAL(unlink)(path); }
-EXPORT int unlinkat(int dir, const char *path, int flags) { return path_fails("unlink", dir, path) ? -1 : REAL(unlinkat)(dir, path, flags); }
-EXPORT int mkdir(const char *path, mode_t mode) { return path_fails("mkdir", AT_FDCWD, path) ? -1 : REAL(mkdir)(path, mode); }
+EXPORT int rename(const char *from, const char *to) { return path_fails("rename", AT_FDCWD, to, from) ? -1 : REAL(rename)(from, to); }
+EXPORT int link(const char *from, const char *to) { return path_fails("link", AT_FDCWD, to, NULL) ? -1 : REAL(link)(from, to); }
+EXPORT int unlink(const char *path) { return path_fails("unlink", AT_FDCWD, path, NULL) ? -1 : REAL(unlink)(path); }
+EXPORT int unlinkat(int dir, const char *path, int flags) { return path_fails("unlink", dir, path, NULL) ? -1 : REAL(unlinkat)(dir, path, flags); }
+EXPORT int mkdir(const char *path, mode_t mode) { return path_fails("mkdir", AT_FDCWD, path, NULL) ? -1 : REAL(mkdir)(path, mode); }

@@ -24,7 +24,7 @@ export async function runFileFaults(options: { readonly every: number; readonly 
     const task: InjectTask = { folder, scenarios: options.scenarios ?? [], every: options.every };
     return await new Promise((resolve, reject) => {
       const child = fork(fileURLToPath(new URL('inject.ts', import.meta.url)), [JSON.stringify(task)], {
-        env: { ...process.env, LD_PRELOAD: library },
+        env: { ...process.env, LD_PRELOAD: library, STILE_FILE_FAULTS_CA: join(folder, 'ca') },
         stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
       });
       let result: readonly Injected[] | null = null;

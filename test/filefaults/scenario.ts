@@ -4,6 +4,8 @@ export interface Trial {
   readonly folder: string;
   /** Beside it, where nothing fails. */
   readonly beside: string;
+  /** What comes now: the failures of this part are judged as such. */
+  phase(name: string): void;
   /** The caller was told: an error, a notice, an answer that says no. */
   told(what: string): void;
 }
@@ -16,6 +18,8 @@ export interface Scenario {
   act(trial: Trial): Promise<unknown>;
   /** All works again, after a restart: what does not hold. Does the same once more, which must succeed now. */
   check(trial: Trial, promised: unknown): Promise<readonly string[]>;
-  /** Operations whose failure may pass without a word, and why: matched against `<operation> <path>`. */
+  /** Failures that may pass without a word, and why: matched against `<phase>: <operation> <path> <error>`. */
   readonly silent?: readonly (readonly [RegExp, string])[];
+  /** What needs no sync before something is promised, and why: matched against `<path>: <operation>`. Of all others a write, and of folders a rename or a removal, is synced by the end. */
+  readonly unsynced?: readonly (readonly [RegExp, string])[];
 }

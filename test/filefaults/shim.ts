@@ -21,6 +21,10 @@ export const ERRORS = { EIO: 5, ENOSPC: 28 } as const;
 export interface NthFault {
   /** From now on the `nth` operation below `folder` fails (0: none), and with `lasting` all after it. */
   arm(folder: string, nth: number, error: keyof typeof ERRORS, lasting: boolean): void;
+  /** Operations since it was armed. */
+  count(): number;
+  /** Where none was to fail: all of them, `<operation> <path below the folder>`, a rename's old path after a tab. */
+  trace(): readonly string[];
   /** All is well again. Answers the operations since it was armed, how many failed, and the first of these. */
   disarm(): { readonly operations: number; readonly failed: number; readonly what: string };
 }
@@ -31,9 +35,16 @@ export function nthFault(): NthFault {
   const arm = library.func('void nth_fault_arm(const char *, long, int, int)');
   const disarm = library.func('long nth_fault_disarm()');
   const failed = library.func('long nth_fault_failed()');
+  const count = library.func('long nth_fault_count()');
+  const trace = library.func('const char *nth_fault_trace()');
   const last = library.func('const char *nth_fault_last()');
   return {
     arm: (folder, nth, error, lasting) => void arm(folder, nth, ERRORS[error], lasting ? 1 : 0),
+    count: () => Number(count()),
+    trace: () =>
+      String(trace())
+        .split('\n')
+        .filter((line) => line !== ''),
     disarm: () => ({ operations: Number(disarm()), failed: Number(failed()), what: String(last()) }),
   };
 }

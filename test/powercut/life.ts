@@ -38,6 +38,7 @@ const READ_ROWS = 500;
 export interface Trouble {
   failed(error: unknown): void;
   notice(what: string, detail: string): void;
+  doing(what: string): void;
 }
 
 interface Life {
@@ -63,10 +64,14 @@ export async function live(task: LifeTask, trouble: Trouble | null = null): Prom
   const mark = (one: Mark): void => {
     writeSync(file, `${JSON.stringify(one)}\n`);
     learn(truth, one);
+    if (one.mark === 'doing') trouble?.doing(one.what);
   };
   const bootId = `00000000-0000-4000-8000-${String(task.seed % 1_000_000).padStart(12, '0')}`;
   mark({ mark: 'doing', what: 'open' });
-  const core = await openDeskCore({ path: task.store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => trouble?.notice(what, detail) }, stampOf(task.fromMs, bootId));
+  const core = await openDeskCore(
+    { path: task.store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => trouble?.notice(what, detail) },
+    stampOf(task.fromMs, bootId),
+  );
   const life: Life = {
     trouble,
     core,
