@@ -1,4 +1,32 @@
 /** Lost awaits and swallowed errors before something is promised (FAULTS M2). */
-import type { Mutant } from './mutant.ts';
+import { type Mutant, mutant } from './mutant.ts';
 
-export const PROMISED: readonly Mutant[] = [];
+const PROMISES = 'test/tidy/promises.test.ts';
+const FILES = 'test/filefaults/filefaults.real.test.ts';
+const lost = (name: string, file: string, text: string, instead: string) => mutant(name, file, text, instead, 'unit', PROMISES);
+const files = (name: string, file: string, text: string, instead: string) => mutant(name, file, text, instead, 'real', FILES);
+
+export const PROMISED: readonly Mutant[] = [
+  lost(
+    'overlays are taken for published before the broker has them',
+    'cloud/manifest/outbox.ts',
+    "await Promise.all(gates.map((gate) => publishTo(gate, 'overlay', overlay)));",
+    "Promise.all(gates.map((gate) => publishTo(gate, 'overlay', overlay)));",
+  ),
+  lost("a list's signed entry is not waited for", 'daemon/store/manifests.ts', 'await file.writeFile(text);', 'file.writeFile(text);'),
+  lost('a list is in force before its name is', 'daemon/store/manifests.ts', 'await rename(part, target);', 'rename(part, target);'),
+  lost("the demo's broker is cut by nobody", 'deploy/demo/script.ts', 'await actions.cutBroker();', 'actions.cutBroker();'),
+  files(
+    'the sync of the page sums is not looked at',
+    'daemon/store/page-sums.ts',
+    '    fsyncSync(file);\n  } finally {',
+    '    try {\n      fsyncSync(file);\n    } catch {\n      // planted\n    }\n  } finally {',
+  ),
+  files("a list's signed entry is not synced", 'daemon/store/manifests.ts', '    await file.sync();\n', ''),
+  files('a list is not synced', 'daemon/store/manifest-file.ts', '      await to.sync();\n', ''),
+  files('a failed change to a log is not seen', 'daemon/store/sqlite.ts', '    assertLogged(path);\n', ''),
+  files('a store that fails to close keeps its files', 'daemon/desk-core.ts', '      failed.push(error);\n', '      failed.push(error);\n      break;\n'),
+  files('a new key is not synced', 'cloud/durable-file.ts', '      fsyncSync(file);\n', ''),
+  files("a new key's name is not synced", 'cloud/durable-file.ts', '    fsyncSync(folder);\n', ''),
+  files("a command's file is not synced", 'deploy/safe-file.ts', '      fsyncSync(fd);\n', ''),
+];
