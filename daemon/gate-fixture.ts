@@ -9,6 +9,7 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { signedText } from '../contract/chain.ts';
+import type { ManifestTicket } from '../contract/manifest.ts';
 import { createSimClock } from './clock.ts';
 import type { GateStatus } from './control-calls.ts';
 import { createDesk } from './desk.ts';
@@ -35,8 +36,14 @@ export interface Ran {
 
 export type TestGate = Awaited<ReturnType<typeof createTestGate>>;
 
+export interface TestEvent {
+  readonly policies?: Readonly<Record<string, unknown>>;
+  /** Of single tickets, by their number. */
+  readonly tickets?: Readonly<Record<number, Partial<ManifestTicket>>>;
+}
+
 /** Makes everything; starts nothing. */
-export async function createTestGate(launcher = CHECKOUT_LAUNCHER, tickets = TICKETS) {
+export async function createTestGate(launcher = CHECKOUT_LAUNCHER, tickets = TICKETS, event: TestEvent = {}) {
   const root = mkdtempSync(join(tmpdir(), 'stile-gate-'));
   const dir = join(root, 'gate');
   const config = join(dir, 'gate.yaml');
@@ -52,7 +59,7 @@ store: { path: ./store }
 control: { socket: ./gate.sock }
 `,
   );
-  await bringTickets(root, dir, tickets);
+  await bringTickets(root, dir, tickets, event);
   const children = new Set<ChildProcess>();
 
   const end = (child: ChildProcess, signal: 'SIGTERM' | 'SIGKILL'): Promise<number | null> => {
@@ -115,7 +122,7 @@ control: { socket: ./gate.sock }
   };
 }
 
-async function bringTickets(root: string, dir: string, tickets: number): Promise<void> {
+async function bringTickets(root: string, dir: string, tickets: number, given: TestEvent): Promise<void> {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519');
   const spki = publicKey.export({ format: 'der', type: 'spki' }).toString('base64');
   const key = { key_id: 'k1', use: 'manifest' as const, alg: 'Ed25519' as const, spki, not_after: null };
@@ -128,7 +135,7 @@ async function bringTickets(root: string, dir: string, tickets: number): Promise
     name: 'Concert',
     time_zone: 'Europe/Berlin',
     salt: SALT,
-    policies: {},
+    policies: given.policies ?? {},
     keys: [],
     revoked: { version: 0, refs: [] },
     upto: {},
@@ -140,6 +147,7 @@ async function bringTickets(root: string, dir: string, tickets: number): Promise
       ...PLAIN_TICKET,
       ticket_id: `t-${n}`,
       ticket_ref: ticketRefOf(Buffer.from(SALT, 'hex'), codeOf(n)).toString('hex'),
+      ...given.tickets?.[n],
     })),
   });
   const payload = { event_id: 'concert', version: 1, overlay_version: 1, sha256, size, url: '/m', key_id: 'k1' };

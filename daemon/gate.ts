@@ -357,6 +357,12 @@ export function createGate(options: GateOptions): Gate {
 
   // ---------------------------------------------------------------- beginning and end
 
+  /** The way out stood open until now: it is as the lane says, and whoever is in it already went out freely. */
+  function takeOverExit(): void {
+    lane = { ...lane, out: { ...lane.out, freeTailMs: clock.boottimeMs() + config.passageTimeoutMs } };
+    outputs.write('release_out', isDriven(lane.out.release));
+  }
+
   async function drain(): Promise<void> {
     let late: { cancel(): void } | null = null;
     const settled = new Promise<void>((resolve) => {
@@ -374,7 +380,7 @@ export function createGate(options: GateOptions): Gate {
       config = { ...config, unsensed: peripherals.unsensed(config) };
       // Out is open before anything else is known.
       dispatch({ kind: 'condition', condition: 'booted', ok: false });
-      if (options.config.exitStandsOpen === true) outputs.write('release_out', isDriven(lane.out.release));
+      if (options.config.exitStandsOpen === true) takeOverExit();
       if (options.startOpen?.() === true) dispatch({ kind: 'restore', modes: { in: CONTROLLED, out: CONTROLLED }, fireLatched: true });
       peripherals.readLevels();
       for (const direction of BOTH) outputs.show(direction, lane[direction].signal);
