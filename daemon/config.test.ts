@@ -257,3 +257,18 @@ test('suggest finds the near word and nothing far', () => {
   expect(suggest('relase_in', ['release_in', 'release_out'])).toBe('release_in');
   expect(suggest('colour', ['level', 'path'])).toBeNull();
 });
+
+test('the way out: free by default, the button both ways where it opens out, and open without a process where a held signal frees', () => {
+  const { config: plain } = good(GOOD);
+  expect([plain.turnstile.exit, plain.turnstile.button, plain.board.outputs.release_out?.safe]).toEqual(['free', 'both', null]);
+  for (const turnstile of ['{ free_by: hold }', '{ release: hold }']) {
+    expect(good(`${GOOD}turnstile: ${turnstile}\n`).config.board.outputs.release_out).toEqual({ line: 27, active: 'high', safe: 'high' });
+    // What somebody has said stands.
+    expect(
+      good(`${GOOD.replace('release_out: 27', 'release_out: { line: 27, active: low, safe: high }')}turnstile: ${turnstile}\n`).config.board.outputs.release_out?.safe,
+    ).toBe('high');
+  }
+  const oneWay = GOOD.replace(', release_out: 27', '').replace(', passage_out: 21', '');
+  expect(good(oneWay).config.turnstile.button).toBe('in');
+  expect(mistakes(`${oneWay}turnstile: { button: both, exit: code }\n`).map(({ key }) => key).join()).toMatch(/turnstile\.button.*turnstile\.exit/s);
+});

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { DEFAULT_POLICY, effectivePolicy, gateForZone, Policy, readPolicies, serves } from './policy.ts';
+import { DEFAULT_POLICY, effectivePolicy, exitsWarning, gateForZone, Policy, readPolicies, serves } from './policy.ts';
 
 const problems = (value: unknown): readonly string[] => {
   const result = readPolicies(value);
@@ -95,4 +95,16 @@ test('a zone that is served elsewhere is found, also as part of another', () => 
 test('a part before a colon serves all that it begins', () => {
   expect([serves(null, 'x'), serves(['a'], 'a'), serves(['a'], 'a:b:c'), serves(['a:b'], 'a:b:c')]).toEqual([true, true, true, true]);
   expect([serves([], 'x'), serves(['a'], 'ab'), serves(['a:b'], 'a'), serves([''], ':a')]).toEqual([false, false, false, false]);
+});
+
+test('an event whose re-entry or passback needs exits says so (NIGHT: nobody is kept inside)', () => {
+  expect(exitsWarning('fair', { event: { reentry: { rule: 'always' }, passback: { mode: 'off' }, occupancy: { limit: null } } })).toBeNull();
+  expect(exitsWarning('fair', {})).toBeNull();
+  expect(exitsWarning('fair', { event: { reentry: { rule: 'after_exit' } } })).toContain(
+    'event fair has re-entry after_exit, which need exits: set turnstile.exit to code',
+  );
+  expect(exitsWarning('fair', { tiers: { day: { passback: { mode: 'soft' } } } })).toContain('passback soft');
+  expect(exitsWarning('fair', { gates: { 'arena/north': { passback: { mode: 'hard' }, occupancy: { limit: 5 } } } })).toContain(
+    'passback hard and an occupancy limit',
+  );
 });

@@ -149,6 +149,26 @@ export const EventPolicies = z.strictObject({
 });
 export type EventPolicies = z.infer<typeof EventPolicies>;
 
+/** The words of an event that count only where exits are seen: its lanes need `exit: code`. In words; empty: none. */
+export function needsExits({ event, tiers, gates }: EventPolicies): readonly string[] {
+  const all = [event, ...Object.values(tiers ?? {}), ...Object.values(gates ?? {})].filter((one) => one !== undefined);
+  const modes = ['soft', 'hard'].filter((mode) => all.some(({ passback }) => passback?.mode === mode));
+  return [
+    ...(all.some(({ reentry }) => reentry?.rule === 'after_exit') ? ['re-entry after_exit'] : []),
+    ...modes.map((mode) => `passback ${mode}`),
+    ...(all.some(({ occupancy }) => occupancy?.limit != null) ? ['an occupancy limit'] : []),
+  ];
+}
+
+/** Said where such an event is made or assigned; null: nothing need be said. Policies that cannot be read need nothing. */
+export function exitsWarning(eventId: string, policies: unknown): string | null {
+  const read = readPolicies(policies);
+  const needs = read.ok ? needsExits(read.policies) : [];
+  return needs.length === 0
+    ? null
+    : `event ${eventId} has ${needs.join(' and ')}, which need exits: set turnstile.exit to code at its lanes, with an outward reader, or nobody is ever seen to leave`;
+}
+
 /** LANE.md "Defaults of the policies". */
 export const DEFAULT_POLICY: Policy = {
   duplicate_window_s: 10,

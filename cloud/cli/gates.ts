@@ -87,6 +87,7 @@ export async function assign(session: Session, gate: string, events: readonly st
       ).rows.map(({ name }) => name)
     : [gate];
   if (gates.length === 0) throw new CliError(EXIT.failed, `there are no gates at ${gate.slice(0, -2)} yet: stile-cloud gate add ${gate.slice(0, -2)}/<gate>`);
+  const warnings = new Set<string>();
   for (const name of gates) {
     const assignment = { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) };
     // In one transaction: a mistyped event or a token that cannot be written leaves no gate behind whose token nobody has.
@@ -97,6 +98,7 @@ export async function assign(session: Session, gate: string, events: readonly st
       if (made.token !== null) keepToken(made.token, options);
       return { made, result };
     });
+    for (const warning of result.warnings) warnings.add(warning);
     sayMade(session, name, made);
     if (made.token !== null) showToken(session, name, made.token, options);
     const serves = [options.zones === undefined ? null : `zones ${options.zones}`, options.tiers === undefined ? null : `tiers ${options.tiers}`]
@@ -106,6 +108,7 @@ export async function assign(session: Session, gate: string, events: readonly st
       `${name} is for ${events.length === 0 ? 'no event' : events.join(', ')}${serves === '' ? '' : ` (${serves})`}${result.removed.length > 0 ? `, no longer for ${result.removed.join(', ')}` : ''}\n`,
     );
   }
+  for (const warning of warnings) session.terminal.err(`warning: ${warning}\n`);
   await toldGates(session, tenantId, options.wait ?? true);
 }
 

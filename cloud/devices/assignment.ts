@@ -3,6 +3,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { GateName, splitGateName } from '../../contract/ids.ts';
 import { wordsOf } from '../../contract/words.ts';
+import { exitsWarning } from '../../rules/policy.ts';
 import type { DatabaseClient } from '../database.ts';
 
 /** Random bytes of a token: 256 bits. */
@@ -87,7 +88,14 @@ export interface Assignment {
   readonly tiers: readonly string[] | null | undefined;
 }
 
-export type AssignmentResult = { readonly ok: true; readonly added: readonly string[]; readonly removed: readonly string[] } | Refusal;
+export type AssignmentResult =
+  | {
+      readonly ok: true;
+      readonly added: readonly string[];
+      readonly removed: readonly string[] /** What a person should know all the same; empty: nothing. */;
+      readonly warnings: readonly string[];
+    }
+  | Refusal;
 
 /**
  * What the gate is for from now on: exactly these events. A gate that says it still has rows which the
@@ -110,7 +118,10 @@ export async function assignGate(
   if (device.revoked) return { ok: false, code: 'REVOKED', message: `the gate ${gate} is revoked: give it a new token with stile-cloud gate token ${gate}` };
   const { site } = splitGateName(gate);
   const events = (
-    await client.query<{ event_id: string; site_id: string | null }>('SELECT event_id, site_id FROM events WHERE event_id = ANY($1)', [assignment.eventIds])
+    await client.query<{ event_id: string; site_id: string | null; policies: unknown }>(
+      'SELECT event_id, site_id, policies FROM events WHERE event_id = ANY($1)',
+      [assignment.eventIds],
+    )
   ).rows;
   const known = new Set(events.map(({ event_id }) => event_id));
   const unknown = assignment.eventIds.filter((id) => !known.has(id));
@@ -156,5 +167,6 @@ export async function assignGate(
     rebuilt,
   ]);
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
-  return { ok: true, added: assignment.eventIds.filter((id) => !before.includes(id)), removed };
+  const warnings = events.map(({ event_id, policies }) => exitsWarning(event_id, policies)).filter((warning) => warning !== null);
+  return { ok: true, added: assignment.eventIds.filter((id) => !before.includes(id)), removed, warnings };
 }

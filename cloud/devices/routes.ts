@@ -62,7 +62,15 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
         const assigned = taken(await assignGate(client, tenantId, gate, { eventIds: [...new Set(event_ids)], zones, tiers }));
         return { ...assigned, created: device.created };
       });
-      return { success: true, gate, event_ids: [...new Set(event_ids)], added: result.added, removed: result.removed, created: result.created };
+      return {
+        success: true,
+        gate,
+        event_ids: [...new Set(event_ids)],
+        added: result.added,
+        removed: result.removed,
+        created: result.created,
+        ...(result.warnings.length > 0 ? { warnings: result.warnings } : {}),
+      };
     },
   );
 

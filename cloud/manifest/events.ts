@@ -3,7 +3,7 @@ import { ExternalId, SiteId } from '../../contract/ids.ts';
 import { MAX_TIME_MS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { unstorable } from '../../contract/parse.ts';
 import { wordsOf } from '../../contract/words.ts';
-import { EventPolicies, readPolicies } from '../../rules/policy.ts';
+import { EventPolicies, exitsWarning, readPolicies } from '../../rules/policy.ts';
 import { defaultEndMs, endWarning } from '../../rules/windows.ts';
 import type { DatabaseClient } from '../database.ts';
 
@@ -56,8 +56,10 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
       code: 'ENDS_AT_NEEDED',
       message: `event ${eventId} has no beginning and no end, and its tickets would open its gates for ever: give ends_at`,
     };
-  const warning = endWarning({ startsAtMs: startsAt === null ? null : Date.parse(startsAt), endsAtMs: endsAt === null ? null : Date.parse(endsAt) });
-  const told = { startsAt, endsAt, endsAtDefault, warnings: warning === null ? [] : [`event ${eventId} ${warning}`] };
+  const open = endWarning({ startsAtMs: startsAt === null ? null : Date.parse(startsAt), endsAtMs: endsAt === null ? null : Date.parse(endsAt) });
+  const exits = fields.policies === undefined ? null : exitsWarning(eventId, fields.policies);
+  const warnings = [...(open === null ? [] : [`event ${eventId} ${open}`]), ...(exits === null ? [] : [exits])];
+  const told = { startsAt, endsAt, endsAtDefault, warnings };
   if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt))
     return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
   const site = before?.site_id ?? null;
