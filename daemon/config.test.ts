@@ -265,10 +265,15 @@ test('the way out: free by default, the button both ways where it opens out, and
     expect(good(`${GOOD}turnstile: ${turnstile}\n`).config.board.outputs.release_out).toEqual({ line: 27, active: 'high', safe: 'high' });
     // What somebody has said stands.
     expect(
-      good(`${GOOD.replace('release_out: 27', 'release_out: { line: 27, active: low, safe: high }')}turnstile: ${turnstile}\n`).config.board.outputs.release_out?.safe,
+      good(`${GOOD.replace('release_out: 27', 'release_out: { line: 27, active: low, safe: high }')}turnstile: ${turnstile}\n`).config.board.outputs.release_out
+        ?.safe,
     ).toBe('high');
   }
   const oneWay = GOOD.replace(', release_out: 27', '').replace(', passage_out: 21', '');
   expect(good(oneWay).config.turnstile.button).toBe('in');
-  expect(mistakes(`${oneWay}turnstile: { button: both, exit: code }\n`).map(({ key }) => key).join()).toMatch(/turnstile\.button.*turnstile\.exit/s);
+  expect(
+    mistakes(`${oneWay}turnstile: { button: both, exit: code }\n`)
+      .map(({ key }) => key)
+      .join(),
+  ).toMatch(/turnstile\.button.*turnstile\.exit/s);
 });
