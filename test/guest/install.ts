@@ -55,8 +55,13 @@ async function boot({ suite, folder, log, releases }: Run, name: string): Promis
 function typed(machine: Machine, command: string): string {
   const { code, out } = machine.type(command);
   if (code !== 0) throw new NotProven(`${machine.name}# ${command}\nended with ${code}:\n${out.slice(-3_000)}`);
-  say(`  ${machine.name}# ${command}`);
   return out;
+}
+
+/** The same for a command of the document, and tells it. */
+function act(machine: Machine, command: string): void {
+  say(`  ${machine.name}# ${command}`);
+  typed(machine, command);
 }
 
 /** As this machine needs it: its architecture, and the name of the gate at hand. */
@@ -74,7 +79,7 @@ async function addGate(at: Run, server: Machine, gate: string, address: string, 
   for (const step of at.steps) {
     if (step.kind === 'run' && !step.eachGate) continue;
     actions += 1;
-    if (step.kind === 'run') typed(step.where === 'server' ? server : machine, asHere(step.command, gate));
+    if (step.kind === 'run') act(step.where === 'server' ? server : machine, asHere(step.command, gate));
     else if (step.kind === 'file')
       writeFileSync(
         join(server.tree, 'root', step.name),
@@ -93,7 +98,7 @@ async function addGate(at: Run, server: Machine, gate: string, address: string, 
   writeFileSync(reader.guestPath, `${code}\r\n`);
   await until('the passage', () => JSON.parse(typed(machine, 'stile-gate status --json')).totals.passages === 1);
   const rows = `SELECT string_agg(kind, ',' ORDER BY seq) FROM ledger_rows WHERE gate = 'arena/${gate}' AND kind IN ('grant', 'passage')`;
-  await until('both rows in Postgres', () => typed(server, `runuser -u postgres -- psql -d stile -Atc "${rows}"`).trim() === 'grant,passage');
+  await until('both rows in Postgres', () => typed(server, `cd / && runuser -u postgres -- psql -d stile -Atc "${rows}"`).trim() === 'grant,passage');
   say(`ok: a guest is in at ${gate}, grant and passage are in Postgres ${((Date.now() - fromMs) / 1000).toFixed(1)} s after the code was read`);
   const listed = typed(server, 'stile-cloud gates');
   if (!new RegExp(`arena/${gate} +online`).test(listed)) throw new NotProven(`the cloud does not see it:\n${listed}`);
@@ -120,7 +125,7 @@ async function prove(at: Run): Promise<void> {
   let actions = 0;
   const once = at.steps.filter((step) => step.kind === 'run' && !step.eachGate) as readonly Extract<Step, { kind: 'run' }>[];
   for (const { command } of once) {
-    typed(server, asHere(command, GATE));
+    act(server, asHere(command, GATE));
     actions += 1;
   }
   const ready = Date.now();
