@@ -13,7 +13,7 @@ export default defineConfig({
         // Beside the file, quick, no server of any kind: `make check` runs these.
         test: {
           name: 'unit',
-          include: ['{contract,rules,daemon,deploy,test}/**/*.test.ts'],
+          include: ['{contract,rules,signing,manifest-format,runtime,daemon,testkit,deploy,test}/**/*.test.ts'],
           exclude: ['**/*.real.test.ts', 'test/system/**', 'test/faults/**', 'test/kernel/**', 'node_modules/**', '.tools/**'],
         },
       },
@@ -22,7 +22,7 @@ export default defineConfig({
         // Beside the file, with the real Postgres, the real broker, other processes.
         test: {
           name: 'real',
-          include: ['{contract,rules,daemon,deploy,test}/**/*.real.test.ts', 'cloud/**/*.test.ts'],
+          include: ['{contract,rules,signing,manifest-format,runtime,daemon,testkit,deploy,test}/**/*.real.test.ts', 'cloud/**/*.test.ts'],
           exclude: ['test/system/**', 'test/kernel/**'],
           testTimeout: 60_000,
           hookTimeout: 120_000,

@@ -15,15 +15,15 @@ import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { type CloudBroker, createBroker, type IncomingMessage } from '../cloud/broker.ts';
-import { connectOwner, type OwnerConnection } from '../cloud/database.ts';
-import { migrate } from '../cloud/migrate.ts';
+import { connectOwner, type OwnerConnection } from '../cloud/db/database.ts';
+import { migrate } from '../cloud/db/migrate.ts';
+import { type CloudBroker, createBroker, type IncomingMessage } from '../cloud/mqtt/client.ts';
 import { MAX_BATCHES_IN_FLIGHT, MAX_LEDGER_ENTRIES } from '../contract/limits.ts';
 import { parseTopic, topicOf } from '../contract/topics.ts';
-import { startPostgres } from '../deploy/database/embedded.ts';
-import { startBroker } from '../test/broker.ts';
-import { makeVenue, type TestTicket, type Venue } from '../test/database.ts';
-import { type TestLedger, testLedger } from '../test/ledgers.ts';
+import { startBroker } from '../testkit/broker.ts';
+import { makeVenue, type TestTicket, type Venue } from '../testkit/database.ts';
+import { type TestLedger, testLedger } from '../testkit/ledgers.ts';
+import { startPostgres } from '../testkit/postgres.ts';
 import { quantile, table } from './table.ts';
 
 const { values } = parseArgs({
@@ -143,7 +143,7 @@ async function until(done: () => boolean, progress: () => number, gates: readonl
 }
 
 async function startIngester(databaseUrl: string, mqttUrl: string): Promise<ChildProcess> {
-  const child = spawn(process.execPath, [join(import.meta.dirname, '../test/ingest-process.ts')], {
+  const child = spawn(process.execPath, [join(import.meta.dirname, '../testkit/ingest-process.ts')], {
     env: { ...process.env, DATABASE_URL: databaseUrl, STILE_MQTT_URL: mqttUrl },
     stdio: ['ignore', 'pipe', 'inherit'],
   });

@@ -11,13 +11,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { createDesk } from '../daemon/desk.ts';
-import { createGate } from '../daemon/gate.ts';
+import { createDesk } from '../daemon/decider/client.ts';
+import { createGate } from '../daemon/gate/gate.ts';
 import { DEFAULT_LANE_CONFIG } from '../daemon/lane/config.ts';
-import { createNoUplink } from '../daemon/late-uplink.ts';
+import { createNoUplink } from '../daemon/link/lazy-uplink.ts';
 import type { Board, BoardEvent, Clock, Desk, InputName, Reader, ReaderEvent } from '../daemon/ports.ts';
 import { initialTurnstile, stepTurnstile, type TurnstileInput } from '../daemon/sim/turnstile.ts';
-import { type Floor, openFloor } from './floor.ts';
+import { type Floor, openFloor } from './disk-floor.ts';
 import { quantile, table } from './table.ts';
 import { codeOf, makeTicketList } from './ticket-list.ts';
 

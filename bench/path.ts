@@ -13,16 +13,16 @@ import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createSimBoard } from '../daemon/board/sim-board.ts';
-import { createClock } from '../daemon/clock.ts';
-import { createDesk } from '../daemon/desk.ts';
-import { systemTimers } from '../daemon/gate/timers.ts';
-import { createGate, type Gate } from '../daemon/gate.ts';
+import { createClock } from '../daemon/clock/clock.ts';
+import { createDesk } from '../daemon/decider/client.ts';
+import { createGate, type Gate } from '../daemon/gate/gate.ts';
 import { DEFAULT_LANE_CONFIG } from '../daemon/lane/config.ts';
-import { createNoUplink } from '../daemon/late-uplink.ts';
+import { createNoUplink } from '../daemon/link/lazy-uplink.ts';
 import type { Desk, Reader } from '../daemon/ports.ts';
 import { createSerialReader } from '../daemon/reader/serial-reader.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
-import { FLOOR_ROUNDS, type Floor, openFloor } from './floor.ts';
+import { systemTimers } from '../daemon/timers.ts';
+import { FLOOR_ROUNDS, type Floor, openFloor } from './disk-floor.ts';
 import { createGuest } from './guest.ts';
 import { quantile, table } from './table.ts';
 import { codeOf, makeTicketList } from './ticket-list.ts';
@@ -181,7 +181,7 @@ try {
     `commit floor (4,120 bytes, pwrite + fdatasync, laid out before), one after the other: p50 ${quantile(hot, 0.5).toFixed(0)} µs, p99 ${quantile(hot, 0.99).toFixed(0)} µs\n\n`,
   );
   const compiled = existsSync(join(import.meta.dirname, '../node_modules/better-sqlite3/build/Release/better_sqlite3.node'));
-  process.stdout.write(`database: ${compiled ? 'as in a bundle (fdatasync)' : 'prebuilt (fsync; node deploy/database-part.ts for the one in a bundle)'}\n`);
+  process.stdout.write(`database: ${compiled ? 'as in a bundle (fdatasync)' : 'prebuilt (fsync; node deploy/build-sqlite.ts for the one in a bundle)'}\n`);
   for (const size of SIZES) {
     const { times, cold, rss_mb, bytes } = await measure(folder, size, floor);
     const whole = quantile(times.whole, 0.5);

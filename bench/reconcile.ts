@@ -19,13 +19,13 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { connectOwner, createDatabase, type Database, type OwnerConnection } from '../cloud/database.ts';
-import { migrate } from '../cloud/migrate.ts';
-import { type LedgerRow, readRow, reconcile, sha256 } from '../cloud/reconcile/rows.ts';
-import { entryHash } from '../contract/chain.ts';
-import { startPostgres } from '../deploy/database/embedded.ts';
-import { makeVenue, type Venue } from '../test/database.ts';
-import { testLedger } from '../test/ledgers.ts';
+import { connectOwner, createDatabase, type Database, type OwnerConnection } from '../cloud/db/database.ts';
+import { migrate } from '../cloud/db/migrate.ts';
+import { type LedgerRow, readRow, reconcile, sha256 } from '../cloud/reconcile/reconcile.ts';
+import { entryHash } from '../contract/hash-chain.ts';
+import { makeVenue, type Venue } from '../testkit/database.ts';
+import { testLedger } from '../testkit/ledgers.ts';
+import { startPostgres } from '../testkit/postgres.ts';
 import { quantile, table } from './table.ts';
 
 const { values } = parseArgs({

@@ -6,8 +6,8 @@
 import { parseArgs } from 'node:util';
 import { admit } from '../rules/admission.ts';
 import type { Recognised } from '../rules/facts.ts';
-import { EVENT, entry, exit, GATE, HOUR_MS, NOW_MS, PLACE, TICKET } from '../rules/given.ts';
 import { effectivePolicy, type GatePolicy } from '../rules/policy.ts';
+import { EVENT, entry, exit, GATE, HOUR_MS, NOW_MS, PLACE, TICKET } from '../rules/testing/facts.ts';
 import type { RuleNode } from '../rules/venue-rule.ts';
 import { quantile, table } from './table.ts';
 

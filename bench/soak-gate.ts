@@ -15,9 +15,9 @@
 import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import type { RecentLine } from '../daemon/control-calls.ts';
-import type { GateProcess } from '../deploy/demo/gate-process.ts';
-import { newCode, openVenue, openWires } from '../test/system/venue.ts';
+import type { RecentLine } from '../daemon/control/protocol.ts';
+import { newCode, openVenue, openWires } from '../test/system/environment.ts';
+import type { GateProcess } from '../testkit/gate-process.ts';
 import { chart } from './chart.ts';
 import { growthMbPerHour, machine, probed, startProbes, windowed, windows } from './soak.ts';
 import { quantile } from './table.ts';
@@ -36,7 +36,7 @@ const RATE = Number(values.rate);
 const CROWD = ['ticket', 'ticket', 'ticket', 'ticket', 'ticket', 'inside', 'inside', 'unknown', 'unknown', 'again'] as const;
 /** The broker is away in this part of the time. */
 const AWAY = { from: 0.4, to: 0.5 } as const;
-/** A code that waits is answered or given up by then (daemon/lane/codes.ts, MAX_QUEUED_MS), ms. */
+/** A code that waits is answered or given up by then (daemon/lane/presentations.ts, MAX_QUEUED_MS), ms. */
 const LAST_ANSWERS_MS = 16_000;
 const SETTLE_MS = 180_000;
 const PLANTED_EVERY = 50;

@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { ProbeLine } from '../test/faults/probe.ts';
+import type { ProbeLine } from '../test/faults/loop-probe.ts';
 import type { Series } from './chart.ts';
 import { quantile } from './table.ts';
 
@@ -16,13 +16,13 @@ export interface Probes {
   lines(pid: number): readonly ProbeLine[];
 }
 
-/** Processes that are started from here on carry the probe (test/faults/probe.ts). */
+/** Processes that are started from here on carry the probe (test/faults/loop-probe.ts). */
 export function startProbes(): Probes {
   const folder = join(tmpdir(), `stile-probe-${process.pid}`);
   mkdirSync(folder, { recursive: true });
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   process.env['STILE_PROBE'] = folder;
-  process.env['NODE_OPTIONS'] = `${process.env['NODE_OPTIONS'] ?? ''} --import ${fileURLToPath(new URL('../test/faults/probe.ts', import.meta.url))}`;
+  process.env['NODE_OPTIONS'] = `${process.env['NODE_OPTIONS'] ?? ''} --import ${fileURLToPath(new URL('../test/faults/loop-probe.ts', import.meta.url))}`;
   return {
     pids: () => readdirSync(folder).map(Number),
     lines: (pid) =>

@@ -17,10 +17,10 @@ import { parseArgs } from 'node:util';
 import { connectAsync } from 'mqtt';
 import { stringify } from 'yaml';
 import { topicOf } from '../contract/topics.ts';
-import { createClock } from '../daemon/clock.ts';
-import { createDesk } from '../daemon/desk.ts';
+import { createClock } from '../daemon/clock/clock.ts';
+import { createDesk } from '../daemon/decider/client.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
-import { type Broker, startBroker } from '../test/broker.ts';
+import { type Broker, startBroker } from '../testkit/broker.ts';
 import { quantile, table } from './table.ts';
 import { makeTicketList } from './ticket-list.ts';
 
@@ -37,7 +37,7 @@ const ROUNDS = Number(values.rounds);
 const root = fileURLToPath(new URL('..', import.meta.url));
 const GATE = 'arena/bench-01';
 const START_MS = 30_000;
-/** The service keeps its compiled code so long after its start (deploy/compiled.ts), ms, and some more. */
+/** The service keeps its compiled code so long after its start (deploy/compile-cache.ts), ms, and some more. */
 const COMPILED_MS = 22_000;
 const folder = mkdtempSync(join(tmpdir(), 'stile-start-'));
 

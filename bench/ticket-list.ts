@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import type { ManifestTicket, WantedManifest } from '../contract/manifest.ts';
-import { createSigner, PLAIN_TICKET, type Signer } from '../daemon/desk-fixture.ts';
+import { createSigner, PLAIN_TICKET, type Signer } from '../daemon/decider/testing/store.ts';
 import { buildManifestFile } from '../daemon/store/build-manifest.ts';
 
 export const EVENT = 'bench';

@@ -5,9 +5,9 @@
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { placeholderIn } from '../contract/placeholder.ts';
-import { isNetwork, LOOPBACK } from './addresses.ts';
+import { PRINTED_PASSWORDS } from './db/logins.ts';
+import { isNetwork, LOOPBACK } from './http/addresses.ts';
 import { LOG_LEVELS, type LogLevel } from './log.ts';
-import { PRINTED_PASSWORDS } from './logins.ts';
 
 export interface MqttSettings {
   readonly url: string;

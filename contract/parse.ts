@@ -1,8 +1,8 @@
 /** From bytes on the wire to a checked value, or why not. Bytes are capped before they are parsed. */
 import type { z } from 'zod';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from './limits.ts';
+import { wordsOf } from './schema-errors.ts';
 import { cutText } from './text.ts';
-import { wordsOf } from './words.ts';
 
 export type ParseFailure = {
   readonly ok: false;

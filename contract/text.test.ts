@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { canonicalJson } from './chain.ts';
+import { canonicalJson } from './hash-chain.ts';
 import { cutText, plainData, shownLine, shownText } from './text.ts';
 
 const FACE = '\u{1F600}';

@@ -4,10 +4,10 @@ import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { Aedes } from 'aedes';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { connectGate } from './cli/client.ts';
-import { loadConfig } from './config.ts';
-import type { WatchItem } from './control-calls.ts';
-import { CHECKOUT_LAUNCHER, codeOf, createTestGate, GATE, type TestGate, until } from './gate-fixture.ts';
+import { CHECKOUT_LAUNCHER, codeOf, createTestGate, GATE, type TestGate, until } from '../testkit/gate.ts';
+import { loadConfig } from './config/load.ts';
+import { connectGate } from './control/client.ts';
+import type { WatchItem } from './control/protocol.ts';
 import { runGate } from './main.ts';
 
 let at: TestGate;

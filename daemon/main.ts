@@ -7,30 +7,30 @@
  */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { stileVersion } from '../runtime/build-info.ts';
+import { createSdNotify, type SdNotify } from '../runtime/sd-notify.ts';
 import { createBoard } from './board/create-board.ts';
-import { type LaneBoard, writeReleaseFile } from './board/release-file.ts';
-import type { GateClock } from './clock.ts';
-import { createClockWatch } from './clock-watch.ts';
-import { composeLink } from './compose-link.ts';
-import type { Config } from './config.ts';
-import { createControl } from './control.ts';
-import { createHandlers } from './control-handlers.ts';
-import type { DeskThread } from './desk-thread.ts';
-import { systemTimers } from './gate/timers.ts';
-import { createGate, type Gate } from './gate.ts';
-import { gateClock } from './gate-clock.ts';
-import { createHealthReports } from './health-reports.ts';
-import { gateInfo } from './info.ts';
-import { createSdNotify, type SdNotify } from './link/sd-notify.ts';
-import { createTelemetry, type Telemetry } from './link/telemetry.ts';
-import { createLog, type Log } from './log.ts';
+import { type LaneBoard, writeReleaseFile } from './board/failsafe-file.ts';
+import type { GateClock } from './clock/clock.ts';
+import { gateClock } from './clock/gate-clock.ts';
+import { createClockWatch } from './clock/jump-detector.ts';
+import type { Config } from './config/load.ts';
+import { createHandlers } from './control/handlers.ts';
+import { createControl } from './control/server.ts';
+import type { DeskThread } from './decider/early-start.ts';
+import { createGate, type Gate } from './gate/gate.ts';
+import { composeLink } from './link/compose.ts';
+import { createLog, type Log } from './log/log.ts';
 import type { Board, Desk, Uplink } from './ports.ts';
 import { createSerialReader } from './reader/serial-reader.ts';
-import { stileVersion } from './version.ts';
+import { createHealthReports } from './telemetry/health-schedule.ts';
+import { createTelemetry, type Telemetry } from './telemetry/host-metrics.ts';
+import { gateInfo } from './telemetry/info.ts';
+import { systemTimers } from './timers.ts';
 
 /** Beside the control socket: /run/stile/release.conf, where the unit's stop step looks. */
 const RELEASE_FILE_NAME = 'release.conf';
-/** daemon/store/standing.ts keeps it; importing that here would load the database's library into the loop's thread. */
+/** daemon/store/durable-state.ts keeps it; importing that here would load the database's library into the loop's thread. */
 const FIRE_LATCH_FILE = 'fire-latched';
 /** `health` and `stats` go out so often, ms (CONTRACT.md). */
 const HEALTH_MS = 30_000;

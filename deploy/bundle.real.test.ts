@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { codeOf, createTestGate, until } from '../daemon/gate-fixture.ts';
+import { codeOf, createTestGate, until } from '../testkit/gate.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'stile-bundle-'));
 afterAll(() => rmSync(folder, { recursive: true }));

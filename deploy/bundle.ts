@@ -18,10 +18,10 @@ import { createHash } from 'node:crypto';
 import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { build, type Plugin } from 'esbuild';
-import { SETUP_SQL } from '../cloud/logins.ts';
-import { stileVersion } from '../daemon/version.ts';
+import { SETUP_SQL } from '../cloud/db/logins.ts';
+import { stileVersion } from '../runtime/build-info.ts';
+import { databasePart } from './build-sqlite.ts';
 import { ARCHITECTURES, type Arch, BundleError, compile, compiler } from './compile.ts';
-import { databasePart } from './database-part.ts';
 
 const root = join(import.meta.dirname, '..');
 const modules = join(root, 'node_modules');
@@ -64,7 +64,7 @@ const nativeParts: Plugin = {
 const lateZod: Plugin = {
   name: 'zod when it is needed',
   setup(builder) {
-    builder.onResolve({ filter: /^zod$/ }, () => ({ path: join(root, 'deploy/late-zod.ts') }));
+    builder.onResolve({ filter: /^zod$/ }, () => ({ path: join(root, 'deploy/lazy-zod.ts') }));
   },
 };
 
@@ -226,14 +226,14 @@ async function addProgram(
 
 async function makeGate(arch: Arch, work: string, database: boolean): Promise<readonly string[]> {
   const { runtime, notes } = await addProgram(arch, work, {
-    entry: 'deploy/gate-entry.ts',
+    entry: 'deploy/entries/gate.ts',
     name: 'stile-gate',
     launcher: 'daemon/stile-gate',
     plugins: [lateZod],
   });
   // Apart from the command lines and from each other: each of the service's two threads reads few files, and none for another's sake.
-  await bundleProgram('deploy/run-entry.ts', 'stile-run', join(work, 'lib'), [lateZod]);
-  await bundleProgram('deploy/desk-entry.ts', 'stile-desk', join(work, 'lib'), [lateZod]);
+  await bundleProgram('deploy/entries/run.ts', 'stile-run', join(work, 'lib'), [lateZod]);
+  await bundleProgram('deploy/entries/worker.ts', 'stile-desk', join(work, 'lib'), [lateZod]);
   await bundleZod(join(work, 'lib'));
   const more = copyNativeParts(arch, runtime, join(work, 'lib/native'), database);
   const step = join(work, 'libexec/stile-release');
@@ -250,7 +250,7 @@ async function makeGate(arch: Arch, work: string, database: boolean): Promise<re
 async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
   const { notes } = await addProgram(arch, work, { entry: 'cloud/cli/main.ts', name: 'stile-cloud', launcher: 'cloud/stile-cloud' });
   copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(work, 'lib/native/better_sqlite3.node'));
-  cpSync(join(root, 'cloud/migrations'), join(work, 'lib/migrations'), { recursive: true });
+  cpSync(join(root, 'cloud/db/migrations'), join(work, 'lib/migrations'), { recursive: true });
   cpSync(join(root, 'cloud/console/page'), join(work, 'lib/console'), { recursive: true });
   copyFileSync(join(root, 'deploy/mosquitto/mosquitto.conf'), join(work, 'share/mosquitto.conf'));
   cpSync(join(root, 'deploy/proxy'), join(work, 'share/proxy'), { recursive: true });

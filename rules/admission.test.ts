@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 import { admit } from './admission.ts';
 import type { Grant, Recognised } from './facts.ts';
-import { DAY_MS, EVENT, entry, exit, GATE, type Given, HOUR_MS, judged, MINUTE_MS, NOW_MS, PLACE, TICKET } from './given.ts';
 import { DEFAULT_POLICY } from './policy.ts';
+import { DAY_MS, EVENT, entry, exit, GATE, type Given, HOUR_MS, judged, MINUTE_MS, NOW_MS, PLACE, TICKET } from './testing/facts.ts';
 
 /** Given → refused with this reason, explained so, perhaps valid again so many ms later. */
 type Refused = readonly [given: string, facts: Given, reason: string, explanation: string, againInMs?: number];

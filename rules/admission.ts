@@ -8,13 +8,13 @@
 import { RIGHT_REASONS } from '../contract/manifest.ts';
 import { explain, type Reason, type ReasonFacts } from '../contract/reasons.ts';
 import { cutText } from '../contract/text.ts';
-import { type Ask, admitInSpite, type Check, gateName, refusal, show } from './ask.ts';
+import { type Ask, admitInSpite, type Check, gateName, refusal, show } from './check-context.ts';
 import { checkCapacity, entitledUnits } from './entitlement.ts';
+import { checkVenueRule } from './explain-refusal.ts';
 import type { Grant, PlaceFacts, Recognised, Refusal, Verdict } from './facts.ts';
-import { checkVenueRule } from './nearest-miss.ts';
 import { gateForZone, type Policy, serves } from './policy.ts';
-import { usageOf } from './usage.ts';
-import { checkTime } from './windows.ts';
+import { checkTime } from './validity.ts';
+import { usageOf } from './visits.ts';
 
 /** Decides. `policy` is the effective one of the ticket's tier at this gate (of the gate alone where no ticket is known). */
 export function admit(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { type Candidate, chooseEvent } from './choose.ts';
-import { DAY_MS, EVENT, entry, type Given, HOUR_MS, MINUTE_MS, NOW_MS, PLACE, TICKET } from './given.ts';
 import { effectivePolicy } from './policy.ts';
+import { DAY_MS, EVENT, entry, type Given, HOUR_MS, MINUTE_MS, NOW_MS, PLACE, TICKET } from './testing/facts.ts';
 
 /** One code in an event: an ordinary one that began an hour ago, but for what is given. */
 const known = (eventId: string, given: Given = {}): Candidate => ({

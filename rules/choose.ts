@@ -7,8 +7,8 @@
 import { admit } from './admission.ts';
 import type { PlaceFacts, RecognisedTicket } from './facts.ts';
 import type { Policy } from './policy.ts';
-import { usageOf } from './usage.ts';
-import { isOpen } from './windows.ts';
+import { isOpen } from './validity.ts';
+import { usageOf } from './visits.ts';
 
 export interface Candidate {
   readonly facts: RecognisedTicket;

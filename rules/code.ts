@@ -6,7 +6,7 @@
  */
 import { MAX_FRAME_BYTES } from '../contract/limits.ts';
 import { readPretix } from './pretix.ts';
-import { readStile } from './signed.ts';
+import { readStile } from './stile-code.ts';
 
 /** Text is a guest's code: never logged, stored or published. */
 export type Code = { readonly kind: 'code'; readonly text: string } | { readonly kind: 'unreadable' };

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { Grant } from './facts.ts';
-import { DAY_MS, entry, exit, GATE, type Given, HOUR_MS, judged, MINUTE_MS, NOW_MS } from './given.ts';
+import { DAY_MS, entry, exit, GATE, type Given, HOUR_MS, judged, MINUTE_MS, NOW_MS } from './testing/facts.ts';
 
 type Refused = readonly [given: string, facts: Given, reason: string, explanation: string, againInMs?: number];
 type Granted = readonly [given: string, facts: Given, grant: Partial<Grant>];

@@ -5,7 +5,7 @@
  * first entry's data); one that may re-enter is told `gap`. Rules of time are not judged without a trusted clock,
  * but for the duplicate window: it is short, and mostly measured against this gate's own clock.
  */
-import { type Ask, gateName, refusal, show } from './ask.ts';
+import { type Ask, gateName, refusal, show } from './check-context.ts';
 import type { Refusal } from './facts.ts';
 import { localDay, localDays, nextDayMs } from './venue-time.ts';
 

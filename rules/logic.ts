@@ -4,7 +4,7 @@
  * must have passed `ruleProblem`, so it names none of the library's other operators.
  */
 import jsonLogic, { type RulesLogic } from 'json-logic-js';
-import type { Ask } from './ask.ts';
+import type { Ask } from './check-context.ts';
 import { isOperation, operation, type RuleNode, type RuleVariable } from './venue-rule.ts';
 import { clockTodayMs, dateTimeMs, isoWeekday, localDay, localDays } from './venue-time.ts';
 

@@ -7,7 +7,7 @@
  */
 import { z } from 'zod';
 import { GateName, TierId, Timestamp, ZoneId } from '../contract/ids.ts';
-import { wordsOf } from '../contract/words.ts';
+import { wordsOf } from '../contract/schema-errors.ts';
 import { VenueRule } from './venue-rule.ts';
 
 /** What to do in spite of something: `admit_and_flag` writes it into the grant's flags. */
@@ -123,7 +123,7 @@ export type Policy = z.infer<typeof Policy>;
 
 const isOrdered = (window: { from?: string | null | undefined; until?: string | null | undefined }) =>
   !window.from || !window.until || window.from < window.until;
-/** Each field may be left out. Written so that no schema need be made for it (deploy/late-zod.ts). */
+/** Each field may be left out. Written so that no schema need be made for it (deploy/lazy-zod.ts). */
 const leftOut = <T extends Readonly<Record<string, z.ZodType>>>(fields: T) =>
   Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.optional()])) as { [K in keyof T]: z.ZodOptional<T[K]> };
 const overrides = {

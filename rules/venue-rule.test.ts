@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { DAY_MS, entry, exit, type Given, HOUR_MS, judged, MINUTE_MS, NOW_MS } from './given.ts';
+import { DAY_MS, entry, exit, type Given, HOUR_MS, judged, MINUTE_MS, NOW_MS } from './testing/facts.ts';
 import { type RuleNode, ruleProblem } from './venue-rule.ts';
 
 const products = (...ids: string[]): RuleNode => ({

@@ -111,9 +111,9 @@ export const promises: readonly Promised[] = [
   {
     row: 8,
     promise: 'No tenant sees another',
-    short: 'cloud/isolation.test.ts',
+    short: 'cloud/db/isolation.test.ts',
     proofs: [
-      { command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'cloud/isolation.test.ts', '--project', 'real'], env: { FIGURES: '1' }, boundS: 120 },
+      { command: ['node', 'node_modules/vitest/vitest.mjs', 'run', 'cloud/db/isolation.test.ts', '--project', 'real'], env: { FIGURES: '1' }, boundS: 120 },
     ],
   },
   {

@@ -16,15 +16,15 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { connectAsync, type MqttClient } from 'mqtt';
-import { connectOwner, type OwnerConnection } from '../../cloud/database.ts';
-import { migrate } from '../../cloud/migrate.ts';
-import { entryText } from '../../contract/chain.ts';
+import { connectOwner, type OwnerConnection } from '../../cloud/db/database.ts';
+import { migrate } from '../../cloud/db/migrate.ts';
+import { entryText } from '../../contract/hash-chain.ts';
 import { MAX_BATCHES_IN_FLIGHT, MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { parseTopic, topicOf } from '../../contract/topics.ts';
-import { startPostgres } from '../../deploy/database/embedded.ts';
-import { startBroker } from '../../test/broker.ts';
-import { makeVenue, type TestTicket } from '../../test/database.ts';
-import { testLedger } from '../../test/ledgers.ts';
+import { startBroker } from '../../testkit/broker.ts';
+import { makeVenue, type TestTicket } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { startPostgres } from '../../testkit/postgres.ts';
 import { table } from '../table.ts';
 import { ingestFlow } from './ingest-flow.ts';
 import { fetchNodeRed, startNodeRed } from './node-red.ts';
@@ -133,7 +133,7 @@ const contenders: Contender[] = [
     acknowledges: true,
     start: () =>
       ready(
-        spawn(process.execPath, [join(root, 'test/ingest-process.ts')], {
+        spawn(process.execPath, [join(root, 'testkit/ingest-process.ts')], {
           env: { ...process.env, DATABASE_URL: server.url, STILE_MQTT_URL: broker.cloudUrl },
           stdio: ['ignore', 'pipe', 'inherit'],
         }),

@@ -1,8 +1,8 @@
 /** The broker, for one command: `request`. */
 import { TOPIC_ROOT } from '../../contract/topics.ts';
-import { createBroker } from '../broker.ts';
 import { createGateRequests, type GateRequests } from '../devices/requests.ts';
-import { CliError, EXIT, type Session } from './session.ts';
+import { createBroker } from '../mqtt/client.ts';
+import { CliError, EXIT, type Session } from './context.ts';
 
 /** How long `request` waits for the broker. */
 const BROKER_WAIT_MS = 5_000;

@@ -3,16 +3,16 @@ import { createHash } from 'node:crypto';
 import { readFileSync, unlinkSync } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
 import { ActorId, ExternalId, KeyId, TicketId } from '../../contract/ids.ts';
-import { writeSafeFile } from '../../deploy/safe-file.ts';
+import { writeSafeFile } from '../../runtime/safe-file.ts';
 import { addCodeKey, listCodeKeys, revokeCodeKey, spkiOf } from '../manifest/code-keys.ts';
-import { CodeKeyError, openCodeKey } from '../tickets/code-key-file.ts';
-import { type IssuedCode, issueCodes } from '../tickets/issue.ts';
-import { MAX_REVOKED_AT_ONCE, revokeCodes, type TakenBack } from '../tickets/revoke-codes.ts';
-import { drawSheet, MAX_SHEET_CODES, type SheetCode, type SheetFormat } from '../tickets/sheet.ts';
-import { openTicketSource, SourceError } from '../tickets/source.ts';
-import { toldGates } from './announce.ts';
-import { instant } from './rights.ts';
-import { CliError, EXIT, type Session } from './session.ts';
+import { CodeKeyError, openCodeKey } from '../tickets/codes/code-key-file.ts';
+import { type IssuedCode, issueCodes } from '../tickets/codes/issue.ts';
+import { drawSheet, MAX_SHEET_CODES, type SheetCode, type SheetFormat } from '../tickets/codes/qr-sheet.ts';
+import { MAX_REVOKED_AT_ONCE, revokeCodes, type TakenBack } from '../tickets/codes/revoke.ts';
+import { openTicketSource, SourceError } from '../tickets/import/import-source.ts';
+import { CliError, EXIT, type Session } from './context.ts';
+import { instant } from './events.ts';
+import { toldGates } from './wait-published.ts';
 
 /** Where a key's private half is kept unless said otherwise: beside the installation's signing key. */
 const keyFileOf = (session: Session, eventId: string, keyId: string): string =>

@@ -2,14 +2,14 @@
 import { ActorId, GateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
 import { shownLine } from '../../contract/text.ts';
-import { UnsafePlaceError, writeSafeFile } from '../../deploy/safe-file.ts';
-import type { DatabaseClient } from '../database.ts';
-import { clearAlert } from '../devices/alerts.ts';
+import { UnsafePlaceError, writeSafeFile } from '../../runtime/safe-file.ts';
+import type { DatabaseClient } from '../db/database.ts';
 import { assignGate, ensureDevice, renewToken, revokeDevice, sayWantAgain } from '../devices/assignment.ts';
-import { type GateView, listGates } from '../devices/gates.ts';
+import { clearAlert } from '../devices/clear-alert.ts';
+import { type GateView, listGates } from '../devices/gate-list.ts';
 import type { GateRequests } from '../devices/requests.ts';
-import { toldGates } from './announce.ts';
-import { CliError, EXIT, type Session } from './session.ts';
+import { CliError, EXIT, type Session } from './context.ts';
+import { toldGates } from './wait-published.ts';
 
 export interface TokenOptions {
   readonly tokenFile?: string;

@@ -2,9 +2,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { type TestLedger, testLedger } from '../../test/ledgers.ts';
-import { reconcile } from '../reconcile/rows.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { type TestLedger, testLedger } from '../../testkit/ledgers.ts';
+import { reconcile } from '../reconcile/reconcile.ts';
 import { runCli } from './main.ts';
 
 let fresh: FreshDatabase;

@@ -1,6 +1,6 @@
 /** `import --ledger`: what a dead gate still knew, into the account. */
 import { importLedger, LedgerFileError } from '../reconcile/import-ledger.ts';
-import { CliError, EXIT, type Session } from './session.ts';
+import { CliError, EXIT, type Session } from './context.ts';
 
 export interface LedgerImportCommandOptions {
   readonly gate?: string;

@@ -3,17 +3,17 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { shownText } from '../../contract/text.ts';
 import { SETTINGS } from '../config.ts';
 import { versionWords } from '../version.ts';
-import { CliError, EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './session.ts';
+import { CliError, EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './context.ts';
 
 // Loaded when a command needs them: most commands are done sooner than the whole service is loaded.
-const access = () => import('./access.ts');
-const account = () => import('./account.ts');
+const access = () => import('./operators.ts');
+const account = () => import('./ledger.ts');
 const codesOf = () => import('./codes.ts');
 const brokerSession = () => import('./broker-session.ts');
 const gatesOf = () => import('./gates.ts');
 const ledgerImport = () => import('./ledger-import.ts');
-const rights = () => import('./rights.ts');
-const services = () => import('./services.ts');
+const rights = () => import('./events.ts');
+const services = () => import('./run.ts');
 
 const EXAMPLES = `
 From an empty database to a gate with its tickets:

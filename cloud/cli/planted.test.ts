@@ -3,7 +3,7 @@ import { chmodSync, chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase } from '../../test/database.ts';
+import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
 import { runCli } from './main.ts';
 
 const root = process.geteuid?.() === 0;

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type App, createHttp } from '../http.ts';
+import { type App, createHttp } from '../http/server.ts';
 import { SILENT } from '../log.ts';
 import { createMetrics } from '../metrics.ts';
 import { registerConsole } from './routes.ts';

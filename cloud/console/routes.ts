@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { App } from '../http.ts';
+import type { App } from '../http/server.ts';
 
 const FILES = [
   { url: '/console', file: 'index.html', type: 'text/html; charset=utf-8' },

@@ -2,9 +2,9 @@
 
 import { createHash, randomBytes } from 'node:crypto';
 import { GateName, splitGateName } from '../../contract/ids.ts';
-import { wordsOf } from '../../contract/words.ts';
+import { wordsOf } from '../../contract/schema-errors.ts';
 import { exitsWarning } from '../../rules/policy.ts';
-import type { DatabaseClient } from '../database.ts';
+import type { DatabaseClient } from '../db/database.ts';
 
 /** Random bytes of a token: 256 bits. */
 const TOKEN_BYTES = 32;

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 // The x509 library needs it before it is loaded.
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
-import { replaceDurableFile } from '../durable-file.ts';
+import { replaceDurableFile } from '../../runtime/durable-file.ts';
 
 const DAY_MS = 86_400_000;
 /** How long a gate's certificate lasts. `health` and `info` tell when it ends; a new one is a new enrolment. */
@@ -14,7 +14,7 @@ const CERTIFICATE_DAYS = 825;
 const BACKDATED_MS = DAY_MS;
 /** How long a first authority lasts, and its list of revoked certificates with it. */
 const AUTHORITY_DAYS = 3_650;
-/** The common name by which the broker knows the cloud (deploy/mosquitto/acl.ts). */
+/** The common name by which the broker knows the cloud (cloud/mqtt/broker-acl.ts). */
 const CLOUD_NAME = '_cloud';
 /** That of programs that only take in: it commands no gate. */
 const INGEST_NAME = '_ingest';

@@ -1,8 +1,8 @@
 /** `POST /enroll`: a one-use token and a signing request buy a gate its certificate, its token, the authority and the keys. */
 import { EnrollRequest } from '../../contract/http.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
-import type { Database } from '../database.ts';
-import { type App, HttpProblem } from '../http.ts';
+import type { Database } from '../db/database.ts';
+import { type App, HttpProblem } from '../http/server.ts';
 import { renewToken, tokenHash } from './assignment.ts';
 import { type Authority, WeakRequestError } from './certificates.ts';
 

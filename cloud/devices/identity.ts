@@ -1,6 +1,6 @@
 /** Who is calling: from a token, or the name in a certificate as a trusted proxy hands it on, to an identity. */
-import type { Database } from '../database.ts';
-import type { Credentials, Identity } from '../http.ts';
+import type { Database } from '../db/database.ts';
+import type { Credentials, Identity } from '../http/server.ts';
 import { DEVICE_TOKEN_PREFIX, OPERATOR_TOKEN_PREFIX, tokenHash } from './assignment.ts';
 
 /** null: the credentials open nothing (unknown, replaced, expired, revoked). The tenant always comes from here, never from a request. */

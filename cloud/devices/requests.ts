@@ -4,8 +4,8 @@ import { randomUUID } from 'node:crypto';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { type Command, CommandArgs, REQUEST_EXPIRY_MS, ResponseMessage } from '../../contract/requests.ts';
+import { wordsOf } from '../../contract/schema-errors.ts';
 import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
-import { wordsOf } from '../../contract/words.ts';
 
 /** Longer than a request lives: its answer's way back. */
 const ANSWER_GRACE_MS = 2_000;

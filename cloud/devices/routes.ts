@@ -3,11 +3,11 @@ import { z } from 'zod';
 import { AssignmentWrite, ClearAlertBody, GateRequestBody, GateRequestCommand, GatesResponse } from '../../contract/http.ts';
 import { GateId, SiteId } from '../../contract/ids.ts';
 import { AlertId } from '../../contract/messages.ts';
-import type { Database } from '../database.ts';
-import { type App, actorOf, HttpProblem, LIST_BYTES, operatorOf } from '../http.ts';
-import { clearAlert } from './alerts.ts';
+import type { Database } from '../db/database.ts';
+import { type App, actorOf, HttpProblem, LIST_BYTES, operatorOf } from '../http/server.ts';
 import { assignGate, ensureDevice, type Refusal, sayWantAgain } from './assignment.ts';
-import { listGates } from './gates.ts';
+import { clearAlert } from './clear-alert.ts';
+import { listGates } from './gate-list.ts';
 import type { GateRequests } from './requests.ts';
 
 const STATUS: Readonly<Record<Refusal['code'], number>> = {

@@ -9,13 +9,13 @@ import { type LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import { TimeQuestion } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
-import type { CloudBroker, IncomingMessage } from '../broker.ts';
-import type { Database } from '../database.ts';
+import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
-import { type CloudRowsAccount, createCloudRows } from './cloud-rows.ts';
-import { type Account, createLedgerIntake, type LedgerIntakeStats } from './ledgers.ts';
+import type { CloudBroker, IncomingMessage } from '../mqtt/client.ts';
+import { type Account, createLedgerIntake, type LedgerIntakeStats } from './ledger-intake.ts';
+import { type CloudRowsAccount, createCloudRows } from './maintenance.ts';
 import { createQuarantine } from './quarantine.ts';
-import { createSenders } from './senders.ts';
+import { createSenders } from './sender-cache.ts';
 import { createTelemetry } from './telemetry.ts';
 
 /** Lookups under way; further ones are left unanswered: the gate decides alone after its 300 ms. */

@@ -5,10 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { AckMessage } from '../../contract/ledger.ts';
 import { topicOf } from '../../contract/topics.ts';
-import { type Broker, startBroker } from '../../test/broker.ts';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../test/database.ts';
-import { testLedger } from '../../test/ledgers.ts';
-import { createBroker } from '../broker.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { createBroker } from '../mqtt/client.ts';
 
 let fresh: FreshDatabase;
 let mosquitto: Broker;
@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 function ingester(): { child: ChildProcess; ready: Promise<void> } {
-  const child = spawn(process.execPath, [join(import.meta.dirname, '../../test/ingest-process.ts')], {
+  const child = spawn(process.execPath, [join(import.meta.dirname, '../../testkit/ingest-process.ts')], {
     env: { ...process.env, DATABASE_URL: fresh.servingUrl, STILE_MQTT_URL: mosquitto.cloudUrl },
     stdio: ['ignore', 'pipe', 'inherit'],
   });

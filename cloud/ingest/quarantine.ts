@@ -1,7 +1,7 @@
 /** What could not be taken in, kept with its reason; never dropped without a trace, and never more than it is worth. */
 import { createHash } from 'node:crypto';
 import { cutText } from '../../contract/text.ts';
-import type { Database } from '../database.ts';
+import type { Database } from '../db/database.ts';
 
 /** Bytes of a payload that are kept; of more, the first. Only of enrolled devices: of others only hash and size. */
 const MAX_KEPT_BYTES = 64 * 1024;

@@ -8,11 +8,11 @@ import { AlertMessage, HealthMessage, InfoMessage, StateMessage } from '../../co
 import { parsePayload } from '../../contract/parse.ts';
 import { plainData } from '../../contract/text.ts';
 import { topicOf } from '../../contract/topics.ts';
-import type { IncomingMessage } from '../broker.ts';
-import { type Database, isTransient } from '../database.ts';
+import { type Database, isTransient } from '../db/database.ts';
 import type { Log } from '../log.ts';
+import type { IncomingMessage } from '../mqtt/client.ts';
 import type { Quarantine } from './quarantine.ts';
-import type { Senders } from './senders.ts';
+import type { Senders } from './sender-cache.ts';
 
 const WRITE_EVERY_MS = 500;
 /** A larger word is quarantined: a gate's own have some thousand bytes. */

@@ -9,11 +9,11 @@ import { join } from 'node:path';
 import type { LedgerVector } from '../../contract/ids.ts';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { ManifestHead, ManifestTicket, PublicKey, UsageEntry } from '../../contract/manifest.ts';
+import { changeManifestFile, createManifestFile, type ManifestFile } from '../../manifest-format/writer.ts';
 import type { EventPolicies } from '../../rules/policy.ts';
-import type { Database, DatabaseClient } from '../database.ts';
+import type { Database, DatabaseClient } from '../db/database.ts';
 import { codeKeys } from './code-keys.ts';
-import { manifestTicket, TICKET_COLUMNS, type TicketRow } from './rights.ts';
-import { changeManifestFile, createManifestFile, type ManifestFile } from './sqlite-file.ts';
+import { manifestTicket, TICKET_COLUMNS, type TicketRow } from './ticket-rights.ts';
 
 /** Tickets read and written at once; between two such steps other work has its turn. */
 const TICKETS_AT_ONCE = 5_000;

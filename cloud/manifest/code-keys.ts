@@ -3,7 +3,7 @@ import { createPublicKey } from 'node:crypto';
 import { KeyId } from '../../contract/ids.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
 import { readPublicKey } from '../../rules/keys.ts';
-import type { DatabaseClient } from '../database.ts';
+import type { DatabaseClient } from '../db/database.ts';
 
 /** Live keys of an event: the old one and the new one, of several issuers. More are refused; a manifest has room for 32 in all. */
 const MAX_LIVE_KEYS = 16;

@@ -2,10 +2,10 @@
 import { ExternalId, SiteId } from '../../contract/ids.ts';
 import { MAX_TIME_MS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { unstorable } from '../../contract/parse.ts';
-import { wordsOf } from '../../contract/words.ts';
+import { wordsOf } from '../../contract/schema-errors.ts';
 import { EventPolicies, exitsWarning, readPolicies } from '../../rules/policy.ts';
-import { defaultEndMs, endWarning } from '../../rules/windows.ts';
-import type { DatabaseClient } from '../database.ts';
+import { defaultEndMs, endWarning } from '../../rules/validity.ts';
+import type { DatabaseClient } from '../db/database.ts';
 
 /** Fields that are absent leave a known event as it is. */
 export interface EventFields {

@@ -1,7 +1,7 @@
 /** Facts about codes that a gate did not know: rights and usage, never a grant. */
 import type { LookupAnswer, LookupQuestion, UsageEntry } from '../../contract/manifest.ts';
-import type { DatabaseClient } from '../database.ts';
-import { TICKET_COLUMNS, type TicketRow, type TombstoneRow, ticketChange, tombstone } from './rights.ts';
+import type { DatabaseClient } from '../db/database.ts';
+import { TICKET_COLUMNS, type TicketRow, type TombstoneRow, ticketChange, tombstone } from './ticket-rights.ts';
 
 export type ReadTicketUsage = (client: DatabaseClient, eventId: string, ticketId: string) => Promise<UsageEntry[]>;
 

@@ -3,12 +3,12 @@ import { Readable } from 'node:stream';
 import { z } from 'zod';
 import { EventWrite } from '../../contract/http.ts';
 import { EventId } from '../../contract/ids.ts';
-import { DEFAULT_LENGTH_H } from '../../rules/windows.ts';
-import type { Database } from '../database.ts';
-import { type App, deviceOf, HttpProblem, type HttpReply, LIST_BYTES, operatorOf } from '../http.ts';
+import { DEFAULT_LENGTH_H } from '../../rules/validity.ts';
+import type { Database } from '../db/database.ts';
+import { type App, deviceOf, HttpProblem, type HttpReply, LIST_BYTES, operatorOf } from '../http/server.ts';
 import { type EventRow, type ManifestRow, manifestRow, PIECE_BYTES, readEvent } from './build.ts';
 import { putEvent } from './events.ts';
-import { deltaManifest, type OfflineOptions, offlineEtag, wholeManifest } from './offline.ts';
+import { deltaManifest, type OfflineOptions, offlineEtag, wholeManifest } from './json-manifest.ts';
 
 const SQLITE_TYPE = 'application/vnd.sqlite3';
 /** A gate whose version is this far ahead of the clock makes no sense, in seconds. */

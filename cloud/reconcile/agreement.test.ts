@@ -2,14 +2,14 @@
 import { isDeepStrictEqual } from 'node:util';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Ask } from '../../rules/ask.ts';
+import type { Ask } from '../../rules/check-context.ts';
 import { entitledUnits } from '../../rules/entitlement.ts';
 import type { Entry } from '../../rules/facts.ts';
 import { type EventPolicies, effectivePolicy, readPolicies } from '../../rules/policy.ts';
-import { usageOf } from '../../rules/usage.ts';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../test/database.ts';
-import { BOOT_MS, testLedger } from '../../test/ledgers.ts';
-import { reconcile } from './rows.ts';
+import { usageOf } from '../../rules/visits.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../testkit/database.ts';
+import { BOOT_MS, testLedger } from '../../testkit/ledgers.ts';
+import { reconcile } from './reconcile.ts';
 
 const SETS = Number(process.env['SETS'] ?? 25);
 const TIME_ZONE = 'America/New_York';

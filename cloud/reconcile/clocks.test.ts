@@ -4,9 +4,9 @@
  */
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { BOOT_MS, testLedger } from '../../test/ledgers.ts';
-import { type LedgerRow, reconcile } from './rows.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { BOOT_MS, testLedger } from '../../testkit/ledgers.ts';
+import { type LedgerRow, reconcile } from './reconcile.ts';
 
 const HISTORIES = Number(process.env['HISTORIES'] ?? 300);
 /** Histories (of one ticket each) that happen at the same gates. */

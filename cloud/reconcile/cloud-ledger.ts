@@ -2,13 +2,13 @@
  * The cloud's own ledger of a site, `<site>/cloud`: settlements and scans of its own, numbered and chained like any gate's.
  * Rows are made under the ledger's lock, so that any number of machines may write.
  */
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { CLOUD_GATE } from '../../contract/ids.ts';
 import { LedgerEntry } from '../../contract/ledger.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
-import { wordsOf } from '../../contract/words.ts';
-import type { DatabaseClient } from '../database.ts';
-import { type LedgerRow, type Reconciled, readRow, reconcile, sha256 } from './rows.ts';
+import { wordsOf } from '../../contract/schema-errors.ts';
+import type { DatabaseClient } from '../db/database.ts';
+import { type LedgerRow, type Reconciled, readRow, reconcile, sha256 } from './reconcile.ts';
 
 /** A row without what the ledger adds: seq, hash, times. */
 export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'passage' | 'settlement' | 'conflict' | 'override' } & Readonly<Record<string, unknown>>;

@@ -1,10 +1,10 @@
 /** Many at once on real PostgreSQL: one winner a ticket, no deadlock, no row twice; and nothing across tenants. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../test/database.ts';
-import { testLedger } from '../../test/ledgers.ts';
-import { connectOwner, createDatabase, type Database } from '../database.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { connectOwner, createDatabase, type Database } from '../db/database.ts';
 import { settle } from './cloud-ledger.ts';
-import { type LedgerRow, reconcile } from './rows.ts';
+import { type LedgerRow, reconcile } from './reconcile.ts';
 
 let fresh: FreshDatabase;
 let wide: Database;

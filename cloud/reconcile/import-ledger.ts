@@ -4,13 +4,13 @@
  */
 import { createReadStream } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { GateName } from '../../contract/ids.ts';
 import { LedgerMessage } from '../../contract/ledger.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
-import { wordsOf } from '../../contract/words.ts';
-import type { Database } from '../database.ts';
-import { type LedgerRow, type RowKey, readRow, reconcile, sha256 } from './rows.ts';
+import { wordsOf } from '../../contract/schema-errors.ts';
+import type { Database } from '../db/database.ts';
+import { type LedgerRow, type RowKey, readRow, reconcile, sha256 } from './reconcile.ts';
 
 /** Rows of one transaction. */
 const BATCH_ROWS = 1_000;

@@ -1,11 +1,11 @@
 /** Months of the ledgers' rows are taken out of use: nothing that follows from them goes with them. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../test/database.ts';
-import { testLedger } from '../../test/ledgers.ts';
-import { connectOwner, type DatabaseClient } from '../database.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { connectOwner, type DatabaseClient } from '../db/database.ts';
 import { settle } from './cloud-ledger.ts';
-import { siteLedger } from './questions.ts';
-import { reconcile } from './rows.ts';
+import { siteLedger } from './queries.ts';
+import { reconcile } from './reconcile.ts';
 
 let fresh: FreshDatabase;
 beforeAll(async () => {

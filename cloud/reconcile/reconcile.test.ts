@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { LedgerMessage } from '../../contract/ledger.ts';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue, type VenueOptions } from '../../test/database.ts';
-import { BOOT_MS, testLedger } from '../../test/ledgers.ts';
-import type { DatabaseClient } from '../database.ts';
-import { ackFor } from './acknowledge.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue, type VenueOptions } from '../../testkit/database.ts';
+import { BOOT_MS, testLedger } from '../../testkit/ledgers.ts';
+import type { DatabaseClient } from '../db/database.ts';
+import { ackFor } from './acks.ts';
 import { appendCloudRows, markPublished, settle, unpublishedCloudRows } from './cloud-ledger.ts';
-import { conflicts, gateCounts, history, occupancy, refusals, siteLedger } from './questions.ts';
-import { type LedgerRow, readRow, reconcile } from './rows.ts';
+import { conflicts, gateCounts, history, occupancy, refusals, siteLedger } from './queries.ts';
+import { type LedgerRow, readRow, reconcile } from './reconcile.ts';
 import { manifestUsage, ticketUsage } from './usage.ts';
 
 let fresh: FreshDatabase;

@@ -1,8 +1,8 @@
 /** What changes of a ticket mean for entries that were made with it. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../test/database.ts';
-import { BOOT_MS, testLedger } from '../../test/ledgers.ts';
-import { reconcile } from './rows.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../testkit/database.ts';
+import { BOOT_MS, testLedger } from '../../testkit/ledgers.ts';
+import { reconcile } from './reconcile.ts';
 
 let fresh: FreshDatabase;
 beforeAll(async () => {

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { createTestHttp } from '../../test/http.ts';
-import { BOOT_MS, type TestLedger, testLedger } from '../../test/ledgers.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { createTestHttp } from '../../testkit/http.ts';
+import { BOOT_MS, type TestLedger, testLedger } from '../../testkit/ledgers.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX, renewToken } from '../devices/assignment.ts';
-import type { App } from '../http.ts';
+import type { App } from '../http/server.ts';
 import { applyAction } from '../tickets/actions.ts';
+import { reconcile } from './reconcile.ts';
 import { registerAccountRoutes } from './routes.ts';
-import { reconcile } from './rows.ts';
 
 let fresh: FreshDatabase;
 let venue: Venue;

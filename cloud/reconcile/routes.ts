@@ -2,11 +2,11 @@
 import { z } from 'zod';
 import { ConflictsResponse, OccupancyResponse, RefusalsResponse, SettleRequest, type SiteLedgerResponse } from '../../contract/http.ts';
 import { Epoch, EventId, GateName, LedgerGateId, LedgerVector, Seq, SiteId, TicketId } from '../../contract/ids.ts';
-import { endWarning } from '../../rules/windows.ts';
-import type { Database } from '../database.ts';
-import { type App, actorOf, HttpProblem, operatorOf } from '../http.ts';
+import { endWarning } from '../../rules/validity.ts';
+import type { Database } from '../db/database.ts';
+import { type App, actorOf, HttpProblem, operatorOf } from '../http/server.ts';
 import { settle } from './cloud-ledger.ts';
-import { conflicts, history, occupancy, refusals, siteLedger } from './questions.ts';
+import { conflicts, history, occupancy, refusals, siteLedger } from './queries.ts';
 
 /** Refusals are listed from so long ago where no `since` is given, in milliseconds. */
 const DEFAULT_SINCE_MS = 24 * 3_600_000;

@@ -1,10 +1,10 @@
 /** What is shown of a row's time: its boot's, wherever it came in, and nothing that nobody wrote. */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { BOOT_MS, type TestEntry, type TestLedger, testLedger } from '../../test/ledgers.ts';
-import type { DatabaseClient } from '../database.ts';
-import { conflicts, history, refusals } from './questions.ts';
-import { reconcile } from './rows.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { BOOT_MS, type TestEntry, type TestLedger, testLedger } from '../../testkit/ledgers.ts';
+import type { DatabaseClient } from '../db/database.ts';
+import { conflicts, history, refusals } from './queries.ts';
+import { reconcile } from './reconcile.ts';
 
 let fresh: FreshDatabase;
 let venue: Venue;

@@ -1,7 +1,7 @@
 /** How often, when and where tickets were used, as manifests and answers to a gate's question carry it. */
 import type { LedgerVector } from '../../contract/ids.ts';
 import type { UsageEntry } from '../../contract/manifest.ts';
-import type { DatabaseClient } from '../database.ts';
+import type { DatabaseClient } from '../db/database.ts';
 
 /** Usage of one event, and the prefix of each ledger of its site that it counts. */
 export interface ManifestUsage {

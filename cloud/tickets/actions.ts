@@ -3,10 +3,10 @@ import type { z } from 'zod';
 import type { TicketAction as TicketActionSchema } from '../../contract/http.ts';
 import type { TicketState } from '../../contract/manifest.ts';
 import { recogniseCode, withoutMarks } from '../../rules/code.ts';
-import type { DatabaseClient } from '../database.ts';
-import { notACode, tooPlain } from './code-floor.ts';
-import { codeBits, MIN_CODE_BITS, ticketRef } from './codes.ts';
-import { bury, lockEvent, raiseVersion, tellGates } from './write.ts';
+import type { DatabaseClient } from '../db/database.ts';
+import { notACode, tooPlain } from './codes/code-floor.ts';
+import { codeBits, MIN_CODE_BITS, ticketRef } from './codes/code-hash.ts';
+import { bury, lockEvent, raiseVersion, tellGates } from './write-tickets.ts';
 
 export type TicketActionName = z.infer<typeof TicketActionSchema>;
 

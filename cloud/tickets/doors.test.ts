@@ -1,16 +1,16 @@
 /** Scans that come to the cloud itself: rows of its ledger, one winner a ticket, nobody waiting for a ticket. */
 import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { canonicalJson, entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { LedgerEntry } from '../../contract/ledger.ts';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { testLedger } from '../../test/ledgers.ts';
-import { connectOwner, createDatabase, type Database, refusalOf } from '../database.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { connectOwner, createDatabase, type Database, refusalOf } from '../db/database.ts';
 import { appendCloudRows, settle } from '../reconcile/cloud-ledger.ts';
-import { reconcileOffline } from '../reconcile/offline.ts';
-import { siteLedger } from '../reconcile/questions.ts';
-import { reconcile } from '../reconcile/rows.ts';
-import { scanTicketAtomic, scanVip, syncOfflineScan } from './scans.ts';
+import { siteLedger } from '../reconcile/queries.ts';
+import { reconcile } from '../reconcile/reconcile.ts';
+import { reconcileOffline } from '../scan/offline.ts';
+import { scanTicketAtomic, scanVip, syncOfflineScan } from '../scan/testing/sql-doors.ts';
 
 /** Tickets that eight doors scan at once; CROWD=400 for a long run. */
 const CROWD = Number(process.env['CROWD'] ?? 100);

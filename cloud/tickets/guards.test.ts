@@ -1,9 +1,9 @@
 /** Guards: tenants, keys of writes that happen once, nonces, limits, lockouts, acts of several people. */
 import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue } from '../../test/database.ts';
-import { asTenant } from '../../test/tenant-session.ts';
-import { createDatabase, type Database, refusalOf } from '../database.ts';
+import { type FreshDatabase, freshDatabase, makeVenue } from '../../testkit/database.ts';
+import { asTenant } from '../../testkit/tenant-session.ts';
+import { createDatabase, type Database, refusalOf } from '../db/database.ts';
 import { once } from './idempotency.ts';
 
 let fresh: FreshDatabase;

@@ -1,8 +1,8 @@
 /** What is kept for a time goes when its time is over, and not before; what people must be told is handed out, and settled. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue } from '../../test/database.ts';
-import { createTestHttp } from '../../test/http.ts';
-import { asTenant } from '../../test/tenant-session.ts';
+import { type FreshDatabase, freshDatabase, makeVenue } from '../../testkit/database.ts';
+import { createTestHttp } from '../../testkit/http.ts';
+import { asTenant } from '../../testkit/tenant-session.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX } from '../devices/assignment.ts';
 import { SILENT } from '../log.ts';
 import { createHousekeeping } from './housekeeping.ts';

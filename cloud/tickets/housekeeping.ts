@@ -1,6 +1,6 @@
 /** Removes what is kept for a time only (migration 0512), tenant after tenant, now and then. Any number of these may run side by side. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Database } from '../database.ts';
+import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
 
 const EVERY_MS = 3_600_000;

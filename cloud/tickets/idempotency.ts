@@ -1,7 +1,7 @@
 /** The same write sent again gives the same answer and changes nothing. */
 import { createHash } from 'node:crypto';
-import { canonicalJson } from '../../contract/chain.ts';
-import type { DatabaseClient } from '../database.ts';
+import { canonicalJson } from '../../contract/hash-chain.ts';
+import type { DatabaseClient } from '../db/database.ts';
 
 export interface Answer {
   readonly status: number;

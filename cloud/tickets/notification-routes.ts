@@ -3,8 +3,8 @@
  * what became of it. What it doesn't settle comes due again.
  */
 import { z } from 'zod';
-import type { Database } from '../database.ts';
-import { type App, LIST_BYTES, operatorOf } from '../http.ts';
+import type { Database } from '../db/database.ts';
+import { type App, LIST_BYTES, operatorOf } from '../http/server.ts';
 
 const MAX_AT_ONCE = 1_000;
 /** How long taken notifications are nobody else's, in seconds. */

@@ -2,14 +2,14 @@
 import { z } from 'zod';
 import { TicketAction, TicketActionRequest, TicketsWrite } from '../../contract/http.ts';
 import { ActorId, EventId, TicketId } from '../../contract/ids.ts';
-import type { Database, DatabaseClient } from '../database.ts';
-import { type App, actorOf, HttpProblem, type HttpReply, operatorOf, UPLOAD_BYTES } from '../http.ts';
+import type { Database, DatabaseClient } from '../db/database.ts';
+import { type App, actorOf, HttpProblem, type HttpReply, operatorOf, UPLOAD_BYTES } from '../http/server.ts';
 import { applyAction } from './actions.ts';
-import { notACode, tooPlain } from './code-floor.ts';
-import { codeBits, MIN_CODE_BITS } from './codes.ts';
-import { readTicketFields, type TicketFields } from './fields.ts';
+import { notACode, tooPlain } from './codes/code-floor.ts';
+import { codeBits, MIN_CODE_BITS } from './codes/code-hash.ts';
 import { type Answer, once } from './idempotency.ts';
-import { lockEvent, tellGates, writeTickets } from './write.ts';
+import { readTicketFields, type TicketFields } from './ticket-fields.ts';
+import { lockEvent, tellGates, writeTickets } from './write-tickets.ts';
 
 const Headers = z.looseObject({ 'idempotency-key': z.string().min(1).max(128).optional() });
 const STATUS = { NO_SUCH_TICKET: 404, AMBIGUOUS_TICKET: 409, NOT_ALLOWED: 409, WEAK_CODE: 400, CODE_TAKEN: 409 } as const;

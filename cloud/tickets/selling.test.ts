@@ -1,8 +1,8 @@
 /** Selling: nothing is sold twice, nothing is lost, and every refusal says why. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue } from '../../test/database.ts';
-import { asTenant } from '../../test/tenant-session.ts';
-import { createDatabase, type Database } from '../database.ts';
+import { type FreshDatabase, freshDatabase, makeVenue } from '../../testkit/database.ts';
+import { asTenant } from '../../testkit/tenant-session.ts';
+import { createDatabase, type Database } from '../db/database.ts';
 
 let fresh: FreshDatabase;
 let wide: Database;

@@ -1,12 +1,12 @@
 /** The twelve states of a ticket: which changes the database allows, and what it keeps of each. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { testLedger } from '../../test/ledgers.ts';
-import { connectOwner, refusalOf, sqlState } from '../database.ts';
-import { reconcile } from '../reconcile/rows.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { connectOwner, refusalOf, sqlState } from '../db/database.ts';
+import { reconcile } from '../reconcile/reconcile.ts';
 import { applyAction } from './actions.ts';
-import { lockEvent, writeTickets } from './write.ts';
+import { lockEvent, writeTickets } from './write-tickets.ts';
 
 let fresh: FreshDatabase;
 beforeAll(async () => {

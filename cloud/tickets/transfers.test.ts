@@ -1,8 +1,8 @@
 /** Tickets between people: transfers, refunds, validations, and the audit of it. */
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue } from '../../test/database.ts';
-import { asTenant } from '../../test/tenant-session.ts';
+import { type FreshDatabase, freshDatabase, makeVenue } from '../../testkit/database.ts';
+import { asTenant } from '../../testkit/tenant-session.ts';
 import { applyAction } from './actions.ts';
 
 let fresh: FreshDatabase;

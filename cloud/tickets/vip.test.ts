@@ -1,12 +1,12 @@
 /** VIP: first entry and re-entry by one door, gates' entries in the same log, linked tickets, reservations and their states. */
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../test/database.ts';
-import { testLedger } from '../../test/ledgers.ts';
-import { connectOwner, createDatabase, type Database, refusalOf, sqlState } from '../database.ts';
-import { reconcile } from '../reconcile/rows.ts';
-import { ticketRef } from './codes.ts';
-import { scanVip } from './scans.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { connectOwner, createDatabase, type Database, refusalOf, sqlState } from '../db/database.ts';
+import { reconcile } from '../reconcile/reconcile.ts';
+import { scanVip } from '../scan/testing/sql-doors.ts';
+import { ticketRef } from './codes/code-hash.ts';
 
 let fresh: FreshDatabase;
 let wide: Database;

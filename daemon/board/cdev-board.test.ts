@@ -2,10 +2,10 @@
 import { describe, expect, test } from 'vitest';
 import type { Fault, InputName, OutputName } from '../ports.ts';
 import { createCdevBoard, findChipDevice } from './cdev-board.ts';
-import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from './contract.ts';
-import type { GpioCalls } from './gpio-calls.ts';
-import type { Edge, InputRequest } from './gpio-uapi.ts';
-import type { Level } from './lines.ts';
+import type { GpioCalls } from './gpio-ioctl.ts';
+import type { Edge, InputRequest } from './gpio-structs.ts';
+import type { Level } from './pin-map.ts';
+import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from './testing/board-conformance.ts';
 
 const clock = { boottimeMs: () => performance.now() };
 const CHIP = '/dev/gpiochip0';

@@ -5,13 +5,13 @@
  * What is active low is inverted here, so everything below speaks of the wire. The inputs' bias is set by the kernel. The
  * outputs stay claimed after `close`, until the process ends: some kernels let go of a line that nobody holds.
  */
-import type { Libc } from '../libc.ts';
+import type { Libc } from '../../runtime/libc.ts';
 import type { BoardEvent, Clock, Fault, InputName, OutputName } from '../ports.ts';
-import { OPEN_WAIT_MS, untilDeadline, withFault } from './claiming.ts';
-import { createGpioCalls, type EdgeWatch, type GpioCalls } from './gpio-calls.ts';
+import { OPEN_WAIT_MS, untilDeadline, withFault } from './claim-retry.ts';
+import type { LaneBoard } from './failsafe-file.ts';
 import { CHIP_LABELS } from './gpio-chip.ts';
-import { type BoardConfig, definedLevel, type InputLine, normaliseLines, wireLevel } from './lines.ts';
-import type { LaneBoard } from './release-file.ts';
+import { createGpioCalls, type EdgeWatch, type GpioCalls } from './gpio-ioctl.ts';
+import { type BoardConfig, definedLevel, type InputLine, normaliseLines, wireLevel } from './pin-map.ts';
 
 export interface CdevBoardOptions {
   readonly config: Pick<BoardConfig, 'outputs' | 'inputs'>;
@@ -229,7 +229,7 @@ export function findChipDevice(calls: Pick<GpioCalls, 'chips' | 'info'>): FoundC
 }
 
 async function loadCalls(): Promise<GpioCalls> {
-  const { loadLibc } = await import('../libc.ts');
+  const { loadLibc } = await import('../../runtime/libc.ts');
   const libc: Libc = loadLibc();
   return createGpioCalls(libc);
 }

@@ -1,8 +1,8 @@
 /** Which driver stands behind the Board port; gpio-board.ts chooses between the kernel's two ways. */
 import type { Clock } from '../ports.ts';
+import type { LaneBoard } from './failsafe-file.ts';
 import { createGpioBoard } from './gpio-board.ts';
-import type { BoardConfig } from './lines.ts';
-import type { LaneBoard } from './release-file.ts';
+import type { BoardConfig } from './pin-map.ts';
 import { createSimBoard } from './sim-board.ts';
 
 export interface CreateBoardOptions {

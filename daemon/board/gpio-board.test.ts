@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Fault } from '../ports.ts';
-import { CONTRACT_LANE } from './contract.ts';
 import { createGpioBoard } from './gpio-board.ts';
 import { createSimBoard } from './sim-board.ts';
+import { CONTRACT_LANE } from './testing/board-conformance.ts';
 
 const clock = { boottimeMs: () => performance.now() };
 const nothing = () => {};

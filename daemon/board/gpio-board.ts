@@ -5,11 +5,11 @@
 import { readdirSync } from 'node:fs';
 import type { Clock } from '../ports.ts';
 import { createCdevBoard } from './cdev-board.ts';
-import { OPEN_WAIT_MS, untilDeadline } from './claiming.ts';
+import { OPEN_WAIT_MS, untilDeadline } from './claim-retry.ts';
+import type { LaneBoard } from './failsafe-file.ts';
 import { findChip, SYSFS_ROOT } from './gpio-chip.ts';
-import { type BoardConfig, normaliseLines } from './lines.ts';
 import { createOnoffBoard } from './onoff-board.ts';
-import type { LaneBoard } from './release-file.ts';
+import { type BoardConfig, normaliseLines } from './pin-map.ts';
 
 export interface GpioBoardOptions {
   readonly config: Pick<BoardConfig, 'outputs' | 'inputs'>;

@@ -7,9 +7,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Fault, InputName, OutputName } from '../ports.ts';
-import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from './contract.ts';
-import type { Level } from './lines.ts';
 import { createOnoffBoard, type OnoffBoardOptions, type Pin, type PinConstructor } from './onoff-board.ts';
+import type { Level } from './pin-map.ts';
+import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from './testing/board-conformance.ts';
 
 const BASE = 571;
 const clock = { boottimeMs: () => performance.now() };

@@ -8,10 +8,10 @@
  */
 import { accessSync, constants, existsSync, writeFileSync } from 'node:fs';
 import type { BoardEvent, Clock, Fault, InputName, OutputName } from '../ports.ts';
-import { OPEN_WAIT_MS, untilDeadline, withFault } from './claiming.ts';
+import { OPEN_WAIT_MS, untilDeadline, withFault } from './claim-retry.ts';
+import type { LaneBoard } from './failsafe-file.ts';
 import { findChip, type GpioChip, SYSFS_ROOT } from './gpio-chip.ts';
-import { type BoardConfig, definedLevel, type InputLine, type Level, normaliseLines, type OutputLine, wireLevel } from './lines.ts';
-import type { LaneBoard } from './release-file.ts';
+import { type BoardConfig, definedLevel, type InputLine, type Level, normaliseLines, type OutputLine, wireLevel } from './pin-map.ts';
 
 /** What is used of onoff's Gpio. */
 export interface Pin {

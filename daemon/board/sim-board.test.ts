@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { InputName, OutputName } from '../ports.ts';
-import { BOARD_CONTRACT, CONTRACT_LANE } from './contract.ts';
-import type { Level } from './lines.ts';
+import type { Level } from './pin-map.ts';
 import { createSimBoard, type SimBoard } from './sim-board.ts';
+import { BOARD_CONTRACT, CONTRACT_LANE } from './testing/board-conformance.ts';
 
 const clock = { boottimeMs: () => performance.now() };
 let folder: string;

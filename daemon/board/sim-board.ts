@@ -20,9 +20,9 @@
 import { closeSync, constants, mkdirSync, openSync, rmSync, writeSync } from 'node:fs';
 import { type BoardEvent, type Clock, type Fault, type InputName, OUTPUT_NAMES, type OutputName } from '../ports.ts';
 import { initialTurnstile, stepTurnstile, type TurnstileInput, type TurnstileSettings } from '../sim/turnstile.ts';
-import { drawLamps } from './draw.ts';
-import { type BoardConfig, definedLevel, normaliseLines, type OutputLine, wireLevel } from './lines.ts';
-import type { LaneBoard } from './release-file.ts';
+import type { LaneBoard } from './failsafe-file.ts';
+import { drawLamps } from './lamp-line.ts';
+import { type BoardConfig, definedLevel, normaliseLines, type OutputLine, wireLevel } from './pin-map.ts';
 import { createSimSocket, type SimCommand, type SimSocket } from './sim-socket.ts';
 
 export interface SimBoardOptions {

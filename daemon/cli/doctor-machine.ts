@@ -1,12 +1,12 @@
 /** doctor: what is plugged into this machine: readers, lines, the card. */
 import { accessSync, constants, existsSync, readFileSync, realpathSync, statfsSync, statSync } from 'node:fs';
 import { gpioOffer } from '../board/gpio-board.ts';
-import { firmwareLines, normaliseLines, powerOnLevel } from '../board/lines.ts';
-import type { Config } from '../config.ts';
-import type { GateStatus } from '../control-calls.ts';
+import { firmwareLines, normaliseLines, powerOnLevel } from '../board/pin-map.ts';
+import type { Config } from '../config/load.ts';
+import type { GateStatus } from '../control/protocol.ts';
 import { holdsFree } from '../lane/config.ts';
-import { measureCard } from './card-speed.ts';
-import { type Check, fail, ok, warn } from './checks.ts';
+import { type Check, fail, ok, warn } from './check-result.ts';
+import { measureCard } from './disk-benchmark.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
 
 const LOW_DISK_MB = 500;

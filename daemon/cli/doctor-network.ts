@@ -3,13 +3,13 @@ import { readFileSync } from 'node:fs';
 import { connect as connectTls } from 'node:tls';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import { topicOf } from '../../contract/topics.ts';
-import type { Config } from '../config.ts';
-import type { GateStatus } from '../control-calls.ts';
-import { createKeyring } from '../keys.ts';
+import { createKeyring } from '../../signing/keyring.ts';
+import type { Config } from '../config/load.ts';
+import type { GateStatus } from '../control/protocol.ts';
 import { createCloudClient, problemOf } from '../link/cloud-client.ts';
-import { linkFault } from '../link/connection.ts';
-import { openSession, type ProtocolVersion, type SessionEnd } from '../link/session.ts';
-import { type Check, fail, ok, warn } from './checks.ts';
+import { openSession, type ProtocolVersion, type SessionEnd } from '../link/mqtt-session.ts';
+import { linkFault } from '../link/reconnect-policy.ts';
+import { type Check, fail, ok, warn } from './check-result.ts';
 
 /** How long the broker and the cloud are waited for, ms. */
 const NETWORK_WAIT_MS = 10_000;

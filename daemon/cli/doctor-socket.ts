@@ -1,9 +1,9 @@
 /** doctor: can the control socket be made, and who may use it? Without it the gate does not start. */
 import { accessSync, constants, type Stats, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import type { Config } from '../config.ts';
-import { groupId } from '../groups.ts';
-import { type Check, fail, ok, warn } from './checks.ts';
+import type { Config } from '../config/load.ts';
+import { groupId } from '../platform/groups.ts';
+import { type Check, fail, ok, warn } from './check-result.ts';
 
 const PART = 'control';
 /** Made at every boot by the package (systemd/tmpfiles.d). */

@@ -1,17 +1,17 @@
 /** doctor: is the record whole, and does it reach the cloud? Asked of the running gate, else read from a copy. */
 import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import type { Config } from '../config.ts';
-import type { GateStatus } from '../control-calls.ts';
-import { LEDGER_FILE, ledgerBytes, ledgersOf, openCardLedger } from '../store/card.ts';
+import type { Config } from '../config/load.ts';
+import type { GateStatus } from '../control/protocol.ts';
+import { LEDGER_FILE, ledgerBytes, ledgersOf, openCardLedger } from '../store/offline-reader.ts';
 import { StoreError } from '../store/sqlite.ts';
-import { type Check, fail, ok, warn } from './checks.ts';
-import { CliError } from './exit.ts';
+import { type Check, fail, ok, warn } from './check-result.ts';
+import { withGate } from './context.ts';
+import { CliError } from './exit-codes.ts';
+import { age, plural } from './format.ts';
 import { allRows, verifyChain } from './ledger.ts';
 import type { CommonOptions } from './main.ts';
-import { withGate } from './settings.ts';
 import { backlogWords } from './status.ts';
-import { age, plural } from './words.ts';
 
 /** The newest rows, of which the chain is checked here; `ledger verify` checks all. */
 const CHECKED_ROWS = 2_000;

@@ -7,9 +7,9 @@ import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { createTestCa, type TestCa } from '../../deploy/mosquitto/test-ca.ts';
-import { type Broker, startBroker } from '../../test/broker.ts';
-import { codeOf, createTestGate, GATE, type TestGate, until } from '../gate-fixture.ts';
-import type { Check } from './checks.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { codeOf, createTestGate, GATE, type TestGate, until } from '../../testkit/gate.ts';
+import type { Check } from './check-result.ts';
 import { bootLevels } from './doctor-machine.ts';
 
 let at: TestGate;

@@ -5,20 +5,20 @@
 
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { createClock } from '../clock.ts';
-import { type Config, loadConfig } from '../config.ts';
-import { formatMistake } from '../config-fields.ts';
-import type { GateStatus } from '../control-calls.ts';
-import { type Check, fail, ok, warn } from './checks.ts';
-import { connectGate } from './client.ts';
+import { createClock } from '../clock/clock.ts';
+import { formatMistake } from '../config/fields.ts';
+import { type Config, loadConfig } from '../config/load.ts';
+import { connectGate } from '../control/client.ts';
+import type { GateStatus } from '../control/protocol.ts';
+import { type Check, fail, ok, warn } from './check-result.ts';
+import { socketOf } from './context.ts';
 import { boardChecks, cardCheck, diskCheck, readerChecks } from './doctor-machine.ts';
 import { brokerCheck, cloudChecks, networkMend, SET_CLOCK } from './doctor-network.ts';
 import { socketCheck } from './doctor-socket.ts';
 import { ledgerChecks } from './doctor-store.ts';
-import { CliError, EXIT, print } from './exit.ts';
+import { CliError, EXIT, print } from './exit-codes.ts';
+import { age, ageOf, columns } from './format.ts';
 import type { CommonOptions } from './main.ts';
-import { socketOf } from './settings.ts';
-import { age, ageOf, columns } from './words.ts';
 
 /** A certificate that ends within so long wants to be renewed. */
 const RENEW_MS = 30 * 86_400_000;

@@ -9,14 +9,14 @@ import https from 'node:https';
 import { dirname, join, resolve } from 'node:path';
 import { EnrollResponse } from '../../contract/http.ts';
 import { PublicKey } from '../../contract/manifest.ts';
-import { openSafeFile, type SafeFile } from '../../deploy/safe-file.ts';
 import { readPublicKey } from '../../rules/keys.ts';
-import { formatMistakes, loadConfig } from '../config.ts';
-import type { Mistake } from '../config-fields.ts';
-import { parseYaml } from '../config-source.ts';
-import { groupId } from '../groups.ts';
+import { openSafeFile, type SafeFile } from '../../runtime/safe-file.ts';
+import type { Mistake } from '../config/fields.ts';
+import { formatMistakes, loadConfig } from '../config/load.ts';
+import { parseYaml } from '../config/sources.ts';
+import { groupId } from '../platform/groups.ts';
 import { causeOf, networkMend } from './doctor-network.ts';
-import { CliError, EXIT, print } from './exit.ts';
+import { CliError, EXIT, print } from './exit-codes.ts';
 import type { CommonOptions } from './main.ts';
 
 /** Where a card's first start finds what the office prepared. */
@@ -54,7 +54,7 @@ export async function enroll(options: EnrollOptions): Promise<void> {
   const wanted = gather(options);
   const folder = dirname(resolve(options.config));
   prepare(folder, options.force === true);
-  const { newSigningRequest } = await import('./signing-request.ts');
+  const { newSigningRequest } = await import('./csr.ts');
   const { key, csr } = await newSigningRequest(wanted.gate ?? 'stile-gate');
   const answer = await buy(wanted, csr);
   const problem = checkAnswer(answer, key, wanted.gate);

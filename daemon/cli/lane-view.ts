@@ -1,10 +1,10 @@
 /** A running lane as lines on a screen: shared by `watch` and `sim`. */
 import type { Direction } from '../../contract/ids.ts';
 import { shownLine } from '../../contract/text.ts';
-import type { GateStatus, RecentLine } from '../control-calls.ts';
-import { type Colour, paint } from './screen.ts';
+import type { GateStatus, RecentLine } from '../control/protocol.ts';
+import { age, ageOf, clockTime, plural } from './format.ts';
 import { backlogWords } from './status.ts';
-import { age, ageOf, clockTime, plural } from './words.ts';
+import { type Colour, paint } from './terminal.ts';
 
 const KIND_COLOURS: Readonly<Record<string, Colour>> = { granted: 'green', refused: 'red', alert: 'red', override: 'amber', mode: 'amber', conflict: 'amber' };
 const LOW_DISK_MB = 500;

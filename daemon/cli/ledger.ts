@@ -2,14 +2,14 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import type { Writable } from 'node:stream';
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
-import type { GateStatus, LedgerRow } from '../control-calls.ts';
-import type { GateClient } from './client.ts';
-import { CliError, EXIT, print } from './exit.ts';
+import type { GateClient } from '../control/client.ts';
+import type { GateStatus, LedgerRow } from '../control/protocol.ts';
+import { withGate } from './context.ts';
+import { CliError, EXIT, print } from './exit-codes.ts';
+import { clockTime, columns, plural } from './format.ts';
 import type { CommonOptions } from './main.ts';
-import { withGate } from './settings.ts';
-import { clockTime, columns, plural } from './words.ts';
 
 /** Rows asked for at once: the gate's bound. */
 const PAGE_ROWS = 500;
@@ -127,7 +127,7 @@ export async function verify(options: CommonOptions): Promise<void> {
 }
 
 export async function exportRows(options: CommonOptions & { readonly store?: string }): Promise<void> {
-  if (options.store !== undefined) return (await import('./recover.ts')).exportCard(options.store, options);
+  if (options.store !== undefined) return (await import('./ledger-recover.ts')).exportCard(options.store, options);
   await withGate(options, async (gate) => {
     const { gate: name } = await gate.call<GateStatus>('status');
     await writeMessages(name, allRows(gate), process.stdout);

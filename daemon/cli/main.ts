@@ -5,9 +5,9 @@
  */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
-import { DEFAULT_CONFIG_FILE } from '../config.ts';
-import { stileVersion } from '../version.ts';
-import { CliError, EXIT, tellFailure } from './exit.ts';
+import { stileVersion } from '../../runtime/build-info.ts';
+import { DEFAULT_CONFIG_FILE } from '../config/load.ts';
+import { CliError, EXIT, tellFailure } from './exit-codes.ts';
 
 /** Options of every command that reads the configuration. */
 export interface CommonOptions {
@@ -77,14 +77,14 @@ First steps:
   ])
     .addOption(json())
     .option('--skip-files', 'do not look at the files that it names (certificates, keys), as before they are there')
-    .action(async (options: CommonOptions & { skipFiles?: boolean }) => (await import('./config-commands.ts')).checkConfig(options));
+    .action(async (options: CommonOptions & { skipFiles?: boolean }) => (await import('./config.ts')).checkConfig(options));
   command(root, 'config', 'Shows the settings in effect, defaults included, and where each came from.', [
     'stile-gate config',
     'stile-gate config --boot-lines >> /boot/firmware/config.txt',
   ])
     .addOption(json())
     .option('--boot-lines', "the gpio= lines for the Pi's config.txt, which hold the outputs from power-on")
-    .action(async (options: CommonOptions & { bootLines?: boolean }) => (await import('./config-commands.ts')).showConfig(options));
+    .action(async (options: CommonOptions & { bootLines?: boolean }) => (await import('./config.ts')).showConfig(options));
   command(
     root,
     'doctor',
@@ -126,7 +126,7 @@ function operations(root: Command): void {
     .option('--units <n>', 'how many guests', wholeNumber(1, 100), 1)
     .addOption(socket())
     .addOption(json())
-    .action(async (options) => (await import('./operate.ts')).open(options));
+    .action(async (options) => (await import('./override.ts')).open(options));
   person(
     command(root, 'mode', 'Puts the lane into a mode: controlled, free, locked or out_of_service.', [
       'stile-gate mode free --until 18:00 --reason "doors open"',
@@ -141,7 +141,7 @@ function operations(root: Command): void {
     .option('--until <time>', "ends by itself: HH:MM (today or tomorrow, this machine's time) or ISO 8601")
     .addOption(socket())
     .addOption(json())
-    .action(async (mode: string, options) => (await import('./operate.ts')).mode(mode, options));
+    .action(async (mode: string, options) => (await import('./override.ts')).mode(mode, options));
   person(
     command(root, 'reset-emergency', 'Ends the emergency after the fire input has cleared.', [
       'stile-gate reset-emergency --reason "false alarm, fire brigade has left"',
@@ -149,7 +149,7 @@ function operations(root: Command): void {
   )
     .addOption(socket())
     .addOption(json())
-    .action(async (options) => (await import('./operate.ts')).resetEmergency(options));
+    .action(async (options) => (await import('./override.ts')).resetEmergency(options));
 }
 
 function records(root: Command): void {
@@ -183,7 +183,7 @@ function records(root: Command): void {
     .option('--unacknowledged', 'export only rows that the cloud had not acknowledged, as far as they knew')
     .option('--gate <site/gate>', 'whose they are, where they cannot say it')
     .addOption(json())
-    .action(async (files: string[], options) => (await import('./recover.ts')).recover(files, options));
+    .action(async (files: string[], options) => (await import('./ledger-recover.ts')).recover(files, options));
   const manifest = root.command('manifest').description('Reads what this gate knows of the tickets.');
   command(manifest, 'show', 'Says which events this gate admits for, and how old its tickets are.', ['stile-gate manifest show'])
     .addOption(socket())
@@ -246,7 +246,7 @@ function readers(root: Command): void {
     .addOption(new Option('--machine-root <folder>', 'where /sys and /run are, for tests').hideHelp())
     .addOption(socket())
     .addOption(json())
-    .action(async (names: string[], options) => (await import('./assign.ts')).assign(names, options));
+    .action(async (names: string[], options) => (await import('./readers-assign.ts')).assign(names, options));
 }
 
 /** What is needed once: to set a gate up, to try it, to find what ails it. */

@@ -1,10 +1,11 @@
 /** run: the gate itself, as a process: signals, unexpected errors, exit codes. */
-import { DEFAULT_CONFIG_FILE } from '../config.ts';
-import { deskStore } from '../desk-store.ts';
-import { type DeskThread, stampOf } from '../desk-thread.ts';
-import { gateClock } from '../gate-clock.ts';
-import { CliError, EXIT } from './exit.ts';
-import { requireConfig } from './settings.ts';
+
+import { gateClock } from '../clock/gate-clock.ts';
+import { DEFAULT_CONFIG_FILE } from '../config/load.ts';
+import { type DeskThread, stampOf } from '../decider/early-start.ts';
+import { deskStore } from '../decider/store-identity.ts';
+import { requireConfig } from './context.ts';
+import { CliError, EXIT } from './exit-codes.ts';
 
 /**
  * Returns when the gate has stopped. A second signal ends the process at once; the unit's stop step then returns the outputs.
@@ -15,7 +16,7 @@ export async function run(options: { readonly config?: string }, deskThread?: De
   const clock = gateClock(config);
   deskThread?.openEarly(deskStore(config), stampOf(clock));
   // What drives the lane is loaded while the store opens.
-  const [{ runGate }, { ControlError }] = await Promise.all([import('../main.ts'), import('../control.ts')]);
+  const [{ runGate }, { ControlError }] = await Promise.all([import('../main.ts'), import('../control/server.ts')]);
   // A signal or an error that comes while the parts still open is kept until they have.
   const asked = Promise.withResolvers<string>();
   let signals = 0;

@@ -3,8 +3,8 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type IPty, spawn } from '@lydell/node-pty';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { CHECKOUT_LAUNCHER, codeOf, createTestGate, GATE, type TestGate, until } from '../gate-fixture.ts';
-import { cut } from './screen.ts';
+import { CHECKOUT_LAUNCHER, codeOf, createTestGate, GATE, type TestGate, until } from '../../testkit/gate.ts';
+import { cut } from './terminal.ts';
 
 let at: TestGate;
 const terminals: IPty[] = [];

@@ -4,9 +4,9 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { createTestCa } from '../../deploy/mosquitto/test-ca.ts';
-import { CHECKOUT_LAUNCHER, createTestGate, GATE, type TestGate, until } from '../gate-fixture.ts';
+import { CHECKOUT_LAUNCHER, createTestGate, GATE, type TestGate, until } from '../../testkit/gate.ts';
+import { connectGate } from '../control/client.ts';
 import { openPtyPair, type PtyPair } from '../sim/pty-pair.ts';
-import { connectGate } from './client.ts';
 import type { SelftestReport } from './selftest.ts';
 
 let at: TestGate;

@@ -2,16 +2,16 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline/promises';
-import { UnsafePlaceError, writeSafeFile } from '../../deploy/safe-file.ts';
-import { loadConfig } from '../config.ts';
-import type { GateStatus } from '../control-calls.ts';
+import { UnsafePlaceError, writeSafeFile } from '../../runtime/safe-file.ts';
+import { loadConfig } from '../config/load.ts';
+import type { GateStatus } from '../control/protocol.ts';
 import type { SelftestNews, SelftestStep } from '../gate/selftest.ts';
-import { CliError, EXIT, print } from './exit.ts';
+import { withGate } from './context.ts';
+import { CliError, EXIT, print } from './exit-codes.ts';
+import { columns } from './format.ts';
 import type { CommonOptions } from './main.ts';
-import { actorOf } from './operate.ts';
-import { checkReport, type Signed, signReport } from './report.ts';
-import { withGate } from './settings.ts';
-import { columns } from './words.ts';
+import { actorOf } from './override.ts';
+import { checkReport, type Signed, signReport } from './signed-report.ts';
 
 export interface SelftestOptions extends CommonOptions {
   readonly reason: string;

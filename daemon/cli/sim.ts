@@ -4,16 +4,16 @@
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import type { Config } from '../config.ts';
-import type { WatchItem } from '../control-calls.ts';
+import type { Config } from '../config/load.ts';
+import type { WatchItem } from '../control/protocol.ts';
 import { openPtyPair, type PtyPair } from '../sim/pty-pair.ts';
-import { CliError, EXIT } from './exit.ts';
+import { requireConfig, withGate } from './context.ts';
+import { CliError, EXIT } from './exit-codes.ts';
 import { healthPicture, lanePicture } from './lane-view.ts';
-import { createLastLines } from './last-lines.ts';
 import type { CommonOptions } from './main.ts';
-import { hasTerminal, openScreen, paint } from './screen.ts';
-import { requireConfig, withGate } from './settings.ts';
-import { connectTurnstile, type Turnstile } from './turnstile-client.ts';
+import { createLastLines } from './recent-lines.ts';
+import { connectTurnstile, type Turnstile } from './sim-client.ts';
+import { hasTerminal, openScreen, paint } from './terminal.ts';
 
 const REDRAW_MS = 1_000;
 /** A finger on the staff button, ms. */

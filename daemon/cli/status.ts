@@ -1,9 +1,9 @@
 /** status and manifest show. */
-import type { GateStatus, ManifestStatus } from '../control-calls.ts';
-import { print } from './exit.ts';
+import type { GateStatus, ManifestStatus } from '../control/protocol.ts';
+import { withGate } from './context.ts';
+import { print } from './exit-codes.ts';
+import { age, ageOf, clockTime, columns, plural } from './format.ts';
 import type { CommonOptions } from './main.ts';
-import { withGate } from './settings.ts';
-import { age, ageOf, clockTime, columns, plural } from './words.ts';
 
 export async function status(options: CommonOptions): Promise<void> {
   const found = await withGate(options, (gate) => gate.call<GateStatus>('status'));

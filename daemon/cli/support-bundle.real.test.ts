@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { codeOf, createTestGate, GATE, type TestGate, until } from '../gate-fixture.ts';
+import { codeOf, createTestGate, GATE, type TestGate, until } from '../../testkit/gate.ts';
 import { mask } from './support-bundle.ts';
 
 const PASSWORD = 'correct-horse-battery';

@@ -7,18 +7,18 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { arch, cpus, hostname, release, tmpdir, totalmem, uptime } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import { openSafeFile } from '../../deploy/safe-file.ts';
-import { type Config, effectiveSettings, loadConfig } from '../config.ts';
-import type { GateStatus } from '../control-calls.ts';
-import { openCardLedger } from '../store/card.ts';
-import { stileVersion } from '../version.ts';
-import { connectGate } from './client.ts';
+import { stileVersion } from '../../runtime/build-info.ts';
+import { openSafeFile } from '../../runtime/safe-file.ts';
+import { type Config, effectiveSettings, loadConfig } from '../config/load.ts';
+import { connectGate } from '../control/client.ts';
+import type { GateStatus } from '../control/protocol.ts';
+import { openCardLedger } from '../store/offline-reader.ts';
+import { socketOf, withGate } from './context.ts';
 import { examinationWords, examine } from './doctor.ts';
-import { CliError, EXIT, print } from './exit.ts';
+import { CliError, EXIT, print } from './exit-codes.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
 import { allRows, verifyChain } from './ledger.ts';
 import type { CommonOptions } from './main.ts';
-import { socketOf, withGate } from './settings.ts';
 import { usbPorts } from './usb-ports.ts';
 
 /** Of the log, the last lines. */

@@ -1,12 +1,12 @@
 /** watch: the lane, live. On a terminal a screen; else, or with --json, a line for everything that happens. */
 import { shownText } from '../../contract/text.ts';
-import type { GateStatus, WatchItem } from '../control-calls.ts';
-import { CliError } from './exit.ts';
+import type { GateStatus, WatchItem } from '../control/protocol.ts';
+import { withGate } from './context.ts';
+import { CliError } from './exit-codes.ts';
 import { healthPicture, lanePicture, lineWords, summary } from './lane-view.ts';
-import { createLastLines, type LastLines } from './last-lines.ts';
 import type { CommonOptions } from './main.ts';
-import { hasTerminal, openScreen, paint } from './screen.ts';
-import { withGate } from './settings.ts';
+import { createLastLines, type LastLines } from './recent-lines.ts';
+import { hasTerminal, openScreen, paint } from './terminal.ts';
 
 /** Without news the screen is drawn so often, for the ages on it, ms. */
 const REDRAW_MS = 1_000;

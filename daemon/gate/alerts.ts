@@ -4,7 +4,7 @@ import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import type { AlertId, Severity } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
 import type { Clock, Uplink } from '../ports.ts';
-import type { ActiveAlert } from './watch.ts';
+import type { ActiveAlert } from './live-feed.ts';
 
 export interface Alerts {
   raise(id: AlertId, severity: Severity, message: string): void;

@@ -5,14 +5,14 @@
 import { ActorId, type Direction, type RowPosition } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { type Command, CommandArgs, type RequestError } from '../../contract/requests.ts';
+import { wordsOf } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
-import { wordsOf } from '../../contract/words.ts';
-import { isIdle, openRefusal } from '../lane/turnstile.ts';
+import { isIdle, openRefusal } from '../lane/state-machine.ts';
 import { BOTH, closes, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
 import type { Clock, Desk, Uplink } from '../ports.ts';
-import type { Notes } from './notes.ts';
+import type { Timers } from '../timers.ts';
+import type { Notes } from './pending-entries.ts';
 import type { SelftestWatcher } from './selftest.ts';
-import type { Timers } from './timers.ts';
 
 /** One order. `args` as in contract/requests.ts, checked here once more. */
 export interface GateCommand {

@@ -3,7 +3,7 @@ import type { Direction } from '../../contract/ids.ts';
 import type { LampSet } from '../lane/config.ts';
 import { type Lamps, picture, type Shown, type Signal } from '../lane/signals.ts';
 import type { Board, Clock, OutputName } from '../ports.ts';
-import type { Timers } from './timers.ts';
+import type { Timers } from '../timers.ts';
 
 export interface Outputs {
   /** Drives one output now. */

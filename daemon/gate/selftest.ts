@@ -6,7 +6,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import type { LaneConfig } from '../lane/config.ts';
 import type { Board, BoardEvent, InputName, OutputName } from '../ports.ts';
-import type { Timers } from './timers.ts';
+import type { Timers } from '../timers.ts';
 
 /** Each lamp and the buzzer are on for so long, ms. */
 const LAMP_MS = 300;

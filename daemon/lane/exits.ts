@@ -3,10 +3,10 @@
  * is found out after it. Only an exit that somebody closed (modes.ts) stays closed; fire and a free lane are open anyway.
  */
 import type { Direction } from '../../contract/ids.ts';
-import { GARBLED, HELD_GAP_MS, remember } from './codes.ts';
 import { hasSensor } from './config.ts';
 import { beginGrant, returnUnits, settleGrant } from './grants.ts';
-import { nextNumber, patch, record, type Turn } from './turn.ts';
+import { GARBLED, HELD_GAP_MS, remember } from './presentations.ts';
+import { nextNumber, patch, record, type Turn } from './step-context.ts';
 import { closes, effectiveMode, type LaneInput, type WaitingExit } from './types.ts';
 
 type Input<K extends LaneInput['kind']> = Extract<LaneInput, { kind: K }>;

@@ -4,7 +4,7 @@ import type { PassageOutcome } from '../../contract/ledger.ts';
 import { hasSensor } from './config.ts';
 import type { PassageEvent } from './debounce.ts';
 import { closeRelease, lockByStop, openRelease, renewFree } from './release.ts';
-import { cancelTimer, cancelTimers, endNotice, notify, patch, record, setTimer, type Turn } from './turn.ts';
+import { cancelTimer, cancelTimers, endNotice, notify, patch, record, setTimer, type Turn } from './step-context.ts';
 import { BOTH, type OpenedBy, type OpenGrant, type Rotation } from './types.ts';
 
 /** What opens the lane, and for how many. */

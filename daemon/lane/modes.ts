@@ -1,10 +1,10 @@
 /** Modes of the directions, and the fire latch that lies over them. */
 import type { Direction } from '../../contract/ids.ts';
-import { dropQueue, giveUp } from './codes.ts';
 import { returnExits } from './exits.ts';
 import { endRotation, lockOut, settleGrant } from './grants.ts';
+import { dropQueue, giveUp } from './presentations.ts';
 import { closeFree, openEmergency, openFree, openRelease } from './release.ts';
-import { cancelTimer, cancelTimers, endNotice, isIdle, patch, record, setTimer, type Turn } from './turn.ts';
+import { cancelTimer, cancelTimers, endNotice, isIdle, patch, record, setTimer, type Turn } from './step-context.ts';
 import { type BaseMode, BOTH, closes, type LaneInput, type PendingMode } from './types.ts';
 
 type Input<K extends LaneInput['kind']> = Extract<LaneInput, { kind: K }>;

@@ -1,9 +1,9 @@
 /** What people open by hand: the staff button, and an operator's `open`. */
 import type { Direction } from '../../contract/ids.ts';
-import { giveUp } from './codes.ts';
 import { letOut } from './exits.ts';
 import { beginGrant, returnUnits } from './grants.ts';
-import { nextNumber, record, showBusy, type Turn } from './turn.ts';
+import { giveUp } from './presentations.ts';
+import { nextNumber, record, showBusy, type Turn } from './step-context.ts';
 import { closes, effectiveMode, type LaneInput, type OpenedBy } from './types.ts';
 
 type Input<K extends LaneInput['kind']> = Extract<LaneInput, { kind: K }>;

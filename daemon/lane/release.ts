@@ -6,7 +6,7 @@
  */
 import type { Direction } from '../../contract/ids.ts';
 import { holdsFree } from './config.ts';
-import { cancelTimer, cancelTimers, isIdle, patch, setTimer, type Turn } from './turn.ts';
+import { cancelTimer, cancelTimers, isIdle, patch, setTimer, type Turn } from './step-context.ts';
 import { BOTH, closes, type Release } from './types.ts';
 
 /** Off for at least so long before a new edge, ms: turnstiles see pulses and pauses of 100 ms. */

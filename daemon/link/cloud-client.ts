@@ -5,7 +5,7 @@
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { cutText } from '../../contract/text.ts';
-import type { TlsIdentity } from './session.ts';
+import type { TlsIdentity } from './mqtt-session.ts';
 
 /** From the request to the answer's head. */
 export const HEAD_TIMEOUT_MS = 20_000;

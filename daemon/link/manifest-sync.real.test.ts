@@ -15,7 +15,7 @@ import { createTestCa } from '../../deploy/mosquitto/test-ca.ts';
 import type { Desk, ManifestResult } from '../ports.ts';
 import { createCloudClient } from './cloud-client.ts';
 import { createManifestSync, type ManifestSyncOptions } from './manifest-sync.ts';
-import { until } from './test-ports.ts';
+import { until } from './testing/ports.ts';
 
 const GATE = 'arena/north-03';
 const cleanups: (() => unknown)[] = [];

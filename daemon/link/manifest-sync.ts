@@ -12,10 +12,10 @@ import { cutText } from '../../contract/text.ts';
 import type { Desk, ManifestResult } from '../ports.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { download } from './download.ts';
-import { createJsonItems } from './json-items.ts';
+import { createJsonItems } from './json-stream.ts';
 import type { LinkLog } from './log.ts';
-import { attempted, createRetryWorker, type Outcome } from './retry-worker.ts';
-import { readSiteLedger } from './site-ledger.ts';
+import { readSiteLedger } from './peer-catchup.ts';
+import { attempted, createRetryWorker, type Outcome } from './retry-loop.ts';
 
 /** Waits between attempts. */
 export const RETRY_FIRST_MS = 1_000;

@@ -5,11 +5,11 @@ import { afterEach, expect, test } from 'vitest';
 import { AlertMessage, InfoMessage, StateMessage } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { ResponseMessage } from '../../contract/requests.ts';
-import { type Broker, freePort, startBroker } from '../../test/broker.ts';
-import { connectPeer, type Peer } from '../../test/mqtt-peer.ts';
+import { type Broker, freePort, startBroker } from '../../testkit/broker.ts';
+import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
 import type { UplinkEvent } from '../ports.ts';
 import { createUplink, type MqttUplink, type UplinkOptions } from './mqtt-uplink.ts';
-import { TEST_INFO, testClock, testCloud, testDesk, until } from './test-ports.ts';
+import { TEST_INFO, testClock, testCloud, testDesk, until } from './testing/ports.ts';
 
 const GATE = 'arena/north-03';
 const own = `stile/1/${GATE}`;

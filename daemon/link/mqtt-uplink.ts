@@ -15,16 +15,16 @@ import { parsePayload } from '../../contract/parse.ts';
 import { cutText } from '../../contract/text.ts';
 import { parseTopic } from '../../contract/topics.ts';
 import type { Clock, Desk, Uplink, UplinkEvent } from '../ports.ts';
-import { createAnnouncer } from './announcer.ts';
 import { createBackoff } from './backoff.ts';
-import { learnProtocol, linkFault, RECONNECT_FIRST_MS, RECONNECT_MAX_MS, STEADY_AFTER_MS, TAKEN_OVER_WAIT_MS, UNKNOWN_PROTOCOL } from './connection.ts';
-import { inboxOf, sortIncoming } from './inbox.ts';
+import { inboxOf, sortIncoming } from './incoming-messages.ts';
+import { createOutbox } from './ledger-sender.ts';
 import type { LinkLog } from './log.ts';
-import { createOutbox } from './outbox.ts';
+import { type Incoming, openSession, type ProtocolVersion, type Session, type SessionEnd, type TlsIdentity } from './mqtt-session.ts';
 import { createPeerQueue } from './peer-queue.ts';
-import { createLookupAsker, createTimeAsker } from './questions.ts';
-import { createRequestDesk } from './request-desk.ts';
-import { type Incoming, openSession, type ProtocolVersion, type Session, type SessionEnd, type TlsIdentity } from './session.ts';
+import { learnProtocol, linkFault, RECONNECT_FIRST_MS, RECONNECT_MAX_MS, STEADY_AFTER_MS, TAKEN_OVER_WAIT_MS, UNKNOWN_PROTOCOL } from './reconnect-policy.ts';
+import { createRequestDesk } from './request-handler.ts';
+import { createAnnouncer } from './status-publisher.ts';
+import { createLookupAsker, createTimeAsker } from './time-sync.ts';
 import { type LinkTimers, systemTimers } from './timers.ts';
 
 /** `close` waits so long for the broker to take the last state, and again so long for the end of the connection. */

@@ -8,7 +8,7 @@
  */
 import { closeSync, constants, openSync, renameSync, rmSync, symlinkSync, writeSync } from 'node:fs';
 import { ReadStream } from 'node:tty';
-import { type Libc, loadLibc, TCSANOW, TERMIOS_BYTES } from '../libc.ts';
+import { type Libc, loadLibc, TCSANOW, TERMIOS_BYTES } from '../../runtime/libc.ts';
 
 export interface PtyPairOptions {
   /** Stable symlink to the daemon's end; it goes away with `unplug` and comes back with `plug`. */

@@ -5,8 +5,9 @@
  *
  * Where the bit stands high in its word (23 to 31 of 32) its place is not the only one that fits. Then rows decide, each by its own hash.
  */
-import { commitPagesOf, FRAME_HEADER_BYTES, pageNumberOf, pageOf, SALTS_AT, SUMS_AT, type Sums, saltsOf, sameSums, statedSums, sumsOf } from './log-format.ts';
+
 import { rowsFollow } from './rows-page.ts';
+import { commitPagesOf, FRAME_HEADER_BYTES, pageNumberOf, pageOf, SALTS_AT, SUMS_AT, type Sums, saltsOf, sameSums, statedSums, sumsOf } from './wal-format.ts';
 
 /** Pages by which a commit of the gate may let the database grow, for telling a damaged size from a true one. */
 const MAX_GROWTH_PAGES = 64;

@@ -4,13 +4,13 @@ import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync 
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from 'vitest';
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
-import { stampAt, storeFolder } from '../desk-fixture.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
+import { stampAt, storeFolder } from '../decider/testing/store.ts';
 import { type Ledger, openLedger, type StoredEntry, sha256Text } from './ledger.ts';
-import { inspectLog } from './log-check.ts';
-import { LOG_ROOM_BYTES } from './log-room.ts';
-import { forgetSums } from './page-sums.ts';
+import { forgetSums } from './page-checksums.ts';
 import { assertDurable, FOLD_AFTER_COMMITS, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
+import { inspectLog } from './wal-inspect.ts';
+import { LOG_ROOM_BYTES } from './wal-preallocate.ts';
 
 const NAME = 'arena/north-01';
 const endings: (() => void)[] = [];
@@ -193,7 +193,7 @@ test('killed in a loop of commits, nothing that was answered is lost', { timeout
   const path = join(folder(), 'ledger.sqlite');
   let answered: [number, number] = [0, 0];
   for (let round = 0; round < 5; round++) {
-    const child = spawn(process.execPath, [fileURLToPath(new URL('./ledger-writer.fixture.ts', import.meta.url)), path, NAME], {
+    const child = spawn(process.execPath, [fileURLToPath(new URL('./testing/ledger-writer.ts', import.meta.url)), path, NAME], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     let said = '';

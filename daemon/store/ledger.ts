@@ -5,14 +5,14 @@
  */
 import { hash as digest } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { canonicalJson, entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { canonicalJson, entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
 import { plainData } from '../../contract/text.ts';
-import { inspectLog, type LogEnd, mendLogEnd } from './log-check.ts';
-import { layOutLog } from './log-room.ts';
-import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
+import { forgetSums, openPageSums, type PageSums } from './page-checksums.ts';
 import { migrateLedger } from './schema.ts';
 import { createLogKeeper, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
+import { inspectLog, type LogEnd, mendLogEnd } from './wal-inspect.ts';
+import { layOutLog } from './wal-preallocate.ts';
 
 /** What time it is, as far as the gate knows; taken on the loop's thread and sent with each call. */
 export interface Stamp {

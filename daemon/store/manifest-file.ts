@@ -8,7 +8,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { MANIFEST_APPLICATION_ID, ManifestHead, TICKET_RIGHTS } from '../../contract/manifest.ts';
 import type { Entry, TicketFacts } from '../../rules/facts.ts';
 import { openImmutable, type Sqlite, storeError } from './sqlite.ts';
-import type { SnapshotEntry } from './usage.ts';
+import type { SnapshotEntry } from './usage-merge.ts';
 
 /** A manifest file larger than this is refused before it is read, in bytes: about 20 million tickets. */
 export const MAX_MANIFEST_BYTES = 1024 * 1024 * 1024;

@@ -4,7 +4,7 @@
  * Format: https://sqlite.org/fileformat2.html#b_tree_pages (a leaf of a table; each cell an id and a record of NULL and a text)
  */
 import { hash as digest } from 'node:crypto';
-import { entryHash } from '../../contract/chain.ts';
+import { entryHash } from '../../contract/hash-chain.ts';
 
 const LEAF = 13;
 const PAGE_HEAD_BYTES = 8;

@@ -10,7 +10,7 @@ import { closeSync, copyFileSync, fdatasyncSync, openSync, readSync, rmSync, sta
 import Database from 'better-sqlite3';
 import { cutText } from '../../contract/text.ts';
 import type { Fault } from '../ports.ts';
-import type { PageSums } from './page-sums.ts';
+import type { PageSums } from './page-checksums.ts';
 
 export type Sqlite = Database.Database;
 export type Statement<Parameters extends unknown[] | Record<string, unknown> = unknown[], Row = unknown> = Database.Statement<Parameters, Row>;

@@ -8,11 +8,11 @@ import { closeSync, existsSync, fdatasyncSync, openSync } from 'node:fs';
 import { maySay } from '../../contract/authority.ts';
 import type { LedgerVector } from '../../contract/ids.ts';
 import { type Conflicts, createConflicts } from './conflicts.ts';
-import { inspectLog } from './log-check.ts';
-import { forgetSums, openPageSums, type PageSums } from './page-sums.ts';
+import { forgetSums, openPageSums, type PageSums } from './page-checksums.ts';
 import { migrateUsage } from './schema.ts';
 import { createLogKeeper, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
-import { covered, type GrantKey, type GrantState, keyText, mergeStates, readRow } from './usage.ts';
+import { covered, type GrantKey, type GrantState, keyText, mergeStates, readRow } from './usage-merge.ts';
+import { inspectLog } from './wal-inspect.ts';
 
 /** Changed grants held in memory before they are written, idle or not. */
 export const MAX_DIRTY_GRANTS = 2_000;

@@ -1,7 +1,7 @@
 /** What one can do to the demo's house, by key or by script: each does the real thing and can be undone. */
 import { connect } from 'node:net';
-import type { DemoBroker } from './broker.ts';
-import type { GateProcess } from './gate-process.ts';
+import type { DemoBroker } from '../../testkit/demo-broker.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
 
 export interface Actions {
   /** Guests at this gate wait. */

@@ -10,19 +10,19 @@
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { startPostgres } from '../database/embedded.ts';
-import { prepareDatabase } from '../database/prepare.ts';
-import { openAccount } from './account.ts';
+import { type DemoBroker, startDemoBroker } from '../../testkit/demo-broker.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { startPostgres } from '../../testkit/postgres.ts';
+import { prepareDatabase } from '../../testkit/prepare-database.ts';
+import { type House, openHouse } from '../../testkit/stack.ts';
 import { createActions } from './actions.ts';
-import { type DemoBroker, startDemoBroker } from './broker.ts';
-import type { GateProcess } from './gate-process.ts';
-import { type House, openHouse } from './house.ts';
+import { openAccount } from './counts.ts';
+import { type Played, playGate } from './guests.ts';
 import { type DemoPlan, EVENT_ID, expectedCounts, GATES, planDemo, SITE_ID, ZONES } from './plan.ts';
-import { type Played, playGate } from './player.ts';
+import { judge } from './result.ts';
 import { ENTER_SCREEN, LEAVE_SCREEN } from './screen.ts';
 import { runScript } from './script.ts';
-import { createShow, type Show } from './show.ts';
-import { judge } from './verdict.ts';
+import { createShow, type Show } from './view.ts';
 
 const ONCE = (process.env['ONCE'] ?? '') !== '' && process.env['ONCE'] !== '0';
 const SEED = process.env['SEED'] ?? 'stile';

@@ -3,8 +3,8 @@
 import type { IClientOptions } from 'mqtt';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { INGEST_SUBSCRIPTIONS } from '../../contract/topics.ts';
-import { type Broker, startBroker } from '../../test/broker.ts';
-import { connectPeer, type Peer } from '../../test/mqtt-peer.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
 import type { Identity } from './test-ca.ts';
 
 const NOT_AUTHORIZED = 135;

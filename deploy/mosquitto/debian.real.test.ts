@@ -10,10 +10,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openAuthority } from '../../cloud/devices/certificates.ts';
-import { newSigningRequest } from '../../daemon/cli/signing-request.ts';
-import { accepts, findMosquitto, freePort } from '../../test/broker.ts';
-import { connectPeer } from '../../test/mqtt-peer.ts';
-import { aclFile } from './acl.ts';
+import { aclFile } from '../../cloud/mqtt/broker-acl.ts';
+import { newSigningRequest } from '../../daemon/cli/csr.ts';
+import { accepts, findMosquitto, freePort } from '../../testkit/broker.ts';
+import { connectPeer } from '../../testkit/mqtt-client.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const OURS = readFileSync(join(import.meta.dirname, 'mosquitto.conf'), 'utf8');

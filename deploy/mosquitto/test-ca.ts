@@ -9,8 +9,8 @@ import { join } from 'node:path';
 // The x509 library needs it before it is loaded.
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
+import { CLOUD_IDENTITY, INGEST_IDENTITY } from '../../cloud/mqtt/broker-acl.ts';
 import { GateName } from '../../contract/ids.ts';
-import { CLOUD_IDENTITY, INGEST_IDENTITY } from './acl.ts';
 
 /** A certificate and its key, PEM. */
 export interface Identity {

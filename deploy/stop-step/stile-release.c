@@ -5,7 +5,7 @@
  *
  * Run by the unit's stop step (ExecStopPost=), also after a kill or a watchdog's abort. It needs neither Node nor the card:
  * linked statically, copied to /run at start, and told what to do by a small text file that the daemon writes there
- * (daemon/board/release-file.ts) at start and whenever the fire latch changes. One target a line, the value last:
+ * (daemon/board/failsafe-file.ts) at start and whenever the fire latch changes. One target a line, the value last:
  *
  *   sysfs <global gpio number> <0|1>
  *   chip <path of the character device> <line> <0|1>

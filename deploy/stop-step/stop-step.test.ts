@@ -24,8 +24,8 @@ const read = (...parts: string[]): string => readFileSync(at(...parts), 'utf8');
 async function gateThatReleased(name: string, fire: boolean) {
   const script = `
     import { createSimBoard } from '${daemon}/board/sim-board.ts';
-    import { CONTRACT_LANE } from '${daemon}/board/contract.ts';
-    import { writeReleaseFile } from '${daemon}/board/release-file.ts';
+    import { CONTRACT_LANE } from '${daemon}/board/testing/board-conformance.ts';
+    import { writeReleaseFile } from '${daemon}/board/failsafe-file.ts';
     const board = createSimBoard({ config: { ...CONTRACT_LANE, simSocket: process.argv[1] + '.sock', simGuest: false } }, { boottimeMs: () => performance.now() });
     await board.open(() => {}, () => {});
     writeReleaseFile(process.argv[1] + '.conf', board.releaseTargets(${fire}));

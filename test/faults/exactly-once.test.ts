@@ -1,9 +1,9 @@
 /** The short form of PROMISES.md row 3, and its plants. The long form: node test/faults/exactly-once.ts */
 import { expect, test } from 'vitest';
-import { compare } from './account.ts';
+import { compare } from './counts.ts';
 import { exactlyOnce } from './exactly-once.ts';
+import { held } from './result.ts';
 import type { ExactlyOnceOptions } from './run-parts.ts';
-import { held } from './verdict.ts';
 
 const SHORT: ExactlyOnceOptions = {
   brokerKills: 2,

@@ -13,11 +13,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { createWriter, openWorld } from './environment.ts';
 import { backlog, SMALL_QUEUE_BYTES } from './overflow.ts';
+import { type ExactlyOnceResult, held, judge } from './result.ts';
 import { type ExactlyOnceOptions, openCloud, openWholeGates, type Plant, showGuests } from './run-parts.ts';
 import { storm } from './storm.ts';
-import { type ExactlyOnceResult, held, judge } from './verdict.ts';
-import { createWriter, openWorld } from './world.ts';
 
 /** Runs the whole, and answers what came of it. Throws where the world itself does not work. */
 export async function exactlyOnce(options: ExactlyOnceOptions): Promise<ExactlyOnceResult> {

@@ -4,7 +4,7 @@
  */
 import type { IClientOptions } from 'mqtt';
 import type { Identity, TestCa } from '../../deploy/mosquitto/test-ca.ts';
-import type { Broker } from '../broker.ts';
+import type { Broker } from '../../testkit/broker.ts';
 
 export const PROTOCOLS = [4, 5] as const;
 export type Protocol = (typeof PROTOCOLS)[number];

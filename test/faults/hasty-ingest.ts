@@ -3,14 +3,14 @@
  * Environment: DATABASE_URL, STILE_MQTT_URL. Says `ready` when connected.
  */
 
-import { type CloudBroker, createBroker, type IncomingMessage } from '../../cloud/broker.ts';
-import { createDatabase } from '../../cloud/database.ts';
+import { createDatabase } from '../../cloud/db/database.ts';
 import { createIngest, type Ingest } from '../../cloud/ingest/ingest.ts';
-import { ingestGroup, ingestSubscriptions } from '../../cloud/ingest/share.ts';
+import { ingestGroup, ingestSubscriptions } from '../../cloud/ingest/shared-subscription.ts';
 import { SILENT } from '../../cloud/log.ts';
-import { acksFor } from '../../cloud/reconcile/acknowledge.ts';
+import { type CloudBroker, createBroker, type IncomingMessage } from '../../cloud/mqtt/client.ts';
+import { acksFor } from '../../cloud/reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from '../../cloud/reconcile/cloud-ledger.ts';
-import { type LedgerRow, readRow, reconcile } from '../../cloud/reconcile/rows.ts';
+import { type LedgerRow, readRow, reconcile } from '../../cloud/reconcile/reconcile.ts';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 

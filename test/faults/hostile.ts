@@ -13,11 +13,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { connectOwner } from '../../cloud/database.ts';
+import { connectOwner } from '../../cloud/db/database.ts';
 import { Reason } from '../../contract/reasons.ts';
-import { enter, eventually, openVenue, type Venue } from '../system/venue.ts';
-import type { ProbeLine } from './probe.ts';
-import { rawRequest, rubbish, word } from './rubbish.ts';
+import { enter, eventually, openVenue, type Venue } from '../system/environment.ts';
+import { rawRequest, rubbish, word } from './garbage.ts';
+import type { ProbeLine } from './loop-probe.ts';
 
 export interface HostileOptions {
   readonly serialBytes: number;

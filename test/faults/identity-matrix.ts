@@ -9,12 +9,12 @@
  */
 import { parseArgs } from 'node:util';
 import type { IClientOptions } from 'mqtt';
-import { type AclGate, aclFile } from '../../deploy/mosquitto/acl.ts';
+import { type AclGate, aclFile } from '../../cloud/mqtt/broker-acl.ts';
 import { createTestCa, type Identity, type TestCa } from '../../deploy/mosquitto/test-ca.ts';
-import { startBroker } from '../broker.ts';
-import { connectPeer, type Peer } from '../mqtt-peer.ts';
+import { startBroker } from '../../testkit/broker.ts';
+import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
 import { as, CLOUD, cloudOf, fleetOf, type Matrix, nth, type Person, PROTOCOLS, type Protocol, tried } from './fleet.ts';
-import { tellLies } from './lies.ts';
+import { tellLies } from './impersonation.ts';
 
 const NOT_AUTHORIZED = 135;
 /** Publishes of one connection that wait for the broker's word. */

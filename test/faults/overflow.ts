@@ -1,9 +1,9 @@
 /** More rows waiting than the broker's queue holds: what it lets fall must come again. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Broker, startBroker } from '../broker.ts';
-import { connectPeer } from '../mqtt-peer.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { connectPeer } from '../../testkit/mqtt-client.ts';
+import type { Writer } from './environment.ts';
 import type { ExactlyOnceOptions, Parts } from './run-parts.ts';
-import type { Writer } from './world.ts';
 
 /** A backlog that has not drained by then never will, ms. */
 const DRAIN_MS = 90_000;

@@ -5,10 +5,10 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { type House, openHouse } from '../../deploy/demo/house.ts';
-import { newCode } from '../system/venue.ts';
-import { createIngestProcess, type World, type Writer } from './world.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { type House, openHouse } from '../../testkit/stack.ts';
+import { newCode } from '../system/environment.ts';
+import { createIngestProcess, type World, type Writer } from './environment.ts';
 
 export type Plant = 'puback' | 'early-ack' | 'doubled';
 
@@ -53,7 +53,7 @@ const EVENT = 'concert';
 /** The cloud as people run it where whole gates need one to fetch from; else the ingest alone, which is where plants live. */
 export async function openCloud(options: ExactlyOnceOptions, world: World, dir: string): Promise<{ cloud: Cloud; house: House | null }> {
   if (options.wholeGates === 0) {
-    const script = options.plant === 'early-ack' ? 'hasty-ingest.ts' : '../ingest-process.ts';
+    const script = options.plant === 'early-ack' ? 'hasty-ingest.ts' : '../../testkit/ingest-process.ts';
     const ingest = createIngestProcess(join(import.meta.dirname, script), world.cloudEnv);
     return { house: null, cloud: { start: () => ingest.start(), kill: () => ingest.kill(), stop: () => ingest.kill() } };
   }

@@ -1,10 +1,10 @@
 /** All the kills and cuts of a run, in an order that its seed gives. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { connectOwner } from '../../cloud/database.ts';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
+import { connectOwner } from '../../cloud/db/database.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import type { World } from './environment.ts';
 import type { Weather } from './proxy.ts';
 import type { Parts } from './run-parts.ts';
-import type { World } from './world.ts';
 
 const CALM_MS = 2_000;
 const POLL_MS = 100;

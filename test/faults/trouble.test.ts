@@ -12,19 +12,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { createDatabase } from '../../cloud/database.ts';
-import { connectGate } from '../../daemon/cli/client.ts';
-import type { GateStatus, LedgerRow } from '../../daemon/control-calls.ts';
-import { codeOf, createTestGate, type TestGate, until } from '../../daemon/gate-fixture.ts';
-import { startBroker } from '../broker.ts';
-import { testPostgres } from '../database.ts';
+import { createDatabase } from '../../cloud/db/database.ts';
+import { connectGate } from '../../daemon/control/client.ts';
+import type { GateStatus, LedgerRow } from '../../daemon/control/protocol.ts';
+import { startBroker } from '../../testkit/broker.ts';
+import { testPostgres } from '../../testkit/database.ts';
+import { codeOf, createTestGate, type TestGate, until } from '../../testkit/gate.ts';
+import { connectPeer } from '../../testkit/mqtt-client.ts';
 import { compiler } from '../disk/faulty-disk.ts';
-import { boottimeMs, type Wires, watchWires } from '../disk/wires.ts';
-import { connectPeer } from '../mqtt-peer.ts';
-import { agrees, compare } from './account.ts';
+import { boottimeMs, type Wires, watchWires } from '../disk/lane-recorder.ts';
+import { agrees, compare } from './counts.ts';
+import { createIngestProcess, createWriter, heldRows, openWorld, through, type World, type Writer } from './environment.ts';
 import { makeFaultyWorld } from './faulty-world.ts';
 import { openProxy } from './proxy.ts';
-import { createIngestProcess, createWriter, heldRows, openWorld, through, type World, type Writer } from './world.ts';
 
 const PROVE = process.env['STILE_PROVE'] === '1';
 const figure = (text: string): void => void process.stdout.write(`figure: ${text}\n`);
@@ -225,7 +225,7 @@ describe('the ways between gates, broker and Postgres', () => {
   };
   const open = async () => {
     world = await openWorld();
-    const ingest = createIngestProcess(join(import.meta.dirname, '../ingest-process.ts'), world.cloudEnv);
+    const ingest = createIngestProcess(join(import.meta.dirname, '../../testkit/ingest-process.ts'), world.cloudEnv);
     stopIngest = () => ingest.kill();
     await ingest.start();
     folder = mkdtempSync(join(tmpdir(), 'stile-trouble-'));

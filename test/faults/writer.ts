@@ -8,12 +8,12 @@ import type { RowPosition } from '../../contract/ids.ts';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { PublicKey, WantedManifest } from '../../contract/manifest.ts';
 import { topicOf } from '../../contract/topics.ts';
-import { createClock } from '../../daemon/clock.ts';
-import { createDesk, type GateDesk } from '../../daemon/desk.ts';
+import { createClock } from '../../daemon/clock/clock.ts';
+import { createDesk, type GateDesk } from '../../daemon/decider/client.ts';
 import { createUplink, type MqttUplink } from '../../daemon/link/mqtt-uplink.ts';
-import { TEST_INFO } from '../../daemon/link/test-ports.ts';
-import { connectPeer, type Peer } from '../mqtt-peer.ts';
-import type { Row } from './account.ts';
+import { TEST_INFO } from '../../daemon/link/testing/ports.ts';
+import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
+import type { Row } from './counts.ts';
 
 export interface WriterGate {
   readonly gate: string;
@@ -87,7 +87,7 @@ async function openGate(order: Extract<WriterOrder, { order: 'begin' }>, index: 
   return { gate, desk, uplink, codes, next: 0, told: status.lastSeq > 0 ? [status.epoch, status.lastSeq] : null };
 }
 
-/** The gate's own uplink, wired as the gate wires it (daemon/gate/inbox.ts). */
+/** The gate's own uplink, wired as the gate wires it (daemon/gate/uplink-events.ts). */
 function faithful(url: string, gate: string, desk: GateDesk): MqttUplink {
   const uplink = createUplink({ gate, url, clock, desk, info: TEST_INFO, timing: TIMING, log: () => undefined });
   uplink.open(async (event) => {

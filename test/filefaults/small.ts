@@ -7,13 +7,13 @@ import { join } from 'node:path';
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
 import { openAuthority, writeCertificates } from '../../cloud/devices/certificates.ts';
-import { openSigner } from '../../cloud/manifest/signing.ts';
-import { openCodeKey } from '../../cloud/tickets/code-key-file.ts';
-import { formatReleaseFile, writeReleaseFile } from '../../daemon/board/release-file.ts';
+import { openSigner } from '../../cloud/manifest/signing-key.ts';
+import { openCodeKey } from '../../cloud/tickets/codes/code-key-file.ts';
+import { formatReleaseFile, writeReleaseFile } from '../../daemon/board/failsafe-file.ts';
 import { enroll } from '../../daemon/cli/enroll.ts';
 import { download } from '../../daemon/link/download.ts';
 import { createTestCa, type TestCa } from '../../deploy/mosquitto/test-ca.ts';
-import { writeSafeFile } from '../../deploy/safe-file.ts';
+import { writeSafeFile } from '../../runtime/safe-file.ts';
 import type { Scenario, Trial } from './scenario.ts';
 
 const MAKES_FOLDER = [/: mkdir /, 'it is there, or what needs it fails'] as const;

@@ -1,11 +1,11 @@
-/** The gate's store at work (test/powercut/life.ts): ledger, usage, manifests, page sums, room in the log, the fire latch, modes, requests. */
+/** The gate's store at work (test/powercut/workload.ts): ledger, usage, manifests, page sums, room in the log, the fire latch, modes, requests. */
 
 import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { judge, readStore } from '../powercut/check.ts';
-import { live } from '../powercut/life.ts';
+import { learn, marksOf, newTruth } from '../powercut/expected.ts';
 import { createRandom } from '../powercut/random.ts';
-import { learn, marksOf, newTruth } from '../powercut/truth.ts';
+import { live } from '../powercut/workload.ts';
 import type { Scenario } from './scenario.ts';
 
 /** Short lives of different seeds: each opens a store, and then does this many things. */

@@ -1,6 +1,6 @@
 /** Ways to forge a code. Each makes one text that must not open, out of genuine codes that were never shown. */
 import { base45, base45Group, reversed, signed, stileBytes, stileText } from './encoder.ts';
-import { EVENT, type House, KEY_IDS, NOW_S, OTHER_EVENT } from './house.ts';
+import { EVENT, type House, KEY_IDS, NOW_S, OTHER_EVENT } from './fixture.ts';
 import type { Random } from './random.ts';
 
 /** Genuine, never shown, never to be shown: what forgeries are made from. */

@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 /** Tests that take their length from STILE_PROVE: 20,000 runs a property. */
-const FILES = ['rules/signed.test.ts', 'rules/code.test.ts', 'rules/admission.property.test.ts', 'contract/parse.test.ts'];
+const FILES = ['rules/stile-code.test.ts', 'rules/code.test.ts', 'rules/admission.property.test.ts', 'contract/parse.test.ts'];
 const RUNS = 20_000;
 
 const root = join(import.meta.dirname, '../..');

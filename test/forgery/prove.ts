@@ -9,7 +9,7 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { PLANTS, plant } from './plants.ts';
+import { PLANTS, plant } from './mutants.ts';
 
 const DEFAULT_COUNT = 100_000;
 /** Codes that a planted fault is looked for with. */

@@ -1,8 +1,8 @@
 /** Forged frames through the real framing, recognition and desk; genuine ones in between, so that a gate that refuses all is found as well. */
 import type { Presentation } from '../../daemon/ports.ts';
 import { type FramingState, initialFraming, stepFraming } from '../../daemon/reader/framing.ts';
+import { type House, openHouse } from './fixture.ts';
 import { FORGERIES, type Forgery, type Material } from './forgeries.ts';
-import { type House, openHouse } from './house.ts';
 import { createRandom, type Random } from './random.ts';
 
 /** A genuine code after so many forged ones. */

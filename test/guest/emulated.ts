@@ -4,7 +4,7 @@ import { copyFileSync, createWriteStream, readdirSync, rmSync, writeFileSync } f
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { run } from './venue.ts';
+import { run } from './environment.ts';
 
 const IMAGE_MB = 2_048;
 

@@ -15,8 +15,8 @@ import { fileURLToPath } from 'node:url';
 import { openPtyPair } from '../../daemon/sim/pty-pair.ts';
 import { unpackSystem } from './container.ts';
 import { type Step, stepsOf } from './document.ts';
+import { type Release, run } from './environment.ts';
 import { bootMachine, connectMachine, type Machine } from './machine.ts';
-import { type Release, run } from './venue.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const SUITES = ['bookworm', 'trixie'];

@@ -16,7 +16,7 @@ import pg from 'pg';
 import { openPtyPair } from '../../daemon/sim/pty-pair.ts';
 import { bootContainer, unpackSystem } from './container.ts';
 import { bootEmulated, EMULATED_HOST, EMULATED_READER, type Machine } from './emulated.ts';
-import { CODES, configuration, openVenue, type Release, run } from './venue.ts';
+import { CODES, configuration, openVenue, type Release, run } from './environment.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 /** From the start of the machine to DONE. */

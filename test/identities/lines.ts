@@ -2,7 +2,7 @@
  * Every HTTP route × everybody, with the expected answer. Closed by default: whoever a line does not name must be refused, nobodies with 401, devices before a
  * route for operators and operators before one for devices with 403; a valid caller of the right kind must be named. A route without a line fails.
  */
-import { DEVICES, type Device, type House, nameOf, type Operator, type Who } from './house.ts';
+import { DEVICES, type Device, type House, nameOf, type Operator, type Who } from './fixture.ts';
 
 export interface Line {
   /** What is asked, where a route has several lines. */

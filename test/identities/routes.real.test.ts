@@ -8,9 +8,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { revokeDevice } from '../../cloud/devices/assignment.ts';
 import { SILENT } from '../../cloud/log.ts';
 import { type RunningCloud, startCloud } from '../../cloud/main.ts';
-import { type Broker, startBroker } from '../broker.ts';
-import { connectPeer, type Peer } from '../mqtt-peer.ts';
-import { EVERYBODY, type House, openHouse, type Who } from './house.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
+import { EVERYBODY, type House, openHouse, type Who } from './fixture.ts';
 import { LINES, type Line, refusalOf } from './lines.ts';
 
 /** Requests under way at once. */

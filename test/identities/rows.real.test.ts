@@ -1,9 +1,9 @@
 /** Every kind of ledger row × everybody who may write one, about a grant of another gate (FAULTS M1): whose word changes it? */
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type LedgerRow, reconcile } from '../../cloud/reconcile/rows.ts';
+import { type LedgerRow, reconcile } from '../../cloud/reconcile/reconcile.ts';
 import { LEDGER_KINDS, LedgerEntry, type LedgerEntryKind } from '../../contract/ledger.ts';
-import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../database.ts';
-import { type TestEntry, type TestLedger, testLedger } from '../ledgers.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
+import { type TestEntry, type TestLedger, testLedger } from '../../testkit/ledgers.ts';
 
 const WRITERS = ['itself', 'sibling', 'elsewhere', 'stranger', 'cloud', 'cloud elsewhere', "strangers' cloud"] as const;
 type Writer = (typeof WRITERS)[number];

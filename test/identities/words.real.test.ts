@@ -5,13 +5,13 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createIngest, type Ingest } from '../../cloud/ingest/ingest.ts';
 import { SILENT } from '../../cloud/log.ts';
 import { lookUp } from '../../cloud/manifest/lookup.ts';
-import { acksFor } from '../../cloud/reconcile/acknowledge.ts';
+import { acksFor } from '../../cloud/reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from '../../cloud/reconcile/cloud-ledger.ts';
-import { type LedgerRow, readRow, reconcile } from '../../cloud/reconcile/rows.ts';
+import { type LedgerRow, readRow, reconcile } from '../../cloud/reconcile/reconcile.ts';
 import { ticketUsage } from '../../cloud/reconcile/usage.ts';
 import { DELIVERY, type Topic, topicOf } from '../../contract/topics.ts';
-import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../database.ts';
-import { testLedger } from '../ledgers.ts';
+import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
 
 /** How long a sender may be remembered: a revoked gate is heard no longer than that. Longer than the cloud's own bound. */
 const FORGOTTEN_AFTER_MS = 6_000;

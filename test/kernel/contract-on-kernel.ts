@@ -1,11 +1,11 @@
 /** The Board port's contract on a real kernel, with one driver: `node contract-on-kernel.ts onoff|cdev`. Runs inside the guest; exit code 0 or 1. */
 import { closeSync } from 'node:fs';
 import { createCdevBoard } from '../../daemon/board/cdev-board.ts';
-import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from '../../daemon/board/contract.ts';
-import { createGpioCalls, type GpioCalls } from '../../daemon/board/gpio-calls.ts';
+import { createGpioCalls, type GpioCalls } from '../../daemon/board/gpio-ioctl.ts';
 import { createOnoffBoard } from '../../daemon/board/onoff-board.ts';
-import { loadLibc } from '../../daemon/libc.ts';
+import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from '../../daemon/board/testing/board-conformance.ts';
 import type { InputName } from '../../daemon/ports.ts';
+import { loadLibc } from '../../runtime/libc.ts';
 import { makeHeader } from './sim-gpio.ts';
 
 const header = makeHeader();

@@ -222,7 +222,7 @@ function addProof(to: string): void {
   for (const path of [
     'test/kernel',
     'daemon/board',
-    'daemon/libc.ts',
+    'runtime/libc.ts',
     'daemon/ports.ts',
     'daemon/sim/turnstile.ts',
     'package.json',

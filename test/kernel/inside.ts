@@ -12,8 +12,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { connectGate } from '../../daemon/cli/client.ts';
-import type { GateStatus } from '../../daemon/control-calls.ts';
+import { connectGate } from '../../daemon/control/client.ts';
+import type { GateStatus } from '../../daemon/control/protocol.ts';
 import { count, HEARD, heard, must, oneMore, PATIENCE_MS, proof, property, type Row, rows, run, say, short, until } from './proving.ts';
 import { type Header, LABEL, makeHeader, monotonicMs } from './sim-gpio.ts';
 

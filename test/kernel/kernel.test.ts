@@ -14,7 +14,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { CHECKOUT_LAUNCHER, codeOf, createTestGate } from '../../daemon/gate-fixture.ts';
+import { CHECKOUT_LAUNCHER, codeOf, createTestGate } from '../../testkit/gate.ts';
 import { kernelVersion, startGuest } from './guest.ts';
 
 const ROOT = join(import.meta.dirname, '../..');

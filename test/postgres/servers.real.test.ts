@@ -5,13 +5,13 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { connectOwner, createDatabase } from '../../cloud/database.ts';
-import { checkServingUrl, SETUP_SQL } from '../../cloud/logins.ts';
-import { migrate, migrationFiles } from '../../cloud/migrate.ts';
-import { reconcile } from '../../cloud/reconcile/rows.ts';
-import { prepareDatabase } from '../../deploy/database/prepare.ts';
-import { makeVenue, type TestTicket } from '../database.ts';
-import { testLedger } from '../ledgers.ts';
+import { connectOwner, createDatabase } from '../../cloud/db/database.ts';
+import { checkServingUrl, SETUP_SQL } from '../../cloud/db/logins.ts';
+import { migrate, migrationFiles } from '../../cloud/db/migrate.ts';
+import { reconcile } from '../../cloud/reconcile/reconcile.ts';
+import { makeVenue, type TestTicket } from '../../testkit/database.ts';
+import { testLedger } from '../../testkit/ledgers.ts';
+import { prepareDatabase } from '../../testkit/prepare-database.ts';
 import { bringServer, SERVERS, startServer } from './servers.ts';
 
 const INSTALL = readFileSync(join(import.meta.dirname, '../../docs/INSTALL.md'), 'utf8');

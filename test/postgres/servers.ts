@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { lstatSync, mkdirSync, mkdtempSync, readdirSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { type RunningPostgres, readableFolder, type ServerPrograms, startPostgres, unprivilegedUser } from '../../deploy/database/embedded.ts';
+import { type RunningPostgres, readableFolder, type ServerPrograms, startPostgres, unprivilegedUser } from '../../testkit/postgres.ts';
 
 export const SERVERS = ['15', '17', 'embedded'] as const;
 export type ServerName = (typeof SERVERS)[number];

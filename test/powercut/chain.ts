@@ -7,10 +7,10 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } fr
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createDiskModel, type DiskModel, type Image, type Manner, writeImage } from './disk-model.ts';
-import type { LifeTask } from './life.ts';
+import { afterDamage, learn, marksOf, newTruth, type Truth } from './expected.ts';
 import { createRandom, mix, type Random } from './random.ts';
 import { type Op, readRecord } from './record.ts';
-import { afterDamage, learn, marksOf, newTruth, type Truth } from './truth.ts';
+import type { LifeTask } from './workload.ts';
 
 const life = fileURLToPath(new URL('life.ts', import.meta.url));
 const plantsFile = new URL('plants.ts', import.meta.url).href;

@@ -2,15 +2,15 @@
  * Opens a store that was found after a power cut with the gate's own code, recovery and all, and looks for what was promised: every
  * row that was answered, with its content; one unbroken chain an epoch; what was acknowledged stays spent, what was not is still sent.
  */
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import type { LedgerVector } from '../../contract/ids.ts';
-import { type DeskCore, openDeskCore } from '../../daemon/desk-core.ts';
-import { GATE, PEER, show } from '../../daemon/desk-fixture.ts';
+import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
+import { GATE, PEER, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision, DeskStatus } from '../../daemon/ports.ts';
 import { type Stamp, type StoredEntry, sha256Text } from '../../daemon/store/ledger.ts';
+import { keyOf, type Truth } from './expected.ts';
+import { codeOf, signer, stampOf } from './fixture.ts';
 import type { Random } from './random.ts';
-import { keyOf, type Truth } from './truth.ts';
-import { codeOf, signer, stampOf } from './venue.ts';
 
 const READ_ROWS = 500;
 /** A year on the venue's clock: the gate comes back long after whatever it did. */

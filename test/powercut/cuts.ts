@@ -16,9 +16,9 @@ import { compiler } from '../disk/faulty-disk.ts';
 import { type ChainOptions, type Round, runChain } from './chain.ts';
 import { judge, type Reading, readStore } from './check.ts';
 import { type Image, type Manner, writeImage } from './disk-model.ts';
+import { learn, marksOf } from './expected.ts';
 import { createRandom, mix } from './random.ts';
 import { compileRecorder } from './record.ts';
-import { learn, marksOf } from './truth.ts';
 
 export interface CutsTask {
   readonly library: string;

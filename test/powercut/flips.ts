@@ -10,15 +10,15 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFi
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { type DeskCore, openDeskCore } from '../../daemon/desk-core.ts';
-import { GATE, show } from '../../daemon/desk-fixture.ts';
+import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
+import { GATE, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision } from '../../daemon/ports.ts';
 import { type StoreError, storeError } from '../../daemon/store/sqlite.ts';
 import { memoryFolder } from './cuts.ts';
-import type { LifeTask } from './life.ts';
+import { keyOf, learn, marksOf, newTruth, type Truth } from './expected.ts';
+import { codeOf, signer, stampOf, TICKETS } from './fixture.ts';
 import { createRandom, mix, type Random } from './random.ts';
-import { keyOf, learn, marksOf, newTruth, type Truth } from './truth.ts';
-import { codeOf, signer, stampOf, TICKETS } from './venue.ts';
+import type { LifeTask } from './workload.ts';
 
 const life = fileURLToPath(new URL('life.ts', import.meta.url));
 const plantsFile = new URL('plants.ts', import.meta.url).href;

@@ -6,12 +6,12 @@
  */
 import { writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createDesk } from '../../daemon/desk.ts';
-import { BOOT_WALL_MS, GATE, makeManifest, show } from '../../daemon/desk-fixture.ts';
+import { createDesk } from '../../daemon/decider/client.ts';
+import { BOOT_WALL_MS, GATE, makeManifest, show } from '../../daemon/decider/testing/store.ts';
 import type { Clock } from '../../daemon/ports.ts';
+import type { Mark } from './expected.ts';
+import { codeOf, signer, TICKETS, ticketOf } from './fixture.ts';
 import { createRandom } from './random.ts';
-import type { Mark } from './truth.ts';
-import { codeOf, signer, TICKETS, ticketOf } from './venue.ts';
 
 /** Longer than the pause after which the store folds its log. */
 const PAUSE_MS = 560;

@@ -16,8 +16,8 @@ import { parseArgs } from 'node:util';
 import { compiler } from '../disk/faulty-disk.ts';
 import { judge, readStore } from './check.ts';
 import { memoryFolder } from './cuts.ts';
+import { learn, type Mark, marksOf, newTruth, type Truth } from './expected.ts';
 import { createRandom, mix } from './random.ts';
-import { learn, type Mark, marksOf, newTruth, type Truth } from './truth.ts';
 
 const DISK_BYTES = 48 * 1024 * 1024;
 /** Cuts of one file system, one after another; then a new one is made. */

@@ -6,7 +6,7 @@ import { compiler } from '../disk/faulty-disk.ts';
 import { type CutsResult, memoryFolder, runCuts } from './cuts.ts';
 import { runFlips } from './flips.ts';
 import { type Bench, cutMounted, prepare } from './mounted.ts';
-import { PLANTS, planted } from './plants.ts';
+import { PLANTS, planted } from './mutants.ts';
 import { compileRecorder } from './record.ts';
 import { sourceOf } from './source.ts';
 

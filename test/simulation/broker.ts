@@ -4,8 +4,8 @@
  *
  * Its ACL holds each client to its own topics, as the generated one does: a gate publishes below its own name alone.
  */
-import type { Incoming, openSession, Published, Session, SessionEnd, SessionHandlers } from '../../daemon/link/session.ts';
-import type { Random } from './random.ts';
+import type { Incoming, openSession, Published, Session, SessionEnd, SessionHandlers } from '../../daemon/link/mqtt-session.ts';
+import type { Random } from '../../testkit/prng.ts';
 import type { Owner, Scheduler } from './scheduler.ts';
 
 /** How the network behaves in this history. Shares are of messages. */

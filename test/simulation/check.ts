@@ -1,12 +1,12 @@
 /** What must be true once all is quiet: I1, I2, I3, I5, I7, I9, I10, over everything that was written so far. */
 import { createHash } from 'node:crypto';
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import type { Direction } from '../../contract/ids.ts';
-import { type AccountPolicy, accountOf, type Judged, type Row } from './account.ts';
 import { CLOUD_LEDGER } from './cloud.ts';
+import { type AccountPolicy, accountOf, type Judged, type Row } from './counts.ts';
 import type { SimGate } from './gate.ts';
+import type { World } from './types.ts';
 import type { Seen } from './watch.ts';
-import type { World } from './world.ts';
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 const READ_ROWS = 500;

@@ -3,16 +3,16 @@
  * ACCOUNT.md; its verdicts are account.ts. What it took in, in order, is kept for the real SQL (sql.ts).
  */
 import { createHash } from 'node:crypto';
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import type { LedgerVector } from '../../contract/ids.ts';
 import type { ManifestTicket, TicketChange, UsageEntry, WantedManifest } from '../../contract/manifest.ts';
-import { makeOverlay } from '../../daemon/desk-fixture.ts';
-import { type AccountTicket, grantsOf, type Row } from './account.ts';
+import { makeOverlay } from '../../daemon/decider/testing/store.ts';
 import type { CloudConnection, Delivery } from './broker.ts';
-import { BASE_MS, HISTORIES_A_FLEET, isSoldLater, SITE, TICKETS_A_HISTORY, ticketOf } from './house.ts';
+import { type AccountTicket, grantsOf, type Row } from './counts.ts';
+import { BASE_MS, HISTORIES_A_FLEET, isSoldLater, SITE, TICKETS_A_HISTORY, ticketOf } from './fixture.ts';
 import type { Owner } from './scheduler.ts';
+import type { World } from './types.ts';
 import type { Registry } from './watch.ts';
-import type { World } from './world.ts';
 
 export const CLOUD_LEDGER = `${SITE}/cloud`;
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

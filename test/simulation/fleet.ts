@@ -1,19 +1,19 @@
 /** A fleet and what befalls it: one world for HISTORIES_A_FLEET histories, each with tickets of its own, each ended by healing, quiet and the checks. */
 import { rmSync } from 'node:fs';
-import { makeOverlay } from '../../daemon/desk-fixture.ts';
-import type { GateSnapshot } from '../../daemon/gate/watch.ts';
+import { makeOverlay } from '../../daemon/decider/testing/store.ts';
+import type { GateSnapshot } from '../../daemon/gate/live-feed.ts';
 import { effectivePolicy } from '../../rules/policy.ts';
-import type { AccountPolicy } from './account.ts';
+import { randomOf } from '../../testkit/prng.ts';
 import { createBroker } from './broker.ts';
 import { beginChecks, checkEnd, metBy } from './check.ts';
 import { CLOUD_LEDGER, type Cloud, createCloud } from './cloud.ts';
+import type { AccountPolicy } from './counts.ts';
+import { BASE_MS, codeOf, copyStore, GATES, type House, POLICIES, ticketOf } from './fixture.ts';
 import { createSimGate, type Life, type SimGate } from './gate.ts';
-import { BASE_MS, codeOf, copyStore, GATES, type House, POLICIES, ticketOf } from './house.ts';
 import { type FleetPlan, STEPS_MS, type Step } from './plan.ts';
-import { randomOf } from './random.ts';
 import { createScheduler } from './scheduler.ts';
+import { createTrace, type Invariant, type MutantName, type Violation, type World } from './types.ts';
 import { createRegistry, type Seen, watchGate } from './watch.ts';
-import { createTrace, type Invariant, type MutantName, type Violation, type World } from './world.ts';
 
 /** After healing, all must be quiet within so long: two heartbeats, and the longest wait before a gate connects again. */
 const QUIET_WITHIN_MS = 150_000;

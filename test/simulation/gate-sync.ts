@@ -4,13 +4,13 @@ import type { LedgerVector } from '../../contract/ids.ts';
 import type { WantedManifest } from '../../contract/manifest.ts';
 import { OverlayMessage } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
-import type { GateSync } from '../../daemon/gate.ts';
+import type { GateSync } from '../../daemon/gate/gate.ts';
 import type { CloudClient } from '../../daemon/link/cloud-client.ts';
 import { CATCH_UP_AGAIN_MS, CATCH_UP_PERIOD_MS } from '../../daemon/link/manifest-sync.ts';
-import { readSiteLedger } from '../../daemon/link/site-ledger.ts';
+import { readSiteLedger } from '../../daemon/link/peer-catchup.ts';
 import type { Desk } from '../../daemon/ports.ts';
 import type { Owner } from './scheduler.ts';
-import type { World } from './world.ts';
+import type { World } from './types.ts';
 
 /** A failed round is tried again after this, ms. */
 const RETRY_MS = 2_000;

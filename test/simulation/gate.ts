@@ -3,17 +3,17 @@
  * own process on it (the loop, the lane, the desk on SQLite, the uplink), started and killed at any moment.
  */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
-import { createClock, type GateClock } from '../../daemon/clock.ts';
-import { createGate, type Gate, TICK_MS } from '../../daemon/gate.ts';
+import { createClock, type GateClock } from '../../daemon/clock/clock.ts';
+import { createGate, type Gate, TICK_MS } from '../../daemon/gate/gate.ts';
 import { DEFAULT_LANE_CONFIG } from '../../daemon/lane/config.ts';
 import { createUplink, type MqttUplink } from '../../daemon/link/mqtt-uplink.ts';
 import type { Board, BoardEvent, InputName, OutputName, Reader, ReaderEvent, Uplink } from '../../daemon/ports.ts';
-import { createSimDesk, type DeskWatcher, type DiskState, type SimDesk } from './gate-desk.ts';
+import { BASE_MS } from './fixture.ts';
+import { createSimDesk, type DeskWatcher, type DiskState, type SimDesk } from './gate-decider.ts';
 import { createSimSync, type SimSync } from './gate-sync.ts';
-import { BASE_MS } from './house.ts';
 import { liesOnDisk, storeAfterKill, storeAfterPowerCut } from './power.ts';
 import type { Owner } from './scheduler.ts';
-import type { World } from './world.ts';
+import type { World } from './types.ts';
 
 /** What a guest does with a release. late: in the grace. after: when the lane has given up. stuck: stays between the arms. */
 export type Act = 'pass' | 'late' | 'none' | 'after' | 'stuck';

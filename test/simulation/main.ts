@@ -10,13 +10,13 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { parseArgs } from 'node:util';
-import { freshDatabase } from '../database.ts';
-import { HISTORIES_A_FLEET, openHouse } from './house.ts';
+import { freshDatabase } from '../../testkit/database.ts';
+import { HISTORIES_A_FLEET, openHouse } from './fixture.ts';
 import { hunt, inOneLine, MUTANTS } from './mutants.ts';
 import { inWords } from './plan.ts';
 import { commandOf, type Failure, type FleetResult, type Replay, replay, runFleet, shrink } from './run.ts';
 import { openRealAccount, type RealAccount } from './sql.ts';
-import type { MutantName } from './world.ts';
+import type { MutantName } from './types.ts';
 
 const DEFAULT_HISTORIES = 20_000;
 const DEFAULT_WORKERS = 2;

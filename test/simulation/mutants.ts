@@ -1,9 +1,9 @@
 /** The faults that the simulation is there to find, each planted by a switch in its own adapters (or in the SQL of a database of its own), and the search for each. */
-import { freshDatabase } from '../database.ts';
-import { HISTORIES_A_FLEET, type House } from './house.ts';
+import { freshDatabase } from '../../testkit/database.ts';
+import { HISTORIES_A_FLEET, type House } from './fixture.ts';
 import { runFleet } from './run.ts';
 import { openRealAccount, plant, SQL_MUTANTS } from './sql.ts';
-import type { MutantName, Violation } from './world.ts';
+import type { MutantName, Violation } from './types.ts';
 
 /** Within so many histories each must be found. */
 export const MUTANT_HISTORIES = 300;

@@ -2,10 +2,10 @@
  * What happens in a history: steps drawn from the seed before anything runs, so that a failing history can be run again with fewer of them.
  */
 import type { Direction } from '../../contract/ids.ts';
+import { type Random, randomOf } from '../../testkit/prng.ts';
 import type { Network } from './broker.ts';
+import { GATES, HISTORIES_A_FLEET, POLICIES, TICKETS_A_HISTORY } from './fixture.ts';
 import type { Act } from './gate.ts';
-import { GATES, HISTORIES_A_FLEET, POLICIES, TICKETS_A_HISTORY } from './house.ts';
-import { type Random, randomOf } from './random.ts';
 
 export type Step = { readonly atMs: number } & (
   | { readonly do: 'show'; readonly gate: number; readonly direction: Direction; readonly ticket: number; readonly acts: readonly Act[] }

@@ -8,8 +8,8 @@ import fs, { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSy
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { openForBuilding } from '../../daemon/store/sqlite.ts';
-import { copyStore } from './house.ts';
-import type { Random } from './random.ts';
+import type { Random } from '../../testkit/prng.ts';
+import { copyStore } from './fixture.ts';
 
 const FULL = 2;
 const WAL_HEADER_BYTES = 32;

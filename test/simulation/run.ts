@@ -1,11 +1,12 @@
 /** Runs fleets one after another, and one history again with less in it. */
+
+import { HISTORIES_A_FLEET, type House } from './fixture.ts';
 import { type Fleet, startFleet } from './fleet.ts';
-import { HISTORIES_A_FLEET, type House } from './house.ts';
 import { fleetOf, planFleet, planHistory, type Step } from './plan.ts';
 import { pretendFull, watchSynchronous } from './power.ts';
 import { rememberSignatures } from './signatures.ts';
 import type { RealAccount } from './sql.ts';
-import type { MutantName, Violation } from './world.ts';
+import type { MutantName, Violation } from './types.ts';
 
 export interface Failure {
   readonly history: number;

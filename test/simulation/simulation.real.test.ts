@@ -1,11 +1,11 @@
 /** The simulation, short: some histories, the same twice, every planted fault. The long form is `make sim` (row 2 of the promises). */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { freshDatabase } from '../database.ts';
-import { HISTORIES_A_FLEET, type House, openHouse } from './house.ts';
+import { freshDatabase } from '../../testkit/database.ts';
+import { HISTORIES_A_FLEET, type House, openHouse } from './fixture.ts';
 import { hunt, MUTANTS } from './mutants.ts';
 import { replay, runFleet, shrink } from './run.ts';
 import { openRealAccount } from './sql.ts';
-import type { MutantName } from './world.ts';
+import type { MutantName } from './types.ts';
 
 const SEED = 7;
 const FLEETS = 4;

@@ -4,18 +4,18 @@
  * database serves them all.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { connectOwner, createDatabase, type Database } from '../../cloud/database.ts';
-import { createLedgerIntake, type LedgerIntake } from '../../cloud/ingest/ledgers.ts';
+import { connectOwner, createDatabase, type Database } from '../../cloud/db/database.ts';
+import { createLedgerIntake, type LedgerIntake } from '../../cloud/ingest/ledger-intake.ts';
 import { createQuarantine } from '../../cloud/ingest/quarantine.ts';
-import { createSenders } from '../../cloud/ingest/senders.ts';
-import { acksFor } from '../../cloud/reconcile/acknowledge.ts';
-import { readRow, reconcile } from '../../cloud/reconcile/rows.ts';
-import { entryHash, firstPredecessor } from '../../contract/chain.ts';
-import { accountOf, type Counts, type Judged } from './account.ts';
+import { createSenders } from '../../cloud/ingest/sender-cache.ts';
+import { acksFor } from '../../cloud/reconcile/acks.ts';
+import { readRow, reconcile } from '../../cloud/reconcile/reconcile.ts';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { CLOUD_LEDGER, type Cloud } from './cloud.ts';
+import { accountOf, type Counts, type Judged } from './counts.ts';
+import { EVENT, HISTORIES_A_FLEET, isSoldLater, POLICIES, SALT, SITE, TICKETS_A_HISTORY, ticketOf } from './fixture.ts';
 import { accountPolicy } from './fleet.ts';
-import { EVENT, HISTORIES_A_FLEET, isSoldLater, POLICIES, SALT, SITE, TICKETS_A_HISTORY, ticketOf } from './house.ts';
-import type { Invariant, MutantName, Violation } from './world.ts';
+import type { Invariant, MutantName, Violation } from './types.ts';
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 /** Unix ms in PostgreSQL are kept to the microsecond, from a double of seconds. */

@@ -1,11 +1,11 @@
 /** What is seen of a gate while the history runs, and what can be judged at once: I1, I2, I4, I6, I8. */
 import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
-import type { DeskCore } from '../../daemon/desk-core.ts';
+import type { DeskCore } from '../../daemon/decider/decider.ts';
 import type { Decision, Presentation } from '../../daemon/ports.ts';
-import { type AccountPolicy, type AccountTicket, excessOf, grantsOf, newReplay, type Row, take } from './account.ts';
 import { atOf, messageOf } from './cloud.ts';
+import { type AccountPolicy, type AccountTicket, excessOf, grantsOf, newReplay, type Row, take } from './counts.ts';
 import type { GateWatcher, SimGate } from './gate.ts';
-import type { World } from './world.ts';
+import type { World } from './types.ts';
 
 /** Refusals that say that the ticket is used up. */
 const USED_UP: ReadonlySet<string> = new Set(['already_redeemed', 'max_entries', 'already_inside', 'passback']);

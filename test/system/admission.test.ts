@@ -3,9 +3,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { connectPeer } from '../mqtt-peer.ts';
-import { EVENT, enter, eventually, logOf, newCode, openVenue, openWires, ready, show, stileGate, type Venue } from './venue.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { connectPeer } from '../../testkit/mqtt-client.ts';
+import { EVENT, enter, eventually, logOf, newCode, openVenue, openWires, ready, show, stileGate, type Venue } from './environment.ts';
 
 /** What the second gate is given to hear of the first: the requirement, not a measure. */
 const SECOND_GATE_MS = 1_000;

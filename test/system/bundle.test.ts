@@ -5,11 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateStatus } from '../../daemon/control-calls.ts';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { run } from '../../deploy/demo/house.ts';
+import type { GateStatus } from '../../daemon/control/protocol.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { run } from '../../testkit/stack.ts';
+import { EVENT, enter, eventually, logOf, openVenue, openWires, type Venue } from './environment.ts';
 import { everyHelp } from './every-command.ts';
-import { EVENT, enter, eventually, logOf, openVenue, openWires, type Venue } from './venue.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 /** Nothing of the checkout is in its reach: neither node_modules nor the path of its runtime. */

@@ -6,11 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connectOwner } from '../../cloud/database.ts';
-import { prepareDatabase } from '../../deploy/database/prepare.ts';
-import { type House, openHouse } from '../../deploy/demo/house.ts';
-import { type Broker, startBroker } from '../broker.ts';
-import { testPostgres } from '../database.ts';
+import { connectOwner } from '../../cloud/db/database.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { testPostgres } from '../../testkit/database.ts';
+import { prepareDatabase } from '../../testkit/prepare-database.ts';
+import { type House, openHouse } from '../../testkit/stack.ts';
 import { everyHelp } from './every-command.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));

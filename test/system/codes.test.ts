@@ -3,9 +3,9 @@ import { createPrivateKey, sign } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { encodeSigned } from '../../rules/signed.ts';
-import { EVENT, enter, eventually, openVenue, SITE, show, type Venue } from './venue.ts';
+import { encodeSigned } from '../../rules/stile-code.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { EVENT, enter, eventually, openVenue, SITE, show, type Venue } from './environment.ts';
 
 const PHONE = `${SITE}/phone`;
 let venue: Venue;

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { openPtyPair } from '../../daemon/sim/pty-pair.ts';
-import { run } from '../../deploy/demo/house.ts';
+import { run } from '../../testkit/stack.ts';
 
 const STILE_GATE = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
 const STILE_CLOUD = fileURLToPath(new URL('../../cloud/stile-cloud', import.meta.url));

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
-import { eventually } from './venue.ts';
+import { eventually } from './environment.ts';
 
 const DEMO = fileURLToPath(new URL('../../deploy/demo/demo.ts', import.meta.url));
 /** Processes come and go; a look so often finds those that could stay. */

@@ -8,10 +8,10 @@ import { cpSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { codeOf, createTestGate, type TestGate, until } from '../../daemon/gate-fixture.ts';
 import { DEFAULT_LANE_CONFIG } from '../../daemon/lane/config.ts';
+import { codeOf, createTestGate, type TestGate, until } from '../../testkit/gate.ts';
 import { compiler, type FaultyDisk, makeFaultyDisk } from '../disk/faulty-disk.ts';
-import { boottimeMs, type Change, type Wires, watchWires } from '../disk/wires.ts';
+import { boottimeMs, type Change, type Wires, watchWires } from '../disk/lane-recorder.ts';
 
 const STALL_MS = 5_000;
 const { pulseMs, repeatMs } = DEFAULT_LANE_CONFIG;

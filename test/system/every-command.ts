@@ -1,5 +1,5 @@
 /** Every command of a command line, found by its own help, so that a new one is asked without being listed anywhere. */
-import { type CommandResult, run } from '../../deploy/demo/house.ts';
+import { type CommandResult, run } from '../../testkit/stack.ts';
 
 /** More levels than these are a help that names itself. */
 const MAX_DEPTH = 4;

@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { DEFAULT_LANE_CONFIG } from '../../daemon/lane/config.ts';
 import { compiler } from '../disk/faulty-disk.ts';
-import { DISK_WAYS, type Held, openStruckLane, type StruckLane, WATCHDOG_MS, WAYS, type Way } from './struck-lane.ts';
+import { DISK_WAYS, type Held, openStruckLane, type StruckLane, WATCHDOG_MS, WAYS, type Way } from './kill-fixture.ts';
 
 const PROVING = process.env['STILE_PROVE'] === '1';
 const ROUNDS = PROVING ? 300 : 15;

@@ -3,11 +3,11 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connectOwner } from '../../cloud/database.ts';
-import { prepareDatabase } from '../../deploy/database/prepare.ts';
-import { type House, openHouse } from '../../deploy/demo/house.ts';
-import { type Broker, startBroker } from '../broker.ts';
-import { testPostgres } from '../database.ts';
+import { connectOwner } from '../../cloud/db/database.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { testPostgres } from '../../testkit/database.ts';
+import { prepareDatabase } from '../../testkit/prepare-database.ts';
+import { type House, openHouse } from '../../testkit/stack.ts';
 
 const NAME = 'stile_test_logins';
 let dir: string;

@@ -1,10 +1,10 @@
 /** What may be away, and what may die: the broker, the cloud, a gate. Every row reaches Postgres once, and gates decide all the while. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { connectOwner } from '../../cloud/database.ts';
+import { connectOwner } from '../../cloud/db/database.ts';
 import { MAX_BATCHES_IN_FLIGHT } from '../../contract/limits.ts';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { difference, enter, eventually, newCode, openVenue, openWires, ownLedger, ready, show, stileGate, type Ticket, type Venue } from './venue.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { difference, enter, eventually, newCode, openVenue, openWires, ownLedger, ready, show, stileGate, type Ticket, type Venue } from './environment.ts';
 
 /** At both gates together. */
 const SCANS = 300;

@@ -2,8 +2,8 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { enter, eventually, logOf, openVenue, openWires, ready, type Venue, type Wires } from './venue.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { enter, eventually, logOf, openVenue, openWires, ready, type Venue, type Wires } from './environment.ts';
 
 interface Response {
   readonly transaction: string | null;

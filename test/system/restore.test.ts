@@ -1,8 +1,8 @@
 /** The cloud's database goes back to an older copy while the gates have gone on: what they hold comes back without any person. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connectOwner } from '../../cloud/database.ts';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { enter, logOf, openVenue, type Venue } from './venue.ts';
+import { connectOwner } from '../../cloud/db/database.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { enter, logOf, openVenue, type Venue } from './environment.ts';
 
 let venue: Venue;
 let north: GateProcess;

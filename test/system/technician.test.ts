@@ -7,13 +7,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateStatus } from '../../daemon/control-calls.ts';
+import type { GateStatus } from '../../daemon/control/protocol.ts';
 import { openPtyPair, type PtyPair } from '../../daemon/sim/pty-pair.ts';
-import { type House, openHouse, run } from '../../deploy/demo/house.ts';
 import { writeTestCa } from '../../deploy/mosquitto/test-ca.ts';
-import { type Broker, startBroker } from '../broker.ts';
-import { type FreshDatabase, freshDatabase } from '../database.ts';
-import { eventually } from './venue.ts';
+import { type Broker, startBroker } from '../../testkit/broker.ts';
+import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
+import { type House, openHouse, run } from '../../testkit/stack.ts';
+import { eventually } from './environment.ts';
 
 const STILE_GATE = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
 const GATE = 'arena/north';

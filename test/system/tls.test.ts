@@ -1,10 +1,10 @@
 /** The whole behind TLS, client certificates and the generated ACL, as a venue runs it; and a device that lies about who it is. */
 import type { IClientOptions } from 'mqtt';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
 import type { Identity, TestCa } from '../../deploy/mosquitto/test-ca.ts';
-import { connectPeer } from '../mqtt-peer.ts';
-import { enter, eventually, openVenue, type Row, ready, show, type Venue } from './venue.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { connectPeer } from '../../testkit/mqtt-client.ts';
+import { enter, eventually, openVenue, type Row, ready, show, type Venue } from './environment.ts';
 
 const NOT_AUTHORIZED = 135;
 

@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { EVENT, enter, eventually, newCode, openVenue, SITE, show, type Ticket, type Venue } from './venue.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { EVENT, enter, eventually, newCode, openVenue, SITE, show, type Ticket, type Venue } from './environment.ts';
 
 const SCANNER = `${SITE}/desk`;
 let venue: Venue;

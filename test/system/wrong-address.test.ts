@@ -6,12 +6,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { GateStatus } from '../../daemon/control-calls.ts';
-import type { GateProcess } from '../../deploy/demo/gate-process.ts';
-import { type House, openHouse, run } from '../../deploy/demo/house.ts';
-import { type Broker, freePort, startBroker } from '../broker.ts';
-import { type FreshDatabase, freshDatabase } from '../database.ts';
-import { eventually } from './venue.ts';
+import type { GateStatus } from '../../daemon/control/protocol.ts';
+import { type Broker, freePort, startBroker } from '../../testkit/broker.ts';
+import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
+import type { GateProcess } from '../../testkit/gate-process.ts';
+import { type House, openHouse, run } from '../../testkit/stack.ts';
+import { eventually } from './environment.ts';
 
 const STILE_GATE = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
 const dir = mkdtempSync(join(tmpdir(), 'stile-address-'));

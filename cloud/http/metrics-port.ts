@@ -1,0 +1,49 @@
+/** Numbers on a port of their own, so that the proxy before the HTTP interface does not hand them to the world. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { Metrics } from '../metrics.ts';
+import { sharedAnswer } from './coalesce.ts';
+
+/** Whoever asks more often gets the same numbers, in milliseconds. */
+const KEPT_MS = 250;
+/** Connections at once; further ones are dropped. */
+const MAX_CONNECTIONS = 32;
+/** A caller that sends its request more slowly is dropped. */
+const REQUEST_TIMEOUT_MS = 5_000;
+
+export interface MetricsPort {
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+/** Answers `GET /metrics` and nothing else. Rejects with the port's error where it cannot listen. */
+export async function openMetricsPort(at: { readonly host: string; readonly port: number }, metrics: Metrics): Promise<MetricsPort> {
+  const text = sharedAnswer(() => metrics.text(), KEPT_MS);
+  const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
+    if (request.method !== 'GET' || request.url !== '/metrics') {
+      response.writeHead(404).end();
+      return;
+    }
+    text().then(
+      (body) => response.writeHead(200, { 'content-type': metrics.contentType }).end(body),
+      () => response.writeHead(503).end(),
+    );
+  });
+  server.maxConnections = MAX_CONNECTIONS;
+  await new Promise<void>((done, fail) => {
+    server.once('error', fail);
+    server.listen(at.port, at.host, () => {
+      server.off('error', fail);
+      done();
+    });
+  });
+  const { port } = server.address() as AddressInfo;
+  return {
+    url: `http://${at.host.includes(':') ? `[${at.host}]` : at.host}:${port}`,
+    close: () =>
+      new Promise((done) => {
+        server.close(() => done());
+        server.closeAllConnections();
+      }),
+  };
+}

@@ -1,0 +1,362 @@
+/**
+ * Ledger messages → one transaction → acknowledgement. Whatever arrived while the last commit ran is taken together:
+ * no timer, and the batch grows with the load. Where a backlog waits, two transactions run at once, of different gates. The broker and the gate hear of a row after its commit, never before.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type AckMessage, LedgerEnvelope } from '../../contract/ledger.ts';
+import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
+import { type ParseFailure, parsePayload } from '../../contract/parse.ts';
+import { DELIVERY, topicOf } from '../../contract/topics.ts';
+import { type Database, type DatabaseClient, isTransient } from '../db/database.ts';
+import type { Log } from '../log.ts';
+import type { CloudBroker, IncomingMessage } from '../mqtt/client.ts';
+import type { Quarantine, Quarantined, QuarantineReason } from './quarantine.ts';
+import type { Sender, Senders } from './sender-cache.ts';
+
+/** Rows of one transaction: enough to spread the cost of a commit, few enough that none waits long. */
+const MAX_BATCH_ROWS = 1_000;
+/** While one transaction waits for the disk, or this process for an answer, another is worked on: of other gates, whose locks are others. */
+const MAX_TRANSACTIONS = 2;
+/** So many rows must wait for the second one: below, what comes in is better taken together by the next. */
+const SECOND_FROM_ROWS = 500;
+/** Messages that wait for the next transaction. With MQTT 5 the broker stops sending before that (receiveMaximum); beyond, one is let go, unacknowledged: its gate sends it again. */
+const MAX_WAITING_MESSAGES = 2_000;
+/** And their payloads, those of the transaction in hand as well. The broker's connection brakes before that (brake.ts), for some seconds; beyond, one is let go likewise. */
+const MAX_HELD_BYTES = 4 * 1024 * 1024;
+/** While the database is away: 0.1 s, doubling, at most 5 s. */
+const RETRY_MIN_MS = 100;
+const RETRY_MAX_MS = 5_000;
+
+/** Rows as the account takes them, made by `readRow` of reconcile; ingest does not look inside. */
+export type ReadRow<Row> = (gate: string, epoch: number, entry: unknown) => Row | null;
+
+export type Reconcile<Row> = (
+  client: DatabaseClient,
+  rows: readonly Row[],
+) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
+
+export interface Account<Row> {
+  readonly readRow: ReadRow<Row>;
+  /** Appends and judges, in the transaction. */
+  readonly reconcile: Reconcile<Row>;
+  /** The same for a message that failed alone: what its rows cannot do, they do one by one. */
+  readonly reconcileEach?: Reconcile<Row>;
+  readonly acksFor: (client: DatabaseClient, gates: readonly string[]) => Promise<Map<string, AckMessage>>;
+}
+
+export interface LedgerIntakeOptions<Row> {
+  readonly database: Database;
+  readonly broker: Pick<CloudBroker, 'publish'>;
+  readonly senders: Senders;
+  readonly quarantine: Quarantine;
+  readonly account: Account<Row>;
+  readonly log: Log;
+}
+
+export interface LedgerIntakeStats {
+  messages: number;
+  rows: number;
+  duplicates: number;
+  batches: number;
+  quarantined: number;
+  let_go: number;
+  retries: number;
+  waiting: number;
+  breaks: number;
+  clones: number;
+}
+
+export interface LedgerIntake {
+  /** Takes a message in; never waits. `gate` is the topic's. */
+  take(gate: string, message: IncomingMessage): void;
+  /** Resolves when everything that was taken is done with. */
+  idle(): Promise<void>;
+  /** Ends after the transaction in hand; what waits is left unacknowledged, and will come again. */
+  close(): Promise<void>;
+  stats(): LedgerIntakeStats;
+}
+
+interface Waiting<Row> {
+  readonly gate: string;
+  readonly message: IncomingMessage;
+  readonly rows: readonly Row[];
+  /** What to put away, besides or instead of the rows. */
+  readonly bad: readonly Omit<Quarantined, 'topic'>[];
+}
+
+export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): LedgerIntake {
+  const { database, senders, quarantine, account, log } = options;
+  let waiting: Waiting<Row>[] = [];
+  let heldBytes = 0;
+  const running = new Set<Promise<void>>();
+  /** Gates with a transaction under way: what else they sent waits for its end, rather than for their locks. */
+  const busy = new Set<string>();
+  let closed = false;
+  const stop = new AbortController();
+  const counts: LedgerIntakeStats = {
+    messages: 0,
+    rows: 0,
+    duplicates: 0,
+    batches: 0,
+    quarantined: 0,
+    let_go: 0,
+    retries: 0,
+    waiting: 0,
+    breaks: 0,
+    clones: 0,
+  };
+
+  function settled({ message }: Waiting<Row>): void {
+    heldBytes -= message.payload.byteLength;
+    message.acknowledge();
+  }
+
+  /** Runs until it succeeds, the error is not one that passes, or ingest closes (then undefined). */
+  async function patiently<T>(work: () => Promise<T>): Promise<T | undefined> {
+    for (let wait = RETRY_MIN_MS; !closed; wait = Math.min(wait * 2, RETRY_MAX_MS)) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!isTransient(error)) throw error;
+        counts.retries += 1;
+        log.warn({ error: (error as Error).message, wait_ms: wait }, 'the database could not take ledger rows; trying again');
+        // Stopped: the loop looks.
+        await sleep(wait, undefined, { signal: stop.signal }).catch(() => {});
+      }
+    }
+    return undefined;
+  }
+
+  function read(gate: string, message: IncomingMessage): Waiting<Row> {
+    // Entries are read one by one: one that cannot be read must not hide the others. What one says (U+0000, half a surrogate pair) is its own affair: it is kept as text, and the others beside it count.
+    const parsed = parsePayload(LedgerEnvelope, message.payload, MAX_PAYLOAD_BYTES, 'entries');
+    const bad = (reason: QuarantineReason, detail: string, payload: Uint8Array = message.payload) => ({ reason, detail, payload });
+    if (!parsed.ok) return { gate, message, rows: [], bad: [bad(REASONS[parsed.error], parsed.message)] };
+    if (parsed.value.gate !== gate) return { gate, message, rows: [], bad: [bad('mismatch', `the topic says ${gate}, the message says ${parsed.value.gate}`)] };
+    const rows: Row[] = [];
+    const unreadable: Omit<Quarantined, 'topic'>[] = [];
+    for (const [index, entry] of parsed.value.entries.entries()) {
+      const row = account.readRow(gate, parsed.value.epoch, entry);
+      if (row !== null) rows.push(row);
+      else
+        unreadable.push(
+          bad('unreadable', `entry ${index + 1} of epoch ${parsed.value.epoch} has no readable seq, kind and hash`, Buffer.from(JSON.stringify(entry) ?? '')),
+        );
+    }
+    return { gate, message, rows, bad: unreadable };
+  }
+
+  /** Begins transactions while there is enough for them. */
+  function wake(): void {
+    while (!closed && running.size < MAX_TRANSACTIONS && waits(running.size === 0 ? 0 : SECOND_FROM_ROWS)) {
+      const work = Promise.resolve()
+        .then(run)
+        .catch((error: Error) => log.error({ error: error.message }, 'ledger intake'))
+        .finally(() => running.delete(work));
+      running.add(work);
+    }
+  }
+
+  /** Does anything wait of gates that have no transaction, of so many rows? */
+  function waits(atLeastRows: number): boolean {
+    let rows = 0;
+    for (const item of waiting) {
+      if (busy.has(item.gate)) continue;
+      rows += item.rows.length;
+      if (rows >= atLeastRows) return true;
+    }
+    return false;
+  }
+
+  /** One transaction after the other until nothing waits that another has not in hand. */
+  async function run(): Promise<void> {
+    while (!closed && waits(0)) {
+      // Senders first: a transaction holds messages of one tenant.
+      const resolved = await patiently(() => senders.resolveAll(waiting.slice(0, MAX_WAITING_MESSAGES).map(({ gate }) => gate)));
+      if (resolved === undefined) return;
+      const { tenantId, batch } = nextBatch(resolved);
+      const gates = new Set(batch.map(({ gate }) => gate));
+      for (const gate of gates) busy.add(gate);
+      try {
+        await settle(tenantId, batch, resolved);
+      } finally {
+        for (const gate of gates) busy.delete(gate);
+      }
+      wake();
+    }
+  }
+
+  /** Takes from what waits: of the gate that waits longest everything, then of the next, as many rows as a transaction takes. */
+  function nextBatch(resolved: ReadonlyMap<string, Sender>): { readonly tenantId: string | null; readonly batch: readonly Waiting<Row>[] } {
+    const byGate = new Map<string, Waiting<Row>[]>();
+    for (const item of waiting) {
+      if (busy.has(item.gate) || !resolved.has(item.gate)) continue;
+      const before = byGate.get(item.gate);
+      if (before === undefined) byGate.set(item.gate, [item]);
+      else before.push(item);
+    }
+    const batch = new Set<Waiting<Row>>();
+    let tenantId: string | null = null;
+    let rows = 0;
+    for (const [gate, items] of byGate) {
+      const sender = resolved.get(gate) as Sender;
+      for (const item of items) {
+        if (sender.kind !== 'device') {
+          batch.add(item);
+          continue;
+        }
+        tenantId ??= sender.tenantId;
+        if (sender.tenantId !== tenantId || (rows > 0 && rows + item.rows.length > MAX_BATCH_ROWS)) continue;
+        rows += item.rows.length;
+        batch.add(item);
+      }
+    }
+    waiting = waiting.filter((item) => !batch.has(item));
+    return { tenantId, batch: [...batch].map((item) => refused(item, resolved.get(item.gate) as Sender)) };
+  }
+
+  /** Of a sender that is not to be heard nothing is read: the message is put away. */
+  function refused(item: Waiting<Row>, sender: Sender): Waiting<Row> {
+    if (sender.kind === 'device') return item;
+    return {
+      ...item,
+      rows: [],
+      bad: [{ reason: sender.kind === 'revoked' ? 'revoked_device' : 'unknown_device', detail: item.gate, payload: item.message.payload }],
+    };
+  }
+
+  async function settle(tenantId: string | null, batch: readonly Waiting<Row>[], resolved: ReadonlyMap<string, Sender>): Promise<void> {
+    // All at once: quarantine writes together what comes together.
+    await Promise.all(
+      batch.flatMap((item) =>
+        item.bad.map((bad) => {
+          const sender = resolved.get(item.gate);
+          counts.quarantined += 1;
+          log.warn({ gate: item.gate, reason: bad.reason, detail: bad.detail }, 'a ledger message was quarantined');
+          return patiently(() =>
+            quarantine.put(sender === undefined || sender.kind === 'unknown' ? null : sender.tenantId, { topic: item.message.topic, ...bad }),
+          ).catch((error: Error) => log.error({ error: error.message }, 'quarantine failed'));
+        }),
+      ),
+    );
+    const withRows = batch.filter(({ rows }) => rows.length > 0);
+    let lastError = '';
+    const note = (message: string) => {
+      lastError = message;
+    };
+    const failed = tenantId === null ? [] : await commit(tenantId, withRows, note, account.reconcile);
+    // What a whole batch could not do, its messages try one by one, and their rows so.
+    for (const item of failed) {
+      const { reconcileEach } = account;
+      const alone = reconcileEach ?? (withRows.length === 1 ? null : account.reconcile);
+      const [still] = alone === null ? [item] : await commit(tenantId as string, [item], note, alone);
+      if (still === undefined || closed) continue;
+      counts.quarantined += 1;
+      await patiently(() => quarantine.put(tenantId, { topic: item.message.topic, reason: 'failed', detail: lastError, payload: item.message.payload })).catch(
+        (error: Error) => log.error({ error: error.message }, 'quarantine failed'),
+      );
+      settled(item);
+    }
+    if (closed) return;
+    const gates = [...new Set(batch.filter(({ gate, rows }) => rows.length === 0 && resolved.get(gate)?.kind === 'device').map(({ gate }) => gate))];
+    // Every ledger message is answered, also one of which nothing could be read.
+    if (tenantId !== null && gates.length > 0)
+      await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => account.acksFor(client, gates)))).catch((error: Error) =>
+        log.error({ error: error.message }, 'no acknowledgement could be read'),
+      );
+    for (const item of batch) if (item.rows.length === 0) settled(item);
+  }
+
+  /** One transaction; answers the messages that it could not do. */
+  async function commit(
+    tenantId: string,
+    items: readonly Waiting<Row>[],
+    note: (error: string) => void,
+    work: Reconcile<Row>,
+  ): Promise<readonly Waiting<Row>[]> {
+    if (items.length === 0) return [];
+    const gates = [...new Set(items.map(({ gate }) => gate))];
+    try {
+      const done = await patiently(() =>
+        database.withTenant(tenantId, async (client) => {
+          const outcome = await work(
+            client,
+            items.flatMap(({ rows }) => rows),
+          );
+          return { outcome, acks: await account.acksFor(client, gates) };
+        }),
+      );
+      if (done === undefined) return [];
+      counts.batches += 1;
+      counts.rows += done.outcome.stored;
+      counts.duplicates += done.outcome.duplicates;
+      counts.breaks += done.outcome.breaks.length;
+      counts.clones += done.outcome.clones.length;
+      if (done.outcome.clones.length > 0) log.error({ rows: done.outcome.clones.slice(0, 10) }, 'rows came again with other contents: quarantined');
+      if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, "a ledger's chain is broken");
+      publishAcks(done.acks);
+      for (const item of items) settled(item);
+      return [];
+    } catch (error) {
+      const { message } = error as Error;
+      note(message);
+      log.error({ error: message, messages: items.length }, 'ledger rows could not be reconciled');
+      return items;
+    }
+  }
+
+  /** Rows that lie between those that are held, by gate; said when there are some, when there are more, and when there are none any more. */
+  const lacking = new Map<string, number>();
+  function tellMissing(gate: string, ack: AckMessage): void {
+    const rows = ack.epochs.reduce((sum, { missing }) => sum + missing.reduce((some, [from, to]) => some + to - from + 1, 0), 0);
+    const before = lacking.get(gate) ?? 0;
+    if (rows > before)
+      log.error({ gate, rows, alert: 'ledger' }, `${rows} rows of ${gate} are missing: its acknowledgement names them, and the gate sends them again`);
+    if (rows === 0 && before > 0) log.info({ gate, alert: 'ledger' }, `no row of ${gate} is missing any more`);
+    if (rows > 0) lacking.set(gate, rows);
+    else lacking.delete(gate);
+  }
+
+  /** Not waited for: an ack that is lost is given again with the next message. */
+  function publishAcks(acks: ReadonlyMap<string, AckMessage>): void {
+    for (const [gate, ack] of acks) {
+      tellMissing(gate, ack);
+      options.broker
+        .publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack)
+        .catch((error: Error) => log.warn({ gate, error: error.message }, 'an acknowledgement could not be sent'));
+    }
+  }
+
+  return {
+    take(gate, message) {
+      counts.messages += 1;
+      if (closed) return;
+      if (waiting.length >= MAX_WAITING_MESSAGES || heldBytes >= MAX_HELD_BYTES) {
+        // Acknowledged to the broker, not to the gate: it sends again what has no ack.
+        counts.let_go += 1;
+        message.acknowledge();
+        return;
+      }
+      heldBytes += message.payload.byteLength;
+      waiting.push(read(gate, message));
+      wake();
+    },
+    async idle() {
+      while (running.size > 0) await Promise.all(running);
+    },
+    async close() {
+      closed = true;
+      stop.abort();
+      await Promise.all(running);
+    },
+    stats: () => ({ ...counts, waiting: waiting.length }),
+  };
+}
+
+const REASONS: Readonly<Record<ParseFailure['error'], QuarantineReason>> = {
+  oversized: 'oversized',
+  not_utf8: 'unreadable',
+  not_json: 'unreadable',
+  wrong_version: 'wrong_version',
+  malformed: 'unreadable',
+};

@@ -1,0 +1,162 @@
+/** Rows that the cloud wrote itself, told to the gates of their site; tickets that appeared after their grants, settled; those whose rights changed, judged again. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { DELIVERY, topicOf } from '../../contract/topics.ts';
+import type { Database, DatabaseClient } from '../db/database.ts';
+import type { Log } from '../log.ts';
+import type { CloudBroker } from '../mqtt/client.ts';
+
+/** How often committed rows are looked for. */
+const PUBLISH_EVERY_MS = 250;
+/** How often tickets are looked for whose rights changed after they were granted. */
+const JUDGE_EVERY_MS = 1_000;
+/** How often tickets are looked for that appeared while their grants were being judged. */
+const SETTLE_EVERY_MS = 10_000;
+const TENANTS_AT_ONCE = 100;
+
+export interface CloudRowsAccount {
+  readonly unpublishedCloudRows: (
+    client: DatabaseClient,
+    limit: number,
+  ) => Promise<readonly { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }[]>;
+  readonly markPublished: (client: DatabaseClient, ledger: string, epoch: number, seq: number) => Promise<void>;
+  /** Appends rows about conflicts that the site's gates were not told yet; answers how many. Absent: gates are not told. */
+  readonly tellConflicts?: (client: DatabaseClient, site: string) => Promise<number>;
+}
+
+export interface CloudRows {
+  open(): void;
+  /** Publishes what waits, once; answers how many rows. */
+  publish(): Promise<number>;
+  /** Settles what appeared, once; answers how many tickets. */
+  settle(): Promise<number>;
+  /** Writes rows about conflicts that gates were not told yet, once; answers how many. */
+  tell(): Promise<number>;
+  /** Judges again what is due, once; answers how many tickets. */
+  judge(): Promise<number>;
+  close(): Promise<void>;
+}
+
+export function createCloudRows(options: {
+  readonly database: Database;
+  readonly broker: Pick<CloudBroker, 'publish' | 'connected'>;
+  readonly account: CloudRowsAccount;
+  readonly log: Log;
+}): CloudRows {
+  const { database, broker, account, log } = options;
+  const stop = new AbortController();
+  let loop: Promise<void> | null = null;
+
+  async function publish(): Promise<number> {
+    let published = 0;
+    const { rows: tenants } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_unpublished_rows($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of tenants) {
+      const ledgers = await database.withTenant(tenant_id, (client) => account.unpublishedCloudRows(client, MAX_LEDGER_ENTRIES));
+      for (const { ledger, epoch, entries } of ledgers) {
+        for (const part of parts(entries)) {
+          await broker.publish(
+            topicOf({ kind: 'ledger', gate: ledger }),
+            JSON.stringify({ schema: SCHEMA_VERSION, gate: ledger, epoch, entries: part }),
+            DELIVERY.ledger,
+          );
+          await database.withTenant(tenant_id, (client) => account.markPublished(client, ledger, epoch, (part.at(-1) as { seq: number }).seq));
+          published += part.length;
+        }
+      }
+    }
+    return published;
+  }
+
+  async function settle(): Promise<number> {
+    let settled = 0;
+    const { rows: tenants } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_appeared_tickets($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of tenants)
+      settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_appeared_tickets() AS n'))).rows[0]?.n ?? 0;
+    const { rows: waited } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_waiting_scans($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of waited)
+      settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_scans_left_waiting() AS n'))).rows[0]?.n ?? 0;
+    return settled;
+  }
+
+  async function tell(): Promise<number> {
+    const { tellConflicts } = account;
+    if (tellConflicts === undefined) return 0;
+    let told = 0;
+    const { rows: sites } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string; site_id: string }>('SELECT tenant_id, site_id FROM sites_with_untold_conflicts($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id, site_id } of sites) told += await database.withTenant(tenant_id, (client) => tellConflicts(client, site_id));
+    return told;
+  }
+
+  async function judge(): Promise<number> {
+    let judged = 0;
+    const { rows: tenants } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_judgements_due($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of tenants)
+      judged += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT judge_due_tickets() AS n'))).rows[0]?.n ?? 0;
+    return judged;
+  }
+
+  return {
+    open() {
+      loop ??= (async () => {
+        let nextSettle = 0;
+        let nextJudge = 0;
+        while (!stop.signal.aborted) {
+          try {
+            if (broker.connected()) await publish();
+            if (Date.now() >= nextJudge) {
+              nextJudge = Date.now() + JUDGE_EVERY_MS;
+              await judge();
+              await tell();
+            }
+            if (Date.now() >= nextSettle) {
+              nextSettle = Date.now() + SETTLE_EVERY_MS;
+              await settle();
+            }
+          } catch (error) {
+            log.warn({ error: (error as Error).message }, 'rows of the cloud could not be published; trying again');
+          }
+          // Stopped: the loop looks.
+          await sleep(PUBLISH_EVERY_MS, undefined, { signal: stop.signal }).catch(() => {});
+        }
+      })();
+    },
+    publish,
+    settle,
+    judge,
+    tell,
+    async close() {
+      stop.abort();
+      await loop;
+    },
+  };
+}
+
+/** Room that the message needs beside its entries. */
+const ENVELOPE_BYTES = 512;
+
+/** As many entries as a message may hold. */
+function* parts(entries: readonly Readonly<Record<string, unknown>>[]): Generator<readonly Readonly<Record<string, unknown>>[]> {
+  let part: Readonly<Record<string, unknown>>[] = [];
+  let bytes = ENVELOPE_BYTES;
+  for (const entry of entries) {
+    const size = Buffer.byteLength(JSON.stringify(entry)) + 1;
+    if (part.length > 0 && bytes + size > MAX_PAYLOAD_BYTES) {
+      yield part;
+      part = [];
+      bytes = ENVELOPE_BYTES;
+    }
+    part.push(entry);
+    bytes += size;
+  }
+  if (part.length > 0) yield part;
+}

@@ -1,0 +1,295 @@
+/**
+ * The cloud's connection to the broker: the only file of the cloud that imports mqtt.
+ *
+ * MQTT 5, or 3.1.1 where the broker refuses 5. A QoS 1 message is acknowledged to the broker when its receiver says so
+ * (after its commit): mqtt.js acknowledges when `handleMessage` calls back without an error, and takes the next packet only then,
+ * which would allow one message in flight. So handleMessage calls back with an error (nothing is sent, the next packet comes), and
+ * the PUBACK is sent later by hand. There are two brakes: receiveMaximum (the broker sends no more messages than that
+ * unacknowledged), and the bytes in hand (brake.ts; also for QoS 0 and MQTT 3.1.1): a thousand messages may be a quarter of a gigabyte.
+ */
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
+import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import { topicOf } from '../../contract/topics.ts';
+import { createBrake } from './backpressure.ts';
+
+/** Unacknowledged messages that the broker may have under way to us; it keeps further ones. */
+const RECEIVE_MAXIMUM = 1_000;
+/** Payloads that were given out and not acknowledged yet, in bytes; from there on the broker keeps further ones: some fifty full ledger messages. */
+const MAX_BYTES_IN_HAND = 3 * 1024 * 1024;
+/** For so long at a time: our own publishes wait for their answers behind it (PUBLISH_TIMEOUT_MS), and so do signs of life. Then messages come all the same. */
+const MAX_BRAKE_MS = 5_000;
+/** Larger packets are refused by the broker itself (MQTT 5); topic and properties come on top of the payload. */
+const MAXIMUM_PACKET_BYTES = MAX_PAYLOAD_BYTES + 16 * 1024;
+const KEEPALIVE_S = 30;
+const CONNECT_TIMEOUT_MS = 10_000;
+/** Reconnection: after 0.5 s, doubling, at most 15 s, each with up to half of it more or less by chance. */
+const BACKOFF_MIN_MS = 500;
+const BACKOFF_MAX_MS = 15_000;
+/** A publish that the broker has not taken by then is rejected. */
+const PUBLISH_TIMEOUT_MS = 10_000;
+/** Packets are taken for so long in one turn of the loop; then everybody else comes first. */
+const MAX_TURN_MS = 10;
+/** Publishes that wait for the broker; further ones are rejected at once. */
+const MAX_PENDING_PUBLISHES = 10_000;
+
+export interface IncomingMessage {
+  readonly topic: string;
+  readonly payload: Uint8Array;
+  readonly qos: 0 | 1 | 2;
+  readonly retain: boolean;
+  /** Says that it is done with: its bytes are no longer in hand, and the broker need not keep it (QoS 1, on the connection it came by). A second time nothing happens. */
+  acknowledge(): void;
+}
+
+export interface Delivery {
+  readonly qos: 0 | 1;
+  readonly retain: boolean;
+  readonly expirySeconds?: number;
+}
+
+export interface BrokerOptions {
+  /** mqtt:// or mqtts://; PEM files (or null). */
+  readonly settings: { readonly url: string; readonly ca: string | null; readonly cert: string | null; readonly key: string | null };
+  /** Names this machine in `_cloud/<host>/state`, retained, with a will. null: no presence. */
+  readonly host: string | null;
+  /** Subscribed with every connection, all with QoS 1. */
+  readonly subscriptions?: readonly string[];
+  /** Every message of a subscription. Must not throw. Each must be acknowledged in the end, QoS 0 as well: its bytes are in hand until then. */
+  readonly onMessage?: (message: IncomingMessage) => void;
+  /** Connected and subscribed (again); or lost, with why. Each change once. */
+  readonly onConnection?: (connected: boolean, reason: string) => void;
+  /** Default: 5, and 3.1.1 once 5 was refused. */
+  readonly protocol?: 4 | 5;
+}
+
+export interface CloudBroker {
+  /** Begins to connect and goes on for ever; resolves with the first connection, or after `waitMs` without one (then false). */
+  open(waitMs?: number): Promise<boolean>;
+  /** Resolves when the broker has the message (QoS 1), or it was written (QoS 0). Rejects without a connection: nothing is kept for later. */
+  publish(topic: string, payload: string | Uint8Array, delivery: Delivery): Promise<void>;
+  connected(): boolean;
+  /** Says goodbye and ends. */
+  close(): Promise<void>;
+}
+
+export function createBroker(options: BrokerOptions): CloudBroker {
+  const session = randomUUID();
+  let client: MqttClient | null = null;
+  let ready = false;
+  let closed = false;
+  let protocol: 4 | 5 = options.protocol ?? 5;
+  let failures = 0;
+  let timer: NodeJS.Timeout | undefined;
+  let pending = 0;
+  const waiting: (() => void)[] = [];
+  let lastReason = '';
+  const brake = createBrake({ maxBytes: MAX_BYTES_IN_HAND, maxMs: MAX_BRAKE_MS });
+
+  let turnBeganMs: number | null = null;
+  /** A flood of packets comes in one read, and mqtt.js would take them all before anybody else had a turn. */
+  const turnIsOver = (): boolean => {
+    const nowMs = performance.now();
+    if (turnBeganMs === null) {
+      turnBeganMs = nowMs;
+      setImmediate(() => {
+        turnBeganMs = null;
+      });
+    }
+    return nowMs - turnBeganMs > MAX_TURN_MS;
+  };
+
+  const presence = (state: 'online' | 'offline', reason: string) =>
+    JSON.stringify({ schema: SCHEMA_VERSION, state, session, since: new Date().toISOString(), reason });
+  const presenceTopic = options.host === null ? null : topicOf({ kind: 'cloud_state', host: options.host });
+  const report = (connected: boolean, reason: string) => {
+    if (connected === ready && reason === lastReason) return;
+    lastReason = reason;
+    options.onConnection?.(connected, reason);
+  };
+
+  function connectOptions(): IClientOptions {
+    const { ca, cert, key } = options.settings;
+    return {
+      clientId: `stile-cloud-${session.slice(0, 13)}`,
+      clean: true,
+      reconnectPeriod: 0,
+      connectTimeout: CONNECT_TIMEOUT_MS,
+      keepalive: KEEPALIVE_S,
+      queueQoSZero: false,
+      resubscribe: false,
+      ...(ca === null ? {} : { ca: readFileSync(ca) }),
+      ...(cert === null ? {} : { cert: readFileSync(cert) }),
+      ...(key === null ? {} : { key: readFileSync(key) }),
+      ...(protocol === 5
+        ? { protocolVersion: 5, properties: { receiveMaximum: RECEIVE_MAXIMUM, maximumPacketSize: MAXIMUM_PACKET_BYTES, sessionExpiryInterval: 0 } }
+        : { protocolVersion: 4 }),
+      ...(presenceTopic === null ? {} : { will: { topic: presenceTopic, payload: Buffer.from(presence('offline', 'connection lost')), qos: 1, retain: true } }),
+    };
+  }
+
+  function connect(): void {
+    let attempt: MqttClient;
+    try {
+      attempt = mqtt.connect(options.settings.url, connectOptions());
+    } catch (error) {
+      return again(error as Error);
+    }
+    client = attempt;
+    let reason = 'connection lost';
+    let refused = false;
+    attempt.handleMessage = (packet, done) => {
+      receive(attempt, packet as unknown as IncomingPacket);
+      // See the head of this file: QoS 1 is acknowledged later, by hand.
+      const next = () => (packet.qos === 1 ? done(LATER) : done());
+      const go = () => brake.pass(next);
+      if (turnIsOver()) setImmediate(go);
+      else go();
+    };
+    attempt.on(
+      'connect',
+      () =>
+        void begin(attempt).catch((error: Error) => {
+          reason = error.message;
+          attempt.end(true);
+        }),
+    );
+    attempt.on('error', (error) => {
+      reason = error.message;
+      const code = (error as { code?: unknown }).code;
+      refused ||= code === 1 || code === 132;
+    });
+    attempt.on('close', () => {
+      if (client !== attempt) return;
+      client = null;
+      const was = ready;
+      ready = false;
+      attempt.end(true);
+      // Brokers without MQTT 5 answer with code 1 or 132, or just hang up before CONNACK.
+      if (options.protocol === undefined && !was && protocol === 5 && (refused || reason === 'connection lost')) protocol = 4;
+      else if (options.protocol === undefined && !was && protocol === 4 && reason === 'connection lost') protocol = 5;
+      again(new Error(reason));
+    });
+  }
+
+  function again(error: Error): void {
+    ready = false;
+    report(false, error.message);
+    if (closed) return;
+    const wait = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** failures) * (0.5 + Math.random());
+    // A changed protocol is tried at once.
+    timer = setTimeout(connect, failures === 0 && protocol === 4 && options.protocol === undefined ? 20 : wait);
+    failures = Math.min(failures + 1, 10);
+  }
+
+  async function begin(attempt: MqttClient): Promise<void> {
+    if (options.subscriptions !== undefined && options.subscriptions.length > 0) {
+      // One at a time: a broker that refuses one (shared subscriptions where it has none) is named with it.
+      for (const subscription of options.subscriptions) {
+        const granted = await attempt.subscribeAsync(subscription, { qos: 1 });
+        const bad = granted.find(({ qos }) => qos >= 128);
+        if (bad !== undefined) throw new Error(`the broker refused the subscription to ${subscription}`);
+      }
+    }
+    if (presenceTopic !== null) await attempt.publishAsync(presenceTopic, presence('online', 'started'), { qos: 1, retain: true });
+    if (client !== attempt || closed) return;
+    failures = 0;
+    ready = true;
+    lastReason = '';
+    options.onConnection?.(true, `MQTT ${protocol === 5 ? '5' : '3.1.1'}`);
+    for (const done of waiting.splice(0)) done();
+  }
+
+  function receive(attempt: MqttClient, packet: IncomingPacket): void {
+    let open = true;
+    const topic = packet.topic.toString();
+    const payload = typeof packet.payload === 'string' ? Buffer.from(packet.payload) : packet.payload;
+    const give = brake.take(payload.byteLength);
+    options.onMessage?.({
+      topic,
+      payload,
+      qos: packet.qos,
+      retain: packet.retain,
+      acknowledge() {
+        if (!open) return;
+        open = false;
+        give();
+        // Only on the connection it came by: on another one the number means another message.
+        if (packet.qos === 1 && client === attempt && attempt.connected)
+          (attempt as unknown as Acknowledging)._sendPacket({ cmd: 'puback', messageId: packet.messageId, reasonCode: 0 });
+      },
+    });
+  }
+
+  return {
+    async open(waitMs = CONNECT_TIMEOUT_MS) {
+      if (ready) return true;
+      if (client === null && timer === undefined) connect();
+      let limit: NodeJS.Timeout | undefined;
+      await Promise.race([
+        new Promise<void>((done) => waiting.push(done)),
+        new Promise<void>((done) => {
+          limit = setTimeout(done, waitMs);
+        }),
+      ]);
+      clearTimeout(limit);
+      return ready;
+    },
+    publish(topic, payload, delivery) {
+      const now = client;
+      if (now === null || !ready || !now.connected) return Promise.reject(new Error('not connected to the broker'));
+      if (pending >= MAX_PENDING_PUBLISHES) return Promise.reject(new Error(`${MAX_PENDING_PUBLISHES} messages wait for the broker`));
+      pending += 1;
+      return new Promise<void>((done, failed) => {
+        let limit: NodeJS.Timeout | undefined;
+        let settled = false;
+        const lost = () => settle(new Error('the connection to the broker was lost'));
+        function settle(error: Error | null): void {
+          if (settled) return;
+          settled = true;
+          pending -= 1;
+          clearTimeout(limit);
+          now?.off('close', lost);
+          if (error === null) done();
+          else failed(error);
+        }
+        limit = setTimeout(() => settle(new Error(`the broker did not take the message within ${PUBLISH_TIMEOUT_MS} ms`)), PUBLISH_TIMEOUT_MS);
+        now.setMaxListeners(0);
+        now.once('close', lost);
+        const properties = protocol === 5 && delivery.expirySeconds !== undefined ? { properties: { messageExpiryInterval: delivery.expirySeconds } } : {};
+        now.publish(topic, payload as string | Buffer, { qos: delivery.qos, retain: delivery.retain, ...properties }, (error) => settle(error ?? null));
+      });
+    },
+    connected: () => ready,
+    async close() {
+      closed = true;
+      clearTimeout(timer);
+      brake.release();
+      const last = client;
+      for (const done of waiting.splice(0)) done();
+      if (last === null) return;
+      try {
+        if (ready && presenceTopic !== null) await this.publish(presenceTopic, presence('offline', 'stopped'), { qos: 1, retain: true });
+      } catch {
+        // The will says it.
+      }
+      ready = false;
+      client = null;
+      await new Promise<void>((done) => last.end(!last.connected, {}, () => done()));
+    },
+  };
+}
+
+const LATER = new Error('acknowledged later');
+interface IncomingPacket {
+  readonly topic: string | Buffer;
+  readonly payload: string | Buffer;
+  readonly qos: 0 | 1 | 2;
+  readonly retain: boolean;
+  readonly messageId?: number;
+}
+/** mqtt.js has no public way to acknowledge by hand; this one is what its own handler calls. broker.test.ts fails where it goes away. */
+interface Acknowledging {
+  _sendPacket(packet: { cmd: 'puback'; messageId: number | undefined; reasonCode: number }): void;
+}

@@ -1,0 +1,283 @@
+/** What gates and operators ask of the account. All in the client's tenant; every list is bounded. */
+
+import type { z } from 'zod';
+import type { ConflictView, HistoryItem, RefusalView, SiteLedgerResponse } from '../../contract/http.ts';
+import { CLOUD_GATE, type LedgerVector, splitGateName } from '../../contract/ids.ts';
+import type { Reason } from '../../contract/reasons.ts';
+import type { DatabaseClient } from '../db/database.ts';
+
+/** Rows in one answer of the site's ledger. */
+export const MAX_SITE_LEDGER_ROWS = 1_000;
+/** Items in any other answer; the newest are given. */
+export const MAX_ANSWER_ITEMS = 1_000;
+
+export type SiteLedger = Pick<z.infer<typeof SiteLedgerResponse>, 'rows' | 'more'>;
+
+/**
+ * Rows of the site's ledgers after a vector, as they were written, in order per ledger, without gaps: of each epoch the
+ * contiguous prefix. A ledger that the vector does not name is served from its beginning. `more`: ask again from the last rows on.
+ */
+export async function siteLedger(client: DatabaseClient, site: string, after: LedgerVector, limit = MAX_SITE_LEDGER_ROWS): Promise<SiteLedger> {
+  const bounded = Math.min(Math.max(1, limit), MAX_SITE_LEDGER_ROWS);
+  const { rows } = await client.query<{ gate: string; epoch: number; entry: string; hash: string }>(
+    `SELECT r.gate, r.epoch, r.entry, encode(r.hash, 'hex') AS hash
+     FROM ledgers l JOIN ledger_epochs e ON e.tenant_id = l.tenant_id AND e.gate = l.gate
+     LEFT JOIN jsonb_each($2::jsonb) AS v ON v.key = l.gate
+     CROSS JOIN LATERAL (
+       SELECT x.* FROM ledger_rows x WHERE x.tenant_id = l.tenant_id AND x.gate = l.gate AND x.epoch = e.epoch AND x.seq <= e.upto_seq
+         AND x.seq > CASE WHEN v.key IS NULL OR e.epoch > (v.value ->> 0)::bigint THEN 0 ELSE (v.value ->> 1)::bigint END
+       ORDER BY x.seq LIMIT $3) AS r
+     WHERE l.tenant_id = current_tenant_id() AND l.site_id = $1 AND (v.key IS NULL OR e.epoch >= (v.value ->> 0)::bigint)
+     ORDER BY l.gate COLLATE "C", e.epoch, r.seq LIMIT $3`,
+    [site, JSON.stringify(after), bounded + 1],
+  );
+  return {
+    rows: rows
+      .slice(0, bounded)
+      .map(({ gate, epoch, entry, hash }) => ({ gate, epoch, entry: { ...(JSON.parse(entry) as { seq: number; kind: string }), hash } })),
+    more: rows.length > bounded,
+  };
+}
+
+/**
+ * Of these rows those whose boot measured no offset: where they lie is known from their neighbours in the chain, or from the gate's wall
+ * clock, and every answer that shows their time says so.
+ */
+async function unmeasured(
+  client: DatabaseClient,
+  rows: readonly { readonly gate: string; readonly entry: string }[],
+): Promise<(row: { gate: string; entry: string }) => boolean> {
+  const { rows: boots } = await client.query<{ gate: string; boot_id: string }>(
+    'SELECT gate, boot_id FROM boots WHERE tenant_id = current_tenant_id() AND gate = ANY ($1) AND offset_ms IS NULL',
+    [[...new Set(rows.map(({ gate }) => gate))]],
+  );
+  const without = new Set(boots.map(({ gate, boot_id }) => `${gate} ${boot_id}`));
+  return ({ gate, entry }) => {
+    const { boot_id } = JSON.parse(entry) as { readonly boot_id?: unknown };
+    return without.has(`${gate} ${String(boot_id)}`);
+  };
+}
+/** The scanner that a row of the cloud's ledger came from, as it stands there. */
+function scannerIn(entry: string): { device?: string } {
+  const { device } = JSON.parse(entry) as { readonly device?: unknown };
+  return typeof device === 'string' ? { device } : {};
+}
+/** Of a machine whose clock was never set (it stands in 1970) and was never measured: nobody is shown that time, but when the row came, marked. */
+const shownAt = (at: string, came: string): string => `CASE WHEN ${at} < '2000-01-01Z' THEN ${came} ELSE ${at} END`;
+const marked = (is: boolean): { unmeasured?: true } => (is ? { unmeasured: true } : {});
+
+type Refusal = z.infer<typeof RefusalView>;
+
+/** Refusals since a time, of one gate or of all, newest first; those of a gate without any clock since they arrived. Reason and explanation are the gate's own. */
+export async function refusals(client: DatabaseClient, gate: string | null, since: Date, limit = MAX_ANSWER_ITEMS): Promise<Refusal[]> {
+  const { rows } = await client.query<{ gate: string; epoch: number; seq: number; at: Date; entry: string; event_id: string | null; ticket_id: string | null }>(
+    `SELECT gate, epoch, seq, ${shownAt('at', 'received_at')} AS at, entry, event_id, ticket_id FROM ledger_rows
+     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1 OR (gate = $4 AND scanner_of(entry) = $1)) ORDER BY 4 DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
+    [gate, since, Math.min(limit, MAX_ANSWER_ITEMS), gate === null ? null : `${splitGateName(gate).site}/${CLOUD_GATE}`],
+  );
+  const isUnmeasured = await unmeasured(client, rows);
+  return rows.map(({ entry, at, ...row }) => {
+    const { reason, explanation } = JSON.parse(entry) as { reason: Reason; explanation: string };
+    return { ...row, ...scannerIn(entry), at: at.toISOString(), reason, explanation, ...marked(isUnmeasured({ gate: row.gate, entry })) };
+  });
+}
+
+type Conflict = z.infer<typeof ConflictView>;
+
+/** Admissions beyond a ticket's right, of one event or of all, newest first. */
+export async function conflicts(client: DatabaseClient, eventId: string | null = null, limit = MAX_ANSWER_ITEMS): Promise<Conflict[]> {
+  const { rows } = await client.query<ConflictRow>(
+    `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.loser_gate AND s.epoch = c.loser_epoch AND s.seq = c.loser_seq) AS loser_device,
+       (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.winner_gate AND s.epoch = c.winner_epoch AND s.seq = c.winner_seq) AS winner_device, ${shownAt('c.loser_at', 'c.found_at')} AS loser_shown_at, ${shownAt('c.winner_at', 'c.found_at')} AS winner_shown_at, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
+     JOIN admissions a ON a.tenant_id = c.tenant_id AND a.gate = c.loser_gate AND a.epoch = c.loser_epoch AND a.seq = c.loser_seq
+     LEFT JOIN admissions w ON w.tenant_id = c.tenant_id AND w.gate = c.winner_gate AND w.epoch = c.winner_epoch AND w.seq = c.winner_seq
+     WHERE c.tenant_id = current_tenant_id() AND ($1::text IS NULL OR c.event_id = $1) ORDER BY c.loser_at DESC, c.loser_gate COLLATE "C", c.loser_epoch, c.loser_seq LIMIT $2`,
+    [eventId, Math.min(limit, MAX_ANSWER_ITEMS)],
+  );
+  return rows.map((row) => ({
+    event_id: row.event_id,
+    ticket_id: row.ticket_id,
+    ticket_ref: row.ticket_ref,
+    cause: row.cause,
+    winner: row.winner_gate === null ? null : [row.winner_gate, row.winner_epoch as number, row.winner_seq as number],
+    loser: [row.loser_gate, row.loser_epoch, row.loser_seq],
+    winner_at: row.winner_shown_at?.toISOString() ?? null,
+    loser_at: row.loser_shown_at.toISOString(),
+    overlapping: row.overlapping,
+    ...(row.winner_device === null ? {} : { winner_device: row.winner_device }),
+    ...(row.loser_device === null ? {} : { loser_device: row.loser_device }),
+    ...marked(row.unmeasured),
+  }));
+}
+interface ConflictRow {
+  readonly winner_device: string | null;
+  readonly loser_device: string | null;
+  readonly unmeasured: boolean;
+  readonly event_id: string;
+  readonly ticket_id: string;
+  readonly ticket_ref: string;
+  readonly cause: string;
+  readonly overlapping: boolean;
+  readonly loser_shown_at: Date;
+  readonly winner_shown_at: Date | null;
+  readonly loser_gate: string;
+  readonly loser_epoch: number;
+  readonly loser_seq: number;
+  readonly winner_gate: string | null;
+  readonly winner_epoch: number | null;
+  readonly winner_seq: number | null;
+}
+
+export interface Occupancy {
+  readonly event_id: string;
+  /**
+   * People: entries − exits of tickets, and with them everybody whom the sensors saw pass without one: by an override, freely or by force, inwards
+   * less outwards (I7). `uncertain` of them may or may not have passed. Below 0: more were seen to leave than to come.
+   */
+  readonly inside: number;
+  readonly entries: number;
+  readonly exits: number;
+  readonly uncertain: number;
+  /** Both ways; `…_out`: those of them outwards. */
+  readonly free_passages: number;
+  readonly forced_passages: number;
+  readonly overrides: number;
+  readonly free_out: number;
+  readonly forced_out: number;
+  readonly overrides_out: number;
+}
+
+/** People inside: sums of the gates' rows. Passages that name no event are added at the gates that are assigned to this one. */
+export async function occupancy(client: DatabaseClient, eventId: string): Promise<Occupancy> {
+  const { rows } = await client.query<Omit<Occupancy, 'event_id'>>(
+    `SELECT coalesce(sum(entered - exited + free_passages + forced_passages + overrides - 2 * (free_out + forced_out + overrides_out)), 0)::bigint AS inside, coalesce(sum(entered), 0)::bigint AS entries, coalesce(sum(exited), 0)::bigint AS exits, coalesce(sum(uncertain), 0)::bigint AS uncertain,
+       coalesce(sum(free_passages), 0)::bigint AS free_passages, coalesce(sum(forced_passages), 0)::bigint AS forced_passages, coalesce(sum(overrides), 0)::bigint AS overrides,
+       coalesce(sum(free_out), 0)::bigint AS free_out, coalesce(sum(forced_out), 0)::bigint AS forced_out, coalesce(sum(overrides_out), 0)::bigint AS overrides_out
+     FROM gate_counts c WHERE c.tenant_id = current_tenant_id()
+       AND (c.event_id = $1 OR (c.event_id = '' AND EXISTS (SELECT FROM gate_assignments g WHERE g.tenant_id = c.tenant_id AND g.gate = c.gate AND g.event_id = $1)))`,
+    [eventId],
+  );
+  return { event_id: eventId, ...(rows[0] as Omit<Occupancy, 'event_id'>) };
+}
+
+/** Sums of every gate of an event: grants = winners + reentries + exits + excess + annulled. */
+export interface GateCounts {
+  readonly gate: string;
+  readonly event_id: string;
+  readonly grants: number;
+  readonly winners: number;
+  readonly reentries: number;
+  readonly exits: number;
+  readonly excess: number;
+  readonly annulled: number;
+  readonly entered: number;
+  readonly exited: number;
+  readonly uncertain: number;
+  readonly free_passages: number;
+  readonly forced_passages: number;
+  readonly overrides: number;
+  readonly refusals: number;
+  /** Parts of free_passages, forced_passages and overrides. */
+  readonly free_out: number;
+  readonly forced_out: number;
+  readonly overrides_out: number;
+}
+export async function gateCounts(client: DatabaseClient, eventId: string | null = null): Promise<GateCounts[]> {
+  const { rows } = await client.query<GateCounts & { tenant_id: string }>(
+    'SELECT * FROM gate_counts WHERE tenant_id = current_tenant_id() AND ($1::text IS NULL OR event_id = $1) ORDER BY gate COLLATE "C", event_id',
+    [eventId],
+  );
+  return rows.map(({ tenant_id: _own, ...counts }) => counts);
+}
+
+type Item = z.infer<typeof HistoryItem>;
+export interface TicketHistory {
+  readonly eventId: string;
+  readonly ticketId: string;
+  /** null: the cloud does not know the ticket; only rows of gates do. */
+  readonly status: string | null;
+  /** Oldest first, at most MAX_ANSWER_ITEMS, the newest of them. */
+  readonly history: Item[];
+}
+
+/** What ledgers say about a ticket, with the verdicts of its grants. The ticketing side's own actions are not here. null: nobody knows it. */
+export async function history(client: DatabaseClient, eventId: string, ticketId: string): Promise<TicketHistory | null> {
+  const ticket = await client.query<{ status: string; units: number }>(
+    'SELECT status, units FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = $2',
+    [eventId, ticketId],
+  );
+  const { rows } = await client.query<HistoryRow>(
+    // A ticket's grants are found by its admissions (migration 0540), its other rows by themselves.
+    `SELECT r.kind, r.gate, r.entry, r.at, r.verdict, r.cause, r.outcome, r.conflict FROM (
+       SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, ${shownAt('a.at', 'g.received_at')} AS at, a.verdict, a.cause, a.outcome, k.cause AS conflict FROM admissions a
+       LEFT JOIN conflicts k ON k.tenant_id = a.tenant_id AND k.loser_gate = a.gate AND k.loser_epoch = a.epoch AND k.loser_seq = a.seq
+       CROSS JOIN LATERAL (SELECT * FROM ledger_rows x WHERE x.tenant_id = a.tenant_id AND x.gate = a.gate AND x.epoch = a.epoch AND x.seq = a.seq LIMIT 1) AS g
+       WHERE a.tenant_id = current_tenant_id() AND a.event_id = $1 AND a.ticket_id = $2 AND a.granted
+       UNION ALL
+       SELECT o.kind, o.gate, o.epoch, o.seq, o.entry, ${shownAt('o.at', 'o.received_at')} AS at, NULL, NULL, NULL, NULL FROM ledger_rows o
+       WHERE o.tenant_id = current_tenant_id() AND o.event_id = $1 AND o.ticket_id = $2 AND o.kind <> 'grant') AS r
+     ORDER BY r.at DESC, r.gate COLLATE "C" DESC, r.epoch DESC, r.seq DESC LIMIT $3`,
+    [eventId, ticketId, MAX_ANSWER_ITEMS],
+  );
+  if (ticket.rows.length === 0 && rows.length === 0) return null;
+  const isUnmeasured = await unmeasured(client, rows);
+  return {
+    eventId,
+    ticketId,
+    status: ticket.rows[0]?.status ?? null,
+    history: rows.reverse().map((row) => ({
+      at: row.at.toISOString(),
+      kind: row.kind,
+      gate: row.gate,
+      ...scannerIn(row.entry),
+      text: describe(row, ticket.rows[0]?.units ?? 1),
+      ...marked(isUnmeasured(row)),
+    })),
+  };
+}
+interface HistoryRow {
+  readonly kind: string;
+  readonly gate: string;
+  readonly entry: string;
+  readonly at: Date;
+  readonly verdict: string | null;
+  readonly cause: string | null;
+  readonly outcome: string | null;
+  /** Of a grant that is beyond the ticket's right: why. */
+  readonly conflict: string | null;
+}
+
+function describe(row: HistoryRow, units: number): string {
+  const entry = JSON.parse(row.entry) as Record<string, unknown>;
+  switch (row.kind) {
+    case 'grant':
+      return `${entry['direction'] === 'out' ? 'let out' : 'admitted'} (${judgementOf(row, entry['type'], units)}), ${row.outcome ?? 'open'}`;
+    case 'conflict':
+      return entry['verdict'] === 'withdrawn'
+        ? `told the gates: within its right after all (${String(entry['cause'])})`
+        : `told the gates: beyond its right (${String(entry['cause'])})`;
+    case 'refusal':
+      return `refused: ${String(entry['explanation'])} (${String(entry['reason'])})`;
+    case 'passage':
+      return `passage: ${String(entry['outcome'])}`;
+    case 'settlement':
+      return `settled as ${String(entry['outcome'])} by ${String(entry['actor'])}: ${String(entry['reason'])}`;
+    default:
+      return row.kind;
+  }
+}
+/** A ticket that was taken back before it was used has no other winner: its grant is beyond its right all the same. */
+function judgementOf({ verdict, cause, conflict }: HistoryRow, type: unknown, units: number): string {
+  const why = cause ?? conflict;
+  if (conflict !== null) return `${VERDICTS['excess']}: ${why}`;
+  const words =
+    verdict === 'reentry' && type === 'first_entry' && units > 1 ? 'first entry, later ones of a party' : (VERDICTS[verdict ?? ''] ?? verdict ?? 'not judged');
+  return `${words}${why === null ? '' : `: ${why}`}`;
+}
+const VERDICTS: Readonly<Record<string, string>> = {
+  winner: 'first entry',
+  reentry: 're-entry',
+  exit: 'exit',
+  excess: 'beyond its right',
+  annulled: 'given back',
+};

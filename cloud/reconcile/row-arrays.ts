@@ -1,0 +1,169 @@
+/**
+ * Rows as columns for reconcile_columns (migration 0540): one PostgreSQL array a field, in binary, so that neither side writes or
+ * reads JSON for a batch. What counts is decided in SQL; only what the schemas have checked reaches a typed field here.
+ */
+import { entryText } from '../../contract/hash-chain.ts';
+import type { LedgerRow } from './reconcile.ts';
+
+/** Values of one element type, NULL where null. */
+type Column = readonly unknown[];
+type Encoder = { readonly oid: number; readonly bytes: (value: never) => number; readonly write: (into: Buffer, at: number, value: never) => void };
+
+const encoder = <Value>(oid: number, bytes: number | ((value: Value) => number), write: (into: Buffer, at: number, value: Value) => void): Encoder => ({
+  oid,
+  bytes: (typeof bytes === 'number' ? () => bytes : bytes) as Encoder['bytes'],
+  write: write as Encoder['write'],
+});
+
+/** Milliseconds between 1970 and 2000, where PostgreSQL's time begins. */
+const EPOCH_2000_MS = 946_684_800_000;
+const TWO_TO_32 = 4_294_967_296;
+
+/** Of whole numbers that are exact in a double. */
+function writeInt8(into: Buffer, at: number, value: number): void {
+  into.writeInt32BE(Math.floor(value / TWO_TO_32), at);
+  into.writeUInt32BE(((value % TWO_TO_32) + TWO_TO_32) % TWO_TO_32, at + 4);
+}
+
+const TEXT = encoder<string>(25, Buffer.byteLength, (into, at, value) => into.write(value, at));
+const INT8 = encoder<number>(20, 8, writeInt8);
+const INT4 = encoder<number>(23, 4, (into, at, value) => into.writeInt32BE(value, at));
+const FLOAT8 = encoder<number>(701, 8, (into, at, value) => into.writeDoubleBE(value, at));
+const BOOL = encoder<boolean>(16, 1, (into, at, value) => into.writeUInt8(value ? 1 : 0, at));
+/** Hex in, bytes out. */
+const BYTEA = encoder<string>(
+  17,
+  (value) => value.length / 2,
+  (into, at, value) => into.write(value, at, 'hex'),
+);
+/** Of ISO text in UTC with milliseconds (contract: Timestamp). */
+const TIME = encoder<string>(1184, 8, (into, at, value) => writeInt8(into, at, (Date.parse(value) - EPOCH_2000_MS) * 1_000));
+
+/** One dimension, from 1, as array_recv reads it. pg sends a Buffer as a binary parameter. */
+function encode({ oid, bytes, write }: Encoder, values: Column): Buffer {
+  let size = 20;
+  let nulls = 0;
+  const sizes = new Int32Array(values.length);
+  for (let index = 0; index < values.length; index++) {
+    const value = values[index];
+    const length = value === null ? -1 : bytes(value as never);
+    sizes[index] = length;
+    size += 4 + Math.max(0, length);
+    if (length < 0) nulls = 1;
+  }
+  const into = Buffer.allocUnsafe(size);
+  into.writeInt32BE(1, 0);
+  into.writeInt32BE(nulls, 4);
+  into.writeInt32BE(oid, 8);
+  into.writeInt32BE(values.length, 12);
+  into.writeInt32BE(1, 16);
+  let at = 20;
+  for (let index = 0; index < values.length; index++) {
+    const length = sizes[index] as number;
+    into.writeInt32BE(length, at);
+    at += 4;
+    if (length < 0) continue;
+    write(into, at, values[index] as never);
+    at += length;
+  }
+  return into;
+}
+
+const PLAIN_KIND = /^[a-z_]{1,32}$/;
+const PLAIN_BOOT = /^[\x21-\x7e]{1,64}$/;
+
+type Fields = Readonly<Record<string, unknown>>;
+interface Read {
+  readonly row: LedgerRow;
+  readonly text: string;
+  /** The entry's fields where it is as its kind should be; else none. */
+  readonly known: Fields;
+  readonly kind: string;
+}
+
+/** Of a known kind, the fields that its column holds; a row of another kind has NULL there. */
+const of =
+  (kinds: readonly string[], field: string) =>
+  ({ known, kind }: Read) =>
+    kinds.includes(kind) ? (known[field] ?? null) : null;
+const TICKET = ['grant', 'refusal', 'conflict', 'passage', 'settlement'];
+const WORD = ['passage', 'settlement'];
+/** `of` is [epoch, seq] of a passage and [gate, epoch, seq] of a settlement. */
+const ofPart =
+  (fromEnd: number) =>
+  ({ known, kind }: Read) =>
+    WORD.includes(kind) ? ((known['of'] as Column | undefined)?.at(-fromEnd) ?? null) : null;
+/** No machine has been up for longer, in ms: a boot time beyond it places nothing. */
+const MAX_BOOT_TIME_MS = 100 * 366 * 86_400_000;
+/** A bound beyond this measures nothing, in ms. */
+const MAX_BOUND_MS = 366 * 86_400_000;
+/** An offset that puts its row before or after these measured no clock, in Unix ms: the row stands as one without, rather than at a time that nobody wrote. */
+const MIN_PLACED_MS = Date.UTC(2000, 0);
+const MAX_PLACED_MS = Date.UTC(2200, 0);
+const bootTimeOf = ({ known }: Read): number | null => {
+  const ms = known['boottime_ms'];
+  return typeof ms === 'number' && ms <= MAX_BOOT_TIME_MS ? ms : null;
+};
+/** An offset says nothing without its bound, nor the other way round. */
+const clock = (field: 'clock_offset_ms' | 'clock_bound_ms') => (read: Read) => {
+  const { clock_offset_ms: offset, clock_bound_ms: bound } = read.known as { readonly clock_offset_ms?: number; readonly clock_bound_ms?: number };
+  const bootMs = bootTimeOf(read);
+  if (offset === undefined || bound === undefined || bootMs === null || bound > MAX_BOUND_MS) return null;
+  const placed = offset + bootMs;
+  return placed >= MIN_PLACED_MS && placed <= MAX_PLACED_MS ? (read.known[field] as number) : null;
+};
+
+/** In the order of reconcile_columns' parameters. */
+const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
+  [TEXT, ({ row }) => row.gate],
+  [INT8, ({ row }) => row.epoch],
+  [INT8, ({ row }) => row.seq],
+  [BYTEA, ({ row }) => row.hash],
+  [TEXT, ({ row }) => (typeof row.entry['kind'] === 'string' && PLAIN_KIND.test(row.entry['kind']) ? row.entry['kind'] : 'unknown')],
+  [BOOL, ({ row }) => row.known !== null],
+  [TEXT, ({ text }) => text],
+  [TIME, ({ known }) => known['ts'] ?? null],
+  [
+    TEXT,
+    (read) => (typeof read.known['boot_id'] === 'string' && PLAIN_BOOT.test(read.known['boot_id']) && bootTimeOf(read) !== null ? read.known['boot_id'] : null),
+  ],
+  [FLOAT8, bootTimeOf],
+  [FLOAT8, clock('clock_offset_ms')],
+  [FLOAT8, clock('clock_bound_ms')],
+  [TEXT, of([...TICKET, 'exit_unmatched'], 'event_id')],
+  [TEXT, of(TICKET, 'ticket_id')],
+  [BYTEA, of(['grant'], 'ticket_ref')],
+  [TEXT, of(['grant', ...WORD], 'direction')],
+  [INT4, of(['grant'], 'units')],
+  [INT8, of(['grant'], 'manifest_version')],
+  [TEXT, ({ known, kind }) => (kind === 'settlement' ? ((known['of'] as Column)[0] ?? null) : null)],
+  [INT8, ofPart(2)],
+  [INT8, ofPart(1)],
+  [INT4, of(WORD, 'unit')],
+  [TEXT, of(WORD, 'outcome')],
+];
+
+/** An entry without its hash, as it is kept: in canonical JSON, which is what its hash covers. */
+export interface KeptText {
+  readonly text: string;
+  /** False of the few that have no canonical form (half a surrogate pair, a number beyond a double): kept all the same, and no hash is right for them. */
+  readonly canonical: boolean;
+}
+export function keptText(entry: Fields): KeptText {
+  try {
+    return { text: entryText(entry), canonical: true };
+  } catch {
+    const { hash: _own, ...rest } = entry;
+    return { text: JSON.stringify(rest), canonical: false };
+  }
+}
+
+/** SQL and parameters of one call; the answer's column is `outcome`. */
+export const RECONCILE_COLUMNS = `SELECT reconcile_columns(${COLUMNS.map((_, index) => `$${index + 1}`).join(', ')}) AS outcome`;
+/** `texts`: what `keptText` makes of each row's entry. */
+export function columnsOf(rows: readonly LedgerRow[], texts: readonly KeptText[] = rows.map(({ entry }) => keptText(entry))): Buffer[] {
+  const reads = rows.map(
+    (row, index): Read => ({ row, text: (texts[index] as KeptText).text, known: (row.known as Fields | null) ?? {}, kind: row.known?.kind ?? '' }),
+  );
+  return COLUMNS.map(([type, read]) => encode(type, reads.map(read)));
+}

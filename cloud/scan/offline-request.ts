@@ -1,0 +1,104 @@
+/**
+ * Scans of a scanner that was away, read one by one. What is needed to know that something happened (id, time, result) must be readable;
+ * everything else is taken where it can be, left out where not, and named in the answer: an odd field takes no admission away.
+ */
+import { createHash } from 'node:crypto';
+import { OfflineScan } from '../../contract/http.ts';
+import { Direction, EventId } from '../../contract/ids.ts';
+import { MAX_TEXT_CHARS, MAX_TIME_MS, MAX_UNITS, MIN_TIME_MS } from '../../contract/limits.ts';
+import { wordsOf } from '../../contract/schema-errors.ts';
+import { cutText } from '../../contract/text.ts';
+
+/** How far a scanner's clock is believed to be off at most, in ms either way: phones and tablets set theirs by the network. Overlaps within it are flagged. */
+export const SCANNER_CLOCK_BOUND_MS = 5_000;
+/** A scan from farther in the future than this (ms), or from before that day, tells of a clock that is not set: it counts as of its arrival, and is flagged. */
+const MAX_AHEAD_MS = 24 * 3_600_000;
+const FIRST_DAY_MS = Date.UTC(2020, 0);
+/** Between that day and so long ago (ms) a scan may have been counted before its key was forgotten (scan_keys_kept_for, migration 0512): it is not taken again. */
+const MAX_AGE_MS = 366 * 24 * 3_600_000;
+/** Of those: the clock that all of them share, and how sure their time is, in ms either way (nothing is ordered by it). */
+const UNCLOCKED = { bootId: 'unclocked', boundMs: 2_147_483_647 } as const;
+const MAX_SCAN_ID_CHARS = 64;
+
+export interface Item {
+  readonly index: number;
+  readonly scan: OfflineScan;
+  readonly key: string;
+  /** As the scanner says; kept so. */
+  readonly scannedAt: Date;
+  /** When it happened at the latest: what is said to be in the future happened by now. */
+  readonly atMs: number;
+  readonly clock: { readonly bootId: string; readonly boundMs: number };
+  readonly flags: readonly string[];
+  /** What was left out or cut, for the answer. */
+  readonly remarks: readonly string[];
+}
+
+/** A scan, or why it is none. */
+export function readScan(given: unknown, index: number, device: string, nowMs: number): Item | string {
+  const { fields, remarks, scanKey } = usable(given);
+  const read = OfflineScan.safeParse(fields);
+  if (!read.success) {
+    const issue = read.error.issues[0];
+    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('../reconcile')}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`;
+  }
+  const scan = read.data;
+  const scannedMs = Date.parse(scan.scanned_at);
+  if (Number.isNaN(scannedMs)) return `scans.${index}.scanned_at: is no time that there is`;
+  const believed = scannedMs >= FIRST_DAY_MS && scannedMs <= nowMs + MAX_AHEAD_MS;
+  if (believed && scannedMs < nowMs - MAX_AGE_MS) return `scans.${index}.scanned_at: is more than a year ago: set the scanner's clock`;
+  return {
+    index,
+    scan,
+    key: scanKey === null ? `at ${scan.ticket_id} ${scannedMs} ${scan.result}` : `id ${scanKey}`,
+    scannedAt: new Date(Math.min(Math.max(scannedMs, MIN_TIME_MS), MAX_TIME_MS)),
+    atMs: believed ? Math.min(scannedMs, nowMs) : nowMs,
+    clock: believed ? { bootId: device, boundMs: SCANNER_CLOCK_BOUND_MS } : UNCLOCKED,
+    flags: believed ? [] : ['clock_untrusted'],
+    remarks: believed ? remarks : [...remarks, "scanned_at: is not believed, so it counts as of now: set the scanner's clock"],
+  };
+}
+
+/** The fields that can be used as they are, or as they must have been meant. */
+function usable(given: unknown): { readonly fields: unknown; readonly remarks: readonly string[]; readonly scanKey: string | null } {
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) return { fields: given, remarks: [], scanKey: null };
+  const { reason, scan_count, scan_id, event_id, direction, units, ...rest } = given as Readonly<Record<string, unknown>>;
+  const fields: Record<string, unknown> = { ...rest };
+  const remarks: string[] = [];
+  const time = typeof rest['scanned_at'] === 'string' ? isoTime(rest['scanned_at']) : null;
+  if (time !== null) fields['scanned_at'] = time;
+  /** null says as much as nothing. */
+  const take = (name: string, value: unknown, fits: boolean, wanted: string) => {
+    if (value === undefined || value === null) return;
+    if (fits) fields[name] = value;
+    else remarks.push(`${name}: is left out, it must be ${wanted}`);
+  };
+  const between = (value: unknown, least: number, most: number) => Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most;
+  const words = typeof reason === 'number' || typeof reason === 'boolean' ? String(reason) : reason;
+  if (typeof words === 'string') {
+    fields['reason'] = cutText(words, MAX_TEXT_CHARS);
+    if (fields['reason'] !== words) remarks.push(`reason: is cut to ${MAX_TEXT_CHARS} characters that can be kept`);
+  } else take('reason', words, false, 'a text');
+  take('scan_count', scan_count, between(scan_count, 0, Number.MAX_SAFE_INTEGER), 'a whole number from 0');
+  take('units', units, between(units, 1, MAX_UNITS), `a whole number from 1 to ${MAX_UNITS}`);
+  take('direction', direction, Direction.safeParse(direction).success, 'in or out');
+  take('event_id', event_id, EventId.safeParse(event_id).success, 'the id of an event');
+  const id = typeof scan_id === 'number' ? String(scan_id) : scan_id === '' ? undefined : scan_id;
+  const plainId = typeof id === 'string' && id.length <= MAX_SCAN_ID_CHARS && id === cutText(id, MAX_SCAN_ID_CHARS);
+  take('scan_id', id, plainId, `a text of 1 to ${MAX_SCAN_ID_CHARS} characters`);
+  // An id that cannot be kept as it is still tells one scan from another.
+  const scanKey = typeof id !== 'string' ? null : plainId ? id : `sha256 ${createHash('sha256').update(JSON.stringify(id)).digest('hex')}`;
+  return { fields, remarks, scanKey };
+}
+
+/** Date and time with an offset or Z, in the long or the short form of ISO 8601. */
+const ISO_TIME = /^(\d{4})-?(\d\d)-?(\d\d)[Tt ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?\s?(?:([Zz])|([+-]\d\d):?(\d\d)?)$/;
+
+/** As `Date.parse` reads it; null where it is none of those. */
+function isoTime(text: string): string | null {
+  const match = ISO_TIME.exec(text);
+  if (match === null) return null;
+  const [, year, month, day, hour, minute, second = '00', fraction = '0', zulu, offset, offsetMinutes = '00'] = match;
+  const zone = zulu === undefined ? `${offset}:${offsetMinutes}` : 'Z';
+  return `${year}-${month}-${day}T${hour}:${minute}:${second}.${fraction.padEnd(3, '0').slice(0, 3)}${zone}`;
+}

@@ -1,0 +1,97 @@
+/** Scanners over HTTP: `POST /scan` decides one code online, `POST /offline/reconcile` takes in what was decided without the cloud. */
+import { z } from 'zod';
+import { ReconcileResponse, ScanRequest, ScanResponse } from '../../contract/http.ts';
+import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
+import type { VerifySignature } from '../../rules/stile-code.ts';
+import type { Database } from '../db/database.ts';
+import { type App, deviceOf, HttpProblem, UPLOAD_BYTES } from '../http/server.ts';
+import { chooseScanEvent } from './choose-event.ts';
+import { CodeNeededError, type ScanRights } from './facts.ts';
+import { reconcileOffline } from './offline.ts';
+import { scanOnline } from './online.ts';
+
+export interface ScanRouteOptions {
+  readonly database: Database;
+  readonly rights: ScanRights;
+  readonly verify: VerifySignature;
+}
+
+/** As the forerunner's scanners send it; scans are read one by one, so that a bad one is judged alone. */
+const OfflineBody = z.looseObject({
+  device_id: z.string().max(63).optional(),
+  scans: z.array(z.unknown()).describe('{ticket_id, scanned_at, result: ALLOW | DENY, reason?, scan_count?, scan_id?, event_id?, direction?, units?}'),
+});
+
+export function registerScanRoutes(app: App, { database, rights, verify }: ScanRouteOptions): void {
+  app.post(
+    '/scan',
+    {
+      config: { who: 'device', unjudged: ['code'] },
+      schema: {
+        tags: ['scanners'],
+        summary: 'The online scan: may this guest enter? Recorded at once; the same scan_id again gives the same answer',
+        body: ScanRequest,
+        response: { 200: ScanResponse },
+      },
+    },
+    async (request, reply) => {
+      const { tenantId, device } = deviceOf(request);
+      const started = performance.now();
+      const { device_id, event_id, scan_id, code, ticket_ref, direction, units } = request.body;
+      checkDevice(device, device_id);
+      if (!scan_id.isWellFormed() || scan_id.includes('\0')) throw new HttpProblem(400, 'BAD_REQUEST', 'scan_id: is not plain text');
+      const seen = code === undefined || code === null ? { ticketRef: ticket_ref as string } : { code };
+      const result = await database
+        .withTenant(tenantId, async (client) => {
+          const scan = { device, scanId: scan_id, seen, direction: direction ?? ('in' as const), units: units ?? undefined };
+          const clock = { nowMs: Date.now, elapsedMs: () => performance.now() - started };
+          if (event_id === undefined || event_id === null) {
+            const chosen = await chooseScanEvent(client, { rights, verify }, { ...scan, nowMs: Date.now() });
+            if (chosen === null) throw new HttpProblem(403, 'NOT_ASSIGNED', `${device} is assigned to no event: stile-cloud assign ${device} <event>`);
+            return scanOnline(client, { rights, verify }, chosen.event, { ...scan, several: chosen.several }, clock);
+          }
+          const event = await rights.event(client, event_id);
+          if (event === null) throw new HttpProblem(404, 'NO_SUCH_EVENT', `there is no event ${event_id}`);
+          const assigned = await client.query('SELECT 1 FROM gate_assignments WHERE gate = $1 AND event_id = $2', [device, event_id]);
+          if (assigned.rowCount === 0)
+            throw new HttpProblem(403, 'NOT_ASSIGNED', `${device} is not assigned to ${event_id}: stile-cloud assign ${device} ${event_id}`);
+          return scanOnline(client, { rights, verify }, event, scan, clock);
+        })
+        .catch((error: unknown) => {
+          throw error instanceof CodeNeededError ? new HttpProblem(400, 'CODE_NEEDED', error.message) : error;
+        });
+      if (!result.ok)
+        throw new HttpProblem(409, 'SCAN_ID_REUSED', `scan_id ${scan_id} was used for another scan of ${device}: give every scan an id of its own`);
+      if (result.replayed) reply.header('idempotency-replayed', 'true');
+      return result.answer;
+    },
+  );
+
+  app.post(
+    '/offline/reconcile',
+    {
+      bodyLimit: UPLOAD_BYTES,
+      config: { who: 'device', unjudged: ['scans'] },
+      schema: {
+        tags: ['scanners'],
+        summary: `What a scanner decided offline, at most ${MAX_RECONCILE_SCANS} scans, in one transaction; sent again it changes nothing`,
+        body: OfflineBody,
+        response: { 200: ReconcileResponse },
+      },
+    },
+    async (request) => {
+      const { tenantId, device } = deviceOf(request);
+      const { device_id, scans } = request.body;
+      if (device_id === undefined || device_id === '') throw new HttpProblem(400, 'MISSING_DEVICE_ID', 'say which device scanned: device_id');
+      checkDevice(device, device_id);
+      if (scans.length > MAX_RECONCILE_SCANS)
+        throw new HttpProblem(413, 'TOO_MANY_SCANS', `${scans.length} scans, at most ${MAX_RECONCILE_SCANS} in one request: send the rest in another`);
+      return database.withTenant(tenantId, (client) => reconcileOffline(client, device, scans, Date.now()));
+    },
+  );
+}
+
+/** A token speaks for its own device and no other, known or not. */
+function checkDevice(own: string, named: string): void {
+  if (named !== own) throw new HttpProblem(403, 'OTHER_DEVICE', `Device not found under this identity: this token is ${own}'s, not ${named}'s`);
+}

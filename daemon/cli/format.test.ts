@@ -1,0 +1,27 @@
+import { expect, test, vi } from 'vitest';
+import { CliError, EXIT, print, tellFailure } from './exit-codes.ts';
+import { columns } from './format.ts';
+import { lineWords } from './lane-view.ts';
+
+const EVIL = 'x\x1b[2J\u009b31m\r\ny';
+
+test("S6: a row's, a reader's and a lane's words are shown, never obeyed by a terminal", () => {
+  expect(columns([['1/1', EVIL]])).toBe('1/1  x\\u001b[2J\\u009b31m\\u000d\\ny');
+  expect(lineWords({ at: '2026-05-01T12:00:00.000Z', direction: 'in', kind: 'refused', words: EVIL } as Parameters<typeof lineWords>[0])).toContain(
+    'x\\u001b[2J',
+  );
+  let said = '';
+  const out = vi.spyOn(process.stdout, 'write').mockImplementation((text) => Boolean((said += String(text))));
+  const err = vi.spyOn(process.stderr, 'write').mockImplementation((text) => Boolean((said += String(text))));
+  try {
+    print(false, null, () => EVIL);
+    print(true, { words: EVIL }, () => '');
+    tellFailure(new CliError(EXIT.failed, EVIL, EVIL));
+    tellFailure(new Error(EVIL));
+  } finally {
+    out.mockRestore();
+    err.mockRestore();
+  }
+  expect(said).not.toMatch(/[\0-\x08\x0b-\x1f\x7f-\x9f]/);
+  expect(said.match(/x\\u001b/g)?.length).toBeGreaterThanOrEqual(5);
+});

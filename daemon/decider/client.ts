@@ -1,0 +1,228 @@
+/**
+ * The desk as the loop sees it: a worker that holds store and rules. Every call carries the time, and is answered in order.
+ */
+import type { Worker } from 'node:worker_threads';
+import type { LookupAnswer, PublicKey } from '../../contract/manifest.ts';
+import type { Clock, Decision, Desk, DeskStatus, Fault, Presentation } from '../ports.ts';
+import { askedTickets } from './cloud-answer.ts';
+import type { Question } from './decider.ts';
+import { type DeskThread, stampOf, startDeskWorker } from './early-start.ts';
+import { type DeskCall, type DeskReply, type DeskRequest, type DeskStore, monotonicUs } from './protocol.ts';
+import type { AskedTicket } from './resolve-ticket.ts';
+
+/** Calls that wait for the worker at once; further ones are refused as a fault: the disk has stalled. */
+export const MAX_WAITING_CALLS = 1_000;
+/** For the cloud's answer about an unknown code, in milliseconds; then it is decided without. */
+export const LOOKUP_BUDGET_MS = 300;
+
+export interface DeskOptions {
+  /** Folder of the store, such as /var/lib/stile. Made where it is missing. */
+  readonly path: string;
+  /** `<site>/<gate>`. */
+  readonly gate: string;
+  /** Pinned at enrolment: what manifests, overlays and wanted entries must be signed with. */
+  readonly verifyKeys: readonly PublicKey[];
+  readonly clock: Clock;
+  /** Where the worker starts: `desk-worker.ts`, or the bundle that holds it. */
+  readonly workerUrl?: URL;
+  /** Names the program that runs, exactly: what it checked of a manifest's head it need not check with every start. Absent: it checks every time. */
+  readonly release?: string | null;
+  /** One that was started already (desk-thread.ts), and is this desk's from now on. */
+  readonly thread?: DeskThread;
+  /** Told what no call returns: a database set aside, a manifest that cannot be used, the worker gone. Never holds a code. */
+  readonly notice?: (what: string, detail: string) => void;
+  /** Asks the cloud about a code that no manifest knows, by its refs; null: no answer. Called only for presentations made online. */
+  readonly lookup?: (refs: Question['ask']) => Promise<LookupAnswer['tickets'] | null>;
+  /** A decision waits so long for `lookup`, ms. Default LOOKUP_BUDGET_MS. */
+  readonly lookupBudgetMs?: number;
+}
+
+/** The error of a call that the store refused. */
+export class DeskError extends Error {
+  readonly fault: Fault;
+  readonly code: string;
+  constructor(message: string, code: string, fault: Fault) {
+    super(message);
+    this.name = 'DeskError';
+    this.code = code;
+    this.fault = fault;
+  }
+}
+
+interface Waiting {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: DeskError) => void;
+}
+
+export interface GateDesk extends Desk {
+  /** An answer to an earlier `lookup` that came after its budget: the same guest's next try finds it. Never rejects. */
+  remember(answer: LookupAnswer['tickets']): Promise<void>;
+}
+
+export function createDesk(options: DeskOptions): GateDesk {
+  const { clock, notice = () => {}, lookup, lookupBudgetMs = LOOKUP_BUDGET_MS } = options;
+  const workerUrl = options.workerUrl ?? new URL('./worker.ts', import.meta.url);
+  const waiting = new Map<number, Waiting>();
+  const deciding = new WeakMap<Presentation, number>();
+  /** Presentations given up before their decision was even sent (the cloud was still being asked). */
+  const abandoned = new WeakSet<Presentation>();
+  let worker: Worker | null = null;
+  let lastId = 0;
+  /** The `prepare` that the worker has not done yet. */
+  let preparing: number | null = null;
+
+  const failed = (cause: string): DeskError => {
+    const fault: Fault = {
+      operation: 'ask the desk',
+      cause,
+      hint: 'The gate starts the store again by itself; look at the disk and the journal if this repeats.',
+      healsItself: true,
+    };
+    return new DeskError(`${fault.operation}: ${cause}. ${fault.hint}`, 'DESK_GONE', fault);
+  };
+  const receive = (reply: DeskReply): void => {
+    if ('notice' in reply) {
+      notice(reply.notice, reply.detail);
+      return;
+    }
+    // The answer itself is of use: it wakes this thread's end of the way as well.
+    if (reply.id === preparing) preparing = null;
+    const call = waiting.get(reply.id);
+    waiting.delete(reply.id);
+    if (reply.ok) call?.resolve(reply.value);
+    else call?.reject(new DeskError(reply.error.message, reply.error.code, reply.error.fault));
+  };
+  const gone = (which: Worker, cause: string): void => {
+    if (worker !== which) return;
+    worker = null;
+    preparing = null;
+    for (const call of waiting.values()) call.reject(failed(cause));
+    waiting.clear();
+    notice('ledger', cause);
+  };
+  const store: DeskStore = { path: options.path, gate: options.gate, verifyKeys: options.verifyKeys, release: options.release ?? null };
+  let spare = options.thread ?? null;
+  const start = (): Worker => {
+    const started = spare?.take(receive) ?? startDeskWorker(workerUrl);
+    spare = null;
+    started.on('message', receive);
+    // The error's text could hold anything: its name is enough.
+    started.on('error', (error) => {
+      gone(started, `the desk's worker failed (${(error as Error | null)?.name ?? 'unknown'})`);
+    });
+    started.on('exit', (code) => {
+      gone(started, `the desk's worker ended with ${code}`);
+    });
+    return started;
+  };
+  const post = (to: Worker, call: DeskCall): number => {
+    const request: DeskRequest = {
+      id: ++lastId,
+      call,
+      sentUs: monotonicUs(),
+      stamp: stampOf(clock),
+    };
+    to.postMessage(request);
+    return request.id;
+  };
+  const call = <T>(what: DeskCall, sent: (id: number) => void = () => {}): Promise<T> =>
+    new Promise((resolve, reject) => {
+      if (worker === null) {
+        if (what.name === 'close') {
+          resolve(undefined as T);
+          return;
+        }
+        worker = start();
+        // After a worker that died, the store must be opened before it can answer anything.
+        if (what.name !== 'open') waiting.set(post(worker, { name: 'open', store }), { resolve: () => {}, reject: () => {} });
+      }
+      if (waiting.size >= MAX_WAITING_CALLS) {
+        reject(failed(`${MAX_WAITING_CALLS} calls wait already: the disk has stalled`));
+        return;
+      }
+      const id = post(worker, what);
+      waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      sent(id);
+    });
+
+  const decideWith = (presentation: Presentation, answer?: 'may_ask' | readonly AskedTicket[]): Promise<Decision | Question> =>
+    call({ name: 'decide', presentation, answer }, (id) => {
+      deciding.set(presentation, id);
+      if (abandoned.has(presentation) && worker !== null) post(worker, { name: 'abandon', decision: id });
+    });
+
+  const remember = async (answer: LookupAnswer['tickets']): Promise<void> => {
+    // Without a worker nothing is open, and nobody waits for it.
+    if (worker !== null && answer.length > 0) await call<void>({ name: 'remember', answers: askedTickets(answer) }).catch(() => undefined);
+  };
+
+  return {
+    open: () => call<DeskStatus>({ name: 'open', store }),
+    async close() {
+      const closing = worker;
+      if (closing === null) return;
+      const ended = new Promise<void>((resolve) => {
+        closing.once('exit', () => resolve());
+      });
+      try {
+        await call<void>({ name: 'close' });
+      } catch {
+        // It died meanwhile: there is nothing left to close.
+      }
+      worker = null;
+      await ended;
+    },
+    async decide(presentation) {
+      if (lookup === undefined || !presentation.online) return (await decideWith(presentation)) as Decision;
+      const first = await decideWith(presentation, 'may_ask');
+      if (!('ask' in first)) return first;
+      const asked = lookup(first.ask);
+      const answer = await within(asked, lookupBudgetMs);
+      if (answer === null)
+        asked.then(
+          (late) => {
+            if (late !== null) void remember(late);
+          },
+          () => undefined,
+        );
+      return (await decideWith(presentation, answer === null ? [] : askedTickets(answer))) as Decision;
+    },
+    prepare() {
+      // Where it has something to do already it is awake, and nobody shall wait for a rehearsal.
+      if (worker !== null && preparing === null && waiting.size === 0) preparing = post(worker, { name: 'prepare' });
+    },
+    abandon(presentation) {
+      abandoned.add(presentation);
+      const id = deciding.get(presentation);
+      if (id !== undefined && worker !== null) post(worker, { name: 'abandon', decision: id });
+    },
+    remember,
+    record: (note) => call({ name: 'record', note }),
+    setFireLatch: (latched) => call({ name: 'setFireLatch', latched }),
+    rememberTransaction: (transaction, expiresAtMs) => call({ name: 'rememberTransaction', transaction, expiresAtMs }),
+    nextBatch: (after) => call({ name: 'nextBatch', after }),
+    rows: (after, limit) => call({ name: 'rows', after, limit }),
+    acknowledge: (ack) => call({ name: 'acknowledge', ack }),
+    resend: (from) => call({ name: 'resend', from }),
+    applyPeer: ({ ledger, payload }) => call({ name: 'applyPeer', ledger, payload }),
+    vector: () => call({ name: 'vector' }),
+    caughtUp: () => call({ name: 'caughtUp' }),
+    installManifest: (file, wanted) => call({ name: 'installManifest', file, wanted }),
+    applyOverlay: (payload) => call({ name: 'applyOverlay', payload }),
+    want: (payload) => call({ name: 'want', payload }),
+    status: () => call({ name: 'status' }),
+  };
+}
+
+/** The answer, or null where it fails or takes longer. */
+async function within<T>(answer: Promise<T | null>, budgetMs: number): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), budgetMs);
+  });
+  try {
+    return await Promise.race([answer.catch(() => null), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

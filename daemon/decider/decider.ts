@@ -1,0 +1,510 @@
+/**
+ * Store and rules together: facts, decision, commit. Runs in the desk's worker; every call is answered in order.
+ *
+ * Time comes with each call. A database that turns out damaged is set aside within the call that met it: that call fails with its
+ * fault, the next one finds a new epoch.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
+import { type AckMessage, EntryKey, LedgerEnvelope } from '../../contract/ledger.ts';
+import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
+import { parsePayload } from '../../contract/parse.ts';
+import { admit } from '../../rules/admission.ts';
+import { chooseEvent } from '../../rules/choose.ts';
+import { readCode, recogniseReadings } from '../../rules/code.ts';
+import type { PlaceFacts } from '../../rules/facts.ts';
+import { DEFAULT_POLICY, effectivePolicy, type Policy } from '../../rules/policy.ts';
+import { showTime } from '../../rules/venue-time.ts';
+import { createKeyring, type Keyring } from '../../signing/keyring.ts';
+import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, PeerMessage, Presentation } from '../ports.ts';
+import type { StoredConflict } from '../store/conflicts.ts';
+import { fireLatched, setFireLatch } from '../store/durable-state.ts';
+import { type AppendedRow, parseEntry, type RowBody, type Stamp, type StoredEntry } from '../store/ledger.ts';
+import type { EventManifest, Manifests } from '../store/manifest-store.ts';
+import { setAside } from '../store/quarantine-file.ts';
+import { lockStore, type StoreError, storeError } from '../store/sqlite.ts';
+import { MAX_DIRTY_GRANTS, wholeCovered } from '../store/usage-store.ts';
+import { describeConflict } from './describe-conflict.ts';
+import { createLateAnswers } from './late-answer-cache.ts';
+import { closeOutcomes, decisionBody, freeBytes, noteBody, noteRow, returnedBodies } from './ledger-entries.ts';
+import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy, policiesOf } from './occupancy.ts';
+import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './open-store.ts';
+import { type AskedTicket, type Gathered, gatherFacts } from './resolve-ticket.ts';
+import { createTrustedTime } from './trusted-floor.ts';
+
+/** Rows of the chain checked in one idle step. */
+const VERIFY_STEP_ROWS = 200;
+/** Pages of usage checked in one idle step. */
+const VERIFY_STEP_PAGES = 64;
+/** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
+const MAX_ABANDONABLE = 64;
+/** Conflicts that a status tells of. */
+const MAX_CONFLICTS_TOLD = 20;
+/** Damaged files set aside while the store opens: one of each kind, and one more. */
+const MAX_RECOVERIES_AT_OPEN = 4;
+/** Rows read by people at once. */
+const MAX_ROWS_READ = 500;
+/** Effective policies kept (one a tier and event). */
+const MAX_CACHED_POLICIES = 1_000;
+
+/** A code that is not known here, to be asked of the cloud before it is decided. */
+export interface Question {
+  readonly ask: Gathered['refs'];
+}
+
+/** How long the writer's clock ran on since the stamp was taken, in µs. */
+export type ElapsedUs = () => number;
+
+export interface DeskCore {
+  status(stamp: Stamp): DeskStatus;
+  /** `answer`: undefined: never ask; `may_ask`: a Question may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did not answer). */
+  decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly AskedTicket[]): Decision | Question;
+  abandon(id: number, stamp: Stamp): void;
+  /**
+   * A code is coming: everything that its decision will do is done once for a code that nobody has, without the commit.
+   * What lies cold after a pause is at hand then. Nothing changes, nothing is written; a fault is left to the decision that meets it.
+   */
+  prepare(stamp: Stamp): void;
+  /** The cloud's answer that came after its decision: for the guest's next try. */
+  remember(answers: readonly AskedTicket[], stamp: Stamp): void;
+  record(note: Note, stamp: Stamp): RowPosition;
+  setFireLatch(latched: boolean): void;
+  rememberTransaction(transaction: string, expiresAtMs: number, stamp: Stamp): boolean;
+  nextBatch(after: RowPosition | null): OutboxBatch | null;
+  rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry; readonly conflict?: string }[];
+  acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean };
+  resend(from: RowPosition | null): readonly (readonly [epoch: number, from: number, to: number])[];
+  applyPeer(message: PeerMessage): { readonly applied: number; readonly gap: boolean };
+  vector(): LedgerVector;
+  caughtUp(): void;
+  installManifest(file: string, wanted: unknown, stamp: Stamp): Promise<ManifestResult>;
+  applyOverlay(payload: Uint8Array, stamp: Stamp): ManifestResult;
+  want(payload: Uint8Array, stamp: Stamp): ReturnType<Manifests['want']>;
+  /** After a call that failed with `damaged`: sets the broken file aside and goes on without it. Throws StoreError where even that fails; then try again. */
+  recover(error: StoreError, stamp: Stamp): Promise<void>;
+  /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
+  idle(stamp: Stamp, quiet: boolean): boolean;
+  /** One bounded step of laying out the ledger's log, which no guest shall wait for; false: nothing is left to do. It syncs. Throws StoreError. */
+  layOut(): boolean;
+  close(): void;
+}
+
+const NO_BYTES = new Uint8Array(0);
+/** Of no ticket: a ticket is found by a hash of 128 bits. */
+const rehearsedCode = (): Uint8Array => Buffer.from(`rehearsal-${Math.random()}`);
+
+/** Opens everything; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
+export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Promise<DeskCore> {
+  try {
+    mkdirSync(options.path, { recursive: true, mode: 0o750 });
+  } catch (error) {
+    throw storeError(`make ${options.path}`, error);
+  }
+  const keyring = createKeyring(options.verifyKeys);
+  const latest: Latest = { stamp };
+  const lock = lockStore(join(options.path, 'lock.sqlite'));
+  try {
+    return await deskCore(options, keyring, await openParts(options, keyring, latest), latest, () => lock.close());
+  } catch (error) {
+    lock.close();
+    throw error;
+  }
+}
+
+/** Every step is tried, whatever the others meet: one that was left out would hold its file, and the store could not be opened anew. Throws the first error. */
+function closeAll(steps: readonly (() => void)[]): void {
+  const failed: unknown[] = [];
+  for (const step of steps) {
+    try {
+      step();
+    } catch (error) {
+      failed.push(error);
+    }
+  }
+  if (failed.length > 0) throw failed[0];
+}
+
+async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): Promise<DeskCore> {
+  let parts = opened;
+  let lost = parts.ledger.meta('usage_lost') === '1';
+  /** The files whose usage was last forgotten, by their versions. */
+  let forgotten = '';
+  const policies = new Map<string, Policy>();
+  /** Grants by the id of their decision, for `abandon`. */
+  const grants = new Map<number, AppendedRow>();
+  const lateAnswers = createLateAnswers();
+  /** What the last grant was decided by: for a rehearsal, no code is in it. */
+  let granted: Gathered | null = null;
+  /** Grants whose guest was told no: returned before the next decision. */
+  const owed: AppendedRow[] = [];
+
+  /** Who is inside, of the parts as they are now. */
+  const countPeople = () => {
+    const made = createOccupancy({ gate: options.gate, ...parts });
+    for (let left = COUNT_AT_OPEN_TICKETS; left > 0 && made.step(COUNT_STEP_TICKETS); ) left -= COUNT_STEP_TICKETS;
+    return made;
+  };
+  let occupancy = createOccupancy({ gate: options.gate, ...parts });
+  let trustedTime = createTrustedTime(parts.ledger);
+
+  const write = (bodies: readonly RowBody[], stamp: Stamp, also?: () => void): readonly AppendedRow[] => {
+    const rows = parts.ledger.append(bodies, stamp, also);
+    trustedTime.wrote(rows, stamp);
+    for (const { position, entry } of rows) occupancy.taking(options.gate, position[0], [entry], () => parts.usage.applyOwn(position[0], entry));
+    try {
+      parts.ledger.tidy('busy');
+      if (parts.usage.dirty() >= MAX_DIRTY_GRANTS) parts.usage.flush();
+    } catch (error) {
+      // The row is committed and the guest may go: what could not be tidied now is tried again when idle, and its fault dealt with there.
+      options.notice('disk', storeError('tidy up', error).message);
+    }
+    return rows;
+  };
+  const setLost = (value: boolean): void => {
+    if (lost === value) return;
+    parts.ledger.setMeta('usage_lost', value ? '1' : '0');
+    lost = value;
+  };
+
+  const policyOf = (event: EventManifest | null, tier: string | null): Policy => {
+    if (event === null) return DEFAULT_POLICY;
+    const key = `${event.eventId} ${event.file.head.version} ${tier ?? ''}`;
+    const known = policies.get(key);
+    if (known !== undefined) return known;
+    const policy = effectivePolicy(policiesOf(event.file) ?? {}, tier, options.gate);
+    if (policies.size >= MAX_CACHED_POLICIES) policies.clear();
+    policies.set(key, policy);
+    return policy;
+  };
+
+  const described = (conflict: StoredConflict, stamp: Stamp) =>
+    describeConflict(conflict, {
+      gate: options.gate,
+      states: conflict.ticketRef === null ? [] : parts.usage.ofTicket(conflict.ticketRef),
+      timeZone: (conflict.eventId === null ? null : parts.manifests.find(conflict.eventId))?.file.head.time_zone ?? 'UTC',
+      nowMs: stamp.wallMs,
+    });
+
+  const settleOwed = (stamp: Stamp): void => {
+    while (owed[0] !== undefined) {
+      write(returnedBodies(owed[0]), stamp);
+      owed.shift();
+    }
+  };
+
+  const judge = (presentation: Omit<Presentation, 'bytes'>, bytes: Uint8Array, stamp: Stamp, answer: undefined | 'may_ask' | readonly AskedTicket[]) => {
+    const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
+    const place: PlaceFacts = {
+      gate: options.gate,
+      direction: presentation.direction,
+      mode: presentation.mode,
+      nowMs,
+      clockTrusted: stamp.trusted,
+      online: presentation.online,
+      usageComplete: !lost && !parts.usage.gaps(),
+    };
+    const code = readCode(bytes);
+    const gathered = gatherFacts(
+      code.kind === 'code' ? recogniseReadings(code.text) : null,
+      {
+        manifests: parts.manifests,
+        usage: parts.usage,
+        verify: keyring.verifyBytes,
+        keyNowMs: stamp.trusted ? nowMs : null,
+        // Only where the policy asks at all: what may not be asked may not be remembered either.
+        late: (event, ref) => (policyOf(event, null).unknown === 'ask' ? lateAnswers.find(event.eventId, ref, stamp.boottimeMs) : null),
+        inside: occupancy.inside,
+        choose: (tickets) =>
+          chooseEvent(
+            tickets.map((facts) => ({ facts, policy: policyOf(parts.manifests.find(facts.event.eventId), facts.ticket.tier) })),
+            place,
+          ),
+      },
+      typeof answer === 'object' ? answer : null,
+    );
+    const { facts, event } = gathered;
+    const policy = policyOf(event, facts.kind === 'ticket' ? facts.ticket.tier : null);
+    return { nowMs, gathered, policy, place };
+  };
+
+  /** What is broken may not even close: it is left as it is. */
+  const closeParts = (): void => {
+    for (const close of [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()]) {
+      try {
+        close();
+      } catch {
+        // What was in memory is read again from the ledger, or fetched.
+      }
+    }
+  };
+
+  const core: DeskCore = {
+    status(stamp) {
+      latest.stamp = stamp;
+      const { ledger, outbox, standing, usage, manifests } = parts;
+      const resentRows = outbox.owedRows(stamp.boottimeMs);
+      return {
+        resentRows,
+        epoch: ledger.epoch(),
+        lastSeq: ledger.lastSeq(),
+        backlog: outbox.backlog(),
+        backlogOldestMs: outbox.oldestMs(),
+        usageComplete: !lost && !usage.gaps(),
+        manifests: manifests.current().map(({ eventId, file, overlayVersion }) => ({
+          eventId,
+          version: file.head.version,
+          overlayVersion,
+          generatedAtMs: file.generatedAtMs,
+          expiresAtMs: file.expiresAtMs,
+          tickets: file.head.ticket_count,
+        })),
+        modes: standing.modes(stamp.wallMs),
+        fireLatched: fireLatched(options.path),
+        totals: { ...usage.totals() },
+        conflicts: { standing: usage.conflicts.standing(), newest: usage.conflicts.newest(MAX_CONFLICTS_TOLD).map((one) => described(one, stamp)) },
+        diskFreeBytes: freeBytes(options.path),
+        lastRowMs: trustedTime.lastRowMs(),
+      };
+    },
+    decide(id, presentation, stamp, elapsedUs, answer) {
+      const startUs = elapsedUs();
+      settleOwed(stamp);
+      const { nowMs, gathered, policy, place } = judge(presentation, presentation.bytes, stamp, answer);
+      const { facts } = gathered;
+      const foundUs = elapsedUs();
+      if (answer === 'may_ask' && facts.kind === 'unknown' && policy.unknown === 'ask' && gathered.refs.length > 0) return { ask: gathered.refs };
+      const verdict = admit(facts, policy, place);
+      const decidedUs = elapsedUs();
+      const seen = parts.usage.seenSince();
+      const latencyUs = Math.max(0, Math.round((stamp.boottimeMs - presentation.lastByteMs) * 1000 + decidedUs));
+      const [row] = write([decisionBody(verdict, gathered, presentation, latencyUs, seen.changed)], stamp) as [AppendedRow];
+      if (verdict.kind === 'grant') {
+        seen.confirm();
+        granted = gathered;
+        grants.set(id, row);
+        if (grants.size > MAX_ABANDONABLE) grants.delete(grants.keys().next().value as number);
+      }
+      const ticket = facts.kind === 'ticket' ? facts.ticket : null;
+      return {
+        verdict,
+        row: row.position,
+        eventId: ticket?.eventId ?? null,
+        ticketId: ticket?.ticketId ?? null,
+        ticketRef: ticket?.ticketRef ?? null,
+        medium: facts.kind === 'ticket' ? facts.medium : 'opaque',
+        ...(facts.kind !== 'ticket' || verdict.kind !== 'grant' || verdict.lastEntryMs === null
+          ? {}
+          : { lastEntry: showTime(verdict.lastEntryMs, nowMs, facts.event.timeZone) }),
+        stages: { lookup_us: Math.round(foundUs - startUs), decision_us: Math.round(decidedUs - foundUs), commit_us: Math.round(elapsedUs() - decidedUs) },
+      };
+    },
+    prepare(stamp) {
+      const { ticket } = granted?.facts.kind === 'ticket' ? granted.facts : { ticket: null };
+      const presentation = { direction: 'in', reader: '', mode: 'controlled', atMs: stamp.boottimeMs, lastByteMs: stamp.boottimeMs, online: false } as const;
+      try {
+        const { gathered, policy, place } = judge(presentation, rehearsedCode(), stamp, undefined);
+        // As the last grant was, because most codes are good ones.
+        if (ticket !== null) {
+          parts.manifests.find(ticket.eventId)?.file.find(Buffer.from(ticket.ticketRef, 'hex'));
+          parts.usage.ofTicket(ticket.ticketRef);
+        }
+        const known = granted ?? gathered;
+        const verdict = admit(known.facts, policy, place);
+        parts.ledger.rehearse(decisionBody(verdict, known, { ...presentation, bytes: NO_BYTES }, 0, parts.usage.seenSince().changed), stamp);
+      } catch {
+        // A disk or a database that fails now fails the decision too, and is dealt with there.
+      }
+    },
+    abandon(id, stamp) {
+      const row = grants.get(id);
+      if (row === undefined) return;
+      grants.delete(id);
+      owed.push(row);
+      settleOwed(stamp);
+    },
+    remember(answers, stamp) {
+      lateAnswers.keep(answers, stamp.boottimeMs);
+    },
+    record(note, stamp) {
+      const body = noteRow(parts.ledger, note);
+      const also =
+        note.kind === 'mode'
+          ? () => parts.standing.keepMode(note.direction, note.to, note.until === undefined ? null : Date.parse(note.until), note.from)
+          : undefined;
+      return (write([body], stamp, also)[0] as AppendedRow).position;
+    },
+    setFireLatch(latched) {
+      setFireLatch(options.path, latched);
+    },
+    rememberTransaction: (transaction, expiresAtMs, stamp) => parts.standing.remember(transaction, expiresAtMs, stamp.trusted ? stamp.wallMs : null),
+    nextBatch: (after) => parts.outbox.nextBatch(after),
+    rows(after, limit) {
+      const found: { epoch: number; entry: StoredEntry; conflict?: string }[] = [];
+      const most = Math.min(limit, MAX_ROWS_READ);
+      for (const own of parts.ledger.epochs()) {
+        if (found.length >= most) break;
+        if (after !== null && own.epoch < after[0]) continue;
+        const from = after !== null && own.epoch === after[0] ? Math.max(own.firstSeq, after[1] + 1) : own.firstSeq;
+        for (const row of parts.ledger.read(own.epoch, from, most - found.length)) {
+          const entry = parseEntry(parts.ledger, own.epoch, row);
+          const conflict = entry.kind === 'grant' ? parts.usage.conflicts.on([own.epoch, entry.seq]) : null;
+          found.push({ epoch: own.epoch, entry, ...(conflict === null ? {} : { conflict: described(conflict, latest.stamp).words }) });
+        }
+      }
+      return found;
+    },
+    acknowledge(ack, stamp) {
+      const { ahead, former, highestEpoch, again } = parts.outbox.acknowledge(ack, stamp.boottimeMs);
+      if (ahead) {
+        const epoch = parts.ledger.beginEpoch(highestEpoch, stamp);
+        setLost(true);
+        const detail = `the cloud has rows of this gate that this store has not (a restored card, or a store put back): epoch ${epoch} begins`;
+        write([noteBody('fault', 'ledger', detail)], stamp);
+        options.notice('ledger', detail);
+      } else if (former && parts.ledger.meta('caught_up') === undefined) {
+        setLost(true);
+      }
+      return { backlog: parts.outbox.backlog(), ahead, ...(again ? { again } : {}) };
+    },
+    resend: (from) => parts.outbox.resend(from),
+    applyPeer({ ledger, payload }) {
+      // As the cloud takes it: each row that has a readable key, whatever it says, and whatever stands beside it.
+      const parsed = parsePayload(LedgerEnvelope, payload, MAX_PAYLOAD_BYTES, 'entries');
+      if (!parsed.ok) {
+        options.notice('peer', `a ledger message cannot be read: ${parsed.message}`);
+        return { applied: 0, gap: false };
+      }
+      const { gate, epoch } = parsed.value;
+      if (gate !== ledger) {
+        options.notice('peer', `${ledger}: a ledger message says that it is of ${gate}; it is not believed`);
+        return { applied: 0, gap: false };
+      }
+      const entries = parsed.value.entries.flatMap((entry) => EntryKey.safeParse(entry).data ?? []);
+      if (entries.length < parsed.value.entries.length)
+        options.notice('peer', `${gate}: ${parsed.value.entries.length - entries.length} rows of epoch ${epoch} have no readable seq, kind and hash`);
+      if (entries.length === 0) return { applied: 0, gap: false };
+      const [site] = options.gate.split('/');
+      if (!gate.startsWith(`${site}/`) || (gate === options.gate && epoch >= parts.ledger.epoch())) return { applied: 0, gap: false };
+      return occupancy.taking(gate, epoch, entries, () => parts.usage.applyPeer(gate, epoch, entries));
+    },
+    vector() {
+      const vector = parts.usage.vector();
+      if (!lost) return vector;
+      // Own rows that were lost lie behind the newest epoch: the fetch must begin before them.
+      const { [options.gate]: _newest, ...others } = vector;
+      const former = parts.usage.newestBefore(options.gate, parts.ledger.epoch());
+      return former === null ? others : { ...others, [options.gate]: [...former] };
+    },
+    caughtUp() {
+      parts.usage.excuse();
+      parts.usage.flush();
+      // What came with it must be on the disk before the ledger says that it is: rows of this gate's own former epochs have no place of their
+      // own from which a power cut could be told.
+      if (lost || parts.ledger.meta('caught_up') !== '1') parts.usage.settle();
+      parts.ledger.setMeta('caught_up', '1');
+      setLost(false);
+    },
+    async installManifest(file, wanted, stamp) {
+      latest.stamp = stamp;
+      const result = await parts.manifests.install(file, wanted);
+      policies.clear();
+      // What was answered before may not be true any more: the cloud is asked again.
+      lateAnswers.clear();
+      if (parts.ledger.meta('usage_lost') === '1') lost = true;
+      return result;
+    },
+    applyOverlay(payload, stamp) {
+      latest.stamp = stamp;
+      lateAnswers.clear();
+      return parts.manifests.applyOverlay(payload);
+    },
+    want(payload, stamp) {
+      latest.stamp = stamp;
+      return parts.manifests.want(payload);
+    },
+    idle(stamp, quiet) {
+      const { ledger, outbox, usage, manifests } = parts;
+      // Between a guest and the passage nothing is written that the ledger could tell again: the two are one write, when nobody is at the lane.
+      if (usage.dirty() > 0 && (quiet || usage.holdsOthers())) {
+        usage.flush();
+        return true;
+      }
+      if (occupancy.step(COUNT_STEP_TICKETS)) return true;
+      if (ledger.verifySome(VERIFY_STEP_ROWS) || usage.verifySome(VERIFY_STEP_PAGES) || manifests.checkSome()) return true;
+      if (!quiet) return false;
+      outbox.flush();
+      trustedTime.keep(false);
+      const keeps = manifests.keeps();
+      if (
+        outbox.prune(
+          stamp.trusted ? stamp.wallMs : null,
+          keeps.map((keep) => keep.upto),
+        )
+      )
+        return true;
+      const versions = manifests
+        .current()
+        .map(({ file }) => `${file.path}`)
+        .join(' ');
+      if (versions !== forgotten) {
+        const more = usage.forget(
+          (state) =>
+            keeps.some((keep) => keep.eventId === state.eventId) && keeps.every((keep) => keep.eventId !== state.eventId || wholeCovered(keep.upto, state)),
+        );
+        if (!more) forgotten = versions;
+        return true;
+      }
+      manifests.rememberHeads();
+      ledger.tidy('idle');
+      usage.tidy('idle');
+      usage.settle();
+      return false;
+    },
+    layOut: () => parts.ledger.layOut(),
+    async recover(error, stamp) {
+      latest.stamp = stamp;
+      if (error.file === 'manifest') {
+        if (error.path !== null) parts.manifests.setAside(error.path, stamp.wallMs);
+        policies.clear();
+        return;
+      }
+      // First, so that a power cut cannot leave usage empty and nobody told.
+      if (error.file === 'usage') parts.ledger.setMeta('usage_lost', '1');
+      closeParts();
+      if (error.file === 'usage') {
+        const aside = setAside(join(options.path, 'usage.sqlite'), stamp.wallMs);
+        options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
+        parts = await openParts(options, keyring, latest);
+      } else {
+        parts = await rebuild(options, keyring, latest, error);
+      }
+      lost = parts.ledger.meta('usage_lost') === '1';
+      occupancy = countPeople();
+      trustedTime = createTrustedTime(parts.ledger);
+      policies.clear();
+      grants.clear();
+    },
+    close() {
+      const { outbox, usage, manifests, ledger } = parts;
+      const tidy = [() => outbox.flush(), () => trustedTime.keep(true), () => usage.close(), () => manifests.rememberHeads(), () => ledger.tidy('idle')];
+      closeAll([...tidy, () => manifests.close(), () => ledger.close(), unlock]);
+    },
+  };
+  // Some damage shows only when what is there is looked through: it is set aside like any other, each file once.
+  for (let left = MAX_RECOVERIES_AT_OPEN, damage: StoreError | null = null; ; left--) {
+    try {
+      if (damage !== null) await core.recover(damage, latest.stamp);
+      occupancy = countPeople();
+      closeOutcomes(parts.ledger, write, latest.stamp);
+      return core;
+    } catch (error) {
+      const known = storeError('open the store', error);
+      if (!known.damaged || left === 0) {
+        closeParts();
+        throw error;
+      }
+      damage = known;
+    }
+  }
+}

@@ -1,0 +1,152 @@
+/**
+ * What people watch: the lane as it is now, and the last decisions in words. Plain data, for the console tools and the
+ * demo's screen. Never a code: a ticket is named by its ref.
+ */
+import type { Direction, RowPosition } from '../../contract/ids.ts';
+import type { Mode } from '../../contract/ledger.ts';
+import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
+import type { Reason } from '../../contract/reasons.ts';
+import type { Lamps, Signal } from '../lane/signals.ts';
+import type { DeskStatus, GrantConflict } from '../ports.ts';
+import type { Timers } from '../timers.ts';
+
+/** What a guest was told, and why. */
+export interface ShownDecision {
+  /** Rises by one with each, from 1. */
+  readonly n: number;
+  readonly wallMs: number;
+  readonly direction: Direction;
+  readonly reader: string | null;
+  /** `exit_unmatched`: let out all the same. */
+  readonly outcome: 'grant' | 'refusal' | 'exit_unmatched' | 'override';
+  readonly reason: Reason | null;
+  /** "admitted", "already used at 18:02, gate north-03". */
+  readonly words: string;
+  readonly eventId: string | null;
+  readonly ticketId: string | null;
+  readonly ticketRef: string | null;
+  readonly units: number;
+  readonly flags: readonly string[];
+  readonly row: RowPosition | null;
+  /** Last byte of the code → verdict in the loop, release driven. µs; null: no code. */
+  readonly latencyUs: number | null;
+  readonly stages: { readonly lookup_us: number; readonly decision_us: number; readonly commit_us: number } | null;
+}
+
+export interface DirectionView {
+  readonly mode: Mode;
+  /** Waits for who is under way. */
+  readonly pendingMode: Mode | null;
+  readonly untilWallMs: number | null;
+  readonly signal: Signal;
+  readonly lamps: Lamps;
+  /** The release output is driven. */
+  readonly released: boolean;
+  /** Of the open grant: which unit of how many. */
+  readonly grant: { readonly unit: number; readonly units: number; readonly phase: 'released' | 'grace' | 'passing' } | null;
+  readonly deciding: boolean;
+}
+
+export interface ActiveAlert {
+  readonly id: AlertId;
+  readonly severity: Severity;
+  readonly message: string;
+  readonly sinceWallMs: number;
+}
+
+export interface GateSnapshot {
+  readonly gate: string;
+  readonly wallMs: number;
+  readonly in: DirectionView;
+  readonly out: DirectionView;
+  readonly buzzer: boolean;
+  readonly fire: { readonly asserted: boolean; readonly latched: boolean };
+  readonly tamper: boolean;
+  readonly online: boolean;
+  readonly diskOk: boolean;
+  readonly boardOk: boolean;
+  readonly readers: readonly { readonly name: string; readonly direction: Direction; readonly ok: boolean }[];
+  /** As last heard of the desk (every few seconds); null before it opened. */
+  readonly desk: DeskStatus | null;
+  readonly pendingNotes: number;
+  readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
+  /** Codes that no decision was asked for, since the start. */
+  readonly notTaken: Readonly<Record<NotTaken, number>>;
+  readonly alerts: readonly ActiveAlert[];
+  /** Newest last. */
+  readonly decisions: readonly ShownDecision[];
+}
+
+export type GateEvent =
+  | { readonly kind: 'snapshot'; readonly snapshot: GateSnapshot }
+  | { readonly kind: 'decision'; readonly decision: ShownDecision }
+  | { readonly kind: 'conflict'; readonly conflict: GrantConflict };
+
+/** Decisions kept for whoever begins to watch. */
+export const MAX_DECISIONS_SHOWN = 20;
+/** Watchers at once; a further one is refused. */
+export const MAX_WATCHERS = 32;
+/** Changes within this are one snapshot, ms. */
+const COALESCE_MS = 40;
+
+export interface Watch {
+  /** Gives the present snapshot at once, then every change. Throws where MAX_WATCHERS watch already. Returns the end of it. */
+  subscribe(listener: (event: GateEvent) => void): () => void;
+  changed(): void;
+  decided(decision: Omit<ShownDecision, 'n'>): void;
+  conflict(conflict: GrantConflict): void;
+  decisions(): readonly ShownDecision[];
+  close(): void;
+}
+
+/** `failed`: a listener threw; it is taken off. */
+export function createWatch(options: { readonly snapshot: () => GateSnapshot; readonly timers: Timers; readonly failed: (error: unknown) => void }): Watch {
+  const listeners = new Set<(event: GateEvent) => void>();
+  const last: ShownDecision[] = [];
+  let count = 0;
+  let soon: { cancel(): void } | null = null;
+
+  function tell(event: GateEvent): void {
+    for (const listener of [...listeners]) {
+      try {
+        listener(event);
+      } catch (error) {
+        listeners.delete(listener);
+        options.failed(error);
+      }
+    }
+  }
+
+  return {
+    subscribe(listener) {
+      if (listeners.size >= MAX_WATCHERS) throw new Error(`${MAX_WATCHERS} watch this gate already: close one of them`);
+      listeners.add(listener);
+      listener({ kind: 'snapshot', snapshot: options.snapshot() });
+      return () => void listeners.delete(listener);
+    },
+    changed() {
+      if (listeners.size === 0 || soon !== null) return;
+      soon = options.timers.after(COALESCE_MS, () => {
+        soon = null;
+        tell({ kind: 'snapshot', snapshot: options.snapshot() });
+      });
+    },
+    decided(decision) {
+      count += 1;
+      const numbered = { n: count, ...decision };
+      last.push(numbered);
+      if (last.length > MAX_DECISIONS_SHOWN) last.shift();
+      tell({ kind: 'decision', decision: numbered });
+      this.changed();
+    },
+    conflict(conflict) {
+      tell({ kind: 'conflict', conflict });
+      this.changed();
+    },
+    decisions: () => [...last],
+    close() {
+      soon?.cancel();
+      listeners.clear();
+    },
+  };
+}

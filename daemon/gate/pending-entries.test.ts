@@ -1,0 +1,104 @@
+import { expect, test } from 'vitest';
+import type { RowPosition } from '../../contract/ids.ts';
+import type { LaneNote } from '../lane/types.ts';
+import type { Note } from '../ports.ts';
+import type { Timers } from '../timers.ts';
+import { createNotes, MAX_PENDING_NOTES } from './pending-entries.ts';
+
+/** A ledger that fails while told to, and timers that run when told to. */
+function createDisk() {
+  const disk = { fails: false, tries: 0, rows: [] as Note[], faults: 0, waiting: [] as (() => void)[] };
+  const timers: Timers = {
+    after(_, run) {
+      disk.waiting.push(run);
+      return { cancel: () => void disk.waiting.splice(disk.waiting.indexOf(run), 1) };
+    },
+  };
+  const notes = createNotes({
+    timers,
+    written: () => undefined,
+    failed: () => void (disk.faults += 1),
+    async record(note): Promise<RowPosition> {
+      disk.tries += 1;
+      if (disk.fails) throw new Error('disk full');
+      disk.rows.push(note);
+      return [1, disk.rows.length];
+    },
+  });
+  const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
+  return {
+    disk,
+    notes,
+    settle,
+    async later() {
+      for (const run of disk.waiting.splice(0)) run();
+      await settle();
+    },
+  };
+}
+const alarm = (what: string): LaneNote => ({ kind: 'alarm', what, detail: '' });
+const passed = (override: number): LaneNote => ({ kind: 'passage', of: { override }, direction: 'in', unit: 1, outcome: 'passed' });
+const open: LaneNote = { kind: 'override', actor: 'button', action: 'open', reason: 'staff button', direction: 'in', units: 1 };
+const names = (rows: readonly Note[]) => rows.map((note) => ('what' in note ? note.what : note.kind));
+
+test('nothing is written before the desk is open; then all in order, a passage pointing at its override', async () => {
+  const { disk, notes, settle } = createDisk();
+  void notes.add(alarm('a'));
+  void notes.add(open, 1);
+  void notes.add(passed(1));
+  await settle();
+  expect([disk.tries, notes.pending()]).toEqual([0, 3]);
+  notes.start();
+  await settle();
+  expect([names(disk.rows), disk.rows[2]]).toEqual([
+    ['a', 'override', 'passage'],
+    { kind: 'passage', of: [1, 2], direction: 'in', unit: 1, outcome: 'passed' },
+  ]);
+});
+
+test('a disk that fails is tried by one note at a time; when it works all are written, in order', async () => {
+  const { disk, notes, settle, later } = createDisk();
+  notes.start();
+  disk.fails = true;
+  for (const what of ['a', 'b', 'c']) void notes.add(alarm(what));
+  await settle();
+  const first = disk.tries;
+  await later();
+  await later();
+  void notes.add(alarm('d'));
+  await settle();
+  expect([disk.tries - first, disk.rows, notes.pending()]).toEqual([2, [], 4]);
+  disk.fails = false;
+  await later();
+  await settle();
+  expect([names(disk.rows), notes.pending(), disk.faults > 0]).toEqual([['a', 'b', 'c', 'd'], 0, true]);
+});
+
+test('flush answers when all is written, or that it is late', async () => {
+  const { disk, notes, settle, later } = createDisk();
+  notes.start();
+  disk.fails = true;
+  void notes.add(alarm('a'));
+  await settle();
+  const late = notes.flush(2_000);
+  await later();
+  expect(await late).toBe(false);
+  disk.fails = false;
+  await later();
+  expect(await notes.flush(2_000)).toBe(true);
+});
+
+test('beyond the bound what matters least gives way, and a row says how many', async () => {
+  const { disk, notes, settle, later } = createDisk();
+  disk.fails = true;
+  void notes.add(alarm('least'));
+  void notes.add({ kind: 'passage', of: null, direction: 'in', unit: null, outcome: 'free' });
+  for (let index = 0; index < MAX_PENDING_NOTES; index += 1) void notes.add(open, index);
+  expect([notes.pending(), notes.dropped()]).toEqual([MAX_PENDING_NOTES, 2]);
+  disk.fails = false;
+  notes.start();
+  await settle();
+  await later();
+  await settle();
+  expect([names(disk.rows).filter((name) => name !== 'override'), disk.rows.length]).toEqual([['notes_lost'], MAX_PENDING_NOTES + 1]);
+});

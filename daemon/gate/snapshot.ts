@@ -1,0 +1,105 @@
+/** The gate as it is now, made of its parts: for people (a snapshot) and for charts (health). */
+import type { Direction } from '../../contract/ids.ts';
+import type { HealthMessage } from '../../contract/messages.ts';
+import { effectiveMode, type LaneState } from '../lane/types.ts';
+import type { Clock, DeskStatus, Reader, Uplink } from '../ports.ts';
+import type { ActiveAlert, DirectionView, GateSnapshot, ShownDecision } from './live-feed.ts';
+import type { Outputs } from './outputs.ts';
+
+/** What only the process knows of itself, for `health`. */
+export interface HostHealth {
+  readonly rss_mb: number;
+  readonly uptime_s: number;
+  readonly cpu_temp_c?: number;
+  readonly under_voltage?: 0 | 1;
+}
+
+/** The parts that a report looks at. */
+export interface Reported {
+  readonly gate: string;
+  readonly clock: Clock;
+  readonly uplink: Pick<Uplink, 'online'>;
+  readonly readers: readonly Reader[];
+  readonly outputs: Outputs;
+  readonly lane: LaneState;
+  readonly boardOk: boolean;
+  readonly desk: DeskStatus | null;
+  readonly pendingNotes: number;
+  readonly totals: GateSnapshot['totals'];
+  readonly notTaken: GateSnapshot['notTaken'];
+  readonly alerts: readonly ActiveAlert[];
+  readonly decisions: readonly ShownDecision[];
+}
+
+export function snapshotOf(from: Reported): GateSnapshot {
+  const { gate, clock, uplink, readers, outputs, lane, boardOk, desk, pendingNotes, totals, notTaken, alerts, decisions } = from;
+  return {
+    gate,
+    wallMs: clock.wallMs(),
+    in: viewOf(from, 'in'),
+    out: viewOf(from, 'out'),
+    buzzer: outputs.level('buzzer'),
+    fire: { ...lane.fire },
+    tamper: lane.tamper,
+    online: uplink.online(),
+    diskOk: lane.diskOk,
+    boardOk,
+    readers: readers.map((reader) => ({ name: reader.name, direction: reader.direction, ok: reader.ok() })),
+    desk,
+    pendingNotes,
+    totals,
+    notTaken,
+    alerts,
+    decisions,
+  };
+}
+
+function viewOf({ lane, outputs }: Reported, direction: Direction): DirectionView {
+  const { pendingMode, untilWallMs, signal, grant, deciding } = lane[direction];
+  return {
+    mode: effectiveMode(lane, direction),
+    pendingMode: pendingMode?.mode ?? null,
+    untilWallMs,
+    signal,
+    lamps: outputs.lamps()[direction],
+    released: outputs.level(`release_${direction}`),
+    grant: grant === null ? null : { unit: grant.unit, units: grant.units, phase: grant.phase },
+    deciding: deciding !== null,
+  };
+}
+
+/** `lagMs`: the longest that the loop was late since the last report. */
+export function healthOf({ clock, readers, lane, boardOk, desk, totals }: Reported, host: HostHealth, lagMs: number): Omit<HealthMessage, 'schema'> {
+  const offset = clock.offset();
+  const manifest = newestManifest(desk);
+  const [mode, modeOut] = [effectiveMode(lane, 'in'), effectiveMode(lane, 'out')];
+  return {
+    ...host,
+    loop_lag_ms: Math.max(0, Math.round(lagMs)),
+    disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
+    clock_trusted: clock.trusted() ? 1 : 0,
+    ...(offset === null ? {} : { clock_offset_ms: offset.offsetMs, clock_bound_ms: offset.boundMs }),
+    backlog: desk?.backlog ?? 0,
+    backlog_oldest_s: desk?.backlogOldestMs == null ? 0 : secondsSince(clock, desk.backlogOldestMs),
+    manifest_version: manifest?.version ?? 0,
+    manifest_age_s: manifest === null ? 0 : secondsSince(clock, manifest.generatedAtMs),
+    reader_ok: readers.every((reader) => reader.ok()) ? 1 : 0,
+    board_ok: boardOk ? 1 : 0,
+    mode,
+    ...(modeOut === mode ? {} : { mode_out: modeOut }),
+    admissions_total: totals.admissions,
+    refusals_total: totals.refusals,
+    passages_total: totals.passages,
+  };
+}
+
+function newestManifest(desk: DeskStatus | null): DeskStatus['manifests'][number] | null {
+  return (desk?.manifests ?? []).reduce<DeskStatus['manifests'][number] | null>(
+    (newest, one) => (newest === null || one.generatedAtMs > newest.generatedAtMs ? one : newest),
+    null,
+  );
+}
+
+function secondsSince(clock: Clock, wallMs: number): number {
+  return Math.max(0, Math.round((clock.wallMs() - wallMs) / 1_000));
+}

@@ -1,0 +1,663 @@
+import { expect, test } from 'vitest';
+import { effectiveMode, openRefusal } from './state-machine.ts';
+import { createLaneWorld, type LaneWorld, WORLD_WALL_MS } from './testing/lane-harness.ts';
+import type { LaneEffect, LaneNote } from './types.ts';
+
+/** Passages and refusals as short words: "passed 1 of 1/7". */
+const words = (notes: readonly LaneNote[]) =>
+  notes.map((note) => {
+    if (note.kind === 'passage')
+      return `${note.outcome}${note.unit === null ? '' : ` ${note.unit}`}${note.of === null ? '' : 'row' in note.of ? ` of ${note.of.row.join('/')}` : ` of override ${note.of.override}`}`;
+    if (note.kind === 'refusal') return `refused ${note.reason}`;
+    if (note.kind === 'mode') return `${note.direction} ${note.from} → ${note.to} by ${note.actor}`;
+    if (note.kind === 'override') return `override ${note.action} by ${note.actor}`;
+    if (note.kind === 'exit_unmatched') return `exit unmatched ${note.reason}`;
+    return `${note.kind} ${note.what}`;
+  });
+const kinds = (effects: readonly LaneEffect[]) => effects.map((effect) => effect.kind);
+const dropped = (effects: readonly LaneEffect[]) => effects.flatMap((effect) => (effect.kind === 'drop' ? [effect.shown] : []));
+const signal = (world: LaneWorld, direction: 'in' | 'out' = 'in') => world.state()[direction].signal;
+const alerts = (effects: readonly LaneEffect[]) =>
+  effects.flatMap((effect) => (effect.kind === 'raise' ? [`+${effect.alert}`] : effect.kind === 'clear' ? [`-${effect.alert}`] : []));
+const admit = (world: LaneWorld, code = 'ticket', units = 1) => world.grant(world.show(code).presentation, { units });
+const command = (
+  world: LaneWorld,
+  mode: 'controlled' | 'free' | 'locked' | 'out_of_service',
+  options: { directions?: readonly ('in' | 'out')[]; untilWallMs?: number; exitClosedConfirmed?: boolean } = {},
+) =>
+  world.send({
+    kind: 'mode',
+    directions: options.directions ?? ['in', 'out'],
+    mode,
+    untilWallMs: options.untilWallMs ?? null,
+    actor: 'staff-1',
+    reason: 'test',
+    exitClosedConfirmed: options.exitClosedConfirmed ?? false,
+  });
+const closeExit = (world: LaneWorld) => command(world, 'locked', { directions: ['out'], exitClosedConfirmed: true });
+
+// ---------------------------------------------------------------- grants and passages
+
+test('a code is decided, the committed grant opens by a pulse of its length, the passage makes the admission', () => {
+  const world = createLaneWorld();
+  const { presentation, effects } = world.show('ticket');
+  expect(effects).toContainEqual({ kind: 'decide', direction: 'in', presentation, mode: 'controlled' });
+  expect(world.driven('release_in')).toBe(false);
+  world.grant(presentation);
+  expect([world.driven('release_in'), signal(world)]).toEqual([true, 'granted']);
+  world.wait(199);
+  expect(world.driven('release_in')).toBe(true);
+  world.wait(1);
+  expect(world.driven('release_in')).toBe(false);
+  world.line('passage_in', true);
+  world.wait(400);
+  expect([words(world.notes()), signal(world)]).toEqual([[], 'granted']);
+  world.line('passage_in', false);
+  world.wait(20);
+  expect([words(world.notes()), signal(world), world.timers().size]).toEqual([['passed 1 of 1/1'], 'ready', 0]);
+});
+
+test('nobody comes: locked after the time, returned after the grace, the ticket is told busy meanwhile', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.wait(5_000);
+  expect([words(world.notes()), signal(world)]).toEqual([[], 'ready']);
+  expect(dropped(world.show('ticket').effects)).toEqual(['busy']);
+  world.wait(1_499);
+  expect(words(world.notes())).toEqual([]);
+  world.wait(1);
+  expect(words(world.notes())).toEqual(['returned 1 of 1/1']);
+});
+
+test('a passage that begins within the grace belongs to the grant', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.wait(6_400);
+  world.pass();
+  world.wait(10_000);
+  expect(words(world.notes())).toEqual(['passed 1 of 1/1']);
+});
+
+test('a passage after the return is forced', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.wait(6_501);
+  expect(alerts(world.pass())).toEqual(['+forced']);
+  expect([words(world.notes()), signal(world)]).toEqual([['returned 1 of 1/1', 'forced'], 'alarm']);
+  expect(alerts(world.wait(10_000))).toEqual(['-forced']);
+  expect(signal(world)).toBe('ready');
+});
+
+test('begun and not finished: stuck after its time, counts as used, ends when the line rests', () => {
+  const world = createLaneWorld();
+  admit(world, 'party', 3);
+  world.line('passage_in', true);
+  expect(alerts(world.wait(30_010))).toEqual(['+stuck']);
+  expect([words(world.notes()), signal(world)]).toEqual([['returned 2 of 1/1', 'returned 3 of 1/1', 'stuck 1 of 1/1'], 'alarm']);
+  world.wait(10_000);
+  expect(signal(world)).toBe('closed');
+  expect(dropped(world.show('other').effects)).toEqual(['busy']);
+  world.line('passage_in', false);
+  expect(alerts(world.wait(2_000))).toEqual(['-stuck']);
+  expect([signal(world), words(world.notes()).length]).toEqual(['ready', 3]);
+});
+
+test('stuck ends by a mode command as well', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.line('passage_in', true);
+  world.wait(31_000);
+  expect(alerts(command(world, 'locked'))).toEqual(['-stuck']);
+  expect(effectiveMode(world.state(), 'in')).toBe('locked');
+});
+
+test('a party: one release and one passage a unit, what does not come is returned', () => {
+  const world = createLaneWorld();
+  admit(world, 'party', 3);
+  world.wait(300);
+  world.pass();
+  expect(world.driven('release_in')).toBe(true);
+  world.wait(300);
+  world.pass();
+  world.wait(10_000);
+  expect(words(world.notes())).toEqual(['passed 1 of 1/1', 'passed 2 of 1/1', 'returned 3 of 1/1']);
+});
+
+test('a passage faster than the pulse: the next unit gets a new edge after a gap', () => {
+  const world = createLaneWorld();
+  const { row } = admit(world, 'party', 2);
+  const effects = world.pass('in', 30);
+  const later = world.wait(1_000);
+  expect(effects.filter((effect) => effect.kind === 'write')).toEqual([]);
+  expect([...later].filter((effect) => effect.kind === 'write').map((effect) => (effect as { active: boolean }).active)).toEqual([false, true, false]);
+  expect(words(world.notes())).toEqual([`passed 1 of ${row.join('/')}`]);
+});
+
+test('release hold: held until the passage begins, or the time is up', () => {
+  const world = createLaneWorld({ release: 'hold' });
+  admit(world);
+  world.wait(3_000);
+  expect(world.driven('release_in')).toBe(true);
+  world.line('passage_in', true);
+  world.wait(10);
+  expect(world.driven('release_in')).toBe(false);
+  world.line('passage_in', false);
+  world.wait(1_000);
+  admit(world, 'second');
+  world.wait(4_999);
+  expect(world.driven('release_in')).toBe(true);
+  world.wait(1);
+  expect(world.driven('release_in')).toBe(false);
+});
+
+test('no sensor: the release counts as the passage, one guest at a time', () => {
+  const world = createLaneWorld({ sensor: 'none' });
+  admit(world, 'party', 2);
+  expect(words(world.notes())).toEqual(['passed 1 of 1/1']);
+  expect(dropped(world.show('other').effects)).toEqual(['busy']);
+  world.wait(5_000);
+  expect(words(world.notes())).toEqual(['passed 1 of 1/1', 'passed 2 of 1/1']);
+  world.wait(5_000);
+  expect(kinds(world.show('other').effects)).toContain('decide');
+  expect(words(world.notes()).length).toBe(2);
+});
+
+test('beams: the way in is a, then b; who leans in and goes back is not counted, and may still pass', () => {
+  const world = createLaneWorld({ sensor: 'beams' });
+  admit(world);
+  world.line('beam_a', true);
+  world.wait(300);
+  world.line('beam_a', false);
+  world.wait(1_000);
+  expect(words(world.notes())).toEqual([]);
+  for (const [line, active] of [
+    ['beam_a', true],
+    ['beam_b', true],
+    ['beam_a', false],
+    ['beam_b', false],
+  ] as const) {
+    world.line(line, active);
+    world.wait(100);
+  }
+  expect(words(world.notes())).toEqual(['passed 1 of 1/1']);
+});
+
+test('beams: somebody who only leans in without a grant is not forced', () => {
+  const world = createLaneWorld({ sensor: 'beams' });
+  world.line('beam_b', true);
+  world.wait(300);
+  world.line('beam_b', false);
+  world.wait(1_000);
+  expect([words(world.notes()), signal(world, 'out')]).toEqual([[], 'ready']);
+});
+
+test('a line that is active at start belongs to nobody', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'line', input: 'passage_in', active: true, initial: true });
+  world.line('passage_in', false);
+  world.wait(100);
+  expect([words(world.notes()), signal(world)]).toEqual([[], 'ready']);
+});
+
+test('the two directions do not hinder each other', () => {
+  const world = createLaneWorld();
+  admit(world);
+  const out = world.show('leaving', 'out');
+  expect(kinds(out.effects)).toContain('decide');
+  world.grant(out.presentation, { direction: 'out' });
+  world.pass('out');
+  world.pass('in');
+  expect(words(world.notes())).toEqual(['passed 1 of override 1', 'passed 1 of 1/1']);
+});
+
+test('a vip has a second beep', () => {
+  const world = createLaneWorld();
+  world.grant(world.show('vip').presentation, { attention: true });
+  expect(signal(world)).toBe('granted_attention');
+});
+
+// ---------------------------------------------------------------- codes
+
+test('a refusal is shown for 3 s; the same code within 4 s shows it again and is not asked again', () => {
+  const world = createLaneWorld();
+  world.refuse(world.show('bad').presentation);
+  expect(signal(world)).toBe('refused');
+  world.wait(3_000);
+  expect(signal(world)).toBe('ready');
+  world.wait(900);
+  const again = world.show('bad');
+  expect([dropped(again.effects), signal(world)]).toEqual([['repeat'], 'refused']);
+  expect(again.effects).toContainEqual({ kind: 'signal', direction: 'in', signal: 'refused' });
+  world.wait(5_000);
+  expect(kinds(world.show('bad').effects)).toContain('decide');
+});
+
+test('a refused code that is held before the reader stays one presentation', () => {
+  const world = createLaneWorld();
+  world.refuse(world.show('bad').presentation);
+  for (let second = 0; second < 30; second += 1) {
+    world.wait(1_000);
+    expect(dropped(world.show('bad').effects)).toEqual(['repeat']);
+  }
+});
+
+test('another guest may show a code while red still shows', () => {
+  const world = createLaneWorld();
+  world.refuse(world.show('bad').presentation);
+  world.wait(500);
+  admit(world, 'good');
+  expect([signal(world), world.driven('release_in')]).toEqual(['granted', true]);
+});
+
+test('the granted code held before the reader changes nothing; passed back afterwards it is asked again', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.wait(500);
+  expect(dropped(world.show('ticket').effects)).toEqual(['held']);
+  world.pass();
+  expect(kinds(world.show('ticket').effects)).toContain('decide');
+});
+
+test('while a grant is open another code is told busy and no row is written', () => {
+  const world = createLaneWorld();
+  admit(world);
+  expect(dropped(world.show('next').effects)).toEqual(['busy']);
+  expect([signal(world), words(world.notes())]).toEqual(['busy', []]);
+  world.wait(1_600);
+  expect(signal(world)).toBe('granted');
+});
+
+test('while_open queue: the next code is decided when the lane is idle; a fifth is told busy; too late is dropped', () => {
+  const world = createLaneWorld({ whileOpen: 'queue' });
+  admit(world);
+  const waiting = ['b', 'c', 'd', 'e'].map((code) => world.show(code));
+  expect(waiting.flatMap(({ effects }) => dropped(effects))).toEqual([]);
+  expect(dropped(world.show('b').effects)).toEqual(['held']);
+  expect(dropped(world.show('f').effects)).toEqual(['busy']);
+  world.wait(300);
+  const effects = world.pass();
+  expect(effects).toContainEqual({ kind: 'decide', direction: 'in', presentation: waiting[0]?.presentation, mode: 'controlled' });
+  world.grant(waiting[0]?.presentation ?? 0);
+  world.wait(7_000);
+  expect(world.state().in.deciding?.presentation).toBe(waiting[1]?.presentation);
+  world.grant(waiting[1]?.presentation ?? 0);
+  world.line('passage_in', true);
+  expect(dropped(world.wait(20_000))).toEqual(['busy', 'busy']);
+});
+
+test('locked: refused with a row, once for a code that is held', () => {
+  const world = createLaneWorld();
+  command(world, 'locked');
+  expect(signal(world)).toBe('closed');
+  world.show('ticket');
+  world.wait(1_000);
+  world.show('ticket');
+  expect(words(world.notes())).toEqual(['in controlled → locked by staff-1', 'refused gate_locked']);
+});
+
+test('a garbled frame is refused as unreadable, once while rubbish goes on', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'garbled', direction: 'in' });
+  world.wait(800);
+  world.send({ kind: 'garbled', direction: 'in' });
+  expect([words(world.notes()), signal(world)]).toEqual([['refused unreadable'], 'refused']);
+});
+
+test('a stalled disk: wait after 250 ms, refused with error within 3,000 ms, a late grant opens nothing', () => {
+  const world = createLaneWorld();
+  const { presentation } = world.show('ticket');
+  world.wait(249);
+  expect(signal(world)).toBe('ready');
+  world.wait(1);
+  expect(signal(world)).toBe('working');
+  const effects = world.wait(2_750);
+  expect(effects).toContainEqual({ kind: 'abandon', direction: 'in', presentation, why: 'late' });
+  expect([signal(world), words(world.notes())]).toEqual(['refused', ['refused error']]);
+  expect(world.grant(presentation).effects).toEqual([]);
+  expect(world.driven('release_in')).toBe(false);
+});
+
+test('a desk that fails: refused with error at once', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'decision_failed', direction: 'in', presentation: world.show('ticket').presentation });
+  expect([signal(world), words(world.notes()), world.timers().size]).toEqual(['refused', ['refused error'], 1]);
+});
+
+// ---------------------------------------------------------------- people
+
+test('the staff button opens for one, and its passage points at its override', () => {
+  const world = createLaneWorld();
+  world.line('button', true);
+  world.wait(30);
+  expect(world.driven('release_in')).toBe(true);
+  world.line('button', false);
+  world.wait(100);
+  world.pass();
+  expect(words(world.notes())).toEqual(['override open by button', 'passed 1 of override 1']);
+});
+
+test('the button does not wait for a stalled decision, which is given up', () => {
+  const world = createLaneWorld();
+  const { presentation } = world.show('ticket');
+  world.wait(1_000);
+  world.line('button', true);
+  const effects = world.wait(30);
+  expect(effects).toContainEqual({ kind: 'abandon', direction: 'in', presentation, why: 'overruled' });
+  expect(world.driven('release_in')).toBe(true);
+});
+
+test('the button: nothing inwards while somebody passes; chatter is no press; it works in every mode', () => {
+  const world = createLaneWorld();
+  world.line('button', true);
+  world.wait(5);
+  world.line('button', false);
+  world.wait(100);
+  admit(world);
+  world.line('button', true);
+  world.wait(100);
+  world.line('button', false);
+  world.wait(10_000);
+  expect(words(world.notes()).filter((note) => note.startsWith('override'))).toEqual([]);
+  for (const mode of ['locked', 'out_of_service'] as const) {
+    command(world, mode);
+    world.line('button', true);
+    world.wait(100);
+    expect([mode, world.driven('release_in')]).toEqual([mode, true]);
+    world.line('button', false);
+    world.pass();
+    world.wait(1_000);
+    expect([effectiveMode(world.state(), 'in'), signal(world)]).toEqual([mode, 'closed']);
+  }
+  expect(words(world.notes()).filter((note) => note.startsWith('override'))).toHaveLength(2);
+});
+
+test('an opening by an operator: its row first; if the lane was taken meanwhile its units are returned', () => {
+  const world = createLaneWorld();
+  expect(openRefusal(world.state(), 'in')).toBe(null);
+  world.send({ kind: 'open', direction: 'in', units: 2, row: [1, 90] });
+  expect(world.driven('release_in')).toBe(true);
+  world.send({ kind: 'open', direction: 'in', units: 1, row: [1, 91] });
+  expect(words(world.notes())).toEqual(['returned 1 of 1/91']);
+  expect(openRefusal(world.state(), 'in')).toContain('somebody is passing');
+});
+
+// ---------------------------------------------------------------- modes
+
+test('free by repulse: a new edge after each passage and each expiry, passages counted, codes not asked', () => {
+  const world = createLaneWorld();
+  command(world, 'free', { directions: ['in'] });
+  const pulses = (effects: readonly LaneEffect[]) => effects.filter((effect) => effect.kind === 'write' && effect.active).length;
+  expect([world.driven('release_in'), world.driven('release_out'), signal(world)]).toEqual([true, false, 'free']);
+  world.wait(300);
+  expect([world.driven('release_in'), pulses(world.pass()), pulses(world.wait(5_100))]).toEqual([false, 1, 1]);
+  expect(dropped(world.show('ticket').effects)).toEqual(['open']);
+  expect(words(world.notes())).toEqual(['in controlled → free by staff-1', 'free']);
+  command(world, 'controlled');
+  expect([...world.timers().keys()].filter((timer) => timer.startsWith('repulse'))).toEqual([]);
+});
+
+test("free by repulse, closed: no new edge for who passes last, and who uses the turnstile's own time is not forced", () => {
+  const world = createLaneWorld();
+  command(world, 'free', { directions: ['in'] });
+  world.wait(300);
+  world.line('passage_in', true);
+  world.wait(300);
+  command(world, 'locked', { directions: ['in'] });
+  world.line('passage_in', false);
+  const effects = world.wait(100);
+  expect([effects.filter((effect) => effect.kind === 'write' && effect.active), effectiveMode(world.state(), 'in')]).toEqual([[], 'locked']);
+  world.wait(1_000);
+  world.pass();
+  world.wait(5_000);
+  world.pass();
+  expect(words(world.notes()).filter((word) => !word.includes('→'))).toEqual(['free', 'free', 'forced']);
+});
+
+test('free by hold: held all the time', () => {
+  const world = createLaneWorld({ freeBy: 'hold' });
+  command(world, 'free');
+  world.wait(20_000);
+  world.pass();
+  expect(world.driven('release_in')).toBe(true);
+  command(world, 'locked');
+  expect(world.driven('release_in')).toBe(false);
+});
+
+test('locked waits for an open grant; no new guest meanwhile', () => {
+  const world = createLaneWorld();
+  admit(world);
+  command(world, 'locked');
+  closeExit(world);
+  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.state().in.pendingMode?.mode]).toEqual([
+    'controlled',
+    'locked',
+    'locked',
+  ]);
+  expect(dropped(world.show('next').effects)).toEqual(['busy']);
+  world.pass();
+  expect([effectiveMode(world.state(), 'in'), world.driven('stop')]).toEqual(['locked', true]);
+});
+
+test('free while a grant is open: the grant keeps its passage', () => {
+  const world = createLaneWorld({ freeBy: 'hold' });
+  admit(world);
+  command(world, 'free', { directions: ['in'] });
+  world.wait(1_000);
+  expect(world.driven('release_in')).toBe(true);
+  world.pass();
+  world.pass();
+  expect(words(world.notes())).toEqual(['in controlled → free by staff-1', 'passed 1 of 1/1', 'free']);
+});
+
+test('a mode with an end goes back to controlled, by the wall clock', () => {
+  const world = createLaneWorld();
+  command(world, 'locked', { untilWallMs: WORLD_WALL_MS + world.nowMs() + 150_000 });
+  world.wait(149_000);
+  expect(effectiveMode(world.state(), 'in')).toBe('locked');
+  world.wait(1_000);
+  expect([effectiveMode(world.state(), 'in'), words(world.notes()).at(-1), world.driven('stop')]).toEqual([
+    'controlled',
+    'in locked → controlled by system',
+    false,
+  ]);
+});
+
+test('what the ledger says at start: no row, a free lane opens, an end that has passed is ended', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'restore', modes: { in: { mode: 'locked', untilWallMs: 5 }, out: { mode: 'free', untilWallMs: null } }, fireLatched: false });
+  expect([world.driven('release_out'), words(world.notes())]).toEqual([true, []]);
+  world.wait(1);
+  expect(words(world.notes())).toEqual(['in locked → controlled by system']);
+});
+
+test('the stop input is held while both directions are closed, and pulsed when nobody came', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.wait(5_000);
+  expect(world.driven('stop')).toBe(true);
+  world.wait(200);
+  expect(world.driven('stop')).toBe(false);
+  world.wait(3_000);
+  command(world, 'locked', { directions: ['in'] });
+  expect(world.driven('stop')).toBe(false);
+  command(world, 'out_of_service', { directions: ['out'] });
+  expect(world.driven('stop')).toBe(false);
+  closeExit(world);
+  expect(world.driven('stop')).toBe(true);
+  command(world, 'controlled');
+  expect(world.driven('stop')).toBe(false);
+});
+
+test('drain: nobody new, who is under way is waited for, then idle once', () => {
+  const world = createLaneWorld();
+  admit(world);
+  expect(kinds(world.send({ kind: 'drain', cancel: false }))).not.toContain('idle');
+  expect(dropped(world.show('next').effects)).toEqual(['busy']);
+  expect(kinds(world.pass()).filter((kind) => kind === 'idle').length).toBe(1);
+  expect(kinds(world.wait(5_000))).not.toContain('idle');
+});
+
+test('stop: what has not begun is returned, what has is unknown, releases return', () => {
+  const world = createLaneWorld({ release: 'hold' });
+  admit(world, 'party', 2);
+  const out = world.show('leaving', 'out');
+  world.grant(out.presentation, { direction: 'out', units: 2 });
+  world.line('passage_out', true);
+  world.wait(10);
+  world.send({ kind: 'stop' });
+  expect(words(world.notes())).toEqual(['returned 1 of 1/1', 'returned 2 of 1/1', 'returned 2 of override 1', 'unknown 1 of override 1']);
+  expect([world.driven('release_in'), world.driven('release_out'), world.timers().size]).toEqual([false, false, 0]);
+  expect(world.show('late').effects).toEqual([]);
+});
+
+// ---------------------------------------------------------------- fire, tamper, conditions
+
+test.each<[string, (world: LaneWorld) => void]>([
+  ['at rest', () => undefined],
+  ['locked', (world) => void command(world, 'locked')],
+  ['out of service', (world) => void command(world, 'out_of_service')],
+  ['free', (world) => void command(world, 'free')],
+  ['deciding', (world) => void world.show('ticket')],
+  ['granted', (world) => void admit(world)],
+  [
+    'in the gap between two edges',
+    (world) => {
+      admit(world, 'party', 2);
+      world.pass('in', 30);
+      world.wait(200);
+    },
+  ],
+  [
+    'in grace',
+    (world) => {
+      admit(world);
+      world.wait(5_500);
+    },
+  ],
+  [
+    'passing',
+    (world) => {
+      admit(world);
+      world.line('passage_in', true);
+      world.wait(10);
+    },
+  ],
+  [
+    'stuck',
+    (world) => {
+      admit(world);
+      world.line('passage_in', true);
+      world.wait(31_000);
+    },
+  ],
+  ['draining', (world) => void world.send({ kind: 'drain', cancel: false })],
+  ['stopped', (world) => void world.send({ kind: 'stop' })],
+])('fire is answered in the same step: %s', (_, prepare) => {
+  const world = createLaneWorld();
+  prepare(world);
+  const effects = world.line('fire', true);
+  expect([world.driven('release_in'), world.driven('release_out'), world.driven('stop')]).toEqual([true, true, false]);
+  expect([signal(world), signal(world, 'out')]).toEqual(['emergency', 'emergency']);
+  expect(effects).toContainEqual({ kind: 'fire_latch', latched: true });
+  expect(alerts(effects)).toContain('+fire');
+});
+
+test('fire is latched until the input clears and somebody resets it; then the mode before holds again', () => {
+  const world = createLaneWorld();
+  command(world, 'locked', { directions: ['in'] });
+  world.line('fire', true);
+  world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'too early' });
+  expect(effectiveMode(world.state(), 'in')).toBe('emergency');
+  world.line('fire', false);
+  world.wait(62_000);
+  expect([effectiveMode(world.state(), 'in'), world.driven('release_in')]).toEqual(['emergency', true]);
+  const effects = world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'drill is over' });
+  expect(effects).toContainEqual({ kind: 'fire_latch', latched: false });
+  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out'), world.driven('release_in'), world.driven('release_out')]).toEqual([
+    'locked',
+    'controlled',
+    false,
+    false,
+  ]);
+  expect(words(world.notes())).toEqual([
+    'in controlled → locked by staff-1',
+    'alarm fire',
+    'in locked → emergency by system',
+    'out controlled → emergency by system',
+    'in emergency → locked by staff-1',
+    'out emergency → controlled by staff-1',
+  ]);
+});
+
+test('in emergency nothing is admitted: an open grant is returned, an awaited one given up, passages are free', () => {
+  const world = createLaneWorld();
+  const asked = world.show('ticket');
+  world.show('leaving', 'out');
+  const effects = world.line('fire', true);
+  expect(effects).toContainEqual({ kind: 'abandon', direction: 'in', presentation: asked.presentation, why: 'overruled' });
+  expect(dropped(world.show('next').effects)).toEqual(['open']);
+  expect(world.grant(asked.presentation).effects).toEqual([]);
+  world.pass('out');
+  expect(words(world.notes()).filter((note) => !note.includes('emergency'))).toEqual(['returned 1 of override 1', 'alarm fire', 'free']);
+});
+
+test('in emergency a turnstile that needs edges gets them, and stays open between', () => {
+  const world = createLaneWorld();
+  world.line('fire', true);
+  const effects = world.wait(5_000);
+  expect(effects.filter((effect) => effect.kind === 'write').length).toBe(2);
+  world.wait(100);
+  expect([world.driven('release_in'), world.driven('release_out')]).toEqual([true, true]);
+});
+
+test('a mode commanded in emergency holds after the reset', () => {
+  const world = createLaneWorld();
+  world.line('fire', true);
+  command(world, 'out_of_service');
+  expect(world.driven('release_in')).toBe(true);
+  world.line('fire', false);
+  world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'over' });
+  expect([effectiveMode(world.state(), 'in'), world.driven('release_in'), world.driven('stop')]).toEqual(['out_of_service', false, false]);
+});
+
+test('the latch from the disk opens at start, without new rows', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'restore', modes: { in: { mode: 'controlled', untilWallMs: null }, out: { mode: 'free', untilWallMs: null } }, fireLatched: true });
+  expect([world.driven('release_in'), world.driven('release_out'), effectiveMode(world.state(), 'in'), words(world.notes())]).toEqual([
+    true,
+    true,
+    'emergency',
+    [],
+  ]);
+});
+
+test('tamper raises an alert and a row; the mode stays', () => {
+  const world = createLaneWorld();
+  world.line('tamper', true);
+  expect(alerts(world.wait(100))).toEqual(['+tamper']);
+  world.line('tamper', false);
+  expect(alerts(world.wait(100))).toEqual(['-tamper']);
+  expect([words(world.notes()), effectiveMode(world.state(), 'in')]).toEqual([['alarm tamper', 'alarm tamper'], 'controlled']);
+});
+
+test('what is missing shows in amber flashes', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'condition', condition: 'manifest', ok: false });
+  expect(signal(world)).toBe('no_manifest');
+  world.send({ kind: 'reader', direction: 'in', ok: false });
+  expect([signal(world), signal(world, 'out')]).toEqual(['no_reader', 'ready']);
+  world.send({ kind: 'condition', condition: 'disk', ok: false });
+  expect(signal(world)).toBe('disk');
+  world.send({ kind: 'condition', condition: 'booted', ok: false });
+  expect(signal(world)).toBe('booting');
+});
+
+test('a step leaves the state that it was given as it was', () => {
+  const world = createLaneWorld();
+  const before = world.state();
+  const copy = structuredClone(before);
+  admit(world);
+  world.line('fire', true);
+  world.wait(100);
+  expect(before).toEqual(copy);
+});

@@ -1,0 +1,159 @@
+/** Desk, uplink and fetching, put together: they know one another only here. What MQTT and HTTP need is loaded after the readers are open. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { InfoMessage, Severity } from '../../contract/messages.ts';
+import { isBundle } from '../../runtime/build-info.ts';
+import type { Config } from '../config/load.ts';
+import { createDesk } from '../decider/client.ts';
+import type { DeskThread } from '../decider/early-start.ts';
+import { deskStore } from '../decider/store-identity.ts';
+import type { GateSync } from '../gate/gate.ts';
+import type { Log, LogLevel } from '../log/log.ts';
+import type { Clock, Desk, Uplink } from '../ports.ts';
+import { createLateUplink, createNoUplink } from './lazy-uplink.ts';
+import type { ManifestSync } from './manifest-sync.ts';
+import type { MqttUplink } from './mqtt-uplink.ts';
+
+export interface Link {
+  readonly desk: Desk;
+  readonly uplink: Uplink;
+  readonly sync: GateSync;
+  /** Ends what is being fetched. The uplink and the desk are the gate's to close. */
+  close(): Promise<void>;
+}
+
+/** Does nothing yet: the gate opens desk and uplink. `info` is asked for when the uplink is loaded. `deskThread`: the desk's worker, where it runs already. */
+export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log, deskThread?: DeskThread): Link {
+  const { mqtt, cloud, gate } = config;
+  const lookupBudgetMs = mqtt?.lookupMs ?? 0;
+  const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
+
+  const uplink: Uplink & { loaded?(): MqttUplink | null } =
+    mqtt === null
+      ? createNoUplink()
+      : createLateUplink(
+          async () => {
+            const { createUplink } = await import('./mqtt-uplink.ts');
+            return createUplink({
+              gate,
+              clock,
+              desk,
+              url: mqtt.url,
+              ca: bytes(mqtt.ca),
+              cert: bytes(mqtt.cert),
+              key: bytes(mqtt.key),
+              username: mqtt.username ?? undefined,
+              password: secret(mqtt.passwordFile),
+              info: info(),
+              log: linkLog,
+              peersDropped: () => void sync.gap(),
+              lateAnswer: ({ tickets }) => void desk.remember(tickets),
+            });
+          },
+          (error) => log.error('the uplink could not be loaded: the gate works alone', { error }),
+        );
+
+  const desk = createDesk({
+    ...deskStore(config),
+    clock,
+    ...(isBundle() ? { workerUrl: new URL('./stile-desk.mjs', import.meta.url) } : {}),
+    ...(deskThread === undefined ? {} : { thread: deskThread }),
+    notice: (what, detail) => log.warn('the store says', { what, detail }),
+    ...(lookupBudgetMs === 0 ? {} : { lookupBudgetMs, lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], lookupBudgetMs))?.tickets ?? null }),
+  });
+
+  let fetching: Promise<ManifestSync> | null = null;
+  let changed: () => void = () => undefined;
+  let problem: string | null = null;
+  // One alert says how it is with the tickets, and the gate words it: what stands here, what is too old, and why no other was fetched.
+  const problems = {
+    raise: (_alert: 'manifest', _severity: Severity, message: string) => {
+      problem = message;
+      changed();
+    },
+    clear: () => {
+      problem = null;
+      changed();
+    },
+  };
+  const load = async (): Promise<ManifestSync> => {
+    const [{ createManifestSync }, { createCloudClient }] = await Promise.all([import('./manifest-sync.ts'), import('./cloud-client.ts')]);
+    const { url, ca, tokenFile } = cloud as NonNullable<Config['cloud']>;
+    const client = createCloudClient({ url, token: secret(tokenFile), ca: bytes(ca), cert: bytes(mqtt?.cert ?? null), key: bytes(mqtt?.key ?? null) });
+    return createManifestSync({
+      gate,
+      client,
+      desk: toldOf(desk, () => changed()),
+      alerts: problems,
+      folder: join(config.store.path, 'incoming'),
+      log: linkLog,
+    });
+  };
+  const late = (): Promise<ManifestSync> => (fetching ??= load());
+  const sync: GateSync =
+    cloud === null
+      ? createLocalSync(desk, log)
+      : {
+          want: async (payload) => (await late()).want(payload),
+          overlay: async (payload) => (await late()).overlay(payload),
+          gap: async () => (await late()).gap(),
+          async refresh() {
+            const asked = (await uplink.loaded?.()?.askWant()) ?? false;
+            return { want_came: asked, ...(await (await late()).refresh()) };
+          },
+          problem: () => problem,
+          changed(listener) {
+            changed = listener;
+          },
+        };
+
+  const connected = () => {
+    if (cloud !== null)
+      late().then(
+        (loaded) => loaded.connected(),
+        (error) => log.error('fetching could not be loaded', { error }),
+      );
+  };
+  return {
+    desk,
+    sync,
+    uplink: {
+      ...uplink,
+      open: (listener) =>
+        uplink.open((event) => {
+          if (event.kind === 'online') connected();
+          return listener(event);
+        }),
+    },
+    close: async () => (await fetching?.catch(() => null))?.close(),
+  };
+}
+
+/** The desk, and who is told after each call that may change what it knows of tickets or peers. */
+function toldOf(desk: Desk, changed: () => void): Desk {
+  const told =
+    <A extends readonly unknown[], R>(work: (...args: A) => Promise<R>) =>
+    (...args: A) =>
+      work(...args).finally(changed);
+  return { ...desk, installManifest: told(desk.installManifest), applyOverlay: told(desk.applyOverlay), caughtUp: told(desk.caughtUp) };
+}
+
+const bytes = (path: string | null): Buffer | undefined => (path === null ? undefined : readFileSync(path));
+const secret = (path: string | null): string | undefined => (path === null ? undefined : readFileSync(path, 'utf8').trim());
+
+/** Without a cloud to fetch from: what comes by itself is taken, the rest can't be had. */
+function createLocalSync(desk: Desk, log: Log): GateSync {
+  return {
+    async want(payload) {
+      const missing = await desk.want(payload);
+      if (missing.length > 0) log.warn('tickets are wanted that cannot be fetched: no cloud is configured', { events: missing.map(({ eventId }) => eventId) });
+    },
+    overlay: async (payload) => void (await desk.applyOverlay(payload)),
+    async gap() {
+      log.warn("rows of the site's other gates are missing and cannot be fetched: no cloud is configured");
+    },
+    async refresh() {
+      return { fetched: 0, why: 'no cloud is configured' };
+    },
+  };
+}

@@ -1,0 +1,258 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import type { AckMessage } from '../../contract/ledger.ts';
+import { createOutbox, type OutboxOptions } from './ledger-sender.ts';
+import type { Published } from './mqtt-session.ts';
+import { testDesk } from './testing/ports.ts';
+
+beforeEach(() => {
+  vi.useFakeTimers();
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+const ack = (epoch: number, upto_seq: number): AckMessage => ({
+  schema: 1,
+  epochs: [{ epoch, upto_seq, missing: [] }],
+  cloud_time: '2026-01-01T00:00:00.000Z',
+});
+const seqOf = (payload: Uint8Array): number => JSON.parse(Buffer.from(payload).toString()).entries[0].seq;
+
+/** An outbox on a ledger in memory, and the first seq of everything that it sent. */
+function rig(over: Partial<OutboxOptions> = {}) {
+  const desk = testDesk('arena/north-03', 7);
+  const sent: number[] = [];
+  const refusals: number[] = [];
+  const failures: string[] = [];
+  let answer: Published = { result: 'sent' };
+  const outbox = createOutbox({
+    nextBatch: (after) => desk.nextBatch(after),
+    nowMs: () => Date.now(),
+    refused: (code) => refusals.push(code),
+    failed: (error) => failures.push(error.message),
+    resendFirstMs: 1_000,
+    resendMaxMs: 8_000,
+    ...over,
+  });
+  const start = () =>
+    outbox.start(async (payload) => {
+      sent.push(seqOf(payload));
+      return answer;
+    });
+  const acknowledge = (upto: number) => {
+    desk.acknowledge(ack(7, upto));
+    outbox.acknowledged(ack(7, upto));
+  };
+  return {
+    desk,
+    outbox,
+    sent,
+    refusals,
+    failures,
+    start,
+    acknowledge,
+    answer: (published: Published) => {
+      answer = published;
+    },
+  };
+}
+const settle = () => vi.advanceTimersByTimeAsync(0);
+
+test('fills the window in order, and moves it with each ack', async () => {
+  const { desk, outbox, sent, start, acknowledge } = rig();
+  desk.write(1_050);
+  start();
+  await settle();
+  expect(sent).toEqual([1, 101, 201, 301, 401, 501, 601, 701]);
+  acknowledge(150);
+  await settle();
+  expect(sent.slice(8)).toEqual([801]);
+  acknowledge(900);
+  await settle();
+  expect(sent.slice(9)).toEqual([901, 1001]);
+  expect(outbox.inFlight()).toBe(2);
+});
+
+test('an ack of another epoch, or of less than a batch, frees nothing', async () => {
+  const { desk, outbox, sent, start } = rig();
+  desk.write(900);
+  start();
+  await settle();
+  outbox.acknowledged(ack(8, 900));
+  outbox.acknowledged(ack(7, 99));
+  await settle();
+  expect(outbox.inFlight()).toBe(8);
+  expect(sent).toHaveLength(8);
+});
+
+test('sends the oldest again ever more slowly, then the rest once an ack has answered it', async () => {
+  const { desk, sent, start, acknowledge } = rig();
+  desk.write(300);
+  start();
+  await settle();
+  await vi.advanceTimersByTimeAsync(60_000);
+  const probes = sent.slice(3);
+  expect(probes.length).toBeGreaterThanOrEqual(8);
+  expect(probes.length).toBeLessThanOrEqual(20);
+  expect(new Set(probes)).toEqual(new Set([1]));
+  const before = sent.length;
+  acknowledge(100);
+  await settle();
+  expect(sent.slice(before)).toEqual([101, 201]);
+  acknowledge(300);
+  await vi.advanceTimersByTimeAsync(120_000);
+  expect(sent.slice(before)).toEqual([101, 201]);
+});
+
+test('keeps nothing over the end of a connection, and begins where the ledger says', async () => {
+  const { desk, outbox, sent, start, acknowledge } = rig();
+  desk.write(500);
+  start();
+  await settle();
+  acknowledge(200);
+  outbox.stop();
+  expect(outbox.inFlight()).toBe(0);
+  outbox.kick();
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(sent).toHaveLength(5);
+  start();
+  await settle();
+  expect(sent.slice(5)).toEqual([201, 301, 401]);
+});
+
+test('rows before those in flight are sent at once when the window is emptied (T2)', async () => {
+  const desk = testDesk('arena/north-03', 7);
+  desk.write(300);
+  desk.acknowledge(ack(7, 200));
+  let owed = false;
+  const { outbox, sent, start } = rig({
+    nextBatch: async (after) =>
+      owed && (after === null || after[1] < 150)
+        ? { epoch: 7, fromSeq: 101, uptoSeq: 150, payload: Buffer.from('{"entries":[{"seq":101}]}') }
+        : desk.nextBatch(after),
+  });
+  start();
+  await settle();
+  expect(sent).toEqual([201]);
+  owed = true;
+  outbox.kick();
+  await settle();
+  expect(sent).toEqual([201]);
+  outbox.kick(true);
+  await settle();
+  expect(sent.slice(1)).toEqual([101, 201]);
+});
+
+test('a refused batch is reported and tried again like a lost one', async () => {
+  const r = rig();
+  r.desk.write(10);
+  r.answer({ result: 'refused', code: 135 });
+  r.start();
+  await settle();
+  expect(r.refusals).toEqual([135]);
+  r.answer({ result: 'sent' });
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(r.sent).toEqual([1, 1]);
+});
+
+test('a ledger that cannot be read is asked again', async () => {
+  let broken = true;
+  const desk = testDesk('arena/north-03', 7);
+  desk.write(5);
+  const r = rig({
+    resendFirstMs: 60_000,
+    resendMaxMs: 60_000,
+    nextBatch: async (after) => {
+      if (broken) throw new Error('disk I/O error');
+      return desk.nextBatch(after);
+    },
+  });
+  r.start();
+  await settle();
+  expect(r.failures).toEqual(['disk I/O error']);
+  broken = false;
+  await vi.advanceTimersByTimeAsync(2_000);
+  expect(r.sent).toEqual([1]);
+});
+
+test('a stalled read that answers after the connection ended sends nothing on the next one twice', async () => {
+  const desk = testDesk('arena/north-03', 7);
+  desk.write(50);
+  const stalled: (() => void)[] = [];
+  const r = rig({
+    nextBatch: (after) =>
+      new Promise((resolve) => {
+        stalled.push(() => resolve(desk.nextBatch(after)));
+      }),
+  });
+  r.start();
+  r.outbox.stop();
+  r.start();
+  while (stalled.length > 0) {
+    stalled.shift()?.();
+    await settle();
+  }
+  expect(r.sent).toEqual([1]);
+});
+
+test('a thousand kicks cost one read', async () => {
+  let reads = 0;
+  const r = rig({
+    nextBatch: async () => {
+      reads += 1;
+      return null;
+    },
+  });
+  r.start();
+  for (let i = 0; i < 1_000; i++) r.outbox.kick();
+  await settle();
+  expect(reads).toBeLessThanOrEqual(3);
+});
+
+test('while the cloud is silent new rows still go out, each once, for the other gates; the cloud gets the rest when it speaks', async () => {
+  const { desk, outbox, sent, start, acknowledge } = rig();
+  start();
+  for (let row = 1; row <= 30; row++) {
+    desk.write(1);
+    outbox.kick();
+    await vi.advanceTimersByTimeAsync(200);
+  }
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect([...new Set(sent)]).toEqual(Array.from({ length: 30 }, (_, index) => index + 1));
+  expect(outbox.inFlight()).toBeLessThanOrEqual(8);
+  const before = sent.length;
+  acknowledge(1);
+  await vi.advanceTimersByTimeAsync(500);
+  expect(sent.slice(before)).toEqual([2]);
+});
+
+test('an ack out of the blue, as from a cloud that is back, is met by the oldest batch at once; one that answers it is not', async () => {
+  const { desk, outbox, sent, start, acknowledge } = rig({ resendFirstMs: 60_000, resendMaxMs: 60_000 });
+  desk.write(150);
+  start();
+  await vi.advanceTimersByTimeAsync(5_000);
+  expect(sent).toEqual([1, 101]);
+  const before = sent.length;
+  outbox.acknowledged(ack(7, 0));
+  await settle();
+  expect(sent.slice(before)).toEqual([1]);
+  // The cloud could not take it, and says so: that asks for no further one.
+  outbox.acknowledged(ack(7, 0));
+  await settle();
+  expect(sent.slice(before)).toEqual([1]);
+  acknowledge(100);
+  await settle();
+  expect(sent.slice(before)).toEqual([1, 101]);
+});
+
+test('the window does not slide over what the broker has not taken', async () => {
+  const { desk, outbox, sent, start, answer } = rig();
+  answer({ result: 'refused', code: 135 });
+  start();
+  for (let row = 1; row <= 20; row++) {
+    desk.write(1);
+    outbox.kick();
+    await vi.advanceTimersByTimeAsync(200);
+  }
+  expect(Math.max(...sent)).toBe(8);
+});

@@ -1,0 +1,89 @@
+/**
+ * Fills gaps in what is known of the site's other ledgers: reads the cloud's copy from the desk's vector on, page by page, and
+ * hands it to the desk as ledger messages, until there is no more.
+ */
+import { splitGateName } from '../../contract/ids.ts';
+import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import type { Desk } from '../ports.ts';
+import { type CloudClient, problemOf } from './cloud-client.ts';
+import { createJsonItems } from './json-stream.ts';
+
+/** One row of an answer: its entry has at most 256 KiB, gate and epoch stand beside it. */
+const MAX_ROW_BYTES = MAX_PAYLOAD_BYTES + 1024;
+/** Room for the envelope around the entries of one message. */
+const MAX_ENTRIES_BYTES = MAX_PAYLOAD_BYTES - 1024;
+
+export interface SiteLedgerOptions {
+  readonly gate: string;
+  readonly client: CloudClient;
+  readonly desk: Pick<Desk, 'applyPeer' | 'vector' | 'caughtUp'>;
+}
+
+interface Group {
+  readonly gate: string;
+  readonly epoch: number;
+  readonly entries: string[];
+  bytes: number;
+}
+
+/** Reads to the end. Answers how many rows came. Rejects with why where it cannot; what was applied stays applied. */
+export async function readSiteLedger(options: SiteLedgerOptions, signal: AbortSignal): Promise<number> {
+  let rows = 0;
+  let before = '';
+  for (;;) {
+    const vector = JSON.stringify(await options.desk.vector());
+    if (vector === before) throw new Error('the cloud says that there is more, but brings nothing new');
+    before = vector;
+    const page = await readPage(options, vector, signal);
+    rows += page.rows;
+    if (!page.more) break;
+  }
+  await options.desk.caughtUp();
+  return rows;
+}
+
+async function readPage(options: SiteLedgerOptions, vector: string, signal: AbortSignal): Promise<{ readonly rows: number; readonly more: boolean }> {
+  const { site } = splitGateName(options.gate);
+  const response = await options.client.get(`/sites/${site}/ledger?after=${encodeURIComponent(vector)}`, { accept: 'application/json', signal });
+  if (response.status !== 200) throw new Error(`the site's ledger cannot be fetched: ${(await problemOf(response)).text}`);
+  const items = createJsonItems(['rows.*', 'more'], MAX_ROW_BYTES);
+  let group: Group | null = null;
+  let rows = 0;
+  let more: boolean | null = null;
+  const flush = async () => {
+    if (group !== null)
+      await options.desk.applyPeer({
+        ledger: group.gate,
+        payload: Buffer.from(`{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(group.gate)},"epoch":${group.epoch},"entries":[${group.entries.join(',')}]}`),
+      });
+    group = null;
+  };
+  try {
+    for await (const chunk of response.body) {
+      for (const { path, bytes } of items.push(chunk)) {
+        const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'));
+        if (path === 'more') {
+          more = value === true;
+          continue;
+        }
+        const { gate, epoch, entry } = value as { gate: string; epoch: number; entry: unknown };
+        const text = JSON.stringify(entry);
+        const size = Buffer.byteLength(text) + 1;
+        const open = group as Group | null;
+        if (open === null || open.gate !== gate || open.epoch !== epoch || open.entries.length >= MAX_LEDGER_ENTRIES || open.bytes + size > MAX_ENTRIES_BYTES) {
+          await flush();
+          group = { gate, epoch, entries: [], bytes: 0 };
+        }
+        (group as unknown as Group).entries.push(text);
+        (group as unknown as Group).bytes += size;
+        rows += 1;
+      }
+    }
+  } finally {
+    response.body.destroy();
+  }
+  items.end();
+  await flush();
+  if (more === null) throw new Error("the cloud's answer does not say whether there is more");
+  return { rows, more };
+}

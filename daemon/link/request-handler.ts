@@ -1,0 +1,108 @@
+/**
+ * Requests from their arrival to their answer: judged, remembered, handed to the gate, answered exactly once, with
+ * how long it took.
+ */
+import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import type { RequestError, ResponseMessage } from '../../contract/requests.ts';
+import { cutText } from '../../contract/text.ts';
+import { TOPIC_ROOT } from '../../contract/topics.ts';
+import type { Clock, UplinkEvent } from '../ports.ts';
+import type { LinkLog } from './log.ts';
+import type { Incoming } from './mqtt-session.ts';
+import { judgeRequest } from './request-validation.ts';
+
+/** Requests that are not answered yet; a further one is refused. */
+export const MAX_REQUESTS_IN_HAND = 32;
+/** The gate did not answer within this time: the asker is told so. */
+export const ANSWER_WAIT_MS = 120_000;
+const MAX_MESSAGE_CHARS = 512;
+
+type Answer = Pick<ResponseMessage, 'status' | 'data' | 'error'>;
+
+export interface RequestDesk {
+  received(word: string, message: Incoming): void;
+  /** Forgets who still waits. */
+  close(): void;
+}
+
+export function createRequestDesk(options: {
+  readonly gate: string;
+  readonly clock: Clock;
+  readonly log: LinkLog;
+  readonly remember: (transaction: string, untilMs: number) => Promise<boolean>;
+  readonly deliver: (event: UplinkEvent) => void;
+  readonly answer: (topic: string, payload: string, correlationData: Uint8Array | null) => void;
+}): RequestDesk {
+  const { clock, gate } = options;
+  const inHand = new Set<NodeJS.Timeout>();
+  const prefix = `${TOPIC_ROOT}/${gate}/response/`;
+  /** The cloud's time as well as it is known: it is the cloud that wrote `expires_at`. */
+  const nowMs = () => {
+    if (!clock.trusted()) return null;
+    const offset = clock.offset();
+    return offset === null ? clock.wallMs() : clock.boottimeMs() + offset.offsetMs;
+  };
+
+  const received = async (word: string, message: Incoming) => {
+    const startedMs = clock.boottimeMs();
+    const topic = message.responseTopic?.startsWith(prefix) ? message.responseTopic : prefix + word;
+    const answer = (transaction: string | null, body: Answer) => {
+      const whole: ResponseMessage = { schema: SCHEMA_VERSION, transaction, ...body, duration_ms: Math.max(0, clock.boottimeMs() - startedMs) };
+      const text = JSON.stringify(whole);
+      options.answer(
+        topic,
+        Buffer.byteLength(text) <= MAX_PAYLOAD_BYTES
+          ? text
+          : JSON.stringify({ ...whole, status: 'error', data: undefined, error: { code: 'failed', message: 'done, but the answer is too large to be sent' } }),
+        message.correlationData,
+      );
+    };
+    const refuse = (transaction: string | null, code: RequestError, why: string) => {
+      options.log('warn', `request ${word} refused: ${code}`, { transaction, why });
+      answer(transaction, { status: 'error', error: { code, message: cutText(why, MAX_MESSAGE_CHARS) } });
+    };
+
+    const judgement = judgeRequest({ word, payload: message.payload, retained: message.retained, nowMs: nowMs() });
+    if (!judgement.accept) return refuse(judgement.transaction, judgement.code, judgement.message);
+    const { request, command } = judgement;
+    const { transaction } = request;
+    if (inHand.size >= MAX_REQUESTS_IN_HAND) return refuse(transaction, 'refused', `${MAX_REQUESTS_IN_HAND} requests are being worked on; try again`);
+
+    let open = true;
+    const respond = (given: object) => {
+      const body = given as Answer;
+      if (!open) return;
+      open = false;
+      clearTimeout(timer);
+      inHand.delete(timer);
+      if (body.status === 'error') refuse(transaction, body.error?.code ?? 'failed', body.error?.message ?? 'failed');
+      else answer(transaction, body);
+    };
+    const timer = setTimeout(
+      () => respond({ status: 'error', error: { code: 'failed', message: `the gate did not answer within ${ANSWER_WAIT_MS / 1000} s` } }),
+      ANSWER_WAIT_MS,
+    );
+    timer.unref();
+    inHand.add(timer);
+    try {
+      // Durable before anything moves: a replay after a power cut is still one.
+      const isNew = await options.remember(transaction, judgement.expiresAtMs);
+      const afterwards = nowMs();
+      if (!isNew) return respond({ status: 'error', error: { code: 'replayed', message: 'this transaction has been seen before' } });
+      if (afterwards === null || afterwards >= judgement.expiresAtMs)
+        return respond({ status: 'error', error: { code: 'late', message: 'expired while the gate was remembering it' } });
+    } catch (error) {
+      return respond({ status: 'error', error: { code: 'failed', message: `the transaction could not be remembered: ${(error as Error).message}` } });
+    }
+    options.deliver({ kind: 'request', request, command, respond });
+  };
+  return {
+    received(word, message) {
+      void received(word, message);
+    },
+    close() {
+      for (const timer of inHand) clearTimeout(timer);
+      inHand.clear();
+    },
+  };
+}

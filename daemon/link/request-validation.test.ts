@@ -1,0 +1,77 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { judgeRequest, requestWord } from './request-validation.ts';
+
+const NOW = Date.parse('2026-06-01T20:00:00.000Z');
+const iso = (ms: number) => new Date(ms).toISOString();
+const envelope = (over: object = {}) => ({
+  schema: 1,
+  transaction: 'abcdefgh-1',
+  actor: 'op-7',
+  reason: 'child lost',
+  issued_at: iso(NOW - 100),
+  expires_at: iso(NOW + 4_900),
+  args: {},
+  ...over,
+});
+const judge = (over: { word?: string; body?: unknown; retained?: boolean; nowMs?: number | null } = {}) =>
+  judgeRequest({
+    word: over.word ?? 'open',
+    payload: Buffer.from(typeof over.body === 'string' ? over.body : JSON.stringify(over.body ?? envelope())),
+    retained: over.retained ?? false,
+    nowMs: over.nowMs === undefined ? NOW : over.nowMs,
+  });
+
+test('knows its own requests and those of its site by the topic', () => {
+  expect(requestWord('stile/1/arena/north-03/request/open', 'arena/north-03')).toBe('open');
+  expect(requestWord('stile/1/arena/_all/request/mode', 'arena/north-03')).toBe('mode');
+  expect(requestWord('stile/1/arena/north-03/request/self-destruct', 'arena/north-03')).toBe('self-destruct');
+  for (const topic of [
+    'stile/1/arena/north-04/request/open',
+    'stile/1/stadium/_all/request/open',
+    'stile/1/arena/north-03/request/open/x',
+    'stile/1/arena/north-03/request/',
+    'stile/1/arena/north-03/response/open',
+  ])
+    expect(requestWord(topic, 'arena/north-03'), topic).toBeNull();
+});
+
+test('accepts what is complete and in time, with the defaults of its command', () => {
+  expect(judge()).toMatchObject({ accept: true, command: 'open', expiresAtMs: NOW + 4_900, request: { args: { direction: 'in', units: 1 } } });
+  expect(judge({ word: 'mode', body: envelope({ args: { mode: 'locked' } }) })).toMatchObject({ accept: true, command: 'mode' });
+});
+
+test('refuses each kind of bad request by its own code', () => {
+  const refused = (judgement: ReturnType<typeof judge>) => (judgement.accept ? 'accepted' : judgement.code);
+  expect(refused(judge({ retained: true }))).toBe('retained');
+  expect(refused(judge({ word: 'explode' }))).toBe('unknown_command');
+  expect(refused(judge({ body: 'no json' }))).toBe('malformed');
+  expect(refused(judge({ body: envelope({ actor: undefined }) }))).toBe('malformed');
+  expect(refused(judge({ body: envelope({ args: { direction: 'up' } }) }))).toBe('malformed');
+  expect(refused(judge({ body: envelope({ args: { units: 1, extra: 1 } }) }))).toBe('malformed');
+  expect(refused(judge({ body: envelope({ schema: 2 }) }))).toBe('malformed');
+  expect(refused(judge({ body: envelope({ issued_at: iso(NOW + 60_000), expires_at: iso(NOW + 61_000) }) }))).toBe('malformed');
+  expect(refused(judge({ word: 'mode', body: envelope({ args: { mode: 'emergency' } }) }))).toBe('malformed');
+  expect(refused(judge({ nowMs: null }))).toBe('clock_untrusted');
+  expect(refused(judge({ nowMs: NOW + 4_900 }))).toBe('late');
+  expect(refused(judge({ body: '['.repeat(300_000) }))).toBe('malformed');
+});
+
+test('keeps the transaction for the answer where it can be read, and only there', () => {
+  expect(judge({ body: envelope({ args: 5 }) })).toMatchObject({ accept: false, transaction: 'abcdefgh-1' });
+  expect(judge({ body: envelope({ transaction: 'x' }) })).toMatchObject({ accept: false, transaction: null });
+});
+
+test('lets no request live longer than its command may, whatever it says', () => {
+  const eternal = envelope({ expires_at: '9999-12-31T23:59:59.999Z' });
+  expect(judge({ body: eternal })).toMatchObject({ accept: true, expiresAtMs: NOW - 100 + 5_000 });
+  expect(judge({ body: eternal, nowMs: NOW + 5_000 })).toMatchObject({ accept: false, code: 'late' });
+});
+
+test('is total: any bytes are judged, none are accepted by chance', () => {
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 300 }), fc.string(), fc.boolean(), (payload, word, retained) => {
+      expect(judgeRequest({ word, payload, retained, nowMs: NOW }).accept).toBe(false);
+    }),
+  );
+});

@@ -1,0 +1,136 @@
+/**
+ * What the gate says of itself: state, info, health, alerts. Kept as it is now, published anew with every connection; nothing of
+ * it is queued. All publishing goes through here, so that a broker's refusal is noticed once and told.
+ */
+import { MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, SCHEMA_VERSION } from '../../contract/limits.ts';
+import type { AlertId, AlertMessage, HealthMessage, InfoMessage, Severity, StateMessage } from '../../contract/messages.ts';
+import { cutText } from '../../contract/text.ts';
+import { DELIVERY, type Topic, topicOf } from '../../contract/topics.ts';
+import type { Clock } from '../ports.ts';
+import type { LinkLog } from './log.ts';
+import type { Published, Session } from './mqtt-session.ts';
+
+/** A health that is no older than this is published when a connection comes up; the next one is due then anyway. */
+export const HEALTH_HOLDS_MS = 30_000;
+
+export interface Announcer {
+  /** The will of a connection: what the broker says when it is lost. */
+  will(sessionId: string): { readonly topic: string; readonly payload: Uint8Array };
+  /** From now on everything goes to this connection. */
+  attach(session: Session, sessionId: string): void;
+  detach(): void;
+  /** The inbox is subscribed: says online, info, health. */
+  arrive(): void;
+  /** Says which alerts stand. */
+  alerts(): void;
+  /** Says offline, and why. Resolves when the broker has taken it, or cannot. */
+  leave(reason: string): Promise<Published>;
+  publish(
+    topic: Topic,
+    payload: string | Uint8Array,
+    extra?: { readonly topicText?: string; readonly correlationData?: Uint8Array | null },
+  ): Promise<Published>;
+  /** A message with its `schema`. */
+  tell(topic: Topic, payload: object): void;
+  raise(alert: AlertId, severity: Severity, message: string): void;
+  clear(alert: AlertId): void;
+  /** The broker has this alert retained, from before. */
+  kept(alert: string): void;
+  info(info: Omit<InfoMessage, 'schema'>): void;
+  health(health: Omit<HealthMessage, 'schema'>): void;
+  /** The broker's no, by MQTT reason code: logged and raised as the alert `uplink` once per kind and connection. */
+  refused(kind: string, code: number): void;
+}
+
+export function createAnnouncer(options: {
+  readonly gate: string;
+  readonly clock: Clock;
+  readonly info: Omit<InfoMessage, 'schema'>;
+  readonly log: LinkLog;
+}): Announcer {
+  const { gate, clock, log } = options;
+  const alerts = new Map<string, Omit<AlertMessage, 'schema'>>();
+  const refusedKinds = new Set<string>();
+  let info = options.info;
+  let health: { readonly body: Omit<HealthMessage, 'schema'>; readonly atMs: number } | null = null;
+  let live: { readonly session: Session; readonly id: string; readonly since: string } | null = null;
+
+  const now = () => new Date(clock.wallMs()).toISOString();
+  const stateText = (state: StateMessage['state'], session: string, since: string, reason: string) =>
+    JSON.stringify({ schema: SCHEMA_VERSION, state, session, since, reason: cutText(reason, MAX_TEXT_CHARS) } satisfies StateMessage);
+  const publish: Announcer['publish'] = (topic, payload, extra = {}) => {
+    if (live === null) return Promise.resolve({ result: 'lost' });
+    if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) {
+      log('error', `a ${topic.kind} is too large to be sent`, { size_bytes: Buffer.byteLength(payload) });
+      return Promise.resolve({ result: 'dropped' });
+    }
+    const { qos, retain, expiry_s } = DELIVERY[topic.kind];
+    const sent = live.session.publish(extra.topicText ?? topicOf(topic), payload, {
+      qos,
+      retain,
+      expiryS: expiry_s,
+      correlationData: extra.correlationData ?? null,
+    });
+    void sent.then((published) => {
+      if (published.result === 'refused') refused(topic.kind, published.code);
+    });
+    return sent;
+  };
+  const tell = (topic: Topic, payload: object) => void publish(topic, JSON.stringify({ schema: SCHEMA_VERSION, ...payload }));
+  const silence = (alert: string) => void publish({ kind: 'alert', gate, alert }, '');
+  const refused = (kind: string, code: number) => {
+    if (refusedKinds.has(kind)) return;
+    refusedKinds.add(kind);
+    log('error', `the broker refuses this gate's ${kind} (reason code ${code}); check its ACL`);
+    raise('uplink', 'critical', `The broker refuses this gate's ${kind} (reason code ${code}): its ACL does not name this gate, or a quota is full.`);
+  };
+  const raise: Announcer['raise'] = (alert, severity, text) => {
+    const message = cutText(text, MAX_TEXT_CHARS);
+    const before = alerts.get(alert);
+    if (before?.severity === severity && before.message === message) return;
+    const body = { since: before?.since ?? now(), severity, message };
+    alerts.set(alert, body);
+    tell({ kind: 'alert', gate, alert }, body);
+  };
+
+  return {
+    will: (id) => ({ topic: topicOf({ kind: 'state', gate }), payload: Buffer.from(stateText('offline', id, now(), 'connection lost')) }),
+    attach(session, id) {
+      live = { session, id, since: now() };
+      // A refusal of the last connection is said again if it lasts.
+      if (refusedKinds.size > 0) alerts.delete('uplink');
+      refusedKinds.clear();
+    },
+    detach() {
+      live = null;
+    },
+    arrive() {
+      if (live === null) return;
+      void publish({ kind: 'state', gate }, stateText('online', live.id, live.since, 'connected'));
+      tell({ kind: 'info', gate }, info);
+      if (health !== null && clock.boottimeMs() - health.atMs <= HEALTH_HOLDS_MS) tell({ kind: 'health', gate }, health.body);
+    },
+    alerts() {
+      for (const [alert, body] of alerts) tell({ kind: 'alert', gate, alert }, body);
+    },
+    leave: (reason) => (live === null ? Promise.resolve({ result: 'lost' }) : publish({ kind: 'state', gate }, stateText('offline', live.id, now(), reason))),
+    publish,
+    tell,
+    raise,
+    clear(alert) {
+      if (alerts.delete(alert)) silence(alert);
+    },
+    kept(alert) {
+      if (!alerts.has(alert)) silence(alert);
+    },
+    info(present) {
+      info = present;
+      tell({ kind: 'info', gate }, info);
+    },
+    health(body) {
+      health = { body, atMs: clock.boottimeMs() };
+      tell({ kind: 'health', gate }, body);
+    },
+    refused,
+  };
+}

@@ -1,0 +1,104 @@
+/** Small, true implementations of the ports that the link's tests stand on: a clock, a ledger in memory, a wait. */
+import type { RowPosition } from '../../../contract/ids.ts';
+import { type AckMessage, LedgerMessage } from '../../../contract/ledger.ts';
+import { MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../../contract/limits.ts';
+import type { InfoMessage } from '../../../contract/messages.ts';
+import type { Clock, OutboxBatch } from '../../ports.ts';
+
+/** The machine's own clocks; trusted, unless told otherwise. */
+export function testClock(): Clock & { trust: boolean; readonly samples: unknown[] } {
+  let best: { offsetMs: number; boundMs: number } | null = null;
+  return {
+    trust: true,
+    samples: [],
+    bootId: 'test-boot',
+    boottimeMs: () => performance.now(),
+    wallMs: () => Date.now(),
+    offset: () => best,
+    trusted() {
+      return this.trust;
+    },
+    observe(sample) {
+      this.samples.push(sample);
+      const boundMs = (sample.answeredMs - sample.askedMs - (sample.cloudAnsweredMs - sample.cloudReceivedMs)) / 2;
+      if (best === null || boundMs < best.boundMs)
+        best = { boundMs, offsetMs: (sample.cloudReceivedMs + sample.cloudAnsweredMs - sample.askedMs - sample.answeredMs) / 2 };
+    },
+  };
+}
+
+/** A ledger of one epoch in memory: rows 1..n, acknowledged up to some of them; transactions that were seen. */
+export function testDesk(gate: string, epoch = 1_700_000_000) {
+  let rows = 0;
+  let acknowledged = 0;
+  const transactions = new Map<string, number>();
+  const desk = {
+    epoch,
+    transactions,
+    write(count: number) {
+      rows += count;
+    },
+    backlog: () => rows - acknowledged,
+    acknowledge(ack: AckMessage) {
+      for (const entry of ack.epochs) if (entry.epoch === epoch) acknowledged = Math.max(acknowledged, Math.min(rows, entry.upto_seq));
+    },
+    async nextBatch(after: RowPosition | null): Promise<OutboxBatch | null> {
+      const fromSeq = Math.max(acknowledged, after === null ? 0 : after[1]) + 1;
+      if (fromSeq > rows) return null;
+      const uptoSeq = Math.min(rows, fromSeq + MAX_LEDGER_ENTRIES - 1);
+      const entries = Array.from({ length: uptoSeq - fromSeq + 1 }, (_, i) => ({
+        seq: fromSeq + i,
+        kind: 'alarm',
+        hash: (fromSeq + i).toString(16).padStart(64, '0'),
+      }));
+      return { epoch, fromSeq, uptoSeq, payload: Buffer.from(JSON.stringify({ schema: SCHEMA_VERSION, gate, epoch, entries })) };
+    },
+    async rememberTransaction(transaction: string, expiresAtMs: number): Promise<boolean> {
+      if (transactions.has(transaction)) return false;
+      transactions.set(transaction, expiresAtMs);
+      return true;
+    },
+  };
+  return desk;
+}
+
+/** The cloud's bookkeeping: which rows came, and the ack that says so. */
+export function testCloud(epoch: number) {
+  const rows = new Map<number, number>();
+  return {
+    rows,
+    take(payload: Uint8Array) {
+      const message = LedgerMessage.parse(JSON.parse(Buffer.from(payload).toString()));
+      for (const { seq } of message.entries) rows.set(seq, (rows.get(seq) ?? 0) + 1);
+    },
+    ack(): AckMessage {
+      let upto = 0;
+      while (rows.has(upto + 1)) upto += 1;
+      return { schema: SCHEMA_VERSION, epochs: [{ epoch, upto_seq: upto, missing: [] }], cloud_time: new Date().toISOString() };
+    },
+  };
+}
+
+export const TEST_INFO: Omit<InfoMessage, 'schema'> = {
+  version: '0.1.0',
+  commit: 'test',
+  runtime: process.version,
+  kernel: 'test',
+  image: null,
+  hardware_model: null,
+  hardware_serial: null,
+  boot_id: 'test-boot',
+  booted_at: '2026-01-01T00:00:00.000Z',
+  config_sha256: 'test',
+  readers: [],
+  cert_expires_at: null,
+};
+
+/** Waits until it is so; fails after `timeoutMs` with what was waited for. */
+export async function until(what: string, so: () => boolean, timeoutMs = 10_000): Promise<void> {
+  const end = Date.now() + timeoutMs;
+  while (!so()) {
+    if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms in vain for: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}

@@ -1,0 +1,171 @@
+/**
+ * Reads the account from a folder that no gate has open: a dead gate's card, or a database that was set aside. Works on a copy
+ * in the temporary folder, so that nothing on the card changes, not even by opening it, and read-only cards can be read.
+ */
+import { copyFileSync, existsSync, lstatSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { entryHash } from '../../contract/hash-chain.ts';
+import { type StoredEntry, sha256Text } from './ledger.ts';
+import { lockStore, openForSalvage, type Sqlite, StoreError, storeError } from './sqlite.ts';
+
+export const LEDGER_FILE = 'ledger.sqlite';
+const SET_ASIDE = /^ledger\.damaged-.+\.sqlite$/;
+/** Rows after each other that cannot be read, where the end of an epoch is unknown: then the search ends. */
+const MAX_UNREADABLE_RUN = 10_000;
+
+export interface CardRow {
+  readonly epoch: number;
+  readonly seq: number;
+  /** The cloud had acknowledged it, as far as this database knew. */
+  readonly acked: boolean;
+  readonly entry: StoredEntry;
+}
+
+export interface CardManifest {
+  readonly eventId: string;
+  readonly version: number;
+  readonly overlayVersion: number;
+}
+
+export interface CardLedger {
+  readonly path: string;
+  /** `<site>/<gate>`; null: it cannot be read, or the database never had a row. */
+  readonly gate: string | null;
+  /** Epochs of its own rows, ascending; empty where nothing can be read. */
+  readonly epochs: readonly number[];
+  /** Every row that can be read and follows from the one before it, in order; rows that it had saved from an earlier database first. */
+  rows(): IterableIterator<CardRow>;
+  /** Rows that were met and could not be read, so far: whole only when `rows` was read to its end. */
+  unreadable(): number;
+  manifests(): readonly CardManifest[];
+  close(): void;
+}
+
+/** Databases in a store folder: the present one, then those that were set aside, oldest first. Throws the file system's error. */
+export function ledgersOf(folder: string): { readonly present: string | null; readonly setAside: readonly string[] } {
+  const names = readdirSync(folder);
+  return {
+    present: names.includes(LEDGER_FILE) ? join(folder, LEDGER_FILE) : null,
+    setAside: names
+      .filter((name) => SET_ASIDE.test(name))
+      .sort()
+      .map((name) => join(folder, name)),
+  };
+}
+
+/** Opens a copy of one database. Throws StoreError: `busy` where a gate has it open, else what the file system says. A damaged one opens, and gives what it can. */
+export function openCardLedger(path: string): CardLedger {
+  const folder = join(path, '..');
+  const lock = basename(path) === LEDGER_FILE ? holdStore(folder) : null;
+  const copy = mkdtempSync(join(tmpdir(), 'stile-card-'));
+  let db: Sqlite | null = null;
+  try {
+    // Root looks into the folder of a service: a link there could lead it to a file of root's.
+    for (const suffix of ['', '-wal'])
+      if (lstatSync(path + suffix, { throwIfNoEntry: false })?.isSymbolicLink() === true)
+        throw Object.assign(new Error(`${path}${suffix} is a link`), { code: 'ELOOP' });
+    for (const suffix of ['', '-wal']) if (existsSync(path + suffix)) copyFileSync(path + suffix, join(copy, `ledger.sqlite${suffix}`));
+    db = attempt(() => openForSalvage(join(copy, 'ledger.sqlite'))) ?? null;
+    return readable(path, db, () => {
+      attempt(() => db?.close());
+      rmSync(copy, { recursive: true, force: true });
+    });
+  } catch (error) {
+    rmSync(copy, { recursive: true, force: true });
+    throw storeError(`read ${path}`, error);
+  } finally {
+    lock?.close();
+  }
+}
+
+/** No gate may write while the copy is made. A card that cannot be written has no gate running on it. */
+function holdStore(folder: string): Sqlite | null {
+  const path = join(folder, 'lock.sqlite');
+  if (lstatSync(path, { throwIfNoEntry: false })?.isFile() !== true) return null;
+  try {
+    return lockStore(join(folder, 'lock.sqlite'));
+  } catch (error) {
+    if (error instanceof StoreError && /BUSY|LOCKED/.test(error.code)) throw error;
+    return null;
+  }
+}
+
+interface Epoch {
+  readonly epoch: number;
+  readonly first_id: number;
+  readonly acked_seq: number;
+}
+
+function readable(path: string, db: Sqlite | null, close: () => void): CardLedger {
+  const all = <R>(sql: string): readonly R[] => attempt(() => db?.prepare<[], R>(sql).all()) ?? [];
+  const epochs = all<Epoch>('SELECT epoch, first_id, acked_seq FROM epochs ORDER BY epoch');
+  let unreadable = 0;
+
+  function* saved(): IterableIterator<CardRow> {
+    for (const { epoch, seq, entry } of all<{ epoch: number; seq: number; entry: string }>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq')) {
+      const parsed = parse(entry);
+      if (parsed !== null && parsed.seq === seq) yield { epoch, seq, acked: false, entry: parsed };
+      else unreadable++;
+    }
+  }
+
+  function* own(): IterableIterator<CardRow> {
+    const one = attempt(() => db?.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?'));
+    if (one === undefined) return;
+    const first = all<{ id: number | null }>('SELECT min(id) AS id FROM rows')[0]?.id ?? 1;
+    const last = all<{ id: number | null }>('SELECT max(id) AS id FROM rows')[0]?.id ?? null;
+    for (const [at, { epoch, first_id, acked_seq }] of epochs.entries()) {
+      const next = epochs[at + 1]?.first_id;
+      const until = next !== undefined ? next - 1 : (last ?? Number.MAX_SAFE_INTEGER);
+      let previous: string | null = null;
+      for (let id = Math.max(first, first_id), missing = 0; id <= until && missing < MAX_UNREADABLE_RUN; id++) {
+        const seq = id - first_id + 1;
+        const text = attempt(() => one.get(id))?.entry;
+        const entry = text === undefined ? null : parse(text);
+        if (entry === null || entry.seq !== seq || (previous !== null && hashAfter(previous, entry) !== entry.hash)) {
+          missing++;
+          // Where the end is not known, what cannot be read may never have been there.
+          if (last !== null || next !== undefined) unreadable++;
+          previous = null;
+          continue;
+        }
+        missing = 0;
+        previous = entry.hash;
+        yield { epoch, seq, acked: seq <= acked_seq, entry };
+      }
+    }
+  }
+
+  return {
+    path,
+    gate: all<{ value: string }>("SELECT value FROM meta WHERE key = 'ledger'")[0]?.value ?? null,
+    epochs: epochs.map(({ epoch }) => epoch),
+    *rows() {
+      unreadable = 0;
+      yield* saved();
+      yield* own();
+    },
+    unreadable: () => unreadable,
+    manifests: () =>
+      all<{ event_id: string; version: number; overlay_version: number }>(
+        'SELECT event_id, version, overlay_version FROM manifests WHERE active = 1 ORDER BY event_id',
+      ).map((row) => ({ eventId: row.event_id, version: row.version, overlayVersion: row.overlay_version })),
+    close,
+  };
+}
+
+const hashAfter = (previous: string, entry: StoredEntry): string | undefined => attempt(() => entryHash(sha256Text, previous, entry));
+const parse = (text: string): StoredEntry | null => attempt(() => JSON.parse(text) as StoredEntry) ?? null;
+
+/** Bytes of a database with its log. */
+export const ledgerBytes = (path: string): number =>
+  ['', '-wal'].reduce((sum, suffix) => sum + (statSync(path + suffix, { throwIfNoEntry: false })?.size ?? 0), 0);
+
+function attempt<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * What still has to reach Postgres: acknowledgements, batches, resending, pruning.
+ *
+ * Only an acknowledgement's `upto_seq` releases rows; `missing` releases nothing. What was acknowledged is held in memory and
+ * written when idle: losing it costs a resend and no more, because the acknowledgement is retained. What the cloud had and has no more
+ * is sent again (owed.ts).
+ */
+import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
+import type { AckMessage } from '../../contract/ledger.ts';
+import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import type { OutboxBatch } from '../ports.ts';
+import type { Ledger, StoredEntry } from './ledger.ts';
+import { createOwed, joined, rowsOf, type Span } from './rows-to-resend.ts';
+import { createSalvageBox, type SalvagedPart } from './salvaged-rows.ts';
+import { storeError } from './sqlite.ts';
+import { covered } from './usage-merge.ts';
+
+/** Acknowledged and covered rows younger than this are kept for questions and for a restored cloud, in milliseconds; unless the ledger is larger than PRUNE_ABOVE_BYTES. */
+export const KEEP_ROWS_MS = 14 * 24 * 3_600_000;
+/** Size of the ledger's file from which acknowledged and covered rows are pruned whatever their age, in bytes. Others never are. */
+export const PRUNE_ABOVE_BYTES = 256 * 1024 * 1024;
+/** Rows pruned in one step, so that a decision waits for no more than that. */
+export const PRUNE_STEP_ROWS = 500;
+
+const PAGE_BYTES = 4096;
+/** Setting of the ledger: what is owed again, as JSON. */
+const OWED = 'owed';
+
+type Rows = readonly { readonly seq: number; readonly entry: string }[];
+interface Part {
+  readonly epoch: number;
+  readonly firstSeq: number;
+  readonly lastSeq: number;
+  readonly saved: SalvagedPart | null;
+}
+
+/** Wall time of a row, Unix ms. */
+function timeOf(row: Rows[number] | undefined): number | null {
+  const ts = row === undefined ? Number.NaN : Date.parse(String((JSON.parse(row.entry) as StoredEntry)['ts']));
+  return Number.isNaN(ts) ? null : ts;
+}
+
+export interface Outbox {
+  backlog(): number;
+  /** Wall time of the oldest row that waits, Unix ms. */
+  oldestMs(): number | null;
+  nextBatch(after: RowPosition | null): OutboxBatch | null;
+  /** `ahead`: the cloud has rows of this epoch, or a later epoch, that this ledger has not. `former`: it knows older epochs that are not here. */
+  /** `again`: rows are to be sent again from now on. */
+  acknowledge(
+    ack: AckMessage,
+    boottimeMs: number,
+  ): { readonly ahead: boolean; readonly former: boolean; readonly highestEpoch: number; readonly again: boolean };
+  /** Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent. Throws StoreError. */
+  resend(from: RowPosition | null): readonly Span[];
+  /** Rows that the cloud had acknowledged and that are sent again. Time passes: what was doubted for long may be among them. */
+  owedRows(boottimeMs: number): number;
+  /** One bounded step; false: nothing more to prune. `nowMs` null: the clock is not trusted, and no row is taken for old. `keeps`: what each manifest kept covers. */
+  prune(nowMs: number | null, keeps: readonly LedgerVector[]): boolean;
+  /** Writes what was acknowledged. Throws StoreError. */
+  flush(): void;
+}
+
+export function createOutbox(ledger: Ledger): Outbox {
+  const { db, name } = ledger;
+  const acked = new Map<number, number>();
+  let owedChanged = false;
+  const owed = createOwed(readOwed(ledger), () => {
+    owedChanged = true;
+  });
+  const changed = new Set<number>();
+  for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
+  const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
+  const box = createSalvageBox(ledger);
+
+  const ackedOf = (epoch: number): number => acked.get(epoch) ?? 0;
+  /** Rows up to here are at the cloud, as far as anybody knows. */
+  const released = (epoch: number): number =>
+    Math.min(ackedOf(epoch), ...[...owed.spans(), ...owed.doubted()].flatMap((span) => (span[0] === epoch ? [span[1] - 1] : [])));
+  const keepOwed = (): void => {
+    if (!owedChanged) return;
+    ledger.setMeta(OWED, JSON.stringify(owed.spans()));
+    owedChanged = false;
+  };
+  /** Rows of an own epoch that wait: what is owed, and what was never acknowledged. */
+  const unsent = (own: { readonly epoch: number; readonly firstSeq: number; readonly lastSeq: number }): Part[] =>
+    joined([...owed.spans().filter(([epoch]) => epoch === own.epoch), [own.epoch, ackedOf(own.epoch) + 1, own.lastSeq]]).map(([epoch, from, to]) => ({
+      epoch,
+      firstSeq: Math.max(own.firstSeq, from),
+      lastSeq: Math.min(own.lastSeq, to),
+      saved: null,
+    }));
+  /** Everything that waits for an acknowledgement, oldest epoch first. */
+  const waiting = (): Part[] =>
+    [...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })), ...ledger.epochs().flatMap(unsent)].sort(
+      (a, b) => a.epoch - b.epoch || a.firstSeq - b.firstSeq,
+    );
+  const count = (part: Part): number => Math.max(0, part.lastSeq - part.firstSeq + 1);
+  const read = (part: Part, fromSeq: number, limit: number): Rows => {
+    if (fromSeq > part.lastSeq) return [];
+    const most = Math.min(limit, part.lastSeq - fromSeq + 1);
+    return part.saved === null ? ledger.read(part.epoch, fromSeq, most) : box.read(part.epoch, fromSeq, most);
+  };
+  /** As many of the rows as fit a message. */
+  const pack = (epoch: number, rows: Rows): { readonly payload: Buffer; readonly uptoSeq: number } => {
+    const head = `{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(name)},"epoch":${epoch},"entries":[`;
+    let bytes = Buffer.byteLength(head) + 2;
+    const taken: string[] = [];
+    let uptoSeq = 0;
+    for (const row of rows) {
+      bytes += Buffer.byteLength(row.entry) + 1;
+      if (taken.length > 0 && bytes > MAX_PAYLOAD_BYTES) break;
+      taken.push(row.entry);
+      uptoSeq = row.seq;
+    }
+    return { payload: Buffer.from(`${head}${taken.join(',')}]}`), uptoSeq };
+  };
+
+  return {
+    backlog: () => waiting().reduce((sum, part) => sum + count(part), 0),
+    oldestMs() {
+      const part = waiting().find((one) => count(one) > 0);
+      return part === undefined ? null : timeOf(read(part, part.firstSeq, 1)[0]);
+    },
+    nextBatch(after) {
+      for (const part of waiting()) {
+        if (after !== null && part.epoch < after[0]) continue;
+        const from = after !== null && part.epoch === after[0] ? Math.max(part.firstSeq, after[1] + 1) : part.firstSeq;
+        const rows = read(part, from, MAX_LEDGER_ENTRIES);
+        if (rows.length > 0) {
+          const batch = { epoch: part.epoch, fromSeq: (rows[0] as Rows[number]).seq, ...pack(part.epoch, rows) };
+          if (part.saved === null) owed.handedOut(batch.epoch, batch.fromSeq, batch.uptoSeq);
+          return batch;
+        }
+        if (part.saved === null) continue;
+        const behind = box.behind(part.saved, MAX_LEDGER_ENTRIES);
+        if (behind[0] === undefined) continue;
+        const { payload, uptoSeq } = pack(part.epoch, behind);
+        box.handedOut(part.epoch, uptoSeq);
+        // The cloud can never acknowledge these: the batch is done when what lies before the hole is.
+        return { epoch: part.epoch, fromSeq: behind[0].seq, uptoSeq: part.lastSeq, payload };
+      }
+      return null;
+    },
+    acknowledge(ack, boottimeMs) {
+      let ahead = false;
+      let former = false;
+      let highestEpoch = 0;
+      for (const { epoch, upto_seq } of ack.epochs) {
+        highestEpoch = Math.max(highestEpoch, epoch);
+        const last = ledger.lastSeqOf(epoch);
+        if (epoch > ledger.epoch() || (epoch === ledger.epoch() && upto_seq > (last ?? 0))) {
+          ahead = true;
+          continue;
+        }
+        box.acknowledged(epoch, upto_seq);
+        // An epoch of ours that is not here any more, or has lost its end.
+        if (last === null || upto_seq > last) former ||= upto_seq > 0;
+        if (last === null) continue;
+        const upto = Math.min(upto_seq, last);
+        if (upto > (acked.get(epoch) ?? 0)) {
+          acked.set(epoch, upto);
+          changed.add(epoch);
+        }
+      }
+      const held = ledger.epochs().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
+      return { ahead, former, highestEpoch, again: owed.heard(ack, held, boottimeMs) };
+    },
+    resend(from) {
+      const kept = ledger.epochs().map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, Math.min(lastSeq, ackedOf(epoch))]);
+      // Later epochs as well: the cloud lost everything from there on.
+      const wanted =
+        from === null
+          ? owed.leftOut()
+          : kept.flatMap(([epoch, first, last]): Span[] => (epoch < from[0] ? [] : [[epoch, epoch === from[0] ? Math.max(first, from[1]) : first, last]]));
+      owed.order(wanted);
+      keepOwed();
+      return waiting().flatMap((part): Span[] => (count(part) === 0 ? [] : [[part.epoch, part.firstSeq, part.lastSeq]]));
+    },
+    owedRows(boottimeMs) {
+      owed.ask(boottimeMs);
+      return rowsOf(owed.spans());
+    },
+    prune(nowMs, keeps) {
+      const own = ledger.epochs()[0];
+      if (own === undefined) return false;
+      const step = Math.min(released(own.epoch), own.firstSeq + PRUNE_STEP_ROWS - 1);
+      // The covered prefix ends where the weakest manifest's does.
+      const upto = Math.min(step, ...keeps.map((keep) => (covered(keep, name, own.epoch, step) ? step : keep[name]?.[0] === own.epoch ? keep[name][1] : 0)));
+      if (upto < own.firstSeq) return false;
+      const pages = (db.pragma('page_count', { simple: true }) as number) - (db.pragma('freelist_count', { simple: true }) as number);
+      if (pages * PAGE_BYTES <= PRUNE_ABOVE_BYTES) {
+        const newestMs = timeOf(ledger.read(own.epoch, upto, 1)[0]);
+        // A row that seems to come from far ahead was written under a wrong clock: it is no younger than those behind it.
+        if (newestMs === null || nowMs === null || Math.abs(nowMs - newestMs) < KEEP_ROWS_MS) return false;
+      }
+      return ledger.prune(own.epoch, upto, PRUNE_STEP_ROWS) > 0;
+    },
+    flush() {
+      keepOwed();
+      if (changed.size === 0) return;
+      try {
+        ledger.change('keep what was acknowledged', () => {
+          for (const epoch of changed) keepAcked.run(acked.get(epoch) ?? 0, epoch);
+        });
+      } catch (error) {
+        throw storeError('keep what was acknowledged', error);
+      }
+      changed.clear();
+    },
+  };
+}
+
+/** What was owed when the process ended. A setting that cannot be read owes nothing: the next acks name it again. */
+function readOwed(ledger: Ledger): Span[] {
+  try {
+    const spans = JSON.parse(ledger.meta(OWED) ?? '[]') as unknown;
+    return Array.isArray(spans) ? spans.filter((span): span is Span => Array.isArray(span) && span.length === 3 && span.every(Number.isSafeInteger)) : [];
+  } catch {
+    return [];
+  }
+}
