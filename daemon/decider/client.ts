@@ -23,11 +23,11 @@ export interface DeskOptions {
   /** Pinned at enrolment: what manifests, overlays and wanted entries must be signed with. */
   readonly verifyKeys: readonly PublicKey[];
   readonly clock: Clock;
-  /** Where the worker starts: `desk-worker.ts`, or the bundle that holds it. */
+  /** Where the worker starts: `worker.ts`, or the bundle that holds it. */
   readonly workerUrl?: URL;
   /** Names the program that runs, exactly: what it checked of a manifest's head it need not check with every start. Absent: it checks every time. */
   readonly release?: string | null;
-  /** One that was started already (desk-thread.ts), and is this desk's from now on. */
+  /** One that was started already (early-start.ts), and is this desk's from now on. */
   readonly thread?: DeskThread;
   /** Told what no call returns: a database set aside, a manifest that cannot be used, the worker gone. Never holds a code. */
   readonly notice?: (what: string, detail: string) => void;

@@ -30,7 +30,7 @@ export function startDeskWorker(url: URL): Worker {
   return new Worker(url, { workerData, name: 'stile-desk' });
 }
 
-/** `url`: `desk-worker.ts`, or the part of the bundle that holds it. Does not hold the process before a desk has taken it. */
+/** `url`: `worker.ts`, or the part of the bundle that holds it. Does not hold the process before a desk has taken it. */
 export function startDeskThread(url: URL): DeskThread {
   const worker = startDeskWorker(url);
   const said: DeskReply[] = [];

@@ -1,7 +1,7 @@
 /**
  * Bad input is bounded (PROMISES.md, row 10): random bytes from a reader through a real pseudo-terminal, hostile MQTT messages to gate
  * and cloud, hostile HTTP requests to the cloud, all to real processes, with genuine guests in between. Memory and the loop are
- * measured inside the processes (probe.ts).
+ * measured inside the processes (loop-probe.ts).
  *
  *   node test/faults/hostile.ts [--serial-bytes 1000000] [--to-gate 3500] [--to-cloud 3500] [--requests 3000]
  */
@@ -85,7 +85,7 @@ interface Stage {
 
 export async function hostile(options: HostileOptions): Promise<HostileResult> {
   // The processes that are started from here on carry the probe; callers are refused by their number only late.
-  process.env['NODE_OPTIONS'] = `${process.env['NODE_OPTIONS'] ?? ''} --import ${fileURLToPath(new URL('probe.ts', import.meta.url))}`;
+  process.env['NODE_OPTIONS'] = `${process.env['NODE_OPTIONS'] ?? ''} --import ${fileURLToPath(new URL('loop-probe.ts', import.meta.url))}`;
   process.env['STILE_HTTP_RATE'] = '1000000';
   const probes = join(process.env['TMPDIR'] ?? '/tmp', `stile-probe-${process.pid}`);
   mkdirSync(probes, { recursive: true });

@@ -12,8 +12,8 @@ import { createRandom, mix, type Random } from './random.ts';
 import { type Op, readRecord } from './record.ts';
 import type { LifeTask } from './workload.ts';
 
-const life = fileURLToPath(new URL('life.ts', import.meta.url));
-const plantsFile = new URL('plants.ts', import.meta.url).href;
+const life = fileURLToPath(new URL('workload.ts', import.meta.url));
+const plantsFile = new URL('mutants.ts', import.meta.url).href;
 /** Of one life, however slow the machine, ms. */
 const LIFE_BOUND_MS = 120_000;
 /** Between two rounds on the venue's clock, ms. */

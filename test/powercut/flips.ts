@@ -20,8 +20,8 @@ import { codeOf, signer, stampOf, TICKETS } from './fixture.ts';
 import { createRandom, mix, type Random } from './random.ts';
 import type { LifeTask } from './workload.ts';
 
-const life = fileURLToPath(new URL('life.ts', import.meta.url));
-const plantsFile = new URL('plants.ts', import.meta.url).href;
+const life = fileURLToPath(new URL('workload.ts', import.meta.url));
+const plantsFile = new URL('mutants.ts', import.meta.url).href;
 /** Flips of one store; then another is made. */
 const FLIPS_PER_STORE = 75;
 const STEPS = 130;

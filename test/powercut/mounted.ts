@@ -32,7 +32,7 @@ const START_BOUND_MS = 60_000;
 const BETWEEN_MS = 10_000_000;
 
 const gate = fileURLToPath(new URL('mounted-gate.ts', import.meta.url));
-const plantsFile = new URL('plants.ts', import.meta.url).href;
+const plantsFile = new URL('mutants.ts', import.meta.url).href;
 
 export interface MountedResult {
   cuts: number;

@@ -1,6 +1,6 @@
 /**
  * Faults planted into the gate's own source as it is loaded, to see that the checks find them; and constants made small, so that what
- * happens after hundreds of guests happens after a few. Preloaded: `node --import plants.ts`, with STILE_PLANTS naming them.
+ * happens after hundreds of guests happens after a few. Preloaded: `node --import mutants.ts`, with STILE_PLANTS naming them.
  */
 
 import { registerHooks } from 'node:module';

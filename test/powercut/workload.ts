@@ -2,7 +2,7 @@
  * A gate's store at work, as a process of its own: guests, passages, peers, acknowledgements, manifests, requests, pauses; then it is
  * killed, or closes. After each call it marks what that call had answered. What it does follows from its seed.
  *
- *   node life.ts <task as JSON>
+ *   node workload.ts <task as JSON>
  */
 import { openSync, readFileSync, writeSync } from 'node:fs';
 import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
