@@ -1,6 +1,6 @@
 /** Every file that gate or cloud writes and promises something of. */
 import type { Scenario } from './scenario.ts';
 import { SMALL } from './small.ts';
-import { store } from './store.ts';
+import { newDatabase, store } from './store.ts';
 
-export const SCENARIOS: readonly Scenario[] = [...SMALL, store(7), store(1), store(4)];
+export const SCENARIOS: readonly Scenario[] = [...SMALL, newDatabase, store(7), store(1), store(4)];

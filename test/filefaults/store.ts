@@ -2,6 +2,7 @@
 
 import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { openDatabase } from '../../daemon/store/sqlite.ts';
 import { judge, readStore } from '../powercut/check.ts';
 import { learn, marksOf, newTruth } from '../powercut/expected.ts';
 import { createRandom } from '../powercut/random.ts';
@@ -10,6 +11,27 @@ import type { Scenario } from './scenario.ts';
 
 /** Short lives of different seeds: each opens a store, and then does this many things. */
 const STEPS = 14;
+
+/** A database that is made anew: it has its log, or somebody was told. */
+export const newDatabase: Scenario = {
+  name: 'a new database',
+  async act({ folder, told }) {
+    try {
+      openDatabase(join(folder, 'new.sqlite'), { synchronous: 'full' }).close();
+      return true;
+    } catch (error) {
+      told((error as Error).message);
+      return false;
+    }
+  },
+  async check(trial, promised) {
+    const logged = () => readFileSync(join(trial.folder, 'new.sqlite')).subarray(18, 20).equals(Buffer.of(2, 2));
+    if (promised === true && !logged()) return ['it was opened, and has no write-ahead log'];
+    return (await newDatabase.act(trial)) === true && logged() ? [] : ['it does not open once all is well'];
+  },
+  silent: [[/: (fsync|unlink|truncate) /, 'SQLite tries again; what stands on the disk then is looked at and synced']],
+  unsynced: [[/: unlink/, 'a journal that comes back is rolled back into the same']],
+};
 
 export const store = (seed: number): Scenario => ({
   name: `store ${seed}`,

@@ -194,12 +194,19 @@ test('M1: of enrolment tokens a fresh one is good, once, for its own gate; none 
   const [first, second] = [await house.enrolmentToken('arena/idle'), await house.enrolmentToken('arena/idle')];
   const lost = await house.enrolmentToken('arena/south');
   await house.fresh.database.withTenant(house.ours.tenantId, (client) => revokeDevice(client, 'arena/south'));
+  // Struck out when the gate is revoked; and one that was not, is refused by its age.
+  const open = async () => (await house.owner.query("SELECT 1 FROM enrolment_tokens WHERE device = 'arena/south' AND used_at IS NULL")).rowCount;
+  expect(await open()).toBe(0);
+  const missed = await house.enrolmentToken('arena/south');
+  await house.owner.query("UPDATE enrolment_tokens SET created_at = now() - interval '1 hour' WHERE device = 'arena/south' AND used_at IS NULL");
+  expect(await open()).toBe(1);
   const bearer = (house.shows.gate['authorization'] as string).slice('Bearer '.length);
   const table: readonly (readonly [what: string, token: string, answer: string])[] = [
     ['one that was never given', 'stile-enrol-nobody-ever-gave-this', '401 UNAUTHENTICATED'],
     ["a device's token", bearer, '401 UNAUTHENTICATED'],
     ['one that is over', await house.enrolmentToken('arena/idle', -1), '401 UNAUTHENTICATED'],
     ['an unused one of a revoked gate', lost, '401 UNAUTHENTICATED'],
+    ['one of before it was revoked that was not struck out', missed, '401 UNAUTHENTICATED'],
     ['a fresh one, whatever the request calls itself', first, '200 arena/idle'],
     ['the same again', first, '401 UNAUTHENTICATED'],
     ['another one that was open when the gate enrolled', second, '401 UNAUTHENTICATED'],

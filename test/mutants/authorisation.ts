@@ -56,9 +56,9 @@ export const AUTHORISATION: readonly Mutant[] = [
     "if ((await client.query('SELECT 1 FROM gate_assignments WHERE gate = $1 AND event_id = $2', [device, eventId])).rowCount === 0)",
     'if (device === eventId)',
   ),
-  route('a scanner scans for any event', 'cloud/scan/routes.ts', 'if (assigned.rowCount === 0)', 'if (assigned.rowCount < 0)'),
-  route('a scanner of another site writes off tickets', 'cloud/scan/offline.ts', 'AND e.site_id = $2 ', 'AND ($2::text) IS NOT NULL '),
-  route("a scanner uploads in another's name", 'cloud/scan/routes.ts', 'if (named !== own) throw', "if (named === '') throw"),
+  route('a scanner scans for any event', 'cloud/reconcile/scan-routes.ts', 'if (assigned.rowCount === 0)', 'if (assigned.rowCount < 0)'),
+  route('a scanner of another site writes off tickets', 'cloud/reconcile/offline.ts', 'AND e.site_id = $2 ', 'AND ($2::text) IS NOT NULL '),
+  route("a scanner uploads in another's name", 'cloud/reconcile/scan-routes.ts', 'if (named !== own) throw', "if (named === '') throw"),
   route("a gate asks for a list in another's name", 'cloud/manifest/routes.ts', 'if (device_id !== device) throw', "if (device_id === '*') throw"),
   route(
     'a gate reads the ledgers of any site',
@@ -66,18 +66,24 @@ export const AUTHORISATION: readonly Mutant[] = [
     "identity?.kind === 'device' && !identity.device.startsWith(`${site}/`)",
     "identity?.kind === 'device' && site === ''",
   ),
-  route('enrolment has no limit of requests', 'cloud/http/server.ts', "'/openapi.json']", "'/openapi.json', '/enroll']"),
+  route(
+    'enrolment has no limit of requests',
+    'cloud/devices/enrolment.ts',
+    "config: { who: 'open', opensWith:",
+    "config: { who: 'open', unlimited: true, opensWith:",
+  ),
   route(
     'an unused enrolment token brings a revoked gate back',
     'cloud/devices/assignment.ts',
     "await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [name]);",
     '',
   ),
+  route('a token of before the revocation is good', 'cloud/devices/enrolment.ts', 'AND d.revoked_at >= e.created_at)', 'AND d.revoked_at < d.revoked_at)'),
   {
     name: 'an enrolment token is good twice',
     edits: [
       {
-        file: 'cloud/db/migrations/0100_rights_to_gates.sql',
+        file: 'cloud/migrations/0100_rights_to_gates.sql',
         text: 'AND e.used_at IS NULL AND e.expires_at > now() $$;',
         instead: 'AND e.expires_at > now() $$;',
       },
@@ -88,7 +94,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   },
   route(
     'an enrolment token never ends',
-    'cloud/db/migrations/0100_rights_to_gates.sql',
+    'cloud/migrations/0100_rights_to_gates.sql',
     'AND e.used_at IS NULL AND e.expires_at > now() $$;',
     'AND e.used_at IS NULL $$;',
   ),
@@ -107,7 +113,7 @@ export const AUTHORISATION: readonly Mutant[] = [
         instead: 'SET revoked_at = coalesce(revoked_at, now()) WHERE',
       },
       {
-        file: 'cloud/db/migrations/0001_core.sql',
+        file: 'cloud/migrations/0001_core.sql',
         text: 'WHERE d.token_sha256 = token_hash AND d.revoked_at IS NULL $$;',
         instead: 'WHERE d.token_sha256 = token_hash $$;',
       },
@@ -117,17 +123,12 @@ export const AUTHORISATION: readonly Mutant[] = [
   },
   route(
     "an operator's token never ends",
-    'cloud/db/migrations/0100_rights_to_gates.sql',
+    'cloud/migrations/0100_rights_to_gates.sql',
     'AND o.revoked_at IS NULL AND (o.expires_at IS NULL OR o.expires_at > now()) $$;',
     'AND o.revoked_at IS NULL $$;',
   ),
-  route(
-    "an operator's token is not revoked",
-    'cloud/db/migrations/0100_rights_to_gates.sql',
-    'AND o.revoked_at IS NULL AND (o.expires_at',
-    'AND (o.expires_at',
-  ),
-  route("an operator acts in another's name", 'cloud/http/server.ts', 'if (named !== undefined && named !== operator.actor) throw', "if (named === '') throw"),
+  route("an operator's token is not revoked", 'cloud/migrations/0100_rights_to_gates.sql', 'AND o.revoked_at IS NULL AND (o.expires_at', 'AND (o.expires_at'),
+  route("an operator acts in another's name", 'cloud/http.ts', 'if (named !== undefined && named !== operator.actor) throw', "if (named === '') throw"),
   route(
     'a revoked gate is assigned events',
     'cloud/devices/assignment.ts',
@@ -140,10 +141,10 @@ export const AUTHORISATION: readonly Mutant[] = [
     "client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate])",
     "client.query('SELECT 1 FROM devices WHERE name = $1', [gate])",
   ),
-  word('senders are remembered for ever', 'cloud/ingest/sender-cache.ts', 'known !== undefined && known.until > now()', 'known !== undefined'),
+  word('senders are remembered for ever', 'cloud/ingest/senders.ts', 'known !== undefined && known.until > now()', 'known !== undefined'),
   word(
     'revoked senders are heard',
-    'cloud/ingest/sender-cache.ts',
+    'cloud/ingest/senders.ts',
     "kind: revoked === true ? 'revoked' : 'device'",
     "kind: revoked === undefined ? 'revoked' : 'device'",
   ),
@@ -153,7 +154,7 @@ export const AUTHORISATION: readonly Mutant[] = [
     "if (sender.kind !== 'device') {\n          counts.refused += 1;",
     "if (sender.kind === 'unknown') {\n          counts.refused += 1;",
   ),
-  word("a gate writes another's ledger", 'cloud/ingest/ledger-intake.ts', 'if (parsed.value.gate !== gate) return', "if (parsed.value.gate === '') return"),
+  word("a gate writes another's ledger", 'cloud/ingest/ledgers.ts', 'if (parsed.value.gate !== gate) return', "if (parsed.value.gate === '') return"),
   word(
     'facts of any event are told',
     'cloud/manifest/lookup.ts',
@@ -162,7 +163,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   ),
   mutant(
     'any row settles any grant',
-    'cloud/db/migrations/0540_reconcile_columns.sql',
+    'cloud/migrations/0540_reconcile_columns.sql',
     " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')",
     ')',
     'real',
@@ -171,7 +172,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   {
     name: 'any row settles any grant, and no table says whose it is',
     edits: [
-      { file: 'cloud/db/migrations/0540_reconcile_columns.sql', text: " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')", instead: ')' },
+      { file: 'cloud/migrations/0540_reconcile_columns.sql', text: " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')", instead: ')' },
       { file: 'contract/authority.ts', text: "settlement: 'cloud',", instead: "settlement: 'own'," },
     ],
     project: 'real',
@@ -179,7 +180,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   },
   mutant(
     'a gate hears the ledgers of every site',
-    'cloud/mqtt/broker-acl.ts',
+    'deploy/mosquitto/acl.ts',
     '`${TOPIC_ROOT}/${site}/+/ledger`,',
     '`${TOPIC_ROOT}/+/+/ledger`,',
     'system',
@@ -187,7 +188,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   ),
   mutant(
     'a gate answers for its whole site',
-    'cloud/mqtt/broker-acl.ts',
+    'deploy/mosquitto/acl.ts',
     '`${TOPIC_ROOT}/${gate}/response/+`]',
     '`${TOPIC_ROOT}/${splitGateName(gate).site}/+/response/+`]',
     'system',
@@ -195,7 +196,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   ),
   mutant(
     'a revoked gate keeps its rights at the broker',
-    'cloud/mqtt/broker-acl.ts',
+    'deploy/mosquitto/acl.ts',
     'isRevoked ? `# ${gate} is revoked` :',
     "gate === '' ? `# ${gate} is revoked` :",
     'system',
