@@ -1,6 +1,6 @@
 /**
  * One durable decision at the pace of real guests, who come seconds and not milliseconds after one another: what happens in the
- * pauses (usage, checks, checkpoints) is part of the next guest's way. The desk's core alone, in this process.
+ * pauses (usage, checks, checkpoints) is part of the next guest's way. The decider's core alone, in this process.
  *
  *   node bench/arrival-rate.ts [--codes 100] [--pause 700] [--dir <folder on the disk to measure>]
  *
@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { openDeskCore } from '../daemon/decider/decider.ts';
+import { openDeciderEngine } from '../daemon/decider/decider.ts';
 import { createSigner, GATE, makeManifest, newCode, show, stampAt, ticket } from '../daemon/decider/testing/store.ts';
 import type { Decision } from '../daemon/ports.ts';
 import { quantile, table } from './table.ts';
@@ -46,7 +46,7 @@ try {
   const codes = Array.from({ length: TICKETS }, newCode);
   let nowMs = 1_000;
   const stamp = () => stampAt(nowMs);
-  const core = await openDeskCore(
+  const core = await openDeciderEngine(
     { path: join(folder, 'store'), gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => process.stderr.write(`${what}: ${detail}\n`) },
     stamp(),
   );
@@ -61,7 +61,7 @@ try {
     }
     if (ms <= QUIET_AFTER_MS) return void (await sleep(Math.max(0, ms - IDLE_AFTER_MS)));
     await sleep(QUIET_AFTER_MS - IDLE_AFTER_MS);
-    while (core.idle(stamp(), true) || core.layOut()) {
+    while (core.idle(stamp(), true) || core.preallocateWal()) {
       /* to the end */
     }
     await sleep(ms - QUIET_AFTER_MS);

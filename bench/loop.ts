@@ -1,6 +1,6 @@
 /**
  * Presentations through the gate's loop in the simulator: the loop with its lane, a turnstile and guests of software, a clock that
- * is moved by hand, and the real desk in its worker on the real disk. No wire and no waiting, so what is left is the gate's own work.
+ * is moved by hand, and the real decider in its worker on the real disk. No wire and no waiting, so what is left is the gate's own work.
  *
  *   node bench/loop.ts [--presentations 10000] [--dir <folder on the disk to measure>]
  *
@@ -11,11 +11,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { createDesk } from '../daemon/decider/client.ts';
+import { createDeciderClient } from '../daemon/decider/client.ts';
 import { createGate } from '../daemon/gate/gate.ts';
 import { DEFAULT_LANE_CONFIG } from '../daemon/lane/config.ts';
 import { createNoUplink } from '../daemon/link/lazy-uplink.ts';
-import type { Board, BoardEvent, Clock, Desk, InputName, Reader, ReaderEvent } from '../daemon/ports.ts';
+import type { Board, BoardEvent, Clock, Decider, InputName, Reader, ReaderEvent } from '../daemon/ports.ts';
 import { initialTurnstile, stepTurnstile, type TurnstileInput } from '../daemon/sim/turnstile.ts';
 import { type Floor, openFloor } from './disk-floor.ts';
 import { quantile, table } from './table.ts';
@@ -53,7 +53,7 @@ function createTime() {
       },
     };
   };
-  /** Everything due until `untilMs`, in order; the desk's answers come before anything later. */
+  /** Everything due until `untilMs`, in order; the decider's answers come before anything later. */
   const pass = async (untilMs: number, settled: () => Promise<void>): Promise<void> => {
     for (;;) {
       await settled();
@@ -113,7 +113,7 @@ interface Measured {
 async function measure(folder: string, floor: Floor): Promise<Measured> {
   const time = createTime();
   const list = await makeTicketList(folder, PRESENTATIONS, WALL_MS);
-  const store = createDesk({ path: join(folder, 'store'), gate: GATE, verifyKeys: [list.signer.publicKey], clock: time.clock });
+  const store = createDeciderClient({ path: join(folder, 'store'), gate: GATE, verifyKeys: [list.signer.publicKey], clock: time.clock });
   await store.open();
   const installed = await store.installManifest(list.file, list.wanted);
   if (!installed.ok) throw new Error(`the list was refused: ${installed.message}`);
@@ -131,14 +131,14 @@ async function measure(folder: string, floor: Floor): Promise<Measured> {
     underWay.add(one);
     return answer;
   };
-  /** The desk has answered everything, and the loop has taken it. */
+  /** The decider has answered everything, and the loop has taken it. */
   const settled = async (): Promise<void> => {
     do {
       await Promise.all(underWay);
       await new Promise((resolve) => setImmediate(resolve));
     } while (underWay.size > 0);
   };
-  const desk: Desk = {
+  const decider: Decider = {
     ...store,
     decide: (presentation) =>
       track(
@@ -167,7 +167,7 @@ async function measure(folder: string, floor: Floor): Promise<Measured> {
   const gate = createGate({
     config: { gate: GATE, lane: DEFAULT_LANE_CONFIG },
     clock: time.clock,
-    desk,
+    decider,
     board: createLane(time, () => release.push(since())),
     readers: [reader],
     uplink: createNoUplink(),
@@ -226,7 +226,7 @@ try {
     (quantile(times, 0.5) / p50).toFixed(2),
   ];
   process.stdout.write(
-    `${PRESENTATIONS.toLocaleString('en')} presentations through the loop, the lane and the desk on its disk: ${counts.granted} admitted and passed, ${counts.refused} refused, in ${(wholeMs / 1000).toFixed(1)} s (${(PRESENTATIONS / (wholeMs / 1000)).toFixed(0)} a second, passage and rows included), load ${load.toFixed(1)}\n`,
+    `${PRESENTATIONS.toLocaleString('en')} presentations through the loop, the lane and the decider on its disk: ${counts.granted} admitted and passed, ${counts.refused} refused, in ${(wholeMs / 1000).toFixed(1)} s (${(PRESENTATIONS / (wholeMs / 1000)).toFixed(0)} a second, passage and rows included), load ${load.toFixed(1)}\n`,
   );
   process.stdout.write(
     `${table(

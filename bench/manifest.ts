@@ -90,7 +90,7 @@ try {
   say('build: ready-made file', ms(median(builds)), mib(bytes), mib(packed), `${(bytes / TICKETS).toFixed(1)} bytes a ticket`);
   const event = await inTenant((client) => readEvent(client, venue.eventId));
   if (event === null) throw new Error('the event is gone');
-  const json = await timed(() => database.snapshotOf(venue.tenantId, (client) => wholeManifest(client, options, event, Date.now())));
+  const json = await timed(() => database.readSnapshot(venue.tenantId, (client) => wholeManifest(client, options, event, Date.now())));
   if (json.value === null) say('build: JSON', 'refused: more than 200,000 tickets');
   else {
     const text = JSON.stringify(json.value);
@@ -128,7 +128,7 @@ try {
   const deltas: number[] = [];
   let delta = '';
   for (let round = 0; round < 10 * ROUNDS; round++) {
-    const made = await timed(() => database.snapshotOf(venue.tenantId, (client) => deltaManifest(client, options, after, before, Date.now())));
+    const made = await timed(() => database.readSnapshot(venue.tenantId, (client) => deltaManifest(client, options, after, before, Date.now())));
     deltas.push(made.ms);
     delta = JSON.stringify(made.value);
   }

@@ -1,9 +1,9 @@
 /**
  * The way of a code, measured: last byte written into the reader's wire → release edge on the board, with real parts (serialport
- * on a pseudo-terminal, the desk in its worker with synchronous=FULL, the lane, the sim board), for manifests of three sizes.
+ * on a pseudo-terminal, the decider in its worker with synchronous=FULL, the lane, the sim board), for manifests of three sizes.
  * Beside it, on the same disk and in the same run, the floor: the same-size write and fdatasync in a bare loop.
  *
- * The code comes as over a wire, in pieces at the port's baud (`--baud 0`: all at once, as from a reader on USB). For every second code the desk is not told of its
+ * The code comes as over a wire, in pieces at the port's baud (`--baud 0`: all at once, as from a reader on USB). For every second code the decider is not told of its
  * coming, so that what this is worth shows in one run.
  *
  *   node bench/path.ts [--codes 1000] [--sizes 10000,100000,1000000] [--baud 115200] [--pause 130] [--dir <folder on the disk to measure>]
@@ -14,11 +14,11 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createSimBoard } from '../daemon/board/sim-board.ts';
 import { createClock } from '../daemon/clock/clock.ts';
-import { createDesk } from '../daemon/decider/client.ts';
+import { createDeciderClient } from '../daemon/decider/client.ts';
 import { createGate, type Gate } from '../daemon/gate/gate.ts';
 import { DEFAULT_LANE_CONFIG } from '../daemon/lane/config.ts';
 import { createNoUplink } from '../daemon/link/lazy-uplink.ts';
-import type { Desk, Reader } from '../daemon/ports.ts';
+import type { Decider, Reader } from '../daemon/ports.ts';
 import { createSerialReader } from '../daemon/reader/serial-reader.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
 import { systemTimers } from '../daemon/timers.ts';
@@ -64,7 +64,7 @@ async function measure(
 ): Promise<{ readonly times: Times; readonly cold: Times; readonly rss_mb: number; readonly bytes: number }> {
   const list = await makeTicketList(folder, size, Date.now());
   const clock = createClock({ floorMs: 0 });
-  const store = createDesk({ path: join(folder, `store-${size}`), gate: GATE, verifyKeys: [list.signer.publicKey], clock });
+  const store = createDeciderClient({ path: join(folder, `store-${size}`), gate: GATE, verifyKeys: [list.signer.publicKey], clock });
   await store.open();
   const installed = await store.installManifest(list.file, list.wanted);
   if (!installed.ok) throw new Error(`the manifest was refused: ${installed.message}`);
@@ -84,7 +84,7 @@ async function measure(
         listener(event);
       }),
   };
-  const desk: Desk = {
+  const decider: Decider = {
     ...store,
     prepare() {
       if (times === kinds.told) store.prepare?.();
@@ -126,7 +126,7 @@ async function measure(
   const gate = createGate({
     config: { gate: GATE, lane: { ...DEFAULT_LANE_CONFIG, pulseMs: 20 } },
     clock,
-    desk,
+    decider,
     board,
     readers: [reader],
     uplink: createNoUplink(),
@@ -188,7 +188,7 @@ try {
     const rows = (
       [
         ['wire and framing', 'framing'],
-        ['loop → desk', 'toDesk'],
+        ['loop → decider', 'toDesk'],
         ['lookup', 'lookup'],
         ['decision', 'decision'],
         ['commit', 'commit'],

@@ -18,7 +18,7 @@ import { connectAsync } from 'mqtt';
 import { stringify } from 'yaml';
 import { topicOf } from '../contract/topics.ts';
 import { createClock } from '../daemon/clock/clock.ts';
-import { createDesk } from '../daemon/decider/client.ts';
+import { createDeciderClient } from '../daemon/decider/client.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
 import { type Broker, startBroker } from '../testkit/broker.ts';
 import { quantile, table } from './table.ts';
@@ -44,13 +44,13 @@ const folder = mkdtempSync(join(tmpdir(), 'stile-start-'));
 /** A store with a manifest in use, and the gate's configuration beside it. */
 async function prepare(broker: Broker | null): Promise<{ readonly config: string; readonly close: () => void }> {
   const { file, wanted, signer } = await makeTicketList(folder, Number(values.tickets), Date.now());
-  const desk = createDesk({ path: join(folder, 'store'), gate: GATE, verifyKeys: [signer.publicKey], clock: createClock({ floorMs: 0 }) });
-  await desk.open();
+  const decider = createDeciderClient({ path: join(folder, 'store'), gate: GATE, verifyKeys: [signer.publicKey], clock: createClock({ floorMs: 0 }) });
+  await decider.open();
   const want = JSON.stringify({ schema: 1, events: [wanted] });
-  await desk.want(Buffer.from(want));
-  const installed = await desk.installManifest(file, wanted);
+  await decider.want(Buffer.from(want));
+  const installed = await decider.installManifest(file, wanted);
   if (!installed.ok) throw new Error(`the manifest was refused: ${installed.message}`);
-  await desk.close();
+  await decider.close();
   if (broker !== null) {
     const cloud = await connectAsync(broker.url);
     await cloud.publishAsync(topicOf({ kind: 'want', gate: GATE }), want, { qos: 1, retain: true });

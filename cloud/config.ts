@@ -129,11 +129,11 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
     mistakes.push(`${name}: ${JSON.stringify(raw)} is not a whole number from ${min} to ${max}`);
     return fallback;
   };
-  const url = (name: string, schemes: readonly string[], mend: string): string | null => {
+  const url = (name: string, schemes: readonly string[], hint: string): string | null => {
     const raw = text(name);
     if (raw === null) return null;
     if (URL.canParse(raw) && schemes.includes(new URL(raw).protocol)) return raw;
-    mistakes.push(`${name}: not a URL that begins with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}; ${mend}`);
+    mistakes.push(`${name}: not a URL that begins with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}; ${hint}`);
     return null;
   };
 

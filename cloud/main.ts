@@ -29,9 +29,9 @@ import { createMetrics, type Metrics } from './metrics.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from './mqtt/client.ts';
 import { acksFor } from './reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from './reconcile/cloud-ledger.ts';
-import { tellConflicts } from './reconcile/conflict-publisher.ts';
+import { publishConflicts } from './reconcile/conflict-publisher.ts';
 import { readRow, reconcile, reconcileEach } from './reconcile/reconcile.ts';
-import { registerAccountRoutes } from './reconcile/routes.ts';
+import { registerReconcileRoutes } from './reconcile/routes.ts';
 import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
 import { registerScanRoutes } from './scan/routes.ts';
 import { createHousekeeping } from './tickets/housekeeping.ts';
@@ -125,7 +125,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
       database,
       broker,
       log,
-      account: { readRow, reconcile, reconcileEach, acksFor, unpublishedCloudRows, markPublished, tellConflicts },
+      account: { readRow, reconcile, reconcileEach, acksFor, unpublishedCloudRows, markPublished, publishConflicts },
       lookup: (tenantId, gate, question) => database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
       onResponse: (topic, payload) => requests?.receive(topic, payload),
     });
@@ -211,7 +211,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys });
   registerTicketRoutes(app, { database });
   registerNotificationRoutes(app, { database });
-  registerAccountRoutes(app, { database });
+  registerReconcileRoutes(app, { database });
   registerConsole(app);
   registerScanRoutes(app, { database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
   return app;

@@ -309,8 +309,8 @@ test('exit codes, from any folder and through links', async () => {
   expect(await at.run(['status'], { launcher: alone })).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining("run 'make setup'") });
   const sick = await at.cli('doctor', '--json');
   expect(sick.code).toBe(1);
-  const { checks } = JSON.parse(sick.stdout) as { checks: { part: string; result: string; mend: string }[] };
-  expect(checks.find(({ part }) => part === 'cloud')).toMatchObject({ result: 'fail', mend: expect.any(String) });
+  const { checks } = JSON.parse(sick.stdout) as { checks: { part: string; result: string; hint: string }[] };
+  expect(checks.find(({ part }) => part === 'cloud')).toMatchObject({ result: 'fail', hint: expect.any(String) });
   expect(checks.find(({ part }) => part === 'reader in')).toMatchObject({ result: 'ok' });
-  expect(checks.filter(({ result, mend }) => result !== 'ok' && mend === '')).toEqual([]);
+  expect(checks.filter(({ result, hint }) => result !== 'ok' && hint === '')).toEqual([]);
 }, 60_000);

@@ -2,7 +2,7 @@
  * Composition: opens the parts of one gate in order and gives them back in reverse. What a part does is its own business;
  * what is said here is who gets whom, and in which order.
  *
- * log → clock → control socket (so that two gates never drive one lane) → board, desk, readers (gate.open: from here on guests
+ * log → clock → control socket (so that two gates never drive one lane) → board, decider, readers (gate.open: from here on guests
  * are decided) → uplink and its library → telemetry. The watchdog is fed only where the loop has turned.
  */
 import { existsSync } from 'node:fs';
@@ -17,11 +17,11 @@ import { createClockWatch } from './clock/jump-detector.ts';
 import type { Config } from './config/load.ts';
 import { createHandlers } from './control/handlers.ts';
 import { createControl } from './control/server.ts';
-import type { DeskThread } from './decider/early-start.ts';
+import type { EarlyWorker } from './decider/early-start.ts';
 import { createGate, type Gate } from './gate/gate.ts';
 import { composeLink } from './link/compose.ts';
 import { createLog, type Log } from './log/log.ts';
-import type { Board, Desk, Uplink } from './ports.ts';
+import type { Board, Decider, Uplink } from './ports.ts';
 import { createSerialReader } from './reader/serial-reader.ts';
 import { createHealthReports } from './telemetry/health-schedule.ts';
 import { createTelemetry, type Telemetry } from './telemetry/host-metrics.ts';
@@ -60,7 +60,7 @@ type Release = { readonly what: string; readonly run: () => Promise<void> | void
 /** What a start has begun already, before this was loaded (cli/run.ts). */
 export interface Started {
   readonly clock?: GateClock;
-  readonly deskThread?: DeskThread;
+  readonly earlyWorker?: EarlyWorker;
 }
 
 /** Opens everything. Rejects where the gate can't run at all, after giving back what was opened: another gate runs here, or the board fails. */
@@ -79,11 +79,11 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
     const telemetry = createTelemetry();
     releases.push({ what: 'telemetry', run: () => telemetry.close() });
     const board = withReleaseFile(config, clock, log);
-    const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts(), board.describe()), log, started.deskThread);
+    const link = composeLink(config, clock, () => gateInfo(config, clock, version, telemetry.facts(), board.describe()), log, started.earlyWorker);
     const readers = config.readers.map((reader) => createSerialReader(reader, clock));
     const { uplink, sync } = link;
-    const desk = openEarly(link.desk);
-    releases.push({ what: 'store', run: () => desk.close() });
+    const decider = openEarly(link.decider);
+    releases.push({ what: 'store', run: () => decider.close() });
     const gate = createGate({
       config: {
         gate: config.gate,
@@ -91,7 +91,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
         exitStandsOpen: config.board.outputs.release_out?.safe === config.board.outputs.release_out?.active,
       },
       clock,
-      desk,
+      decider,
       board,
       readers,
       uplink,
@@ -109,7 +109,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
       clock,
       gate,
       board,
-      desk,
+      decider,
       openPort: (path) => createSerialReader({ baud: 115_200, frame: 'crlf', ...config.readers[0], name: path, direction: 'in', path }, clock),
       fetchProblem: () => sync.problem?.() ?? null,
       startedAtMs,
@@ -130,13 +130,13 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
     await gate.open();
     const startMs = Math.round(performance.now());
     board.follow(gate);
-    clock.raiseFloor(gate.state().desk?.lastRowMs ?? 0);
+    clock.raiseFloor(gate.state().decider?.lastRowMs ?? 0);
     ready.resolve(startMs);
 
     const notify = createSdNotify({ failed: (message) => log.warn(message) });
-    notify.ready(`gate ${config.gate} decides, ${gate.state().desk?.manifests.length ?? 0} events`);
+    notify.ready(`gate ${config.gate} decides, ${gate.state().decider?.manifests.length ?? 0} events`);
     log.info('the gate decides', { start_ms: startMs, clock_trusted: clock.trusted() });
-    const end = startReports({ gate, uplink, desk, clock, log, telemetry, notify });
+    const end = startReports({ gate, uplink, decider, clock, log, telemetry, notify });
     releases.push({
       what: 'reports',
       run: () => {
@@ -159,14 +159,14 @@ function latchedOnDisk(config: Config): boolean {
 }
 
 /** The store opens in its worker while the rest is put together here; the gate's first `open` answers from that. */
-function openEarly(desk: Desk): Desk {
-  let early: ReturnType<Desk['open']> | null = desk.open();
+function openEarly(decider: Decider): Decider {
+  let early: ReturnType<Decider['open']> | null = decider.open();
   // Whoever opens it is told.
   early.catch(() => undefined);
   return {
-    ...desk,
+    ...decider,
     open() {
-      const first = early ?? desk.open();
+      const first = early ?? decider.open();
       early = null;
       return first;
     },
@@ -176,7 +176,7 @@ function openEarly(desk: Desk): Desk {
 /** The board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */
 function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard & { follow(gate: Gate): void } {
   const path = join(dirname(config.control.socket), RELEASE_FILE_NAME);
-  // Before the desk is open the latch is read from the disk itself: it must hold from the first moment.
+  // Before the decider is open the latch is read from the disk itself: it must hold from the first moment.
   const board = createBoard(config.board, clock, {
     startOpen: () => latchedOnDisk(config),
     draw: (line) => void process.stderr.write(`${line}\n`),
@@ -205,13 +205,13 @@ function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard 
 function startReports(parts: {
   readonly gate: Gate;
   readonly uplink: Uplink;
-  readonly desk: Desk;
+  readonly decider: Decider;
   readonly clock: GateClock;
   readonly log: Log;
   readonly telemetry: Telemetry;
   readonly notify: SdNotify;
 }): () => void {
-  const { gate, uplink, desk, clock, log, telemetry, notify } = parts;
+  const { gate, uplink, decider, clock, log, telemetry, notify } = parts;
   const { health, stats } = gate.telemetry();
   // What the start itself took is not the loop's lag.
   telemetry.loopLagMs();
@@ -227,7 +227,7 @@ function startReports(parts: {
     nowMs: () => clock.boottimeMs(),
     after: systemTimers().after,
   });
-  const watchClock = createClockWatch({ clock, desk, log });
+  const watchClock = createClockWatch({ clock, decider, log });
   const look = () => {
     if (clock.boottimeMs() - gate.lastTurnMs() <= TURNED_WITHIN_MS) notify.watchdog();
     watchClock();

@@ -1,5 +1,5 @@
 /**
- * What the gate's loop needs of the world: Reader, Board, Desk, Uplink, Clock. Adapters implement these;
+ * What the gate's loop needs of the world: Reader, Board, Decider, Uplink, Clock. Adapters implement these;
  * the loop and the tests know nothing else. Constructors and factories do nothing: work begins with
  * `open` and ends with `close`, which returns when everything is released.
  */
@@ -99,7 +99,7 @@ export interface Board {
   ok(): boolean;
 }
 
-// ---------------------------------------------------------------- desk (store and rules, in a worker)
+// ---------------------------------------------------------------- decider (store and rules, in a worker)
 
 /** A code before the reader. */
 export interface Presentation {
@@ -128,7 +128,7 @@ export interface Decision {
   readonly stages: { readonly lookup_us: number; readonly decision_us: number; readonly commit_us: number };
 }
 
-/** What the ledger must remember besides decisions. The desk adds key, times and hash. */
+/** What the ledger must remember besides decisions. The decider adds key, times and hash. */
 export type Note =
   | { readonly kind: 'passage'; readonly of: RowPosition | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
   | { readonly kind: 'refusal'; readonly reason: 'unreadable' | 'busy' | 'gate_locked' | 'error'; readonly direction: Direction }
@@ -180,7 +180,7 @@ export interface GrantConflict {
   readonly words: string;
 }
 
-export interface DeskStatus {
+export interface DeciderStatus {
   readonly epoch: number;
   readonly lastSeq: number;
   readonly backlog: number;
@@ -217,12 +217,12 @@ export type ManifestResult =
  * manifest installation never delays a decision. A call rejects with an Error carrying `fault` when the
  * disk refuses (full, busy, denied, corrupt); nothing is then recorded and nothing may be opened.
  */
-export interface Desk {
-  open(): Promise<DeskStatus>;
+export interface Decider {
+  open(): Promise<DeciderStatus>;
   close(): Promise<void>;
   /** Recognises, decides, commits (synchronous=FULL), then answers. */
   decide(presentation: Presentation): Promise<Decision>;
-  /** A code is coming: the desk wakes and has at hand what a decision needs. Decides and writes nothing, never throws, and costs a `decide` no wait of note. */
+  /** A code is coming: the decider wakes and has at hand what a decision needs. Decides and writes nothing, never throws, and costs a `decide` no wait of note. */
   prepare?(): void;
   /**
    * Gives up waiting on an earlier `decide` (the disk stalled and the guest was told no): if it is granted after all, the store
@@ -259,7 +259,7 @@ export interface Desk {
   applyOverlay(payload: Uint8Array): Promise<ManifestResult>;
   /** The events this gate shall hold; others are dropped. Answers which of them need fetching, and from which version. */
   want(payload: Uint8Array): Promise<readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[]>;
-  status(): Promise<DeskStatus>;
+  status(): Promise<DeciderStatus>;
   /** For reading by people (`stile-gate ledger`; `conflict`: what the cloud found out about a grant): own rows after `after` (null: from the oldest kept), in order over all kept epochs, as stored; at most `limit`, and 500. */
   rows(
     after: RowPosition | null,

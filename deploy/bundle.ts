@@ -3,7 +3,7 @@
  *
  *   node deploy/bundle.ts [gate|cloud] [x64|arm64] [folder] [--no-archive] [--no-database]      → <folder>/gate-<arch>/ and <folder>/gate-<arch>.tar.gz
  *
- *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,desk}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
+ *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,decider}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
  *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
  *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  lib/console  systemd/
  *           share/{mosquitto.conf,database.sql,policies.yaml.example,proxy,doc}  install  version.json
@@ -86,7 +86,7 @@ async function bundleZod(lib: string): Promise<void> {
 
 async function bundleProgram(entry: string, name: string, lib: string, plugins: readonly Plugin[] = []): Promise<number> {
   const { metafile, warnings } = await build({
-    // One program in parts: what only a command line, the desk's worker or the uplink needs is read when it is needed (0111-bundle-in-parts.md).
+    // One program in parts: what only a command line, the decider's worker or the uplink needs is read when it is needed (0111-bundle-in-parts.md).
     entryPoints: [{ in: join(root, entry), out: name }],
     outdir: lib,
     outExtension: { '.js': '.mjs' },
@@ -153,7 +153,7 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string, database: 
   const koffi = arch === process.arch ? join(modules, `@koromix/koffi-linux-${arch}`) : fetchPackage(`@koromix/koffi-linux-${arch}`);
   const { file, note } = databasePart(arch, runtime, database);
   copyFileSync(file, join(folder, 'better_sqlite3.node'));
-  const notes = note === null ? [] : [note];
+  const pendingEntries = note === null ? [] : [note];
   copyFileSync(
     join(modules, `@serialport/bindings-cpp/prebuilds/linux-${arch}/@serialport+bindings-cpp${arch === 'arm64' ? '.armv8' : ''}.glibc.node`),
     join(folder, 'serialport.node'),
@@ -161,7 +161,7 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string, database: 
   copyFileSync(join(koffi, `linux_${arch}/koffi.node`), join(folder, 'koffi.node'));
   // onoff's part has no prebuilt file; one source file, no generator needed.
   if (compiler(arch, 'g++') === null)
-    return [...notes, `without a C++ compiler for ${arch} onoff's native part was left out: this bundle drives no GPIO (board.driver: sim)`];
+    return [...pendingEntries, `without a C++ compiler for ${arch} onoff's native part was left out: this bundle drives no GPIO (board.driver: sim)`];
   compile(arch, 'g++', "onoff's native part (epoll)", [
     '-shared',
     '-fPIC',
@@ -180,7 +180,7 @@ function copyNativeParts(arch: Arch, runtime: string, folder: string, database: 
     '-o',
     join(folder, 'epoll.node'),
   ]);
-  return notes;
+  return pendingEntries;
 }
 
 /**
@@ -212,7 +212,7 @@ async function addProgram(
   arch: Arch,
   work: string,
   program: { readonly entry: string; readonly name: string; readonly launcher: string; readonly plugins?: readonly Plugin[] },
-): Promise<{ readonly runtime: string; readonly notes: readonly string[] }> {
+): Promise<{ readonly runtime: string; readonly pendingEntries: readonly string[] }> {
   for (const folder of ['bin', 'lib/native', 'share/doc', 'systemd']) mkdirSync(join(work, folder), { recursive: true });
   const runtime = runtimeFolder(arch);
   await bundleProgram(program.entry, program.name, join(work, 'lib'), program.plugins);
@@ -221,11 +221,11 @@ async function addProgram(
   for (const file of ['node', program.name]) chmodSync(join(work, 'bin', file), 0o755);
   copyFileSync(join(root, 'docs/INSTALL.md'), join(work, 'share/doc/INSTALL.md'));
   const note = copyLibatomic(arch, join(work, 'lib/native'));
-  return { runtime, notes: note === null ? [] : [note] };
+  return { runtime, pendingEntries: note === null ? [] : [note] };
 }
 
 async function makeGate(arch: Arch, work: string, database: boolean): Promise<readonly string[]> {
-  const { runtime, notes } = await addProgram(arch, work, {
+  const { runtime, pendingEntries } = await addProgram(arch, work, {
     entry: 'deploy/entries/gate.ts',
     name: 'stile-gate',
     launcher: 'daemon/stile-gate',
@@ -233,7 +233,7 @@ async function makeGate(arch: Arch, work: string, database: boolean): Promise<re
   });
   // Apart from the command lines and from each other: each of the service's two threads reads few files, and none for another's sake.
   await bundleProgram('deploy/entries/run.ts', 'stile-run', join(work, 'lib'), [lateZod]);
-  await bundleProgram('deploy/entries/worker.ts', 'stile-desk', join(work, 'lib'), [lateZod]);
+  await bundleProgram('deploy/entries/worker.ts', 'stile-decider', join(work, 'lib'), [lateZod]);
   await bundleZod(join(work, 'lib'));
   const more = copyNativeParts(arch, runtime, join(work, 'lib/native'), database);
   const step = join(work, 'libexec/stile-release');
@@ -244,11 +244,11 @@ async function makeGate(arch: Arch, work: string, database: boolean): Promise<re
   cpSync(join(root, 'systemd'), join(work, 'systemd'), { recursive: true, filter: (path) => !path.endsWith('stile-cloud.service') });
   copyFileSync(join(root, 'deploy/install'), join(work, 'install'));
   chmodSync(join(work, 'install'), 0o755);
-  return [...notes, ...more];
+  return [...pendingEntries, ...more];
 }
 
 async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
-  const { notes } = await addProgram(arch, work, { entry: 'cloud/cli/main.ts', name: 'stile-cloud', launcher: 'cloud/stile-cloud' });
+  const { pendingEntries } = await addProgram(arch, work, { entry: 'cloud/cli/main.ts', name: 'stile-cloud', launcher: 'cloud/stile-cloud' });
   copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(work, 'lib/native/better_sqlite3.node'));
   cpSync(join(root, 'cloud/db/migrations'), join(work, 'lib/migrations'), { recursive: true });
   cpSync(join(root, 'cloud/console/page'), join(work, 'lib/console'), { recursive: true });
@@ -259,7 +259,7 @@ async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
   copyFileSync(join(root, 'deploy/install-cloud'), join(work, 'install'));
   chmodSync(join(work, 'install'), 0o755);
   for (const file of ['stile-cloud.service', 'sysusers.d/stile.conf']) copyFileSync(join(root, 'systemd', file), join(work, 'systemd', basename(file)));
-  return notes;
+  return pendingEntries;
 }
 
 const KINDS = { gate: makeGate, cloud: makeCloud };
@@ -273,14 +273,14 @@ async function main(options: readonly string[]): Promise<void> {
   const target = join(rest[1] ?? join(root, 'dist'), `${kind}-${arch}`);
   const work = `${target}.new`;
   rmSync(work, { recursive: true, force: true });
-  const notes = await KINDS[kind](arch, work, !options.includes('--no-database'));
+  const pendingEntries = await KINDS[kind](arch, work, !options.includes('--no-database'));
   const { version, commit } = stileVersion();
   const runtime = arch === process.arch ? process.versions.node : readFileSync(join(runtimeFolder(arch), '.version'), 'utf8').trim();
   writeFileSync(join(work, 'version.json'), `${JSON.stringify({ version, commit, arch, runtime, built_at: new Date().toISOString() }, null, 2)}\n`);
   rmSync(target, { recursive: true, force: true });
   renameSync(work, target);
   const archive = options.includes('--no-archive') ? null : pack(target);
-  for (const note of notes) process.stderr.write(`bundle: ${note}\n`);
+  for (const note of pendingEntries) process.stderr.write(`bundle: ${note}\n`);
   const megabytes = (file: string) => `${(statSync(file).size / 1_048_576).toFixed(1)} MB`;
   process.stdout.write(
     `${target}: Stile ${version} (${commit}) for ${arch}, its runtime ${megabytes(join(target, 'bin/node'))}\n${archive === null ? '' : `${archive}: ${megabytes(archive)}\n`}`,

@@ -35,10 +35,10 @@ const FIRMWARE = 'dtparam=audio=on\n[pi4]\narm_boost=1\n';
 
 let folder: string;
 let bundle: string;
-let card: string;
+let offlineLedger: string;
 
 const install = (...args: string[]) => spawnSync(join(bundle, 'install'), args, { encoding: 'utf8' });
-const on = (path: string) => join(card, path);
+const on = (path: string) => join(offlineLedger, path);
 
 if (!able) test.skip('deploy/install');
 else
@@ -51,8 +51,8 @@ else
     });
     afterAll(() => rmSync(folder, { recursive: true, force: true }));
     beforeEach(() => {
-      card = join(folder, 'card');
-      rmSync(card, { recursive: true, force: true });
+      offlineLedger = join(folder, 'card');
+      rmSync(offlineLedger, { recursive: true, force: true });
       for (const path of ['etc/systemd', 'usr/bin', 'boot/firmware']) mkdirSync(on(path), { recursive: true });
       // As on a Debian of today: /bin is a link, and sh is one.
       symlinkSync('usr/bin', on('bin'));
@@ -71,7 +71,7 @@ else
       const header = Buffer.alloc(64);
       header.set([0x7f, 0x45, 0x4c, 0x46, 1, 1, 1]);
       writeFileSync(on('usr/bin/dash'), header);
-      const { status, stderr } = install('--root', card);
+      const { status, stderr } = install('--root', offlineLedger);
       expect(status).toBe(1);
       expect(stderr).toBe('install: this is a 32-bit system, and Stile needs a 64-bit one: flash the 64-bit image of the same system\n');
       untouched();
@@ -83,19 +83,19 @@ else
       writeFileSync(on('usr/bin/other'), program);
       rmSync(on('usr/bin/sh'));
       symlinkSync('/usr/bin/other', on('usr/bin/sh'));
-      const { status, stderr } = install('--root', card);
+      const { status, stderr } = install('--root', offlineLedger);
       expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringMatching(/^install: this bundle is for \w+, and this machine is not/) });
       untouched();
     });
 
     test('refuses a bad configuration with 78 and every mistake, before anything is touched', () => {
       writeFileSync(join(folder, 'gate.yaml'), `${CONFIG.replace('frame: crlf', 'frame: crfl')}turnstile: { puls_ms: 200 }\n`);
-      const { status, stderr } = install('--root', card, '--config', join(folder, 'gate.yaml'));
+      const { status, stderr } = install('--root', offlineLedger, '--config', join(folder, 'gate.yaml'));
       expect(status).toBe(78);
       expect(stderr).toContain('did you mean pulse_ms?');
       expect(stderr).toContain('readers[0].frame');
       untouched();
-      expect(install('--root', card, '--config', '/nonexistent').status).toBe(78);
+      expect(install('--root', offlineLedger, '--config', '/nonexistent').status).toBe(78);
       untouched();
     });
 
@@ -109,7 +109,7 @@ else
     test('is no bundle: says so', () => {
       mkdirSync(join(folder, 'alone'), { recursive: true });
       copyFileSync(join(bundle, 'install'), join(folder, 'alone/install'));
-      expect(spawnSync('sh', [join(folder, 'alone/install'), '--root', card], { encoding: 'utf8' })).toMatchObject({
+      expect(spawnSync('sh', [join(folder, 'alone/install'), '--root', offlineLedger], { encoding: 'utf8' })).toMatchObject({
         status: 1,
         stderr: expect.stringContaining('make bundle'),
       });
@@ -120,7 +120,7 @@ else
       const files = join(folder, 'files');
       mkdirSync(files, { recursive: true });
       writeFileSync(join(files, 'gate.key'), 'secret', { mode: 0o644 });
-      const first = install('--root', card, '--config', join(folder, 'gate.yaml'), '--files', files);
+      const first = install('--root', offlineLedger, '--config', join(folder, 'gate.yaml'), '--files', files);
       expect(first, first.stderr).toMatchObject({ status: 0 });
 
       expect(lstatSync(on('opt/stile')).isSymbolicLink()).toBe(true);
@@ -143,7 +143,7 @@ else
       const before = readlinkSync(on('opt/stile'));
       mkdirSync(on('opt/stile.d/0.0.1-older'));
       writeFileSync(join(bundle, 'version.json'), readFileSync(join(bundle, 'version.json'), 'utf8').replace(/"version": "[^"]*"/, '"version": "9.9.9"'));
-      expect(install('--root', card)).toMatchObject({ status: 0 });
+      expect(install('--root', offlineLedger)).toMatchObject({ status: 0 });
       expect(readlinkSync(on('opt/stile'))).toMatch(/^stile\.d\/9\.9\.9-/);
       expect(
         readdirSync(on('opt/stile.d'))
@@ -153,7 +153,7 @@ else
       expect(readFileSync(on('boot/firmware/config.txt'), 'utf8')).toBe(firmware);
       expect(readFileSync(on('etc/stile/gate.yaml'), 'utf8')).toBe(CONFIG);
 
-      expect(install('--root', card, '--remove')).toMatchObject({ status: 0 });
+      expect(install('--root', offlineLedger, '--remove')).toMatchObject({ status: 0 });
       expect(readFileSync(on('boot/firmware/config.txt'), 'utf8')).toBe(FIRMWARE);
       expect(readdirSync(on('opt'))).toEqual([]);
       expect(readdirSync(on('etc/systemd/system/multi-user.target.wants'))).toEqual([]);

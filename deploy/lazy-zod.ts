@@ -63,11 +63,11 @@ function zod(): Real {
 }
 
 /** What stands for a schema that is not made yet → makes it, once. */
-const notes = new WeakMap<object, () => unknown>();
+const pendingEntries = new WeakMap<object, () => unknown>();
 
 /** zod is given its own schemas alone: those among arguments, in lists and in the shapes of objects are made now. */
 function made(value: unknown): unknown {
-  if (typeof value === 'function') return notes.get(value)?.() ?? value;
+  if (typeof value === 'function') return pendingEntries.get(value)?.() ?? value;
   if (Array.isArray(value)) return value.map(made);
   if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value;
   return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, made(part)]));
@@ -89,7 +89,7 @@ function note(make: () => unknown): unknown {
     },
     has: (_target, key) => key in whole(),
   });
-  notes.set(proxy, whole);
+  pendingEntries.set(proxy, whole);
   return proxy;
 }
 

@@ -16,10 +16,10 @@ export const endOf = ({ startsAtMs, endsAtMs }: Pick<EventFacts, 'startsAtMs' | 
 /** What a person must know of an event's end; null: it has one. */
 export function endWarning({ startsAtMs, endsAtMs }: Pick<EventFacts, 'startsAtMs' | 'endsAtMs'>): string | null {
   if (endsAtMs !== null) return null;
-  const mend = 'give it one with stile-cloud event put --ends';
+  const hint = 'give it one with stile-cloud event put --ends';
   return startsAtMs === null
-    ? `has no end, and its tickets open its gates for ever: ${mend}`
-    : `has no end, and is held to end ${DEFAULT_LENGTH_H} h after its beginning: ${mend}`;
+    ? `has no end, and its tickets open its gates for ever: ${hint}`
+    : `has no end, and is held to end ${DEFAULT_LENGTH_H} h after its beginning: ${hint}`;
 }
 
 interface Window {

@@ -12,7 +12,7 @@ export interface Version {
 /** Put in place of this name by deploy/bundle.ts. */
 declare const STILE_BUILD: Version | undefined;
 
-/** Is this the bundle, which has the desk's worker beside its parts, as stile-desk.mjs? */
+/** Is this the bundle, which has the decider's worker beside its parts, as stile-decider.mjs? */
 export const isBundle = (): boolean => typeof STILE_BUILD !== 'undefined';
 
 /** Exactly which program runs; null in a checkout, whose code may change while its version does not. */

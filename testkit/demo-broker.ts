@@ -11,7 +11,7 @@ export interface DemoBroker {
   /** Drops every connection and refuses new ones. */
   cut(): Promise<void>;
   /** Listens again, on the same port. */
-  mend(): Promise<void>;
+  hint(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -47,7 +47,7 @@ export async function startDemoBroker(): Promise<DemoBroker> {
     url: `mqtt://127.0.0.1:${port}`,
     up: () => server !== null,
     cut,
-    mend: async () => {
+    hint: async () => {
       if (server === null) await listen();
     },
     close: async () => {

@@ -12,7 +12,7 @@ import { signedText } from '../contract/hash-chain.ts';
 import type { ManifestTicket } from '../contract/manifest.ts';
 import { createSimClock } from '../daemon/clock/clock.ts';
 import type { GateStatus } from '../daemon/control/protocol.ts';
-import { createDesk } from '../daemon/decider/client.ts';
+import { createDeciderClient } from '../daemon/decider/client.ts';
 import { ticketRefOf } from '../daemon/decider/resolve-ticket.ts';
 import { PLAIN_TICKET } from '../daemon/decider/testing/store.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
@@ -152,11 +152,11 @@ async function bringTickets(root: string, dir: string, tickets: number, given: T
   });
   const payload = { event_id: 'concert', version: 1, overlay_version: 1, sha256, size, url: '/m', key_id: 'k1' };
   const wanted = { ...payload, signature: sign(null, Buffer.from(signedText(payload)), privateKey).toString('base64') };
-  const desk = createDesk({ path: join(dir, 'store'), gate: GATE, verifyKeys: [key], clock: createSimClock({ wallMs: Date.now() }) });
-  await desk.open();
-  await desk.want(Buffer.from(JSON.stringify({ schema: 1, events: [wanted] })));
-  const installed = await desk.installManifest(file, wanted);
-  await desk.close();
+  const decider = createDeciderClient({ path: join(dir, 'store'), gate: GATE, verifyKeys: [key], clock: createSimClock({ wallMs: Date.now() }) });
+  await decider.open();
+  await decider.want(Buffer.from(JSON.stringify({ schema: 1, events: [wanted] })));
+  const installed = await decider.installManifest(file, wanted);
+  await decider.close();
   if (!installed.ok) throw new Error(`the test's own manifest is not taken: ${installed.message}`);
 }
 

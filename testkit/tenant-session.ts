@@ -1,5 +1,5 @@
 /** Short ways to speak SQL as one tenant, for tests. */
-import { type Database, refusalOf } from '../cloud/db/database.ts';
+import { businessErrorOf, type Database } from '../cloud/db/database.ts';
 import type { Venue } from './database.ts';
 
 export interface TenantSession {
@@ -25,7 +25,7 @@ export function asTenant(database: Database, venue: Pick<Venue, 'tenantId'>): Te
         await rows(sql, values);
         return null;
       } catch (error) {
-        const refused = refusalOf(error);
+        const refused = businessErrorOf(error);
         if (refused !== null) return [refused.status, refused.code];
         const { code } = error as { code?: unknown };
         if (typeof code !== 'string') throw error;

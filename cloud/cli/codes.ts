@@ -12,7 +12,7 @@ import { MAX_REVOKED_AT_ONCE, revokeCodes, type TakenBack } from '../tickets/cod
 import { openTicketSource, SourceError } from '../tickets/import/import-source.ts';
 import { CliError, EXIT, type Session } from './context.ts';
 import { instant } from './events.ts';
-import { toldGates } from './wait-published.ts';
+import { waitUntilGatesNotified } from './wait-published.ts';
 
 /** Where a key's private half is kept unless said otherwise: beside the installation's signing key. */
 const keyFileOf = (session: Session, eventId: string, keyId: string): string =>
@@ -74,7 +74,7 @@ export async function issueCommand(session: Session, eventId: string, options: I
     if (written) unlinkSync(options.out);
     throw error;
   }
-  await toldGates(session, tenantId, options.wait ?? true);
+  await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
 }
 
 /** Never over a file that is there: it may hold the only copy of other codes. */
@@ -156,7 +156,7 @@ export async function keysAdd(session: Session, eventId: string, options: AddKey
   const result = await session.database.withTenant(tenantId, (client) => addCodeKey(client, tenantId, eventId, { keyId: named, use, spki, notAfter }));
   if (!result.ok) throw new CliError(EXIT.failed, result.message);
   session.terminal.out(`${named}: ${result.changed ? `${eventId} takes codes that it signs` : 'is known already'}\n`);
-  if (result.changed) await toldGates(session, tenantId, options.wait ?? true);
+  if (result.changed) await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
 }
 
 function publicKeyIn(file: string): string {
@@ -203,7 +203,7 @@ export async function keysRevoke(session: Session, eventId: string, keyId: strin
   const result = await session.database.withTenant(tenantId, (client) => revokeCodeKey(client, tenantId, eventId, keyId, options));
   if (!result.ok) throw new CliError(EXIT.failed, result.message);
   session.terminal.out(`${keyId}: ${result.changed ? 'codes that it signed open nothing any more' : 'was revoked before'}\n`);
-  if (result.changed) await toldGates(session, tenantId, options.wait ?? true);
+  if (result.changed) await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
 }
 
 /** By ticket ids, or by a file of codes as `codes issue` writes it. */
@@ -232,7 +232,7 @@ export async function revokeCommand(
   );
   session.terminal.out(`${result.tickets} tickets revoked, ${result.refs} codes that no ticket is known for\n`);
   for (const { at, why } of result.unable) session.terminal.err(`not revoked: ${all[at]?.ticketId}: ${why}\n`);
-  if (result.tickets + result.refs > 0) await toldGates(session, tenantId, options.wait ?? true);
+  if (result.tickets + result.refs > 0) await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
   if (result.unable.length > 0) throw new CliError(EXIT.failed, `${result.unable.length} of ${all.length} could not be revoked: see above`);
 }
 
@@ -240,7 +240,7 @@ async function readCodes(path: string, most: number): Promise<SheetCode[]> {
   try {
     const codes: SheetCode[] = [];
     for await (const record of (await openTicketSource(path)).records()) {
-      if ('problem' in record) throw new CliError(EXIT.failed, `${path}:${record.line}: ${record.problem.what}: ${record.problem.mend}`);
+      if ('problem' in record) throw new CliError(EXIT.failed, `${path}:${record.line}: ${record.problem.what}: ${record.problem.hint}`);
       const { ticket_id, code } = record.raw;
       if (typeof ticket_id !== 'string' || typeof code !== 'string') throw new CliError(EXIT.failed, `${path}:${record.line}: needs ticket_id and code`);
       codes.push({ label: ticket_id, code });

@@ -5,7 +5,7 @@ import { type ImportReport, importTickets, UnknownEventError } from '../tickets/
 import { SourceError, type SourceFormat } from '../tickets/import/import-source.ts';
 import { CliError, EXIT, type Session } from './context.ts';
 import { readPolicies } from './policies-file.ts';
-import { toldGates } from './wait-published.ts';
+import { waitUntilGatesNotified } from './wait-published.ts';
 
 /** Between two lines of progress, in milliseconds. */
 const PROGRESS_EVERY_MS = 500;
@@ -47,7 +47,7 @@ export async function eventPut(session: Session, eventId: string, options: Event
   if (result.endsAtDefault) session.terminal.err(`--ends was not given: it ends ${result.endsAt}, ${DEFAULT_LENGTH_H} h after its beginning\n`);
   for (const warning of result.warnings) session.terminal.err(`warning: ${warning}\n`);
   if (result.created) session.terminal.err(`next: stile-cloud import ${eventId} tickets.csv, and stile-cloud assign <site>/<gate> ${eventId}\n`);
-  else if (result.changed) await toldGates(session, tenantId, options.wait ?? true);
+  else if (result.changed) await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
 }
 
 export async function eventList(session: Session, options: { readonly json?: boolean }): Promise<void> {
@@ -151,7 +151,7 @@ export async function importCommand(session: Session, eventId: string, path: str
         ? `nothing imported: ${report.refused} lines are wrong (--strict)\n`
         : `${report.created} new, ${report.updated} changed, ${report.unchanged} as before, ${report.refused} refused, of ${report.lines} lines\n`,
     );
-  if (report.created + report.updated > 0) await toldGates(session, tenantId, options.wait ?? true);
+  if (report.created + report.updated > 0) await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
   if (report.refused > 0)
     throw new CliError(
       EXIT.failed,

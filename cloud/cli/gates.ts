@@ -4,12 +4,12 @@ import { COMMANDS, Command, type Command as CommandName } from '../../contract/r
 import { shownLine } from '../../contract/text.ts';
 import { UnsafePlaceError, writeSafeFile } from '../../runtime/safe-file.ts';
 import type { DatabaseClient } from '../db/database.ts';
-import { assignGate, ensureDevice, renewToken, revokeDevice, sayWantAgain } from '../devices/assignment.ts';
+import { assignGate, ensureDevice, renewToken, republishWant, revokeDevice } from '../devices/assignment.ts';
 import { clearAlert } from '../devices/clear-alert.ts';
 import { type GateView, listGates } from '../devices/gate-list.ts';
 import type { GateRequests } from '../devices/requests.ts';
 import { CliError, EXIT, type Session } from './context.ts';
-import { toldGates } from './wait-published.ts';
+import { waitUntilGatesNotified } from './wait-published.ts';
 
 export interface TokenOptions {
   readonly tokenFile?: string;
@@ -109,7 +109,7 @@ export async function assign(session: Session, gate: string, events: readonly st
     );
   }
   for (const warning of warnings) session.terminal.err(`warning: ${warning}\n`);
-  await toldGates(session, tenantId, options.wait ?? true);
+  await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
 }
 
 interface MadeGate {
@@ -248,7 +248,7 @@ export async function sendRequest(session: Session, requests: GateRequests, gate
   const tenantId = await session.tenant();
   const known = await session.database.withTenant(tenantId, (client) => client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate]));
   if (known.rowCount === 0) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
-  if (request.command === 'refresh') await session.database.withTenant(tenantId, (client) => sayWantAgain(client, tenantId, gate));
+  if (request.command === 'refresh') await session.database.withTenant(tenantId, (client) => republishWant(client, tenantId, gate));
   const outcome = await requests.send(gate, request.command, { actor: options.actor ?? 'system', reason: options.reason, args: request.args });
   switch (outcome.kind) {
     case 'malformed':

@@ -8,7 +8,7 @@ const LOOK_EVERY_MS = 100;
 const NOBODY_MS = 2_500;
 
 /** Waits until the outbox is empty of what is due, and says how it went. Never fails a command: the change is committed. */
-export async function toldGates(session: Session, tenantId: string, wait: boolean): Promise<void> {
+export async function waitUntilGatesNotified(session: Session, tenantId: string, wait: boolean): Promise<void> {
   const look = async () =>
     (
       await session.database.withTenant(tenantId, (client) =>

@@ -38,7 +38,7 @@ export interface Database {
   /** One transaction as stile_service for this tenant. Commits when `work` is done, rolls back when it throws. Errors of PostgreSQL pass through (see `sqlState`). */
   withTenant<T>(tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T>;
   /** The same, read only, with every statement on one snapshot (REPEATABLE READ): what must fit together, such as tickets and their usage. */
-  snapshotOf<T>(tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T>;
+  readSnapshot<T>(tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T>;
   /** One transaction as stile_service without a tenant: only the resolver functions and quarantine answer. */
   withoutTenant<T>(work: (client: DatabaseClient) => Promise<T>): Promise<T>;
   /** One transaction as the role that logged in (the owner): making tenants and partitions, nothing else. */
@@ -110,7 +110,7 @@ export function createDatabase(options: DatabaseOptions): Database {
 
   return {
     withTenant: (tenantId, work) => tenantTransaction('', tenantId, work),
-    snapshotOf: (tenantId, work) => tenantTransaction(' ISOLATION LEVEL REPEATABLE READ READ ONLY', tenantId, work),
+    readSnapshot: (tenantId, work) => tenantTransaction(' ISOLATION LEVEL REPEATABLE READ READ ONLY', tenantId, work),
     withoutTenant: (work) => transaction('BEGIN; SET LOCAL ROLE stile_service', work),
     asOwner: (work) => transaction('BEGIN', work),
     stats: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
@@ -128,7 +128,7 @@ export function sqlState(error: unknown): string | null {
 const [UNSTORABLE_TEXT, UNSTORABLE_JSON] = ['22021', '22P05'];
 
 /** What the database refused for a reason that people should read (migration 0200: `refuse`); null for every other error. */
-export function refusalOf(error: unknown): { readonly status: number; readonly code: string; readonly message: string } | null {
+export function businessErrorOf(error: unknown): { readonly status: number; readonly code: string; readonly message: string } | null {
   const state = sqlState(error);
   // The doors look for such texts and name the field; this is for a door that forgot.
   if (state === UNSTORABLE_TEXT || state === UNSTORABLE_JSON)

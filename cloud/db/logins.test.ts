@@ -27,7 +27,7 @@ const messageOf = (promise: Promise<unknown>): Promise<string> =>
     (error: unknown) => (error instanceof SetupError ? error.message : `another error: ${String(error)}`),
   );
 /** What the message says mends it, run as it says. */
-async function mend(message: string, database: string): Promise<void> {
+async function hint(message: string, database: string): Promise<void> {
   const sql = /by a superuser.*:\n([\s\S]*?)(?=A new installation begins|Then DATABASE_URL|$)/.exec(message)?.[1] ?? '';
   expect(sql, message).not.toBe('');
   await inDatabase(database, (client) => client.query(sql.replaceAll('serving-password', PASSWORD).replaceAll('owner-password', PASSWORD)));
@@ -57,7 +57,7 @@ test('B4: on a server where nothing was run, the message has all that is missing
     0,
   );
   expect(await messageOf(checkServingUrl(url))).toContain('the role stile_service is missing');
-  await mend(message, 'early');
+  await hint(message, 'early');
   expect(await migrate(url)).toEqual([...migrationFiles().keys()]);
 });
 
@@ -70,7 +70,7 @@ test('B4: a superuser is warned, and what it made is handed over by the SQL of t
   await admin.query(`CREATE ROLE late_owner LOGIN PASSWORD '${PASSWORD}'; GRANT stile_service, stile_resolver TO late_owner`);
   const message = await messageOf(migrate(urlOf('late_owner', 'late')));
   expect(message).toContain('tables in it belong to postgres');
-  await mend(message, 'late');
+  await hint(message, 'late');
   expect(await migrate(urlOf('late_owner', 'late'))).toEqual([]);
   const left = await inDatabase('late', (client) =>
     client.query(
@@ -84,7 +84,7 @@ test('B4: roles that may too much or too little are named with their mend', asyn
   await admin.query('ALTER ROLE stile_resolver NOBYPASSRLS; ALTER ROLE stile_service CREATEDB');
   const message = await messageOf(migrate(urlOf('late_owner', 'late')));
   for (const part of ['stile_service may do more than serve', 'stile_resolver must bypass row security']) expect(message).toContain(part);
-  await mend(message, 'late');
+  await hint(message, 'late');
   expect(await migrate(urlOf('late_owner', 'late'))).toEqual([]);
 });
 
@@ -120,9 +120,9 @@ test('B4: a login that serves owns nothing and bypasses nothing; else it is refu
     expect(await messageOf(checkServingUrl(urlOf(login, 'late')))).toContain(what);
   await admin.query(`CREATE ROLE plain LOGIN CREATEROLE PASSWORD '${PASSWORD}'; GRANT stile_service TO plain`);
   expect(await messageOf(checkServingUrl(urlOf('plain', 'late')))).toContain('plain (DATABASE_URL) is able to make roles');
-  await mend(await messageOf(checkServingUrl(urlOf('stranger', 'late'))), 'late');
+  await hint(await messageOf(checkServingUrl(urlOf('stranger', 'late'))), 'late');
   await checkServingUrl(urlOf('stranger', 'late'));
-  await mend(await messageOf(checkServingUrl(urlOf('late_owner', 'late'))), 'late');
+  await hint(await messageOf(checkServingUrl(urlOf('late_owner', 'late'))), 'late');
   await checkServingUrl(urlOf('stile', 'late'));
   // The one that serves does not migrate, and hears which setting is wrong.
   expect(await messageOf(migrate(urlOf('stile', 'late'), { setting: 'DATABASE_URL' }))).toBe(

@@ -69,7 +69,7 @@ export async function newEnrolmentToken(
 }
 
 /** Has `manifest/want` published anew for this gate: whatever the broker retains in its place is replaced. Goes before a `refresh`. */
-export async function sayWantAgain(client: DatabaseClient, tenantId: string, gate: string): Promise<void> {
+export async function republishWant(client: DatabaseClient, tenantId: string, gate: string): Promise<void> {
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
 }
 

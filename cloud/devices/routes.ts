@@ -5,7 +5,7 @@ import { GateId, SiteId } from '../../contract/ids.ts';
 import { AlertId } from '../../contract/messages.ts';
 import type { Database } from '../db/database.ts';
 import { type App, actorOf, HttpProblem, LIST_BYTES, operatorOf } from '../http/server.ts';
-import { assignGate, ensureDevice, type Refusal, sayWantAgain } from './assignment.ts';
+import { assignGate, ensureDevice, type Refusal, republishWant } from './assignment.ts';
 import { clearAlert } from './clear-alert.ts';
 import { listGates } from './gate-list.ts';
 import type { GateRequests } from './requests.ts';
@@ -122,7 +122,7 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
       );
       if (known.rowCount === 0) throw new HttpProblem(404, 'NOT_FOUND', `there is no gate ${gate}`);
       if (requests === null) throw new HttpProblem(503, 'NO_BROKER', 'this service has no broker: set STILE_MQTT_URL');
-      if (request.params.command === 'refresh') await database.withTenant(operator.tenantId, (client) => sayWantAgain(client, operator.tenantId, gate));
+      if (request.params.command === 'refresh') await database.withTenant(operator.tenantId, (client) => republishWant(client, operator.tenantId, gate));
       const outcome = await requests.send(gate, request.params.command, { actor, reason: request.body.reason, args: request.body.args });
       switch (outcome.kind) {
         case 'answered':

@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest';
-import { sharedAnswer } from './coalesce.ts';
+import { coalesce } from './coalesce.ts';
 
 test('asked a thousand times at once and soon after it is done once; later again; a failure is not kept', async () => {
   let nowMs = 0;
   let times = 0;
   let broken = false;
-  const ask = sharedAnswer(
+  const ask = coalesce(
     async () => {
       times += 1;
       await new Promise(setImmediate);

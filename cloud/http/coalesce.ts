@@ -5,7 +5,7 @@
  * kept. For what anybody may ask, as often as they like, and that costs more than saying no: however many ask, it is done so many times
  * a second at most.
  */
-export function sharedAnswer<T>(work: () => Promise<T>, keptMs: number, now: () => number = () => performance.now()): () => Promise<T> {
+export function coalesce<T>(work: () => Promise<T>, keptMs: number, now: () => number = () => performance.now()): () => Promise<T> {
   let running: Promise<T> | null = null;
   let kept: { readonly answer: T; readonly untilMs: number } | null = null;
   return () => {

@@ -2,7 +2,7 @@
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Metrics } from '../metrics.ts';
-import { sharedAnswer } from './coalesce.ts';
+import { coalesce } from './coalesce.ts';
 
 /** Whoever asks more often gets the same numbers, in milliseconds. */
 const KEPT_MS = 250;
@@ -18,7 +18,7 @@ export interface MetricsPort {
 
 /** Answers `GET /metrics` and nothing else. Rejects with the port's error where it cannot listen. */
 export async function openMetricsPort(at: { readonly host: string; readonly port: number }, metrics: Metrics): Promise<MetricsPort> {
-  const text = sharedAnswer(() => metrics.text(), KEPT_MS);
+  const text = coalesce(() => metrics.text(), KEPT_MS);
   const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
     if (request.method !== 'GET' || request.url !== '/metrics') {
       response.writeHead(404).end();

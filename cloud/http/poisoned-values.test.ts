@@ -29,7 +29,7 @@ import { signerOf } from '../manifest/signing-key.ts';
 import type { IncomingMessage } from '../mqtt/client.ts';
 import { acksFor } from '../reconcile/acks.ts';
 import { type LedgerRow, readRow, reconcile, reconcileEach } from '../reconcile/reconcile.ts';
-import { registerAccountRoutes } from '../reconcile/routes.ts';
+import { registerReconcileRoutes } from '../reconcile/routes.ts';
 import { manifestUsage } from '../reconcile/usage.ts';
 import { registerScanRoutes } from '../scan/routes.ts';
 import { importTickets } from '../tickets/import/import.ts';
@@ -93,7 +93,7 @@ beforeAll(async () => {
   app = await createTestHttp(fresh.database);
   const { database } = fresh;
   registerScanRoutes(app, { database, rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() });
-  registerAccountRoutes(app, { database });
+  registerReconcileRoutes(app, { database });
   registerTicketRoutes(app, { database });
   registerDeviceRoutes(app, { database, requests: null });
   registerManifestRoutes(app, { database, signer: signerOf(generateKeyPairSync('ed25519').privateKey), keys: [], readUsage: manifestUsage, ttlHours: 24 });

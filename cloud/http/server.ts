@@ -29,12 +29,12 @@ import { z } from 'zod';
 import { MAX_DEPTH, tooDeep, unstorable } from '../../contract/parse.ts';
 import { wordsOf } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
-import { isTransient, refusalOf } from '../db/database.ts';
+import { businessErrorOf, isTransient } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import { type Addresses, createAddresses } from './addresses.ts';
 import { createCallers } from './callers.ts';
-import { sharedAnswer } from './coalesce.ts';
+import { coalesce } from './coalesce.ts';
 
 /** A larger body is answered with 413 before it is read, where its route says nothing else. */
 const MAX_BODY_BYTES = 16 * 1024;
@@ -209,7 +209,7 @@ function addCallers(app: App, options: HttpOptions): void {
     if (who === undefined || who === 'open') {
       const { token } = shown;
       if (closed && (token === null || opensWith === undefined || (await callers.inTurn(request.address, () => opensWith(token))) !== true))
-        throw tooMany(ratePerMinute);
+        throw isBlocked(ratePerMinute);
       return;
     }
     const caller = createHash('sha256')
@@ -218,11 +218,11 @@ function addCallers(app: App, options: HttpOptions): void {
     const known = callers.known(caller);
     refuseBeyond(known === null ? null : callers.waits(known, Date.now()), ratePerMinute);
     const asked = closed && known === null ? callers.inTurn(request.address, () => options.identify(shown)) : options.identify(shown);
-    if (asked === null) throw tooMany(ratePerMinute);
+    if (asked === null) throw isBlocked(ratePerMinute);
     const identity = await asked;
     if (identity === null) {
       failed(request.address, caller);
-      throw closed ? tooMany(ratePerMinute) : unauthenticated(shown.token);
+      throw closed ? isBlocked(ratePerMinute) : unauthenticated(shown.token);
     }
     const name = identity.kind === 'device' ? `device ${identity.device}` : `operator ${identity.tenantId} ${identity.name}`;
     callers.letIn(caller, name);
@@ -251,7 +251,7 @@ function credentialsOf(request: FastifyRequest, addresses: Addresses, deviceName
   return { token, deviceName: typeof named === 'string' ? named : null };
 }
 
-const tooMany = (ratePerMinute: number) =>
+const isBlocked = (ratePerMinute: number) =>
   new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${ratePerMinute} wrong tokens or failed requests a minute from one address: try again in 1 minute`, {
     'retry-after': '60',
   });
@@ -344,7 +344,7 @@ function addErrors(app: App, { log }: HttpOptions): void {
       return answer(reply, 413, 'TOO_LARGE', `the body has more than ${request.routeOptions.bodyLimit ?? MAX_BODY_BYTES} bytes: send less at once`);
     if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return answer(reply, 415, 'NOT_JSON', 'send the body as application/json');
     if (typeof error.statusCode === 'number' && error.statusCode < 500) return answer(reply, error.statusCode, 'BAD_REQUEST', error.message);
-    const refused = refusalOf(error);
+    const refused = businessErrorOf(error);
     if (refused !== null) return answer(reply, refused.status, refused.code, refused.message);
     if (isTransient(error)) {
       log.warn({ method: request.method, path: request.routeOptions.url, error: error.message }, 'the database could not answer');
@@ -364,7 +364,7 @@ function addMetrics(app: App, metrics: Metrics): void {
 }
 
 function addOpenPaths(app: App, options: HttpOptions): void {
-  const readiness = sharedAnswer(options.readiness, OPEN_ANSWER_KEPT_MS);
+  const readiness = coalesce(options.readiness, OPEN_ANSWER_KEPT_MS);
   const open = { who: 'open', unlimited: true } as const;
   let description: string | null = null;
   app.get('/healthz', { config: open, schema: { tags: ['health'], summary: 'The process runs' } }, async () => ({

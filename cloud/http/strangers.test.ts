@@ -9,7 +9,7 @@ import { registerConsole } from '../console/routes.ts';
 import { DEVICE_TOKEN_PREFIX, ENROLMENT_TOKEN_PREFIX, newToken, OPERATOR_TOKEN_PREFIX, renewToken } from '../devices/assignment.ts';
 import { registerEnrolment } from '../devices/enrolment.ts';
 import { registerDeviceRoutes } from '../devices/routes.ts';
-import { registerAccountRoutes } from '../reconcile/routes.ts';
+import { registerReconcileRoutes } from '../reconcile/routes.ts';
 import { registerTicketRoutes } from '../tickets/routes.ts';
 import type { App } from './server.ts';
 
@@ -33,7 +33,7 @@ async function start(options: Parameters<typeof createTestHttp>[1] = {}): Promis
   registerEnrolment(app, { database: fresh.database, authority: { ca: 'CA', sign: async () => null }, keys: [] });
   registerDeviceRoutes(app, { database: fresh.database, requests: null });
   registerTicketRoutes(app, { database: fresh.database });
-  registerAccountRoutes(app, { database: fresh.database });
+  registerReconcileRoutes(app, { database: fresh.database });
   registerConsole(app);
   await app.listen({ host: '127.0.0.1', port: 0 });
   opened.push(() => app.close());

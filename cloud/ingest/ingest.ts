@@ -12,8 +12,8 @@ import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import type { CloudBroker, IncomingMessage } from '../mqtt/client.ts';
-import { type Account, createLedgerIntake, type LedgerIntakeStats } from './ledger-intake.ts';
-import { type CloudRowsAccount, createCloudRows } from './maintenance.ts';
+import { createLedgerIntake, type IngestCounts, type LedgerIntakeStats } from './ledger-intake.ts';
+import { createCloudRows, type MaintenanceCounts } from './maintenance.ts';
 import { createQuarantine } from './quarantine.ts';
 import { createSenders } from './sender-cache.ts';
 import { createTelemetry } from './telemetry.ts';
@@ -24,7 +24,7 @@ export interface IngestOptions<Row> {
   readonly database: Database;
   readonly broker: CloudBroker;
   /** reconcile's functions. */
-  readonly account: Account<Row> & CloudRowsAccount;
+  readonly account: IngestCounts<Row> & MaintenanceCounts;
   /** Facts about the tickets of a lookup; never a grant. Without it lookups stay unanswered. */
   readonly lookup?: (tenantId: string, gate: string, question: LookupQuestion) => Promise<LookupAnswer['tickets']>;
   /** Answers of gates to commands, for whoever waits. Called for every process. */

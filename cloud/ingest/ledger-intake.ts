@@ -35,7 +35,7 @@ export type Reconcile<Row> = (
   rows: readonly Row[],
 ) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
 
-export interface Account<Row> {
+export interface IngestCounts<Row> {
   readonly readRow: ReadRow<Row>;
   /** Appends and judges, in the transaction. */
   readonly reconcile: Reconcile<Row>;
@@ -49,7 +49,7 @@ export interface LedgerIntakeOptions<Row> {
   readonly broker: Pick<CloudBroker, 'publish'>;
   readonly senders: Senders;
   readonly quarantine: Quarantine;
-  readonly account: Account<Row>;
+  readonly account: IngestCounts<Row>;
   readonly log: Log;
 }
 
@@ -307,7 +307,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
 
   /** Rows that lie between those that are held, by gate; said when there are some, when there are more, and when there are none any more. */
   const lacking = new Map<string, number>();
-  function tellMissing(gate: string, ack: AckMessage): void {
+  function reportMissing(gate: string, ack: AckMessage): void {
     const rows = ack.epochs.reduce((sum, { missing }) => sum + missing.reduce((some, [from, to]) => some + to - from + 1, 0), 0);
     const before = lacking.get(gate) ?? 0;
     if (rows > before)
@@ -320,7 +320,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   /** Not waited for: an ack that is lost is given again with the next message. */
   function publishAcks(acks: ReadonlyMap<string, AckMessage>): void {
     for (const [gate, ack] of acks) {
-      tellMissing(gate, ack);
+      reportMissing(gate, ack);
       options.broker
         .publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack)
         .catch((error: Error) => log.warn({ gate, error: error.message }, 'an acknowledgement could not be sent'));

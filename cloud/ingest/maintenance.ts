@@ -14,14 +14,14 @@ const JUDGE_EVERY_MS = 1_000;
 const SETTLE_EVERY_MS = 10_000;
 const TENANTS_AT_ONCE = 100;
 
-export interface CloudRowsAccount {
+export interface MaintenanceCounts {
   readonly unpublishedCloudRows: (
     client: DatabaseClient,
     limit: number,
   ) => Promise<readonly { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }[]>;
   readonly markPublished: (client: DatabaseClient, ledger: string, epoch: number, seq: number) => Promise<void>;
   /** Appends rows about conflicts that the site's gates were not told yet; answers how many. Absent: gates are not told. */
-  readonly tellConflicts?: (client: DatabaseClient, site: string) => Promise<number>;
+  readonly publishConflicts?: (client: DatabaseClient, site: string) => Promise<number>;
 }
 
 export interface CloudRows {
@@ -40,7 +40,7 @@ export interface CloudRows {
 export function createCloudRows(options: {
   readonly database: Database;
   readonly broker: Pick<CloudBroker, 'publish' | 'connected'>;
-  readonly account: CloudRowsAccount;
+  readonly account: MaintenanceCounts;
   readonly log: Log;
 }): CloudRows {
   const { database, broker, account, log } = options;
@@ -85,13 +85,13 @@ export function createCloudRows(options: {
   }
 
   async function tell(): Promise<number> {
-    const { tellConflicts } = account;
-    if (tellConflicts === undefined) return 0;
+    const { publishConflicts } = account;
+    if (publishConflicts === undefined) return 0;
     let told = 0;
     const { rows: sites } = await database.withoutTenant((client) =>
       client.query<{ tenant_id: string; site_id: string }>('SELECT tenant_id, site_id FROM sites_with_untold_conflicts($1)', [TENANTS_AT_ONCE]),
     );
-    for (const { tenant_id, site_id } of sites) told += await database.withTenant(tenant_id, (client) => tellConflicts(client, site_id));
+    for (const { tenant_id, site_id } of sites) told += await database.withTenant(tenant_id, (client) => publishConflicts(client, site_id));
     return told;
   }
 

@@ -71,7 +71,7 @@ export async function buildManifest(options: BuildOptions, tenantId: string, eve
   const folder = await mkdtemp(join(tmpdir(), 'stile-manifest-'));
   try {
     const path = join(folder, 'manifest.sqlite');
-    const { file, head, from } = await options.database.snapshotOf(tenantId, async (client) => {
+    const { file, head, from } = await options.database.readSnapshot(tenantId, async (client) => {
       const changed = whole ? null : await fillFrom(path, client, options, eventId);
       return changed ?? (await fill(path, client, options, eventId));
     });

@@ -13,7 +13,7 @@ import { reconcile } from '../reconcile/reconcile.ts';
 import { manifestUsage } from '../reconcile/usage.ts';
 import { applyAction } from '../tickets/actions.ts';
 import { readTicketFields, type TicketFields } from '../tickets/ticket-fields.ts';
-import { lockEvent, tellGates, writeTickets } from '../tickets/write-tickets.ts';
+import { lockEvent, notifyGates, writeTickets } from '../tickets/write-tickets.ts';
 import { buildManifest, readEvent } from './build.ts';
 import { createOutbox, type Outbox, type Publish } from './change-publisher.ts';
 import { lookUp } from './lookup.ts';
@@ -54,7 +54,7 @@ async function write(venue: Venue, rows: readonly Record<string, unknown>[]): Pr
     });
     const result = await writeTickets(client, venue.tenantId, event as NonNullable<typeof event>, fields);
     expect(result.problems.size).toBe(0);
-    await tellGates(client, venue.tenantId, venue.eventId, false);
+    await notifyGates(client, venue.tenantId, venue.eventId, false);
   });
 }
 async function fileOf(venue: Venue, whole = false): Promise<BetterSqlite.Database> {
@@ -217,7 +217,7 @@ test('two workers and many writers: every gate gets a gapless chain of overlays 
     told.push({ gate: `${site}/${gate}`, kind: rest.join('/'), payload: JSON.parse(payload) });
   };
   const workers = [outbox(publish), outbox(publish)];
-  await inVenue(venue, (client) => tellGates(client, venue.tenantId, venue.eventId, true));
+  await inVenue(venue, (client) => notifyGates(client, venue.tenantId, venue.eventId, true));
   await workers[0]?.drain();
   const first = told.at(-1)?.payload.events[0]?.overlay_version as number;
   told.length = 0;
@@ -264,7 +264,7 @@ test('a want is signed as a whole for its gate, and a later one is younger: a ga
   const worker = outbox(async (topic, payload) => {
     if (topic === `stile/1/${venue.gates[0]}/manifest/want`) told.push(JSON.parse(payload));
   });
-  await inVenue(venue, (client) => tellGates(client, venue.tenantId, venue.eventId, true));
+  await inVenue(venue, (client) => notifyGates(client, venue.tenantId, venue.eventId, true));
   await worker.drain();
   await inVenue(venue, async (client) => {
     await client.query('DELETE FROM gate_assignments WHERE gate = $1', [venue.gates[0]]);
@@ -290,7 +290,7 @@ test('what could not be told is told later, and nothing is told twice over', asy
     if (broken) throw new Error('planted');
     told.push(topic);
   });
-  await inVenue(venue, (client) => tellGates(client, venue.tenantId, venue.eventId, true));
+  await inVenue(venue, (client) => notifyGates(client, venue.tenantId, venue.eventId, true));
   expect(await worker.drain()).toEqual({ done: 0, failed: 1 });
   expect(
     (

@@ -100,7 +100,7 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
   async function sendWhole(reply: HttpReply, tenantId: string, event: EventRow, known: string | undefined) {
     const nowMs = Date.now();
     const answer = await inTurn(() =>
-      database.snapshotOf(tenantId, async (client) => {
+      database.readSnapshot(tenantId, async (client) => {
         // Read again: tickets and version belong to one moment.
         const now = (await readEvent(client, event.event_id)) ?? event;
         const { upto } = await options.readUsage(client, event.event_id);
@@ -119,7 +119,7 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
       throw new HttpProblem(409, 'VERSION_AHEAD', `version ${since} is ahead of ${event.version}: a new manifest is being built, see manifest/want`);
     }
     const nowMs = Date.now();
-    const answer = await database.snapshotOf(tenantId, async (client) => {
+    const answer = await database.readSnapshot(tenantId, async (client) => {
       const now = (await readEvent(client, event.event_id)) ?? event;
       const etag = offlineEtag(now, since, {}, options.ttlHours, nowMs);
       return matches(known, etag) ? { etag, manifest: undefined } : { etag, manifest: await deltaManifest(client, options, now, since, nowMs) };

@@ -1,10 +1,10 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { createBrake } from './backpressure.ts';
+import { createBackpressure } from './backpressure.ts';
 
 test('it holds while too much is in hand, and lets go when less is, in a turn of its own', async () => {
-  const brake = createBrake({ maxBytes: 100, maxMs: 60_000 });
+  const brake = createBackpressure({ maxBytes: 100, maxMs: 60_000 });
   let passed = 0;
   const next = () => {
     passed += 1;
@@ -30,7 +30,7 @@ test('it holds while too much is in hand, and lets go when less is, in a turn of
 });
 
 test('it never holds for longer than its time; then everything passes, until less is in hand', async () => {
-  const brake = createBrake({ maxBytes: 100, maxMs: 20 });
+  const brake = createBackpressure({ maxBytes: 100, maxMs: 20 });
   const give = brake.take(100);
   await new Promise<void>((done) => brake.pass(done));
   let passed = 0;
@@ -52,7 +52,7 @@ test('it never holds for longer than its time; then everything passes, until les
 test('whatever is taken and given back: each passes exactly once, and nobody is left', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(fc.nat({ max: 60 }), { maxLength: 50 }), async (sizes) => {
-      const brake = createBrake({ maxBytes: 100, maxMs: 60_000 });
+      const brake = createBackpressure({ maxBytes: 100, maxMs: 60_000 });
       const passed = sizes.map(() => 0);
       const gives = sizes.map((size, index) => {
         const give = brake.take(size);

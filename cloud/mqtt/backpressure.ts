@@ -13,7 +13,7 @@ export interface BrakeOptions {
   readonly maxMs: number;
 }
 
-export interface Brake {
+export interface Backpressure {
   /** So many bytes are in hand now; call what is returned when they are not any more. Again: nothing happens. */
   take(bytes: number): () => void;
   /** Calls `next` when more may be taken: at once, or in a later turn of the loop. Each is called exactly once. */
@@ -24,7 +24,7 @@ export interface Brake {
   release(): void;
 }
 
-export function createBrake({ maxBytes, maxMs }: BrakeOptions): Brake {
+export function createBackpressure({ maxBytes, maxMs }: BrakeOptions): Backpressure {
   let bytes = 0;
   let open = false;
   let ended = false;

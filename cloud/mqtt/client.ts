@@ -12,7 +12,7 @@ import { readFileSync } from 'node:fs';
 import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { topicOf } from '../../contract/topics.ts';
-import { createBrake } from './backpressure.ts';
+import { createBackpressure } from './backpressure.ts';
 
 /** Unacknowledged messages that the broker may have under way to us; it keeps further ones. */
 const RECEIVE_MAXIMUM = 1_000;
@@ -85,7 +85,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   let pending = 0;
   const waiting: (() => void)[] = [];
   let lastReason = '';
-  const brake = createBrake({ maxBytes: MAX_BYTES_IN_HAND, maxMs: MAX_BRAKE_MS });
+  const brake = createBackpressure({ maxBytes: MAX_BYTES_IN_HAND, maxMs: MAX_BRAKE_MS });
 
   let turnBeganMs: number | null = null;
   /** A flood of packets comes in one read, and mqtt.js would take them all before anybody else had a turn. */

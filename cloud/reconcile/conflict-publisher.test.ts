@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../testkit/database.ts';
 import { testLedger } from '../../testkit/ledgers.ts';
 import { unpublishedCloudRows } from './cloud-ledger.ts';
-import { tellConflicts } from './conflict-publisher.ts';
+import { publishConflicts } from './conflict-publisher.ts';
 import { reconcile } from './reconcile.ts';
 
 let fresh: FreshDatabase;
@@ -14,7 +14,7 @@ afterAll(() => fresh.drop());
 test('a conflict is told once, by a row of the cloud that gates of the site read; withdrawn when it is none any more', async () => {
   const venue = await makeVenue(fresh.url);
   const within = <T>(work: Parameters<typeof fresh.database.withTenant<T>>[1]) => fresh.database.withTenant(venue.tenantId, work);
-  const tell = () => within((client) => tellConflicts(client, venue.site));
+  const tell = () => within((client) => publishConflicts(client, venue.site));
   const [north, south] = [testLedger(venue, 0), testLedger(venue, 1)];
   const first = north.grant(venue.tickets[0] as TestTicket, 1_000);
   south.grant(venue.tickets[0] as TestTicket, 60_000);

@@ -6,7 +6,7 @@ import { newToken, OPERATOR_TOKEN_PREFIX, renewToken } from '../devices/assignme
 import type { App } from '../http/server.ts';
 import { applyAction } from '../tickets/actions.ts';
 import { reconcile } from './reconcile.ts';
-import { registerAccountRoutes } from './routes.ts';
+import { registerReconcileRoutes } from './routes.ts';
 
 let fresh: FreshDatabase;
 let venue: Venue;
@@ -25,7 +25,7 @@ beforeAll(async () => {
     return renewToken(client, venue.gates[1] as string);
   })) as string;
   app = await createTestHttp(fresh.database, { deviceNameHeader: 'x-client-cn', ratePerMinute: 20 });
-  registerAccountRoutes(app, { database: fresh.database });
+  registerReconcileRoutes(app, { database: fresh.database });
 });
 afterAll(async () => {
   await app.close();

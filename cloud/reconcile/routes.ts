@@ -28,7 +28,7 @@ const VectorText = z
   });
 const Since = z.iso.datetime({ offset: true }).optional();
 
-export function registerAccountRoutes(app: App, { database }: { readonly database: Database }): void {
+export function registerReconcileRoutes(app: App, { database }: { readonly database: Database }): void {
   app.get(
     '/sites/:site/ledger',
     {

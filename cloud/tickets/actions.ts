@@ -6,7 +6,7 @@ import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { notACode, tooPlain } from './codes/code-floor.ts';
 import { codeBits, MIN_CODE_BITS, ticketRef } from './codes/code-hash.ts';
-import { bury, lockEvent, raiseVersion, tellGates } from './write-tickets.ts';
+import { bury, lockEvent, notifyGates, raiseVersion } from './write-tickets.ts';
 
 export type TicketActionName = z.infer<typeof TicketActionSchema>;
 
@@ -73,7 +73,7 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
   const newCode = !ref.equals(row.ticket_ref);
   if (newCode) {
     const problem = notACode(action.code as string) ?? tooPlain(action.code as string);
-    if (problem !== null) return { ok: false, code: 'WEAK_CODE', message: `the new code ${problem.what}: ${problem.mend}` };
+    if (problem !== null) return { ok: false, code: 'WEAK_CODE', message: `the new code ${problem.what}: ${problem.hint}` };
     if (codeBits(action.code as string) < MIN_CODE_BITS)
       return { ok: false, code: 'WEAK_CODE', message: `the new code has fewer than ${MIN_CODE_BITS} random bits: issue a longer one` };
     if ((await client.query('SELECT 1 FROM tickets WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref = $3', [tenantId, eventId, ref])).rowCount > 0)
@@ -102,7 +102,7 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
     JSON.stringify({ from: row.status, to: next.status, new_code: newCode, ...(action.toUserId === undefined ? {} : { to_user_id: action.toUserId }) }),
   ]);
   await raiseVersion(client, event);
-  await tellGates(client, tenantId, eventId, false);
+  await notifyGates(client, tenantId, eventId, false);
   return { ok: true, eventId, ...next, version: event.nextVersion, changed: true };
 }
 

@@ -5,7 +5,7 @@ import { canonicalJson, entryHash, firstPredecessor } from '../../contract/hash-
 import { LedgerEntry } from '../../contract/ledger.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { testLedger } from '../../testkit/ledgers.ts';
-import { connectOwner, createDatabase, type Database, refusalOf } from '../db/database.ts';
+import { businessErrorOf, connectOwner, createDatabase, type Database } from '../db/database.ts';
 import { appendCloudRows, settle } from '../reconcile/cloud-ledger.ts';
 import { siteLedger } from '../reconcile/queries.ts';
 import { reconcile } from '../reconcile/reconcile.ts';
@@ -127,13 +127,13 @@ test('what a ticket’s state forbids is refused with its reason; what is not th
   expect(await scan(venue, 'T-2')).toMatchObject({ allowed: false, reason: 'blocked' });
   expect(await rowsOf(venue, 'SELECT 1 FROM ticket_usage')).toEqual([]);
   expect((await checkedLedger(venue)).map(({ kind }) => kind)).toEqual(['refusal', 'refusal']);
-  expect(refusalOf(await failureOf(scan(venue, 'T-99')))).toMatchObject({ status: 404, code: 'NO_SUCH_TICKET' });
-  expect(refusalOf(await failureOf(rowsOf(venue, "SELECT * FROM scan_ticket_atomic('T-3', 'x', 'nowhere/north')")))).toMatchObject({
+  expect(businessErrorOf(await failureOf(scan(venue, 'T-99')))).toMatchObject({ status: 404, code: 'NO_SUCH_TICKET' });
+  expect(businessErrorOf(await failureOf(rowsOf(venue, "SELECT * FROM scan_ticket_atomic('T-3', 'x', 'nowhere/north')")))).toMatchObject({
     status: 404,
     code: 'NO_SUCH_DEVICE',
   });
   const other = await makeVenue(fresh.url);
-  expect(refusalOf(await failureOf(rowsOf(other, 'SELECT * FROM scan_ticket_atomic($1, $2, $3)', ['T-3', 'x', venue.gates[0]])))).toMatchObject({
+  expect(businessErrorOf(await failureOf(rowsOf(other, 'SELECT * FROM scan_ticket_atomic($1, $2, $3)', ['T-3', 'x', venue.gates[0]])))).toMatchObject({
     code: 'NO_SUCH_DEVICE',
   });
 });
@@ -287,8 +287,8 @@ test('a scan soon after another is a duplicate, whichever gate made it; noted at
   await rowsOf(venue, "SELECT record_scan_attempt('T-3', 'DENY', 'blocked', NULL, 'Bar', '2026-05-01T12:00:00Z')");
   expect(await ask('T-2', 10, '2026-05-01T12:00:05Z')).toEqual({ is_duplicate: true, last_scan_at: new Date('2026-05-01T12:00:00Z'), scan_count: 0 });
   expect(await ask('T-3', 10, '2026-05-01T12:00:05Z')).toMatchObject({ is_duplicate: false });
-  expect(refusalOf(await failureOf(ask('T-98', 10, '2026-05-01T12:00:05Z')))).toMatchObject({ status: 404 });
-  expect(refusalOf(await failureOf(rowsOf(venue, "SELECT record_scan_attempt('T-2', 'PERHAPS')")))).toMatchObject({ status: 400 });
+  expect(businessErrorOf(await failureOf(ask('T-98', 10, '2026-05-01T12:00:05Z')))).toMatchObject({ status: 404 });
+  expect(businessErrorOf(await failureOf(rowsOf(venue, "SELECT record_scan_attempt('T-2', 'PERHAPS')")))).toMatchObject({ status: 400 });
 });
 
 test('rows by hand: none without a tenant, none for another tenant’s site', async () => {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue } from '../../testkit/database.ts';
 import { asTenant } from '../../testkit/tenant-session.ts';
-import { createDatabase, type Database, refusalOf } from '../db/database.ts';
+import { businessErrorOf, createDatabase, type Database } from '../db/database.ts';
 import { once } from './idempotency.ts';
 
 let fresh: FreshDatabase;
@@ -32,7 +32,7 @@ test('a tenant is verified, and reaching for another is kept where its own peopl
       .withoutTenant((client) => client.query(text))
       .then(
         () => null,
-        (error: unknown) => refusalOf(error)?.code ?? error,
+        (error: unknown) => businessErrorOf(error)?.code ?? error,
       );
   expect(await without('SELECT verify_tenant_context()')).toBe('NO_TENANT');
   expect(await without("SELECT set_config('app.current_tenant_id', 'x', true)")).toBeNull();

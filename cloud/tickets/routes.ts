@@ -9,7 +9,7 @@ import { notACode, tooPlain } from './codes/code-floor.ts';
 import { codeBits, MIN_CODE_BITS } from './codes/code-hash.ts';
 import { type Answer, once } from './idempotency.ts';
 import { readTicketFields, type TicketFields } from './ticket-fields.ts';
-import { lockEvent, tellGates, writeTickets } from './write-tickets.ts';
+import { lockEvent, notifyGates, writeTickets } from './write-tickets.ts';
 
 const Headers = z.looseObject({ 'idempotency-key': z.string().min(1).max(128).optional() });
 const STATUS = { NO_SUCH_TICKET: 404, AMBIGUOUS_TICKET: 409, NOT_ALLOWED: 409, WEAK_CODE: 400, CODE_TAKEN: 409 } as const;
@@ -96,10 +96,10 @@ export function registerTicketRoutes(app: App, { database }: { readonly database
 function checked(ticket: Readonly<Record<string, unknown>> & { readonly event_id: string }, index: number): TicketFields {
   const read = readTicketFields(ticket, ticket.event_id);
   if (!read.ok)
-    throw new HttpProblem(400, 'BAD_REQUEST', read.problems.map(({ field, what, mend }) => `tickets.${index}.${field}: ${what}: ${mend}`).join('; '));
+    throw new HttpProblem(400, 'BAD_REQUEST', read.problems.map(({ field, what, hint }) => `tickets.${index}.${field}: ${what}: ${hint}`).join('; '));
   const { code } = read.ticket;
   const problem = code === undefined ? null : (notACode(code) ?? tooPlain(code));
-  if (problem !== null) throw new HttpProblem(400, 'WEAK_CODE', `tickets.${index}.code: ${problem.what}: ${problem.mend}`);
+  if (problem !== null) throw new HttpProblem(400, 'WEAK_CODE', `tickets.${index}.code: ${problem.what}: ${problem.hint}`);
   if (code !== undefined && codeBits(code) < MIN_CODE_BITS)
     throw new HttpProblem(400, 'WEAK_CODE', `tickets.${index}.code: fewer than ${MIN_CODE_BITS} random bits: issue longer random codes`);
   return read.ticket;
@@ -129,11 +129,11 @@ async function putTickets(
       group.map(({ fields }) => fields),
     );
     if (result.problems.size > 0) {
-      const named = [...result.problems].slice(0, MAX_NAMED).map(([at, { field, what, mend }]) => `tickets.${group[at]?.index}.${field}: ${what}: ${mend}`);
+      const named = [...result.problems].slice(0, MAX_NAMED).map(([at, { field, what, hint }]) => `tickets.${group[at]?.index}.${field}: ${what}: ${hint}`);
       throw new HttpProblem(409, 'CONFLICT', named.join('; '));
     }
     const changed = result.created + result.updated > 0;
-    if (changed) await tellGates(client, tenantId, eventId, false);
+    if (changed) await notifyGates(client, tenantId, eventId, false);
     versions[eventId] = changed ? event.nextVersion : event.version;
     totals.created += result.created;
     totals.updated += result.updated;

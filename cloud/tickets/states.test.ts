@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TICKET_STATES, type TicketState } from '../../contract/manifest.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { testLedger } from '../../testkit/ledgers.ts';
-import { connectOwner, refusalOf, sqlState } from '../db/database.ts';
+import { businessErrorOf, connectOwner, sqlState } from '../db/database.ts';
 import { reconcile } from '../reconcile/reconcile.ts';
 import { applyAction } from './actions.ts';
 import { lockEvent, writeTickets } from './write-tickets.ts';
@@ -39,7 +39,7 @@ test('every one of the 144 pairs is allowed or refused as the table says, and a 
       const allowed = from === to || next?.next.includes(to) === true;
       expect([from, to, error === null]).toEqual([from, to, allowed]);
       if (error !== null) {
-        expect(refusalOf(error)).toEqual({ status: 409, code: 'NOT_ALLOWED', message: `ticket T-1 is ${from}: it cannot become ${to}` });
+        expect(businessErrorOf(error)).toEqual({ status: 409, code: 'NOT_ALLOWED', message: `ticket T-1 is ${from}: it cannot become ${to}` });
         refused.push(`${from} ${to}`);
       }
     }
@@ -84,10 +84,12 @@ test('every change is kept with who, why and from where; nobody changes what is 
   expect(await rowsOf(venue, "SELECT changed_by, actor_type, reason, source FROM get_ticket_state_history('T-2')")).toEqual([
     { changed_by: 'staff-7', actor_type: 'admin', reason: 'seen with a copy', source: 'manual' },
   ]);
-  expect(refusalOf(await failureOf(rowsOf(venue, "SELECT log_ticket_status_change_manual('T-2', 'sold', 'sold', '', 'x')")))).toMatchObject({ status: 400 });
+  expect(businessErrorOf(await failureOf(rowsOf(venue, "SELECT log_ticket_status_change_manual('T-2', 'sold', 'sold', '', 'x')")))).toMatchObject({
+    status: 400,
+  });
   for (const sql of ["UPDATE ticket_state_history SET reason = 'x'", 'DELETE FROM ticket_state_history'])
     expect(sqlState(await failureOf(rowsOf(venue, sql)))).toBe('42501');
-  expect(refusalOf(await failureOf(rowsOf(venue, "SELECT * FROM get_ticket_state_history('T-9')")))).toEqual({
+  expect(businessErrorOf(await failureOf(rowsOf(venue, "SELECT * FROM get_ticket_state_history('T-9')")))).toEqual({
     status: 404,
     code: 'NO_SUCH_TICKET',
     message: 'there is no ticket T-9',

@@ -36,7 +36,7 @@ export interface TicketFields {
 export interface FieldProblem {
   readonly field: string;
   readonly what: string;
-  readonly mend: string;
+  readonly hint: string;
 }
 
 export const KNOWN_FIELDS = [
@@ -89,10 +89,10 @@ export function readTicketFields(
   eventId: string,
 ): { readonly ok: true; readonly ticket: TicketFields } | { readonly ok: false; readonly problems: readonly FieldProblem[] } {
   const unfit = unstorable(raw);
-  if (unfit !== null) return { ok: false, problems: [{ field: unfit.field || '(line)', what: unfit.why, mend: 'leave it out' }] };
+  if (unfit !== null) return { ok: false, problems: [{ field: unfit.field || '(line)', what: unfit.why, hint: 'leave it out' }] };
   const problems: FieldProblem[] = [];
-  const bad = (field: string, what: string, mend: string): undefined => {
-    problems.push({ field, what, mend });
+  const bad = (field: string, what: string, hint: string): undefined => {
+    problems.push({ field, what, hint });
     return undefined;
   };
   const given = (field: string): string | null | undefined => {

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { testLedger } from '../../testkit/ledgers.ts';
-import { connectOwner, createDatabase, type Database, refusalOf, sqlState } from '../db/database.ts';
+import { businessErrorOf, connectOwner, createDatabase, type Database, sqlState } from '../db/database.ts';
 import { reconcile } from '../reconcile/reconcile.ts';
 import { scanVip } from '../scan/testing/sql-doors.ts';
 import { ticketRef } from './codes/code-hash.ts';
@@ -86,7 +86,7 @@ test('five first entries at once, then five re-entries at once: counts and log l
       ),
     ).toEqual([{ lines: 10, once: 10, reentries: 5, guests_again: 5, signed: 10, back: 0 }]);
     // Back to the start, for tests only.
-    expect(refusalOf(await failureOf(rowsOf(venue, 'SELECT reset_vip_test_state($1)', [reservation])))).toMatchObject({ status: 403 });
+    expect(businessErrorOf(await failureOf(rowsOf(venue, 'SELECT reset_vip_test_state($1)', [reservation])))).toMatchObject({ status: 403 });
     await wide.withTenant(venue.tenantId, async (client) => {
       await client.query("SELECT set_config('stile.test_mode', 'on', true)");
       expect((await client.query('SELECT reset_vip_test_state($1) AS settled', [reservation])).rows).toEqual([{ settled: 10 }]);
@@ -126,7 +126,7 @@ test('resetting is refused in a database that is not a test’s, whatever is set
     const renamed = await connectOwner(Object.assign(new URL(other.url), { pathname: `/${name}` }).href);
     await renamed.query("SET stile.test_mode = 'on'");
     expect((await renamed.query('SELECT is_test_database() AS yes')).rows).toEqual([{ yes: false }]);
-    expect(refusalOf(await failureOf(renamed.query('SELECT reset_vip_test_state(gen_random_uuid())')))).toMatchObject({ status: 403 });
+    expect(businessErrorOf(await failureOf(renamed.query('SELECT reset_vip_test_state(gen_random_uuid())')))).toMatchObject({ status: 403 });
     await renamed.close();
   } finally {
     await admin.query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
@@ -151,7 +151,7 @@ test('what gates let in is in the same log and the same counts; what is given ba
     { gate: south.gate, seq: later.seq, scan_type: 'reentry', had_before: true },
   ]);
   expect(await reservationOf(venue, reservation)).toEqual({ status: 'checked_in', checked_in_guests: 2 });
-  // At the desk, the guest who is in already comes again.
+  // At the decider, the guest who is in already comes again.
   expect(await vipScan(venue, tokens[0] as string)).toMatchObject({
     allowed: true,
     scan_type: 'reentry',
@@ -190,9 +190,9 @@ test('a pass is worth what its reservation is; a token of nobody opens nothing',
     guestCount: 2,
     reservationId: pending.reservation,
   });
-  expect(refusalOf(await failureOf(vipScan(venue, 'VIP-TEST-GUEST-99')))).toMatchObject({ status: 404, code: 'NO_SUCH_PASS' });
+  expect(businessErrorOf(await failureOf(vipScan(venue, 'VIP-TEST-GUEST-99')))).toMatchObject({ status: 404, code: 'NO_SUCH_PASS' });
   expect(
-    refusalOf(
+    businessErrorOf(
       await failureOf(
         rowsOf(venue, 'SELECT * FROM process_vip_scan_with_reentry($1, $2)', [venue.eventId, Buffer.from(venue.tickets[0]?.ticketRef ?? '', 'hex')]),
       ),
@@ -229,11 +229,11 @@ test('reservations change only as allowed, and hold no more passes than guests',
       );
       const error = await failureOf(rowsOf(venue, 'UPDATE vip_reservations SET status = $2 WHERE reservation_id = $1', [made?.id, to]));
       expect([from, to, error === null]).toEqual([from, to, allowed.has(`${from} ${to}`)]);
-      if (error !== null) expect(refusalOf(error)).toMatchObject({ status: 409, message: `the reservation is ${from}: it cannot become ${to}` });
+      if (error !== null) expect(businessErrorOf(error)).toMatchObject({ status: 409, message: `the reservation is ${from}: it cannot become ${to}` });
     }
   }
   const { reservation } = await party(venue, 2);
-  expect(refusalOf(await failureOf(rowsOf(venue, 'SELECT issue_vip_pass($1, $2)', [reservation, randomBytes(16)])))).toMatchObject({ status: 409 });
+  expect(businessErrorOf(await failureOf(rowsOf(venue, 'SELECT issue_vip_pass($1, $2)', [reservation, randomBytes(16)])))).toMatchObject({ status: 409 });
   // Two clerks at once for the last place.
   const [made] = await rowsOf<{ id: string }>(
     venue,
@@ -241,9 +241,9 @@ test('reservations change only as allowed, and hold no more passes than guests',
     [venue.tenantId, venue.eventId],
   );
   const both = await Promise.all([0, 1].map(() => failureOf(rowsOf(venue, 'SELECT issue_vip_pass($1, $2)', [made?.id, randomBytes(16)]))));
-  expect(both.map((error) => refusalOf(error)?.status ?? null).sort()).toEqual([409, null]);
-  expect(refusalOf(await failureOf(rowsOf(venue, 'SELECT issue_vip_pass(gen_random_uuid(), $1)', [randomBytes(16)])))).toMatchObject({ status: 404 });
-  expect(refusalOf(await failureOf(rowsOf(venue, "SELECT set_vip_reservation_status(gen_random_uuid(), 'confirmed')")))).toMatchObject({ status: 404 });
+  expect(both.map((error) => businessErrorOf(error)?.status ?? null).sort()).toEqual([409, null]);
+  expect(businessErrorOf(await failureOf(rowsOf(venue, 'SELECT issue_vip_pass(gen_random_uuid(), $1)', [randomBytes(16)])))).toMatchObject({ status: 404 });
+  expect(businessErrorOf(await failureOf(rowsOf(venue, "SELECT set_vip_reservation_status(gen_random_uuid(), 'confirmed')")))).toMatchObject({ status: 404 });
 });
 
 test('a general ticket that is linked comes in again, at gates too; unlinked, it is what it was', async () => {
@@ -280,9 +280,9 @@ test('a general ticket that is linked comes in again, at gates too; unlinked, it
   await rowsOf(venue, "DELETE FROM vip_linked_tickets WHERE ticket_id = 'T-1'");
   expect(await ask()).toMatchObject({ is_linked: false, reentry_allowed: false });
   expect(await rowsOf(venue, 'SELECT allowed, reason FROM scan_ticket_atomic($1)', ['T-1'])).toEqual([{ allowed: false, reason: 'already_redeemed' }]);
-  expect(refusalOf(await failureOf(rowsOf(venue, "SELECT * FROM check_vip_linked_ticket_reentry('T-99')")))).toMatchObject({ status: 404 });
+  expect(businessErrorOf(await failureOf(rowsOf(venue, "SELECT * FROM check_vip_linked_ticket_reentry('T-99')")))).toMatchObject({ status: 404 });
   expect(
-    refusalOf(
+    businessErrorOf(
       await failureOf(
         rowsOf(venue, "INSERT INTO vip_linked_tickets (tenant_id, event_id, ticket_id, reservation_id) VALUES ($1, 'EV1', 'T-99', $2)", [
           venue.tenantId,
@@ -339,7 +339,7 @@ test('desk, gates, links and cancellations at once: no deadlock, and everything 
     const rows = ledger.rows();
     for (let at = 0; at < rows.length; at += 15) await wide.withTenant(venue.tenantId, (client) => reconcile(client, rows.slice(at, at + 15)));
   };
-  const desk = async () => {
+  const decider = async () => {
     for (let n = 0; n < 16; n++) await vipScan(venue, parties[n % 4]?.tokens[Math.floor(n / 4)] ?? '');
   };
   const office = async () => {
@@ -352,7 +352,7 @@ test('desk, gates, links and cancellations at once: no deadlock, and everything 
       ]);
     await rowsOf(venue, "SELECT set_vip_reservation_status($1, 'cancelled')", [parties[0]?.reservation]);
   };
-  await Promise.all([ingest(north), ingest(south), desk(), desk(), office()]);
+  await Promise.all([ingest(north), ingest(south), decider(), decider(), office()]);
   expect(
     await rowsOf(
       venue,

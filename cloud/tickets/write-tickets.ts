@@ -97,7 +97,7 @@ export async function lockEvent(client: DatabaseClient, eventId: string): Promis
 }
 
 /** Has the gates of the event told. `build`: with a new manifest file. In the transaction of the change. */
-export async function tellGates(client: DatabaseClient, tenantId: string, eventId: string, build: boolean): Promise<void> {
+export async function notifyGates(client: DatabaseClient, tenantId: string, eventId: string, build: boolean): Promise<void> {
   await client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, $3)", [tenantId, eventId, build]);
 }
 
@@ -213,15 +213,15 @@ async function findProblems(
     const { ticket_id, ref } = ticket;
     const holder = ref === null ? undefined : holders.get(ref);
     const { valid_from, valid_until } = merged(known.get(ticket_id), ticket);
-    if (ids.has(ticket_id)) problems.set(index, { field: 'ticket_id', what: `${JSON.stringify(ticket_id)} was given before`, mend: 'name each ticket once' });
+    if (ids.has(ticket_id)) problems.set(index, { field: 'ticket_id', what: `${JSON.stringify(ticket_id)} was given before`, hint: 'name each ticket once' });
     else if (ref === null && !known.has(ticket_id))
-      problems.set(index, { field: 'code', what: 'is missing', mend: 'a new ticket needs the code that its QR says' });
+      problems.set(index, { field: 'code', what: 'is missing', hint: 'a new ticket needs the code that its QR says' });
     else if (holder !== undefined && holder !== ticket_id)
-      problems.set(index, { field: 'code', what: `is already the code of ticket ${JSON.stringify(holder)}`, mend: 'give every ticket a code of its own' });
+      problems.set(index, { field: 'code', what: `is already the code of ticket ${JSON.stringify(holder)}`, hint: 'give every ticket a code of its own' });
     else if (valid_from !== null && valid_until !== null && valid_from > valid_until)
-      problems.set(index, { field: 'valid_until', what: `${valid_until} is before valid_from ${valid_from}`, mend: 'put them in order' });
+      problems.set(index, { field: 'valid_until', what: `${valid_until} is before valid_from ${valid_from}`, hint: 'put them in order' });
     else if (ticket.ticket_number != null && (numbers.get(ticket.ticket_number) ?? ticket_id) !== ticket_id)
-      problems.set(index, { field: 'ticket_number', what: 'is already the number of another ticket', mend: 'give every ticket a number of its own' });
+      problems.set(index, { field: 'ticket_number', what: 'is already the number of another ticket', hint: 'give every ticket a number of its own' });
     ids.add(ticket_id);
     if (ticket.ticket_number != null && !problems.has(index)) numbers.set(ticket.ticket_number, ticket_id);
     if (ref !== null && !problems.has(index)) holders.set(ref, ticket_id);

@@ -11,7 +11,7 @@ import { OPEN_WAIT_MS, untilDeadline, withFault } from './claim-retry.ts';
 import type { LaneBoard } from './failsafe-file.ts';
 import { CHIP_LABELS } from './gpio-chip.ts';
 import { createGpioCalls, type EdgeWatch, type GpioCalls } from './gpio-ioctl.ts';
-import { type BoardConfig, definedLevel, type InputLine, normaliseLines, wireLevel } from './pin-map.ts';
+import { type BoardConfig, type InputLine, normaliseLines, safeLevel, wireLevel } from './pin-map.ts';
 
 export interface CdevBoardOptions {
   readonly config: Pick<BoardConfig, 'outputs' | 'inputs'>;
@@ -122,13 +122,13 @@ export function createCdevBoard(options: CdevBoardOptions, clock: Pick<Clock, 'b
       return found;
     });
     if (outputFd !== null) {
-      for (const [index, line] of outputs.entries()) gpio.set(outputFd, index, definedLevel(line, open));
+      for (const [index, line] of outputs.entries()) gpio.set(outputFd, index, safeLevel(line, open));
     } else if (outputs.length > 0)
       outputFd = await untilDeadline(clock, deadlineMs, () => {
         try {
           return gpio.outputs(
             path,
-            outputs.map((line) => ({ line: line.line, level: definedLevel(line, open) })),
+            outputs.map((line) => ({ line: line.line, level: safeLevel(line, open) })),
           );
         } catch (error) {
           return nameHolder(path, outputs, error);
@@ -191,7 +191,7 @@ export function createCdevBoard(options: CdevBoardOptions, clock: Pick<Clock, 'b
       clearInterval(timer);
       for (const [index, line] of outputs.entries()) {
         try {
-          if (outputFd !== null) kernel.set(outputFd, index, definedLevel(line, releaseOpen));
+          if (outputFd !== null) kernel.set(outputFd, index, safeLevel(line, releaseOpen));
         } catch (error) {
           report('write', line.name, error);
         }
@@ -206,7 +206,7 @@ export function createCdevBoard(options: CdevBoardOptions, clock: Pick<Clock, 'b
     releaseTargets(releaseOpen) {
       const path = chip?.path;
       if (path === undefined) throw new Error('the board has not been opened: the device of its lines is not known');
-      return outputs.map((line) => ({ kind: 'chip', path, line: line.line, level: definedLevel(line, releaseOpen) }));
+      return outputs.map((line) => ({ kind: 'chip', path, line: line.line, level: safeLevel(line, releaseOpen) }));
     },
   };
 }

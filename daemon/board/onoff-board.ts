@@ -11,7 +11,7 @@ import type { BoardEvent, Clock, Fault, InputName, OutputName } from '../ports.t
 import { OPEN_WAIT_MS, untilDeadline, withFault } from './claim-retry.ts';
 import type { LaneBoard } from './failsafe-file.ts';
 import { findChip, type GpioChip, SYSFS_ROOT } from './gpio-chip.ts';
-import { type BoardConfig, definedLevel, type InputLine, type Level, normaliseLines, type OutputLine, wireLevel } from './pin-map.ts';
+import { type BoardConfig, type InputLine, type Level, normaliseLines, type OutputLine, safeLevel, wireLevel } from './pin-map.ts';
 
 /** What is used of onoff's Gpio. */
 export interface Pin {
@@ -113,7 +113,7 @@ export function createOnoffBoard(options: OnoffBoardOptions, clock: Pick<Clock, 
     });
     chip = found;
     for (const line of lines.outputs) {
-      const level = definedLevel(line, open);
+      const level = safeLevel(line, open);
       const pin = await untilDeadline(clock, deadlineMs, () => claimOutput(Gpio, root, found.base + line.line, level, outputs.get(line.name)?.pin));
       outputs.set(line.name, { line, pin });
     }
@@ -178,7 +178,7 @@ export function createOnoffBoard(options: OnoffBoardOptions, clock: Pick<Clock, 
       clearInterval(timer);
       for (const { line, pin } of outputs.values()) {
         try {
-          pin.writeSync(definedLevel(line, releaseOpen) === 'high' ? 1 : 0);
+          pin.writeSync(safeLevel(line, releaseOpen) === 'high' ? 1 : 0);
         } catch (error) {
           report('write', line.name, error);
         }
@@ -190,7 +190,7 @@ export function createOnoffBoard(options: OnoffBoardOptions, clock: Pick<Clock, 
     releaseTargets(releaseOpen) {
       const base = chip?.base;
       if (base === undefined) throw new Error('the board has not been opened: the numbers of its lines are not known');
-      return lines.outputs.map((line) => ({ kind: 'sysfs', number: base + line.line, level: definedLevel(line, releaseOpen) }));
+      return lines.outputs.map((line) => ({ kind: 'sysfs', number: base + line.line, level: safeLevel(line, releaseOpen) }));
     },
   };
 }

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 import { formatReleaseFile, writeReleaseFile } from './failsafe-file.ts';
 import { findChip } from './gpio-chip.ts';
 import { drawLamps } from './lamp-line.ts';
-import { definedLevel, duplicateLines, firmwareLines, normaliseLines, powerOnLevel } from './pin-map.ts';
+import { duplicateLines, firmwareLines, normaliseLines, powerOnLevel, safeLevel } from './pin-map.ts';
 
 const lane = normaliseLines({
   outputs: {
@@ -25,8 +25,8 @@ test('an output without a defined state rests inactive on its wire', () => {
 });
 
 test('in a fire releases stand open and stop is let go; lamps keep their state', () => {
-  expect(lane.outputs.map((line) => definedLevel(line, true))).toEqual(['low', 'low', 'low']);
-  expect(lane.outputs.map((line) => definedLevel(line, false))).toEqual(['high', 'high', 'low']);
+  expect(lane.outputs.map((line) => safeLevel(line, true))).toEqual(['low', 'low', 'low']);
+  expect(lane.outputs.map((line) => safeLevel(line, false))).toEqual(['high', 'high', 'low']);
 });
 
 test('finds a line that was given twice', () => {

@@ -75,7 +75,7 @@ const RELEASES: readonly OutputName[] = ['release_in', 'release_out'];
  * The defined state of an output. With `releaseOpen` (fire) the releases stand open and `stop`, which would hold the
  * turnstile against them, is let go.
  */
-export function definedLevel(line: OutputLine, releaseOpen: boolean): Level {
+export function safeLevel(line: OutputLine, releaseOpen: boolean): Level {
   if (releaseOpen && RELEASES.includes(line.name)) return line.active;
   if (releaseOpen && line.name === 'stop') return opposite(line.active);
   return line.safe;

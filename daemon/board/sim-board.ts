@@ -22,7 +22,7 @@ import { type BoardEvent, type Clock, type Fault, type InputName, OUTPUT_NAMES, 
 import { initialTurnstile, stepTurnstile, type TurnstileInput, type TurnstileSettings } from '../sim/turnstile.ts';
 import type { LaneBoard } from './failsafe-file.ts';
 import { drawLamps } from './lamp-line.ts';
-import { type BoardConfig, definedLevel, normaliseLines, type OutputLine, wireLevel } from './pin-map.ts';
+import { type BoardConfig, normaliseLines, type OutputLine, safeLevel, wireLevel } from './pin-map.ts';
 import { createSimSocket, type SimCommand, type SimSocket } from './sim-socket.ts';
 
 export interface SimBoardOptions {
@@ -97,7 +97,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
   };
 
   const toDefined = (releaseOpen: boolean): void => {
-    for (const line of lines.outputs) drive(line, definedLevel(line, releaseOpen) === line.active);
+    for (const line of lines.outputs) drive(line, safeLevel(line, releaseOpen) === line.active);
   };
 
   /** A planted fault, as the kernel would say it. */
@@ -185,7 +185,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
     ok: () => listener !== null && !broken,
     releaseTargets: (releaseOpen) =>
       config.simSocket
-        ? lines.outputs.map((line) => ({ kind: 'sim', path: `${config.simSocket}.wires/${line.name}`, level: definedLevel(line, releaseOpen) }))
+        ? lines.outputs.map((line) => ({ kind: 'sim', path: `${config.simSocket}.wires/${line.name}`, level: safeLevel(line, releaseOpen) }))
         : [],
     setInput,
     output: (output) => outputs.get(output) ?? false,

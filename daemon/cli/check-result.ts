@@ -5,9 +5,9 @@ export interface Check {
   readonly result: 'ok' | 'warn' | 'fail';
   readonly cause: string;
   /** Empty where all is well. */
-  readonly mend: string;
+  readonly hint: string;
 }
 
-export const ok = (part: string, cause: string): Check => ({ part, result: 'ok', cause, mend: '' });
-export const warn = (part: string, cause: string, mend: string): Check => ({ part, result: 'warn', cause, mend });
-export const fail = (part: string, cause: string, mend: string): Check => ({ part, result: 'fail', cause, mend });
+export const ok = (part: string, cause: string): Check => ({ part, result: 'ok', cause, hint: '' });
+export const warn = (part: string, cause: string, hint: string): Check => ({ part, result: 'warn', cause, hint });
+export const fail = (part: string, cause: string, hint: string): Check => ({ part, result: 'fail', cause, hint });

@@ -13,7 +13,7 @@ const BOUND_MS = 3_000;
 const INCREDIBLE_MS = 0.1;
 const TMPFS = 0x01021994;
 
-export interface CardSpeed {
+export interface DiskSpeed {
   readonly p50Ms: number;
   readonly p99Ms: number;
   readonly flushes: number;
@@ -24,7 +24,7 @@ export interface CardSpeed {
 }
 
 /** Writes blocks in place, as the ledger's log does, each kept before the next. Removes its file. Throws the file system's error. */
-export function measureCard(folder: string): CardSpeed {
+export function measureDisk(folder: string): DiskSpeed {
   const path = join(folder, `.doctor-${process.pid}`);
   const block = randomBytes(BLOCK_BYTES);
   const fd = openSync(path, 'wx', 0o600);

@@ -6,7 +6,7 @@ import type { Config } from '../config/load.ts';
 import type { GateStatus } from '../control/protocol.ts';
 import { holdsFree } from '../lane/config.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
-import { measureCard } from './disk-benchmark.ts';
+import { measureDisk } from './disk-benchmark.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
 
 const LOW_DISK_MB = 500;
@@ -17,8 +17,8 @@ const BOOT_FILES = ['/boot/firmware/config.txt', '/boot/config.txt'];
 export function readerChecks(config: Config, running: GateStatus | null): Check[] {
   const keyboards = findKeyboardReaders(textOf(INPUT_DEVICES) ?? '');
   const checks = config.readers.map((reader) => readerCheck(reader, running, keyboards.length > 0));
-  const named = keyboards.map(({ name, usb, mend }) =>
-    warn('reader', `${name} (${usb}) is plugged in as a keyboard: it types codes and has no serial port`, `put it into serial mode: ${mend}`),
+  const named = keyboards.map(({ name, usb, hint }) =>
+    warn('reader', `${name} (${usb}) is plugged in as a keyboard: it types codes and has no serial port`, `put it into serial mode: ${hint}`),
   );
   return [...checks, ...named];
 }
@@ -129,10 +129,10 @@ export function diskCheck({ store }: Config): Check {
 }
 
 /** Writes a few hundred kilobytes, for at most three seconds. */
-export function cardCheck({ store, board, turnstile }: Config): Check[] {
+export function storageCheck({ store, board, turnstile }: Config): Check[] {
   if (!existsSync(store.path)) return [];
   try {
-    const { p50Ms, p99Ms, flushes, inMemory, incredible } = measureCard(store.path);
+    const { p50Ms, p99Ms, flushes, inMemory, incredible } = measureDisk(store.path);
     const measured = `${flushes} writes, each kept after ${shownMs(p50Ms)} (half of them), ${shownMs(p99Ms)} (the slowest of a hundred)`;
     if (inMemory)
       return [

@@ -123,7 +123,7 @@ export async function cloudChecks(config: Config, running: GateStatus | null): P
     return [ok('cloud', `${cloud.url} answers and takes the token`), await keysCheck(config, running, get)];
   } catch (error) {
     const cause = causeOf(error);
-    return [clockFault(cause) ?? fail('cloud', `${cloud.url} is not reached: ${cause}`, `${networkMend(cause)}; known tickets are admitted all the same`)];
+    return [clockFault(cause) ?? fail('cloud', `${cloud.url} is not reached: ${cause}`, `${networkHint(cause)}; known tickets are admitted all the same`)];
   }
 }
 
@@ -177,7 +177,7 @@ export function causeOf(error: unknown): string {
 }
 
 /** What mends a connection that failed like this, in the words of a technician. */
-export function networkMend(cause: string): string {
+export function networkHint(cause: string): string {
   if (/expired/i.test(cause)) return 'its certificate has expired: renew it, or check that the clock is not ahead';
   if (/self.signed|unable to (verify|get)|UNABLE_TO|SELF_SIGNED/i.test(cause))
     return "its certificate is of an authority that is not known here: give the authority's certificate (cloud.ca)";

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Config } from '../config/load.ts';
 import type { GateStatus } from '../control/protocol.ts';
-import { LEDGER_FILE, ledgerBytes, ledgersOf, openCardLedger } from '../store/offline-reader.ts';
+import { LEDGER_FILE, ledgerBytes, ledgersOf, openOfflineLedger } from '../store/offline-reader.ts';
 import { StoreError } from '../store/sqlite.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
 import { withGate } from './context.ts';
@@ -23,7 +23,7 @@ const OLD_BACKLOG_S = 600;
 export async function ledgerChecks(config: Config, options: CommonOptions, running: GateStatus | null, occupied: boolean): Promise<Check[]> {
   const checks = running !== null ? await ofRunning(options, running) : occupied ? [] : ofFile(join(config.store.path, LEDGER_FILE));
   try {
-    for (const file of ledgersOf(config.store.path).setAside)
+    for (const file of ledgersOf(config.store.path).quarantine)
       checks.push(
         warn(
           'ledger',
@@ -73,10 +73,10 @@ function ofFile(path: string): Check[] {
   if (ledgerBytes(path) > MAX_COPIED_BYTES)
     return [ok('ledger', `${Math.round(ledgerBytes(path) / 1_048_576)} MB, not looked into while the gate is not running`)];
   try {
-    const card = openCardLedger(path);
+    const offlineLedger = openOfflineLedger(path);
     try {
       let [rows, waiting, oldest] = [0, 0, ''];
-      for (const row of card.rows()) {
+      for (const row of offlineLedger.rows()) {
         rows++;
         if (row.acked) continue;
         waiting++;
@@ -84,10 +84,10 @@ function ofFile(path: string): Check[] {
       }
       const since = oldest === '' ? '' : `, the oldest ${age(Math.max(0, Date.now() - Date.parse(oldest)) / 1000)} old`;
       return [
-        card.unreadable() > 0
+        offlineLedger.unreadable() > 0
           ? fail(
               'ledger',
-              `${plural(card.unreadable(), 'row')} cannot be read or were changed`,
+              `${plural(offlineLedger.unreadable(), 'row')} cannot be read or were changed`,
               'start the gate: it sets the database aside and goes on; keep the card',
             )
           : ok('ledger', `${plural(rows, 'row')}: none missing, none changed`),
@@ -95,10 +95,10 @@ function ofFile(path: string): Check[] {
           'backlog',
           waiting === 0 ? 'all of it acknowledged by the cloud' : `${plural(waiting, 'row')} not acknowledged yet${since}: sent when the gate runs`,
         ),
-        ...card.manifests().map((one) => ok('tickets', `${one.eventId}: version ${one.overlayVersion}, judged when the gate runs`)),
+        ...offlineLedger.manifests().map((one) => ok('tickets', `${one.eventId}: version ${one.overlayVersion}, judged when the gate runs`)),
       ];
     } finally {
-      card.close();
+      offlineLedger.close();
     }
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;

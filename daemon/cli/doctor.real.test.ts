@@ -42,20 +42,20 @@ async function examine(): Promise<{ code: number; part: (name: string) => Check 
   const { code, stdout, stderr } = await at.cli('doctor', '--json');
   if (stdout === '') throw new Error(stderr);
   const { checks } = JSON.parse(stdout) as { checks: Check[] };
-  expect(checks.filter(({ result, mend }) => result !== 'ok' && mend === '')).toEqual([]);
+  expect(checks.filter(({ result, hint }) => result !== 'ok' && hint === '')).toEqual([]);
   return { code, checks, part: (name) => checks.find(({ part }) => part === name) };
 }
 
 test('without a gate: the broker lets its name in, the card is measured, the record is read; what is wrong is named', async () => {
   await identity();
   const { code, part } = await examine();
-  expect(part('broker')).toEqual({ part: 'broker', result: 'ok', cause: `${broker.url} lets ${GATE} in`, mend: '' });
+  expect(part('broker')).toEqual({ part: 'broker', result: 'ok', cause: `${broker.url} lets ${GATE} in`, hint: '' });
   expect(part('card')?.cause).toMatch(/writes, each kept after|is in memory/);
   expect(part('gate')).toMatchObject({ result: 'warn', cause: 'is not running' });
   expect(part('tickets')?.cause).toContain('concert: version 1');
   expect(part('certificate')).toMatchObject({ result: 'ok' });
   // Nothing listens where the test's cloud should be.
-  expect(part('cloud')).toMatchObject({ result: 'fail', mend: expect.stringContaining('known tickets are admitted') });
+  expect(part('cloud')).toMatchObject({ result: 'fail', hint: expect.stringContaining('known tickets are admitted') });
   expect(code).toBe(1);
 }, 60_000);
 
@@ -78,7 +78,7 @@ test('beside a running gate nothing happens under its name', async () => {
 test('TLS and refusals are explained', async () => {
   const stranger = await createTestCa();
   await identity({ trusted: stranger.ca });
-  expect((await examine()).part('broker')).toMatchObject({ result: 'fail', mend: expect.stringContaining('mqtt.ca') });
+  expect((await examine()).part('broker')).toMatchObject({ result: 'fail', hint: expect.stringContaining('mqtt.ca') });
   await identity({ ca: stranger, trusted: (broker.ca as TestCa).ca });
   expect((await examine()).part('broker')).toMatchObject({ result: 'fail' });
   await identity({ url: broker.url.replace(/\d+$/, '9') });
@@ -103,7 +103,7 @@ test('a certificate that is not yet valid is a fault of the clock', async () => 
   expect(code).toBe(1);
   expect(checks.filter(({ part, result }) => part === 'clock' && result === 'fail')[0]).toMatchObject({
     cause: expect.stringContaining('not yet valid'),
-    mend: expect.stringContaining('timedatectl'),
+    hint: expect.stringContaining('timedatectl'),
   });
 }, 60_000);
 
@@ -114,7 +114,7 @@ test('a reader that is not there, and a file in its place', async () => {
   expect((await examine()).part('reader in')).toMatchObject({
     result: 'fail',
     cause: expect.stringContaining('is not there'),
-    mend: expect.stringContaining('readers'),
+    hint: expect.stringContaining('readers'),
   });
   symlinkSync(at.config, join(at.dir, 'nowhere'));
   expect((await examine()).part('reader in')).toMatchObject({ result: 'fail', cause: expect.stringContaining('no serial port') });
@@ -128,7 +128,7 @@ test('a control socket that cannot be made is found before the gate fails to sta
   expect((await examine()).part('control')).toMatchObject({
     result: 'fail',
     cause: expect.stringContaining('no-folder is not there'),
-    mend: expect.stringContaining('control.socket'),
+    hint: expect.stringContaining('control.socket'),
   });
   expect(await at.cli('run')).toMatchObject({ code: 1, stderr: expect.stringContaining('cannot be made') });
   writeFileSync(conf, 'control: { socket: ../kept.txt }\n');

@@ -1,5 +1,5 @@
 /**
- * doctor: every part, ok or warn or fail, with the cause and the mend. What the running gate knows is asked of it (the
+ * doctor: every part, ok or warn or fail, with the cause and the hint. What the running gate knows is asked of it (the
  * port and the lines are its own); without one, as much as can be seen from outside. Changes nothing; times the card with a file of its own.
  */
 
@@ -12,8 +12,8 @@ import { connectGate } from '../control/client.ts';
 import type { GateStatus } from '../control/protocol.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
 import { socketOf } from './context.ts';
-import { boardChecks, cardCheck, diskCheck, readerChecks } from './doctor-machine.ts';
-import { brokerCheck, cloudChecks, networkMend, SET_CLOCK } from './doctor-network.ts';
+import { boardChecks, diskCheck, readerChecks, storageCheck } from './doctor-machine.ts';
+import { brokerCheck, cloudChecks, networkHint, SET_CLOCK } from './doctor-network.ts';
 import { socketCheck } from './doctor-socket.ts';
 import { ledgerChecks } from './doctor-store.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
@@ -35,17 +35,17 @@ export async function doctor(options: CommonOptions): Promise<void> {
 }
 
 export const examinationWords = ({ result, checks }: Examination): string =>
-  `${columns(checks.map(({ part, result: how, cause, mend }) => [how.padEnd(4), part, mend === '' ? cause : `${cause}; ${mend}`]))}\n${result === 'ok' ? 'all is well' : result === 'warn' ? 'it works, but see the warnings' : 'something must be mended'}`;
+  `${columns(checks.map(({ part, result: how, cause, hint }) => [how.padEnd(4), part, hint === '' ? cause : `${cause}; ${hint}`]))}\n${result === 'ok' ? 'all is well' : result === 'warn' ? 'it works, but see the warnings' : 'something must be mended'}`;
 
 /** Looks at everything. Takes seconds where the network does not answer. */
 export async function examine(options: CommonOptions): Promise<Examination & { readonly configOk: boolean }> {
   const loaded = loadConfig(options.config, process.env);
   const checks: Check[] = [];
   if (!loaded.ok) {
-    for (const mistake of loaded.mistakes) checks.push(fail('config', formatMistake({ ...mistake, mend: '' }).replace(/; $/, ''), mistake.mend));
+    for (const mistake of loaded.mistakes) checks.push(fail('config', formatMistake({ ...mistake, hint: '' }).replace(/; $/, ''), mistake.hint));
   } else {
     checks.push(ok('config', `${loaded.config.files.join(', ')}: gate ${loaded.config.gate}`));
-    for (const warning of loaded.warnings) checks.push(warn('config', `${warning.key}: ${warning.what}`, warning.mend));
+    for (const warning of loaded.warnings) checks.push(warn('config', `${warning.key}: ${warning.what}`, warning.hint));
   }
   const asked = await askGate(options);
   checks.push(asked.check);
@@ -87,7 +87,7 @@ async function partsOf(config: Config, options: CommonOptions, { running, occupi
     ...readerChecks(config, running),
     ...boardChecks(config, running),
     diskCheck(config),
-    ...cardCheck(config),
+    ...storageCheck(config),
     ...(await ledgerChecks(config, options, running, occupied)),
     ...manifestChecks(running),
     clockCheck(config, running),
@@ -106,7 +106,7 @@ async function partsOf(config: Config, options: CommonOptions, { running, occupi
 
 /** The address comes from the cloud: where it is wrong, nothing on this gate mends it. */
 const fetchMend = (problem: string): string =>
-  `${networkMend(problem)}. The cloud names this address: STILE_PUBLIC_URL on the server must be how gates reach it`;
+  `${networkHint(problem)}. The cloud names this address: STILE_PUBLIC_URL on the server must be how gates reach it`;
 
 function manifestChecks(running: GateStatus | null): Check[] {
   if (running === null) return [];

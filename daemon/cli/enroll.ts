@@ -11,11 +11,11 @@ import { EnrollResponse } from '../../contract/http.ts';
 import { PublicKey } from '../../contract/manifest.ts';
 import { readPublicKey } from '../../rules/keys.ts';
 import { openSafeFile, type SafeFile } from '../../runtime/safe-file.ts';
-import type { Mistake } from '../config/fields.ts';
+import type { ConfigError } from '../config/fields.ts';
 import { formatMistakes, loadConfig } from '../config/load.ts';
 import { parseYaml } from '../config/sources.ts';
 import { groupId } from '../platform/groups.ts';
-import { causeOf, networkMend } from './doctor-network.ts';
+import { causeOf, networkHint } from './doctor-network.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import type { CommonOptions } from './main.ts';
 
@@ -58,7 +58,7 @@ export async function enroll(options: EnrollOptions): Promise<void> {
   const { key, csr } = await newSigningRequest(wanted.gate ?? 'stile-gate');
   const answer = await buy(wanted, csr);
   const problem = checkAnswer(answer, key, wanted.gate);
-  if (problem !== null) throw new CliError(EXIT.failed, problem.what, `nothing was changed here; ${problem.mend}`);
+  if (problem !== null) throw new CliError(EXIT.failed, problem.what, `nothing was changed here; ${problem.hint}`);
   const files = place(folder, wanted, answer, key);
   const loaded = loadConfig(options.config, process.env);
   const { gate, assignment } = answer;
@@ -108,7 +108,7 @@ function gather(options: EnrollOptions): Wanted {
 }
 
 function readFile(path: string): Partial<Record<'token' | 'cloud' | 'broker' | 'ca', string>> {
-  const mistakes: Mistake[] = [];
+  const mistakes: ConfigError[] = [];
   let text: string;
   try {
     text = readFileSync(path, 'utf8');
@@ -170,10 +170,10 @@ async function buy({ token, cloud, ca }: Wanted, csr: string): Promise<Answer> {
     answer = await post(new URL('enroll', cloud.endsWith('/') ? cloud : `${cloud}/`), JSON.stringify({ token, csr }), token, ca);
   } catch (error) {
     const cause = causeOf(error);
-    const mend = /not yet valid|NOT_YET_VALID/i.test(cause)
+    const hint = /not yet valid|NOT_YET_VALID/i.test(cause)
       ? "this machine's clock is behind: let a time server be reached, or timedatectl set-time"
-      : networkMend(cause).replace('(cloud.ca)', '(--ca)');
-    throw new CliError(EXIT.unreachable, `${cloud} is not reached: ${cause}`, mend);
+      : networkHint(cause).replace('(cloud.ca)', '(--ca)');
+    throw new CliError(EXIT.unreachable, `${cloud} is not reached: ${cause}`, hint);
   }
   let body: unknown;
   try {
@@ -230,25 +230,25 @@ function post(url: URL, body: string, token: string, ca: string | null): Promise
 }
 
 /** null: it fits this gate and its key. */
-function checkAnswer(answer: Answer, key: string, configured: string | null): { what: string; mend: string } | null {
+function checkAnswer(answer: Answer, key: string, configured: string | null): { what: string; hint: string } | null {
   if (configured !== null && answer.gate !== configured)
     return {
       what: `the token was for ${answer.gate}, and this gate is configured as ${configured}`,
-      mend: `get a token for ${configured} (stile-cloud enroll ${configured}), or correct gate`,
+      hint: `get a token for ${configured} (stile-cloud enroll ${configured}), or correct gate`,
     };
   try {
     const certificate = new X509Certificate(answer.certificate);
     if (!certificate.checkPrivateKey(createPrivateKey(key)))
-      return { what: "the certificate is not for this gate's key", mend: 'get another token and try again' };
+      return { what: "the certificate is not for this gate's key", hint: 'get another token and try again' };
     if (/^CN=(.*)$/m.exec(certificate.subject)?.[1] !== answer.gate)
-      return { what: `the certificate is made out to ${certificate.subject}`, mend: 'see the authority of the cloud' };
+      return { what: `the certificate is made out to ${certificate.subject}`, hint: 'see the authority of the cloud' };
     new X509Certificate(answer.ca);
   } catch (error) {
-    return { what: `the cloud's answer holds no certificate: ${(error as Error).message}`, mend: 'see the authority of the cloud' };
+    return { what: `the cloud's answer holds no certificate: ${(error as Error).message}`, hint: 'see the authority of the cloud' };
   }
   for (const value of answer.keys) {
     const parsed = PublicKey.safeParse(value);
-    if (!parsed.success || !readPublicKey(parsed.data.spki).ok) return { what: 'the cloud names a key that cannot be used', mend: 'see stile-cloud keys' };
+    if (!parsed.success || !readPublicKey(parsed.data.spki).ok) return { what: 'the cloud names a key that cannot be used', hint: 'see stile-cloud keys' };
   }
   return null;
 }

@@ -17,7 +17,7 @@ export class CliError extends Error {
 }
 
 /** Says on stderr what a command failed with; answers the exit code. */
-export function tellFailure(error: unknown): number {
+export function printFailure(error: unknown): number {
   if (error instanceof CliError) {
     process.stderr.write(shownText(`stile-gate: ${error.message}\n${error.hint === '' ? '' : `${error.hint}\n`}`));
     return error.exitCode;

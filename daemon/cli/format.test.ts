@@ -1,5 +1,5 @@
 import { expect, test, vi } from 'vitest';
-import { CliError, EXIT, print, tellFailure } from './exit-codes.ts';
+import { CliError, EXIT, print, printFailure } from './exit-codes.ts';
 import { columns } from './format.ts';
 import { lineWords } from './lane-view.ts';
 
@@ -16,8 +16,8 @@ test("S6: a row's, a reader's and a lane's words are shown, never obeyed by a te
   try {
     print(false, null, () => EVIL);
     print(true, { words: EVIL }, () => '');
-    tellFailure(new CliError(EXIT.failed, EVIL, EVIL));
-    tellFailure(new Error(EVIL));
+    printFailure(new CliError(EXIT.failed, EVIL, EVIL));
+    printFailure(new Error(EVIL));
   } finally {
     out.mockRestore();
     err.mockRestore();

@@ -20,8 +20,8 @@ test.each([
   ],
   ['an unknown maker by its name', device('0003', 'abcd', '0001', 'HIDKeyBoard USBKey Module', 'sysrq kbd event1'), ['abcd:0001', /virtual COM port/]],
   ['Zebra', device('0003', '05e0', '1200', 'Symbol Technologies, Inc, 2008 Symbol Bar Code Scanner', 'kbd event2'), ['05e0:1200', /CDC/]],
-] as const)('%s is recognised', (_what, text, [usb, mend]) => {
-  expect(findKeyboardReaders(text)).toEqual([{ name: expect.any(String), usb, mend: expect.stringMatching(mend) }]);
+] as const)('%s is recognised', (_what, text, [usb, hint]) => {
+  expect(findKeyboardReaders(text)).toEqual([{ name: expect.any(String), usb, hint: expect.stringMatching(hint) }]);
 });
 
 test.each([

@@ -8,7 +8,7 @@ export interface KeyboardReader {
   /** USB ids, hex: `0c2e:0b61`. */
   readonly usb: string;
   /** How it is put into serial mode. */
-  readonly mend: string;
+  readonly hint: string;
 }
 
 /** Makers by their USB vendor id. Codes are named as the makers' manuals name them. */
@@ -35,6 +35,6 @@ export function findKeyboardReaders(text: string): readonly KeyboardReader[] {
     const vendor = (ids[2] as string).toLowerCase();
     const known = MAKERS[vendor];
     if (known === undefined && !NAMES.test(name)) return [];
-    return [{ name: name === '' ? 'a device without a name' : name, usb: `${vendor}:${(ids[3] as string).toLowerCase()}`, mend: known ?? ANY_MAKE }];
+    return [{ name: name === '' ? 'a device without a name' : name, usb: `${vendor}:${(ids[3] as string).toLowerCase()}`, hint: known ?? ANY_MAKE }];
   });
 }

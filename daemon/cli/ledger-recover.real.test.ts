@@ -53,14 +53,14 @@ test("a dead gate's card: every row, from the log too, and nothing on the card c
   expect(await at.cli('ledger', 'export', '--store', join(at.dir, 'store'))).toMatchObject({ code: 75, stderr: expect.stringContaining('a gate is running') });
   // The plug is pulled: the newest rows are only in the write-ahead log.
   await at.end(gate, 'SIGKILL');
-  const card = join(at.root, 'card');
-  cpSync(join(at.dir, 'store'), card, { recursive: true });
-  for (const name of readdirSync(card)) if (statSync(join(card, name)).isFile()) chmodSync(join(card, name), 0o444);
-  const before = fingerprint(card);
-  const { code, stdout, stderr } = await at.cli('ledger', 'export', '--store', card);
+  const offlineLedger = join(at.root, 'card');
+  cpSync(join(at.dir, 'store'), offlineLedger, { recursive: true });
+  for (const name of readdirSync(offlineLedger)) if (statSync(join(offlineLedger, name)).isFile()) chmodSync(join(offlineLedger, name), 0o444);
+  const before = fingerprint(offlineLedger);
+  const { code, stdout, stderr } = await at.cli('ledger', 'export', '--store', offlineLedger);
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   expect(messages(stdout)).toEqual(live);
-  expect(fingerprint(card)).toEqual(before);
+  expect(fingerprint(offlineLedger)).toEqual(before);
   expect(await at.cli('ledger', 'export', '--store', at.root)).toMatchObject({ code: 1, stderr: expect.stringContaining('no ledger') });
 }, 90_000);
 
@@ -103,14 +103,17 @@ test('a damaged database is listed with what is in it, and its rows are exported
 }, 120_000);
 
 test('rubbish gives nothing and says so', async () => {
-  const card = join(at.root, 'rubbish');
-  cpSync(join(at.dir, 'store'), card, { recursive: true });
-  for (const name of readdirSync(card)) if (name.startsWith('ledger')) rmSync(join(card, name));
-  writeFileSync(join(card, 'ledger.damaged-20260101T000000-000Z.sqlite'), 'not a database at all');
-  expect(JSON.parse((await at.cli('ledger', 'recover', '--store', card, '--json')).stdout)).toMatchObject({
+  const offlineLedger = join(at.root, 'rubbish');
+  cpSync(join(at.dir, 'store'), offlineLedger, { recursive: true });
+  for (const name of readdirSync(offlineLedger)) if (name.startsWith('ledger')) rmSync(join(offlineLedger, name));
+  writeFileSync(join(offlineLedger, 'ledger.damaged-20260101T000000-000Z.sqlite'), 'not a database at all');
+  expect(JSON.parse((await at.cli('ledger', 'recover', '--store', offlineLedger, '--json')).stdout)).toMatchObject({
     databases: [{ gate: null, rows: 0, unacknowledged: 0, epochs: [] }],
   });
-  expect(await at.cli('ledger', 'recover', 'nothing.sqlite', '--store', card)).toMatchObject({ code: 1, stderr: expect.stringContaining('there is no') });
+  expect(await at.cli('ledger', 'recover', 'nothing.sqlite', '--store', offlineLedger)).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('there is no'),
+  });
 }, 60_000);
 
 test("S3: links in the gate's folder lead root nowhere: neither where rows are written nor what is read", async () => {

@@ -6,7 +6,7 @@ import { GateName } from '../../contract/ids.ts';
 import { openSafeFile, type SafeFile, UnsafePlaceError } from '../../runtime/safe-file.ts';
 import { loadConfig } from '../config/load.ts';
 import type { LedgerRow } from '../control/protocol.ts';
-import { type CardLedger, ledgerBytes, ledgersOf, openCardLedger } from '../store/offline-reader.ts';
+import { ledgerBytes, ledgersOf, type OfflineLedger, openOfflineLedger } from '../store/offline-reader.ts';
 import { StoreError } from '../store/sqlite.ts';
 import { requireConfig } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
@@ -14,7 +14,7 @@ import { columns, plural } from './format.ts';
 import { writeMessages } from './ledger.ts';
 import type { CommonOptions } from './main.ts';
 
-interface CardOptions extends CommonOptions {
+interface OfflineLedgerOptions extends CommonOptions {
   readonly gate?: string;
 }
 
@@ -30,32 +30,32 @@ export interface Recovered {
 }
 
 /** Every kept row of a dead gate's card to standard output. */
-export async function exportCard(folder: string, options: CardOptions): Promise<void> {
-  const { present, setAside } = foldersLedgers(folder);
+export async function exportOffline(folder: string, options: OfflineLedgerOptions): Promise<void> {
+  const { present, quarantine } = foldersLedgers(folder);
   if (present === null)
     throw new CliError(
       EXIT.failed,
       `there is no ledger in ${folder}`,
-      setAside.length > 0 ? 'there are set-aside ones: stile-gate ledger recover --store' : "name the gate's store folder, such as /mnt/card/var/lib/stile",
+      quarantine.length > 0 ? 'there are set-aside ones: stile-gate ledger recover --store' : "name the gate's store folder, such as /mnt/card/var/lib/stile",
     );
-  const unreadable = await withCard(present, async (card) => {
-    const count = await writeMessages(nameOf(card, options), rowsOf(card, false), process.stdout);
-    if (count === 0 && card.gate === null)
+  const unreadable = await withOfflineLedger(present, async (offlineLedger) => {
+    const count = await writeMessages(nameOf(offlineLedger, options), rowsOf(offlineLedger, false), process.stdout);
+    if (count === 0 && offlineLedger.gate === null)
       throw new CliError(EXIT.failed, `nothing in ${present} can be read`, 'keep the card as it is; ask the cloud what it has');
-    return card.unreadable();
+    return offlineLedger.unreadable();
   });
-  for (const file of setAside) process.stderr.write(`note: ${basename(file)} lies beside it: stile-gate ledger recover --store ${folder}\n`);
+  for (const file of quarantine) process.stderr.write(`note: ${basename(file)} lies beside it: stile-gate ledger recover --store ${folder}\n`);
   if (unreadable > 0)
     throw new CliError(EXIT.failed, `${plural(unreadable, 'row')} could not be read; all others are written`, 'keep the card: the cloud may have those rows');
 }
 
 export async function recover(
   files: readonly string[],
-  options: CardOptions & { readonly store?: string; readonly export?: string; readonly unacknowledged?: boolean },
+  options: OfflineLedgerOptions & { readonly store?: string; readonly export?: string; readonly unacknowledged?: boolean },
 ): Promise<void> {
   const folder = options.store ?? requireConfig(options.config).store.path;
-  const { setAside } = foldersLedgers(folder);
-  const wanted = files.length === 0 ? setAside : files.map((file) => (existsSync(file) ? file : join(folder, file)));
+  const { quarantine } = foldersLedgers(folder);
+  const wanted = files.length === 0 ? quarantine : files.map((file) => (existsSync(file) ? file : join(folder, file)));
   for (const file of wanted) if (!existsSync(file)) throw new CliError(EXIT.failed, `there is no ${file}`, 'stile-gate ledger recover lists them');
   const file = options.export === undefined ? null : beginExport(options.export);
   try {
@@ -85,7 +85,7 @@ const notWritten = (path: string | undefined, error: unknown) =>
 async function readAll(
   wanted: readonly string[],
   target: SafeFile | null,
-  options: CardOptions & { readonly export?: string; readonly unacknowledged?: boolean },
+  options: OfflineLedgerOptions & { readonly export?: string; readonly unacknowledged?: boolean },
 ): Promise<{ readonly found: readonly Recovered[]; readonly exported: number }> {
   const out = target === null ? null : createWriteStream('', { fd: target.fd, autoClose: false });
   const failed = out === null ? null : finished(out);
@@ -95,13 +95,13 @@ async function readAll(
   let exported = 0;
   for (const file of wanted) {
     found.push(
-      await withCard(file, async (card) => {
-        const counts = count(card);
+      await withOfflineLedger(file, async (offlineLedger) => {
+        const counts = count(offlineLedger);
         if (out !== null && counts.rows > 0) {
           if (out.errored) await failed;
-          exported += await writeMessages(nameOf(card, options), rowsOf(card, options.unacknowledged === true), out);
+          exported += await writeMessages(nameOf(offlineLedger, options), rowsOf(offlineLedger, options.unacknowledged === true), out);
         }
-        return { file, gate: card.gate, bytes: ledgerBytes(file), epochs: card.epochs, ...counts };
+        return { file, gate: offlineLedger.gate, bytes: ledgerBytes(file), epochs: offlineLedger.epochs, ...counts };
       }),
     );
   }
@@ -132,31 +132,31 @@ function words(folder: string, found: readonly Recovered[], file: string | undef
   return `${table}\n${next}`;
 }
 
-function count(card: CardLedger): { rows: number; unacknowledged: number; unreadable: number } {
+function count(offlineLedger: OfflineLedger): { rows: number; unacknowledged: number; unreadable: number } {
   let [rows, unacknowledged] = [0, 0];
-  for (const row of card.rows()) {
+  for (const row of offlineLedger.rows()) {
     rows++;
     if (!row.acked) unacknowledged++;
   }
-  return { rows, unacknowledged, unreadable: card.unreadable() };
+  return { rows, unacknowledged, unreadable: offlineLedger.unreadable() };
 }
 
-function* rowsOf(card: CardLedger, unacknowledgedOnly: boolean): Iterable<LedgerRow> {
-  for (const { epoch, acked, entry } of card.rows()) if (!acked || !unacknowledgedOnly) yield { epoch, entry };
+function* rowsOf(offlineLedger: OfflineLedger, unacknowledgedOnly: boolean): Iterable<LedgerRow> {
+  for (const { epoch, acked, entry } of offlineLedger.rows()) if (!acked || !unacknowledgedOnly) yield { epoch, entry };
 }
 
-function nameOf(card: CardLedger, options: CardOptions): string {
+function nameOf(offlineLedger: OfflineLedger, options: OfflineLedgerOptions): string {
   const config = loadConfig(options.config, process.env, { skipFiles: true });
-  const name = options.gate ?? card.gate ?? (config.ok ? config.config.gate : undefined);
+  const name = options.gate ?? offlineLedger.gate ?? (config.ok ? config.config.gate : undefined);
   if (name === undefined || !GateName.safeParse(name).success)
-    throw new CliError(EXIT.usage, `whose ledger ${card.path} is cannot be read`, 'say it with --gate <site>/<gate>');
+    throw new CliError(EXIT.usage, `whose ledger ${offlineLedger.path} is cannot be read`, 'say it with --gate <site>/<gate>');
   return name;
 }
 
-async function withCard<T>(path: string, work: (card: CardLedger) => Promise<T>): Promise<T> {
-  let card: CardLedger;
+async function withOfflineLedger<T>(path: string, work: (offlineLedger: OfflineLedger) => Promise<T>): Promise<T> {
+  let offlineLedger: OfflineLedger;
   try {
-    card = openCardLedger(path);
+    offlineLedger = openOfflineLedger(path);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     if (/BUSY|LOCKED/.test(error.code))
@@ -164,9 +164,9 @@ async function withCard<T>(path: string, work: (card: CardLedger) => Promise<T>)
     throw new CliError(EXIT.failed, `${path} cannot be read: ${error.fault.cause}`, 'use sudo; where the temporary folder is full, name another in TMPDIR');
   }
   try {
-    return await work(card);
+    return await work(offlineLedger);
   } finally {
-    card.close();
+    offlineLedger.close();
   }
 }
 

@@ -127,7 +127,7 @@ export async function verify(options: CommonOptions): Promise<void> {
 }
 
 export async function exportRows(options: CommonOptions & { readonly store?: string }): Promise<void> {
-  if (options.store !== undefined) return (await import('./ledger-recover.ts')).exportCard(options.store, options);
+  if (options.store !== undefined) return (await import('./ledger-recover.ts')).exportOffline(options.store, options);
   await withGate(options, async (gate) => {
     const { gate: name } = await gate.call<GateStatus>('status');
     await writeMessages(name, allRows(gate), process.stdout);

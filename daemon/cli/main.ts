@@ -7,7 +7,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { stileVersion } from '../../runtime/build-info.ts';
 import { DEFAULT_CONFIG_FILE } from '../config/load.ts';
-import { CliError, EXIT, tellFailure } from './exit-codes.ts';
+import { CliError, EXIT, printFailure } from './exit-codes.ts';
 
 /** Options of every command that reads the configuration. */
 export interface CommonOptions {
@@ -298,7 +298,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     // commander has written its message already; help and version count as done.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
-    return tellFailure(error);
+    return printFailure(error);
   }
 }
 

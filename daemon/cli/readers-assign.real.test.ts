@@ -1,4 +1,4 @@
-/** Two equal readers, told apart by showing a code: through the running gate, over real pseudo-terminals whose place in sysfs is laid out as the kernel does it. */
+/** Two equal readers, told apart by showing a code: through the running gate, over real pseudo-terminals whose place in sysfs is preallocated as the kernel does it. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';

@@ -5,7 +5,7 @@ import { promisify } from 'node:util';
 import { shownText } from '../../contract/text.ts';
 import { UnsafePlaceError, writeSafeFile } from '../../runtime/safe-file.ts';
 import type { GateClient } from '../control/client.ts';
-import type { GateStatus, HeardItem } from '../control/protocol.ts';
+import type { GateStatus, ReaderTapItem } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { plural } from './format.ts';
@@ -79,7 +79,7 @@ async function listen(gate: GateClient, wanted: readonly string[], ports: readon
   let heard: (port: string) => void = () => undefined;
   const ended = gate
     .call('hear', { ports: ports.map(({ dev }) => dev) }, (item) => {
-      const news = item as HeardItem;
+      const news = item as ReaderTapItem;
       if ('fault' in news) faults.set(news.port, news.fault);
       else {
         faults.delete(news.port);

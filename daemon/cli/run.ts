@@ -2,19 +2,19 @@
 
 import { gateClock } from '../clock/gate-clock.ts';
 import { DEFAULT_CONFIG_FILE } from '../config/load.ts';
-import { type DeskThread, stampOf } from '../decider/early-start.ts';
-import { deskStore } from '../decider/store-identity.ts';
+import { type EarlyWorker, timestampNow } from '../decider/early-start.ts';
+import { storeIdentity } from '../decider/store-identity.ts';
 import { requireConfig } from './context.ts';
 import { CliError, EXIT } from './exit-codes.ts';
 
 /**
  * Returns when the gate has stopped. A second signal ends the process at once; the unit's stop step then returns the outputs.
- * `config`: the file, where it is not the usual one. `deskThread`: the desk's worker, where it was started already.
+ * `config`: the file, where it is not the usual one. `deskThread`: the decider's worker, where it was started already.
  */
-export async function run(options: { readonly config?: string }, deskThread?: DeskThread): Promise<void> {
+export async function run(options: { readonly config?: string }, earlyWorker?: EarlyWorker): Promise<void> {
   const config = requireConfig(options.config ?? DEFAULT_CONFIG_FILE);
   const clock = gateClock(config);
-  deskThread?.openEarly(deskStore(config), stampOf(clock));
+  earlyWorker?.openEarly(storeIdentity(config), timestampNow(clock));
   // What drives the lane is loaded while the store opens.
   const [{ runGate }, { ControlError }] = await Promise.all([import('../main.ts'), import('../control/server.ts')]);
   // A signal or an error that comes while the parts still open is kept until they have.
@@ -33,7 +33,7 @@ export async function run(options: { readonly config?: string }, deskThread?: De
   process.on('uncaughtException', (error) => unexpected.resolve(error));
   process.on('unhandledRejection', (error) => unexpected.resolve(error));
 
-  const opening = runGate(config, deskThread === undefined ? { clock } : { clock, deskThread }).catch((error: unknown) => {
+  const opening = runGate(config, earlyWorker === undefined ? { clock } : { clock, earlyWorker }).catch((error: unknown) => {
     if (error instanceof ControlError) throw new CliError(EXIT.failed, error.message, error.hint);
     throw error;
   });

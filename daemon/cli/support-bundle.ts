@@ -12,7 +12,7 @@ import { openSafeFile } from '../../runtime/safe-file.ts';
 import { type Config, effectiveSettings, loadConfig } from '../config/load.ts';
 import { connectGate } from '../control/client.ts';
 import type { GateStatus } from '../control/protocol.ts';
-import { openCardLedger } from '../store/offline-reader.ts';
+import { openOfflineLedger } from '../store/offline-reader.ts';
 import { socketOf, withGate } from './context.ts';
 import { examinationWords, examine } from './doctor.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
@@ -131,16 +131,16 @@ async function ledgerSummary(options: CommonOptions, config: Config | null): Pro
   const gate = await connectGate(socketOf(options)).catch(() => null);
   if (gate === null) {
     if (config === null) return { error: 'neither a running gate nor a configuration' };
-    const card = openCardLedger(join(config.store.path, 'ledger.sqlite'));
+    const offlineLedger = openOfflineLedger(join(config.store.path, 'ledger.sqlite'));
     try {
       let [rows, unacknowledged] = [0, 0];
-      for (const row of card.rows()) {
+      for (const row of offlineLedger.rows()) {
         rows++;
         if (!row.acked) unacknowledged++;
       }
-      return { gate: card.gate, epochs: card.epochs, rows, unacknowledged, unreadable: card.unreadable() };
+      return { gate: offlineLedger.gate, epochs: offlineLedger.epochs, rows, unacknowledged, unreadable: offlineLedger.unreadable() };
     } finally {
-      card.close();
+      offlineLedger.close();
     }
   }
   try {

@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { codeOf, createTestGate, type TestGate, until } from '../../testkit/gate.ts';
 import { loadConfig } from '../config/load.ts';
-import { judgeRequest } from '../link/request-validation.ts';
+import { validateRequest } from '../link/request-validation.ts';
 import { type RunningGate, runGate } from '../main.ts';
 import { createClock, systemTime } from './clock.ts';
 
@@ -60,7 +60,7 @@ test.each([
       args: {},
     };
     const payload = Buffer.from(JSON.stringify(request));
-    expect(judgeRequest({ word: 'refresh', payload, retained: false, nowMs: clock.trusted() ? clock.wallMs() : null })).toMatchObject({ accept: true });
+    expect(validateRequest({ word: 'refresh', payload, retained: false, nowMs: clock.trusted() ? clock.wallMs() : null })).toMatchObject({ accept: true });
   },
   60_000,
 );

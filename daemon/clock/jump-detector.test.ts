@@ -5,16 +5,16 @@ import { createClockWatch } from './jump-detector.ts';
 
 test('a floor that was overruled is written down once (T3)', () => {
   const clock = createSimClock({ wallMs: Date.UTC(2027, 4, 1, 17), boottimeMs: 1_000 });
-  const notes: Note[] = [];
-  const look = createClockWatch({ clock, desk: { record: async (note) => [1, notes.push(note)] }, log: { warn: () => {} } });
+  const pendingEntries: Note[] = [];
+  const look = createClockWatch({ clock, decider: { record: async (note) => [1, pendingEntries.push(note)] }, log: { warn: () => {} } });
   clock.raiseFloor(Date.UTC(2036, 0, 1));
   look();
-  expect(notes).toEqual([]);
+  expect(pendingEntries).toEqual([]);
   const offset = Date.UTC(2027, 4, 1, 17) - 1_000;
   clock.observe({ askedMs: 1_000, answeredMs: 1_000, cloudReceivedMs: 1_000 + offset, cloudAnsweredMs: 1_000 + offset });
   look();
   look();
-  expect(notes).toEqual([
+  expect(pendingEntries).toEqual([
     {
       kind: 'clock',
       what: 'floor',
@@ -25,16 +25,16 @@ test('a floor that was overruled is written down once (T3)', () => {
 
 test('a clock that is set is flagged once, forwards and backwards; one that only runs is not', async () => {
   const clock = createSimClock({ wallMs: Date.UTC(2027, 4, 1, 17) });
-  const notes: Note[] = [];
+  const pendingEntries: Note[] = [];
   const warned: unknown[] = [];
   let storeFails = false;
   const look = createClockWatch({
     clock,
-    desk: {
+    decider: {
       record: async (note) => {
         if (storeFails) throw new Error('full');
-        notes.push(note);
-        return [1, notes.length];
+        pendingEntries.push(note);
+        return [1, pendingEntries.length];
       },
     },
     log: { warn: (_message, fields) => warned.push(fields) },
@@ -43,13 +43,13 @@ test('a clock that is set is flagged once, forwards and backwards; one that only
     clock.advance(1_000);
     look();
   }
-  expect([notes, warned]).toEqual([[], []]);
+  expect([pendingEntries, warned]).toEqual([[], []]);
   clock.setWall(Date.UTC(2027, 4, 1, 18, 10));
   look();
   look();
   clock.setWall(Date.UTC(2027, 4, 1, 17, 10));
   look();
-  expect(notes).toEqual([
+  expect(pendingEntries).toEqual([
     { kind: 'clock', what: 'jump', detail: "the system's clock was set by 3600000 ms" },
     { kind: 'clock', what: 'jump', detail: "the system's clock was set by -3600000 ms" },
   ]);

@@ -22,8 +22,8 @@ export interface Certificate {
 export interface At {
   /** Was it given at all (rightly or not)? */
   given(key: string): boolean;
-  mistake(key: string, what: string, mend: string): void;
-  warning(key: string, what: string, mend: string): void;
+  mistake(key: string, what: string, hint: string): void;
+  warning(key: string, what: string, hint: string): void;
   readonly skipFiles: boolean;
 }
 

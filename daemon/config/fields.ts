@@ -19,21 +19,21 @@ export type Tree =
   | { readonly kind: 'map'; readonly entries: ReadonlyMap<string, Tree>; readonly origin: Origin };
 
 /** One thing to mend. `key` is the setting's path, such as `board.outputs.release_in`; empty where a whole file is meant. */
-export interface Mistake extends Origin {
+export interface ConfigError extends Origin {
   readonly key: string;
   readonly what: string;
-  readonly mend: string;
+  readonly hint: string;
 }
 
 /** `/etc/stile/gate.yaml:7: turnstile.pulse_ms: what (mend)`. */
-export function formatMistake({ file, line, key, what, mend }: Mistake): string {
-  return `${file}${line === null ? '' : `:${line}`}: ${key === '' ? '' : `${key}: `}${what}; ${mend}`;
+export function formatMistake({ file, line, key, what, hint }: ConfigError): string {
+  return `${file}${line === null ? '' : `:${line}`}: ${key === '' ? '' : `${key}: `}${what}; ${hint}`;
 }
 
 /** Gathers mistakes and warnings, and where each setting came from. */
 export interface Report {
-  readonly mistakes: Mistake[];
-  readonly warnings: Mistake[];
+  readonly mistakes: ConfigError[];
+  readonly warnings: ConfigError[];
   /** Settings that were given, by path. */
   readonly origins: Map<string, Origin>;
 }
@@ -58,7 +58,7 @@ export const shown = (value: unknown): string => {
   return text.length > MAX_SHOWN_CHARS ? `${cutText(text, MAX_SHOWN_CHARS)}…` : text;
 };
 
-type Checked<T> = { readonly value: T } | { readonly what: string; readonly mend?: string };
+type Checked<T> = { readonly value: T } | { readonly what: string; readonly hint?: string };
 
 /** A plain value. `check` answers the value, or says what is wrong and how to mend it. */
 export function plain<T>(expected: string, check: (value: unknown) => Checked<T>): Field<T> {
@@ -66,12 +66,12 @@ export function plain<T>(expected: string, check: (value: unknown) => Checked<T>
     below: NOTHING,
     read(tree, key, parent, report) {
       if (tree === undefined || isNull(tree)) {
-        report.mistakes.push({ ...(tree?.origin ?? parent), key, what: 'is missing', mend: `give ${expected}` });
+        report.mistakes.push({ ...(tree?.origin ?? parent), key, what: 'is missing', hint: `give ${expected}` });
         return undefined;
       }
       report.origins.set(key, tree.origin);
       if (tree.kind !== 'scalar') {
-        report.mistakes.push({ ...tree.origin, key, what: `is a ${tree.kind}`, mend: `give ${expected}` });
+        report.mistakes.push({ ...tree.origin, key, what: `is a ${tree.kind}`, hint: `give ${expected}` });
         return undefined;
       }
       const left = typeof tree.value === 'string' ? placeholderIn(tree.value) : null;
@@ -80,13 +80,13 @@ export function plain<T>(expected: string, check: (value: unknown) => Checked<T>
           ...tree.origin,
           key,
           what: `${left} is the example's, not yours`,
-          mend: `give ${expected.replace(/,? such as .*/, '')} of this installation`,
+          hint: `give ${expected.replace(/,? such as .*/, '')} of this installation`,
         });
         return undefined;
       }
       const result = check(tree.value);
       if ('value' in result) return result.value;
-      report.mistakes.push({ ...tree.origin, key, what: result.what, mend: result.mend ?? `give ${expected}` });
+      report.mistakes.push({ ...tree.origin, key, what: result.what, hint: result.hint ?? `give ${expected}` });
       return undefined;
     },
   };
@@ -97,7 +97,7 @@ export const isNull = (tree: Tree): boolean => tree.kind === 'scalar' && tree.va
 export const text = (expected: string, fits: (value: string) => boolean = (value) => value.length > 0 && value.length <= 4096): Field<string> =>
   plain<string>(expected, (value) =>
     typeof value !== 'string'
-      ? { what: `${shown(value)} is not text`, mend: `give ${expected}, in quotes` }
+      ? { what: `${shown(value)} is not text`, hint: `give ${expected}, in quotes` }
       : fits(value)
         ? { value }
         : { what: `${shown(value)} does not fit` },
@@ -118,7 +118,7 @@ export function oneOf<const T extends string | number>(choices: readonly T[]): F
   return plain<T>(`one of ${list}`, (value) => {
     if ((choices as readonly unknown[]).includes(value)) return { value: value as T };
     const near = typeof value === 'string' ? suggest(value, choices.map(String)) : null;
-    return { what: `${shown(value)} is none of ${list}`, mend: near === null ? `give one of ${list}` : `did you mean ${near}?` };
+    return { what: `${shown(value)} is none of ${list}`, hint: near === null ? `give one of ${list}` : `did you mean ${near}?` };
   });
 }
 
@@ -136,16 +136,16 @@ export function list<T>(item: Field<T>, options: { min: number; max: number; wha
     read(tree, key, parent, report) {
       const wanted = `a list of ${options.min} to ${options.max} ${options.what}`;
       if (tree === undefined || isNull(tree)) {
-        report.mistakes.push({ ...(tree?.origin ?? parent), key, what: 'is missing', mend: `give ${wanted}` });
+        report.mistakes.push({ ...(tree?.origin ?? parent), key, what: 'is missing', hint: `give ${wanted}` });
         return undefined;
       }
       report.origins.set(key, tree.origin);
       if (tree.kind !== 'list') {
-        report.mistakes.push({ ...tree.origin, key, what: 'is not a list', mend: `give ${wanted}, each line beginning with "- "` });
+        report.mistakes.push({ ...tree.origin, key, what: 'is not a list', hint: `give ${wanted}, each line beginning with "- "` });
         return undefined;
       }
       if (tree.items.length < options.min || tree.items.length > options.max)
-        report.mistakes.push({ ...tree.origin, key, what: `has ${tree.items.length} entries`, mend: `give ${wanted}` });
+        report.mistakes.push({ ...tree.origin, key, what: `has ${tree.items.length} entries`, hint: `give ${wanted}` });
       const values = tree.items.map((entry, index) => item.read(entry, `${key}[${index}]`, entry.origin, report));
       return values.every((value) => value !== undefined) ? (values as T[]) : undefined;
     },
@@ -226,7 +226,7 @@ type MapTree = Extract<Tree, { kind: 'map' }>;
 function asMap(tree: Tree | undefined, key: string, report: Report): MapTree | null | undefined {
   if (tree === undefined || isNull(tree)) return null;
   if (tree.kind === 'map') return tree;
-  report.mistakes.push({ ...tree.origin, key, what: `is a ${tree.kind === 'list' ? 'list' : 'single value'}`, mend: 'give a map of settings' });
+  report.mistakes.push({ ...tree.origin, key, what: `is a ${tree.kind === 'list' ? 'list' : 'single value'}`, hint: 'give a map of settings' });
   return undefined;
 }
 
@@ -238,7 +238,7 @@ function unknownKeys(map: MapTree | null, below: ReadonlyMap<string, unknown>, k
       ...value.origin,
       key: path(key, name),
       what: 'is not a setting',
-      mend: near === null ? `known here: ${[...below.keys()].join(', ')}` : `did you mean ${near}?`,
+      hint: near === null ? `known here: ${[...below.keys()].join(', ')}` : `did you mean ${near}?`,
     });
   }
 }

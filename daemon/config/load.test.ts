@@ -32,7 +32,7 @@ board:
 
 function mistakes(yaml: string, env: Record<string, string> = {}, more: Record<string, string> = {}) {
   const loaded = loadConfig(write(yaml, more), env);
-  return loaded.ok ? [] : loaded.mistakes.map(({ key, line, what, mend }) => ({ key, line, text: `${what}; ${mend}` }));
+  return loaded.ok ? [] : loaded.mistakes.map(({ key, line, what, hint }) => ({ key, line, text: `${what}; ${hint}` }));
 }
 
 function good(yaml: string, env: Record<string, string> = {}, more: Record<string, string> = {}) {
@@ -150,7 +150,7 @@ test('a mistake in conf.d or the environment is named where it stands', () => {
   const text = formatMistakes(loaded.mistakes);
   expect(text).toMatch(/conf\.d\/10\.yaml:3: log\.level: /);
   expect(text).toMatch(/environment STILE_TURNSTILE_PULSE_MS: turnstile\.pulse_ms: /);
-  expect(loaded.warnings.map(({ key, mend }) => [key, mend])).toContainEqual(['STILE_GAT', 'did you mean STILE_GATE?']);
+  expect(loaded.warnings.map(({ key, hint }) => [key, hint])).toContainEqual(['STILE_GAT', 'did you mean STILE_GATE?']);
 });
 
 test('what is pasted in the wrong place is not repeated', () => {

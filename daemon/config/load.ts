@@ -1,6 +1,6 @@
 /**
  * The gate's configuration: gate.yaml, conf.d/*.yaml beside it, STILE_… in the environment → one frozen Config, or
- * every mistake at once, each with file, line, key and the mend. Reads files only; starts nothing.
+ * every mistake at once, each with file, line, key and the hint. Reads files only; starts nothing.
  */
 import { createHash } from 'node:crypto';
 import { dirname, isAbsolute, resolve } from 'node:path';
@@ -9,7 +9,7 @@ import type { PublicKey } from '../../contract/manifest.ts';
 import { holdsFree } from '../lane/config.ts';
 import { INPUT_NAMES, OUTPUT_NAMES } from '../ports.ts';
 import { type At, type Certificate, checkBoard, checkCloud, checkMqtt, checkReaders, checkStore, checkTimes, type Partly } from './checks.ts';
-import { formatMistake, type Mistake, type Origin, type Report, snake } from './fields.ts';
+import { type ConfigError, formatMistake, type Origin, type Report, snake } from './fields.ts';
 import { INPUT_WIRING, SCHEMA, type Settings } from './schema.ts';
 import { readSources } from './sources.ts';
 
@@ -30,8 +30,8 @@ export interface Config extends Settings {
 }
 
 export type LoadedConfig =
-  | { readonly ok: true; readonly config: Config; readonly warnings: readonly Mistake[]; readonly origins: ReadonlyMap<string, Origin> }
-  | { readonly ok: false; readonly mistakes: readonly Mistake[]; readonly warnings: readonly Mistake[] };
+  | { readonly ok: true; readonly config: Config; readonly warnings: readonly ConfigError[]; readonly origins: ReadonlyMap<string, Origin> }
+  | { readonly ok: false; readonly mistakes: readonly ConfigError[]; readonly warnings: readonly ConfigError[] };
 
 /** Never throws. `env`: usually process.env. `skipFiles`: the files that settings name (certificates, keys) need not be there yet. */
 export function loadConfig(file: string, env: Readonly<Record<string, string | undefined>> = {}, options: { readonly skipFiles?: boolean } = {}): LoadedConfig {
@@ -61,7 +61,7 @@ export function loadConfig(file: string, env: Readonly<Record<string, string | u
 }
 
 /** Every mistake on a line of its own, and how many. */
-export function formatMistakes(mistakes: readonly Mistake[]): string {
+export function formatMistakes(mistakes: readonly ConfigError[]): string {
   return `${mistakes.map(formatMistake).join('\n')}\n${mistakes.length === 1 ? 'one mistake' : `${mistakes.length} mistakes`} in the configuration; nothing was started\n`;
 }
 
@@ -123,8 +123,8 @@ function placeOf(report: Report, file: string, skipFiles: boolean): At {
   return {
     skipFiles,
     given: (key) => report.origins.has(key),
-    mistake: (key, what, mend) => void report.mistakes.push({ ...origin(key), key, what, mend }),
-    warning: (key, what, mend) => void report.warnings.push({ ...origin(key), key, what, mend }),
+    mistake: (key, what, hint) => void report.mistakes.push({ ...origin(key), key, what, hint }),
+    warning: (key, what, hint) => void report.warnings.push({ ...origin(key), key, what, hint }),
   };
 }
 

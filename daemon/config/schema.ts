@@ -104,9 +104,9 @@ const url = (protocols: readonly string[], example: string) =>
     if (typeof value !== 'string' || !URL.canParse(value)) return { what: 'is not an address' };
     const parsed = new URL(value);
     if (!protocols.includes(parsed.protocol))
-      return { what: `begins with ${parsed.protocol}//, which is not spoken here`, mend: `give an address such as ${example}` };
+      return { what: `begins with ${parsed.protocol}//, which is not spoken here`, hint: `give an address such as ${example}` };
     if (parsed.username !== '' || parsed.password !== '')
-      return { what: 'holds a user name or password', mend: 'take them out; give username and password_file (mqtt) or token_file (cloud) instead' };
+      return { what: 'holds a user name or password', hint: 'take them out; give username and password_file (mqtt) or token_file (cloud) instead' };
     return { value };
   });
 

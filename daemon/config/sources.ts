@@ -5,7 +5,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { isMap, isScalar, isSeq, LineCounter, type ParsedNode, parseDocument } from 'yaml';
-import { envName, type Field, knownKeys, type Mistake, type Origin, suggest, type Tree } from './fields.ts';
+import { type ConfigError, envName, type Field, knownKeys, type Origin, suggest, type Tree } from './fields.ts';
 
 /** A larger file is refused before it is parsed: a gate's settings take a few kilobytes. */
 const MAX_CONFIG_BYTES = 256 * 1024;
@@ -18,14 +18,14 @@ export interface Sources {
   /** null: nothing could be read at all (the mistakes say why). */
   readonly tree: Tree | null;
   readonly files: readonly string[];
-  readonly mistakes: readonly Mistake[];
-  readonly warnings: readonly Mistake[];
+  readonly mistakes: readonly ConfigError[];
+  readonly warnings: readonly ConfigError[];
 }
 
 /** Reads `file`, then `conf.d/*.yaml` beside it in the order of their names, then STILE_… of `env`; later ones win, maps are merged, lists replaced. Never throws. */
 export function readSources(file: string, env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>): Sources {
-  const mistakes: Mistake[] = [];
-  const warnings: Mistake[] = [];
+  const mistakes: ConfigError[] = [];
+  const warnings: ConfigError[] = [];
   const files = [file, ...extraFiles(join(dirname(file), 'conf.d'), mistakes)];
   let tree: Tree | null = null;
   for (const name of files) {
@@ -36,7 +36,7 @@ export function readSources(file: string, env: Readonly<Record<string, string | 
   return { tree, files, mistakes, warnings };
 }
 
-function extraFiles(folder: string, mistakes: Mistake[]): string[] {
+function extraFiles(folder: string, mistakes: ConfigError[]): string[] {
   let names: string[];
   try {
     names = readdirSync(folder)
@@ -45,18 +45,18 @@ function extraFiles(folder: string, mistakes: Mistake[]): string[] {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code !== 'ENOENT')
-      mistakes.push({ key: '', file: folder, line: null, what: `cannot be listed (${code})`, mend: 'make the folder readable for the gate' });
+      mistakes.push({ key: '', file: folder, line: null, what: `cannot be listed (${code})`, hint: 'make the folder readable for the gate' });
     return [];
   }
   if (names.length > MAX_CONFIG_FILES) {
-    mistakes.push({ key: '', file: folder, line: null, what: `${names.length} files, at most ${MAX_CONFIG_FILES} are read`, mend: 'merge some of them' });
+    mistakes.push({ key: '', file: folder, line: null, what: `${names.length} files, at most ${MAX_CONFIG_FILES} are read`, hint: 'merge some of them' });
   }
   return names.slice(0, MAX_CONFIG_FILES).map((name) => join(folder, name));
 }
 
-function readYamlFile(file: string, mistakes: Mistake[]): Tree | null {
-  const fail = (what: string, mend: string, line: number | null = null) => {
-    mistakes.push({ key: '', file, line, what, mend });
+function readYamlFile(file: string, mistakes: ConfigError[]): Tree | null {
+  const fail = (what: string, hint: string, line: number | null = null) => {
+    mistakes.push({ key: '', file, line, what, hint });
     return null;
   };
   let text: string;
@@ -73,7 +73,7 @@ function readYamlFile(file: string, mistakes: Mistake[]): Tree | null {
 }
 
 /** One YAML document into a tree. All its syntax mistakes are added to `mistakes`; null where there is nothing to use. */
-export function parseYaml(text: string, file: string, mistakes: Mistake[]): Tree | null {
+export function parseYaml(text: string, file: string, mistakes: ConfigError[]): Tree | null {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
   for (const error of document.errors) {
@@ -82,7 +82,7 @@ export function parseYaml(text: string, file: string, mistakes: Mistake[]): Tree
       file,
       line: lines.linePos(error.pos[0]).line,
       what: `not readable as YAML: ${error.message.split('\n')[0]}`,
-      mend: 'mend the indentation, quotes or brackets there',
+      hint: 'mend the indentation, quotes or brackets there',
     });
   }
   if (document.errors.length > 0 || document.contents === null) return document.errors.length > 0 ? null : emptyMap({ file, line: 1 });
@@ -93,10 +93,10 @@ export function parseYaml(text: string, file: string, mistakes: Mistake[]): Tree
 
 const emptyMap = (origin: Origin): Tree => ({ kind: 'map', entries: new Map(), origin });
 
-function toTree(node: ParsedNode | null, file: string, lines: LineCounter, mistakes: Mistake[], depth: number): Tree | null {
+function toTree(node: ParsedNode | null, file: string, lines: LineCounter, mistakes: ConfigError[], depth: number): Tree | null {
   const origin: Origin = { file, line: node?.range == null ? null : lines.linePos(node.range[0]).line };
-  const fail = (what: string, mend: string) => {
-    mistakes.push({ key: '', file, line: origin.line, what, mend });
+  const fail = (what: string, hint: string) => {
+    mistakes.push({ key: '', file, line: origin.line, what, hint });
     return null;
   };
   if (node === null) return { kind: 'scalar', value: null, origin };
@@ -141,7 +141,7 @@ const NOT_SETTINGS = new Set(['STILE_CONFIG', 'STILE_SOCKET', 'STILE_SKIP_FILES'
  * STILE_MQTT_URL and STILE_MQTT__URL both set `mqtt.url`; the value is read as YAML, so lists and maps can be given in
  * flow style. A variable that fits no setting is a warning only: the cloud's may live in the same environment.
  */
-function readEnvironment(env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>, mistakes: Mistake[], warnings: Mistake[]): Tree[] {
+function readEnvironment(env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>, mistakes: ConfigError[], warnings: ConfigError[]): Tree[] {
   const byName = new Map(knownKeys(schema).map((path) => [envName(path), path]));
   const trees: Tree[] = [];
   for (const [name, text] of Object.entries(env)) {
@@ -154,7 +154,7 @@ function readEnvironment(env: Readonly<Record<string, string | undefined>>, sche
         file: 'environment',
         line: null,
         what: 'is no setting of a gate and is left out',
-        mend: near === null ? 'unset it if it was meant for the gate' : `did you mean ${near}?`,
+        hint: near === null ? 'unset it if it was meant for the gate' : `did you mean ${near}?`,
       });
       continue;
     }

@@ -1,4 +1,4 @@
-/** The calls of the control socket (control-calls.ts lists them), answered from the loop and the desk. */
+/** The calls of the control socket (control-calls.ts lists them), answered from the loop and the decider. */
 import { realpathSync } from 'node:fs';
 import { RowPosition } from '../../contract/ids.ts';
 import type { Command } from '../../contract/requests.ts';
@@ -7,8 +7,8 @@ import type { Config } from '../config/load.ts';
 import type { Gate } from '../gate/gate.ts';
 import type { ActiveAlert, GateSnapshot, ShownDecision } from '../gate/live-feed.ts';
 import type { SelftestWatcher } from '../gate/selftest.ts';
-import type { Desk, GrantConflict, Reader } from '../ports.ts';
-import type { GateStatus, HeardItem, LedgerRow, ManifestStatus, RecentLine, WatchItem } from './protocol.ts';
+import type { Decider, GrantConflict, Reader } from '../ports.ts';
+import type { GateStatus, LedgerRow, ManifestStatus, ReaderTapItem, RecentLine, WatchItem } from './protocol.ts';
 import { type CallContext, ControlError, type Handlers } from './server.ts';
 
 /** Lines kept for whoever asks for the status. */
@@ -17,7 +17,7 @@ const MAX_RECENT = 20;
 const STATUS_PERIOD_MS = 100;
 /** Uptime and backlog go on while nothing happens: a status so often at least. */
 const STEADY_PERIOD_MS = 5_000;
-/** The desk is waited for so long; a stalled disk must not keep the status from people. */
+/** The decider is waited for so long; a stalled disk must not keep the status from people. */
 const DESK_WAIT_MS = 1_000;
 /** Rows of one `ledger` call; the caller asks again from the last. */
 const MAX_ROWS = 500;
@@ -32,7 +32,7 @@ export interface HandlerParts {
   readonly clock: GateClock;
   readonly gate: Gate;
   readonly board: { describe(): string };
-  readonly desk: Desk;
+  readonly decider: Decider;
   /** A reader on a port that the configuration does not name; not opened yet. */
   readonly openPort: (path: string) => Reader;
   /** Why what is wanted of tickets could not be fetched; null: nothing stands in the way. */
@@ -67,12 +67,12 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
       else seen.snapshot(event.snapshot);
     });
   });
-  const statusNow = (desk = parts.gate.state().desk) => statusOf(parts, { ...parts.gate.state(), desk }, recent, startMs);
-  /** With the desk asked anew; where it does not answer in time, as last heard. */
+  const statusNow = (decider = parts.gate.state().decider) => statusOf(parts, { ...parts.gate.state(), decider }, recent, startMs);
+  /** With the decider asked anew; where it does not answer in time, as last heard. */
   const status = async () => {
     const late = new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), DESK_WAIT_MS).unref());
-    // A desk that does not answer is shown without its part; what broke it is told by the desk itself.
-    return statusNow(await Promise.race([parts.desk.status().catch(() => undefined), late]));
+    // A decider that does not answer is shown without its part; what broke it is told by the decider itself.
+    return statusNow(await Promise.race([parts.decider.status().catch(() => undefined), late]));
   };
 
   const order = (command: Command, args: Readonly<Record<string, unknown>>) => {
@@ -86,7 +86,7 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
       return { manifests, fetch_problem };
     },
     watch: (_args, context) => watch(context, parts.gate, statusNow, watchers),
-    ledger: (args, context) => ledger(args, context, parts.desk),
+    ledger: (args, context) => ledger(args, context, parts.decider),
     open: (args) => order('open', args),
     mode: (args) => order('mode', args),
     'reset-emergency': (args) => order('reset-emergency', args),
@@ -121,7 +121,7 @@ async function hear(args: Readonly<Record<string, unknown>>, { send, gone }: Cal
   if (ports.length > MAX_PORTS || !ports.every((port) => typeof port === 'string' && SERIAL_PORT.test(port)))
     throw new ControlError('malformed', `ports is a list of at most ${MAX_PORTS} serial ports, such as /dev/ttyACM0`);
   const own = new Map(config.readers.map(({ name, path }) => [name, realPath(path)]));
-  const item = (news: HeardItem) => void send(news);
+  const item = (news: ReaderTapItem) => void send(news);
   const end = gate.hear((reader) => item({ port: own.get(reader) ?? '', reader }));
   const opened = (ports as string[])
     .filter((port) => ![...own.values()].includes(port))
@@ -179,11 +179,11 @@ async function watch({ send, gone }: CallContext, gate: Gate, status: () => Gate
   }
 }
 
-async function ledger(args: Readonly<Record<string, unknown>>, { send }: CallContext, desk: Desk): Promise<{ rows: number }> {
+async function ledger(args: Readonly<Record<string, unknown>>, { send }: CallContext, decider: Decider): Promise<{ rows: number }> {
   const after = args.after === undefined ? null : RowPosition.safeParse(args.after).data;
   if (after === undefined) throw new ControlError('malformed', 'after is [epoch, seq]');
   const limit = typeof args.limit === 'number' && Number.isInteger(args.limit) ? Math.min(Math.max(args.limit, 1), MAX_ROWS) : MAX_ROWS;
-  const rows: readonly LedgerRow[] = await desk.rows(after, limit);
+  const rows: readonly LedgerRow[] = await decider.rows(after, limit);
   for (const row of rows) send(row);
   return { rows: rows.length };
 }
@@ -196,7 +196,7 @@ function statusOf(
   recent: readonly RecentLine[],
   startMs: number,
 ): GateStatus {
-  const { desk } = now;
+  const { decider } = now;
   const offset = clock.offset();
   const mode = (direction: 'in' | 'out') => ({
     mode: now[direction].mode,
@@ -216,14 +216,14 @@ function statusOf(
     readers: now.readers.map(({ name, direction, ok }) => ({ name, direction, path: config.readers.find((reader) => reader.name === name)?.path ?? '', ok })),
     board: { driver: config.board.driver, by: board.describe(), ok: now.boardOk },
     ledger: {
-      epoch: desk?.epoch ?? 0,
-      last_seq: desk?.lastSeq ?? 0,
-      backlog: desk?.backlog ?? 0,
-      backlog_oldest_s: desk?.backlogOldestMs == null ? null : Math.max(0, Math.round((clock.wallMs() - desk.backlogOldestMs) / 1000)),
-      usage_complete: desk?.usageComplete ?? false,
+      epoch: decider?.epoch ?? 0,
+      last_seq: decider?.lastSeq ?? 0,
+      backlog: decider?.backlog ?? 0,
+      backlog_oldest_s: decider?.backlogOldestMs == null ? null : Math.max(0, Math.round((clock.wallMs() - decider.backlogOldestMs) / 1000)),
+      usage_complete: decider?.usageComplete ?? false,
     },
     fetch_problem: fetchProblem(),
-    manifests: (desk?.manifests ?? []).map(
+    manifests: (decider?.manifests ?? []).map(
       (one): ManifestStatus => ({
         event_id: one.eventId,
         version: one.version,
@@ -234,12 +234,12 @@ function statusOf(
       }),
     ),
     conflicts: {
-      standing: desk?.conflicts?.standing ?? 0,
-      newest: (desk?.conflicts?.newest ?? []).map(({ row, cause, verdict, ticketId, words }) => ({ row, cause, verdict, ticket_id: ticketId, words })),
+      standing: decider?.conflicts?.standing ?? 0,
+      newest: (decider?.conflicts?.newest ?? []).map(({ row, cause, verdict, ticketId, words }) => ({ row, cause, verdict, ticket_id: ticketId, words })),
     },
     totals: now.totals,
     not_taken: now.notTaken,
-    disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
+    disk_free_mb: Math.floor((decider?.diskFreeBytes ?? 0) / 1_048_576),
     uplink: { url: config.mqtt?.url ?? null, online: now.online },
     clock: {
       wall: timestamp(clock.wallMs()),

@@ -93,7 +93,7 @@ export interface GateStatus {
 export type WatchItem = { readonly status: GateStatus } | { readonly line: RecentLine };
 
 /** Something came from a port: a code (never told), or a fault that keeps the port closed. `reader`: of the gate's own; null: a port that was named. */
-export type HeardItem = { readonly port: string; readonly reader: string | null } | { readonly port: string; readonly fault: string };
+export type ReaderTapItem = { readonly port: string; readonly reader: string | null } | { readonly port: string; readonly fault: string };
 
 export interface LedgerRow {
   readonly epoch: number;

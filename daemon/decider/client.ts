@@ -1,21 +1,21 @@
 /**
- * The desk as the loop sees it: a worker that holds store and rules. Every call carries the time, and is answered in order.
+ * The decider as the loop sees it: a worker that holds store and rules. Every call carries the time, and is answered in order.
  */
 import type { Worker } from 'node:worker_threads';
 import type { LookupAnswer, PublicKey } from '../../contract/manifest.ts';
-import type { Clock, Decision, Desk, DeskStatus, Fault, Presentation } from '../ports.ts';
-import { askedTickets } from './cloud-answer.ts';
+import type { Clock, Decider, DeciderStatus, Decision, Fault, Presentation } from '../ports.ts';
+import { parseCloudAnswer } from './cloud-answer.ts';
 import type { Question } from './decider.ts';
-import { type DeskThread, stampOf, startDeskWorker } from './early-start.ts';
-import { type DeskCall, type DeskReply, type DeskRequest, type DeskStore, monotonicUs } from './protocol.ts';
-import type { AskedTicket } from './resolve-ticket.ts';
+import { type EarlyWorker, startWorker, timestampNow } from './early-start.ts';
+import { monotonicUs, type StoreIdentity, type WorkerCall, type WorkerReply, type WorkerRequest } from './protocol.ts';
+import type { CloudTicket } from './resolve-ticket.ts';
 
 /** Calls that wait for the worker at once; further ones are refused as a fault: the disk has stalled. */
 export const MAX_WAITING_CALLS = 1_000;
 /** For the cloud's answer about an unknown code, in milliseconds; then it is decided without. */
 export const LOOKUP_BUDGET_MS = 300;
 
-export interface DeskOptions {
+export interface DeciderClientOptions {
   /** Folder of the store, such as /var/lib/stile. Made where it is missing. */
   readonly path: string;
   /** `<site>/<gate>`. */
@@ -27,9 +27,9 @@ export interface DeskOptions {
   readonly workerUrl?: URL;
   /** Names the program that runs, exactly: what it checked of a manifest's head it need not check with every start. Absent: it checks every time. */
   readonly release?: string | null;
-  /** One that was started already (early-start.ts), and is this desk's from now on. */
-  readonly thread?: DeskThread;
-  /** Told what no call returns: a database set aside, a manifest that cannot be used, the worker gone. Never holds a code. */
+  /** One that was started already (early-start.ts), and is this decider's from now on. */
+  readonly thread?: EarlyWorker;
+  /** Told what no call returns: a database quarantined, a manifest that cannot be used, the worker gone. Never holds a code. */
   readonly notice?: (what: string, detail: string) => void;
   /** Asks the cloud about a code that no manifest knows, by its refs; null: no answer. Called only for presentations made online. */
   readonly lookup?: (refs: Question['ask']) => Promise<LookupAnswer['tickets'] | null>;
@@ -38,7 +38,7 @@ export interface DeskOptions {
 }
 
 /** The error of a call that the store refused. */
-export class DeskError extends Error {
+export class DeciderError extends Error {
   readonly fault: Fault;
   readonly code: string;
   constructor(message: string, code: string, fault: Fault) {
@@ -51,15 +51,15 @@ export class DeskError extends Error {
 
 interface Waiting {
   readonly resolve: (value: unknown) => void;
-  readonly reject: (error: DeskError) => void;
+  readonly reject: (error: DeciderError) => void;
 }
 
-export interface GateDesk extends Desk {
+export interface DeciderClient extends Decider {
   /** An answer to an earlier `lookup` that came after its budget: the same guest's next try finds it. Never rejects. */
   remember(answer: LookupAnswer['tickets']): Promise<void>;
 }
 
-export function createDesk(options: DeskOptions): GateDesk {
+export function createDeciderClient(options: DeciderClientOptions): DeciderClient {
   const { clock, notice = () => {}, lookup, lookupBudgetMs = LOOKUP_BUDGET_MS } = options;
   const workerUrl = options.workerUrl ?? new URL('./worker.ts', import.meta.url);
   const waiting = new Map<number, Waiting>();
@@ -71,16 +71,16 @@ export function createDesk(options: DeskOptions): GateDesk {
   /** The `prepare` that the worker has not done yet. */
   let preparing: number | null = null;
 
-  const failed = (cause: string): DeskError => {
+  const failed = (cause: string): DeciderError => {
     const fault: Fault = {
-      operation: 'ask the desk',
+      operation: 'ask the decider',
       cause,
       hint: 'The gate starts the store again by itself; look at the disk and the journal if this repeats.',
       healsItself: true,
     };
-    return new DeskError(`${fault.operation}: ${cause}. ${fault.hint}`, 'DESK_GONE', fault);
+    return new DeciderError(`${fault.operation}: ${cause}. ${fault.hint}`, 'DESK_GONE', fault);
   };
-  const receive = (reply: DeskReply): void => {
+  const receive = (reply: WorkerReply): void => {
     if ('notice' in reply) {
       notice(reply.notice, reply.detail);
       return;
@@ -90,7 +90,7 @@ export function createDesk(options: DeskOptions): GateDesk {
     const call = waiting.get(reply.id);
     waiting.delete(reply.id);
     if (reply.ok) call?.resolve(reply.value);
-    else call?.reject(new DeskError(reply.error.message, reply.error.code, reply.error.fault));
+    else call?.reject(new DeciderError(reply.error.message, reply.error.code, reply.error.fault));
   };
   const gone = (which: Worker, cause: string): void => {
     if (worker !== which) return;
@@ -100,32 +100,32 @@ export function createDesk(options: DeskOptions): GateDesk {
     waiting.clear();
     notice('ledger', cause);
   };
-  const store: DeskStore = { path: options.path, gate: options.gate, verifyKeys: options.verifyKeys, release: options.release ?? null };
+  const store: StoreIdentity = { path: options.path, gate: options.gate, verifyKeys: options.verifyKeys, release: options.release ?? null };
   let spare = options.thread ?? null;
   const start = (): Worker => {
-    const started = spare?.take(receive) ?? startDeskWorker(workerUrl);
+    const started = spare?.take(receive) ?? startWorker(workerUrl);
     spare = null;
     started.on('message', receive);
     // The error's text could hold anything: its name is enough.
     started.on('error', (error) => {
-      gone(started, `the desk's worker failed (${(error as Error | null)?.name ?? 'unknown'})`);
+      gone(started, `the decider's worker failed (${(error as Error | null)?.name ?? 'unknown'})`);
     });
     started.on('exit', (code) => {
-      gone(started, `the desk's worker ended with ${code}`);
+      gone(started, `the decider's worker ended with ${code}`);
     });
     return started;
   };
-  const post = (to: Worker, call: DeskCall): number => {
-    const request: DeskRequest = {
+  const post = (to: Worker, call: WorkerCall): number => {
+    const request: WorkerRequest = {
       id: ++lastId,
       call,
       sentUs: monotonicUs(),
-      stamp: stampOf(clock),
+      stamp: timestampNow(clock),
     };
     to.postMessage(request);
     return request.id;
   };
-  const call = <T>(what: DeskCall, sent: (id: number) => void = () => {}): Promise<T> =>
+  const call = <T>(what: WorkerCall, sent: (id: number) => void = () => {}): Promise<T> =>
     new Promise((resolve, reject) => {
       if (worker === null) {
         if (what.name === 'close') {
@@ -145,7 +145,7 @@ export function createDesk(options: DeskOptions): GateDesk {
       sent(id);
     });
 
-  const decideWith = (presentation: Presentation, answer?: 'may_ask' | readonly AskedTicket[]): Promise<Decision | Question> =>
+  const decideWith = (presentation: Presentation, answer?: 'may_ask' | readonly CloudTicket[]): Promise<Decision | Question> =>
     call({ name: 'decide', presentation, answer }, (id) => {
       deciding.set(presentation, id);
       if (abandoned.has(presentation) && worker !== null) post(worker, { name: 'abandon', decision: id });
@@ -153,11 +153,11 @@ export function createDesk(options: DeskOptions): GateDesk {
 
   const remember = async (answer: LookupAnswer['tickets']): Promise<void> => {
     // Without a worker nothing is open, and nobody waits for it.
-    if (worker !== null && answer.length > 0) await call<void>({ name: 'remember', answers: askedTickets(answer) }).catch(() => undefined);
+    if (worker !== null && answer.length > 0) await call<void>({ name: 'remember', answers: parseCloudAnswer(answer) }).catch(() => undefined);
   };
 
   return {
-    open: () => call<DeskStatus>({ name: 'open', store }),
+    open: () => call<DeciderStatus>({ name: 'open', store }),
     async close() {
       const closing = worker;
       if (closing === null) return;
@@ -185,7 +185,7 @@ export function createDesk(options: DeskOptions): GateDesk {
           },
           () => undefined,
         );
-      return (await decideWith(presentation, answer === null ? [] : askedTickets(answer))) as Decision;
+      return (await decideWith(presentation, answer === null ? [] : parseCloudAnswer(answer))) as Decision;
     },
     prepare() {
       // Where it has something to do already it is awake, and nobody shall wait for a rehearsal.

@@ -1,8 +1,8 @@
 /** The cloud's answer about an unknown code, as facts for the rules. */
 import type { LookupAnswer } from '../../contract/manifest.ts';
-import type { AskedTicket } from './resolve-ticket.ts';
+import type { CloudTicket } from './resolve-ticket.ts';
 
-export function askedTickets(tickets: LookupAnswer['tickets']): readonly AskedTicket[] {
+export function parseCloudAnswer(tickets: LookupAnswer['tickets']): readonly CloudTicket[] {
   return tickets.map(({ event_id, ticket, usage }) => {
     const entries = usage.map((entry) => ({
       gate: entry.gate,
@@ -14,7 +14,7 @@ export function askedTickets(tickets: LookupAnswer['tickets']): readonly AskedTi
       outcome: entry.outcome,
     }));
     if ('removed' in ticket && ticket.removed === true)
-      return { eventId: event_id, ticketRef: ticket.ticket_ref, found: ticket.reason as Extract<AskedTicket['found'], string>, usage: entries };
+      return { eventId: event_id, ticketRef: ticket.ticket_ref, found: ticket.reason as Extract<CloudTicket['found'], string>, usage: entries };
     const one = ticket as Exclude<typeof ticket, { removed: true }>;
     const time = (text: string | null): number | null => (text === null ? null : Date.parse(text));
     return {

@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:f
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { FRAME_HEADER_BYTES, HEADER_BYTES } from '../store/wal-format.ts';
-import { openDeskCore } from './decider.ts';
+import { openDeciderEngine } from './decider.ts';
 import { createSigner, GATE, stampAt, storeFolder } from './testing/store.ts';
 
 const FRAME_BYTES = FRAME_HEADER_BYTES + 4_096;
@@ -22,7 +22,7 @@ async function startAfter(
   mkdirSync(lived);
   const notices: string[] = [];
   const open = (path: string) =>
-    openDeskCore({ path, gate: GATE, verifyKeys: [createSigner().publicKey], notice: (_what, detail) => notices.push(detail) }, stampAt(1));
+    openDeciderEngine({ path, gate: GATE, verifyKeys: [createSigner().publicKey], notice: (_what, detail) => notices.push(detail) }, stampAt(1));
   const core = await open(lived);
   let row: readonly [number, number] = [0, 0];
   for (let n = 0; n < 12; n++) row = core.record({ kind: 'clock', what: 'tick', detail: `${n} ${'x'.repeat(900)}` }, stampAt(n));

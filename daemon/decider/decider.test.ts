@@ -9,10 +9,10 @@ import { encodeSigned } from '../../rules/stile-code.ts';
 import type { Decision, Presentation } from '../ports.ts';
 import type { Stamp } from '../store/ledger.ts';
 import type { StoreError } from '../store/sqlite.ts';
-import { askedTickets } from './cloud-answer.ts';
-import { type DeskCore, openDeskCore } from './decider.ts';
-import { createLateAnswers, LATE_ANSWER_MS, MAX_LATE_ANSWERS } from './late-answer-cache.ts';
-import type { AskedTicket } from './resolve-ticket.ts';
+import { parseCloudAnswer } from './cloud-answer.ts';
+import { type DeciderEngine, openDeciderEngine } from './decider.ts';
+import { createLateAnswerCache, LATE_ANSWER_MS, MAX_LATE_ANSWERS } from './late-answer-cache.ts';
+import type { CloudTicket } from './resolve-ticket.ts';
 import {
   BOOT_WALL_MS,
   createSigner,
@@ -36,43 +36,43 @@ afterEach(() => {
   for (const end of endings.splice(0).reverse()) end();
 });
 
-/** A desk without its worker, with a clock that the test moves. */
+/** A decider without its worker, with a clock that the test moves. */
 async function setUp(spec: Partial<ManifestSpec> | null = {}) {
   const home = storeFolder();
   endings.push(home.remove);
   const signer = createSigner();
   const notices: string[] = [];
   const path = join(home.path, 'store');
-  const desk = {
+  const decider = {
     nowMs: 1_000,
-    stamp: (change: Partial<Stamp> = {}) => stampAt(desk.nowMs, change),
+    stamp: (change: Partial<Stamp> = {}) => stampAt(decider.nowMs, change),
     ids: 0,
-    core: undefined as unknown as DeskCore,
+    core: undefined as unknown as DeciderEngine,
     async open() {
-      desk.core = await openDeskCore(
+      decider.core = await openDeciderEngine(
         { path, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => notices.push(`${what}: ${detail}`) },
-        desk.stamp(),
+        decider.stamp(),
       );
     },
     decide: (code: string, change: Partial<Presentation> = {}): Decision =>
-      desk.core.decide(++desk.ids, show(code, desk.nowMs, change), desk.stamp(), () => 0) as Decision,
+      decider.core.decide(++decider.ids, show(code, decider.nowMs, change), decider.stamp(), () => 0) as Decision,
     passed: (decision: Decision, outcome: 'passed' | 'returned' = 'passed') =>
-      desk.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome }, desk.stamp()),
+      decider.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome }, decider.stamp()),
     async install(more: Partial<ManifestSpec>) {
       const { file, wanted } = await makeManifest(home.path, signer, { version: 1, tickets: [], ...more });
-      expect(await desk.core.installManifest(file, wanted, desk.stamp())).toEqual({ ok: true, version: more.version ?? 1 });
+      expect(await decider.core.installManifest(file, wanted, decider.stamp())).toEqual({ ok: true, version: more.version ?? 1 });
     },
-    rows: (): LedgerEntry[] => desk.core.rows(null, 500).map((row) => LedgerEntry.parse(row.entry)),
+    rows: (): LedgerEntry[] => decider.core.rows(null, 500).map((row) => LedgerEntry.parse(row.entry)),
     idle: () => {
-      while (desk.core.idle(desk.stamp(), true)) {
+      while (decider.core.idle(decider.stamp(), true)) {
         /* to the end */
       }
     },
   };
-  await desk.open();
-  endings.push(() => desk.core.close());
-  if (spec !== null) await desk.install(spec);
-  return { desk, signer, notices, path, home: home.path };
+  await decider.open();
+  endings.push(() => decider.core.close());
+  if (spec !== null) await decider.install(spec);
+  return { decider, signer, notices, path, home: home.path };
 }
 const ack = (epoch: number, upto_seq: number, missing: [number, number][] = []) => ({
   schema: 1 as const,
@@ -82,53 +82,53 @@ const ack = (epoch: number, upto_seq: number, missing: [number, number][] = []) 
 const reasonOf = (decision: Decision): string => (decision.verdict.kind === 'refusal' ? decision.verdict.reason : decision.verdict.type);
 
 test('without a manifest every code is refused, and rubbish is unreadable', async () => {
-  const { desk } = await setUp(null);
-  expect(reasonOf(desk.decide(newCode()))).toBe('manifest_stale');
-  expect(reasonOf(desk.decide('\u0000\u0001'))).toBe('unreadable');
-  expect(desk.rows().map((row) => row.kind)).toEqual(['refusal', 'refusal']);
+  const { decider } = await setUp(null);
+  expect(reasonOf(decider.decide(newCode()))).toBe('manifest_stale');
+  expect(reasonOf(decider.decide('\u0000\u0001'))).toBe('unreadable');
+  expect(decider.rows().map((row) => row.kind)).toEqual(['refusal', 'refusal']);
 });
 
 test('returned gives the ticket back, passed uses it up; the duplicate window stands before re-entry', async () => {
   const [code, vip] = [newCode(), newCode()];
-  const { desk } = await setUp({
+  const { decider } = await setUp({
     tickets: [ticket(code), ticket(vip, { vip: true })],
     policies: { event: { reentry: { rule: 'always' }, duplicate_window_s: 30 } },
   });
-  const first = desk.decide(code);
+  const first = decider.decide(code);
   expect(reasonOf(first)).toBe('first_entry');
-  desk.passed(first, 'returned');
-  desk.nowMs += 1_000;
-  const second = desk.decide(code);
+  decider.passed(first, 'returned');
+  decider.nowMs += 1_000;
+  const second = decider.decide(code);
   expect(reasonOf(second)).toBe('first_entry');
-  desk.passed(second);
-  desk.nowMs += 10_000;
-  expect(reasonOf(desk.decide(code))).toBe('gap');
-  desk.nowMs += 30_000;
-  expect(reasonOf(desk.decide(code))).toBe('reentry');
-  const entered = desk.decide(vip);
+  decider.passed(second);
+  decider.nowMs += 10_000;
+  expect(reasonOf(decider.decide(code))).toBe('gap');
+  decider.nowMs += 30_000;
+  expect(reasonOf(decider.decide(code))).toBe('reentry');
+  const entered = decider.decide(vip);
   expect(entered.verdict).toMatchObject({ kind: 'grant', type: 'first_entry', vip: true });
   expect(entered.lastEntry).toBeUndefined();
-  desk.nowMs += 60_000;
+  decider.nowMs += 60_000;
   // 18:00:41 UTC at the boot's wall time; the venue's clocks are in Berlin.
-  expect(desk.decide(vip)).toMatchObject({ verdict: { type: 'reentry', vip: true }, lastEntry: '20:00' });
+  expect(decider.decide(vip)).toMatchObject({ verdict: { type: 'reentry', vip: true }, lastEntry: '20:00' });
 });
 
 test('every row stands the contract, with offset, latency and what was seen of the others', async () => {
   const [code, other] = [newCode(), newCode()];
-  const { desk } = await setUp({ tickets: [ticket(code), ticket(other)] });
-  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 1, kind: 'clock', what: 'x', detail: 'y' }]));
-  const decision = desk.core.decide(1, show(code, desk.nowMs, { lastByteMs: desk.nowMs - 7, online: true }), desk.stamp(), () => 250) as Decision;
-  desk.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome: 'passed' }, desk.stamp());
-  desk.core.record({ kind: 'passage', of: null, direction: 'out', unit: null, outcome: 'forced' }, desk.stamp());
-  desk.core.record({ kind: 'refusal', reason: 'busy', direction: 'in' }, desk.stamp({ offset: null }));
-  desk.core.record({ kind: 'override', actor: 'button', action: 'open', reason: 'staff button', direction: 'in', units: 1 }, desk.stamp());
-  desk.core.record(
+  const { decider } = await setUp({ tickets: [ticket(code), ticket(other)] });
+  decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 1, kind: 'clock', what: 'x', detail: 'y' }]));
+  const decision = decider.core.decide(1, show(code, decider.nowMs, { lastByteMs: decider.nowMs - 7, online: true }), decider.stamp(), () => 250) as Decision;
+  decider.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome: 'passed' }, decider.stamp());
+  decider.core.record({ kind: 'passage', of: null, direction: 'out', unit: null, outcome: 'forced' }, decider.stamp());
+  decider.core.record({ kind: 'refusal', reason: 'busy', direction: 'in' }, decider.stamp({ offset: null }));
+  decider.core.record({ kind: 'override', actor: 'button', action: 'open', reason: 'staff button', direction: 'in', units: 1 }, decider.stamp());
+  decider.core.record(
     { kind: 'mode', direction: 'in', from: 'controlled', to: 'free', actor: 'op-1', reason: 'crowd', until: '2026-06-01T20:00:00.000Z' },
-    desk.stamp(),
+    decider.stamp(),
   );
-  desk.core.record({ kind: 'fault', what: 'w'.repeat(100), detail: 'd'.repeat(1_000) }, desk.stamp());
-  desk.decide(other);
-  const rows = desk.rows();
+  decider.core.record({ kind: 'fault', what: 'w'.repeat(100), detail: 'd'.repeat(1_000) }, decider.stamp());
+  decider.decide(other);
+  const rows = decider.rows();
   expect(rows.map((row) => row.kind)).toEqual(['grant', 'passage', 'passage', 'refusal', 'override', 'mode', 'fault', 'grant']);
   expect(rows[0]).toMatchObject({
     ticket_ref: refOf(code),
@@ -144,42 +144,42 @@ test('every row stands the contract, with offset, latency and what was seen of t
   expect(rows[2]).not.toHaveProperty('of');
   expect(rows[3]).not.toHaveProperty('clock_offset_ms');
   expect(rows[7]).toMatchObject({ seen: {} });
-  expect(desk.core.status(desk.stamp()).modes).toEqual({
+  expect(decider.core.status(decider.stamp()).modes).toEqual({
     in: { mode: 'free', untilMs: Date.parse('2026-06-01T20:00:00.000Z'), from: 'controlled' },
     out: { mode: 'controlled', untilMs: null },
   });
-  expect(desk.core.status(stampAt(3 * 3_600_000)).modes.in).toEqual({ mode: 'controlled', untilMs: null });
+  expect(decider.core.status(stampAt(3 * 3_600_000)).modes.in).toEqual({ mode: 'controlled', untilMs: null });
 });
 
 test("used at a peer: known within the message, counted once, and given back by the peer's return", async () => {
   const code = newCode();
-  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const { decider } = await setUp({ tickets: [ticket(code)] });
   const about = { event_id: EVENT, ticket_id: ticket(code).ticket_id, ticket_ref: refOf(code), direction: 'in' };
   const grant = peerMessage(PEER, 50, [{ seq: 1, kind: 'grant', ...about, type: 'first_entry', units: 1 }]);
-  expect(desk.core.applyPeer(grant)).toEqual({ applied: 1, gap: false });
-  expect(desk.core.applyPeer(grant)).toEqual({ applied: 0, gap: false });
-  desk.nowMs += 60_000;
-  const refused = desk.decide(code);
+  expect(decider.core.applyPeer(grant)).toEqual({ applied: 1, gap: false });
+  expect(decider.core.applyPeer(grant)).toEqual({ applied: 0, gap: false });
+  decider.nowMs += 60_000;
+  const refused = decider.decide(code);
   expect(refused.verdict).toMatchObject({ kind: 'refusal', reason: 'already_redeemed', facts: { used_gate: 'north-02' } });
-  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 2, kind: 'passage', of: [50, 1], ...about, unit: 1, outcome: 'returned' }]));
-  expect(reasonOf(desk.decide(code))).toBe('first_entry');
-  expect(desk.core.applyPeer(peerMessage('elsewhere/north-02', 50, [{ seq: 9, kind: 'clock' }]))).toEqual({ applied: 0, gap: false });
-  expect(desk.core.applyPeer({ ledger: PEER, payload: Buffer.from('rubbish') })).toEqual({ applied: 0, gap: false });
+  decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 2, kind: 'passage', of: [50, 1], ...about, unit: 1, outcome: 'returned' }]));
+  expect(reasonOf(decider.decide(code))).toBe('first_entry');
+  expect(decider.core.applyPeer(peerMessage('elsewhere/north-02', 50, [{ seq: 9, kind: 'clock' }]))).toEqual({ applied: 0, gap: false });
+  expect(decider.core.applyPeer({ ledger: PEER, payload: Buffer.from('rubbish') })).toEqual({ applied: 0, gap: false });
 });
 
 test("what only the cloud may say counts from the cloud's ledger alone, whatever a gate's rows and messages claim (T16)", async () => {
   const code = newCode();
-  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const { decider } = await setUp({ tickets: [ticket(code)] });
   const about = { event_id: EVENT, ticket_id: ticket(code).ticket_id, ticket_ref: refOf(code), direction: 'in' };
-  const mine = desk.decide(code);
-  desk.passed(mine);
-  desk.nowMs += 60_000;
+  const mine = decider.decide(code);
+  decider.passed(mine);
+  decider.nowMs += 60_000;
   const stolen = 'arena/stolen';
   const settled = { kind: 'settlement', of: [GATE, ...mine.row], outcome: 'returned', actor: 'op-1', reason: 'not inside', ...about };
   const verdict = { kind: 'conflict', of: [GATE, ...mine.row], verdict: 'excess', cause: 'already_redeemed', ...about };
   // In its own ledger, in words that only look like the cloud's, and in a message on its own topic that says it is of the cloud, or of another gate.
   expect(
-    desk.core.applyPeer(
+    decider.core.applyPeer(
       peerMessage(stolen, 9, [
         { seq: 1, ...settled },
         { seq: 2, ...verdict },
@@ -192,7 +192,7 @@ test("what only the cloud may say counts from the cloud's ledger alone, whatever
   });
   for (const claimed of ['arena/cloud', PEER])
     expect(
-      desk.core.applyPeer({
+      decider.core.applyPeer({
         ...peerMessage(claimed, 9, [
           { seq: 1, ...settled },
           { seq: 2, ...verdict },
@@ -203,61 +203,61 @@ test("what only the cloud may say counts from the cloud's ledger alone, whatever
       applied: 0,
       gap: false,
     });
-  desk.core.applyPeer(peerMessage('arena/cloud-2', 9, [{ seq: 1, ...settled }]));
-  expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
-  expect(desk.core.status(desk.stamp()).conflicts).toMatchObject({ standing: 0, newest: [] });
-  expect(Object.keys(desk.core.vector())).not.toContain('arena/cloud');
+  decider.core.applyPeer(peerMessage('arena/cloud-2', 9, [{ seq: 1, ...settled }]));
+  expect(reasonOf(decider.decide(code))).toBe('already_redeemed');
+  expect(decider.core.status(decider.stamp()).conflicts).toMatchObject({ standing: 0, newest: [] });
+  expect(Object.keys(decider.core.vector())).not.toContain('arena/cloud');
   // The cloud itself is heard.
-  desk.core.applyPeer(
+  decider.core.applyPeer(
     peerMessage('arena/cloud', 9, [
       { seq: 1, ...verdict },
       { seq: 2, ...settled },
     ]),
   );
-  expect(desk.core.status(desk.stamp()).conflicts).toMatchObject({ standing: 1 });
-  expect(reasonOf(desk.decide(code))).toBe('first_entry');
+  expect(decider.core.status(decider.stamp()).conflicts).toMatchObject({ standing: 1 });
+  expect(reasonOf(decider.decide(code))).toBe('first_entry');
 });
 
 test('a row that says what no database holds is a row all the same: taken, counted, and asked for once', async () => {
   const code = newCode();
-  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const { decider } = await setUp({ tickets: [ticket(code)] });
   const about = { event_id: EVENT, ticket_id: 'x', ticket_ref: refOf(code), direction: 'in' };
   const rows = [
     { seq: 1, kind: 'refusal', reason: 'invalid', explanation: 'with U+0000: \0' },
     { seq: 2, kind: 'fault', what: 'reader', detail: 'half a pair: \ud800' },
     { seq: 3, kind: 'grant', ...about, type: 'first_entry', units: 1, note: '\0' },
   ];
-  expect(desk.core.applyPeer(peerMessage(PEER, 50, rows))).toEqual({ applied: 3, gap: false });
-  expect(desk.core.vector()[PEER]).toEqual([50, 3]);
-  desk.nowMs += 60_000;
-  expect(desk.decide(code).verdict).toMatchObject({ kind: 'refusal', reason: 'already_redeemed' });
+  expect(decider.core.applyPeer(peerMessage(PEER, 50, rows))).toEqual({ applied: 3, gap: false });
+  expect(decider.core.vector()[PEER]).toEqual([50, 3]);
+  decider.nowMs += 60_000;
+  expect(decider.decide(code).verdict).toMatchObject({ kind: 'refusal', reason: 'already_redeemed' });
   // One without a readable key has no place in the sequence: those beside it have theirs.
-  expect(desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 4, kind: 'clock' }, { kind: 'clock' }, { seq: 5, kind: 'clock' }]))).toEqual({
+  expect(decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 4, kind: 'clock' }, { kind: 'clock' }, { seq: 5, kind: 'clock' }]))).toEqual({
     applied: 2,
     gap: false,
   });
-  expect(desk.core.vector()[PEER]).toEqual([50, 5]);
+  expect(decider.core.vector()[PEER]).toEqual([50, 5]);
 });
 
 test("the cloud's verdict on an own grant is kept and told in a refusal's words, until it is withdrawn", async () => {
   const [code, other] = [newCode(), newCode()];
-  const { desk } = await setUp({ tickets: [ticket(code), ticket(other)] });
+  const { decider } = await setUp({ tickets: [ticket(code), ticket(other)] });
   const about = { event_id: EVENT, ticket_id: ticket(code).ticket_id, ticket_ref: refOf(code), direction: 'in' };
-  const mine = desk.decide(code);
-  const theirs = desk.decide(other);
-  const { epoch } = desk.core.status(desk.stamp());
+  const mine = decider.decide(code);
+  const theirs = decider.decide(other);
+  const { epoch } = decider.core.status(decider.stamp());
   const winner = [PEER, 50, 1] as const;
-  desk.core.applyPeer(
+  decider.core.applyPeer(
     peerMessage(PEER, 50, [
       { seq: 1, kind: 'grant', ...about, type: 'first_entry', units: 1, boottime_ms: 0, ts: new Date(BOOT_WALL_MS - 60_000).toISOString() },
     ]),
   );
   const verdict = (seq: number, of: readonly [number, number], change: Record<string, unknown> = {}) =>
-    desk.core.applyPeer(
+    decider.core.applyPeer(
       peerMessage('arena/cloud', 7, [{ seq, kind: 'conflict', of: [GATE, ...of], verdict: 'excess', cause: 'already_redeemed', ...about, winner, ...change }]),
     );
   verdict(1, mine.row);
-  const told = () => desk.core.status(desk.stamp()).conflicts;
+  const told = () => decider.core.status(decider.stamp()).conflicts;
   expect(told()).toMatchObject({
     standing: 1,
     newest: [
@@ -270,8 +270,8 @@ test("the cloud's verdict on an own grant is kept and told in a refusal's words,
       },
     ],
   });
-  expect(desk.core.rows(null, 10)).toMatchObject([{ conflict: expect.stringContaining('already used at 19:59') }, {}]);
-  expect(desk.core.rows(null, 10)[1]).not.toHaveProperty('conflict');
+  expect(decider.core.rows(null, 10)).toMatchObject([{ conflict: expect.stringContaining('already used at 19:59') }, {}]);
+  expect(decider.core.rows(null, 10)[1]).not.toHaveProperty('conflict');
   // Again, an older word, one about another gate, one whose winner was never read here, one that no table knows.
   verdict(1, mine.row, { verdict: 'withdrawn' });
   verdict(2, theirs.row, { ...about, ticket_ref: refOf(other), winner: [PEER, 50, 9], cause: 'max_entries' });
@@ -280,40 +280,40 @@ test("the cloud's verdict on an own grant is kept and told in a refusal's words,
     expect.stringContaining('already used at 19:59'),
     "who was admitted at 20:00 was beyond the ticket's right: no entries left, first at gate north-02",
   ]);
-  await desk.core.close();
-  await desk.open();
+  await decider.core.close();
+  await decider.open();
   expect(told()?.standing).toBe(2);
   verdict(4, mine.row, { verdict: 'withdrawn' });
   expect(told()).toMatchObject({
     standing: 1,
     newest: [{}, { told: [7, 4], verdict: 'withdrawn', words: "who was admitted at 20:00 was within the ticket's right after all" }],
   });
-  expect(desk.core.rows(null, 10)[0]).not.toHaveProperty('conflict');
+  expect(decider.core.rows(null, 10)[0]).not.toHaveProperty('conflict');
 });
 
 test("a gap in a peer's ledger makes usage incomplete until it is filled or the cloud has no more", async () => {
   const code = newCode();
-  const { desk } = await setUp({ tickets: [ticket(code)], upto: { [PEER]: [50, 10] } });
-  expect(desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 13, kind: 'clock', what: 'a', detail: '' }]))).toEqual({ applied: 1, gap: true });
-  expect(desk.core.vector()).toEqual({ [PEER]: [50, 10] });
-  expect(reasonOf(desk.decide(code))).toBe('usage_lost');
-  desk.core.applyPeer(
+  const { decider } = await setUp({ tickets: [ticket(code)], upto: { [PEER]: [50, 10] } });
+  expect(decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 13, kind: 'clock', what: 'a', detail: '' }]))).toEqual({ applied: 1, gap: true });
+  expect(decider.core.vector()).toEqual({ [PEER]: [50, 10] });
+  expect(reasonOf(decider.decide(code))).toBe('usage_lost');
+  decider.core.applyPeer(
     peerMessage(
       PEER,
       50,
       [11, 12, 13].map((seq) => ({ seq, kind: 'clock' })),
     ),
   );
-  expect(desk.core.status(desk.stamp()).usageComplete).toBe(true);
-  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 15, kind: 'clock' }]));
-  desk.core.caughtUp();
-  expect(desk.core.status(desk.stamp()).usageComplete).toBe(true);
-  expect(reasonOf(desk.decide(code))).toBe('first_entry');
+  expect(decider.core.status(decider.stamp()).usageComplete).toBe(true);
+  decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 15, kind: 'clock' }]));
+  decider.core.caughtUp();
+  expect(decider.core.status(decider.stamp()).usageComplete).toBe(true);
+  expect(reasonOf(decider.decide(code))).toBe('first_entry');
 });
 
 test('what was caught up is on the disk before the ledger says that it is', async () => {
-  const { desk } = await setUp({ tickets: [ticket(newCode())] });
-  desk.core.applyPeer(peerMessage(PEER, 50, [{ seq: 1, kind: 'clock' }]));
+  const { decider } = await setUp({ tickets: [ticket(newCode())] });
+  decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 1, kind: 'clock' }]));
   const real = fs.fdatasyncSync;
   const synced: string[] = [];
   fs.fdatasyncSync = (fd) => {
@@ -325,36 +325,36 @@ test('what was caught up is on the disk before the ledger says that it is', asyn
     fs.fdatasyncSync = real;
     syncBuiltinESMExports();
   });
-  desk.core.caughtUp();
+  decider.core.caughtUp();
   expect(synced).toEqual(['usage.sqlite-wal']);
 });
 
 test('an overlay takes the right away, gives a new one, and tells the guest of the old code', async () => {
   const [code, old, fresh] = [newCode(), newCode(), newCode()];
-  const { desk, signer } = await setUp({ tickets: [ticket(code), ticket(old)] });
+  const { decider, signer } = await setUp({ tickets: [ticket(code), ticket(old)] });
   const overlay = makeOverlay(signer, 1, 2, [
     ticket(code, { status: 'canceled' }),
     { ticket_ref: refOf(old), ticket_id: null, removed: true, reason: 'revoked' },
     ticket(fresh),
   ]);
-  expect(desk.core.applyOverlay(overlay, desk.stamp())).toEqual({ ok: true, version: 2 });
-  expect([code, old, fresh].map((one) => reasonOf(desk.decide(one)))).toEqual(['canceled', 'revoked', 'first_entry']);
-  expect(desk.rows().at(-1)).toMatchObject({ manifest_version: 2 });
+  expect(decider.core.applyOverlay(overlay, decider.stamp())).toEqual({ ok: true, version: 2 });
+  expect([code, old, fresh].map((one) => reasonOf(decider.decide(one)))).toEqual(['canceled', 'revoked', 'first_entry']);
+  expect(decider.rows().at(-1)).toMatchObject({ manifest_version: 2 });
 });
 
 test('K7: a code that fits two events is for the one whose doors are open; where two would admit, one is chosen and that is flagged, or refused by policy', async () => {
   const codes = Array.from({ length: 3 }, newCode) as [string, string, string];
-  const { desk } = await setUp({ tickets: codes.map((code) => ticket(code)) });
+  const { decider } = await setUp({ tickets: codes.map((code) => ticket(code)) });
   const other = (version: number, more: Partial<ManifestSpec>) =>
-    desk.install({ eventId: 'matinee', version, tickets: codes.map((code) => ticket(code)), ...more });
+    decider.install({ eventId: 'matinee', version, tickets: codes.map((code) => ticket(code)), ...more });
   // Over since last week; it has no end, so that only its default closes it.
   await other(1, { beginsMs: BOOT_WALL_MS - 7 * 24 * 3_600_000, endless: true });
-  expect(desk.decide(codes[0])).toMatchObject({ eventId: EVENT, verdict: { kind: 'grant', flags: [] } });
+  expect(decider.decide(codes[0])).toMatchObject({ eventId: EVENT, verdict: { kind: 'grant', flags: [] } });
   await other(2, { beginsMs: BOOT_WALL_MS + 500 });
-  expect(desk.decide(codes[1])).toMatchObject({ eventId: 'matinee', verdict: { kind: 'grant', flags: ['chosen_of_several'] } });
-  expect(desk.rows().at(-1)).toMatchObject({ kind: 'grant', event_id: 'matinee', flags: ['chosen_of_several'] });
+  expect(decider.decide(codes[1])).toMatchObject({ eventId: 'matinee', verdict: { kind: 'grant', flags: ['chosen_of_several'] } });
+  expect(decider.rows().at(-1)).toMatchObject({ kind: 'grant', event_id: 'matinee', flags: ['chosen_of_several'] });
   await other(3, { beginsMs: BOOT_WALL_MS + 500, policies: { event: { ambiguous: 'refuse' } } });
-  expect(reasonOf(desk.decide(codes[2]))).toBe('ambiguous');
+  expect(reasonOf(decider.decide(codes[2]))).toBe('ambiguous');
 });
 
 test('signed codes: by key, then by ticket id; sold after the last sync they still work; a bare id opens nothing', async () => {
@@ -364,24 +364,24 @@ test('signed codes: by key, then by ticket id; sold after the last sync they sti
     const { bytes, assemble } = encodeSigned({ keyId: 'c1', eventId: EVENT, ticketId, tier: 'standard', zone: null, validFromMs: null, validUntilMs: null });
     return assemble(sign(null, bytes, key.privateKey));
   };
-  const { desk, signer } = await setUp({ tickets: [ticket('known-ticket', { ticket_id: 'known-ticket' })], keys: [codeKey.publicKey] });
-  expect(desk.decide(make('known-ticket'))).toMatchObject({ medium: 'signed', ticketId: 'known-ticket', verdict: { kind: 'grant', flags: [] } });
-  expect(desk.decide(make('sold-later'))).toMatchObject({ medium: 'signed', ticketId: 'sold-later', verdict: { kind: 'grant', flags: ['signature_only'] } });
-  desk.nowMs += 60_000;
-  expect(reasonOf(desk.decide(make('sold-later')))).toBe('already_redeemed');
-  expect(reasonOf(desk.decide(make('forged', stranger)))).toBe('invalid');
-  expect(reasonOf(desk.decide('known-ticket'))).toBe('invalid');
-  desk.core.applyOverlay(
+  const { decider, signer } = await setUp({ tickets: [ticket('known-ticket', { ticket_id: 'known-ticket' })], keys: [codeKey.publicKey] });
+  expect(decider.decide(make('known-ticket'))).toMatchObject({ medium: 'signed', ticketId: 'known-ticket', verdict: { kind: 'grant', flags: [] } });
+  expect(decider.decide(make('sold-later'))).toMatchObject({ medium: 'signed', ticketId: 'sold-later', verdict: { kind: 'grant', flags: ['signature_only'] } });
+  decider.nowMs += 60_000;
+  expect(reasonOf(decider.decide(make('sold-later')))).toBe('already_redeemed');
+  expect(reasonOf(decider.decide(make('forged', stranger)))).toBe('invalid');
+  expect(reasonOf(decider.decide('known-ticket'))).toBe('invalid');
+  decider.core.applyOverlay(
     makeOverlay(signer, 1, 2, [{ ticket_ref: refOf('returned-later'), ticket_id: 'returned-later', removed: true, reason: 'canceled' }]),
-    desk.stamp(),
+    decider.stamp(),
   );
-  expect(reasonOf(desk.decide(make('returned-later')))).toBe('canceled');
+  expect(reasonOf(decider.decide(make('returned-later')))).toBe('canceled');
 });
 
 test('marks of a scanner before a code are taken off, and a listed code that begins like one opens as it is (L3)', async () => {
   const codeKey = createSigner('c1', 'code');
   const [plain, aim, both, bracket, gone] = [newCode(), newCode(), newCode(), `]Q1${newCode()}`, newCode()];
-  const { desk, signer } = await setUp({ tickets: [plain, aim, both, bracket, gone].map((code) => ticket(code)), keys: [codeKey.publicKey] });
+  const { decider, signer } = await setUp({ tickets: [plain, aim, both, bracket, gone].map((code) => ticket(code)), keys: [codeKey.publicKey] });
   const { bytes, assemble } = encodeSigned({
     keyId: 'c1',
     eventId: EVENT,
@@ -393,26 +393,26 @@ test('marks of a scanner before a code are taken off, and a listed code that beg
   });
   const signed = assemble(sign(null, bytes, codeKey.privateKey));
   const shown = (frame: string, code: string) => {
-    expect(desk.decide(frame)).toMatchObject({ ticketRef: refOf(code), verdict: { kind: 'grant', type: 'first_entry' } });
-    desk.nowMs += 60_000;
-    expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
-    desk.nowMs += 60_000;
+    expect(decider.decide(frame)).toMatchObject({ ticketRef: refOf(code), verdict: { kind: 'grant', type: 'first_entry' } });
+    decider.nowMs += 60_000;
+    expect(reasonOf(decider.decide(code))).toBe('already_redeemed');
+    decider.nowMs += 60_000;
   };
   shown(`\\000026${plain}`, plain);
   shown(`]d2${aim}`, aim);
   shown(`]Q2\\000026${both}`, both);
   shown(bracket, bracket);
-  expect(desk.decide(`]Q1${signed}`)).toMatchObject({ ticketId: 's1', medium: 'signed', verdict: { kind: 'grant' } });
+  expect(decider.decide(`]Q1${signed}`)).toMatchObject({ ticketId: 's1', medium: 'signed', verdict: { kind: 'grant' } });
   // What a signature alone opens does not open without it, behind a mark no more than bare.
-  expect(reasonOf(desk.decide(']Q1s1'))).toBe('invalid');
-  desk.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf(gone), ticket_id: null, removed: true, reason: 'revoked' }]), desk.stamp());
-  expect(reasonOf(desk.decide(`]C0${gone}`))).toBe('revoked');
+  expect(reasonOf(decider.decide(']Q1s1'))).toBe('invalid');
+  decider.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf(gone), ticket_id: null, removed: true, reason: 'revoked' }]), decider.stamp());
+  expect(reasonOf(decider.decide(`]C0${gone}`))).toBe('revoked');
 });
 
 test('the cloud is asked for a code with its marks and without them (L3)', async () => {
-  const { desk } = await setUp({ policies: { event: { unknown: 'ask' } } });
+  const { decider } = await setUp({ policies: { event: { unknown: 'ask' } } });
   const code = newCode();
-  const question = desk.core.decide(++desk.ids, show(`]Q1${code}`, desk.nowMs, { online: true }), desk.stamp(), () => 0, 'may_ask');
+  const question = decider.core.decide(++decider.ids, show(`]Q1${code}`, decider.nowMs, { online: true }), decider.stamp(), () => 0, 'may_ask');
   expect(question).toEqual({ ask: [`]Q1${code}`, code].map((text) => ({ event_id: EVENT, ticket_ref: refOf(text) })) });
 });
 
@@ -428,8 +428,8 @@ test('where codes are signed, a bare ticket id opens nothing either when the clo
     validUntilMs: null,
   });
   const code = assemble(sign(null, bytes, codeKey.privateKey));
-  const { desk } = await setUp({ tickets: [ticket(newCode())], keys: [{ ...codeKey.publicKey, revoked: true }] });
-  expect(reasonOf(desk.decide(code))).toBe('invalid');
+  const { decider } = await setUp({ tickets: [ticket(newCode())], keys: [{ ...codeKey.publicKey, revoked: true }] });
+  expect(reasonOf(decider.decide(code))).toBe('invalid');
   const found = {
     eventId: EVENT,
     ticketId: 't9',
@@ -445,19 +445,19 @@ test('where codes are signed, a bare ticket id opens nothing either when the clo
     note: null,
     source: 'cloud' as const,
   };
-  const asked = desk.core.decide(1, show('t9', desk.nowMs, { online: true }), desk.stamp(), () => 0, [
+  const asked = decider.core.decide(1, show('t9', decider.nowMs, { online: true }), decider.stamp(), () => 0, [
     { eventId: EVENT, ticketRef: refOf('t9'), found, usage: [] },
   ]) as Decision;
   expect(reasonOf(asked)).toBe('invalid');
 });
 
 test('the cloud is asked before an unknown code is decided, and its answer is facts', async () => {
-  const { desk } = await setUp({ tickets: [ticket(newCode())] });
+  const { decider } = await setUp({ tickets: [ticket(newCode())] });
   const code = newCode();
-  const presentation = show(code, desk.nowMs, { online: true });
-  const question = desk.core.decide(1, presentation, desk.stamp(), () => 0, 'may_ask');
+  const presentation = show(code, decider.nowMs, { online: true });
+  const question = decider.core.decide(1, presentation, decider.stamp(), () => 0, 'may_ask');
   expect(question).toEqual({ ask: [{ event_id: EVENT, ticket_ref: refOf(code) }] });
-  expect(desk.rows()).toEqual([]);
+  expect(decider.rows()).toEqual([]);
   const ticketFacts = {
     eventId: EVENT,
     ticketId: 't9',
@@ -473,138 +473,138 @@ test('the cloud is asked before an unknown code is decided, and its answer is fa
     note: null,
     source: 'cloud' as const,
   };
-  const answer = (usage: AskedTicket['usage']) => [{ eventId: EVENT, ticketRef: refOf(code), found: ticketFacts, usage }];
-  const used = desk.core.decide(
+  const answer = (usage: CloudTicket['usage']) => [{ eventId: EVENT, ticketRef: refOf(code), found: ticketFacts, usage }];
+  const used = decider.core.decide(
     2,
     presentation,
-    desk.stamp(),
+    decider.stamp(),
     () => 0,
     answer([{ gate: PEER, epoch: 50, seq: 4, atMs: BOOT_WALL_MS, direction: 'in', units: 1, outcome: 'passed' }]),
   ) as Decision;
   expect(reasonOf(used)).toBe('already_redeemed');
-  expect(reasonOf(desk.core.decide(3, presentation, desk.stamp(), () => 0, answer([])) as Decision)).toBe('first_entry');
-  expect(reasonOf(desk.core.decide(4, show(newCode(), desk.nowMs), desk.stamp(), () => 0, []) as Decision)).toBe('invalid');
+  expect(reasonOf(decider.core.decide(3, presentation, decider.stamp(), () => 0, answer([])) as Decision)).toBe('first_entry');
+  expect(reasonOf(decider.core.decide(4, show(newCode(), decider.nowMs), decider.stamp(), () => 0, []) as Decision)).toBe('invalid');
 });
 
 test('a late answer is no more than an answer: a manifest or a change of rights goes before it, and it does not last', async () => {
-  const { desk, signer } = await setUp({ tickets: [] });
+  const { decider, signer } = await setUp({ tickets: [] });
   const [code, revoked] = [newCode(), newCode()];
-  const asked = (of: string, found: Partial<AskedTicket> = {}): AskedTicket => ({
-    ...(askedTickets([{ event_id: EVENT, overlay_version: 1, ticket: ticket(of), usage: [] }])[0] as AskedTicket),
+  const asked = (of: string, found: Partial<CloudTicket> = {}): CloudTicket => ({
+    ...(parseCloudAnswer([{ event_id: EVENT, overlay_version: 1, ticket: ticket(of), usage: [] }])[0] as CloudTicket),
     ...found,
   });
-  const verdicts = (...codes: string[]) => codes.map((one) => reasonOf(desk.decide(one)));
+  const verdicts = (...codes: string[]) => codes.map((one) => reasonOf(decider.decide(one)));
 
-  desk.core.remember([asked(code, { found: 'canceled' }), asked(revoked)], desk.stamp());
+  decider.core.remember([asked(code, { found: 'canceled' }), asked(revoked)], decider.stamp());
   expect(verdicts(code, revoked)).toEqual(['canceled', 'first_entry']);
   // After its time the code is unknown again.
-  desk.nowMs += LATE_ANSWER_MS;
+  decider.nowMs += LATE_ANSWER_MS;
   expect(verdicts(code, revoked)).toEqual(['invalid', 'invalid']);
   // A change of rights goes before what was answered, and forgets the rest.
-  desk.core.remember([asked(code), asked(revoked)], desk.stamp());
+  decider.core.remember([asked(code), asked(revoked)], decider.stamp());
   expect(
-    desk.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf(revoked), ticket_id: null, removed: true, reason: 'revoked' }]), desk.stamp()),
+    decider.core.applyOverlay(makeOverlay(signer, 1, 2, [{ ticket_ref: refOf(revoked), ticket_id: null, removed: true, reason: 'revoked' }]), decider.stamp()),
   ).toMatchObject({
     ok: true,
   });
   expect(verdicts(code, revoked)).toEqual(['invalid', 'revoked']);
-  desk.core.remember([asked(revoked)], desk.stamp());
+  decider.core.remember([asked(revoked)], decider.stamp());
   expect(verdicts(revoked)).toEqual(['revoked']);
   // An event that must not be asked for has no answers either.
-  await desk.install({ version: 3, tickets: [], policies: { event: { unknown: 'refuse' } } });
-  desk.core.remember([asked(code)], desk.stamp());
+  await decider.install({ version: 3, tickets: [], policies: { event: { unknown: 'refuse' } } });
+  decider.core.remember([asked(code)], decider.stamp());
   expect(verdicts(code)).toEqual(['invalid']);
 });
 
 test('of late answers the oldest give way', () => {
-  const late = createLateAnswers();
-  const answers = Array.from({ length: MAX_LATE_ANSWERS + 1 }, (_, n): AskedTicket => ({ eventId: EVENT, ticketRef: `r${n}`, found: 'revoked', usage: [] }));
+  const late = createLateAnswerCache();
+  const answers = Array.from({ length: MAX_LATE_ANSWERS + 1 }, (_, n): CloudTicket => ({ eventId: EVENT, ticketRef: `r${n}`, found: 'revoked', usage: [] }));
   late.keep(answers, 0);
   expect([late.find(EVENT, 'r0', 1), late.find(EVENT, 'r1', 1), late.find('other', 'r1', 1)]).toEqual([null, answers[1], null]);
 });
 
 test('abandoned, then granted after all: returned before the next decision', async () => {
   const [code, next] = [newCode(), newCode()];
-  const { desk } = await setUp({ tickets: [ticket(code, { units: 2 }), ticket(next)] });
-  const granted = desk.decide(code);
-  desk.core.abandon(desk.ids, desk.stamp());
-  desk.core.abandon(desk.ids, desk.stamp());
-  desk.decide(next);
-  expect(desk.rows().map((row) => [row.kind, 'outcome' in row ? row.outcome : null])).toEqual([
+  const { decider } = await setUp({ tickets: [ticket(code, { units: 2 }), ticket(next)] });
+  const granted = decider.decide(code);
+  decider.core.abandon(decider.ids, decider.stamp());
+  decider.core.abandon(decider.ids, decider.stamp());
+  decider.decide(next);
+  expect(decider.rows().map((row) => [row.kind, 'outcome' in row ? row.outcome : null])).toEqual([
     ['grant', null],
     ['passage', 'returned'],
     ['passage', 'returned'],
     ['grant', null],
   ]);
-  expect(desk.rows()[1]).toMatchObject({ of: granted.row, ticket_ref: refOf(code), unit: 1 });
-  expect(reasonOf(desk.decide(code))).toBe('first_entry');
+  expect(decider.rows()[1]).toMatchObject({ of: granted.row, ticket_ref: refOf(code), unit: 1 });
+  expect(reasonOf(decider.decide(code))).toBe('first_entry');
 });
 
 test('after a restart: grants and overrides without an outcome become unknown, once, and count as used', async () => {
   const [open, done, party] = [newCode(), newCode(), newCode()];
-  const { desk } = await setUp({ tickets: [ticket(open), ticket(done), ticket(party, { units: 2 })] });
-  desk.passed(desk.decide(done));
-  desk.decide(open);
-  const group = desk.decide(party);
-  desk.passed(group);
-  desk.core.record({ kind: 'override', actor: 'button', action: 'open', reason: 'x', direction: 'out', units: 1 }, desk.stamp());
-  desk.core.record({ kind: 'override', actor: 'op', action: 'mode', reason: 'no release' }, desk.stamp());
+  const { decider } = await setUp({ tickets: [ticket(open), ticket(done), ticket(party, { units: 2 })] });
+  decider.passed(decider.decide(done));
+  decider.decide(open);
+  const group = decider.decide(party);
+  decider.passed(group);
+  decider.core.record({ kind: 'override', actor: 'button', action: 'open', reason: 'x', direction: 'out', units: 1 }, decider.stamp());
+  decider.core.record({ kind: 'override', actor: 'op', action: 'mode', reason: 'no release' }, decider.stamp());
   for (let restart = 0; restart < 2; restart++) {
-    desk.core.close();
-    desk.nowMs += 60_000;
-    await desk.open();
-    const unknown = desk.rows().filter((row) => row.kind === 'passage' && row.outcome === 'unknown');
+    decider.core.close();
+    decider.nowMs += 60_000;
+    await decider.open();
+    const unknown = decider.rows().filter((row) => row.kind === 'passage' && row.outcome === 'unknown');
     expect(unknown.map((row) => [row['unit'], row['direction'], row['ticket_ref']])).toEqual([
       [1, 'in', refOf(open)],
       [2, 'in', refOf(party)],
       [1, 'out', undefined],
     ]);
   }
-  expect(reasonOf(desk.decide(open))).toBe('already_redeemed');
-  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: true, manifests: [{ version: 1, tickets: 3 }] });
+  expect(reasonOf(decider.decide(open))).toBe('already_redeemed');
+  expect(decider.core.status(decider.stamp())).toMatchObject({ usageComplete: true, manifests: [{ version: 1, tickets: 3 }] });
 });
 
 test('what must survive a restart does: the fire latch, requests carried out, the outbox, what was acknowledged', async () => {
-  const { desk } = await setUp({ tickets: [] });
-  for (let n = 0; n < 10; n++) desk.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, desk.stamp());
-  desk.core.setFireLatch(true);
-  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, desk.stamp())).toBe(true);
-  const { epoch } = desk.core.status(desk.stamp());
-  expect(desk.core.acknowledge(ack(epoch, 4, [[6, 7]]), desk.stamp())).toEqual({ backlog: 6, ahead: false });
-  expect(desk.core.acknowledge(ack(epoch, 2), desk.stamp())).toEqual({ backlog: 6, ahead: false });
-  desk.core.close();
-  await desk.open();
-  expect(desk.core.status(desk.stamp())).toMatchObject({ fireLatched: true, backlog: 6, epoch, lastRowMs: BOOT_WALL_MS + 1_000 });
-  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, desk.stamp())).toBe(false);
-  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, stampAt(61_000))).toBe(true);
-  desk.core.setFireLatch(false);
-  expect(desk.core.status(desk.stamp()).fireLatched).toBe(false);
-  expect(desk.core.nextBatch(null)).toMatchObject({ epoch, fromSeq: 5, uptoSeq: 10 });
-  desk.core.resend([epoch, 3]);
-  expect(desk.core.nextBatch(null)).toMatchObject({ fromSeq: 3, uptoSeq: 10 });
-  expect(desk.core.acknowledge(ack(epoch, 10), desk.stamp())).toEqual({ backlog: 0, ahead: false });
-  expect(desk.core.nextBatch(null)).toBeNull();
+  const { decider } = await setUp({ tickets: [] });
+  for (let n = 0; n < 10; n++) decider.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, decider.stamp());
+  decider.core.setFireLatch(true);
+  expect(decider.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, decider.stamp())).toBe(true);
+  const { epoch } = decider.core.status(decider.stamp());
+  expect(decider.core.acknowledge(ack(epoch, 4, [[6, 7]]), decider.stamp())).toEqual({ backlog: 6, ahead: false });
+  expect(decider.core.acknowledge(ack(epoch, 2), decider.stamp())).toEqual({ backlog: 6, ahead: false });
+  decider.core.close();
+  await decider.open();
+  expect(decider.core.status(decider.stamp())).toMatchObject({ fireLatched: true, backlog: 6, epoch, lastRowMs: BOOT_WALL_MS + 1_000 });
+  expect(decider.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, decider.stamp())).toBe(false);
+  expect(decider.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 60_000, stampAt(61_000))).toBe(true);
+  decider.core.setFireLatch(false);
+  expect(decider.core.status(decider.stamp()).fireLatched).toBe(false);
+  expect(decider.core.nextBatch(null)).toMatchObject({ epoch, fromSeq: 5, uptoSeq: 10 });
+  decider.core.resend([epoch, 3]);
+  expect(decider.core.nextBatch(null)).toMatchObject({ fromSeq: 3, uptoSeq: 10 });
+  expect(decider.core.acknowledge(ack(epoch, 10), decider.stamp())).toEqual({ backlog: 0, ahead: false });
+  expect(decider.core.nextBatch(null)).toBeNull();
 });
 
-/** A desk with so many rows, all acknowledged; acks by seconds of the cloud's clock, which this gate's boot time follows. */
+/** A decider with so many rows, all acknowledged; acks by seconds of the cloud's clock, which this gate's boot time follows. */
 async function acknowledgedDesk(rows: number) {
-  const { desk } = await setUp(null);
-  for (let n = 0; n < rows; n++) desk.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, desk.stamp());
-  const { epoch } = desk.core.status(desk.stamp());
+  const { decider } = await setUp(null);
+  for (let n = 0; n < rows; n++) decider.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, decider.stamp());
+  const { epoch } = decider.core.status(decider.stamp());
   const hear = (atS: number, upto: number, missing: [number, number][] = [], heardAtS = atS) =>
-    desk.core.acknowledge(
+    decider.core.acknowledge(
       { ...ack(epoch, upto, missing), cloud_time: new Date(Date.UTC(2026, 5, 1, 18) + atS * 1_000).toISOString() },
-      desk.stamp({ boottimeMs: 100_000 + heardAtS * 1_000 }),
+      decider.stamp({ boottimeMs: 100_000 + heardAtS * 1_000 }),
     );
-  const waits = (atS: number) => desk.core.status(desk.stamp({ boottimeMs: 100_000 + atS * 1_000 }));
+  const waits = (atS: number) => decider.core.status(decider.stamp({ boottimeMs: 100_000 + atS * 1_000 }));
   const spans = () => {
     const found: [number, number][] = [];
-    for (let batch = desk.core.nextBatch(null); batch !== null; batch = desk.core.nextBatch([batch.epoch, batch.uptoSeq]))
+    for (let batch = decider.core.nextBatch(null); batch !== null; batch = decider.core.nextBatch([batch.epoch, batch.uptoSeq]))
       found.push([batch.fromSeq, batch.uptoSeq]);
     return found;
   };
   expect(hear(0, rows)).toEqual({ backlog: 0, ahead: false });
-  return { desk, epoch, hear, waits, spans };
+  return { decider, epoch, hear, waits, spans };
 }
 
 test('rows that two acks 10 s apart leave out are sent again without any person, and told until the cloud has them (T2)', async () => {
@@ -654,15 +654,15 @@ test('a doubt that no other ack settles is put as a question: the first rows lef
 });
 
 test('an epoch that an ack does not name is held nowhere; one older than those it has room for may be (T2)', async () => {
-  const { desk, epoch, hear, waits } = await acknowledgedDesk(5);
+  const { decider, epoch, hear, waits } = await acknowledgedDesk(5);
   const empty = (atS: number, epochs: { epoch: number; upto_seq: number; missing: [number, number][] }[]) =>
-    desk.core.acknowledge(
+    decider.core.acknowledge(
       { schema: 1, epochs, cloud_time: new Date(Date.UTC(2026, 5, 1, 18) + atS * 1_000).toISOString() },
-      desk.stamp({ boottimeMs: 100_000 + atS * 1_000 }),
+      decider.stamp({ boottimeMs: 100_000 + atS * 1_000 }),
     );
   empty(20, []);
   expect(empty(31, [])).toMatchObject({ backlog: 5, again: true });
-  desk.core.nextBatch(null);
+  decider.core.nextBatch(null);
   hear(32, 5);
   expect(waits(33).backlog).toBe(0);
   const former = Array.from({ length: 32 }, (_, n) => ({ epoch: epoch - 40 + n, upto_seq: 1, missing: [] as [number, number][] }));
@@ -672,20 +672,20 @@ test('an epoch that an ack does not name is held nowhere; one older than those i
 });
 
 test('what is ordered to be sent again is answered, survives a restart, and is released only by an ack that comes after it was sent (T2)', async () => {
-  const { desk, epoch, hear, waits, spans } = await acknowledgedDesk(60);
+  const { decider, epoch, hear, waits, spans } = await acknowledgedDesk(60);
   hear(20, 39, [[40, 43]]);
-  desk.core.record({ kind: 'clock', what: 'tick', detail: 'new' }, desk.stamp());
+  decider.core.record({ kind: 'clock', what: 'tick', detail: 'new' }, decider.stamp());
   // Without numbers: what the latest ack leaves out; with them: from there on.
-  expect(desk.core.resend(null)).toEqual([
+  expect(decider.core.resend(null)).toEqual([
     [epoch, 40, 43],
     [epoch, 61, 61],
   ]);
-  expect(desk.core.resend([epoch, 58])).toEqual([
+  expect(decider.core.resend([epoch, 58])).toEqual([
     [epoch, 40, 43],
     [epoch, 58, 61],
   ]);
-  desk.core.close();
-  await desk.open();
+  decider.core.close();
+  await decider.open();
   // The retained ack of before the restore says nothing about what has not been sent since.
   hear(40, 60);
   expect(waits(41)).toMatchObject({ backlog: 8, resentRows: 7 });
@@ -695,16 +695,16 @@ test('what is ordered to be sent again is answered, survives a restart, and is r
   ]);
   expect(hear(42, 61)).toEqual({ backlog: 0, ahead: false });
   expect(waits(42)).toMatchObject({ backlog: 0, resentRows: 0 });
-  desk.core.close();
-  await desk.open();
+  decider.core.close();
+  await decider.open();
   expect(waits(60).backlog).toBe(0);
 });
 
 test('batches hold at most 100 rows and 256 KiB, in order, and follow one another', async () => {
-  const { desk } = await setUp(null);
-  for (let n = 0; n < 250; n++) desk.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, desk.stamp());
+  const { decider } = await setUp(null);
+  for (let n = 0; n < 250; n++) decider.core.record({ kind: 'clock', what: 'tick', detail: `${n}` }, decider.stamp());
   const spans: [number, number][] = [];
-  for (let batch = desk.core.nextBatch(null); batch !== null; batch = desk.core.nextBatch([batch.epoch, batch.uptoSeq])) {
+  for (let batch = decider.core.nextBatch(null); batch !== null; batch = decider.core.nextBatch([batch.epoch, batch.uptoSeq])) {
     const message = LedgerMessage.parse(JSON.parse(Buffer.from(batch.payload).toString()));
     expect(message.entries.map((entry) => entry.seq)).toEqual(Array.from({ length: message.entries.length }, (_, n) => batch.fromSeq + n));
     spans.push([batch.fromSeq, batch.uptoSeq]);
@@ -718,30 +718,30 @@ test('batches hold at most 100 rows and 256 KiB, in order, and follow one anothe
 
 test("an acknowledgement ahead of the own last row: a new epoch, usage lost until the site's ledger was read", async () => {
   const code = newCode();
-  const { desk, notices } = await setUp({ tickets: [ticket(code)] });
-  desk.core.record({ kind: 'clock', what: 'tick', detail: '' }, desk.stamp());
-  const { epoch } = desk.core.status(desk.stamp());
-  expect(desk.core.acknowledge(ack(epoch, 300), desk.stamp())).toMatchObject({ ahead: true });
-  const status = desk.core.status(desk.stamp());
+  const { decider, notices } = await setUp({ tickets: [ticket(code)] });
+  decider.core.record({ kind: 'clock', what: 'tick', detail: '' }, decider.stamp());
+  const { epoch } = decider.core.status(decider.stamp());
+  expect(decider.core.acknowledge(ack(epoch, 300), decider.stamp())).toMatchObject({ ahead: true });
+  const status = decider.core.status(decider.stamp());
   expect(status.epoch).toBeGreaterThan(epoch);
   expect(status).toMatchObject({ lastSeq: 1, usageComplete: false });
   expect(notices.join()).toContain('rows of this gate that this store has not');
   // The retained acknowledgement comes again with every connection: it must not begin an epoch each time.
-  expect(desk.core.acknowledge(ack(epoch, 300), desk.stamp())).toMatchObject({ ahead: false });
-  expect(reasonOf(desk.decide(code))).toBe('usage_lost');
-  expect(desk.core.vector()).toEqual({ [GATE]: [epoch, 1] });
+  expect(decider.core.acknowledge(ack(epoch, 300), decider.stamp())).toMatchObject({ ahead: false });
+  expect(reasonOf(decider.decide(code))).toBe('usage_lost');
+  expect(decider.core.vector()).toEqual({ [GATE]: [epoch, 1] });
   // Its own lost rows come back from the cloud: the ticket was used in them.
   const entry = { kind: 'grant', event_id: EVENT, ticket_id: 't', ticket_ref: refOf(code), direction: 'in', type: 'first_entry', units: 1 };
-  expect(desk.core.applyPeer(peerMessage(GATE, epoch, [{ seq: 2, ...entry }]))).toEqual({ applied: 1, gap: false });
-  expect(desk.core.applyPeer(peerMessage(GATE, status.epoch, [{ seq: 1, kind: 'clock' }]))).toEqual({ applied: 0, gap: false });
-  desk.core.caughtUp();
-  desk.nowMs += 60_000;
-  expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
-  desk.core.close();
-  await desk.open();
-  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: true, epoch: status.epoch });
-  expect(desk.core.acknowledge(ack(epoch, 300), desk.stamp())).toMatchObject({ ahead: false });
-  expect(desk.core.status(desk.stamp()).usageComplete).toBe(true);
+  expect(decider.core.applyPeer(peerMessage(GATE, epoch, [{ seq: 2, ...entry }]))).toEqual({ applied: 1, gap: false });
+  expect(decider.core.applyPeer(peerMessage(GATE, status.epoch, [{ seq: 1, kind: 'clock' }]))).toEqual({ applied: 0, gap: false });
+  decider.core.caughtUp();
+  decider.nowMs += 60_000;
+  expect(reasonOf(decider.decide(code))).toBe('already_redeemed');
+  decider.core.close();
+  await decider.open();
+  expect(decider.core.status(decider.stamp())).toMatchObject({ usageComplete: true, epoch: status.epoch });
+  expect(decider.core.acknowledge(ack(epoch, 300), decider.stamp())).toMatchObject({ ahead: false });
+  expect(decider.core.status(decider.stamp()).usageComplete).toBe(true);
 });
 
 /** Overwrites pages of a database file in its middle, as a dying card does. */
@@ -752,12 +752,12 @@ function tear(path: string, from: number, bytes: number): void {
 }
 
 test('only rows whose time was trusted say what time it was before; an untrusted clock makes no row old and no request forgotten (T3)', async () => {
-  const { desk } = await setUp();
-  const note = (at: Partial<Stamp>) => desk.core.record({ kind: 'fault', what: 'x', detail: 'y' }, desk.stamp(at));
+  const { decider } = await setUp();
+  const note = (at: Partial<Stamp>) => decider.core.record({ kind: 'fault', what: 'x', detail: 'y' }, decider.stamp(at));
   const reopened = async () => {
-    desk.core.close();
-    await desk.open();
-    return desk.core.status(desk.stamp()).lastRowMs;
+    decider.core.close();
+    await decider.open();
+    return decider.core.status(decider.stamp()).lastRowMs;
   };
   const ahead = { wallMs: Date.UTC(2036, 0, 1), offset: null, trusted: false };
   note(ahead);
@@ -775,54 +775,54 @@ test('only rows whose time was trusted say what time it was before; an untrusted
   expect(await reopened()).toBe(BOOT_WALL_MS + 90_000);
 
   const untilMs = BOOT_WALL_MS + 30_000;
-  expect(desk.core.rememberTransaction('once-only-1', untilMs, desk.stamp())).toBe(true);
-  expect(desk.core.rememberTransaction('another-1', Date.UTC(2036, 0, 1) + 30_000, desk.stamp(ahead))).toBe(true);
-  expect(desk.core.rememberTransaction('once-only-1', untilMs, desk.stamp())).toBe(false);
+  expect(decider.core.rememberTransaction('once-only-1', untilMs, decider.stamp())).toBe(true);
+  expect(decider.core.rememberTransaction('another-1', Date.UTC(2036, 0, 1) + 30_000, decider.stamp(ahead))).toBe(true);
+  expect(decider.core.rememberTransaction('once-only-1', untilMs, decider.stamp())).toBe(false);
 
-  const { epoch, lastSeq } = desk.core.status(desk.stamp());
-  await desk.install({ version: 2, upto: { [GATE]: [epoch, lastSeq] } });
-  desk.core.acknowledge(ack(epoch, lastSeq), desk.stamp());
-  while (desk.core.idle(desk.stamp(ahead), true)) {
+  const { epoch, lastSeq } = decider.core.status(decider.stamp());
+  await decider.install({ version: 2, upto: { [GATE]: [epoch, lastSeq] } });
+  decider.core.acknowledge(ack(epoch, lastSeq), decider.stamp());
+  while (decider.core.idle(decider.stamp(ahead), true)) {
     /* to the end */
   }
-  expect(desk.core.rows(null, 500)).toHaveLength(lastSeq);
+  expect(decider.core.rows(null, 500)).toHaveLength(lastSeq);
 });
 
 test('a damaged ledger is set aside, a new epoch begins, and what was readable is still sent', async () => {
   const code = newCode();
-  const { desk, path, notices, signer } = await setUp({ tickets: [ticket(code)] });
-  for (let n = 0; n < 400; n++) desk.core.record({ kind: 'clock', what: 'tick', detail: 'x'.repeat(300) }, desk.stamp());
-  desk.core.record({ kind: 'mode', direction: 'out', from: 'controlled', to: 'locked', actor: 'op', reason: 'x' }, desk.stamp());
-  desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 3_600_000, desk.stamp());
-  const { epoch } = desk.core.status(desk.stamp());
-  desk.core.acknowledge(ack(epoch, 20), desk.stamp());
-  desk.idle();
-  desk.core.close();
+  const { decider, path, notices, signer } = await setUp({ tickets: [ticket(code)] });
+  for (let n = 0; n < 400; n++) decider.core.record({ kind: 'clock', what: 'tick', detail: 'x'.repeat(300) }, decider.stamp());
+  decider.core.record({ kind: 'mode', direction: 'out', from: 'controlled', to: 'locked', actor: 'op', reason: 'x' }, decider.stamp());
+  decider.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 3_600_000, decider.stamp());
+  const { epoch } = decider.core.status(decider.stamp());
+  decider.core.acknowledge(ack(epoch, 20), decider.stamp());
+  decider.idle();
+  decider.core.close();
   rmSync(join(path, 'usage.sqlite'));
   const size = statSync(join(path, 'ledger.sqlite')).size;
   tear(join(path, 'ledger.sqlite'), Math.floor(size / 2 / 4096) * 4096, 3 * 4096);
   let found: StoreError | null = null;
   try {
-    await desk.open();
-    desk.idle();
+    await decider.open();
+    decider.idle();
   } catch (error) {
     found = error as StoreError;
     expect(found).toMatchObject({ damaged: true, file: 'ledger' });
-    await desk.core.recover(found, desk.stamp());
+    await decider.core.recover(found, decider.stamp());
   }
-  const status = desk.core.status(desk.stamp());
+  const status = decider.core.status(decider.stamp());
   expect(status.epoch).toBeGreaterThan(epoch);
   expect(status).toMatchObject({ usageComplete: false, modes: { out: { mode: 'locked' } }, manifests: [{ version: 1 }] });
   expect(notices.join()).toContain('set aside as ledger.damaged-');
   expect(readdirSync(path).filter((name) => /^ledger\.damaged-.*\.sqlite$/.test(name))).toHaveLength(1);
-  expect(desk.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 3_600_000, desk.stamp())).toBe(false);
-  expect(desk.core.applyOverlay(makeOverlay(signer, 1, 2, []), desk.stamp())).toEqual({ ok: true, version: 2 });
+  expect(decider.core.rememberTransaction('abcdefgh', BOOT_WALL_MS + 3_600_000, decider.stamp())).toBe(false);
+  expect(decider.core.applyOverlay(makeOverlay(signer, 1, 2, []), decider.stamp())).toEqual({ ok: true, version: 2 });
 
   const seqs: number[] = [];
   let ownRows = 0;
   let after: [number, number] | null = null;
   for (let guard = 0; guard < 20; guard++) {
-    const batch = desk.core.nextBatch(after);
+    const batch = decider.core.nextBatch(after);
     if (batch === null) break;
     const message = JSON.parse(Buffer.from(batch.payload).toString()) as { epoch: number; entries: { seq: number }[] };
     if (message.epoch === epoch) seqs.push(...message.entries.map((entry) => entry.seq));
@@ -836,49 +836,49 @@ test('a damaged ledger is set aside, a new epoch begins, and what was readable i
   expect(new Set(seqs).size).toBe(seqs.length);
   // The cloud can acknowledge up to the hole; what lies behind was sent, and no longer holds anything up.
   const hole = seqs.findIndex((seq, n) => seq !== 21 + n);
-  expect(desk.core.acknowledge(ack(epoch, 20 + hole, [[21 + hole, 30 + hole]]), desk.stamp())).toMatchObject({ ahead: false, backlog: 1 });
-  expect(desk.core.nextBatch(null)).toMatchObject({ epoch: status.epoch, fromSeq: 1 });
+  expect(decider.core.acknowledge(ack(epoch, 20 + hole, [[21 + hole, 30 + hole]]), decider.stamp())).toMatchObject({ ahead: false, backlog: 1 });
+  expect(decider.core.nextBatch(null)).toMatchObject({ epoch: status.epoch, fromSeq: 1 });
 });
 
 test('a ledger that is no database at all: set aside, and the gate goes on', async () => {
-  const { desk, path } = await setUp({ tickets: [] });
-  desk.core.close();
+  const { decider, path } = await setUp({ tickets: [] });
+  decider.core.close();
   for (const name of ['ledger.sqlite-wal', 'ledger.sqlite-shm']) rmSync(join(path, name), { force: true });
   tear(join(path, 'ledger.sqlite'), 0, 4096);
-  await desk.open();
-  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: false, lastSeq: 1, manifests: [{ version: 1 }] });
-  expect(desk.rows()[0]).toMatchObject({ kind: 'fault', what: 'ledger' });
+  await decider.open();
+  expect(decider.core.status(decider.stamp())).toMatchObject({ usageComplete: false, lastSeq: 1, manifests: [{ version: 1 }] });
+  expect(decider.rows()[0]).toMatchObject({ kind: 'fault', what: 'ledger' });
 });
 
 test('damaged usage is set aside and made again from the own rows; peers are fetched again', async () => {
   const code = newCode();
-  const { desk, path } = await setUp({ tickets: [ticket(code)] });
-  desk.passed(desk.decide(code));
-  desk.core.close();
+  const { decider, path } = await setUp({ tickets: [ticket(code)] });
+  decider.passed(decider.decide(code));
+  decider.core.close();
   tear(join(path, 'usage.sqlite'), 0, 4096);
-  desk.nowMs += 60_000;
-  await desk.open();
-  expect(desk.core.status(desk.stamp())).toMatchObject({ usageComplete: false, totals: { admissions: 1 } });
-  expect(desk.core.vector()).toEqual({});
-  desk.core.caughtUp();
-  expect(reasonOf(desk.decide(code))).toBe('already_redeemed');
+  decider.nowMs += 60_000;
+  await decider.open();
+  expect(decider.core.status(decider.stamp())).toMatchObject({ usageComplete: false, totals: { admissions: 1 } });
+  expect(decider.core.vector()).toEqual({});
+  decider.core.caughtUp();
+  expect(reasonOf(decider.decide(code))).toBe('already_redeemed');
 });
 
 test('a new manifest counts what was counted before, no more and no less, and forgets what it holds', async () => {
   const [own, theirs, fresh] = [newCode(), newCode(), newCode()];
   const tickets = [own, theirs, fresh].map((code) => ticket(code));
-  const { desk } = await setUp({ tickets });
-  desk.passed(desk.decide(own));
-  const { epoch } = desk.core.status(desk.stamp());
-  desk.core.applyPeer(
+  const { decider } = await setUp({ tickets });
+  decider.passed(decider.decide(own));
+  const { epoch } = decider.core.status(decider.stamp());
+  decider.core.applyPeer(
     peerMessage(PEER, 50, [
       { seq: 1, kind: 'grant', event_id: EVENT, ticket_id: 'x', ticket_ref: refOf(theirs), direction: 'in', type: 'first_entry', units: 1 },
     ]),
   );
-  desk.nowMs += 60_000;
+  decider.nowMs += 60_000;
   const at = new Date(BOOT_WALL_MS).toISOString();
   const upto: LedgerVector = { [GATE]: [epoch, 2], [PEER]: [50, 1] };
-  await desk.install({
+  await decider.install({
     version: 2,
     tickets,
     upto,
@@ -887,48 +887,48 @@ test('a new manifest counts what was counted before, no more and no less, and fo
       { ticket_ref: refOf(theirs), gate: PEER, epoch: 50, seq: 1, at, direction: 'in', units: 1, outcome: 'open' },
     ],
   });
-  desk.idle();
-  expect([own, theirs].map((code) => reasonOf(desk.decide(code)))).toEqual(['already_redeemed', 'already_redeemed']);
-  desk.core.applyPeer(
+  decider.idle();
+  expect([own, theirs].map((code) => reasonOf(decider.decide(code)))).toEqual(['already_redeemed', 'already_redeemed']);
+  decider.core.applyPeer(
     peerMessage(PEER, 50, [
       { seq: 2, kind: 'passage', of: [50, 1], event_id: EVENT, ticket_id: 'x', ticket_ref: refOf(theirs), direction: 'in', unit: 1, outcome: 'returned' },
     ]),
   );
-  expect(reasonOf(desk.decide(theirs))).toBe('first_entry');
-  expect(reasonOf(desk.decide(fresh))).toBe('first_entry');
+  expect(reasonOf(decider.decide(theirs))).toBe('first_entry');
+  expect(reasonOf(decider.decide(fresh))).toBe('first_entry');
 });
 
 test('a manifest file that breaks while it is read gives way to the last good one, and is fetched again', async () => {
   const codes = Array.from({ length: 3_000 }, newCode);
-  const { desk, path, home, signer, notices } = await setUp({ tickets: codes.map((code) => ticket(code)) });
+  const { decider, path, home, signer, notices } = await setUp({ tickets: codes.map((code) => ticket(code)) });
   const next = await makeManifest(home, signer, { version: 2, tickets: codes.map((code) => ticket(code, { tier: 'second' })) });
-  await desk.core.installManifest(next.file, next.wanted, desk.stamp());
+  await decider.core.installManifest(next.file, next.wanted, decider.stamp());
   const broken = join(path, 'manifests', EVENT, '2.sqlite');
-  desk.core.close();
-  await desk.open();
+  decider.core.close();
+  await decider.open();
   // While it is in use: at the next start it would not even be opened.
   tear(broken, 12 * 4096, statSync(broken).size - 13 * 4096);
   let found: StoreError | null = null;
   for (const code of codes) {
     try {
-      desk.decide(code);
+      decider.decide(code);
     } catch (error) {
       found = error as StoreError;
       break;
     }
   }
   expect(found).toMatchObject({ damaged: true, file: 'manifest', path: broken });
-  await desk.core.recover(found as StoreError, desk.stamp());
+  await decider.core.recover(found as StoreError, decider.stamp());
   expect(notices.join()).toContain('is damaged; set aside as 2.damaged-');
-  expect(desk.core.status(desk.stamp())).toMatchObject({ manifests: [{ version: 1 }], usageComplete: true });
-  expect(reasonOf(desk.decide(codes.at(-1) ?? ''))).toBe('first_entry');
-  expect(desk.core.want(Buffer.from(JSON.stringify({ schema: 1, events: [next.wanted] })), desk.stamp())).toMatchObject([{ since: null }]);
-  expect(await desk.core.installManifest(next.file, next.wanted, desk.stamp())).toEqual({ ok: true, version: 2 });
+  expect(decider.core.status(decider.stamp())).toMatchObject({ manifests: [{ version: 1 }], usageComplete: true });
+  expect(reasonOf(decider.decide(codes.at(-1) ?? ''))).toBe('first_entry');
+  expect(decider.core.want(Buffer.from(JSON.stringify({ schema: 1, events: [next.wanted] })), decider.stamp())).toMatchObject([{ since: null }]);
+  expect(await decider.core.installManifest(next.file, next.wanted, decider.stamp())).toEqual({ ok: true, version: 2 });
 });
 
 test('a second process is refused the store', async () => {
   const { path, signer } = await setUp(null);
-  await expect(openDeskCore({ path, gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stampAt(1))).rejects.toMatchObject({
+  await expect(openDeciderEngine({ path, gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stampAt(1))).rejects.toMatchObject({
     fault: { cause: expect.stringContaining('another program') },
   });
 });
@@ -943,7 +943,7 @@ test('pinned keys that cannot be used are a mistake seen at start', async () => 
     spki: Buffer.concat([Buffer.from('302a300506032b6570032100', 'hex'), Buffer.from([1]), Buffer.alloc(31)]).toString('base64'),
     not_after: null,
   };
-  await expect(openDeskCore({ path: join(home.path, 's'), gate: GATE, verifyKeys: [weak], notice: () => {} }, stampAt(1))).rejects.toThrow(
+  await expect(openDeciderEngine({ path: join(home.path, 's'), gate: GATE, verifyKeys: [weak], notice: () => {} }, stampAt(1))).rejects.toThrow(
     /pinned key w: a public key of small order/,
   );
 });
@@ -951,24 +951,24 @@ test('pinned keys that cannot be used are a mistake seen at start', async () => 
 test('a rehearsal leaves ledger, usage and chain as they are, also where nothing was granted yet or the manifest is another by now', async () => {
   const code = newCode();
   const later = newCode();
-  const { desk } = await setUp({ tickets: [ticket(code)] });
+  const { decider } = await setUp({ tickets: [ticket(code)] });
   const told = () => {
-    const { lastSeq, backlog, totals, usageComplete } = desk.core.status(desk.stamp());
-    return { lastSeq, backlog, totals, usageComplete, vector: desk.core.vector(), rows: desk.core.rows(null, 500) };
+    const { lastSeq, backlog, totals, usageComplete } = decider.core.status(decider.stamp());
+    return { lastSeq, backlog, totals, usageComplete, vector: decider.core.vector(), rows: decider.core.rows(null, 500) };
   };
   const unchanged = () => {
     const before = told();
-    for (let n = 0; n < 3; n++) desk.core.prepare(desk.stamp());
+    for (let n = 0; n < 3; n++) decider.core.prepare(decider.stamp());
     expect(told()).toEqual(before);
   };
   unchanged();
-  const first = desk.decide(code);
+  const first = decider.decide(code);
   expect(first.verdict.kind).toBe('grant');
   unchanged();
-  desk.passed(first);
-  await desk.install({ version: 2, tickets: [ticket(code), ticket(later)] });
+  decider.passed(first);
+  await decider.install({ version: 2, tickets: [ticket(code), ticket(later)] });
   unchanged();
-  desk.nowMs += 60_000;
-  expect(desk.decide(code).verdict.kind).toBe('refusal');
-  expect(desk.decide(later).row[1]).toBe(first.row[1] + 3);
+  decider.nowMs += 60_000;
+  expect(decider.decide(code).verdict.kind).toBe('refusal');
+  expect(decider.decide(later).row[1]).toBe(first.row[1] + 3);
 });

@@ -1,7 +1,7 @@
 /**
- * Store and rules together: facts, decision, commit. Runs in the desk's worker; every call is answered in order.
+ * Store and rules together: facts, decision, commit. Runs in the decider's worker; every call is answered in order.
  *
- * Time comes with each call. A database that turns out damaged is set aside within the call that met it: that call fails with its
+ * Time comes with each call. A database that turns out damaged is quarantined within the call that met it: that call fails with its
  * fault, the next one finds a new epoch.
  */
 import { mkdirSync } from 'node:fs';
@@ -17,20 +17,20 @@ import type { PlaceFacts } from '../../rules/facts.ts';
 import { DEFAULT_POLICY, effectivePolicy, type Policy } from '../../rules/policy.ts';
 import { showTime } from '../../rules/venue-time.ts';
 import { createKeyring, type Keyring } from '../../signing/keyring.ts';
-import type { Decision, DeskStatus, ManifestResult, Note, OutboxBatch, PeerMessage, Presentation } from '../ports.ts';
+import type { DeciderStatus, Decision, ManifestResult, Note, OutboxBatch, PeerMessage, Presentation } from '../ports.ts';
 import type { StoredConflict } from '../store/conflicts.ts';
 import { fireLatched, setFireLatch } from '../store/durable-state.ts';
 import { type AppendedRow, parseEntry, type RowBody, type Stamp, type StoredEntry } from '../store/ledger.ts';
 import type { EventManifest, Manifests } from '../store/manifest-store.ts';
-import { setAside } from '../store/quarantine-file.ts';
+import { quarantine } from '../store/quarantine-file.ts';
 import { lockStore, type StoreError, storeError } from '../store/sqlite.ts';
 import { MAX_DIRTY_GRANTS, wholeCovered } from '../store/usage-store.ts';
 import { describeConflict } from './describe-conflict.ts';
-import { createLateAnswers } from './late-answer-cache.ts';
-import { closeOutcomes, decisionBody, freeBytes, noteBody, noteRow, returnedBodies } from './ledger-entries.ts';
+import { createLateAnswerCache } from './late-answer-cache.ts';
+import { decisionEntry, freeBytes, markUnknownOutcomes, noteBody, noteRow, returnedBodies } from './ledger-entries.ts';
 import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy, policiesOf } from './occupancy.ts';
-import { type DeskCoreOptions, type Latest, openParts, type Parts, rebuild } from './open-store.ts';
-import { type AskedTicket, type Gathered, gatherFacts } from './resolve-ticket.ts';
+import { type DeciderEngineOptions, type Latest, openStore, type Parts, rebuild } from './open-store.ts';
+import { type CloudTicket, type Resolved, resolveTicket } from './resolve-ticket.ts';
 import { createTrustedTime } from './trusted-floor.ts';
 
 /** Rows of the chain checked in one idle step. */
@@ -41,7 +41,7 @@ const VERIFY_STEP_PAGES = 64;
 const MAX_ABANDONABLE = 64;
 /** Conflicts that a status tells of. */
 const MAX_CONFLICTS_TOLD = 20;
-/** Damaged files set aside while the store opens: one of each kind, and one more. */
+/** Damaged files quarantined while the store opens: one of each kind, and one more. */
 const MAX_RECOVERIES_AT_OPEN = 4;
 /** Rows read by people at once. */
 const MAX_ROWS_READ = 500;
@@ -50,16 +50,16 @@ const MAX_CACHED_POLICIES = 1_000;
 
 /** A code that is not known here, to be asked of the cloud before it is decided. */
 export interface Question {
-  readonly ask: Gathered['refs'];
+  readonly ask: Resolved['refs'];
 }
 
 /** How long the writer's clock ran on since the stamp was taken, in µs. */
 export type ElapsedUs = () => number;
 
-export interface DeskCore {
-  status(stamp: Stamp): DeskStatus;
+export interface DeciderEngine {
+  status(stamp: Stamp): DeciderStatus;
   /** `answer`: undefined: never ask; `may_ask`: a Question may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did not answer). */
-  decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly AskedTicket[]): Decision | Question;
+  decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly CloudTicket[]): Decision | Question;
   abandon(id: number, stamp: Stamp): void;
   /**
    * A code is coming: everything that its decision will do is done once for a code that nobody has, without the commit.
@@ -67,7 +67,7 @@ export interface DeskCore {
    */
   prepare(stamp: Stamp): void;
   /** The cloud's answer that came after its decision: for the guest's next try. */
-  remember(answers: readonly AskedTicket[], stamp: Stamp): void;
+  remember(answers: readonly CloudTicket[], stamp: Stamp): void;
   record(note: Note, stamp: Stamp): RowPosition;
   setFireLatch(latched: boolean): void;
   rememberTransaction(transaction: string, expiresAtMs: number, stamp: Stamp): boolean;
@@ -86,7 +86,7 @@ export interface DeskCore {
   /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
   idle(stamp: Stamp, quiet: boolean): boolean;
   /** One bounded step of laying out the ledger's log, which no guest shall wait for; false: nothing is left to do. It syncs. Throws StoreError. */
-  layOut(): boolean;
+  preallocateWal(): boolean;
   close(): void;
 }
 
@@ -94,8 +94,8 @@ const NO_BYTES = new Uint8Array(0);
 /** Of no ticket: a ticket is found by a hash of 128 bits. */
 const rehearsedCode = (): Uint8Array => Buffer.from(`rehearsal-${Math.random()}`);
 
-/** Opens everything; a damaged ledger is set aside first. Throws StoreError where a person must mend something. */
-export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Promise<DeskCore> {
+/** Opens everything; a damaged ledger is quarantined first. Throws StoreError where a person must mend something. */
+export async function openDeciderEngine(options: DeciderEngineOptions, stamp: Stamp): Promise<DeciderEngine> {
   try {
     mkdirSync(options.path, { recursive: true, mode: 0o750 });
   } catch (error) {
@@ -105,7 +105,7 @@ export async function openDeskCore(options: DeskCoreOptions, stamp: Stamp): Prom
   const latest: Latest = { stamp };
   const lock = lockStore(join(options.path, 'lock.sqlite'));
   try {
-    return await deskCore(options, keyring, await openParts(options, keyring, latest), latest, () => lock.close());
+    return await deciderEngine(options, keyring, await openStore(options, keyring, latest), latest, () => lock.close());
   } catch (error) {
     lock.close();
     throw error;
@@ -125,7 +125,7 @@ function closeAll(steps: readonly (() => void)[]): void {
   if (failed.length > 0) throw failed[0];
 }
 
-async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): Promise<DeskCore> {
+async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): Promise<DeciderEngine> {
   let parts = opened;
   let lost = parts.ledger.meta('usage_lost') === '1';
   /** The files whose usage was last forgotten, by their versions. */
@@ -133,11 +133,11 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
   const policies = new Map<string, Policy>();
   /** Grants by the id of their decision, for `abandon`. */
   const grants = new Map<number, AppendedRow>();
-  const lateAnswers = createLateAnswers();
+  const lateAnswers = createLateAnswerCache();
   /** What the last grant was decided by: for a rehearsal, no code is in it. */
-  let granted: Gathered | null = null;
+  let granted: Resolved | null = null;
   /** Grants whose guest was told no: returned before the next decision. */
-  const owed: AppendedRow[] = [];
+  const abandonedGrants: AppendedRow[] = [];
 
   /** Who is inside, of the parts as they are now. */
   const countPeople = () => {
@@ -153,7 +153,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     trustedTime.wrote(rows, stamp);
     for (const { position, entry } of rows) occupancy.taking(options.gate, position[0], [entry], () => parts.usage.applyOwn(position[0], entry));
     try {
-      parts.ledger.tidy('busy');
+      parts.ledger.maybeCheckpoint('busy');
       if (parts.usage.dirty() >= MAX_DIRTY_GRANTS) parts.usage.flush();
     } catch (error) {
       // The row is committed and the guest may go: what could not be tidied now is tried again when idle, and its fault dealt with there.
@@ -186,14 +186,14 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       nowMs: stamp.wallMs,
     });
 
-  const settleOwed = (stamp: Stamp): void => {
-    while (owed[0] !== undefined) {
-      write(returnedBodies(owed[0]), stamp);
-      owed.shift();
+  const recordAbandoned = (stamp: Stamp): void => {
+    while (abandonedGrants[0] !== undefined) {
+      write(returnedBodies(abandonedGrants[0]), stamp);
+      abandonedGrants.shift();
     }
   };
 
-  const judge = (presentation: Omit<Presentation, 'bytes'>, bytes: Uint8Array, stamp: Stamp, answer: undefined | 'may_ask' | readonly AskedTicket[]) => {
+  const judge = (presentation: Omit<Presentation, 'bytes'>, bytes: Uint8Array, stamp: Stamp, answer: undefined | 'may_ask' | readonly CloudTicket[]) => {
     const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
     const place: PlaceFacts = {
       gate: options.gate,
@@ -205,7 +205,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       usageComplete: !lost && !parts.usage.gaps(),
     };
     const code = readCode(bytes);
-    const gathered = gatherFacts(
+    const gathered = resolveTicket(
       code.kind === 'code' ? recogniseReadings(code.text) : null,
       {
         manifests: parts.manifests,
@@ -239,7 +239,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     }
   };
 
-  const core: DeskCore = {
+  const core: DeciderEngine = {
     status(stamp) {
       latest.stamp = stamp;
       const { ledger, outbox, standing, usage, manifests } = parts;
@@ -269,7 +269,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     },
     decide(id, presentation, stamp, elapsedUs, answer) {
       const startUs = elapsedUs();
-      settleOwed(stamp);
+      recordAbandoned(stamp);
       const { nowMs, gathered, policy, place } = judge(presentation, presentation.bytes, stamp, answer);
       const { facts } = gathered;
       const foundUs = elapsedUs();
@@ -278,7 +278,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       const decidedUs = elapsedUs();
       const seen = parts.usage.seenSince();
       const latencyUs = Math.max(0, Math.round((stamp.boottimeMs - presentation.lastByteMs) * 1000 + decidedUs));
-      const [row] = write([decisionBody(verdict, gathered, presentation, latencyUs, seen.changed)], stamp) as [AppendedRow];
+      const [row] = write([decisionEntry(verdict, gathered, presentation, latencyUs, seen.changed)], stamp) as [AppendedRow];
       if (verdict.kind === 'grant') {
         seen.confirm();
         granted = gathered;
@@ -311,7 +311,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
         }
         const known = granted ?? gathered;
         const verdict = admit(known.facts, policy, place);
-        parts.ledger.rehearse(decisionBody(verdict, known, { ...presentation, bytes: NO_BYTES }, 0, parts.usage.seenSince().changed), stamp);
+        parts.ledger.rehearse(decisionEntry(verdict, known, { ...presentation, bytes: NO_BYTES }, 0, parts.usage.seenSince().changed), stamp);
       } catch {
         // A disk or a database that fails now fails the decision too, and is dealt with there.
       }
@@ -320,8 +320,8 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       const row = grants.get(id);
       if (row === undefined) return;
       grants.delete(id);
-      owed.push(row);
-      settleOwed(stamp);
+      abandonedGrants.push(row);
+      recordAbandoned(stamp);
     },
     remember(answers, stamp) {
       lateAnswers.keep(answers, stamp.boottimeMs);
@@ -357,7 +357,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     acknowledge(ack, stamp) {
       const { ahead, former, highestEpoch, again } = parts.outbox.acknowledge(ack, stamp.boottimeMs);
       if (ahead) {
-        const epoch = parts.ledger.beginEpoch(highestEpoch, stamp);
+        const epoch = parts.ledger.startEpoch(highestEpoch, stamp);
         setLost(true);
         const detail = `the cloud has rows of this gate that this store has not (a restored card, or a store put back): epoch ${epoch} begins`;
         write([noteBody('fault', 'ledger', detail)], stamp);
@@ -431,7 +431,7 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
         return true;
       }
       if (occupancy.step(COUNT_STEP_TICKETS)) return true;
-      if (ledger.verifySome(VERIFY_STEP_ROWS) || usage.verifySome(VERIFY_STEP_PAGES) || manifests.checkSome()) return true;
+      if (ledger.verifyNext(VERIFY_STEP_ROWS) || usage.verifyNext(VERIFY_STEP_PAGES) || manifests.checkSome()) return true;
       if (!quiet) return false;
       outbox.flush();
       trustedTime.keep(false);
@@ -456,16 +456,16 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
         return true;
       }
       manifests.rememberHeads();
-      ledger.tidy('idle');
-      usage.tidy('idle');
+      ledger.maybeCheckpoint('idle');
+      usage.maybeCheckpoint('idle');
       usage.settle();
       return false;
     },
-    layOut: () => parts.ledger.layOut(),
+    preallocateWal: () => parts.ledger.preallocateWal(),
     async recover(error, stamp) {
       latest.stamp = stamp;
       if (error.file === 'manifest') {
-        if (error.path !== null) parts.manifests.setAside(error.path, stamp.wallMs);
+        if (error.path !== null) parts.manifests.quarantine(error.path, stamp.wallMs);
         policies.clear();
         return;
       }
@@ -473,9 +473,9 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
       if (error.file === 'usage') parts.ledger.setMeta('usage_lost', '1');
       closeParts();
       if (error.file === 'usage') {
-        const aside = setAside(join(options.path, 'usage.sqlite'), stamp.wallMs);
-        options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
-        parts = await openParts(options, keyring, latest);
+        const quarantined = quarantine(join(options.path, 'usage.sqlite'), stamp.wallMs);
+        options.notice('ledger', `${error.fault.cause}; usage was set aside as ${quarantined.slice(quarantined.lastIndexOf('/') + 1)} and is fetched again`);
+        parts = await openStore(options, keyring, latest);
       } else {
         parts = await rebuild(options, keyring, latest, error);
       }
@@ -487,16 +487,22 @@ async function deskCore(options: DeskCoreOptions, keyring: Keyring, opened: Part
     },
     close() {
       const { outbox, usage, manifests, ledger } = parts;
-      const tidy = [() => outbox.flush(), () => trustedTime.keep(true), () => usage.close(), () => manifests.rememberHeads(), () => ledger.tidy('idle')];
-      closeAll([...tidy, () => manifests.close(), () => ledger.close(), unlock]);
+      const maybeCheckpoint = [
+        () => outbox.flush(),
+        () => trustedTime.keep(true),
+        () => usage.close(),
+        () => manifests.rememberHeads(),
+        () => ledger.maybeCheckpoint('idle'),
+      ];
+      closeAll([...maybeCheckpoint, () => manifests.close(), () => ledger.close(), unlock]);
     },
   };
-  // Some damage shows only when what is there is looked through: it is set aside like any other, each file once.
+  // Some damage shows only when what is there is looked through: it is quarantined like any other, each file once.
   for (let left = MAX_RECOVERIES_AT_OPEN, damage: StoreError | null = null; ; left--) {
     try {
       if (damage !== null) await core.recover(damage, latest.stamp);
       occupancy = countPeople();
-      closeOutcomes(parts.ledger, write, latest.stamp);
+      markUnknownOutcomes(parts.ledger, write, latest.stamp);
       return core;
     } catch (error) {
       const known = storeError('open the store', error);

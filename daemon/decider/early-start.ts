@@ -1,23 +1,23 @@
 /**
- * The desk's worker, as a thread: started by the desk itself, or before anything else is read, because a thread takes as long to start
+ * The decider's worker, as a thread: started by the decider itself, or before anything else is read, because a thread takes as long to start
  * as the rest to load. Then its store opens while the rest of the gate is still being loaded.
  */
 import { Worker } from 'node:worker_threads';
 import type { Clock } from '../ports.ts';
 import type { Stamp } from '../store/ledger.ts';
-import { type DeskReply, type DeskRequest, type DeskStore, type DeskWorkerData, monotonicUs } from './protocol.ts';
+import { monotonicUs, type StoreIdentity, type WorkerData, type WorkerReply, type WorkerRequest } from './protocol.ts';
 
-export interface DeskThread {
-  /** Opens the store before the desk is there to ask for it: its own `open` then finds it done, or fails as this did. */
-  openEarly(store: DeskStore, stamp: Stamp): void;
+export interface EarlyWorker {
+  /** Opens the store before the decider is there to ask for it: its own `open` then finds it done, or fails as this did. */
+  openEarly(store: StoreIdentity, stamp: Stamp): void;
   /** The worker, for good, or null where it has ended meanwhile. What it said so far is told again. */
-  take(receive: (reply: DeskReply) => void): Worker | null;
+  take(receive: (reply: WorkerReply) => void): Worker | null;
 }
 
-/** No desk waits for the answer of this call. */
+/** No decider waits for the answer of this call. */
 const NOBODYS_CALL = 0;
 
-export const stampOf = (clock: Clock): Stamp => ({
+export const timestampNow = (clock: Clock): Stamp => ({
   boottimeMs: clock.boottimeMs(),
   wallMs: clock.wallMs(),
   bootId: clock.bootId,
@@ -25,18 +25,18 @@ export const stampOf = (clock: Clock): Stamp => ({
   trusted: clock.trusted(),
 });
 
-export function startDeskWorker(url: URL): Worker {
-  const workerData: DeskWorkerData = { role: 'desk' };
-  return new Worker(url, { workerData, name: 'stile-desk' });
+export function startWorker(url: URL): Worker {
+  const workerData: WorkerData = { role: 'decider' };
+  return new Worker(url, { workerData, name: 'stile-decider' });
 }
 
-/** `url`: `worker.ts`, or the part of the bundle that holds it. Does not hold the process before a desk has taken it. */
-export function startDeskThread(url: URL): DeskThread {
-  const worker = startDeskWorker(url);
-  const said: DeskReply[] = [];
+/** `url`: `worker.ts`, or the part of the bundle that holds it. Does not hold the process before a decider has taken it. */
+export function startWorkerEarly(url: URL): EarlyWorker {
+  const worker = startWorker(url);
+  const said: WorkerReply[] = [];
   let ended = false;
-  const hear = (reply: DeskReply) => void said.push(reply);
-  // One that fails before a desk has it is not used; the desk starts another, and tells what becomes of that.
+  const hear = (reply: WorkerReply) => void said.push(reply);
+  // One that fails before a decider has it is not used; the decider starts another, and tells what becomes of that.
   const failed = () => undefined;
   const end = () => {
     ended = true;
@@ -44,7 +44,7 @@ export function startDeskThread(url: URL): DeskThread {
   worker.on('message', hear).on('error', failed).on('exit', end).unref();
   return {
     openEarly(store, stamp) {
-      const request: DeskRequest = { id: NOBODYS_CALL, call: { name: 'open', store }, sentUs: monotonicUs(), stamp };
+      const request: WorkerRequest = { id: NOBODYS_CALL, call: { name: 'open', store }, sentUs: monotonicUs(), stamp };
       worker.postMessage(request);
     },
     take(receive) {

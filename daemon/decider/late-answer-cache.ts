@@ -4,7 +4,7 @@
  * They are what an answer in time is, facts that nobody signed, and never more: they fill in only where neither overlay nor manifest
  * knows the code, are gone with the next change of rights, with a restart and after LATE_ANSWER_MS, and no peer ever sees them.
  */
-import type { AskedTicket } from './resolve-ticket.ts';
+import type { CloudTicket } from './resolve-ticket.ts';
 
 /** Answers kept at once; the oldest gives way. A lane asks one question at a time. */
 export const MAX_LATE_ANSWERS = 256;
@@ -12,13 +12,13 @@ export const MAX_LATE_ANSWERS = 256;
 export const LATE_ANSWER_MS = 60_000;
 
 export interface LateAnswers {
-  keep(answers: readonly AskedTicket[], nowMs: number): void;
-  find(eventId: string, ticketRef: string, nowMs: number): AskedTicket | null;
+  keep(answers: readonly CloudTicket[], nowMs: number): void;
+  find(eventId: string, ticketRef: string, nowMs: number): CloudTicket | null;
   clear(): void;
 }
 
-export function createLateAnswers(): LateAnswers {
-  const kept = new Map<string, { readonly answer: AskedTicket; readonly untilMs: number }>();
+export function createLateAnswerCache(): LateAnswers {
+  const kept = new Map<string, { readonly answer: CloudTicket; readonly untilMs: number }>();
   const keyOf = (eventId: string, ticketRef: string): string => `${eventId} ${ticketRef}`;
   return {
     keep(answers, nowMs) {

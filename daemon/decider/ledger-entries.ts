@@ -1,4 +1,4 @@
-/** What the desk writes into the account: decisions, notes, and at start the outcomes that nobody saw. */
+/** What the decider writes into the account: decisions, notes, and at start the outcomes that nobody saw. */
 import { statfsSync } from 'node:fs';
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
@@ -8,7 +8,7 @@ import { cutText } from '../../contract/text.ts';
 import type { Verdict } from '../../rules/facts.ts';
 import type { Note, Presentation } from '../ports.ts';
 import { type AppendedRow, type Ledger, parseEntry, type RowBody, type Stamp, type StoredEntry } from '../store/ledger.ts';
-import type { Gathered } from './resolve-ticket.ts';
+import type { Resolved } from './resolve-ticket.ts';
 
 /** Own rows looked through at start for grants that never heard how they ended. A lane has a few grants open at once; each writes its outcome soon. */
 export const OUTCOME_SCAN_ROWS = 1_000;
@@ -22,7 +22,7 @@ export const noteBody = (kind: 'fault' | 'alarm' | 'clock', what: string, detail
 });
 
 /** The row of a decision. A refusal names the ticket where it is known; an unknown code leaves nothing of itself. Who was let out already is not refused. */
-export function decisionBody(verdict: Verdict, { facts }: Gathered, presentation: Presentation, latencyUs: number, seen: LedgerVector): RowBody {
+export function decisionEntry(verdict: Verdict, { facts }: Resolved, presentation: Presentation, latencyUs: number, seen: LedgerVector): RowBody {
   const ticket: { readonly event_id?: string; readonly ticket_id?: string; readonly ticket_ref?: string } =
     facts.kind === 'ticket' ? { event_id: facts.ticket.eventId, ticket_id: facts.ticket.ticketId, ticket_ref: facts.ticket.ticketRef } : {};
   if (verdict.kind === 'refusal' && presentation.opened === true) {
@@ -96,7 +96,7 @@ export function noteRow(ledger: Ledger, note: Note): RowBody {
 }
 
 /** Grants, and overrides that released, whose outcome was never written (a crash between release and passage): `unknown`, one row a unit. */
-export function closeOutcomes(ledger: Ledger, write: (bodies: readonly RowBody[], stamp: Stamp) => unknown, stamp: Stamp): void {
+export function markUnknownOutcomes(ledger: Ledger, write: (bodies: readonly RowBody[], stamp: Stamp) => unknown, stamp: Stamp): void {
   const open = new Map<string, { readonly position: RowPosition; readonly entry: StoredEntry; readonly units: Set<number> }>();
   let budget = OUTCOME_SCAN_ROWS;
   const parts = [...ledger.epochs()].reverse().flatMap((own) => {

@@ -5,7 +5,7 @@ import { afterEach, expect, test } from 'vitest';
 import type { LedgerVector } from '../../contract/ids.ts';
 import type { UsageEntry } from '../../contract/manifest.ts';
 import type { Decision } from '../ports.ts';
-import { type DeskCore, openDeskCore } from './decider.ts';
+import { type DeciderEngine, openDeciderEngine } from './decider.ts';
 import { BOOT_WALL_MS, createSigner, EVENT, GATE, makeManifest, peerMessage, refOf, show, stampAt, storeFolder, ticket } from './testing/store.ts';
 
 const PEERS = ['arena/north-02', 'arena/north-03'] as const;
@@ -92,7 +92,7 @@ async function site() {
   const home = storeFolder('stile-inside-');
   const signer = createSigner();
   let nowMs = 1_000;
-  let core: DeskCore;
+  let core: DeciderEngine;
   let ids = 0;
   let version = 0;
   let upto: LedgerVector = {};
@@ -103,7 +103,7 @@ async function site() {
 
   const stamp = () => stampAt(nowMs);
   const start = async () => {
-    core = await openDeskCore({ path: join(home.path, 'store'), gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stamp());
+    core = await openDeciderEngine({ path: join(home.path, 'store'), gate: GATE, verifyKeys: [signer.publicKey], notice: () => {} }, stamp());
   };
   const own = (): Row[] => core.rows(null, 500).map(({ epoch, entry }) => ({ ledger: GATE, epoch, seq: entry.seq, entry }));
   const isCovered = ({ ledger, epoch, seq }: Row) =>

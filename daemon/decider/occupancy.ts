@@ -64,7 +64,7 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
     if (states.length === 0 && counted.length === 0) return 0;
     return usageOf(countEntries(event.file.head.upto, counted, states), 1).inside;
   };
-  const sums = (refs: ReadonlySet<string>): number[] => [...counts.values()].flatMap((count) => [...refs].map((ref) => insideOf(count, ref)));
+  const checksums = (refs: ReadonlySet<string>): number[] => [...counts.values()].flatMap((count) => [...refs].map((ref) => insideOf(count, ref)));
   const recount = (): void => {
     for (const count of counts.values()) count.again = { upto: '', sum: 0 };
   };
@@ -89,7 +89,7 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
       let before: readonly number[];
       try {
         refs = new Set(entries.flatMap((entry) => usage.ticketOf(ledger, epoch, entry) ?? []));
-        before = sums(refs);
+        before = checksums(refs);
       } catch {
         // What cannot be read now is found out by whoever needs it; the number is made anew.
         const result = apply();
@@ -98,7 +98,7 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
       }
       const result = apply();
       try {
-        const after = sums(refs);
+        const after = checksums(refs);
         let at = 0;
         for (const count of counts.values()) {
           for (const ref of refs) {

@@ -11,8 +11,8 @@ import { createStanding, type Standing } from '../store/durable-state.ts';
 import { type Ledger, openLedger, parseEntry, type Stamp, TAKING_OVER } from '../store/ledger.ts';
 import { type ManifestChecks, type Manifests, openManifests, recoverManifests } from '../store/manifest-store.ts';
 import { LEDGER_FILE, ledgersOf } from '../store/offline-reader.ts';
-import { type Salvage, salvage, setAside } from '../store/quarantine-file.ts';
-import { createSalvageBox } from '../store/salvaged-rows.ts';
+import { quarantine, type Salvage, salvage } from '../store/quarantine-file.ts';
+import { createSalvagedRows } from '../store/salvaged-rows.ts';
 import { StoreError, storeError } from '../store/sqlite.ts';
 import { createOutbox, type Outbox } from '../store/unacked-rows.ts';
 import { openUsageStore, type UsageStore } from '../store/usage-store.ts';
@@ -23,7 +23,7 @@ const MAX_RANGES_TOLD = 8;
 /** Own rows taken into usage at a time. */
 const CATCH_UP_ROWS = 1_000;
 
-export interface DeskCoreOptions {
+export interface DeciderEngineOptions {
   /** Folder of the store. */
   readonly path: string;
   /** `<site>/<gate>`. */
@@ -50,10 +50,10 @@ export interface Parts {
 }
 
 /**
- * Opens the store; a damaged ledger is set aside first, and what was begun before a power cut is brought to its end. Throws StoreError where
+ * Opens the store; a damaged ledger is quarantined first, and what was begun before a power cut is brought to its end. Throws StoreError where
  * a person must mend something.
  */
-export async function openParts(options: DeskCoreOptions, keyring: Keyring, latest: Latest): Promise<Parts> {
+export async function openStore(options: DeciderEngineOptions, keyring: Keyring, latest: Latest): Promise<Parts> {
   try {
     return await openOnce(options, keyring, latest, null);
   } catch (error) {
@@ -64,8 +64,8 @@ export async function openParts(options: DeskCoreOptions, keyring: Keyring, late
 }
 
 /** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
-export function rebuild(options: DeskCoreOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
-  setAside(join(options.path, LEDGER_FILE), latest.stamp.wallMs);
+export function rebuild(options: DeciderEngineOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
+  quarantine(join(options.path, LEDGER_FILE), latest.stamp.wallMs);
   return openOnce(options, keyring, latest, cause);
 }
 
@@ -76,24 +76,25 @@ function damageOf(error: unknown): StoreError | null {
   return known.damaged && known.file === 'ledger' ? known : null;
 }
 
-async function openOnce(options: DeskCoreOptions, keyring: Keyring, latest: Latest, cause: StoreError | null): Promise<Parts> {
+async function openOnce(options: DeciderEngineOptions, keyring: Keyring, latest: Latest, cause: StoreError | null): Promise<Parts> {
   // The newest holds what was still to be sent from those before it.
-  const aside = ledgersOf(options.path).setAside.at(-1) ?? null;
+  const quarantined = ledgersOf(options.path).quarantine.at(-1) ?? null;
   let saved: Salvage | null = null;
   const ledger = openLedger({
     path: join(options.path, LEDGER_FILE),
     name: options.gate,
     stamp: latest.stamp,
     first() {
-      saved = aside === null ? null : salvage(aside);
+      saved = quarantined === null ? null : salvage(quarantined);
       return { aboveEpoch: saved?.lastEpoch ?? 0, takingOver: saved !== null };
     },
   });
   try {
     const usage = openUsage(options, ledger, latest.stamp.wallMs);
     try {
-      if (ledger.meta(TAKING_OVER) === '1' && aside !== null) await takeOver({ options, keyring, latest, ledger, usage }, saved ?? salvage(aside), cause);
-      if (ledger.cutShort || ledger.endMended) tellLogEnd(options, ledger, latest.stamp);
+      if (ledger.meta(TAKING_OVER) === '1' && quarantined !== null)
+        await importSalvaged({ options, keyring, latest, ledger, usage }, saved ?? salvage(quarantined), cause);
+      if (ledger.endTruncated || ledger.endRepaired) reportWalEnd(options, ledger, latest.stamp);
       return assemble(options, keyring, ledger, usage, latest);
     } catch (error) {
       usage.abandon();
@@ -106,7 +107,7 @@ async function openOnce(options: DeskCoreOptions, keyring: Keyring, latest: Late
 }
 
 /**
- * Rows of epochs that were set aside which are neither acknowledged nor saved: as `epoch/from–to` as far as anything here knows of them, and
+ * Rows of epochs that were quarantined which are neither acknowledged nor saved: as `epoch/from–to` as far as anything here knows of them, and
  * as `any from epoch/seq on` where what could not be read may have held rows behind the newest that is known.
  */
 function unreadable(saved: Salvage, usage: UsageStore, name: string): { readonly ranges: string[]; readonly behind: string | null } {
@@ -150,9 +151,9 @@ function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
 }
 
 /** Right after a power cut, and damage otherwise: nobody can tell which, so it is said, and of which rows. */
-function tellLogEnd(options: DeskCoreOptions, ledger: Ledger, stamp: Stamp): void {
+function reportWalEnd(options: DeciderEngineOptions, ledger: Ledger, stamp: Stamp): void {
   const [epoch, seq] = [ledger.epoch(), ledger.lastSeq()];
-  const detail = ledger.endMended
+  const detail = ledger.endRepaired
     ? `the log's last commit was one bit from whole, and was made whole: nothing behind row ${epoch}/${seq} is lost; the power went while it was written, or the card is damaged`
     : `the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
@@ -160,7 +161,7 @@ function tellLogEnd(options: DeskCoreOptions, ledger: Ledger, stamp: Stamp): voi
 }
 
 interface Opened {
-  readonly options: DeskCoreOptions;
+  readonly options: DeciderEngineOptions;
   readonly keyring: Keyring;
   readonly latest: Latest;
   readonly ledger: Ledger;
@@ -168,7 +169,7 @@ interface Opened {
 }
 
 /** Every step may be done twice: a power cut begins them anew, until the last says that they are done. */
-async function takeOver({ options, keyring, latest, ledger, usage }: Opened, saved: Salvage, cause: StoreError | null): Promise<void> {
+async function importSalvaged({ options, keyring, latest, ledger, usage }: Opened, saved: Salvage, cause: StoreError | null): Promise<void> {
   const { stamp } = latest;
   ledger.setMeta('usage_lost', '1');
   const standing = createStanding(ledger);
@@ -176,7 +177,7 @@ async function takeOver({ options, keyring, latest, ledger, usage }: Opened, sav
     for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode);
   });
   for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, null);
-  createSalvageBox(ledger).put(saved);
+  createSalvagedRows(ledger).put(saved);
   const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, latest));
   const why = cause?.fault.cause ?? 'the database was damaged, and the gate ended before it was replaced';
   const detail = `${why}; set aside as ${basename(saved.path)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again${gapOf(saved, usage, options.gate)}; epoch ${ledger.epoch()} begins`;
@@ -208,7 +209,7 @@ function brokenEnd(name: string, epoch: number, from: number, to: number): Store
   );
 }
 
-function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, usage: UsageStore, latest: Latest): Parts {
+function assemble(options: DeciderEngineOptions, keyring: Keyring, ledger: Ledger, usage: UsageStore, latest: Latest): Parts {
   const lastSeq = ledger.lastSeqOf(ledger.epoch()) ?? 0;
   if (usage.ownMark(ledger.epoch()) > lastSeq) throw brokenEnd(ledger.name, ledger.epoch(), lastSeq + 1, usage.ownMark(ledger.epoch()));
   for (const own of ledger.epochs()) {
@@ -238,8 +239,8 @@ function assemble(options: DeskCoreOptions, keyring: Keyring, ledger: Ledger, us
   return parts;
 }
 
-/** Usage is derived: a damaged one is set aside, and rows are read and fetched again. */
-function openUsage(options: DeskCoreOptions, ledger: Ledger, wallMs: number): UsageStore {
+/** Usage is derived: a damaged one is quarantined, and rows are read and fetched again. */
+function openUsage(options: DeciderEngineOptions, ledger: Ledger, wallMs: number): UsageStore {
   const path = join(options.path, 'usage.sqlite');
   try {
     return openUsageStore(path, ledger.name);
@@ -247,8 +248,8 @@ function openUsage(options: DeskCoreOptions, ledger: Ledger, wallMs: number): Us
     if (!(error instanceof StoreError) || !error.damaged) throw error;
     // First, so that a power cut cannot leave usage empty and nobody told.
     ledger.setMeta('usage_lost', '1');
-    const aside = setAside(path, wallMs);
-    options.notice('ledger', `${error.fault.cause}; usage was set aside as ${aside.slice(aside.lastIndexOf('/') + 1)} and is fetched again`);
+    const quarantined = quarantine(path, wallMs);
+    options.notice('ledger', `${error.fault.cause}; usage was set aside as ${quarantined.slice(quarantined.lastIndexOf('/') + 1)} and is fetched again`);
     return openUsageStore(path, ledger.name);
   }
 }

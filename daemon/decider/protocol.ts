@@ -1,19 +1,19 @@
-/** What goes between the loop's thread and the desk's worker. */
+/** What goes between the loop's thread and the decider's worker. */
 
 import type { RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
 import type { Fault, Note, PeerMessage, Presentation } from '../ports.ts';
 import type { Stamp } from '../store/ledger.ts';
-import type { AskedTicket } from './resolve-ticket.ts';
+import type { CloudTicket } from './resolve-ticket.ts';
 
-/** `workerData` of the desk's worker: whose store it keeps comes with `open`, so that it can be started before that is known. */
-export interface DeskWorkerData {
-  readonly role: 'desk';
+/** `workerData` of the decider's worker: whose store it keeps comes with `open`, so that it can be started before that is known. */
+export interface WorkerData {
+  readonly role: 'decider';
 }
 
 /** Whose store, and where. */
-export interface DeskStore {
+export interface StoreIdentity {
   readonly path: string;
   readonly gate: string;
   readonly verifyKeys: readonly PublicKey[];
@@ -22,13 +22,13 @@ export interface DeskStore {
 }
 
 /** One call with its arguments. Answers are what the method of DeskCore answers. */
-export type DeskCall =
-  | { readonly name: 'open'; readonly store: DeskStore }
+export type WorkerCall =
+  | { readonly name: 'open'; readonly store: StoreIdentity }
   | { readonly name: 'close' | 'status' | 'vector' | 'caughtUp' | 'prepare' }
-  | { readonly name: 'decide'; readonly presentation: Presentation; readonly answer?: 'may_ask' | readonly AskedTicket[] | undefined }
+  | { readonly name: 'decide'; readonly presentation: Presentation; readonly answer?: 'may_ask' | readonly CloudTicket[] | undefined }
   /** `decision`: id of the call that is given up. */
   | { readonly name: 'abandon'; readonly decision: number }
-  | { readonly name: 'remember'; readonly answers: readonly AskedTicket[] }
+  | { readonly name: 'remember'; readonly answers: readonly CloudTicket[] }
   | { readonly name: 'record'; readonly note: Note }
   | { readonly name: 'setFireLatch'; readonly latched: boolean }
   | { readonly name: 'rememberTransaction'; readonly transaction: string; readonly expiresAtMs: number }
@@ -41,14 +41,14 @@ export type DeskCall =
   | { readonly name: 'installManifest'; readonly file: string; readonly wanted: unknown };
 
 /** `sentUs`: CLOCK_MONOTONIC when the stamp was taken, which all threads of a process share. */
-export interface DeskRequest {
+export interface WorkerRequest {
   readonly id: number;
   readonly stamp: Stamp;
   readonly sentUs: number;
-  readonly call: DeskCall;
+  readonly call: WorkerCall;
 }
 
-export type DeskReply =
+export type WorkerReply =
   | { readonly id: number; readonly ok: true; readonly value: unknown }
   | { readonly id: number; readonly ok: false; readonly error: { readonly message: string; readonly code: string; readonly fault: Fault } }
   | { readonly notice: string; readonly detail: string };

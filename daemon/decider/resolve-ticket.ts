@@ -21,7 +21,7 @@ const MAX_REFS_ASKED = 64;
 export type RemovedReason = 'invalid' | 'revoked' | 'canceled';
 
 /** What the cloud said of one code, in place of a manifest: facts, never a grant. */
-export interface AskedTicket {
+export interface CloudTicket {
   readonly eventId: string;
   readonly ticketRef: string;
   readonly found: TicketFacts | RemovedReason;
@@ -35,7 +35,7 @@ export interface FactsSources {
   /** Unix ms by which a signing key's end is judged; null: the clock is not trusted. */
   readonly keyNowMs: number | null;
   /** A cloud's answer that came too late for an earlier try; null: none. Asked only where nothing else knows the code. */
-  readonly late: (event: EventManifest, ticketRef: string) => AskedTicket | null;
+  readonly late: (event: EventManifest, ticketRef: string) => CloudTicket | null;
   /** People inside, where an occupancy rule is in force. */
   readonly inside: (event: EventManifest) => number | null;
   /** Which event a code is for that several know. */
@@ -43,7 +43,7 @@ export interface FactsSources {
 }
 
 /** `refs`: the code's ticket_ref per event, for the question to the cloud. */
-export interface Gathered {
+export interface Resolved {
   readonly facts: Recognised;
   readonly event: EventManifest | null;
   readonly refs: readonly { readonly event_id: string; readonly ticket_ref: string }[];
@@ -61,10 +61,10 @@ export function ticketRefOf(salt: Buffer, lookupText: string): Buffer {
 }
 
 /** What a code may be, most literal form first: the first that anything here knows decides. `asked`: the cloud's answer, where it was asked; null: not asked. */
-export function gatherFacts(forms: readonly CodeForm[] | null, sources: FactsSources, asked: readonly AskedTicket[] | null): Gathered {
+export function resolveTicket(forms: readonly CodeForm[] | null, sources: FactsSources, asked: readonly CloudTicket[] | null): Resolved {
   if (forms === null) return gatherForm(null, sources, asked);
-  const refs: Gathered['refs'][number][] = [];
-  let gathered: Gathered | null = null;
+  const refs: Resolved['refs'][number][] = [];
+  let gathered: Resolved | null = null;
   for (const form of forms) {
     const next = gatherForm(form, sources, asked);
     if (next.facts.kind !== 'unknown' || next.facts.removed !== null) return next;
@@ -74,7 +74,7 @@ export function gatherFacts(forms: readonly CodeForm[] | null, sources: FactsSou
   return { ...(gathered ?? gatherForm(null, sources, asked)), refs: refs.slice(0, MAX_REFS_ASKED) };
 }
 
-function gatherForm(form: CodeForm | null, sources: FactsSources, asked: readonly AskedTicket[] | null): Gathered {
+function gatherForm(form: CodeForm | null, sources: FactsSources, asked: readonly CloudTicket[] | null): Resolved {
   const events = sources.manifests.current();
   if (form === null) return { facts: { kind: 'unreadable' }, event: events[0] ?? null, refs: [] };
   if (events.length === 0) return { facts: { kind: 'no_manifest' }, event: null, refs: [] };
@@ -135,7 +135,7 @@ function findIn(
   event: EventManifest,
   form: CodeForm,
   sources: FactsSources,
-  asked: readonly AskedTicket[] | null,
+  asked: readonly CloudTicket[] | null,
 ): { readonly ref: string; readonly what: Hit | RemovedReason | null } | null {
   const { file, eventId } = event;
   if (form.form === 'stile' && form.eventId !== eventId) return null;
@@ -156,7 +156,7 @@ function findIn(
     file.head.keys.some((one) => one.use === 'code');
   /** With the date that a signed code names. */
   const dated = (ticket: TicketFacts): TicketFacts => (signed && form.form === 'pretix' ? { ...ticket, subevent: form.subevent } : ticket);
-  const said = ({ found, usage }: AskedTicket) => {
+  const said = ({ found, usage }: CloudTicket) => {
     if (bareId(found)) return { ref, what: null };
     return { ref, what: typeof found === 'string' ? found : { event, ticket: dated(found), medium, snapshot: usage } };
   };

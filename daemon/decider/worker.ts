@@ -1,5 +1,5 @@
 /**
- * The desk's worker: owns the store, so that a stalled disk delays one decision and never the loop.
+ * The decider's worker: owns the store, so that a stalled disk delays one decision and never the loop.
  *
  * Calls are answered in the order in which they came; only the installation of a manifest runs beside them, in slices. What can wait
  * (usage, checks, pruning, checkpoints) is done between calls, and what syncs only when nobody is at the lane.
@@ -7,8 +7,8 @@
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import type { Stamp } from '../store/ledger.ts';
 import { StoreError, storeError } from '../store/sqlite.ts';
-import { type DeskCore, openDeskCore } from './decider.ts';
-import { type DeskReply, type DeskRequest, type DeskStore, type DeskWorkerData, monotonicUs } from './protocol.ts';
+import { type DeciderEngine, openDeciderEngine } from './decider.ts';
+import { monotonicUs, type StoreIdentity, type WorkerData, type WorkerReply, type WorkerRequest } from './protocol.ts';
 
 /** After the last call, before the first thing that can wait, in milliseconds. */
 const IDLE_AFTER_MS = 5;
@@ -20,25 +20,25 @@ const IDLE_RETRY_MS = 10_000;
 const REOPEN_AFTER_MS = 2_000;
 
 /** Serves calls on a port until `close`. Nothing is opened before `open` says whose store it is. */
-export function startDeskWorker(port: MessagePort): void {
-  let store: DeskStore | null = null;
-  let core: DeskCore | null = null;
+export function startWorker(port: MessagePort): void {
+  let store: StoreIdentity | null = null;
+  let core: DeciderEngine | null = null;
   let recovering = false;
   let closed = false;
-  const waiting: DeskRequest[] = [];
+  const waiting: WorkerRequest[] = [];
   let installs: Promise<unknown> = Promise.resolve();
   let lastStamp: Stamp | null = null;
   let laneUsedUs = 0;
   let idleTimer: NodeJS.Timeout | null = null;
 
-  const reply = (message: DeskReply): void => {
+  const reply = (message: WorkerReply): void => {
     port.postMessage(message);
   };
   const notice = (what: string, detail: string): void => {
     reply({ notice: what, detail });
   };
 
-  const refuse = (request: DeskRequest, error: unknown): void => {
+  const refuse = (request: WorkerRequest, error: unknown): void => {
     const known = faultOf(request.call.name, error);
     reply({ id: request.id, ok: false, error: { message: known.message, code: known.code, fault: known.fault } });
     if (known.damaged) void recover(known, request.stamp);
@@ -66,7 +66,7 @@ export function startDeskWorker(port: MessagePort): void {
     if (core !== null || recovering || closed || store === null) return;
     recovering = true;
     try {
-      core = await openDeskCore({ ...store, notice }, lastStamp ?? stamp);
+      core = await openDeciderEngine({ ...store, notice }, lastStamp ?? stamp);
     } catch (failed) {
       notice('ledger', faultOf('open', failed).message);
       setTimeout(() => void reopen(stamp), REOPEN_AFTER_MS);
@@ -78,7 +78,7 @@ export function startDeskWorker(port: MessagePort): void {
     for (const next of waiting.splice(0)) take(next);
   };
 
-  const take = (request: DeskRequest): void => {
+  const take = (request: WorkerRequest): void => {
     if (recovering) {
       waiting.push(request);
       return;
@@ -135,10 +135,10 @@ export function startDeskWorker(port: MessagePort): void {
     port.close();
   };
 
-  const open = async (request: DeskRequest, whose: DeskStore): Promise<void> => {
+  const open = async (request: WorkerRequest, whose: StoreIdentity): Promise<void> => {
     recovering = true;
     try {
-      core ??= await openDeskCore({ ...whose, notice }, request.stamp);
+      core ??= await openDeciderEngine({ ...whose, notice }, request.stamp);
       reply({ id: request.id, ok: true, value: core.status(request.stamp) });
     } catch (error) {
       refuse(request, error);
@@ -156,7 +156,7 @@ export function startDeskWorker(port: MessagePort): void {
     if (core === null || recovering || lastStamp === null) return;
     const quietMs = (monotonicUs() - laneUsedUs) / 1_000;
     try {
-      if (core.idle(lastStamp, quietMs >= QUIET_AFTER_MS) || (quietMs >= QUIET_AFTER_MS && core.layOut())) idleSoon(0);
+      if (core.idle(lastStamp, quietMs >= QUIET_AFTER_MS) || (quietMs >= QUIET_AFTER_MS && core.preallocateWal())) idleSoon(0);
       else if (quietMs < QUIET_AFTER_MS) idleSoon(QUIET_AFTER_MS - quietMs + 1);
     } catch (error) {
       const known = faultOf('tidy up', error);
@@ -188,7 +188,7 @@ function faultOf(operation: string, error: unknown): StoreError {
   );
 }
 
-function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknown {
+function serve(core: DeciderEngine, { id, stamp, sentUs, call }: WorkerRequest): unknown {
   switch (call.name) {
     case 'decide': {
       try {
@@ -235,4 +235,4 @@ function serve(core: DeskCore, { id, stamp, sentUs, call }: DeskRequest): unknow
   }
 }
 
-if (!isMainThread && parentPort !== null && (workerData as Partial<DeskWorkerData> | null)?.role === 'desk') startDeskWorker(parentPort);
+if (!isMainThread && parentPort !== null && (workerData as Partial<WorkerData> | null)?.role === 'decider') startWorker(parentPort);

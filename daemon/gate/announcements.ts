@@ -1,37 +1,37 @@
-/** What has been decided and recorded, told on: to those who watch, to the tally, to the uplink's live events. Codes are not known here. */
+/** What has been decided and recorded, told on: to those who watch, to the statistics, to the uplink's live events. Codes are not known here. */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
 import type { Severity } from '../../contract/messages.ts';
 import { explain, type Reason } from '../../contract/reasons.ts';
 import type { Grant } from '../../rules/facts.ts';
 import type { Clock, Decision, GrantConflict, Note, Presentation, Uplink } from '../ports.ts';
-import type { ShownDecision, Watch } from './live-feed.ts';
-import type { Tally } from './stats.ts';
+import type { LiveFeed, ShownDecision } from './live-feed.ts';
+import type { GateStats } from './stats.ts';
 
 /** Override rows remembered, so that their passages are not counted as admissions. */
 const MAX_OVERRIDE_ROWS = 64;
 
-export interface Telling {
+export interface Announcer {
   decided(decision: Decision, presentation: Presentation, latencyUs: number): void;
-  /** Refused without the desk. */
-  refusedHere(direction: Direction, reason: Reason): void;
+  /** Refused without the decider. */
+  refusedLocally(direction: Direction, reason: Reason): void;
   written(note: Note, row: RowPosition): void;
-  /** What the desk knows of the cloud's verdicts; told is what is newer than what was known before. The first call after a start tells nothing. */
+  /** What the decider knows of the cloud's verdicts; told is what is newer than what was known before. The first call after a start tells nothing. */
   conflicts(newest: readonly GrantConflict[]): void;
   event(type: string, severity: Severity, detail: Record<string, unknown>): void;
 }
 
-export function createTelling(options: {
+export function createAnnouncer(options: {
   readonly clock: Clock;
   readonly uplink: Pick<Uplink, 'event' | 'kick'>;
-  readonly watch: () => Watch;
-  readonly tally: Tally;
-}): Telling {
-  const { clock, uplink, watch, tally } = options;
+  readonly watch: () => LiveFeed;
+  readonly stats: GateStats;
+}): Announcer {
+  const { clock, uplink, watch, stats } = options;
   const overrideRows = new Set<string>();
   /** The cloud's row up to which verdicts were told; null: nothing is known yet. */
   let told: RowPosition | null = null;
 
-  const event: Telling['event'] = (type, severity, detail) => uplink.event({ type, severity, ts: new Date(clock.wallMs()).toISOString(), detail });
+  const event: Announcer['event'] = (type, severity, detail) => uplink.event({ type, severity, ts: new Date(clock.wallMs()).toISOString(), detail });
   const show = (decision: Pick<ShownDecision, 'direction' | 'outcome' | 'words'> & Partial<ShownDecision>) =>
     watch().decided({
       wallMs: clock.wallMs(),
@@ -78,14 +78,14 @@ export function createTelling(options: {
       }
     },
     decided({ verdict, row, eventId, ticketId, ticketRef, lastEntry, stages }, { direction, reader, opened }, latencyUs) {
-      tally.decided(latencyUs);
+      stats.decided(latencyUs);
       const known = { direction, reader, eventId, ticketId, ticketRef, row, latencyUs: Math.round(latencyUs), stages };
       const detail = { direction, ...(ticketRef === null ? {} : { ticket_ref: ticketRef }), epoch: row[0], seq: row[1] };
       if (verdict.kind === 'refusal' && opened === true) {
         show({ ...known, outcome: 'exit_unmatched', reason: verdict.reason, words: unmatchedWords(verdict.explanation) });
         event('exit_unmatched', 'warning', { ...detail, reason: verdict.reason, words: verdict.explanation });
       } else if (verdict.kind === 'refusal') {
-        tally.refused(verdict.reason);
+        stats.refused(verdict.reason);
         show({ ...known, outcome: 'refusal', reason: verdict.reason, words: verdict.explanation });
         event('refusal', 'info', { ...detail, reason: verdict.reason, words: verdict.explanation });
       } else {
@@ -95,14 +95,14 @@ export function createTelling(options: {
       }
       uplink.kick();
     },
-    refusedHere(direction, reason) {
-      tally.refused(reason);
+    refusedLocally(direction, reason) {
+      stats.refused(reason);
       const words = explain(reason);
       show({ direction, outcome: 'refusal', reason, words });
       event('refusal', 'info', { direction, reason, words });
     },
     written(note, row) {
-      if (note.kind === 'passage') tally.passage(note.outcome, note.direction, note.of !== null && !overrideRows.has(note.of.join('/')));
+      if (note.kind === 'passage') stats.passage(note.outcome, note.direction, note.of !== null && !overrideRows.has(note.of.join('/')));
       if (note.kind === 'override') {
         knowOverride(row);
         if (note.action === 'open')

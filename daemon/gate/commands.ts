@@ -9,9 +9,9 @@ import { wordsOf } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 import { isIdle, openRefusal } from '../lane/state-machine.ts';
 import { BOTH, closes, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
-import type { Clock, Desk, Uplink } from '../ports.ts';
+import type { Clock, Decider, Uplink } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { Notes } from './pending-entries.ts';
+import type { PendingEntries } from './pending-entries.ts';
 import type { SelftestWatcher } from './selftest.ts';
 
 /** One order. `args` as in contract/requests.ts, checked here once more. */
@@ -38,8 +38,8 @@ export const RECORD_WAIT_MS = 2_000;
 export interface CommandsOptions {
   readonly lane: () => LaneState;
   readonly dispatch: (input: UntimedInput) => void;
-  readonly notes: Notes;
-  readonly desk: Pick<Desk, 'resend'>;
+  readonly pendingEntries: PendingEntries;
+  readonly decider: Pick<Decider, 'resend'>;
   readonly uplink: Pick<Uplink, 'kick'>;
   readonly clock: Clock;
   readonly timers: Timers;
@@ -59,12 +59,12 @@ const ok = (data: Record<string, unknown>): CommandResult => ({ status: 'ok', da
 
 /** Never rejects. */
 export function createCommands(options: CommandsOptions): (command: GateCommand) => Promise<CommandResult> {
-  const { lane, dispatch, notes, clock, timers } = options;
+  const { lane, dispatch, pendingEntries, clock, timers } = options;
 
   let opened = 0;
 
   const override = (order: GateCommand, rest: Partial<Extract<LaneNote, { kind: 'override' }>> = {}, number?: number) =>
-    notes.add(
+    pendingEntries.add(
       {
         kind: 'override',
         actor: order.actor,
@@ -116,7 +116,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
   }
 
   function dispatchReturn(row: RowPosition, direction: Direction, units: number): void {
-    for (let unit = 1; unit <= units; unit += 1) void notes.add({ kind: 'passage', of: { row }, direction, unit, outcome: 'returned' });
+    for (let unit = 1; unit <= units; unit += 1) void pendingEntries.add({ kind: 'passage', of: { row }, direction, unit, outcome: 'returned' });
   }
 
   async function mode(
@@ -186,7 +186,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
       }
       case 'resend': {
         const { epoch, from_seq } = order.args as { epoch?: number; from_seq?: number };
-        const spans = await options.desk.resend(epoch === undefined || from_seq === undefined ? null : [epoch, from_seq]);
+        const spans = await options.decider.resend(epoch === undefined || from_seq === undefined ? null : [epoch, from_seq]);
         options.uplink.kick(true);
         const rows = spans.reduce((sum, [, from, to]) => sum + to - from + 1, 0);
         return ok({ rows, ranges: spans.slice(0, MAX_RANGES_ANSWERED), recorded: (await within(override(order))) !== null });

@@ -26,7 +26,7 @@ export interface Peripherals {
   /** Hears which reader a code came from, never the code. `keep`: the lane does not get it (those of outward readers it always gets). Returns the end of it. */
   hear(listener: (reader: string) => void, keep: boolean): () => void;
   /** Directions whose sensor lines are not wired: there every grant would come back, so the release counts. */
-  unsensed(config: LaneConfig): readonly Direction[];
+  unsensedDirections(config: LaneConfig): readonly Direction[];
 }
 
 export interface PeripheralsOptions {
@@ -115,7 +115,7 @@ export function createPeripherals(options: PeripheralsOptions): Peripherals {
       hearers.set(listener, keep);
       return () => void hearers.delete(listener);
     },
-    unsensed(config) {
+    unsensedDirections(config) {
       const wired = (direction: Direction) => (config.sensor === 'beams' ? board.has('beam_a') && board.has('beam_b') : board.has(`passage_${direction}`));
       const missing = config.sensor === 'none' ? [] : BOTH.filter((direction) => !wired(direction));
       const blind = missing.filter((direction) => board.has(`release_${direction}`));

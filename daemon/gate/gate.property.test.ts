@@ -109,7 +109,7 @@ test('any guests, disks and operators', async () => {
         check(world, presses, shownOut, edges);
       }
       await quiet(world);
-      const owed = new Map(
+      const abandonedGrants = new Map(
         world.rows.flatMap(({ position, note }) => {
           const units =
             note.kind === 'grant'
@@ -123,11 +123,12 @@ test('any guests, disks and operators', async () => {
         }),
       );
       for (const { note } of world.rows) {
-        if (note.kind === 'passage' && note.of !== null) expect(owed.get(note.of.join('/'))?.delete(note.unit ?? 0), 'one outcome a unit').toBe(true);
+        if (note.kind === 'passage' && note.of !== null)
+          expect(abandonedGrants.get(note.of.join('/'))?.delete(note.unit ?? 0), 'one outcome a unit').toBe(true);
       }
-      expect([...owed].filter(([, units]) => units.size > 0)).toEqual([]);
+      expect([...abandonedGrants].filter(([, units]) => units.size > 0)).toEqual([]);
       const state = world.gate.state();
-      expect([state.in.signal, state.out.signal, state.in.released, state.out.released, state.diskOk, state.pendingNotes]).toEqual([
+      expect([state.in.signal, state.out.signal, state.in.released, state.out.released, state.diskOk, state.pendingEntryCount]).toEqual([
         'ready',
         'ready',
         false,

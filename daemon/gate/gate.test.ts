@@ -117,11 +117,11 @@ test('a disk that fails: nobody is admitted; button and fire work and are record
     'in controlled → emergency',
     'out controlled → emergency',
   ]);
-  expect([world.alerts.has('disk'), world.gate.state().diskOk, world.latchOnDisk, world.gate.state().pendingNotes]).toEqual([false, true, true, 0]);
+  expect([world.alerts.has('disk'), world.gate.state().diskOk, world.latchOnDisk, world.gate.state().pendingEntryCount]).toEqual([false, true, true, 0]);
   expect(world.gate.telemetry().stats()).toMatchObject({ admissions: 0, passages: 1 });
 });
 
-test('a desk that does not open is tried again; fire works meanwhile and is kept', async () => {
+test('a decider that does not open is tried again; fire works meanwhile and is kept', async () => {
   const world = await createGateWorld({
     before: (one) => {
       one.disk.openFails = true;
@@ -132,7 +132,7 @@ test('a desk that does not open is tried again; fire works meanwhile and is kept
   expect(world.level('release_in')).toBe(true);
   world.disk.openFails = false;
   await world.wait(3_000);
-  expect([world.calls.includes('desk open'), world.alerts.has('disk'), world.latchOnDisk]).toEqual([true, false, true]);
+  expect([world.calls.includes('decider open'), world.alerts.has('disk'), world.latchOnDisk]).toEqual([true, false, true]);
   expect(world.words()).toContain('alarm fire');
 });
 
@@ -210,11 +210,11 @@ test('refresh, resend and what the cloud says reach their parts', async () => {
   await world.uplinkSays({ kind: 'peer', ledger: 'arena/north-04', payload: Buffer.from('rows') });
   await world.uplinkSays({ kind: 'want', payload: Buffer.from('{}') });
   await world.uplinkSays({ kind: 'overlay', payload: Buffer.from('{}') });
-  expect(world.calls.filter((call) => call.startsWith('sync') || call.startsWith('desk a') || call.startsWith('desk r'))).toEqual([
+  expect(world.calls.filter((call) => call.startsWith('sync') || call.startsWith('decider a') || call.startsWith('decider r'))).toEqual([
     'sync refresh',
-    'desk resend 7/3',
-    'desk resend what the ack leaves out',
-    'desk acknowledge',
+    'decider resend 7/3',
+    'decider resend what the ack leaves out',
+    'decider acknowledge',
     'sync gap',
     'sync want',
     'sync overlay',
@@ -268,7 +268,7 @@ test('close: nobody new, who is under way is waited for, everything given back i
   await world.wait(100);
   await closed;
   expect(world.words()).toEqual(['grant in', 'passed 1 of 7/1']);
-  expect(world.calls.slice(-5)).toEqual(['reader in close', 'reader out close', 'board close', 'uplink close stopped', 'desk close']);
+  expect(world.calls.slice(-5)).toEqual(['reader in close', 'reader out close', 'board close', 'uplink close stopped', 'decider close']);
   expect([world.level('release_in'), world.level('release_out')]).toEqual([false, false]);
 });
 
@@ -409,7 +409,7 @@ test('a direction whose passage line is not wired: the release counts as the pas
   expect(world.words()).toEqual(['grant out', 'passed 1 of 7/1', 'grant in', 'returned 1 of 7/3']);
 });
 
-test('the latch on the disk holds before the desk is open, and no press of the button closes it', async () => {
+test('the latch on the disk holds before the decider is open, and no press of the button closes it', async () => {
   const world = await createGateWorld({
     startOpen: true,
     before: (one) => {
@@ -430,7 +430,7 @@ test('the latch on the disk holds before the desk is open, and no press of the b
   expect(world.gate.state().in.mode).toBe('locked');
 });
 
-test('fire before the desk was open: the row of it names the mode that was', async () => {
+test('fire before the decider was open: the row of it names the mode that was', async () => {
   const world = await createGateWorld({
     before: (one) => {
       one.disk.openFails = true;

@@ -3,28 +3,28 @@
  * simulation drive it with a time of their own.
  *
  * Inputs are queued and taken one at a time; nothing acts inside a reaction. A release follows the decision's promise, which
- * resolves after its commit. Fire and the staff button need neither the desk nor the uplink.
+ * resolves after its commit. Fire and the staff button need neither the decider nor the uplink.
  */
 import type { HealthMessage, StatsMessage } from '../../contract/messages.ts';
 import type { LaneConfig } from '../lane/config.ts';
 import { isDriven } from '../lane/release.ts';
 import { initialLane, step } from '../lane/state-machine.ts';
 import { BOTH, type LaneEffect, type LaneInput, type LaneState, type TimerName } from '../lane/types.ts';
-import type { Board, Clock, Desk, Reader, Uplink } from '../ports.ts';
+import type { Board, Clock, Decider, Reader, Uplink } from '../ports.ts';
 import type { GateLog, Timers } from '../timers.ts';
 import { type Alerts, createAlerts } from './alerts.ts';
-import { createTelling } from './announcements.ts';
+import { createAnnouncer } from './announcements.ts';
 import { type CommandResult, createCommands, type GateCommand, type UntimedInput } from './commands.ts';
 import { createPeripherals } from './devices.ts';
-import { createWatch, type GateEvent, type GateSnapshot } from './live-feed.ts';
+import { createLiveFeed, type GateEvent, type GateSnapshot } from './live-feed.ts';
 import { createOutputs } from './outputs.ts';
 import { createDecisions } from './pending-decisions.ts';
-import { createNotes } from './pending-entries.ts';
+import { createPendingEntries } from './pending-entries.ts';
 import { runSelftest, type SelftestWatcher } from './selftest.ts';
-import { type HostHealth, healthOf, type Reported, snapshotOf } from './snapshot.ts';
-import { createTally } from './stats.ts';
-import { createKeeper } from './store-supervisor.ts';
-import { createInbox, type GateSync } from './uplink-events.ts';
+import { type GateParts, type HostHealth, healthOf, readSnapshot } from './snapshot.ts';
+import { createStats } from './stats.ts';
+import { createStoreSupervisor } from './store-supervisor.ts';
+import { createUplinkHandler, type GateSync } from './uplink-events.ts';
 
 /** The loop looks around so often: failed writes, alerts, the watchdog's proof that it turns. ms */
 export const TICK_MS = 250;
@@ -45,21 +45,21 @@ export interface GateOptions {
     readonly exitStandsOpen?: boolean;
   };
   readonly clock: Clock;
-  readonly desk: Desk;
+  readonly decider: Decider;
   readonly board: Board;
   readonly readers: readonly Reader[];
   readonly uplink: Uplink;
   readonly sync: GateSync;
   readonly log: GateLog;
   readonly timers: Timers;
-  /** The fire latch as the disk says, before the desk is open: it holds from the first moment. */
+  /** The fire latch as the disk says, before the decider is open: it holds from the first moment. */
   readonly startOpen?: () => boolean;
   /** The lane is idle and an operator asked for it: end the process so that it is started again. */
   readonly restart: () => void;
 }
 
 export interface Gate {
-  /** Board, desk, readers, uplink, in this order. A desk that fails is tried again; only a board that fails throws. */
+  /** Board, decider, readers, uplink, in this order. A decider that fails is tried again; only a board that fails throws. */
   open(): Promise<void>;
   /** Nobody new, who is under way is waited for, the rest returned; then everything is given back. Bounded. */
   close(reason: string): Promise<void>;
@@ -82,7 +82,7 @@ export interface Gate {
 
 /** Nothing happens before `open`. */
 export function createGate(options: GateOptions): Gate {
-  const { clock, desk, board, uplink, readers, log, timers, sync } = options;
+  const { clock, decider, board, uplink, readers, log, timers, sync } = options;
   const { gate } = options.config;
   let config = options.config.lane;
 
@@ -99,14 +99,14 @@ export function createGate(options: GateOptions): Gate {
   let stepping = false;
   const running = new Map<TimerName, { cancel(): void }>();
 
-  const tally = createTally(clock.boottimeMs());
-  const telling = createTelling({ clock, uplink, watch: () => watch, tally });
-  const watch = createWatch({ snapshot, timers, failed: (error) => log.warn('a watcher failed and is taken off', { cause: said(error) }) });
+  const stats = createStats(clock.boottimeMs());
+  const announcer = createAnnouncer({ clock, uplink, watch: () => watch, stats });
+  const watch = createLiveFeed({ snapshot, timers, failed: (error) => log.warn('a watcher failed and is taken off', { cause: said(error) }) });
   const alerts: Alerts = createAlerts({
     uplink,
     clock,
     changed({ id, severity, message }, active) {
-      telling.event('alert', active ? severity : 'info', { alert: id, active: active ? 1 : 0, message });
+      announcer.event('alert', active ? severity : 'info', { alert: id, active: active ? 1 : 0, message });
       log.info(active ? 'alert raised' : 'alert cleared', { alert: id, severity, detail: message });
       watch.changed();
     },
@@ -119,43 +119,43 @@ export function createGate(options: GateOptions): Gate {
     changed: () => watch.changed(),
     failed: (output, error) => peripherals.boardFailed({ operation: `write ${output}`, cause: said(error), hint: 'see stile-gate doctor', healsItself: true }),
   });
-  const notes = createNotes({
-    record: (note) => desk.record(note),
+  const pendingEntries = createPendingEntries({
+    record: (note) => decider.record(note),
     timers,
-    failed: (error) => keeper.failed(error),
+    failed: (error) => storeSupervisor.failed(error),
     written(note, row) {
-      keeper.works();
-      telling.written(note, row);
+      storeSupervisor.works();
+      announcer.written(note, row);
     },
   });
-  const keeper = createKeeper({
-    desk,
+  const storeSupervisor = createStoreSupervisor({
+    decider,
     clock,
     timers,
     log,
     alerts,
     dispatch,
     lane: () => lane,
-    note: (note) => void notes.add(note),
+    note: (note) => void pendingEntries.add(note),
     changed: () => watch.changed(),
     fetchProblem: () => sync.problem?.() ?? null,
     again: () => uplink.kick(true),
-    heard: ({ conflicts }) => telling.conflicts(conflicts?.newest ?? []),
+    heard: ({ conflicts }) => announcer.conflicts(conflicts?.newest ?? []),
     opened() {
-      totalsBefore = keeper.status()?.totals ?? totalsBefore;
-      notes.start();
+      totalsBefore = storeSupervisor.status()?.totals ?? totalsBefore;
+      pendingEntries.start();
     },
   });
   const decisions = createDecisions({
-    desk,
+    decider,
     clock,
     dispatch,
     online: () => uplink.online(),
-    ready: () => keeper.isOpen(),
-    decided: telling.decided,
-    exits: notes,
-    failed: (error) => keeper.failed(error),
-    answered: () => keeper.works(),
+    ready: () => storeSupervisor.isOpen(),
+    decided: announcer.decided,
+    exits: pendingEntries,
+    failed: (error) => storeSupervisor.failed(error),
+    answered: () => storeSupervisor.works(),
   });
   const peripherals = createPeripherals({
     board,
@@ -167,22 +167,22 @@ export function createGate(options: GateOptions): Gate {
     dispatch,
     coming: decisions.coming,
     present: decisions.present,
-    note: (note) => void notes.add(note),
+    note: (note) => void pendingEntries.add(note),
   });
   const command = createCommands({
     lane: () => lane,
     dispatch,
-    notes,
-    desk,
+    pendingEntries,
+    decider,
     uplink,
     clock,
     timers,
     refresh: () => sync.refresh(),
-    diagnostics: async () => ({ ...snapshot(), desk: keeper.isOpen() ? await desk.status() : null }),
+    diagnostics: async () => ({ ...snapshot(), decider: storeSupervisor.isOpen() ? await decider.status() : null }),
     selftest,
   });
 
-  const inbox = createInbox({ desk, uplink, sync, alerts, log, command, backlog: keeper.backlog, changed: () => watch.changed() });
+  const inbox = createUplinkHandler({ decider, uplink, sync, alerts, log, command, backlog: storeSupervisor.backlog, changed: () => watch.changed() });
 
   // ---------------------------------------------------------------- the loop
 
@@ -217,22 +217,22 @@ export function createGate(options: GateOptions): Gate {
       case 'decide':
         return decisions.decide(effect.presentation, effect.direction, effect.mode, effect.exit);
       case 'expect':
-        return notes.expect(effect.exit);
+        return pendingEntries.expect(effect.exit);
       case 'abandon':
-        return giveUp(effect.presentation, effect.why);
+        return abandonDecision(effect.presentation, effect.why);
       case 'drop':
-        if (effect.shown !== 'gate_locked') tally.notTaken(effect.shown);
+        if (effect.shown !== 'gate_locked') stats.notTaken(effect.shown);
         return decisions.drop(effect.presentation);
       case 'record':
-        return void notes.add(effect.note, effect.override);
+        return void pendingEntries.add(effect.note, effect.override);
       case 'fire_latch':
-        return keeper.keepLatch(effect.latched);
+        return storeSupervisor.persistFireLatch(effect.latched);
       case 'raise':
         return alerts.raise(effect.alert, effect.severity, effect.message);
       case 'clear':
         return alerts.clear(effect.alert);
       case 'refused':
-        return telling.refusedHere(effect.direction, effect.reason);
+        return announcer.refusedLocally(effect.direction, effect.reason);
       case 'idle':
         return idle?.();
     }
@@ -256,9 +256,9 @@ export function createGate(options: GateOptions): Gate {
     running.delete(timer);
   }
 
-  function giveUp(presentation: number, why: 'late' | 'overruled'): void {
+  function abandonDecision(presentation: number, why: 'late' | 'overruled'): void {
     decisions.abandon(presentation);
-    if (why === 'late') keeper.bad('the store has not answered in time');
+    if (why === 'late') storeSupervisor.bad('the store has not answered in time');
   }
 
   // ---------------------------------------------------------------- looking around
@@ -270,7 +270,7 @@ export function createGate(options: GateOptions): Gate {
     lastTurnMs = nowMs;
     outputs.repair();
     peripherals.around();
-    keeper.around();
+    storeSupervisor.around();
     lookAtClock(nowMs);
     tick = timers.after(TICK_MS, around);
   }
@@ -319,7 +319,7 @@ export function createGate(options: GateOptions): Gate {
 
   /** Totals of the ledger as it was opened, and what has been since. */
   function totals() {
-    const since = tally.totals();
+    const since = stats.totals();
     return {
       admissions: totalsBefore.admissions + since.admissions,
       refusals: totalsBefore.refusals + since.refusals,
@@ -327,7 +327,7 @@ export function createGate(options: GateOptions): Gate {
     };
   }
 
-  function reported(): Reported {
+  function reported(): GateParts {
     return {
       gate,
       clock,
@@ -336,17 +336,17 @@ export function createGate(options: GateOptions): Gate {
       outputs,
       lane,
       boardOk: peripherals.boardOk(),
-      desk: keeper.status(),
-      pendingNotes: notes.pending(),
+      decider: storeSupervisor.status(),
+      pendingEntryCount: pendingEntries.pending(),
       totals: totals(),
-      notTaken: tally.totals().notTaken,
+      notTaken: stats.totals().notTaken,
       alerts: alerts.active(),
       decisions: watch.decisions(),
     };
   }
 
   function snapshot() {
-    return snapshotOf(reported());
+    return readSnapshot(reported());
   }
 
   function health(host: HostHealth) {
@@ -377,7 +377,7 @@ export function createGate(options: GateOptions): Gate {
   return {
     async open() {
       await peripherals.openBoard();
-      config = { ...config, unsensed: peripherals.unsensed(config) };
+      config = { ...config, unsensedDirections: peripherals.unsensedDirections(config) };
       // Out is open before anything else is known.
       dispatch({ kind: 'condition', condition: 'booted', ok: false });
       if (options.config.exitStandsOpen === true) takeOverExit();
@@ -391,34 +391,35 @@ export function createGate(options: GateOptions): Gate {
         restarting = true;
         options.restart();
       };
-      await keeper.open();
-      sync.changed?.(keeper.look);
+      await storeSupervisor.open();
+      sync.changed?.(storeSupervisor.look);
       peripherals.openReaders();
       uplink.open(inbox);
     },
     async close(reason) {
       if (closing) return;
       closing = true;
-      keeper.close();
+      storeSupervisor.close();
       await Promise.all(readers.map((reader) => reader.close()));
       await drain();
       dispatch({ kind: 'stop' });
       outputs.close();
       await board.close({ releaseOpen: lane.fire.latched || lane.fire.asserted });
-      if (keeper.isOpen() && !(await notes.flush(FLUSH_WAIT_MS))) log.error('the last notes could not be written', { count: notes.pending() });
-      notes.close();
+      if (storeSupervisor.isOpen() && !(await pendingEntries.flush(FLUSH_WAIT_MS)))
+        log.error('the last notes could not be written', { count: pendingEntries.pending() });
+      pendingEntries.close();
       await uplink.close(reason);
       tick?.cancel();
       for (const timer of running.values()) timer.cancel();
       watch.close();
-      await desk.close();
+      await decider.close();
     },
     command,
     state: snapshot,
     subscribe: (listener) => watch.subscribe(listener),
     hear: (listener) => peripherals.hear(listener, false),
     lastTurnMs: () => lastTurnMs,
-    telemetry: () => ({ health, stats: () => tally.take(clock.boottimeMs()) }),
+    telemetry: () => ({ health, stats: () => stats.take(clock.boottimeMs()) }),
   };
 }
 

@@ -7,7 +7,7 @@ import type { Mode } from '../../contract/ledger.ts';
 import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
 import type { Lamps, Signal } from '../lane/signals.ts';
-import type { DeskStatus, GrantConflict } from '../ports.ts';
+import type { DeciderStatus, GrantConflict } from '../ports.ts';
 import type { Timers } from '../timers.ts';
 
 /** What a guest was told, and why. */
@@ -66,9 +66,9 @@ export interface GateSnapshot {
   readonly diskOk: boolean;
   readonly boardOk: boolean;
   readonly readers: readonly { readonly name: string; readonly direction: Direction; readonly ok: boolean }[];
-  /** As last heard of the desk (every few seconds); null before it opened. */
-  readonly desk: DeskStatus | null;
-  readonly pendingNotes: number;
+  /** As last heard of the decider (every few seconds); null before it opened. */
+  readonly decider: DeciderStatus | null;
+  readonly pendingEntryCount: number;
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
   /** Codes that no decision was asked for, since the start. */
   readonly notTaken: Readonly<Record<NotTaken, number>>;
@@ -85,11 +85,11 @@ export type GateEvent =
 /** Decisions kept for whoever begins to watch. */
 export const MAX_DECISIONS_SHOWN = 20;
 /** Watchers at once; a further one is refused. */
-export const MAX_WATCHERS = 32;
+export const MAX_SUBSCRIBERS = 32;
 /** Changes within this are one snapshot, ms. */
 const COALESCE_MS = 40;
 
-export interface Watch {
+export interface LiveFeed {
   /** Gives the present snapshot at once, then every change. Throws where MAX_WATCHERS watch already. Returns the end of it. */
   subscribe(listener: (event: GateEvent) => void): () => void;
   changed(): void;
@@ -100,7 +100,11 @@ export interface Watch {
 }
 
 /** `failed`: a listener threw; it is taken off. */
-export function createWatch(options: { readonly snapshot: () => GateSnapshot; readonly timers: Timers; readonly failed: (error: unknown) => void }): Watch {
+export function createLiveFeed(options: {
+  readonly snapshot: () => GateSnapshot;
+  readonly timers: Timers;
+  readonly failed: (error: unknown) => void;
+}): LiveFeed {
   const listeners = new Set<(event: GateEvent) => void>();
   const last: ShownDecision[] = [];
   let count = 0;
@@ -119,7 +123,7 @@ export function createWatch(options: { readonly snapshot: () => GateSnapshot; re
 
   return {
     subscribe(listener) {
-      if (listeners.size >= MAX_WATCHERS) throw new Error(`${MAX_WATCHERS} watch this gate already: close one of them`);
+      if (listeners.size >= MAX_SUBSCRIBERS) throw new Error(`${MAX_SUBSCRIBERS} watch this gate already: close one of them`);
       listeners.add(listener);
       listener({ kind: 'snapshot', snapshot: options.snapshot() });
       return () => void listeners.delete(listener);

@@ -1,24 +1,24 @@
 /**
- * Codes on their way: from a reader's frame to the desk and back. The bytes of a code live here alone, and only until
+ * Codes on their way: from a reader's frame to the decider and back. The bytes of a code live here alone, and only until
  * its decision; the lane knows a code by a number and by a fingerprint that means nothing outside this process.
  */
 import { createHmac, randomBytes } from 'node:crypto';
 import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
 import type { Grant } from '../../rules/facts.ts';
-import type { Clock, Decision, Desk, Presentation, ReaderEvent } from '../ports.ts';
+import type { Clock, Decider, Decision, Presentation, ReaderEvent } from '../ports.ts';
 import type { UntimedInput } from './commands.ts';
-import type { Notes } from './pending-entries.ts';
+import type { PendingEntries } from './pending-entries.ts';
 
-/** Decisions that the desk owes, given-up ones included; a further code is refused with `error` at once. */
+/** Decisions that the decider owes, given-up ones included; a further code is refused with `error` at once. */
 export const MAX_DECISIONS_UNDER_WAY = 8;
 
 export interface Decisions {
   /** A frame of a reader becomes a lane input. */
   present(event: Extract<ReaderEvent, { kind: 'frame' }>): UntimedInput;
-  /** A code is on the wire: the desk gets ready, where it would be asked. */
+  /** A code is on the wire: the decider gets ready, where it would be asked. */
   coming(): void;
-  /** The lane says: ask the desk. `exit`: it is open outwards already, under this number. */
+  /** The lane says: ask the decider. `exit`: it is open outwards already, under this number. */
   decide(presentation: number, direction: Direction, mode: Mode, exit?: number): void;
   abandon(presentation: number): void;
   drop(presentation: number): void;
@@ -27,18 +27,18 @@ export interface Decisions {
 }
 
 export interface DecisionsOptions {
-  readonly desk: Pick<Desk, 'decide' | 'abandon' | 'prepare'>;
+  readonly decider: Pick<Decider, 'decide' | 'abandon' | 'prepare'>;
   readonly clock: Clock;
   readonly online: () => boolean;
   readonly ready: () => boolean;
   readonly dispatch: (input: UntimedInput) => void;
   /** A decision came back in time. `latencyUs`: from the code's last byte until the lane has acted on it. */
   readonly decided: (decision: Decision, presentation: Presentation, latencyUs: number) => void;
-  /** The row of an exit: written, or not to be had from the desk. */
-  readonly exits: Pick<Notes, 'answered' | 'unanswered'>;
-  /** The desk could not decide. */
+  /** The row of an exit: written, or not to be had from the decider. */
+  readonly exits: Pick<PendingEntries, 'answered' | 'unanswered'>;
+  /** The decider could not decide. */
   readonly failed: (error: unknown) => void;
-  /** The desk answered: the disk works. */
+  /** The decider answered: the disk works. */
   readonly answered: () => void;
 }
 
@@ -56,13 +56,13 @@ interface Waiting {
 }
 
 export function createDecisions(options: DecisionsOptions): Decisions {
-  const { desk, clock, exits } = options;
+  const { decider, clock, exits } = options;
   const secret = randomBytes(32);
   const waiting = new Map<number, Waiting>();
   let next = 1;
   let underWay = 0;
 
-  function tellLane(presentation: number, { direction }: Presentation, { verdict, row }: Decision): void {
+  function informLane(presentation: number, { direction }: Presentation, { verdict, row }: Decision): void {
     const answer =
       verdict.kind === 'grant' ? ({ kind: 'grant', units: verdict.units, attention: wantsAttention(verdict) } as const) : ({ kind: 'refusal' } as const);
     options.dispatch({ kind: 'verdict', direction, presentation, row, verdict: answer });
@@ -82,10 +82,10 @@ export function createDecisions(options: DecisionsOptions): Decisions {
   async function ask(number: number, presentation: Presentation, exit: number | null): Promise<void> {
     underWay += 1;
     try {
-      const decision = await desk.decide(presentation);
+      const decision = await decider.decide(presentation);
       options.answered();
       if (!waiting.delete(number)) return;
-      if (exit === null) tellLane(number, presentation, decision);
+      if (exit === null) informLane(number, presentation, decision);
       else tellOfExit(exit, decision);
       options.decided(decision, presentation, (clock.boottimeMs() - presentation.lastByteMs) * 1_000);
     } catch (error) {
@@ -105,7 +105,7 @@ export function createDecisions(options: DecisionsOptions): Decisions {
       return { kind: 'code', direction: frame.direction, presentation, fingerprint, lastByteMs: frame.lastByteMs };
     },
     coming() {
-      if (options.ready() && underWay === 0) desk.prepare?.();
+      if (options.ready() && underWay === 0) decider.prepare?.();
     },
     decide(number, direction, mode, exit) {
       const one = waiting.get(number);
@@ -125,7 +125,7 @@ export function createDecisions(options: DecisionsOptions): Decisions {
     abandon(number) {
       const one = waiting.get(number);
       waiting.delete(number);
-      if (one?.presentation != null) desk.abandon(one.presentation);
+      if (one?.presentation != null) decider.abandon(one.presentation);
     },
     drop(number) {
       waiting.delete(number);

@@ -3,7 +3,7 @@ import type { RowPosition } from '../../contract/ids.ts';
 import type { LaneNote } from '../lane/types.ts';
 import type { Note } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import { createNotes, MAX_PENDING_NOTES } from './pending-entries.ts';
+import { createPendingEntries, MAX_PENDING_NOTES } from './pending-entries.ts';
 
 /** A ledger that fails while told to, and timers that run when told to. */
 function createDisk() {
@@ -14,7 +14,7 @@ function createDisk() {
       return { cancel: () => void disk.waiting.splice(disk.waiting.indexOf(run), 1) };
     },
   };
-  const notes = createNotes({
+  const pendingEntries = createPendingEntries({
     timers,
     written: () => undefined,
     failed: () => void (disk.faults += 1),
@@ -28,7 +28,7 @@ function createDisk() {
   const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
   return {
     disk,
-    notes,
+    pendingEntries,
     settle,
     async later() {
       for (const run of disk.waiting.splice(0)) run();
@@ -41,14 +41,14 @@ const passed = (override: number): LaneNote => ({ kind: 'passage', of: { overrid
 const open: LaneNote = { kind: 'override', actor: 'button', action: 'open', reason: 'staff button', direction: 'in', units: 1 };
 const names = (rows: readonly Note[]) => rows.map((note) => ('what' in note ? note.what : note.kind));
 
-test('nothing is written before the desk is open; then all in order, a passage pointing at its override', async () => {
-  const { disk, notes, settle } = createDisk();
-  void notes.add(alarm('a'));
-  void notes.add(open, 1);
-  void notes.add(passed(1));
+test('nothing is written before the decider is open; then all in order, a passage pointing at its override', async () => {
+  const { disk, pendingEntries, settle } = createDisk();
+  void pendingEntries.add(alarm('a'));
+  void pendingEntries.add(open, 1);
+  void pendingEntries.add(passed(1));
   await settle();
-  expect([disk.tries, notes.pending()]).toEqual([0, 3]);
-  notes.start();
+  expect([disk.tries, pendingEntries.pending()]).toEqual([0, 3]);
+  pendingEntries.start();
   await settle();
   expect([names(disk.rows), disk.rows[2]]).toEqual([
     ['a', 'override', 'passage'],
@@ -57,46 +57,46 @@ test('nothing is written before the desk is open; then all in order, a passage p
 });
 
 test('a disk that fails is tried by one note at a time; when it works all are written, in order', async () => {
-  const { disk, notes, settle, later } = createDisk();
-  notes.start();
+  const { disk, pendingEntries, settle, later } = createDisk();
+  pendingEntries.start();
   disk.fails = true;
-  for (const what of ['a', 'b', 'c']) void notes.add(alarm(what));
+  for (const what of ['a', 'b', 'c']) void pendingEntries.add(alarm(what));
   await settle();
   const first = disk.tries;
   await later();
   await later();
-  void notes.add(alarm('d'));
+  void pendingEntries.add(alarm('d'));
   await settle();
-  expect([disk.tries - first, disk.rows, notes.pending()]).toEqual([2, [], 4]);
+  expect([disk.tries - first, disk.rows, pendingEntries.pending()]).toEqual([2, [], 4]);
   disk.fails = false;
   await later();
   await settle();
-  expect([names(disk.rows), notes.pending(), disk.faults > 0]).toEqual([['a', 'b', 'c', 'd'], 0, true]);
+  expect([names(disk.rows), pendingEntries.pending(), disk.faults > 0]).toEqual([['a', 'b', 'c', 'd'], 0, true]);
 });
 
 test('flush answers when all is written, or that it is late', async () => {
-  const { disk, notes, settle, later } = createDisk();
-  notes.start();
+  const { disk, pendingEntries, settle, later } = createDisk();
+  pendingEntries.start();
   disk.fails = true;
-  void notes.add(alarm('a'));
+  void pendingEntries.add(alarm('a'));
   await settle();
-  const late = notes.flush(2_000);
+  const late = pendingEntries.flush(2_000);
   await later();
   expect(await late).toBe(false);
   disk.fails = false;
   await later();
-  expect(await notes.flush(2_000)).toBe(true);
+  expect(await pendingEntries.flush(2_000)).toBe(true);
 });
 
 test('beyond the bound what matters least gives way, and a row says how many', async () => {
-  const { disk, notes, settle, later } = createDisk();
+  const { disk, pendingEntries, settle, later } = createDisk();
   disk.fails = true;
-  void notes.add(alarm('least'));
-  void notes.add({ kind: 'passage', of: null, direction: 'in', unit: null, outcome: 'free' });
-  for (let index = 0; index < MAX_PENDING_NOTES; index += 1) void notes.add(open, index);
-  expect([notes.pending(), notes.dropped()]).toEqual([MAX_PENDING_NOTES, 2]);
+  void pendingEntries.add(alarm('least'));
+  void pendingEntries.add({ kind: 'passage', of: null, direction: 'in', unit: null, outcome: 'free' });
+  for (let index = 0; index < MAX_PENDING_NOTES; index += 1) void pendingEntries.add(open, index);
+  expect([pendingEntries.pending(), pendingEntries.dropped()]).toEqual([MAX_PENDING_NOTES, 2]);
   disk.fails = false;
-  notes.start();
+  pendingEntries.start();
   await settle();
   await later();
   await settle();

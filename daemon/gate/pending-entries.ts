@@ -1,7 +1,7 @@
 /**
- * What the ledger must remember besides decisions, on its way to the desk: in order, again until it is written.
+ * What the ledger must remember besides decisions, on its way to the decider: in order, again until it is written.
  *
- * While the disk works, notes are handed over at once (the desk keeps their order among decisions). When one fails, it and
+ * While the disk works, notes are handed over at once (the decider keeps their order among decisions). When one fails, it and
  * all later ones wait here; the first of them is tried again from time to time, and once it is written the rest follows.
  */
 import type { RowPosition } from '../../contract/ids.ts';
@@ -14,7 +14,7 @@ import type { Timers } from '../timers.ts';
 export const MAX_PENDING_NOTES = 1_000;
 /** Pause before a failed note is tried again, ms. */
 const RETRY_MS = 1_000;
-/** Notes handed over and not answered yet, while the disk stalls; further ones wait here, so that decisions find room at the desk. */
+/** Notes handed over and not answered yet, while the disk stalls; further ones wait here, so that decisions find room at the decider. */
 const MAX_UNDER_WAY = 100;
 /** Overrides whose row is remembered for their passages. */
 const MAX_OVERRIDES_KNOWN = 64;
@@ -25,16 +25,16 @@ interface Pending {
   readonly done: (row: RowPosition) => void;
 }
 
-export interface Notes {
+export interface PendingEntries {
   /** Hands a note over. Resolves when it is committed; never rejects: a failed write is tried again. */
   add(note: LaneNote, override?: number): Promise<RowPosition>;
-  /** The desk was asked for the row of this exit: its passages wait for the answer. */
+  /** The decider was asked for the row of this exit: its passages wait for the answer. */
   expect(exit: number): void;
-  /** The desk has written it. `unmatched`: no admission is known, so whoever passes by it passes freely. */
+  /** The decider has written it. `unmatched`: no admission is known, so whoever passes by it passes freely. */
   answered(exit: number, row: RowPosition, unmatched: boolean): void;
-  /** The desk has not: it is written from here, before its passages. */
+  /** The decider has not: it is written from here, before its passages. */
   unanswered(exit: number): void;
-  /** The desk is open: what waits is written now. Before that everything waits. */
+  /** The decider is open: what waits is written now. Before that everything waits. */
   start(): void;
   /** All that was added so far is written, or `false` after `withinMs`. */
   flush(withinMs: number): Promise<boolean>;
@@ -43,7 +43,7 @@ export interface Notes {
   dropped(): number;
 }
 
-export interface NotesOptions {
+export interface PendingEntriesOptions {
   readonly record: (note: Note) => Promise<RowPosition>;
   readonly timers: Timers;
   /** A write worked. */
@@ -55,14 +55,14 @@ export interface NotesOptions {
 /** Nobody's passage: counted, and no ticket's. */
 const freely = (outcome: PassageOutcome): PassageOutcome => (outcome === 'passed' ? 'free' : outcome);
 
-export function createNotes(options: NotesOptions): Notes {
+export function createPendingEntries(options: PendingEntriesOptions): PendingEntries {
   const { record, timers, written, failed } = options;
-  /** Added, not yet handed over: the desk is not open, or something before failed. In order. */
+  /** Added, not yet handed over: the decider is not open, or something before failed. In order. */
   const waiting: Pending[] = [];
   /** Handed over, not yet answered. */
   const underWay = new Set<Pending>();
   const overrides = new Map<number, { readonly row: RowPosition; readonly unmatched: boolean }>();
-  /** Exits whose row the desk owes. */
+  /** Exits whose row the decider owes. */
   const expected = new Set<number>();
   let started = false;
   let closed = false;
@@ -74,7 +74,7 @@ export function createNotes(options: NotesOptions): Notes {
   let droppedUntold = 0;
   let settled: (() => void)[] = [];
 
-  /** The note as the desk takes it; null: the row that it points at is not known yet. */
+  /** The note as the decider takes it; null: the row that it points at is not known yet. */
   function ready(note: LaneNote): Note | null {
     if (note.kind !== 'passage') return note;
     if (note.of === null) return { ...note, of: null };
@@ -132,14 +132,14 @@ export function createNotes(options: NotesOptions): Notes {
       void handOver(pending, note ?? ownerless(pending.note as Extract<LaneNote, { kind: 'passage' }>));
     }
     if (!isEmpty()) return;
-    if (droppedUntold > 0) return tellDropped();
+    if (droppedUntold > 0) return recordDropped();
     for (const resolve of settled) resolve();
     settled = [];
   }
 
   const isEmpty = () => waiting.length === 0 && failing.length === 0 && underWay.size === 0;
 
-  function tellDropped(): void {
+  function recordDropped(): void {
     const note: LaneNote = {
       kind: 'fault',
       what: 'notes_lost',
@@ -150,7 +150,7 @@ export function createNotes(options: NotesOptions): Notes {
     turn();
   }
 
-  function makeRoom(): void {
+  function evictOne(): void {
     const expendable = (one: Pending) =>
       one.note.kind === 'refusal' || one.note.kind === 'exit_unmatched' || one.note.kind === 'alarm' || one.note.kind === 'fault';
     const uncounted = (one: Pending) => one.note.kind === 'passage' && one.note.of === null;
@@ -164,7 +164,7 @@ export function createNotes(options: NotesOptions): Notes {
   return {
     add(note, override) {
       return new Promise((done) => {
-        if (waiting.length >= MAX_PENDING_NOTES) makeRoom();
+        if (waiting.length >= MAX_PENDING_NOTES) evictOne();
         waiting.push({ note, override: override ?? null, done });
         turn();
       });
@@ -178,7 +178,7 @@ export function createNotes(options: NotesOptions): Notes {
     },
     unanswered(exit) {
       expected.delete(exit);
-      if (waiting.length >= MAX_PENDING_NOTES) makeRoom();
+      if (waiting.length >= MAX_PENDING_NOTES) evictOne();
       waiting.unshift({ note: { kind: 'exit_unmatched', direction: 'out', reason: 'error' }, override: exit, done: () => undefined });
       turn();
     },

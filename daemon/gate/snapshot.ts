@@ -2,7 +2,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import type { HealthMessage } from '../../contract/messages.ts';
 import { effectiveMode, type LaneState } from '../lane/types.ts';
-import type { Clock, DeskStatus, Reader, Uplink } from '../ports.ts';
+import type { Clock, DeciderStatus, Reader, Uplink } from '../ports.ts';
 import type { ActiveAlert, DirectionView, GateSnapshot, ShownDecision } from './live-feed.ts';
 import type { Outputs } from './outputs.ts';
 
@@ -15,7 +15,7 @@ export interface HostHealth {
 }
 
 /** The parts that a report looks at. */
-export interface Reported {
+export interface GateParts {
   readonly gate: string;
   readonly clock: Clock;
   readonly uplink: Pick<Uplink, 'online'>;
@@ -23,16 +23,16 @@ export interface Reported {
   readonly outputs: Outputs;
   readonly lane: LaneState;
   readonly boardOk: boolean;
-  readonly desk: DeskStatus | null;
-  readonly pendingNotes: number;
+  readonly decider: DeciderStatus | null;
+  readonly pendingEntryCount: number;
   readonly totals: GateSnapshot['totals'];
   readonly notTaken: GateSnapshot['notTaken'];
   readonly alerts: readonly ActiveAlert[];
   readonly decisions: readonly ShownDecision[];
 }
 
-export function snapshotOf(from: Reported): GateSnapshot {
-  const { gate, clock, uplink, readers, outputs, lane, boardOk, desk, pendingNotes, totals, notTaken, alerts, decisions } = from;
+export function readSnapshot(from: GateParts): GateSnapshot {
+  const { gate, clock, uplink, readers, outputs, lane, boardOk, decider, pendingEntryCount, totals, notTaken, alerts, decisions } = from;
   return {
     gate,
     wallMs: clock.wallMs(),
@@ -45,8 +45,8 @@ export function snapshotOf(from: Reported): GateSnapshot {
     diskOk: lane.diskOk,
     boardOk,
     readers: readers.map((reader) => ({ name: reader.name, direction: reader.direction, ok: reader.ok() })),
-    desk,
-    pendingNotes,
+    decider,
+    pendingEntryCount,
     totals,
     notTaken,
     alerts,
@@ -54,7 +54,7 @@ export function snapshotOf(from: Reported): GateSnapshot {
   };
 }
 
-function viewOf({ lane, outputs }: Reported, direction: Direction): DirectionView {
+function viewOf({ lane, outputs }: GateParts, direction: Direction): DirectionView {
   const { pendingMode, untilWallMs, signal, grant, deciding } = lane[direction];
   return {
     mode: effectiveMode(lane, direction),
@@ -69,18 +69,18 @@ function viewOf({ lane, outputs }: Reported, direction: Direction): DirectionVie
 }
 
 /** `lagMs`: the longest that the loop was late since the last report. */
-export function healthOf({ clock, readers, lane, boardOk, desk, totals }: Reported, host: HostHealth, lagMs: number): Omit<HealthMessage, 'schema'> {
+export function healthOf({ clock, readers, lane, boardOk, decider, totals }: GateParts, host: HostHealth, lagMs: number): Omit<HealthMessage, 'schema'> {
   const offset = clock.offset();
-  const manifest = newestManifest(desk);
+  const manifest = newestManifest(decider);
   const [mode, modeOut] = [effectiveMode(lane, 'in'), effectiveMode(lane, 'out')];
   return {
     ...host,
     loop_lag_ms: Math.max(0, Math.round(lagMs)),
-    disk_free_mb: Math.floor((desk?.diskFreeBytes ?? 0) / 1_048_576),
+    disk_free_mb: Math.floor((decider?.diskFreeBytes ?? 0) / 1_048_576),
     clock_trusted: clock.trusted() ? 1 : 0,
     ...(offset === null ? {} : { clock_offset_ms: offset.offsetMs, clock_bound_ms: offset.boundMs }),
-    backlog: desk?.backlog ?? 0,
-    backlog_oldest_s: desk?.backlogOldestMs == null ? 0 : secondsSince(clock, desk.backlogOldestMs),
+    backlog: decider?.backlog ?? 0,
+    backlog_oldest_s: decider?.backlogOldestMs == null ? 0 : secondsSince(clock, decider.backlogOldestMs),
     manifest_version: manifest?.version ?? 0,
     manifest_age_s: manifest === null ? 0 : secondsSince(clock, manifest.generatedAtMs),
     reader_ok: readers.every((reader) => reader.ok()) ? 1 : 0,
@@ -93,8 +93,8 @@ export function healthOf({ clock, readers, lane, boardOk, desk, totals }: Report
   };
 }
 
-function newestManifest(desk: DeskStatus | null): DeskStatus['manifests'][number] | null {
-  return (desk?.manifests ?? []).reduce<DeskStatus['manifests'][number] | null>(
+function newestManifest(decider: DeciderStatus | null): DeciderStatus['manifests'][number] | null {
+  return (decider?.manifests ?? []).reduce<DeciderStatus['manifests'][number] | null>(
     (newest, one) => (newest === null || one.generatedAtMs > newest.generatedAtMs ? one : newest),
     null,
   );

@@ -8,7 +8,7 @@ import type { Reason } from '../../contract/reasons.ts';
 /** Latencies kept of one window; of more, a fair sample (each with the same chance). */
 const RESERVOIR = 1_000;
 
-export interface Tally {
+export interface GateStats {
   refused(reason: Reason): void;
   /** `ticket`: it belongs to a grant of a ticket, so it is an admission (in) or an exit (out). */
   passage(outcome: PassageOutcome, direction: Direction, ticket: boolean): void;
@@ -21,7 +21,7 @@ export interface Tally {
 }
 
 /** `random`: 0 ≤ x < 1, for the sample. */
-export function createTally(nowMs: number, random: () => number = Math.random): Tally {
+export function createStats(nowMs: number, random: () => number = Math.random): GateStats {
   let sinceMs = nowMs;
   let window = emptyWindow();
   const totals = { admissions: 0, refusals: 0, passages: 0, notTaken: { busy: 0, held: 0, repeat: 0, open: 0 } };

@@ -5,43 +5,43 @@
 import type { Direction } from '../../contract/ids.ts';
 import { cutText } from '../../contract/text.ts';
 import type { BaseMode, LaneNote, LaneState } from '../lane/types.ts';
-import type { Clock, Desk, DeskStatus, Fault } from '../ports.ts';
+import type { Clock, Decider, DeciderStatus, Fault } from '../ports.ts';
 import type { GateLog, Timers } from '../timers.ts';
 import type { Alerts } from './alerts.ts';
 import type { UntimedInput } from './commands.ts';
 
-/** The desk is asked for its status so often, ms. */
+/** The decider is asked for its status so often, ms. */
 export const STATUS_MS = 5_000;
-/** `open` waits so long for the desk, then goes on without it: codes are refused with `error` until it is open. ms */
+/** `open` waits so long for the decider, then goes on without it: codes are refused with `error` until it is open. ms */
 const DESK_WAIT_MS = 5_000;
-/** Pause before a desk that could not be opened is tried again, ms; doubled each time up to the greatest. */
+/** Pause before a decider that could not be opened is tried again, ms; doubled each time up to the greatest. */
 const DESK_RETRY_MS = { first: 2_000, greatest: 30_000 } as const;
 /** Of a cause, in a row. */
 const MAX_DETAIL_CHARS = 500;
 
-export interface Keeper {
-  /** Waits for the desk within a bound; one that fails or stalls is tried again on its own. Never rejects. */
+export interface StoreSupervisor {
+  /** Waits for the decider within a bound; one that fails or stalls is tried again on its own. Never rejects. */
   open(): Promise<void>;
   isOpen(): boolean;
-  status(): DeskStatus | null;
+  status(): DeciderStatus | null;
   /** An acknowledgement said how much still waits. */
   backlog(rows: number): void;
-  /** A call to the desk was refused. */
+  /** A call to the decider was refused. */
   failed(error: unknown): void;
-  /** The desk does not answer, or not in time. */
+  /** The decider does not answer, or not in time. */
   bad(why: string): void;
-  /** The desk did what it was asked. */
+  /** The decider did what it was asked. */
   works(): void;
-  keepLatch(latched: boolean): void;
+  persistFireLatch(latched: boolean): void;
   /** Call it from time to time: what failed is tried again, the status asked for. */
   around(): void;
-  /** What the desk holds has changed: its status is asked for with the next look around, not only after STATUS_MS. */
+  /** What the decider holds has changed: its status is asked for with the next look around, not only after STATUS_MS. */
   look(): void;
   close(): void;
 }
 
-export interface KeeperOptions {
-  readonly desk: Pick<Desk, 'open' | 'status' | 'setFireLatch'>;
+export interface StoreSupervisorOptions {
+  readonly decider: Pick<Decider, 'open' | 'status' | 'setFireLatch'>;
   readonly clock: Clock;
   readonly timers: Timers;
   readonly log: GateLog;
@@ -51,18 +51,18 @@ export interface KeeperOptions {
   readonly note: (note: LaneNote) => void;
   /** Why the ticket list could not be fetched; null: nothing is known to stand in the way. */
   readonly fetchProblem: () => string | null;
-  /** The desk said how it is. */
-  readonly heard: (status: DeskStatus) => void;
+  /** The decider said how it is. */
+  readonly heard: (status: DeciderStatus) => void;
   /** More rows are to be sent again than before. */
   readonly again: () => void;
-  /** The desk is open: notes may be written. */
+  /** The decider is open: notes may be written. */
   readonly opened: () => void;
   readonly changed: () => void;
 }
 
-export function createKeeper(options: KeeperOptions): Keeper {
-  const { desk, clock, timers, log, alerts, lane, dispatch } = options;
-  let status: DeskStatus | null = null;
+export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSupervisor {
+  const { decider, clock, timers, log, alerts, lane, dispatch } = options;
+  let status: DeciderStatus | null = null;
   let isOpen = false;
   let closed = false;
   let asked = false;
@@ -95,11 +95,11 @@ export function createKeeper(options: KeeperOptions): Keeper {
     dispatch({ kind: 'condition', condition: 'disk', ok: true });
   }
 
-  function keepLatch(latched: boolean): void {
+  function persistFireLatch(latched: boolean): void {
     latchWanted = latched;
     if (!isOpen || latchUnderWay) return;
     latchUnderWay = true;
-    desk
+    decider
       .setFireLatch(latched)
       .then(() => {
         if (latchWanted === latched) latchWanted = null;
@@ -109,13 +109,13 @@ export function createKeeper(options: KeeperOptions): Keeper {
       });
   }
 
-  async function openDesk(waitMs: number): Promise<void> {
+  async function openDecider(waitMs: number): Promise<void> {
     try {
-      status = await desk.open();
+      status = await decider.open();
     } catch (error) {
       failed(error);
       dispatch({ kind: 'condition', condition: 'booted', ok: true });
-      if (!closed) retry = timers.after(waitMs, () => void openDesk(Math.min(waitMs * 2, DESK_RETRY_MS.greatest)));
+      if (!closed) retry = timers.after(waitMs, () => void openDecider(Math.min(waitMs * 2, DESK_RETRY_MS.greatest)));
       return;
     }
     isOpen = true;
@@ -131,14 +131,14 @@ export function createKeeper(options: KeeperOptions): Keeper {
     options.heard(status);
     judge(status);
     dispatch({ kind: 'condition', condition: 'booted', ok: true });
-    if (latchWanted !== null) keepLatch(latchWanted);
+    if (latchWanted !== null) persistFireLatch(latchWanted);
   }
 
   async function askStatus(): Promise<void> {
     asked = true;
     lookSoon = false;
     try {
-      status = await desk.status();
+      status = await decider.status();
       options.heard(status);
       judge(status);
     } catch (error) {
@@ -150,7 +150,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
     }
   }
 
-  function judge({ manifests, usageComplete, resentRows = 0 }: DeskStatus): void {
+  function judge({ manifests, usageComplete, resentRows = 0 }: DeciderStatus): void {
     const stale = manifests.filter((one) => one.expiresAtMs <= clock.wallMs());
     const problem = options.fetchProblem();
     const because = problem === null ? '' : `. ${problem}`;
@@ -177,7 +177,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
       // A disk that stalls at the start holds neither the button nor the readers.
       await new Promise<void>((resolve) => {
         const late = timers.after(DESK_WAIT_MS, resolve);
-        void openDesk(DESK_RETRY_MS.first).then(() => {
+        void openDecider(DESK_RETRY_MS.first).then(() => {
           late.cancel();
           resolve();
         });
@@ -192,9 +192,9 @@ export function createKeeper(options: KeeperOptions): Keeper {
     failed,
     bad,
     works,
-    keepLatch,
+    persistFireLatch,
     around() {
-      if (latchWanted !== null) keepLatch(latchWanted);
+      if (latchWanted !== null) persistFireLatch(latchWanted);
       if (isOpen && !asked && (lookSoon || clock.boottimeMs() - askedAtMs >= STATUS_MS)) void askStatus();
     },
     look() {
@@ -208,7 +208,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
 }
 
 /** In emergency the mode before it is what a reset goes back to; where that is not known, only ticket holders pass. */
-function restored(status: DeskStatus, direction: Direction): { readonly mode: BaseMode; readonly untilWallMs: number | null } {
+function restored(status: DeciderStatus, direction: Direction): { readonly mode: BaseMode; readonly untilWallMs: number | null } {
   const { mode, untilMs, from } = status.modes[direction];
   return { mode: mode !== 'emergency' ? mode : from === undefined || from === 'emergency' ? 'controlled' : from, untilWallMs: untilMs };
 }

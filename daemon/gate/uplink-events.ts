@@ -1,6 +1,6 @@
 /** What the uplink brings, handed to whom it concerns. Nothing here may throw into the loop. */
 import type { AckMessage } from '../../contract/ledger.ts';
-import type { Desk, Uplink, UplinkEvent } from '../ports.ts';
+import type { Decider, Uplink, UplinkEvent } from '../ports.ts';
 import type { GateLog } from '../timers.ts';
 import type { Alerts } from './alerts.ts';
 import type { CommandResult, GateCommand } from './commands.ts';
@@ -17,12 +17,12 @@ export interface GateSync {
   refresh(): Promise<unknown>;
   /** Why what is wanted could not be fetched, with the address that was asked; null: nothing is known to stand in the way. */
   problem?(): string | null;
-  /** Calls back whenever `problem` has changed, or what the desk holds of tickets or of the peers' usage has changed. Where it can't, the gate finds out within STATUS_MS. */
+  /** Calls back whenever `problem` has changed, or what the decider holds of tickets or of the peers' usage has changed. Where it can't, the gate finds out within STATUS_MS. */
   changed?(listener: () => void): void;
 }
 
 export interface InboxOptions {
-  readonly desk: Pick<Desk, 'acknowledge' | 'applyPeer'>;
+  readonly decider: Pick<Decider, 'acknowledge' | 'applyPeer'>;
   readonly uplink: Pick<Uplink, 'kick'>;
   readonly sync: GateSync;
   readonly alerts: Alerts;
@@ -33,11 +33,11 @@ export interface InboxOptions {
 }
 
 /** The listener of the uplink. Its promise holds back the next `peer`, nothing else. Never rejects. */
-export function createInbox(options: InboxOptions): (event: UplinkEvent) => Promise<void> {
-  const { desk, uplink, sync, alerts, log, changed } = options;
+export function createUplinkHandler(options: InboxOptions): (event: UplinkEvent) => Promise<void> {
+  const { decider, uplink, sync, alerts, log, changed } = options;
 
   async function acknowledged(ack: AckMessage): Promise<void> {
-    const { backlog, ahead, again } = await desk.acknowledge(ack);
+    const { backlog, ahead, again } = await decider.acknowledge(ack);
     options.backlog(backlog);
     if (ahead) log.warn('the cloud knows rows that this ledger does not have: a new epoch was begun');
     if (again === true) log.warn('the cloud does not hold rows any more that it had acknowledged: they are sent again');
@@ -57,7 +57,7 @@ export function createInbox(options: InboxOptions): (event: UplinkEvent) => Prom
       case 'ack':
         return acknowledged(event.ack);
       case 'peer':
-        if ((await desk.applyPeer({ ledger: event.ledger, payload: event.payload })).gap) await sync.gap();
+        if ((await decider.applyPeer({ ledger: event.ledger, payload: event.payload })).gap) await sync.gap();
         return;
       case 'want':
         return sync.want(event.payload);

@@ -54,7 +54,7 @@ export interface LaneConfig {
   readonly exit: Exit;
   readonly button: Button;
   /** Directions whose sensor lines are not wired, found by the loop, not configured: there the release counts as the passage. */
-  readonly unsensed?: readonly Direction[];
+  readonly unsensedDirections?: readonly Direction[];
   /** From the release until the passage must have begun. Without a sensor: how long one guest takes; the next code is heard after it. */
   readonly passageTimeoutMs: number;
   /** After that, before `returned` is committed: a passage begun by then belongs to the grant. */
@@ -108,7 +108,7 @@ export const holdsFree = (config: Pick<LaneConfig, 'release' | 'freeBy'>): boole
 
 /** Does a passage in this direction show? */
 export function hasSensor(config: LaneConfig, direction: Direction): boolean {
-  return config.sensor !== 'none' && config.unsensed?.includes(direction) !== true;
+  return config.sensor !== 'none' && config.unsensedDirections?.includes(direction) !== true;
 }
 
 /** Least and greatest value of each figure, both allowed. Outside: a mistake in the configuration, named with its key. */

@@ -20,7 +20,7 @@ export function opensUnasked(turn: Turn, direction: Direction): boolean {
   return direction === 'out' && !turn.state.stopped && mode !== 'emergency' && mode !== 'free' && !closes(mode);
 }
 
-/** A code at an outward reader: the lane opens, then the desk is asked whose it is. */
+/** A code at an outward reader: the lane opens, then the decider is asked whose it is. */
 export function onExit(turn: Turn, { presentation, fingerprint }: Input<'code'>): void {
   if (isHeld(turn, fingerprint)) {
     turn.effects.push({ kind: 'drop', direction: 'out', presentation, shown: 'held' });

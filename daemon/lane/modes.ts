@@ -2,7 +2,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import { returnExits } from './exits.ts';
 import { endRotation, lockOut, settleGrant } from './grants.ts';
-import { dropQueue, giveUp } from './presentations.ts';
+import { abandonDecision, dropQueue } from './presentations.ts';
 import { closeFree, openEmergency, openFree, openRelease } from './release.ts';
 import { cancelTimer, cancelTimers, endNotice, isIdle, patch, record, setTimer, type Turn } from './step-context.ts';
 import { type BaseMode, BOTH, closes, type LaneInput, type PendingMode } from './types.ts';
@@ -49,7 +49,7 @@ function applyMode(turn: Turn, direction: Direction, wanted: PendingMode): void 
   if (turn.state.fire.latched || from === to) return;
   endNotice(turn, direction);
   if (to === 'free') {
-    giveUp(turn, direction);
+    abandonDecision(turn, direction);
     if (direction === 'out') returnExits(turn);
     openFree(turn, direction);
   } else if (from === 'free') {
@@ -153,7 +153,7 @@ function latch(turn: Turn): void {
   turn.state.fire = { ...turn.state.fire, latched: true };
   for (const direction of BOTH) openEmergency(turn, direction);
   for (const direction of BOTH) {
-    giveUp(turn, direction);
+    abandonDecision(turn, direction);
     dropQueue(turn, direction);
     settleGrant(turn, direction, null);
     const { pendingMode } = turn.state[direction];

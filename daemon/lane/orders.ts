@@ -2,7 +2,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import { letOut } from './exits.ts';
 import { beginGrant, returnUnits } from './grants.ts';
-import { giveUp } from './presentations.ts';
+import { abandonDecision } from './presentations.ts';
 import { nextNumber, record, showBusy, type Turn } from './step-context.ts';
 import { closes, effectiveMode, type LaneInput, type OpenedBy } from './types.ts';
 
@@ -48,7 +48,7 @@ export function onOpen(turn: Turn, input: Input<'open'>): void {
 
 function begin(turn: Turn, direction: Direction, by: OpenedBy, units: number): void {
   const grant = { by, units, attention: false, fingerprint: null };
-  giveUp(turn, direction);
+  abandonDecision(turn, direction);
   if (direction === 'out') letOut(turn, grant);
   else beginGrant(turn, direction, grant);
 }

@@ -105,7 +105,7 @@ export function dropQueue(turn: Turn, direction: Direction): void {
   patch(turn, direction, { queue: [] });
 }
 
-/** The committed decision. One that was given up is not ours any more: the desk returns it. */
+/** The committed decision. One that was given up is not ours any more: the decider returns it. */
 export function onVerdict(turn: Turn, input: Input<'verdict'>): void {
   const { direction, verdict, row } = input;
   const { deciding } = turn.state[direction];
@@ -140,12 +140,12 @@ export function onWait(turn: Turn, direction: Direction): void {
 export function onRefuseTimeout(turn: Turn, direction: Direction): void {
   const { deciding } = turn.state[direction];
   if (deciding === null) return;
-  giveUp(turn, direction, 'late');
+  abandonDecision(turn, direction, 'late');
   refuse(turn, direction, 'error', deciding.fingerprint);
 }
 
 /** Gives an awaited decision up, for whatever reason. */
-export function giveUp(turn: Turn, direction: Direction, why: 'late' | 'overruled' = 'overruled'): void {
+export function abandonDecision(turn: Turn, direction: Direction, why: 'late' | 'overruled' = 'overruled'): void {
   const { deciding } = turn.state[direction];
   if (deciding === null) return;
   endDeciding(turn, direction);

@@ -82,12 +82,12 @@ function refusedWay(effect: LaneEffect): Direction | null {
 /** What the outside knows: rights that were given, and what became of them. Kept apart from the lane's own state. */
 function createWitness(world: LaneWorld, config: LaneConfig) {
   const waiting: { readonly presentation: number; readonly direction: Direction }[] = [];
-  /** Given up by the lane: the desk returns them, so what still comes gives no right. */
+  /** Given up by the lane: the decider returns them, so what still comes gives no right. */
   const late: { readonly presentation: number; readonly direction: Direction }[] = [];
   const rights: Record<Direction, number> = { in: 0, out: 0 };
   const edges: Record<Direction, number> = { in: 0, out: 0 };
   /** Units of every right, by its row or override, that have no outcome yet. */
-  const owed = new Map<string, Set<number>>();
+  const abandonedGrants = new Map<string, Set<number>>();
   let opens = 0;
   /** Exits by their presentation, and those for which the lane was open. */
   const exits = new Map<number, number>();
@@ -121,7 +121,7 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
 
   function give(key: string, to: Direction, units: number): void {
     rights[to] += units;
-    owed.set(key, new Set(Array.from({ length: units }, (_, index) => index + 1)));
+    abandonedGrants.set(key, new Set(Array.from({ length: units }, (_, index) => index + 1)));
   }
 
   function saw(effects: readonly LaneEffect[]): void {
@@ -149,7 +149,7 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
     if (note.kind === 'override' && override !== undefined) give(`override ${override}`, note.direction ?? 'in', 1);
     if (note.kind !== 'passage' || note.of === null) return;
     const key = 'row' in note.of ? note.of.row.join('/') : `override ${note.of.override}`;
-    expect(owed.get(key)?.delete(note.unit ?? 0), `unit ${note.unit} of ${key} has one outcome`).toBe(true);
+    expect(abandonedGrants.get(key)?.delete(note.unit ?? 0), `unit ${note.unit} of ${key} has one outcome`).toBe(true);
   }
 
   function forget(presentation: number): void {
@@ -160,7 +160,7 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
   return {
     saw,
     unserved: () => [...unserved],
-    owed: () => [...owed].filter(([, units]) => units.size > 0).map(([key]) => key),
+    abandonedGrants: () => [...abandonedGrants].filter(([, units]) => units.size > 0).map(([key]) => key),
     run(one: Action): void {
       // An exit that is open when a free lane ends is opened once more.
       if (world.state().out.mode === 'free' || one.do === 'restore' || one.do === 'mode') rights.out += 1;
@@ -177,7 +177,7 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
             // Out, the answer is only a row; more than one may follow by it.
             if (one.what !== 'grant') return;
             rights.out += one.units - 1;
-            for (let unit = 2; unit <= one.units; unit += 1) owed.get(`override ${exit}`)?.add(unit);
+            for (let unit = 2; unit <= one.units; unit += 1) abandonedGrants.get(`override ${exit}`)?.add(unit);
             return saw(world.grant(asked.presentation, { units: one.units, direction: 'out' }).effects);
           }
           if (one.what === 'failed') return saw(world.send({ kind: 'decision_failed', ...asked }));
@@ -300,7 +300,7 @@ function check(createWorld: typeof createLaneWorld, numRuns: number): void {
       for (const way of BOTH) witness.run({ do: 'mode', direction: way, mode: 'controlled' });
       witness.run({ do: 'wait', ms: 60_000 });
       witness.saw(world.wait(340_000));
-      expect(witness.owed(), 'every unit has an outcome').toEqual([]);
+      expect(witness.abandonedGrants(), 'every unit has an outcome').toEqual([]);
       expect(witness.unserved(), 'the lane was open for every exit').toEqual([]);
       const freeOut = config.exit === 'free';
       expect([world.driven('release_in'), world.driven('stop')]).toEqual([false, false]);

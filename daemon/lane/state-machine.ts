@@ -12,16 +12,27 @@ import { onExit, onExitGranted, onGarbledExit, opensUnasked, returnExits, settle
 import { onGraceTimeout, onPassage, onPassageTimeout, onStuck, settleGrant } from './grants.ts';
 import { onExitTimeout, onFire, onMode, onResetEmergency, onRestore, onUntil, settleExitMode, settleMode } from './modes.ts';
 import { cannotOpen, onButton, onOpen } from './orders.ts';
-import { dropQueue, giveUp, onCode, onDecisionFailed, onGarbled, onQueueTimeout, onRefuseTimeout, onVerdict, onWait, settleQueue } from './presentations.ts';
+import {
+  abandonDecision,
+  dropQueue,
+  onCode,
+  onDecisionFailed,
+  onGarbled,
+  onQueueTimeout,
+  onRefuseTimeout,
+  onVerdict,
+  onWait,
+  settleQueue,
+} from './presentations.ts';
 import { closeRelease, freeByHold, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
-import { beginTurn, cancelTimer, endNotice, initialLane, isIdle, patch, record, setTimer, signalOf, type Turn } from './step-context.ts';
+import { beginStep, cancelTimer, endNotice, initialLane, isIdle, patch, record, setTimer, signalOf, type Turn } from './step-context.ts';
 import { BOTH, type DirectionTimer, effectiveMode, type LaneInput, type LaneLine, type LaneState, type Step, type TimerName } from './types.ts';
 
 export { effectiveMode, initialLane, isIdle };
 
 /** One input, one step. Never throws; inputs that mean nothing in this state change nothing. */
 export function step(state: LaneState, input: LaneInput, config: LaneConfig): Step {
-  const turn = beginTurn(state, config, { atMs: input.atMs, wallMs: input.wallMs });
+  const turn = beginStep(state, config, { atMs: input.atMs, wallMs: input.wallMs });
   if (input.kind === 'line' && input.input === 'fire') onFire(turn, input.active);
   else if (!turn.state.stopped) act(turn, input);
   if (!turn.state.stopped) settleAll(turn);
@@ -187,7 +198,7 @@ function onDirectionTimer(turn: Turn, name: DirectionTimer, direction: 'in' | 'o
 
 function onStop(turn: Turn): void {
   for (const direction of BOTH) {
-    giveUp(turn, direction);
+    abandonDecision(turn, direction);
     dropQueue(turn, direction);
     settleGrant(turn, direction, 'unknown');
     endNotice(turn, direction);

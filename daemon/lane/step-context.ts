@@ -59,7 +59,7 @@ export function initialLane(): LaneState {
   };
 }
 
-export function beginTurn(state: LaneState, config: LaneConfig, now: At): Turn {
+export function beginStep(state: LaneState, config: LaneConfig, now: At): Turn {
   return { state: { ...state, timers: { ...state.timers } }, effects: [], config, now, again: new Set() };
 }
 

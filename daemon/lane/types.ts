@@ -155,7 +155,7 @@ export type LaneInput = At &
         readonly row: RowPosition;
         readonly verdict: { readonly kind: 'grant'; readonly units: number; readonly attention: boolean } | { readonly kind: 'refusal' };
       }
-    /** The desk could not decide (disk full, busy, denied). */
+    /** The decider could not decide (disk full, busy, denied). */
     | { readonly kind: 'decision_failed'; readonly direction: Direction; readonly presentation: number }
     /** A line of the board, as it is: edge or level. `initial`: read at start. */
     | { readonly kind: 'line'; readonly input: LaneLine; readonly active: boolean; readonly initial: boolean }
@@ -228,16 +228,16 @@ export type LaneEffect =
   | { readonly kind: 'expect'; readonly exit: number }
   /** `exit`: the lane is open outwards already, whatever the answer is. */
   | { readonly kind: 'decide'; readonly direction: Direction; readonly presentation: number; readonly mode: Mode; readonly exit?: number }
-  /** Give the decision up; if it is a grant after all, the desk returns it. `late`: it took too long; `overruled`: something else came first. */
+  /** Give the decision up; if it is a grant after all, the decider returns it. `late`: it took too long; `overruled`: something else came first. */
   | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number; readonly why: 'late' | 'overruled' }
-  /** The presentation ends here without the desk: forget its bytes. `shown`: what the guest was told; `gate_locked`: the lane has refused it itself. */
+  /** The presentation ends here without the decider: forget its bytes. `shown`: what the guest was told; `gate_locked`: the lane has refused it itself. */
   | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: NotTaken | 'gate_locked' }
   /** `override`: the number under which passages point at this row. */
   | { readonly kind: 'record'; readonly note: LaneNote; readonly override?: number }
   | { readonly kind: 'fire_latch'; readonly latched: boolean }
   | { readonly kind: 'raise'; readonly alert: AlertId; readonly severity: Severity; readonly message: string }
   | { readonly kind: 'clear'; readonly alert: AlertId }
-  /** Shown to the guest without a decision of the desk. */
+  /** Shown to the guest without a decision of the decider. */
   | { readonly kind: 'refused'; readonly direction: Direction; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'> }
   /** After `drain`: nothing is open any more. */
   | { readonly kind: 'idle' };

@@ -1,29 +1,29 @@
-/** Desk, uplink and fetching, put together: they know one another only here. What MQTT and HTTP need is loaded after the readers are open. */
+/** Decider, uplink and fetching, put together: they know one another only here. What MQTT and HTTP need is loaded after the readers are open. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { InfoMessage, Severity } from '../../contract/messages.ts';
 import { isBundle } from '../../runtime/build-info.ts';
 import type { Config } from '../config/load.ts';
-import { createDesk } from '../decider/client.ts';
-import type { DeskThread } from '../decider/early-start.ts';
-import { deskStore } from '../decider/store-identity.ts';
+import { createDeciderClient } from '../decider/client.ts';
+import type { EarlyWorker } from '../decider/early-start.ts';
+import { storeIdentity } from '../decider/store-identity.ts';
 import type { GateSync } from '../gate/gate.ts';
 import type { Log, LogLevel } from '../log/log.ts';
-import type { Clock, Desk, Uplink } from '../ports.ts';
-import { createLateUplink, createNoUplink } from './lazy-uplink.ts';
+import type { Clock, Decider, Uplink } from '../ports.ts';
+import { createLazyUplink, createNoUplink } from './lazy-uplink.ts';
 import type { ManifestSync } from './manifest-sync.ts';
 import type { MqttUplink } from './mqtt-uplink.ts';
 
 export interface Link {
-  readonly desk: Desk;
+  readonly decider: Decider;
   readonly uplink: Uplink;
   readonly sync: GateSync;
-  /** Ends what is being fetched. The uplink and the desk are the gate's to close. */
+  /** Ends what is being fetched. The uplink and the decider are the gate's to close. */
   close(): Promise<void>;
 }
 
-/** Does nothing yet: the gate opens desk and uplink. `info` is asked for when the uplink is loaded. `deskThread`: the desk's worker, where it runs already. */
-export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log, deskThread?: DeskThread): Link {
+/** Does nothing yet: the gate opens decider and uplink. `info` is asked for when the uplink is loaded. `deskThread`: the decider's worker, where it runs already. */
+export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log, earlyWorker?: EarlyWorker): Link {
   const { mqtt, cloud, gate } = config;
   const lookupBudgetMs = mqtt?.lookupMs ?? 0;
   const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
@@ -31,13 +31,13 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
   const uplink: Uplink & { loaded?(): MqttUplink | null } =
     mqtt === null
       ? createNoUplink()
-      : createLateUplink(
+      : createLazyUplink(
           async () => {
             const { createUplink } = await import('./mqtt-uplink.ts');
             return createUplink({
               gate,
               clock,
-              desk,
+              decider,
               url: mqtt.url,
               ca: bytes(mqtt.ca),
               cert: bytes(mqtt.cert),
@@ -47,17 +47,17 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
               info: info(),
               log: linkLog,
               peersDropped: () => void sync.gap(),
-              lateAnswer: ({ tickets }) => void desk.remember(tickets),
+              lateAnswer: ({ tickets }) => void decider.remember(tickets),
             });
           },
           (error) => log.error('the uplink could not be loaded: the gate works alone', { error }),
         );
 
-  const desk = createDesk({
-    ...deskStore(config),
+  const decider = createDeciderClient({
+    ...storeIdentity(config),
     clock,
-    ...(isBundle() ? { workerUrl: new URL('./stile-desk.mjs', import.meta.url) } : {}),
-    ...(deskThread === undefined ? {} : { thread: deskThread }),
+    ...(isBundle() ? { workerUrl: new URL('./stile-decider.mjs', import.meta.url) } : {}),
+    ...(earlyWorker === undefined ? {} : { thread: earlyWorker }),
     notice: (what, detail) => log.warn('the store says', { what, detail }),
     ...(lookupBudgetMs === 0 ? {} : { lookupBudgetMs, lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], lookupBudgetMs))?.tickets ?? null }),
   });
@@ -83,7 +83,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
     return createManifestSync({
       gate,
       client,
-      desk: toldOf(desk, () => changed()),
+      decider: notifyOnChange(decider, () => changed()),
       alerts: problems,
       folder: join(config.store.path, 'incoming'),
       log: linkLog,
@@ -92,7 +92,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
   const late = (): Promise<ManifestSync> => (fetching ??= load());
   const sync: GateSync =
     cloud === null
-      ? createLocalSync(desk, log)
+      ? createLocalSync(decider, log)
       : {
           want: async (payload) => (await late()).want(payload),
           overlay: async (payload) => (await late()).overlay(payload),
@@ -115,7 +115,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
       );
   };
   return {
-    desk,
+    decider,
     sync,
     uplink: {
       ...uplink,
@@ -129,26 +129,26 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
   };
 }
 
-/** The desk, and who is told after each call that may change what it knows of tickets or peers. */
-function toldOf(desk: Desk, changed: () => void): Desk {
+/** The decider, and who is told after each call that may change what it knows of tickets or peers. */
+function notifyOnChange(decider: Decider, changed: () => void): Decider {
   const told =
     <A extends readonly unknown[], R>(work: (...args: A) => Promise<R>) =>
     (...args: A) =>
       work(...args).finally(changed);
-  return { ...desk, installManifest: told(desk.installManifest), applyOverlay: told(desk.applyOverlay), caughtUp: told(desk.caughtUp) };
+  return { ...decider, installManifest: told(decider.installManifest), applyOverlay: told(decider.applyOverlay), caughtUp: told(decider.caughtUp) };
 }
 
 const bytes = (path: string | null): Buffer | undefined => (path === null ? undefined : readFileSync(path));
 const secret = (path: string | null): string | undefined => (path === null ? undefined : readFileSync(path, 'utf8').trim());
 
 /** Without a cloud to fetch from: what comes by itself is taken, the rest can't be had. */
-function createLocalSync(desk: Desk, log: Log): GateSync {
+function createLocalSync(decider: Decider, log: Log): GateSync {
   return {
     async want(payload) {
-      const missing = await desk.want(payload);
+      const missing = await decider.want(payload);
       if (missing.length > 0) log.warn('tickets are wanted that cannot be fetched: no cloud is configured', { events: missing.map(({ eventId }) => eventId) });
     },
-    overlay: async (payload) => void (await desk.applyOverlay(payload)),
+    overlay: async (payload) => void (await decider.applyOverlay(payload)),
     async gap() {
       log.warn("rows of the site's other gates are missing and cannot be fetched: no cloud is configured");
     },

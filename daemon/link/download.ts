@@ -5,7 +5,7 @@ import { open, rm, stat, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 
-/** Left free on the disk whatever is fetched: the ledger must go on. The desk keeps a copy, so a file needs its size twice. */
+/** Left free on the disk whatever is fetched: the ledger must go on. The decider keeps a copy, so a file needs its size twice. */
 export const DISK_RESERVE_BYTES = 64 * 1024 * 1024;
 
 export interface Download {

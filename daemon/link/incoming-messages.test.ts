@@ -1,17 +1,17 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { gateReads } from '../../cloud/mqtt/broker-acl.ts';
-import { inboxOf, sortIncoming } from './incoming-messages.ts';
+import { classifyMessage, subscriptionsOf } from './incoming-messages.ts';
 import { createPeerQueue, MAX_PEER_BYTES, MAX_PEER_MESSAGES } from './peer-queue.ts';
 import { until } from './testing/ports.ts';
 
 const GATE = 'arena/north-03';
 const sort = (topic: string, over: { payload?: Uint8Array; retained?: boolean } = {}) =>
-  sortIncoming({ topic, payload: over.payload ?? Buffer.from('{}'), retained: over.retained ?? false }, GATE);
+  classifyMessage({ topic, payload: over.payload ?? Buffer.from('{}'), retained: over.retained ?? false }, GATE);
 
 test('subscribes to what the broker lets it read, and to nothing else', () => {
   expect(
-    inboxOf(GATE)
+    subscriptionsOf(GATE)
       .map(({ filter }) => filter)
       .sort(),
   ).toEqual([...gateReads(GATE)].sort());

@@ -5,7 +5,7 @@ import type { Incoming, SubscribeRequest } from './mqtt-session.ts';
 import { requestWord } from './request-validation.ts';
 
 /** The gate's inbox, and its own alerts, to see which of them are retained from before. */
-export function inboxOf(gate: string): readonly SubscribeRequest[] {
+export function subscriptionsOf(gate: string): readonly SubscribeRequest[] {
   const inbox = gateSubscriptions(gate).map(
     (filter): SubscribeRequest => ({ filter, qos: filter.endsWith('/time/+') ? 0 : 1, noLocal: true, retainAsPublished: true }),
   );
@@ -27,7 +27,7 @@ export type Sorted =
 const NOTHING: Sorted = { kind: 'ignored', why: null };
 
 /** Total. Payloads above 256 KiB are ignored unread, but for requests, which are answered. Empty ones clear a retained message and mean nothing else. */
-export function sortIncoming({ topic, payload, retained }: Pick<Incoming, 'topic' | 'payload' | 'retained'>, gate: string): Sorted {
+export function classifyMessage({ topic, payload, retained }: Pick<Incoming, 'topic' | 'payload' | 'retained'>, gate: string): Sorted {
   if (payload.byteLength === 0) return NOTHING;
   const word = requestWord(topic, gate);
   if (word !== null) return { kind: 'request', word };

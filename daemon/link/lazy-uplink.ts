@@ -6,7 +6,7 @@ import type { AlertId, Severity } from '../../contract/messages.ts';
 import type { Uplink, UplinkEvent } from '../ports.ts';
 
 /** Until `load` has given the real one, alerts are kept, and what may be lost is dropped. `failed`: it could not be loaded. */
-export function createLateUplink<U extends Uplink>(
+export function createLazyUplink<U extends Uplink>(
   load: () => Promise<U>,
   failed: (error: unknown) => void,
 ): Uplink & { /** The real one, once it is there. */ loaded(): U | null } {

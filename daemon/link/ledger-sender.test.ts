@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { AckMessage } from '../../contract/ledger.ts';
 import { createOutbox, type OutboxOptions } from './ledger-sender.ts';
 import type { Published } from './mqtt-session.ts';
-import { testDesk } from './testing/ports.ts';
+import { testDecider } from './testing/ports.ts';
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -20,13 +20,13 @@ const seqOf = (payload: Uint8Array): number => JSON.parse(Buffer.from(payload).t
 
 /** An outbox on a ledger in memory, and the first seq of everything that it sent. */
 function rig(over: Partial<OutboxOptions> = {}) {
-  const desk = testDesk('arena/north-03', 7);
+  const decider = testDecider('arena/north-03', 7);
   const sent: number[] = [];
   const refusals: number[] = [];
   const failures: string[] = [];
   let answer: Published = { result: 'sent' };
   const outbox = createOutbox({
-    nextBatch: (after) => desk.nextBatch(after),
+    nextBatch: (after) => decider.nextBatch(after),
     nowMs: () => Date.now(),
     refused: (code) => refusals.push(code),
     failed: (error) => failures.push(error.message),
@@ -40,11 +40,11 @@ function rig(over: Partial<OutboxOptions> = {}) {
       return answer;
     });
   const acknowledge = (upto: number) => {
-    desk.acknowledge(ack(7, upto));
+    decider.acknowledge(ack(7, upto));
     outbox.acknowledged(ack(7, upto));
   };
   return {
-    desk,
+    decider,
     outbox,
     sent,
     refusals,
@@ -59,8 +59,8 @@ function rig(over: Partial<OutboxOptions> = {}) {
 const settle = () => vi.advanceTimersByTimeAsync(0);
 
 test('fills the window in order, and moves it with each ack', async () => {
-  const { desk, outbox, sent, start, acknowledge } = rig();
-  desk.write(1_050);
+  const { decider, outbox, sent, start, acknowledge } = rig();
+  decider.write(1_050);
   start();
   await settle();
   expect(sent).toEqual([1, 101, 201, 301, 401, 501, 601, 701]);
@@ -74,8 +74,8 @@ test('fills the window in order, and moves it with each ack', async () => {
 });
 
 test('an ack of another epoch, or of less than a batch, frees nothing', async () => {
-  const { desk, outbox, sent, start } = rig();
-  desk.write(900);
+  const { decider, outbox, sent, start } = rig();
+  decider.write(900);
   start();
   await settle();
   outbox.acknowledged(ack(8, 900));
@@ -86,8 +86,8 @@ test('an ack of another epoch, or of less than a batch, frees nothing', async ()
 });
 
 test('sends the oldest again ever more slowly, then the rest once an ack has answered it', async () => {
-  const { desk, sent, start, acknowledge } = rig();
-  desk.write(300);
+  const { decider, sent, start, acknowledge } = rig();
+  decider.write(300);
   start();
   await settle();
   await vi.advanceTimersByTimeAsync(60_000);
@@ -105,8 +105,8 @@ test('sends the oldest again ever more slowly, then the rest once an ack has ans
 });
 
 test('keeps nothing over the end of a connection, and begins where the ledger says', async () => {
-  const { desk, outbox, sent, start, acknowledge } = rig();
-  desk.write(500);
+  const { decider, outbox, sent, start, acknowledge } = rig();
+  decider.write(500);
   start();
   await settle();
   acknowledge(200);
@@ -121,20 +121,20 @@ test('keeps nothing over the end of a connection, and begins where the ledger sa
 });
 
 test('rows before those in flight are sent at once when the window is emptied (T2)', async () => {
-  const desk = testDesk('arena/north-03', 7);
-  desk.write(300);
-  desk.acknowledge(ack(7, 200));
-  let owed = false;
+  const decider = testDecider('arena/north-03', 7);
+  decider.write(300);
+  decider.acknowledge(ack(7, 200));
+  let abandonedGrants = false;
   const { outbox, sent, start } = rig({
     nextBatch: async (after) =>
-      owed && (after === null || after[1] < 150)
+      abandonedGrants && (after === null || after[1] < 150)
         ? { epoch: 7, fromSeq: 101, uptoSeq: 150, payload: Buffer.from('{"entries":[{"seq":101}]}') }
-        : desk.nextBatch(after),
+        : decider.nextBatch(after),
   });
   start();
   await settle();
   expect(sent).toEqual([201]);
-  owed = true;
+  abandonedGrants = true;
   outbox.kick();
   await settle();
   expect(sent).toEqual([201]);
@@ -145,7 +145,7 @@ test('rows before those in flight are sent at once when the window is emptied (T
 
 test('a refused batch is reported and tried again like a lost one', async () => {
   const r = rig();
-  r.desk.write(10);
+  r.decider.write(10);
   r.answer({ result: 'refused', code: 135 });
   r.start();
   await settle();
@@ -157,14 +157,14 @@ test('a refused batch is reported and tried again like a lost one', async () => 
 
 test('a ledger that cannot be read is asked again', async () => {
   let broken = true;
-  const desk = testDesk('arena/north-03', 7);
-  desk.write(5);
+  const decider = testDecider('arena/north-03', 7);
+  decider.write(5);
   const r = rig({
     resendFirstMs: 60_000,
     resendMaxMs: 60_000,
     nextBatch: async (after) => {
       if (broken) throw new Error('disk I/O error');
-      return desk.nextBatch(after);
+      return decider.nextBatch(after);
     },
   });
   r.start();
@@ -176,13 +176,13 @@ test('a ledger that cannot be read is asked again', async () => {
 });
 
 test('a stalled read that answers after the connection ended sends nothing on the next one twice', async () => {
-  const desk = testDesk('arena/north-03', 7);
-  desk.write(50);
+  const decider = testDecider('arena/north-03', 7);
+  decider.write(50);
   const stalled: (() => void)[] = [];
   const r = rig({
     nextBatch: (after) =>
       new Promise((resolve) => {
-        stalled.push(() => resolve(desk.nextBatch(after)));
+        stalled.push(() => resolve(decider.nextBatch(after)));
       }),
   });
   r.start();
@@ -210,10 +210,10 @@ test('a thousand kicks cost one read', async () => {
 });
 
 test('while the cloud is silent new rows still go out, each once, for the other gates; the cloud gets the rest when it speaks', async () => {
-  const { desk, outbox, sent, start, acknowledge } = rig();
+  const { decider, outbox, sent, start, acknowledge } = rig();
   start();
   for (let row = 1; row <= 30; row++) {
-    desk.write(1);
+    decider.write(1);
     outbox.kick();
     await vi.advanceTimersByTimeAsync(200);
   }
@@ -227,8 +227,8 @@ test('while the cloud is silent new rows still go out, each once, for the other 
 });
 
 test('an ack out of the blue, as from a cloud that is back, is met by the oldest batch at once; one that answers it is not', async () => {
-  const { desk, outbox, sent, start, acknowledge } = rig({ resendFirstMs: 60_000, resendMaxMs: 60_000 });
-  desk.write(150);
+  const { decider, outbox, sent, start, acknowledge } = rig({ resendFirstMs: 60_000, resendMaxMs: 60_000 });
+  decider.write(150);
   start();
   await vi.advanceTimersByTimeAsync(5_000);
   expect(sent).toEqual([1, 101]);
@@ -246,11 +246,11 @@ test('an ack out of the blue, as from a cloud that is back, is met by the oldest
 });
 
 test('the window does not slide over what the broker has not taken', async () => {
-  const { desk, outbox, sent, start, answer } = rig();
+  const { decider, outbox, sent, start, answer } = rig();
   answer({ result: 'refused', code: 135 });
   start();
   for (let row = 1; row <= 20; row++) {
-    desk.write(1);
+    decider.write(1);
     outbox.kick();
     await vi.advanceTimersByTimeAsync(200);
   }

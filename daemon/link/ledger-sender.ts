@@ -21,7 +21,7 @@ export const RESEND_FIRST_MS = 5_000;
 export const RESEND_MAX_MS = 60_000;
 /** The ledger could not be read (a disk fault): asked again after this, doubling to RESEND_MAX_MS. */
 export const READ_RETRY_FIRST_MS = 1_000;
-/** Rows that an ack has just named and the desk still offers are not sent again within this time: its own acknowledgement is on its way. */
+/** Rows that an ack has just named and the decider still offers are not sent again within this time: its own acknowledgement is on its way. */
 const SETTLE_MS = 1_000;
 
 export interface OutboxOptions {
@@ -47,7 +47,7 @@ export interface Outbox {
   stop(): void;
   /** New rows wait. Cheap, may be called after every commit. `again`: older ones than those in flight, so the window is emptied and begins with the oldest. */
   kick(again?: boolean): void;
-  /** What the cloud has; call it after the desk was given the same ack. */
+  /** What the cloud has; call it after the decider was given the same ack. */
   acknowledged(ack: AckMessage): void;
   inFlight(): number;
 }

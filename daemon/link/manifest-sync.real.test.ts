@@ -12,7 +12,7 @@ import type { LedgerVector } from '../../contract/ids.ts';
 import { LedgerMessage } from '../../contract/ledger.ts';
 import { WantMessage } from '../../contract/manifest.ts';
 import { createTestCa } from '../../deploy/mosquitto/test-ca.ts';
-import type { Desk, ManifestResult } from '../ports.ts';
+import type { Decider, ManifestResult } from '../ports.ts';
 import { createCloudClient } from './cloud-client.ts';
 import { createManifestSync, type ManifestSyncOptions } from './manifest-sync.ts';
 import { until } from './testing/ports.ts';
@@ -40,12 +40,12 @@ async function cloud(handler: Handler) {
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, seen };
 }
 
-/** A desk that holds files and overlay versions as the real one does, and rows by ledger. */
-function deskOf(over: Partial<ManifestSyncOptions['desk']> = {}) {
+/** A decider that holds files and overlay versions as the real one does, and rows by ledger. */
+function deciderOf(over: Partial<ManifestSyncOptions['decider']> = {}) {
   const held = new Map<string, { version: number; overlay: number; bytes: Buffer }>();
   const vector: Record<string, [number, number]> = {};
   let caughtUp = 0;
-  const desk: ManifestSyncOptions['desk'] = {
+  const decider: ManifestSyncOptions['decider'] = {
     async want(payload) {
       return WantMessage.parse(JSON.parse(Buffer.from(payload).toString())).events.flatMap(
         (wanted): { eventId: string; since: number | null; wanted: unknown }[] => {
@@ -93,20 +93,20 @@ function deskOf(over: Partial<ManifestSyncOptions['desk']> = {}) {
           expiresAtMs: 0,
           tickets: 0,
         })),
-      } as unknown as Awaited<ReturnType<Desk['status']>>;
+      } as unknown as Awaited<ReturnType<Decider['status']>>;
     },
     ...over,
   };
-  return { desk, held, vector, caughtUp: () => caughtUp };
+  return { decider, held, vector, caughtUp: () => caughtUp };
 }
 
-function sync(url: string, desk: ManifestSyncOptions['desk'], over: { token?: string; ca?: string; cert?: string; key?: string } = {}) {
+function sync(url: string, decider: ManifestSyncOptions['decider'], over: { token?: string; ca?: string; cert?: string; key?: string } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'stile-incoming-'));
   const alerts = new Map<string, string>();
   const logged: string[] = [];
   const made = createManifestSync({
     gate: GATE,
-    desk,
+    decider,
     folder,
     client: createCloudClient({ url, token: 'device-token', ...over }),
     alerts: { raise: (id, _severity, message) => alerts.set(id, message), clear: (id) => alerts.delete(id) },
@@ -157,8 +157,8 @@ function serve(response: ServerResponse, request: IncomingMessage, bytes: Buffer
 
 test('fetches what is wanted with the device’s name and token, and installs it', async () => {
   const c = await cloud((request, response) => serve(response, request, file));
-  const { desk, held } = deskOf();
-  const s = sync(c.url, desk);
+  const { decider, held } = deciderOf();
+  const s = sync(c.url, decider);
   await s.sync.want(want(wanted({ url: `${c.url}/offline/manifest/ev-1?version=5` })));
   await until('installed', () => held.has('ev-1'));
   expect(held.get('ev-1')?.bytes.equals(file)).toBe(true);
@@ -172,8 +172,8 @@ test('fetches what is wanted with the device’s name and token, and installs it
 test('continues where it broke off, also after a restart', async () => {
   let breaks = 3;
   const c = await cloud((request, response) => serve(response, request, file, breaks-- > 0 ? 150_000 : Infinity));
-  const { desk, held } = deskOf();
-  const s = sync(c.url, desk);
+  const { decider, held } = deciderOf();
+  const s = sync(c.url, decider);
   writeFileSync(join(s.folder, `${sha256(file)}.part`), file.subarray(0, 100_000));
   writeFileSync(join(s.folder, `${'0'.repeat(64)}.part`), 'of no use any more');
   await s.sync.want(want(wanted()));
@@ -200,8 +200,8 @@ test('takes no other bytes than those that were named: wrong ones are fetched an
     if (attempt === 3) return void response.writeHead(500).end('oops');
     return void setTimeout(() => serve(response, request, file), 50);
   });
-  const { desk, held } = deskOf();
-  const s = sync(c.url, desk);
+  const { decider, held } = deciderOf();
+  const s = sync(c.url, decider);
   await s.sync.want(want(wanted()));
   await until('alerted', () => s.alerts.has('manifest'));
   await until('installed', () => held.has('ev-1'));
@@ -212,8 +212,8 @@ test('takes no other bytes than those that were named: wrong ones are fetched an
 test('a forged entry is told at once and keeps no other event waiting', async () => {
   const other = randomBytes(1_000);
   const c = await cloud((request, response, url) => serve(response, request, url.pathname.endsWith('ev-2') ? other : file));
-  const { desk, held } = deskOf();
-  const s = sync(c.url, desk);
+  const { decider, held } = deciderOf();
+  const s = sync(c.url, decider);
   await s.sync.want(
     want(
       wanted({ signature: Buffer.from('forged').toString('base64') }),
@@ -235,8 +235,8 @@ test('a newer want ends the fetching of what it no longer names', async () => {
     response.writeHead(200);
     response.write(file.subarray(0, 1_000));
   });
-  const { desk, held } = deskOf();
-  const s = sync(c.url, desk);
+  const { decider, held } = deciderOf();
+  const s = sync(c.url, decider);
   await s.sync.want(want(wanted()));
   await until('on its way', () => (s.sync.status().fetching?.receivedBytes ?? 0) > 0);
   await s.sync.want(want(wanted({ version: 6, overlay_version: 6, sha256: sha256(newer), size: newer.length, url: '/offline/manifest/ev-1?version=6' })));
@@ -259,8 +259,8 @@ test('fetches the signed overlays of a gap, whoever notices it', async () => {
       .writeHead(200, { 'content-type': 'application/json' })
       .end(JSON.stringify({ success: true, manifest: { eventId: 'ev-1', tickets: [{ overlays: ['a trap'] }], overlays } }));
   });
-  const { desk, held } = deskOf();
-  const s = sync(c.url, desk);
+  const { decider, held } = deciderOf();
+  const s = sync(c.url, decider);
   await s.sync.want(want(wanted({ overlay_version: 7 })));
   await until('file and changes', () => held.get('ev-1')?.overlay === 9);
   const record = held.get('ev-1');
@@ -291,10 +291,10 @@ test('reads the site’s ledger page by page, hands it on in messages, and says 
     response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ success: true, rows: left.slice(0, 120), more: left.length > 120 }));
   });
   const messages: number[] = [];
-  const d = deskOf();
-  const apply = d.desk.applyPeer;
+  const d = deciderOf();
+  const apply = d.decider.applyPeer;
   const s = sync(c.url, {
-    ...d.desk,
+    ...d.decider,
     applyPeer: (message) => {
       const read = LedgerMessage.parse(JSON.parse(Buffer.from(message.payload).toString()));
       expect(message.ledger).toBe(read.gate);
@@ -318,8 +318,8 @@ test('a ledger that says "more" for ever, breaks off or lies is not believed, an
   const c = await cloud((_request, response) => {
     response.writeHead(200).end(answer);
   });
-  const d = deskOf();
-  const s = sync(c.url, d.desk);
+  const d = deciderOf();
+  const s = sync(c.url, d.decider);
   await s.sync.gap();
   await until('failing', () => s.sync.status().ledgerFailing?.includes('nothing new') ?? false);
   for (const [text, why] of [
@@ -350,14 +350,14 @@ test('gives its identity to the cloud alone, over TLS with its certificate', asy
   });
   const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const elsewhere = await cloud((request, response) => serve(response, request, file));
-  const d = deskOf();
-  const s = sync(url, d.desk, { ca: ca.ca, ...device });
+  const d = deciderOf();
+  const s = sync(url, d.decider, { ca: ca.ca, ...device });
   await s.sync.want(want(wanted(), wanted({ event_id: 'ev-2', url: `${elsewhere.url}/file` })));
   await until('both', () => d.held.size === 2);
   expect(names).toEqual([GATE]);
   expect(elsewhere.seen[0]?.headers.authorization).toBeUndefined();
 
-  const stranger = sync(url, deskOf().desk, { ca: ca.ca });
+  const stranger = sync(url, deciderOf().decider, { ca: ca.ca });
   await stranger.sync.want(want(wanted()));
   await until('refused', () => stranger.sync.status().failing !== null);
 });
@@ -367,8 +367,8 @@ test('closes at once in the midst of everything, and leaves the half file for ne
     response.writeHead(200);
     response.write(file.subarray(0, 50_000));
   });
-  const d = deskOf();
-  const s = sync(c.url, d.desk);
+  const d = deciderOf();
+  const s = sync(c.url, d.decider);
   await s.sync.want(want(wanted()));
   await s.sync.gap();
   await until('half', () => (s.sync.status().fetching?.receivedBytes ?? 0) === 50_000);

@@ -1,5 +1,5 @@
 /**
- * Brings what the gate shall know of tickets onto its card, and what it missed of its peers: on `manifest/want` the files that the desk asks
+ * Brings what the gate shall know of tickets onto its card, and what it missed of its peers: on `manifest/want` the files that the decider asks
  * for, on a gap the signed overlays in between, on a gap among peers' rows the site's ledger. Works in the background, one thing
  * at a time, tries again until it is so, and says by the alert `manifest` when it is not.
  */
@@ -9,7 +9,7 @@ import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { OverlayMessage, WantedManifest } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { cutText } from '../../contract/text.ts';
-import type { Desk, ManifestResult } from '../ports.ts';
+import type { Decider, ManifestResult } from '../ports.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { download } from './download.ts';
 import { createJsonItems } from './json-stream.ts';
@@ -36,7 +36,7 @@ const SQLITE_TYPE = 'application/vnd.sqlite3';
 export interface ManifestSyncOptions {
   readonly gate: string;
   readonly client: CloudClient;
-  readonly desk: Pick<Desk, 'want' | 'installManifest' | 'applyOverlay' | 'applyPeer' | 'vector' | 'caughtUp' | 'status'>;
+  readonly decider: Pick<Decider, 'want' | 'installManifest' | 'applyOverlay' | 'applyPeer' | 'vector' | 'caughtUp' | 'status'>;
   readonly alerts: { raise(alert: 'manifest', severity: 'warning', message: string): void; clear(alert: 'manifest'): void };
   /** For files that are on their way, such as `<store>/incoming`. Emptied of what is not wanted any more. */
   readonly folder: string;
@@ -74,7 +74,7 @@ export interface ManifestSync {
 type Brought = { readonly ok: true; readonly applied: number } | Extract<Outcome, { ok: false }>;
 
 export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
-  const { desk, client, gate, log, timing = {} } = options;
+  const { decider, client, gate, log, timing = {} } = options;
   const waits = { firstMs: timing.retryFirstMs ?? RETRY_FIRST_MS, maxMs: timing.retryMaxMs ?? RETRY_MAX_MS };
   const stopped = new AbortController();
   /** Events whose overlays have a gap that the last want may not know of. */
@@ -102,8 +102,8 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     await mkdir(options.folder, { recursive: true, mode: 0o700 });
     for (let step = 0; step < MAX_STEPS_PER_ROUND; step++) {
       const wanted = want;
-      const needs = wanted === null ? [] : await desk.want(wanted);
-      if (step === 0) await tidy(needs.map(({ wanted: one }) => WantedManifest.safeParse(one).data?.sha256));
+      const needs = wanted === null ? [] : await decider.want(wanted);
+      if (step === 0) await maybeCheckpoint(needs.map(({ wanted: one }) => WantedManifest.safeParse(one).data?.sha256));
       if (needs.length === 0 && gaps.size === 0) return { ok: true };
       const failures: Extract<Outcome, { ok: false }>[] = [];
       for (const need of needs) {
@@ -123,7 +123,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     return { ok: false, lasting: false, message: 'what is wanted changes faster than it can be fetched' };
   }
 
-  async function bring(need: Awaited<ReturnType<Desk['want']>>[number]): Promise<Outcome> {
+  async function bring(need: Awaited<ReturnType<Decider['want']>>[number]): Promise<Outcome> {
     const wanted = WantedManifest.safeParse(need.wanted);
     if (!wanted.success) return { ok: false, lasting: true, message: `${need.eventId}: what is wanted cannot be read` };
     if (need.since === null) return bringFile(wanted.data);
@@ -155,7 +155,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
         },
       });
       if (!got.ok) return { ...got, message: `${eventId} version ${wanted.version} from ${client.addressOf(wanted.url)}: ${got.message}` };
-      const installed = await desk.installManifest(path, wanted);
+      const installed = await decider.installManifest(path, wanted);
       if (installed.ok || installed.why !== 'io') await rm(path, { force: true });
       if (installed.ok) log('info', 'a manifest is in force', { event_id: eventId, version: installed.version, size_bytes: size });
       return judged(eventId, installed);
@@ -183,7 +183,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     try {
       for await (const chunk of response.body) {
         for (const { bytes } of items.push(chunk)) {
-          const outcome = judged(eventId, await desk.applyOverlay(bytes));
+          const outcome = judged(eventId, await decider.applyOverlay(bytes));
           if (!outcome.ok) return outcome;
           applied += 1;
         }
@@ -196,13 +196,13 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   }
 
   async function closeGap(eventId: string): Promise<Outcome> {
-    const held = (await desk.status()).manifests.find((manifest) => manifest.eventId === eventId);
+    const held = (await decider.status()).manifests.find((manifest) => manifest.eventId === eventId);
     // Without a file there is nothing to change: manifest/want brings one.
     return held === undefined ? { ok: true } : await bringOverlays(eventId, held.overlayVersion);
   }
 
   async function bringLedger(): Promise<Outcome> {
-    const rows = await readSiteLedger({ gate, client, desk }, stopped.signal);
+    const rows = await readSiteLedger({ gate, client, decider }, stopped.signal);
     if (rows > 0) log('info', "rows were taken from the cloud's copy of the site's ledger", { rows });
     return { ok: true };
   }
@@ -215,7 +215,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   }
 
   /** Removes half files that nobody wants any more. */
-  async function tidy(wanted: readonly (string | undefined)[]): Promise<void> {
+  async function maybeCheckpoint(wanted: readonly (string | undefined)[]): Promise<void> {
     for (const name of await readdir(options.folder))
       if (name.endsWith('.part') && !wanted.includes(name.slice(0, -'.part'.length))) await rm(join(options.folder, name), { force: true });
   }
@@ -241,7 +241,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     },
     async overlay(payload) {
       try {
-        const result = await desk.applyOverlay(payload);
+        const result = await decider.applyOverlay(payload);
         if (result.ok || result.why === 'not_newer') return;
         const overlay = parsePayload(OverlayMessage, payload);
         if (result.why !== 'gap' || !overlay.ok) {

@@ -9,7 +9,7 @@ import { type Broker, freePort, startBroker } from '../../testkit/broker.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
 import type { UplinkEvent } from '../ports.ts';
 import { createUplink, type MqttUplink, type UplinkOptions } from './mqtt-uplink.ts';
-import { TEST_INFO, testClock, testCloud, testDesk, until } from './testing/ports.ts';
+import { TEST_INFO, testClock, testCloud, testDecider, until } from './testing/ports.ts';
 
 const GATE = 'arena/north-03';
 const own = `stile/1/${GATE}`;
@@ -29,17 +29,17 @@ const peer = async (url: string, options: Parameters<typeof connectPeer>[1] = {}
   return made;
 };
 
-/** A gate's uplink whose desk takes acks, and everything it was told. */
+/** A gate's uplink whose decider takes acks, and everything it was told. */
 function gate(url: string, over: Partial<UplinkOptions> = {}) {
   const clock = testClock();
-  const desk = testDesk(GATE);
+  const decider = testDecider(GATE);
   const events: UplinkEvent[] = [];
   const logged: string[] = [];
   const uplink: MqttUplink = createUplink({
     gate: GATE,
     url,
     clock,
-    desk,
+    decider,
     info: TEST_INFO,
     log: (level, message, fields) => {
       logged.push(`${level} ${message} ${JSON.stringify(fields ?? {})}`);
@@ -51,9 +51,9 @@ function gate(url: string, over: Partial<UplinkOptions> = {}) {
   const open = () =>
     uplink.open((event) => {
       events.push(event);
-      if (event.kind === 'ack') desk.acknowledge(event.ack);
+      if (event.kind === 'ack') decider.acknowledge(event.ack);
     });
-  return { clock, desk, events, logged, uplink, open };
+  return { clock, decider, events, logged, uplink, open };
 }
 
 /** The cloud as the gate knows it: answers every ledger message with a retained ack, while `answering`. */
@@ -142,55 +142,55 @@ test('leaves a will: a gate that vanishes is shown offline with the session that
 test('sends the ledger in order, a bounded number of batches under way, each released only by the ack', async () => {
   const b = await broker();
   const g = gate(b.url, { timing: { resendFirstMs: 60_000 } });
-  const cloud = await cloudOn(b, g.desk.epoch, { answering: false });
-  g.desk.write(2_000);
+  const cloud = await cloudOn(b, g.decider.epoch, { answering: false });
+  g.decider.write(2_000);
   g.open();
   await until('the window is full', () => ledgerOf(cloud.side).length >= 8);
   await new Promise((resolve) => setTimeout(resolve, 300));
   expect(ledgerOf(cloud.side).map(({ payload }) => firstSeq(payload))).toEqual([1, 101, 201, 301, 401, 501, 601, 701]);
   expect(g.uplink.inFlight()).toBe(8);
-  expect(g.desk.backlog()).toBe(2_000);
+  expect(g.decider.backlog()).toBe(2_000);
   cloud.answering = true;
   for (const { payload } of ledgerOf(cloud.side)) cloud.book.take(payload);
   await cloud.sendAck();
-  await until('all acknowledged', () => g.desk.backlog() === 0);
+  await until('all acknowledged', () => g.decider.backlog() === 0);
   expect(cloud.book.rows.size).toBe(2_000);
   expect([...cloud.book.rows.values()].every((times) => times === 1)).toBe(true);
   expect(g.uplink.inFlight()).toBe(0);
-  g.desk.write(1);
+  g.decider.write(1);
   g.uplink.kick();
-  await until('the new row', () => g.desk.backlog() === 0);
+  await until('the new row', () => g.decider.backlog() === 0);
 });
 
 test('sends the oldest again when no ack comes, and everything once the cloud is back', async () => {
   const b = await broker();
   const g = gate(b.url);
-  const cloud = await cloudOn(b, g.desk.epoch, { answering: false });
-  g.desk.write(500);
+  const cloud = await cloudOn(b, g.decider.epoch, { answering: false });
+  g.decider.write(500);
   g.open();
   await until('the oldest came three times', () => ledgerOf(cloud.side).filter(({ payload }) => firstSeq(payload) === 1).length >= 3);
   expect(ledgerOf(cloud.side).filter(({ payload }) => firstSeq(payload) === 101)).toHaveLength(1);
   cloud.answering = true;
-  await until('all acknowledged', () => g.desk.backlog() === 0);
+  await until('all acknowledged', () => g.decider.backlog() === 0);
   expect(cloud.book.rows.size).toBe(500);
 });
 
 test('begins again after the acknowledged rows when the broker was killed and came back', async () => {
   const b = await broker();
   const g = gate(b.url);
-  let cloud = await cloudOn(b, g.desk.epoch);
-  g.desk.write(150);
+  let cloud = await cloudOn(b, g.decider.epoch);
+  g.decider.write(150);
   g.open();
-  await until('first rows acknowledged', () => g.desk.backlog() === 0);
+  await until('first rows acknowledged', () => g.decider.backlog() === 0);
   await b.kill();
   await until('offline', () => !g.uplink.online());
   expect(g.events.some((event) => event.kind === 'offline' && event.fault.hint !== '')).toBe(true);
-  g.desk.write(1_000);
+  g.decider.write(1_000);
   for (let i = 0; i < 1_000; i++) g.uplink.kick();
   await b.restart();
-  cloud = await cloudOn(b, g.desk.epoch);
+  cloud = await cloudOn(b, g.decider.epoch);
   for (let seq = 1; seq <= 150; seq++) cloud.book.rows.set(seq, 1);
-  await until('all acknowledged', () => g.desk.backlog() === 0);
+  await until('all acknowledged', () => g.decider.backlog() === 0);
   expect(cloud.book.rows.size).toBe(1_150);
   expect(ledgerOf(cloud.side).every(({ payload }) => firstSeq(payload) > 150)).toBe(true);
 });
@@ -226,14 +226,14 @@ test('falls back to MQTT 3.1.1 with a broker that knows no other, and does the s
   const seen: (number | undefined)[] = [];
   const { url } = await brokerOf311((version) => seen.push(version));
   const g = gate(url);
-  const cloud = await cloudOn({ cloudUrl: url }, g.desk.epoch, { protocolVersion: 4 });
-  g.desk.write(300);
+  const cloud = await cloudOn({ cloudUrl: url }, g.decider.epoch, { protocolVersion: 4 });
+  g.decider.write(300);
   const before = seen.length;
   g.open();
   await until('online', () => g.uplink.online());
   expect(g.uplink.protocol()).toBe(4);
   expect(seen.slice(before)).toEqual([5, 4]);
-  await until('all acknowledged', () => g.desk.backlog() === 0);
+  await until('all acknowledged', () => g.decider.backlog() === 0);
   expect(cloud.book.rows.size).toBe(300);
 });
 
@@ -302,7 +302,7 @@ test('hands on good requests once, and answers every bad one with why', async ()
   const left = request();
   await retainedOnes.publish(`${own}/request/open`, left, { qos: 1, retain: true });
   const g = gate(b.url);
-  const cloud = await cloudOn(b, g.desk.epoch);
+  const cloud = await cloudOn(b, g.decider.epoch);
   const answer = async (transaction: string | null, command = 'open') => {
     const message = await cloud.side.wait(
       ({ topic, payload }) => topic === `${own}/response/${command}` && JSON.parse(payload.toString()).transaction === transaction,
@@ -364,14 +364,14 @@ test('hands on good requests once, and answers every bad one with why', async ()
   await cloud.side.publish('stile/1/arena/north-04/request/open', request());
   await new Promise((resolve) => setTimeout(resolve, 200));
   expect(handed()).toHaveLength(2);
-  expect(g.desk.transactions.get(good.transaction)).toBe(Date.parse(good.expires_at));
+  expect(g.decider.transactions.get(good.transaction)).toBe(Date.parse(good.expires_at));
 });
 
 test('measures the time in round trips, and asks for facts within a budget', async () => {
   const b = await broker();
   const late: unknown[] = [];
   const g = gate(b.url, { lateAnswer: (answer) => late.push(answer) });
-  const cloud = await cloudOn(b, g.desk.epoch);
+  const cloud = await cloudOn(b, g.decider.epoch);
   expect(await g.uplink.ask([{ event_id: 'ev', ticket_ref: '0'.repeat(32) }], 100)).toBeNull();
   let delayMs = 0;
   void cloud.side
@@ -460,13 +460,13 @@ test('over TLS and the ACL: a gate that is not named is told so and loses nothin
   const identity = await ca.issue(GATE);
   const g = gate(b.url, { ca: ca.ca, ...identity });
   const side = await peer(b.cloudUrl, { ca: ca.ca, ...ca.cloud, clientId: 'cloud' });
-  const book = testCloud(g.desk.epoch);
+  const book = testCloud(g.decider.epoch);
   await side.subscribe('stile/1/#');
-  g.desk.write(120);
+  g.decider.write(120);
   g.open();
   await until('online', () => g.uplink.online());
   await until('refused', () => g.logged.some((line) => line.includes("refuses this gate's ledger") && line.includes('135')));
-  expect(g.desk.backlog()).toBe(120);
+  expect(g.decider.backlog()).toBe(120);
   expect(side.heard).toEqual([]);
   await b.reload([{ gate: GATE, revoked: false }]);
   void side
@@ -477,7 +477,7 @@ test('over TLS and the ACL: a gate that is not named is told so and loses nothin
       return false;
     }, 60_000)
     .catch(() => {});
-  await until('all acknowledged', () => g.desk.backlog() === 0);
+  await until('all acknowledged', () => g.decider.backlog() === 0);
   expect(book.rows.size).toBe(120);
 
   // Without its certificate there is no connection, and the reason is said.

@@ -14,17 +14,17 @@ import type { InfoMessage } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { cutText } from '../../contract/text.ts';
 import { parseTopic } from '../../contract/topics.ts';
-import type { Clock, Desk, Uplink, UplinkEvent } from '../ports.ts';
+import type { Clock, Decider, Uplink, UplinkEvent } from '../ports.ts';
 import { createBackoff } from './backoff.ts';
-import { inboxOf, sortIncoming } from './incoming-messages.ts';
+import { classifyMessage, subscriptionsOf } from './incoming-messages.ts';
 import { createOutbox } from './ledger-sender.ts';
 import type { LinkLog } from './log.ts';
 import { type Incoming, openSession, type ProtocolVersion, type Session, type SessionEnd, type TlsIdentity } from './mqtt-session.ts';
 import { createPeerQueue } from './peer-queue.ts';
 import { learnProtocol, linkFault, RECONNECT_FIRST_MS, RECONNECT_MAX_MS, STEADY_AFTER_MS, TAKEN_OVER_WAIT_MS, UNKNOWN_PROTOCOL } from './reconnect-policy.ts';
-import { createRequestDesk } from './request-handler.ts';
-import { createAnnouncer } from './status-publisher.ts';
-import { createLookupAsker, createTimeAsker } from './time-sync.ts';
+import { createRequestHandler } from './request-handler.ts';
+import { createStatusPublisher } from './status-publisher.ts';
+import { createTicketLookup, createTimeSync } from './time-sync.ts';
 import { type LinkTimers, systemTimers } from './timers.ts';
 
 /** `close` waits so long for the broker to take the last state, and again so long for the end of the connection. */
@@ -48,7 +48,7 @@ export interface UplinkOptions extends TlsIdentity {
   readonly username?: string | undefined;
   readonly password?: string | undefined;
   readonly clock: Clock;
-  readonly desk: Pick<Desk, 'nextBatch' | 'rememberTransaction'>;
+  readonly decider: Pick<Decider, 'nextBatch' | 'rememberTransaction'>;
   /** Published, retained, with every connection; `info()` replaces it. */
   readonly info: Omit<InfoMessage, 'schema'>;
   readonly log: LinkLog;
@@ -96,11 +96,11 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   let told: string | null = null;
   let shortLived = 0;
   /** Who waits for the retained want. */
-  const wantHeard = new Set<(came: boolean) => void>();
+  const wantReceived = new Set<(came: boolean) => void>();
 
-  const say = createAnnouncer({ gate, clock, info: options.info, log });
+  const say = createStatusPublisher({ gate, clock, info: options.info, log });
   const outbox = createOutbox({
-    nextBatch: (after) => options.desk.nextBatch(after),
+    nextBatch: (after) => options.decider.nextBatch(after),
     nowMs: () => clock.boottimeMs(),
     refused: (code) => say.refused('ledger', code),
     failed: (error) => log('error', 'the ledger cannot be read for sending; it is tried again', { cause: error.message }),
@@ -109,7 +109,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     ...(timing.resendFirstMs === undefined ? {} : { resendFirstMs: timing.resendFirstMs }),
     ...(timing.resendMaxMs === undefined ? {} : { resendMaxMs: timing.resendMaxMs }),
   });
-  const time = createTimeAsker({
+  const time = createTimeSync({
     clock,
     log: (message) => log('warn', message),
     timers,
@@ -117,16 +117,16 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     ...(timing.timePeriodMs === undefined ? {} : { periodMs: timing.timePeriodMs }),
     ...(timing.timeBurst === undefined ? {} : { burst: timing.timeBurst }),
   });
-  const lookups = createLookupAsker({ late: (answer) => options.lateAnswer?.(answer), log: (message) => log('warn', message) });
+  const lookups = createTicketLookup({ late: (answer) => options.lateAnswer?.(answer), log: (message) => log('warn', message) });
   const question = (kind: 'time' | 'lookup', payload: string) => {
     void say.publish({ kind, gate }, payload);
   };
   const peers = createPeerQueue({ apply: (message) => listener({ kind: 'peer', ...message }), dropped: () => options.peersDropped?.(), log });
-  const requests = createRequestDesk({
+  const requests = createRequestHandler({
     gate,
     clock,
     log,
-    remember: (transaction, untilMs) => options.desk.rememberTransaction(transaction, untilMs),
+    remember: (transaction, untilMs) => options.decider.rememberTransaction(transaction, untilMs),
     deliver: (event) => {
       // It notes its own failure.
       void emit(event);
@@ -148,7 +148,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
 
   const received = (message: Incoming) => {
     const { payload } = message;
-    const what = sortIncoming(message, gate);
+    const what = classifyMessage(message, gate);
     switch (what.kind) {
       case 'request':
         return requests.received(what.word, message);
@@ -162,7 +162,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
         return lookups.answered(what.n, payload);
       case 'want':
         return void Promise.resolve(emit({ kind: 'want', payload })).then(() => {
-          for (const heard of [...wantHeard]) heard(true);
+          for (const heard of [...wantReceived]) heard(true);
         });
       case 'overlay':
         return void emit({ kind: 'overlay', payload });
@@ -175,7 +175,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   const acknowledged = (payload: Uint8Array) => {
     const ack = parsePayload(AckMessage, payload);
     if (!ack.ok) return log('warn', `an ack cannot be read and releases nothing: ${ack.message}`);
-    // The desk is told first, so that it never offers again what this ack has released.
+    // The decider is told first, so that it never offers again what this ack has released.
     void Promise.resolve(emit({ kind: 'ack', ack: ack.value })).then(() => {
       outbox.acknowledged(ack.value);
       startLedger();
@@ -222,7 +222,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     try {
       live = { session, sinceMs: clock.boottimeMs(), subscribed: false, ledger: false };
       say.attach(session, id);
-      const refused = await session.subscribe(inboxOf(gate));
+      const refused = await session.subscribe(subscriptionsOf(gate));
       timeout.cancel();
       if (live?.session !== session || closing) return;
       live.subscribed = true;
@@ -304,13 +304,13 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       return new Promise<boolean>((resolve) => {
         const heard = (came: boolean) => {
           clearTimeout(none);
-          wantHeard.delete(heard);
+          wantReceived.delete(heard);
           resolve(came);
         };
         const none = setTimeout(() => heard(false), WANT_WAIT_MS);
-        wantHeard.add(heard);
+        wantReceived.add(heard);
         // Subscribing again to the same topic makes a broker send what it retains.
-        session.subscribe(inboxOf(gate).filter(({ filter }) => parseTopic(filter)?.kind === 'want')).catch(() => heard(false));
+        session.subscribe(subscriptionsOf(gate).filter(({ filter }) => parseTopic(filter)?.kind === 'want')).catch(() => heard(false));
       });
     },
     protocol: () => (live?.subscribed !== true ? null : live.session.protocol),

@@ -1,10 +1,10 @@
 /**
- * Fills gaps in what is known of the site's other ledgers: reads the cloud's copy from the desk's vector on, page by page, and
- * hands it to the desk as ledger messages, until there is no more.
+ * Fills gaps in what is known of the site's other ledgers: reads the cloud's copy from the decider's vector on, page by page, and
+ * hands it to the decider as ledger messages, until there is no more.
  */
 import { splitGateName } from '../../contract/ids.ts';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
-import type { Desk } from '../ports.ts';
+import type { Decider } from '../ports.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { createJsonItems } from './json-stream.ts';
 
@@ -16,7 +16,7 @@ const MAX_ENTRIES_BYTES = MAX_PAYLOAD_BYTES - 1024;
 export interface SiteLedgerOptions {
   readonly gate: string;
   readonly client: CloudClient;
-  readonly desk: Pick<Desk, 'applyPeer' | 'vector' | 'caughtUp'>;
+  readonly decider: Pick<Decider, 'applyPeer' | 'vector' | 'caughtUp'>;
 }
 
 interface Group {
@@ -31,14 +31,14 @@ export async function readSiteLedger(options: SiteLedgerOptions, signal: AbortSi
   let rows = 0;
   let before = '';
   for (;;) {
-    const vector = JSON.stringify(await options.desk.vector());
+    const vector = JSON.stringify(await options.decider.vector());
     if (vector === before) throw new Error('the cloud says that there is more, but brings nothing new');
     before = vector;
     const page = await readPage(options, vector, signal);
     rows += page.rows;
     if (!page.more) break;
   }
-  await options.desk.caughtUp();
+  await options.decider.caughtUp();
   return rows;
 }
 
@@ -52,7 +52,7 @@ async function readPage(options: SiteLedgerOptions, vector: string, signal: Abor
   let more: boolean | null = null;
   const flush = async () => {
     if (group !== null)
-      await options.desk.applyPeer({
+      await options.decider.applyPeer({
         ledger: group.gate,
         payload: Buffer.from(`{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(group.gate)},"epoch":${group.epoch},"entries":[${group.entries.join(',')}]}`),
       });

@@ -1,5 +1,5 @@
 /**
- * Peers' rows wait here for the desk, one message at a time, so that a stalled card holds back neither requests nor
+ * Peers' rows wait here for the decider, one message at a time, so that a stalled card holds back neither requests nor
  * acknowledgements. Bounded: what does not fit is dropped, leaves a gap, and is fetched over HTTP.
  */
 import type { PeerMessage } from '../ports.ts';

@@ -9,7 +9,7 @@ import { TOPIC_ROOT } from '../../contract/topics.ts';
 import type { Clock, UplinkEvent } from '../ports.ts';
 import type { LinkLog } from './log.ts';
 import type { Incoming } from './mqtt-session.ts';
-import { judgeRequest } from './request-validation.ts';
+import { validateRequest } from './request-validation.ts';
 
 /** Requests that are not answered yet; a further one is refused. */
 export const MAX_REQUESTS_IN_HAND = 32;
@@ -19,20 +19,20 @@ const MAX_MESSAGE_CHARS = 512;
 
 type Answer = Pick<ResponseMessage, 'status' | 'data' | 'error'>;
 
-export interface RequestDesk {
+export interface RequestHandler {
   received(word: string, message: Incoming): void;
   /** Forgets who still waits. */
   close(): void;
 }
 
-export function createRequestDesk(options: {
+export function createRequestHandler(options: {
   readonly gate: string;
   readonly clock: Clock;
   readonly log: LinkLog;
   readonly remember: (transaction: string, untilMs: number) => Promise<boolean>;
   readonly deliver: (event: UplinkEvent) => void;
   readonly answer: (topic: string, payload: string, correlationData: Uint8Array | null) => void;
-}): RequestDesk {
+}): RequestHandler {
   const { clock, gate } = options;
   const inHand = new Set<NodeJS.Timeout>();
   const prefix = `${TOPIC_ROOT}/${gate}/response/`;
@@ -62,7 +62,7 @@ export function createRequestDesk(options: {
       answer(transaction, { status: 'error', error: { code, message: cutText(why, MAX_MESSAGE_CHARS) } });
     };
 
-    const judgement = judgeRequest({ word, payload: message.payload, retained: message.retained, nowMs: nowMs() });
+    const judgement = validateRequest({ word, payload: message.payload, retained: message.retained, nowMs: nowMs() });
     if (!judgement.accept) return refuse(judgement.transaction, judgement.code, judgement.message);
     const { request, command } = judgement;
     const { transaction } = request;

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { judgeRequest, requestWord } from './request-validation.ts';
+import { requestWord, validateRequest } from './request-validation.ts';
 
 const NOW = Date.parse('2026-06-01T20:00:00.000Z');
 const iso = (ms: number) => new Date(ms).toISOString();
@@ -15,7 +15,7 @@ const envelope = (over: object = {}) => ({
   ...over,
 });
 const judge = (over: { word?: string; body?: unknown; retained?: boolean; nowMs?: number | null } = {}) =>
-  judgeRequest({
+  validateRequest({
     word: over.word ?? 'open',
     payload: Buffer.from(typeof over.body === 'string' ? over.body : JSON.stringify(over.body ?? envelope())),
     retained: over.retained ?? false,
@@ -71,7 +71,7 @@ test('lets no request live longer than its command may, whatever it says', () =>
 test('is total: any bytes are judged, none are accepted by chance', () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 300 }), fc.string(), fc.boolean(), (payload, word, retained) => {
-      expect(judgeRequest({ word, payload, retained, nowMs: NOW }).accept).toBe(false);
+      expect(validateRequest({ word, payload, retained, nowMs: NOW }).accept).toBe(false);
     }),
   );
 });

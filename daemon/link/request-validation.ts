@@ -1,6 +1,6 @@
 /**
  * What makes a request worth handing to the gate: pure judgement of one message, given the time. Replays are told apart by
- * the desk (durably); everything else is decided here.
+ * the decider (durably); everything else is decided here.
  */
 import { parsePayload } from '../../contract/parse.ts';
 import { Command, REQUEST_EXPIRY_MS, type Request, RequestEnvelope, type RequestError, requestSchema } from '../../contract/requests.ts';
@@ -37,7 +37,7 @@ export type Judgement =
  * Total: any bytes, any word. `nowMs`: best known cloud time, Unix ms; null: the clock is not trusted, and every request is refused.
  * A request lives until `expires_at`, but never longer than its command allows after `issued_at`.
  */
-export function judgeRequest(input: {
+export function validateRequest(input: {
   readonly word: string;
   readonly payload: Uint8Array;
   readonly retained: boolean;

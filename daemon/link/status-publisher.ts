@@ -13,7 +13,7 @@ import type { Published, Session } from './mqtt-session.ts';
 /** A health that is no older than this is published when a connection comes up; the next one is due then anyway. */
 export const HEALTH_HOLDS_MS = 30_000;
 
-export interface Announcer {
+export interface StatusPublisher {
   /** The will of a connection: what the broker says when it is lost. */
   will(sessionId: string): { readonly topic: string; readonly payload: Uint8Array };
   /** From now on everything goes to this connection. */
@@ -42,12 +42,12 @@ export interface Announcer {
   refused(kind: string, code: number): void;
 }
 
-export function createAnnouncer(options: {
+export function createStatusPublisher(options: {
   readonly gate: string;
   readonly clock: Clock;
   readonly info: Omit<InfoMessage, 'schema'>;
   readonly log: LinkLog;
-}): Announcer {
+}): StatusPublisher {
   const { gate, clock, log } = options;
   const alerts = new Map<string, Omit<AlertMessage, 'schema'>>();
   const refusedKinds = new Set<string>();
@@ -58,7 +58,7 @@ export function createAnnouncer(options: {
   const now = () => new Date(clock.wallMs()).toISOString();
   const stateText = (state: StateMessage['state'], session: string, since: string, reason: string) =>
     JSON.stringify({ schema: SCHEMA_VERSION, state, session, since, reason: cutText(reason, MAX_TEXT_CHARS) } satisfies StateMessage);
-  const publish: Announcer['publish'] = (topic, payload, extra = {}) => {
+  const publish: StatusPublisher['publish'] = (topic, payload, extra = {}) => {
     if (live === null) return Promise.resolve({ result: 'lost' });
     if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) {
       log('error', `a ${topic.kind} is too large to be sent`, { size_bytes: Buffer.byteLength(payload) });
@@ -84,7 +84,7 @@ export function createAnnouncer(options: {
     log('error', `the broker refuses this gate's ${kind} (reason code ${code}); check its ACL`);
     raise('uplink', 'critical', `The broker refuses this gate's ${kind} (reason code ${code}): its ACL does not name this gate, or a quota is full.`);
   };
-  const raise: Announcer['raise'] = (alert, severity, text) => {
+  const raise: StatusPublisher['raise'] = (alert, severity, text) => {
     const message = cutText(text, MAX_TEXT_CHARS);
     const before = alerts.get(alert);
     if (before?.severity === severity && before.message === message) return;

@@ -23,13 +23,13 @@ export const LATE_LOOKUP_MS = 10_000;
 
 type Publish = (kind: 'time' | 'lookup', payload: string) => void;
 
-export interface TimeAsker {
+export interface TimeSync {
   start(publish: Publish): void;
   stop(): void;
   answered(n: number, payload: Uint8Array): void;
 }
 
-export function createTimeAsker(options: {
+export function createTimeSync(options: {
   readonly clock: Clock;
   readonly burst?: number;
   readonly periodMs?: number;
@@ -37,7 +37,7 @@ export function createTimeAsker(options: {
   /** Defaults: the runtime's timers, Math.random. */
   readonly timers?: LinkTimers;
   readonly random?: () => number;
-}): TimeAsker {
+}): TimeSync {
   const { clock, timers = systemTimers, random = Math.random } = options;
   const asked = new Map<number, number>();
   let n = Math.floor(random() * 1e9);
@@ -76,7 +76,7 @@ export function createTimeAsker(options: {
   };
 }
 
-export interface LookupAsker {
+export interface TicketLookup {
   /** Facts, or null: no answer within the budget, or too many questions wait. Never rejects. */
   ask(refs: LookupQuestion['refs'], budgetMs: number, publish: Publish): Promise<LookupAnswer | null>;
   answered(n: number, payload: Uint8Array): void;
@@ -84,7 +84,7 @@ export interface LookupAsker {
   stop(): void;
 }
 
-export function createLookupAsker(options: { readonly late: (answer: LookupAnswer) => void; readonly log: (message: string) => void }): LookupAsker {
+export function createTicketLookup(options: { readonly late: (answer: LookupAnswer) => void; readonly log: (message: string) => void }): TicketLookup {
   const waiting = new Map<number, (answer: LookupAnswer | null) => void>();
   let n = Math.floor(Math.random() * 1e9);
   return {

@@ -199,7 +199,7 @@ async function readOrHangUp(port: OpenPort, buffer: Buffer, offset: number, leng
   }
 }
 
-/** What went wrong, in words, with the mend. The bindings give texts, not codes. */
+/** What went wrong, in words, with the hint. The bindings give texts, not codes. */
 function faultOf({ name, path }: SerialReaderOptions, error: Error): Fault {
   const cause = /bad file descriptor/i.test(error.message) ? 'the port hung up (unplugged?)' : error.message.replace(/^Error:?\s*/, '');
   const hint = /no such file|ENOENT|unplugged/i.test(cause)

@@ -61,7 +61,7 @@ export function createConflicts(db: Sqlite, own: string): Conflicts {
     of: [epoch, seq],
   });
   return {
-    take(toldEpoch, value) {
+    take(publishedEpoch, value) {
       if (value['kind'] !== 'conflict') return;
       const parsed = ConflictEntry.safeParse(value);
       if (!parsed.success || parsed.data.of[0] !== own) return;
@@ -75,7 +75,7 @@ export function createConflicts(db: Sqlite, own: string): Conflicts {
         direction: direction ?? null,
         winner: winner ?? null,
       };
-      put.run(of[1], of[2], toldEpoch, seq, verdict, JSON.stringify(detail));
+      put.run(of[1], of[2], publishedEpoch, seq, verdict, JSON.stringify(detail));
       prune.run(MAX_CONFLICTS);
     },
     standing: () => count.get()?.n ?? 0,

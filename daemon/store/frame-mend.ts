@@ -7,7 +7,19 @@
  */
 
 import { rowsFollow } from './rows-page.ts';
-import { commitPagesOf, FRAME_HEADER_BYTES, pageNumberOf, pageOf, SALTS_AT, SUMS_AT, type Sums, saltsOf, sameSums, statedSums, sumsOf } from './wal-format.ts';
+import {
+  type Checksum,
+  checksumOf,
+  commitPagesOf,
+  FRAME_HEADER_BYTES,
+  pageNumberOf,
+  pageOf,
+  SALTS_AT,
+  SUMS_AT,
+  saltsOf,
+  sameChecksum,
+  storedChecksum,
+} from './wal-format.ts';
 
 /** Pages by which a commit of the gate may let the database grow, for telling a damaged size from a true one. */
 const MAX_GROWTH_PAGES = 64;
@@ -24,7 +36,7 @@ export interface FoundBit extends Bit {
 
 /** What surrounds a frame. */
 export interface Around {
-  readonly sums: Sums;
+  readonly checksums: Checksum;
   readonly bigEndian: boolean;
   readonly salts: Buffer;
   /** The frame after it; null: there is none. */
@@ -63,26 +75,27 @@ const turned = (frame: Buffer, bit: Bit): Buffer => {
 };
 
 /** Every single bit with which the frame's checksums hold and its salts are those of the log. */
-function fittingBits(frame: Buffer, { sums, bigEndian, salts, next }: Around): Bit[] {
-  const right = sumsOf(frame, sums, bigEndian);
-  const stated = statedSums(frame);
+function fittingBits(frame: Buffer, { checksums, bigEndian, salts, next }: Around): Bit[] {
+  const right = checksumOf(frame, checksums, bigEndian);
+  const stated = storedChecksum(frame);
   const inSalts = differentBits(saltsOf(frame), salts, SALTS_AT);
-  if (sameSums(right, stated)) return inSalts.length === 1 ? inSalts : [];
+  if (sameChecksum(right, stated)) return inSalts.length === 1 ? inSalts : [];
   if (inSalts.length > 0) return [];
-  const inSums = differentBits(frame.subarray(SUMS_AT, FRAME_HEADER_BYTES), bytesOf(right), SUMS_AT);
-  const ofSums = inSums.length === 1 ? inSums : [];
+  const inChecksum = differentBits(frame.subarray(SUMS_AT, FRAME_HEADER_BYTES), bytesOf(right), SUMS_AT);
+  const ofChecksum = inChecksum.length === 1 ? inChecksum : [];
   // The frame after it goes on from what this one must say.
-  const follows = (from: Sums): boolean => next !== null && saltsOf(next).equals(salts) && sameSums(sumsOf(next, from, bigEndian), statedSums(next));
-  if (ofSums.length > 0 && follows(right)) return ofSums;
+  const follows = (from: Checksum): boolean =>
+    next !== null && saltsOf(next).equals(salts) && sameChecksum(checksumOf(next, from, bigEndian), storedChecksum(next));
+  if (ofChecksum.length > 0 && follows(right)) return ofChecksum;
   const ofContent = contentBits(frame, right, stated, bigEndian);
-  return follows(stated) ? ofContent : [...ofContent, ...ofSums];
+  return follows(stated) ? ofContent : [...ofContent, ...ofChecksum];
 }
 
 /**
  * Bits of what the checksums cover which, turned, make `right` into `stated`. Of the two sums of a pair of words the first takes a change as it
  * is into both, the second into the second alone; every further pair makes (a, b) into (a + b, a + 2b).
  */
-function contentBits(frame: Buffer, right: Sums, stated: Sums, bigEndian: boolean): Bit[] {
+function contentBits(frame: Buffer, right: Checksum, stated: Checksum, bigEndian: boolean): Bit[] {
   const missing = [(stated[0] - right[0]) | 0, (stated[1] - right[1]) | 0] as const;
   const found: Bit[] = [];
   let even = [1, 1] as readonly [number, number];
@@ -141,7 +154,7 @@ function differentBits(bytes: Buffer, wanted: Buffer, at: number): Bit[] {
   return found;
 }
 
-function bytesOf([a, b]: Sums): Buffer {
+function bytesOf([a, b]: Checksum): Buffer {
   const bytes = Buffer.alloc(8);
   bytes.writeUInt32BE(a, 0);
   bytes.writeUInt32BE(b, 4);

@@ -7,9 +7,9 @@ import { afterEach, expect, test } from 'vitest';
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { stampAt, storeFolder } from '../decider/testing/store.ts';
 import { type Ledger, openLedger, type StoredEntry, sha256Text } from './ledger.ts';
-import { forgetSums } from './page-checksums.ts';
+import { deleteChecksums } from './page-checksums.ts';
 import { assertDurable, FOLD_AFTER_COMMITS, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
-import { inspectLog } from './wal-inspect.ts';
+import { inspectWal } from './wal-inspect.ts';
 import { LOG_ROOM_BYTES } from './wal-preallocate.ts';
 
 const NAME = 'arena/north-01';
@@ -53,7 +53,7 @@ test('a thousand rows are one chain, as the contract says it, also over a restar
     expect(entryHash(sha256Text, previous, row)).toBe(row.hash);
     previous = row.hash;
   });
-  while (again.verifySome(300)) {
+  while (again.verifyNext(300)) {
     /* every step must hold */
   }
 });
@@ -68,13 +68,13 @@ test('a changed row, a missing row and a swapped row are each found', () => {
     const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
     for (let n = 1; n <= 300; n++) ledger.append([note(`row ${n}`)], stampAt(n));
     ledger.close();
-    forgetSums(path);
+    deleteChecksums(path);
     const db = openForSalvage(path);
     db.exec(harm);
     db.close();
     const again = opened(path);
     expect(() => {
-      while (again.verifySome(50)) {
+      while (again.verifyNext(50)) {
         /* until found */
       }
     }).toThrow(/does not follow/);
@@ -86,7 +86,7 @@ test('a change within the newest rows is found before the first decision', () =>
   const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
   for (let n = 1; n <= 30; n++) ledger.append([note(`row ${n}`)], stampAt(n));
   ledger.close();
-  forgetSums(path);
+  deleteChecksums(path);
   const db = openForSalvage(path);
   db.exec("UPDATE rows SET entry = replace(entry, 'row 29', 'row 92') WHERE id = 29");
   db.close();
@@ -99,9 +99,9 @@ test('epochs: above the acknowledged one, the own last one and the Unix seconds;
   const seconds = Math.floor(stamp.wallMs / 1000);
   const ledger = opened(path, { stamp });
   expect(ledger.epoch()).toBe(seconds + 1);
-  expect(ledger.beginEpoch(seconds + 100, stamp)).toBe(seconds + 101);
+  expect(ledger.startEpoch(seconds + 100, stamp)).toBe(seconds + 101);
   ledger.append([note('a'), note('b')], stamp);
-  expect(ledger.beginEpoch(5, stamp)).toBe(seconds + 102);
+  expect(ledger.startEpoch(5, stamp)).toBe(seconds + 102);
   ledger.append([note('c')], stamp);
   expect(ledger.epochs()).toEqual([
     { epoch: seconds + 101, firstSeq: 1, lastSeq: 2 },
@@ -109,7 +109,7 @@ test('epochs: above the acknowledged one, the own last one and the Unix seconds;
   ]);
   expect(ledger.lastSeqOf(seconds + 101)).toBe(2);
   expect(ledger.lastSeqOf(seconds + 1)).toBeNull();
-  while (ledger.verifySome(1)) {
+  while (ledger.verifyNext(1)) {
     /* the chain begins anew with each epoch */
   }
 });
@@ -125,7 +125,7 @@ test('pruned from the front alone; what is kept stays one chain, and numbers go 
   const again = opened(path);
   expect(again.epochs()).toEqual([{ epoch: again.epoch(), firstSeq: 20, lastSeq: 20 }]);
   expect(again.append([note('next')], stampAt(30))[0]?.position).toEqual([again.epoch(), 21]);
-  while (again.verifySome(5)) {
+  while (again.verifyNext(5)) {
     /* from the pruned row's hash on */
   }
 });
@@ -210,7 +210,7 @@ test('killed in a loop of commits, nothing that was answered is lost', { timeout
     const ledger = openLedger({ path, name: NAME, stamp: stampAt(1) });
     expect(ledger.epoch()).toBe(epoch);
     expect(ledger.lastSeq()).toBeGreaterThanOrEqual(seq);
-    while (ledger.verifySome(1_000)) {
+    while (ledger.verifyNext(1_000)) {
       /* whole */
     }
     ledger.close();
@@ -264,7 +264,7 @@ test.skipIf(mounted === null)('a full disk rejects and heals; the account goes o
     ledger.close();
     const again = openLedger({ path: join(at, 'ledger.sqlite'), name: NAME, stamp: stampAt(7) });
     expect(all(again).map((row) => row.seq)).toEqual(Array.from({ length: committed + 1 }, (_, n) => n + 1));
-    while (again.verifySome(50)) {
+    while (again.verifyNext(50)) {
       /* whole */
     }
     again.close();
@@ -283,12 +283,12 @@ test('the log is folded when idle once it is worth it, and is written over from 
   };
   write(FOLD_AFTER_COMMITS / 2);
   const unfolded = size(path);
-  ledger.tidy('idle');
+  ledger.maybeCheckpoint('idle');
   // A pause between two guests is no reason: the next one would wait for two syncs.
   expect(size(path)).toBe(unfolded);
   write(FOLD_AFTER_COMMITS / 2);
   const grown = size(`${path}-wal`);
-  ledger.tidy('idle');
+  ledger.maybeCheckpoint('idle');
   expect(size(path)).toBeGreaterThan(unfolded + FOLD_AFTER_COMMITS * 400);
   write(40);
   expect(size(`${path}-wal`)).toBe(grown);
@@ -299,32 +299,32 @@ test('the log is laid out while idle: no commit makes it longer, its zeros are n
   const path = join(folder(), 'ledger.sqlite');
   const ledger = opened(path);
   const logBytes = () => statSync(`${path}-wal`).size;
-  const layOut = () => {
+  const preallocateWal = () => {
     let steps = 0;
-    while (ledger.layOut()) steps++;
+    while (ledger.preallocateWal()) steps++;
     return steps;
   };
-  expect(layOut()).toBeGreaterThan(1);
+  expect(preallocateWal()).toBeGreaterThan(1);
   expect(logBytes()).toBe(LOG_ROOM_BYTES);
   for (let n = 0; n < 100; n++) ledger.append([note('x'.repeat(400))], stampAt(n));
   expect(logBytes()).toBe(LOG_ROOM_BYTES);
-  expect(layOut()).toBe(0);
+  expect(preallocateWal()).toBe(0);
 
   // As a power cut leaves it: the file and its log, read anew.
   const copy = join(folder(), 'ledger.sqlite');
   for (const suffix of ['', '-wal']) copyFileSync(path + suffix, copy + suffix);
-  expect(inspectLog(copy)).toEqual({ headless: false, commitsBehind: 0 });
+  expect(inspectWal(copy)).toEqual({ headless: false, commitsBehind: 0 });
   const again = opened(copy);
-  expect(again.cutShort).toBe(false);
+  expect(again.endTruncated).toBe(false);
   expect(again.read(again.epoch(), 1, 1_000)).toEqual(ledger.read(ledger.epoch(), 1, 1_000));
   again.close();
 
-  ledger.foldAll();
+  ledger.checkpointAll();
   expect(logBytes()).toBe(0);
-  expect(layOut()).toBeGreaterThan(1);
+  expect(preallocateWal()).toBeGreaterThan(1);
   expect(logBytes()).toBe(LOG_ROOM_BYTES);
   ledger.append([note('after')], stampAt(200));
-  while (ledger.verifySome(50)) {
+  while (ledger.verifyNext(50)) {
     /* whole */
   }
   expect(ledger.lastSeq()).toBe(101);
@@ -338,7 +338,7 @@ test('while another program writes to the log it is not laid out', () => {
   const other = openForSalvage(path);
   other.exec('BEGIN IMMEDIATE');
   const before = statSync(`${path}-wal`).size;
-  expect(ledger.layOut()).toBe(false);
+  expect(ledger.preallocateWal()).toBe(false);
   expect(statSync(`${path}-wal`).size).toBe(before);
   other.close();
   ledger.close();

@@ -8,11 +8,11 @@ import { existsSync } from 'node:fs';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import type { RowPosition } from '../../contract/ids.ts';
 import { plainData } from '../../contract/text.ts';
-import { forgetSums, openPageSums, type PageSums } from './page-checksums.ts';
+import { deleteChecksums, openPageChecksums, type PageChecksums } from './page-checksums.ts';
 import { migrateLedger } from './schema.ts';
-import { createLogKeeper, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
-import { inspectLog, type LogEnd, mendLogEnd } from './wal-inspect.ts';
-import { layOutLog } from './wal-preallocate.ts';
+import { createCheckpointer, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
+import { inspectWal, repairWalEnd, type WalEnd } from './wal-inspect.ts';
+import { preallocateLog } from './wal-preallocate.ts';
 
 /** What time it is, as far as the gate knows; taken on the loop's thread and sent with each call. */
 export interface Stamp {
@@ -36,7 +36,7 @@ export const VERIFY_AT_OPEN_ROWS = 100;
 
 /** About as many rows as fit a page: both are checked at the same pace. */
 const ROWS_A_PAGE = 8;
-/** Setting of a ledger that stands in for one that was set aside, as long as not all was taken over from that. */
+/** Setting of a ledger that stands in for one that was quarantined, as long as not all was taken over from that. */
 export const TAKING_OVER = 'taking_over';
 
 export const sha256Text = (text: string): string => digest('sha256', text, 'hex');
@@ -70,7 +70,7 @@ export interface LedgerOptions {
   readonly name: string;
   readonly stamp: Stamp;
   /**
-   * Asked only where the file is new: the own last epoch of a database that was set aside (every new one lies above it), and whether its rows
+   * Asked only where the file is new: the own last epoch of a database that was quarantined (every new one lies above it), and whether its rows
    * are still to be taken over. That is written together with the first epoch, so that a power cut cannot come between.
    */
   readonly first?: () => { readonly aboveEpoch: number; readonly takingOver: boolean };
@@ -96,23 +96,23 @@ export interface Ledger {
   /** Rows of an own epoch in order, as text, at most `limit`. */
   read(epoch: number, fromSeq: number, limit: number): readonly { readonly seq: number; readonly entry: string }[];
   /** Begins another epoch above `ackedEpoch`, the own last one and the Unix seconds. */
-  beginEpoch(ackedEpoch: number, stamp: Stamp): number;
+  startEpoch(ackedEpoch: number, stamp: Stamp): number;
   /** Deletes rows of an epoch up to `uptoSeq`; the newest row always stays. Answers how many. */
   prune(epoch: number, uptoSeq: number, limit: number): number;
   /** Checks up to `rows` more rows of the chain, oldest first; false: all are checked. Throws StoreError (damaged). */
-  verifySome(rows: number): boolean;
+  verifyNext(rows: number): boolean;
   meta(key: string): string | undefined;
   setMeta(key: string, value: string): void;
   /** Folds the write-ahead log into the file: when idle from FOLD_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
-  tidy(when: 'idle' | 'busy'): void;
+  maybeCheckpoint(when: 'idle' | 'busy'): void;
   /** One step of making the log as long as it will get, so that no guest's commit makes it longer; false: done, or not possible now. Throws StoreError. */
-  layOut(): boolean;
+  preallocateWal(): boolean;
   /** The log ended in a commit that is not whole: cut short by a power cut before anybody was told of it, or damaged. It was dropped. */
-  readonly cutShort: boolean;
+  readonly endTruncated: boolean;
   /** The log's last commit was one bit from whole and was made whole: damaged, or cut short but for that bit. Nothing of it is lost. */
-  readonly endMended: boolean;
+  readonly endRepaired: boolean;
   /** Folds the whole log into the file. Throws StoreError. */
-  foldAll(): void;
+  checkpointAll(): void;
   close(): void;
 }
 
@@ -122,26 +122,26 @@ interface EpochRow {
   kept_hash: string | null;
 }
 
-/** Opens or makes the ledger; a new one begins its first epoch. Throws StoreError, `damaged` where the file must be set aside. */
+/** Opens or makes the ledger; a new one begins its first epoch. Throws StoreError, `damaged` where the file must be quarantined. */
 export function openLedger(options: LedgerOptions): Ledger {
   const { path, name } = options;
   let db: Sqlite | undefined;
   try {
-    if (!existsSync(path)) forgetSums(path);
+    if (!existsSync(path)) deleteChecksums(path);
     // Before anything is read: what a page says now may not be what was written.
-    const sums = openPageSums({
+    const checksums = openPageChecksums({
       path,
       markOf: () => readAlone(path, 'SELECT max(id) FROM rows'),
       onDamage: (page) => damagedPage(path, page, 'ledger'),
     });
-    const end = inspectLog(path);
+    const end = inspectWal(path);
     if (end.headless || end.commitsBehind > 1 || end.bit?.sure === false) throw brokenLog(path, end);
-    if (end.bit !== undefined) mendLogEnd(path, end.bit);
+    if (end.bit !== undefined) repairWalEnd(path, end.bit);
     db = openDatabase(path, { synchronous: 'full' });
     migrateLedger(db, path);
-    const ledger = ledgerOn(db, options, sums, end);
+    const ledger = ledgerOn(db, options, checksums, end);
     // The log begins anew, so that what was cut short is never met again.
-    if (end.commitsBehind > 0) ledger.foldAll();
+    if (end.commitsBehind > 0) ledger.checkpointAll();
     return ledger;
   } catch (error) {
     db?.close();
@@ -149,7 +149,7 @@ export function openLedger(options: LedgerOptions): Ledger {
   }
 }
 
-function brokenLog(path: string, { headless, commitsBehind, bit }: LogEnd): StoreError {
+function brokenLog(path: string, { headless, commitsBehind, bit }: WalEnd): StoreError {
   return new StoreError(
     {
       operation: `check the log of ${path}`,
@@ -166,7 +166,7 @@ function brokenLog(path: string, { headless, commitsBehind, bit }: LogEnd): Stor
   );
 }
 
-function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums: PageSums, end: LogEnd): Ledger {
+function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, checksums: PageChecksums, end: WalEnd): Ledger {
   const insert = db.prepare<[number, string]>('INSERT INTO rows (id, entry) VALUES (?, ?)');
   const range = db.prepare<[number, number, number], { id: number; entry: string }>(
     'SELECT id, entry FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ? + 0',
@@ -178,13 +178,13 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
   const rollback = db.prepare('ROLLBACK');
 
   const beginLog = (): void => void transact('begin the log anew', () => metaSet.run('folded', String(lastId)));
-  let laidOut = false;
-  const log = createLogKeeper(db, path, {
-    sums,
+  let preallocated = false;
+  const log = createCheckpointer(db, path, {
+    checksums,
     mark: () => lastId,
-    folded: beginLog,
+    checkpointed: beginLog,
     cut: () => {
-      laidOut = false;
+      preallocated = false;
     },
   });
   /** SQLite itself rolls back after a full disk or an I/O error; then there is nothing left to roll back. */
@@ -366,7 +366,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
         throw storeError('read the ledger', error);
       }
     },
-    beginEpoch: (ackedEpoch, at) => addEpoch(ackedEpoch, at),
+    startEpoch: (ackedEpoch, at) => addEpoch(ackedEpoch, at),
     prune(wanted, uptoSeq, limit) {
       const own = epochs.find((candidate) => candidate.epoch === wanted);
       // Only from the front, so that what is kept stays one chain.
@@ -384,8 +384,8 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
       verifiedTo = Math.max(verifiedTo, firstId);
       return count;
     },
-    verifySome(limit) {
-      if (sums.checkSome(Math.ceil(limit / ROWS_A_PAGE))) return true;
+    verifyNext(limit) {
+      if (checksums.checkSome(Math.ceil(limit / ROWS_A_PAGE))) return true;
       if (verifiedTo === 0 || verifiedTo > verifyUntil) return false;
       try {
         verifiedTo = verifyFrom(verifiedTo, limit);
@@ -398,24 +398,24 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, sums:
     setMeta(key, value) {
       transact('keep a setting', () => metaSet.run(key, value));
     },
-    layOut() {
-      if (laidOut) return false;
+    preallocateWal() {
+      if (preallocated) return false;
       // Without a beginning there is no log yet, and the first guest's commit would sync twice.
       if (!log.begun()) beginLog();
-      const more = layOutLog(db, path);
-      laidOut = !more;
+      const more = preallocateLog(db, path);
+      preallocated = !more;
       return more;
     },
-    cutShort: end.commitsBehind > 0 && end.bit === undefined,
-    endMended: end.bit !== undefined,
-    tidy: log.tidy,
-    foldAll: log.foldAll,
+    endTruncated: end.commitsBehind > 0 && end.bit === undefined,
+    endRepaired: end.bit !== undefined,
+    maybeCheckpoint: log.maybeCheckpoint,
+    checkpointAll: log.checkpointAll,
     close: () => {
       try {
         // SQLite would fold the log itself, and the pages' sums would not know.
-        log.foldAll();
+        log.checkpointAll();
       } catch {
-        // The sums are void then; a damaged file is set aside as it is.
+        // The sums are void then; a damaged file is quarantined as it is.
       }
       db.close();
     },

@@ -19,7 +19,7 @@ import { checkAtOnce, createFileCheck, type FileCheck } from './file-hash.ts';
 import type { Ledger } from './ledger.ts';
 import { copyHashed, hashFile, MAX_MANIFEST_BYTES, type ManifestFile, openManifestFile } from './manifest-file.ts';
 import { createOverlays, MAX_OVERLAY_ROWS, type Overlays } from './manifest-overlay.ts';
-import { setAside as setAsideFile } from './quarantine-file.ts';
+import { quarantine as quarantineManifest } from './quarantine-file.ts';
 import { StoreError, storeError } from './sqlite.ts';
 
 export interface EventManifest {
@@ -56,7 +56,7 @@ export interface Manifests {
   /** One bounded step of looking whether the files are still what was signed; false: all are. Throws StoreError (damaged). */
   checkSome(): boolean;
   /** A file turned out damaged while it was read: it is renamed, and the last good one before it takes its place until a new one was fetched. */
-  setAside(path: string, wallMs: number): void;
+  quarantine(path: string, wallMs: number): void;
   /** Remembers the heads that were found right, so that the next start need not check them. Writes and syncs only where there is one. Throws StoreError. */
   rememberHeads(): void;
   close(): void;
@@ -321,15 +321,15 @@ export function openManifests(options: ManifestsOptions): Manifests {
       if (found === 'changed') throw changedFile(path);
       return true;
     },
-    setAside(path, wallMs) {
+    quarantine(path, wallMs) {
       const event = [...inForce.values()].find((one) => one.file.path === path);
       const row = event === undefined ? undefined : rowOf.get(event.eventId);
       if (event === undefined || row === undefined) return;
       event.file.close();
       inForce.delete(event.eventId);
       previous.delete(event.eventId);
-      const aside = setAsideFile(path, wallMs);
-      options.onUnusable(event.eventId, `manifest ${event.eventId} version ${event.file.head.version} is damaged; set aside as ${basename(aside)}`);
+      const quarantined = quarantineManifest(path, wallMs);
+      options.onUnusable(event.eventId, `manifest ${event.eventId} version ${event.file.head.version} is damaged; set aside as ${basename(quarantined)}`);
       load(row);
       const now = inForce.get(event.eventId);
       if (now !== undefined) options.onSwitched(now);
@@ -400,7 +400,7 @@ async function writeSynced(path: string, text: string): Promise<void> {
 }
 
 /**
- * After the ledger's database was set aside: finds the files that are still here, by the signed entry beside each, and takes the
+ * After the ledger's database was quarantined: finds the files that are still here, by the signed entry beside each, and takes the
  * newest good one of every event up again. Not in slices: it runs before the first decision.
  */
 export async function recoverManifests(folder: string, ledger: Ledger, checks: ManifestChecks): Promise<readonly string[]> {

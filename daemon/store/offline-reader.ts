@@ -1,5 +1,5 @@
 /**
- * Reads the account from a folder that no gate has open: a dead gate's card, or a database that was set aside. Works on a copy
+ * Reads the account from a folder that no gate has open: a dead gate's card, or a database that was quarantined. Works on a copy
  * in the temporary folder, so that nothing on the card changes, not even by opening it, and read-only cards can be read.
  */
 import { copyFileSync, existsSync, lstatSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
@@ -14,7 +14,7 @@ const SET_ASIDE = /^ledger\.damaged-.+\.sqlite$/;
 /** Rows after each other that cannot be read, where the end of an epoch is unknown: then the search ends. */
 const MAX_UNREADABLE_RUN = 10_000;
 
-export interface CardRow {
+export interface OfflineRow {
   readonly epoch: number;
   readonly seq: number;
   /** The cloud had acknowledged it, as far as this database knew. */
@@ -22,32 +22,32 @@ export interface CardRow {
   readonly entry: StoredEntry;
 }
 
-export interface CardManifest {
+export interface StoreManifest {
   readonly eventId: string;
   readonly version: number;
   readonly overlayVersion: number;
 }
 
-export interface CardLedger {
+export interface OfflineLedger {
   readonly path: string;
   /** `<site>/<gate>`; null: it cannot be read, or the database never had a row. */
   readonly gate: string | null;
   /** Epochs of its own rows, ascending; empty where nothing can be read. */
   readonly epochs: readonly number[];
   /** Every row that can be read and follows from the one before it, in order; rows that it had saved from an earlier database first. */
-  rows(): IterableIterator<CardRow>;
+  rows(): IterableIterator<OfflineRow>;
   /** Rows that were met and could not be read, so far: whole only when `rows` was read to its end. */
   unreadable(): number;
-  manifests(): readonly CardManifest[];
+  manifests(): readonly StoreManifest[];
   close(): void;
 }
 
-/** Databases in a store folder: the present one, then those that were set aside, oldest first. Throws the file system's error. */
-export function ledgersOf(folder: string): { readonly present: string | null; readonly setAside: readonly string[] } {
+/** Databases in a store folder: the present one, then those that were quarantined, oldest first. Throws the file system's error. */
+export function ledgersOf(folder: string): { readonly present: string | null; readonly quarantine: readonly string[] } {
   const names = readdirSync(folder);
   return {
     present: names.includes(LEDGER_FILE) ? join(folder, LEDGER_FILE) : null,
-    setAside: names
+    quarantine: names
       .filter((name) => SET_ASIDE.test(name))
       .sort()
       .map((name) => join(folder, name)),
@@ -55,7 +55,7 @@ export function ledgersOf(folder: string): { readonly present: string | null; re
 }
 
 /** Opens a copy of one database. Throws StoreError: `busy` where a gate has it open, else what the file system says. A damaged one opens, and gives what it can. */
-export function openCardLedger(path: string): CardLedger {
+export function openOfflineLedger(path: string): OfflineLedger {
   const folder = join(path, '..');
   const lock = basename(path) === LEDGER_FILE ? holdStore(folder) : null;
   const copy = mkdtempSync(join(tmpdir(), 'stile-card-'));
@@ -97,12 +97,12 @@ interface Epoch {
   readonly acked_seq: number;
 }
 
-function readable(path: string, db: Sqlite | null, close: () => void): CardLedger {
+function readable(path: string, db: Sqlite | null, close: () => void): OfflineLedger {
   const all = <R>(sql: string): readonly R[] => attempt(() => db?.prepare<[], R>(sql).all()) ?? [];
   const epochs = all<Epoch>('SELECT epoch, first_id, acked_seq FROM epochs ORDER BY epoch');
   let unreadable = 0;
 
-  function* saved(): IterableIterator<CardRow> {
+  function* saved(): IterableIterator<OfflineRow> {
     for (const { epoch, seq, entry } of all<{ epoch: number; seq: number; entry: string }>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq')) {
       const parsed = parse(entry);
       if (parsed !== null && parsed.seq === seq) yield { epoch, seq, acked: false, entry: parsed };
@@ -110,7 +110,7 @@ function readable(path: string, db: Sqlite | null, close: () => void): CardLedge
     }
   }
 
-  function* own(): IterableIterator<CardRow> {
+  function* own(): IterableIterator<OfflineRow> {
     const one = attempt(() => db?.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?'));
     if (one === undefined) return;
     const first = all<{ id: number | null }>('SELECT min(id) AS id FROM rows')[0]?.id ?? 1;

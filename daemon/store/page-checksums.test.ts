@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { storeFolder } from '../decider/testing/store.ts';
-import { openPageSums } from './page-checksums.ts';
+import { openPageChecksums } from './page-checksums.ts';
 
 test('zeros where a power cut left a log’s header and frames name no page', () => {
   const folder = storeFolder();
@@ -10,16 +10,16 @@ test('zeros where a power cut left a log’s header and frames name no page', ()
   writeFileSync(path, Buffer.alloc(2 * 4_096, 1));
   writeFileSync(`${path}-wal`, Buffer.alloc(32 + 3 * 4_120));
   const options = { path, markOf: () => 1, onDamage: (page: number) => new Error(`page ${page}`) };
-  const first = openPageSums(options);
+  const first = openPageChecksums(options);
   first.before();
   first.after(1);
   // With sums there, the log says which pages change.
-  const again = openPageSums(options);
+  const again = openPageChecksums(options);
   expect(() => {
     again.before();
     again.after(2);
   }).not.toThrow();
   writeFileSync(path, Buffer.concat([Buffer.alloc(4_096, 1), Buffer.alloc(4_096, 3)]));
-  expect(() => openPageSums(options)).toThrow('page 2');
+  expect(() => openPageChecksums(options)).toThrow('page 2');
   folder.remove();
 });

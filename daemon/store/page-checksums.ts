@@ -19,7 +19,7 @@ export const CHECKED_AT_OPEN_BYTES = 4 * 1024 * 1024;
 /** Pages read at a time. */
 const SLICE_PAGES = 64;
 
-export interface PageSums {
+export interface PageChecksums {
   /** Before the log is folded. Errors are the file system's. */
   before(): void;
   /** After it: `mark` rises with what the database takes in. */
@@ -28,7 +28,7 @@ export interface PageSums {
   checkSome(pages: number): boolean;
 }
 
-export interface PageSumsOptions {
+export interface PageChecksumsOptions {
   /** The database. */
   readonly path: string;
   /** What the file alone, without its log, says of how much it has taken in; null: it cannot be read. Another program may have folded the log. */
@@ -36,19 +36,19 @@ export interface PageSumsOptions {
   readonly onDamage: (page: number) => Error;
 }
 
-export const sumsPath = (path: string): string => `${path}.pages`;
+export const checksumsPath = (path: string): string => `${path}.pages`;
 
 /** Of a database that is new, or goes: sums of another must never be held against it. */
-export const forgetSums = (path: string): void => rmSync(sumsPath(path), { force: true });
+export const deleteChecksums = (path: string): void => rmSync(checksumsPath(path), { force: true });
 
 /** To be called before the database is opened: checks small files at once. Errors are the file system's, or `onDamage`'s. */
-export function openPageSums({ path, markOf, onDamage }: PageSumsOptions): PageSums {
-  let known = existsSync(path) ? readSums(sumsPath(path)) : null;
+export function openPageChecksums({ path, markOf, onDamage }: PageChecksumsOptions): PageChecksums {
+  let known = existsSync(path) ? readChecksums(checksumsPath(path)) : null;
   let checked = 0;
   /** Pages that the log will change. */
   let touched: ReadonlySet<number> | null = null;
 
-  const sumsOf = (pages: Iterable<number>): Map<number, number> => {
+  const checksumOf = (pages: Iterable<number>): Map<number, number> => {
     const found = new Map<number, number>();
     const fd = openSync(path, 'r');
     try {
@@ -60,15 +60,15 @@ export function openPageSums({ path, markOf, onDamage }: PageSumsOptions): PageS
     return found;
   };
   const wrongPages = (from: number, to: number): number[] => {
-    const sums = known?.sums ?? [];
-    return [...sumsOf(range(from, to))].filter(([page, sum]) => sums[page - 1] !== sum).map(([page]) => page);
+    const checksums = known?.checksums ?? [];
+    return [...checksumOf(range(from, to))].filter(([page, sum]) => checksums[page - 1] !== sum).map(([page]) => page);
   };
   const checkSome = (pages: number): boolean => {
-    if (known === null || checked >= known.sums.length) return false;
-    const to = Math.min(known.sums.length, checked + pages);
+    if (known === null || checked >= known.checksums.length) return false;
+    const to = Math.min(known.checksums.length, checked + pages);
     const wrong = wrongPages(checked + 1, to);
     if (wrong[0] !== undefined) {
-      const all = wrongPages(1, known.sums.length);
+      const all = wrongPages(1, known.checksums.length);
       const mark = markOf();
       // Somebody folded the log who keeps no sums: an earlier release, a person with a shell. More than one page changed, and there is more in it.
       if (all.length > 1 && mark !== null && mark > known.mark) {
@@ -78,26 +78,28 @@ export function openPageSums({ path, markOf, onDamage }: PageSumsOptions): PageS
       throw onDamage(wrong[0]);
     }
     checked = to;
-    return checked < known.sums.length;
+    return checked < known.checksums.length;
   };
 
-  if (known !== null && known.sums.length * PAGE_BYTES <= CHECKED_AT_OPEN_BYTES) while (checkSome(SLICE_PAGES));
+  if (known !== null && known.checksums.length * PAGE_BYTES <= CHECKED_AT_OPEN_BYTES) while (checkSome(SLICE_PAGES));
   return {
     before() {
       touched = pagesInLog(`${path}-wal`);
-      if (existsSync(sumsPath(path))) writeSums(sumsPath(path), null);
+      if (existsSync(checksumsPath(path))) writeChecksums(checksumsPath(path), null);
     },
     after(mark) {
       const pages = pageCount(path);
-      const sums = new Array<number>(pages);
+      const checksums = new Array<number>(pages);
       // Pages that were not yet checked keep the sum that they must have.
-      const old = known?.sums ?? [];
-      const fresh = sumsOf(known === null ? range(1, pages) : [...(touched ?? [])].filter((page) => page <= pages).concat([...range(old.length + 1, pages)]));
-      for (let n = 0; n < pages; n++) sums[n] = fresh.get(n + 1) ?? old[n] ?? 0;
+      const old = known?.checksums ?? [];
+      const fresh = checksumOf(
+        known === null ? range(1, pages) : [...(touched ?? [])].filter((page) => page <= pages).concat([...range(old.length + 1, pages)]),
+      );
+      for (let n = 0; n < pages; n++) checksums[n] = fresh.get(n + 1) ?? old[n] ?? 0;
       if (known === null) checked = pages;
-      known = { mark, sums };
+      known = { mark, checksums };
       touched = null;
-      writeSums(sumsPath(path), known);
+      writeChecksums(checksumsPath(path), known);
     },
     checkSome,
   };
@@ -107,22 +109,22 @@ export function openPageSums({ path, markOf, onDamage }: PageSumsOptions): PageS
 const MAX_MENDED_PAGES = 4;
 
 /**
- * Of a database that was set aside: where one bit of a page is wrong, its sum tells which. So one bit in the wrong place (the schema, say) does
+ * Of a database that was quarantined: where one bit of a page is wrong, its sum tells which. So one bit in the wrong place (the schema, say) does
  * not cost every row. The page as it was stays beside the file as `<database>.page-<n>.asis`. Answers how many pages are wrong and were not mended. Errors are the file
  * system's.
  */
-export function mendPages(path: string): number {
-  const known = readSums(sumsPath(path));
+export function repairPages(path: string): number {
+  const known = readChecksums(checksumsPath(path));
   if (known === null) return 0;
   let bad = 0;
   const fd = openSync(path, 'r+');
   try {
     let left = MAX_MENDED_PAGES;
-    for (const [n, sum] of known.sums.entries()) {
+    for (const [n, sum] of known.checksums.entries()) {
       const page = Buffer.alloc(PAGE_BYTES);
       if (readSync(fd, page, 0, PAGE_BYTES, n * PAGE_BYTES) < PAGE_BYTES || crc32(page) === sum) continue;
       const asis = Buffer.from(page);
-      if (left-- <= 0 || !mendBit(page, sum)) {
+      if (left-- <= 0 || !repairBit(page, sum)) {
         bad++;
         continue;
       }
@@ -136,7 +138,7 @@ export function mendPages(path: string): number {
   }
 }
 
-function mendBit(page: Buffer, sum: number): boolean {
+function repairBit(page: Buffer, sum: number): boolean {
   for (let bit = 0; bit < PAGE_BYTES * 8; bit++) {
     const at = bit >> 3;
     page[at] = (page[at] as number) ^ (1 << (bit & 7));
@@ -181,31 +183,31 @@ function pagesInLog(wal: string): Set<number> {
 
 interface Known {
   readonly mark: number;
-  readonly sums: readonly number[];
+  readonly checksums: readonly number[];
 }
 
 /** null: void, damaged or not there: nothing is known. */
-function readSums(path: string): Known | null {
+function readChecksums(path: string): Known | null {
   if (!existsSync(path)) return null;
   const bytes = readFileSync(path);
   if (bytes.length < HEAD_BYTES || bytes.readUInt32LE(0) !== MAGIC) return null;
   const pages = bytes.readUInt32LE(4);
   if (bytes.length < HEAD_BYTES + pages * 4) return null;
-  const sums = bytes.subarray(HEAD_BYTES, HEAD_BYTES + pages * 4);
-  if (bytes.readUInt32LE(16) !== crc32(sums, crc32(bytes.subarray(4, 16)))) return null;
-  return { mark: bytes.readDoubleLE(8), sums: Array.from({ length: pages }, (_, n) => sums.readUInt32LE(n * 4)) };
+  const checksums = bytes.subarray(HEAD_BYTES, HEAD_BYTES + pages * 4);
+  if (bytes.readUInt32LE(16) !== crc32(checksums, crc32(bytes.subarray(4, 16)))) return null;
+  return { mark: bytes.readDoubleLE(8), checksums: Array.from({ length: pages }, (_, n) => checksums.readUInt32LE(n * 4)) };
 }
 
-function writeSums(path: string, known: Known | null): void {
+function writeChecksums(path: string, known: Known | null): void {
   const file = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o640);
   try {
     if (known === null) writeSync(file, Buffer.alloc(4), 0, 4, 0);
     else {
-      const bytes = Buffer.alloc(HEAD_BYTES + known.sums.length * 4);
+      const bytes = Buffer.alloc(HEAD_BYTES + known.checksums.length * 4);
       bytes.writeUInt32LE(MAGIC, 0);
-      bytes.writeUInt32LE(known.sums.length, 4);
+      bytes.writeUInt32LE(known.checksums.length, 4);
       bytes.writeDoubleLE(known.mark, 8);
-      known.sums.forEach((sum, n) => {
+      known.checksums.forEach((sum, n) => {
         bytes.writeUInt32LE(sum, HEAD_BYTES + n * 4);
       });
       bytes.writeUInt32LE(crc32(bytes.subarray(HEAD_BYTES), crc32(bytes.subarray(4, 16))), 16);

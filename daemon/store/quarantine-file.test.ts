@@ -3,8 +3,8 @@ import { afterEach, expect, test } from 'vitest';
 import { stampAt, storeFolder } from '../decider/testing/store.ts';
 import { openLedger } from './ledger.ts';
 import { ledgersOf } from './offline-reader.ts';
-import { forgetSums } from './page-checksums.ts';
-import { salvage, setAside } from './quarantine-file.ts';
+import { deleteChecksums } from './page-checksums.ts';
+import { quarantine, salvage } from './quarantine-file.ts';
 import { openForSalvage } from './sqlite.ts';
 
 const endings: (() => void)[] = [];
@@ -27,7 +27,7 @@ function savedOf(changes: Readonly<Record<number, Change>>): number[] {
   ledger.db.exec('UPDATE epochs SET acked_seq = 2');
   ledger.close();
   // As if nothing were known of its pages.
-  forgetSums(path);
+  deleteChecksums(path);
   const db = openForSalvage(path);
   for (const [id, change] of Object.entries(changes)) {
     const row = db.prepare<[number], { entry: string }>('SELECT entry FROM rows WHERE id = ?').get(Number(id)) as { entry: string };
@@ -56,7 +56,7 @@ test('what is set aside last is found last, also after one that was set aside un
   const path = `${made.path}/ledger.sqlite`;
   const names = [Date.UTC(2026, 5, 1), Date.UTC(2036, 0, 1), Date.UTC(2026, 5, 2), Date.UTC(2026, 5, 2), Date.UTC(2026, 5, 3)].map((wallMs) => {
     writeFileSync(path, '');
-    return setAside(path, wallMs);
+    return quarantine(path, wallMs);
   });
-  expect(ledgersOf(made.path).setAside).toEqual(names);
+  expect(ledgersOf(made.path).quarantine).toEqual(names);
 });

@@ -1,5 +1,5 @@
 /**
- * A database that is damaged is set aside under a dated name, never deleted, and what can still be read of it is saved.
+ * A database that is damaged is quarantined under a dated name, never deleted, and what can still be read of it is saved.
  */
 import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -8,13 +8,13 @@ import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
 import { syncFolder } from './durable-state.ts';
 import { type StoredEntry, sha256Text } from './ledger.ts';
-import { forgetSums, mendPages, sumsPath } from './page-checksums.ts';
+import { checksumsPath, deleteChecksums, repairPages } from './page-checksums.ts';
 import { openForSalvage, type Sqlite } from './sqlite.ts';
-import { mendLog } from './wal-inspect.ts';
+import { rechecksumWal } from './wal-inspect.ts';
 
 /** Rows after each other that cannot be read, where the end of the table is unknown: then the search ends. */
 const MAX_UNREADABLE_RUN = 10_000;
-/** Rows taken over; more stay in the file that was set aside, for `stile-gate ledger recover`. */
+/** Rows taken over; more stay in the file that was quarantined, for `stile-gate ledger recover`. */
 export const MAX_SALVAGED_ROWS = 1_000_000;
 
 export interface Salvage {
@@ -38,26 +38,26 @@ export interface Salvage {
  * Renames a database with its log, so that nothing of it is overwritten. The log gets its new name first and loses the old one last: wherever
  * the power goes, a database never stands without the log that holds its newest rows. Answers the new path. Errors are the file system's.
  */
-export function setAside(path: string, wallMs: number): string {
+export function quarantine(path: string, wallMs: number): string {
   const stamp = new Date(Math.max(wallMs, newestAsideMs(path) + 1)).toISOString().replaceAll(/[-:]/g, '').replace('.', '-');
   const taken = (target: string): boolean => existsSync(target) || existsSync(`${target}-wal`);
   let target = path.replace(/\.sqlite$/, `.damaged-${stamp}.sqlite`);
   for (let n = 2; taken(target); n++) target = path.replace(/\.sqlite$/, `.damaged-${stamp}-${n}.sqlite`);
   const folder = dirname(join(path));
   // They tell which bit of a page is wrong.
-  if (existsSync(sumsPath(path))) secondName(sumsPath(path), sumsPath(target));
+  if (existsSync(checksumsPath(path))) secondName(checksumsPath(path), checksumsPath(target));
   if (existsSync(`${path}-wal`)) secondName(`${path}-wal`, `${target}-wal`);
   syncFolder(folder);
   if (existsSync(path)) renameSync(path, target);
   syncFolder(folder);
   for (const suffix of ['-wal', '-shm']) rmSync(path + suffix, { force: true });
   // Sums of this file must never be held against the next one.
-  forgetSums(path);
+  deleteChecksums(path);
   syncFolder(folder);
   return target;
 }
 
-/** The last of those that were set aside holds what they all owe: names rise, also where an earlier one was given under a clock that was ahead. */
+/** The last of those that were quarantined holds what they all owe: names rise, also where an earlier one was given under a clock that was ahead. */
 function newestAsideMs(path: string): number {
   const prefix = `${basename(path, '.sqlite')}.damaged-`;
   let newestMs = Number.NEGATIVE_INFINITY;
@@ -90,8 +90,8 @@ function secondName(path: string, name: string): void {
 
 /** Reads what can be read, row by row, behind damaged places of the log as well. Total: a file that says nothing gives nothing. */
 export function salvage(path: string): Salvage {
-  const pages = attempt(() => mendPages(path)) ?? 0;
-  const { changed, unread: frames } = attempt(() => mendLog(path)) ?? { changed: false, unread: 0 };
+  const pages = attempt(() => repairPages(path)) ?? 0;
+  const { changed, unread: frames } = attempt(() => rechecksumWal(path)) ?? { changed: false, unread: 0 };
   const unread = pages + frames;
   const saved = { ...readable(path), unread };
   if (!changed || saved.rows.length > 0) return saved;

@@ -1,7 +1,7 @@
 /**
- * Unacknowledged rows of databases that were set aside. They are sent like any other; rows behind one that could not be read are
+ * Unacknowledged rows of databases that were quarantined. They are sent like any other; rows behind one that could not be read are
  * sent as well, but once a start: the cloud's `upto_seq` never passes a hole, so waiting for it would hold the window for ever. They stay here,
- * and in the file that was set aside, until the cloud has got the epoch by `stile-cloud import --ledger`.
+ * and in the file that was quarantined, until the cloud has got the epoch by `stile-cloud import --ledger`.
  */
 
 import type { Ledger } from './ledger.ts';
@@ -16,7 +16,7 @@ export interface SalvagedPart {
   readonly behind: number;
 }
 
-export interface SalvageBox {
+export interface SalvagedRows {
   parts(): readonly SalvagedPart[];
   read(epoch: number, fromSeq: number, limit: number): readonly { readonly seq: number; readonly entry: string }[];
   /** Next rows of an epoch behind a hole that were not handed out since the start; at most `limit`. */
@@ -27,7 +27,7 @@ export interface SalvageBox {
   put(saved: Pick<Salvage, 'rows' | 'acked'>): void;
 }
 
-export function createSalvageBox(ledger: Ledger): SalvageBox {
+export function createSalvagedRows(ledger: Ledger): SalvagedRows {
   const { db } = ledger;
   const range = db.prepare<[number, number, number], { seq: number; entry: string }>(
     'SELECT seq, entry FROM salvaged WHERE epoch = ? AND seq >= ? ORDER BY seq LIMIT ? + 0',

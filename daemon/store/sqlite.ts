@@ -10,7 +10,7 @@ import { closeSync, copyFileSync, fdatasyncSync, openSync, readSync, rmSync, sta
 import Database from 'better-sqlite3';
 import { cutText } from '../../contract/text.ts';
 import type { Fault } from '../ports.ts';
-import type { PageSums } from './page-checksums.ts';
+import type { PageChecksums } from './page-checksums.ts';
 
 export type Sqlite = Database.Database;
 export type Statement<Parameters extends unknown[] | Record<string, unknown> = unknown[], Row = unknown> = Database.Statement<Parameters, Row>;
@@ -205,7 +205,7 @@ const COMMITS_BETWEEN_LOOKS = 64;
  */
 export const FOLD_AFTER_COMMITS = 256;
 
-export interface LogKeeper {
+export interface Checkpointer {
   /** After every commit. */
   wrote(): void;
   /** The log's file has frames, of this run or of one before. */
@@ -214,9 +214,9 @@ export interface LogKeeper {
    * Folds the write-ahead log into the database. idle: from FOLD_AFTER_COMMITS on; the log file keeps its length and is written
    * over, because an append that does not grow a file syncs faster. busy: only past WAL_LIMIT_BYTES, and then the file is cut. Throws StoreError.
    */
-  tidy(when: 'idle' | 'busy'): void;
+  maybeCheckpoint(when: 'idle' | 'busy'): void;
   /** Folds everything and cuts the file. Throws StoreError. */
-  foldAll(): void;
+  checkpointAll(): void;
 }
 
 /**
@@ -255,29 +255,29 @@ export function damagedPage(path: string, page: number, file: StoreFile): StoreE
 }
 
 /** `sums`: kept up with what is folded; `mark`: how much the database has taken in. `folded`: called after the log was folded while idle; a small commit there takes the new log's first sync, so that no guest waits for it. `cut`: called after the log's file was cut to nothing. */
-export function createLogKeeper(
+export function createCheckpointer(
   db: Sqlite,
   path: string,
   {
-    sums,
+    checksums,
     mark,
-    folded = () => {},
+    checkpointed = () => {},
     cut = () => {},
-  }: { readonly sums: PageSums; readonly mark: () => number; readonly folded?: () => void; readonly cut?: () => void },
-): LogKeeper {
+  }: { readonly checksums: PageChecksums; readonly mark: () => number; readonly checkpointed?: () => void; readonly cut?: () => void },
+): Checkpointer {
   let commits = 0;
   let looked = 0;
-  const fold = (how: 'TRUNCATE' | 'RESTART'): void => {
-    sums.before();
+  const checkpoint = (how: 'TRUNCATE' | 'RESTART'): void => {
+    checksums.before();
     db.pragma(`wal_checkpoint(${how})`);
-    sums.after(mark());
+    checksums.after(mark());
     if (how === 'TRUNCATE') cut();
   };
   const logBytes = (): number => statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
   return {
-    foldAll() {
+    checkpointAll() {
       try {
-        fold('TRUNCATE');
+        checkpoint('TRUNCATE');
       } catch (error) {
         throw storeError(`fold the log of ${path}`, error);
       }
@@ -288,22 +288,22 @@ export function createLogKeeper(
       commits++;
     },
     begun: () => logBytes() > LOG_HEADER_BYTES,
-    tidy(when) {
+    maybeCheckpoint(when) {
       if (when === 'idle' ? commits < FOLD_AFTER_COMMITS : commits - looked < COMMITS_BETWEEN_LOOKS) return;
       looked = commits;
       try {
         if (when === 'busy') {
           if (logBytes() < WAL_LIMIT_BYTES) return;
-          fold('TRUNCATE');
+          checkpoint('TRUNCATE');
         } else {
-          fold('RESTART');
+          checkpoint('RESTART');
         }
       } catch (error) {
         throw storeError(`fold the log of ${path}`, error);
       }
       commits = 0;
       looked = 0;
-      if (when === 'idle') folded();
+      if (when === 'idle') checkpointed();
     },
   };
 }

@@ -11,7 +11,7 @@ import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../con
 import type { OutboxBatch } from '../ports.ts';
 import type { Ledger, StoredEntry } from './ledger.ts';
 import { createOwed, joined, rowsOf, type Span } from './rows-to-resend.ts';
-import { createSalvageBox, type SalvagedPart } from './salvaged-rows.ts';
+import { createSalvagedRows, type SalvagedPart } from './salvaged-rows.ts';
 import { storeError } from './sqlite.ts';
 import { covered } from './usage-merge.ts';
 
@@ -65,31 +65,33 @@ export function createOutbox(ledger: Ledger): Outbox {
   const { db, name } = ledger;
   const acked = new Map<number, number>();
   let owedChanged = false;
-  const owed = createOwed(readOwed(ledger), () => {
+  const abandonedGrants = createOwed(readOwed(ledger), () => {
     owedChanged = true;
   });
   const changed = new Set<number>();
   for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
   const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
-  const box = createSalvageBox(ledger);
+  const box = createSalvagedRows(ledger);
 
   const ackedOf = (epoch: number): number => acked.get(epoch) ?? 0;
   /** Rows up to here are at the cloud, as far as anybody knows. */
   const released = (epoch: number): number =>
-    Math.min(ackedOf(epoch), ...[...owed.spans(), ...owed.doubted()].flatMap((span) => (span[0] === epoch ? [span[1] - 1] : [])));
+    Math.min(ackedOf(epoch), ...[...abandonedGrants.spans(), ...abandonedGrants.doubted()].flatMap((span) => (span[0] === epoch ? [span[1] - 1] : [])));
   const keepOwed = (): void => {
     if (!owedChanged) return;
-    ledger.setMeta(OWED, JSON.stringify(owed.spans()));
+    ledger.setMeta(OWED, JSON.stringify(abandonedGrants.spans()));
     owedChanged = false;
   };
   /** Rows of an own epoch that wait: what is owed, and what was never acknowledged. */
   const unsent = (own: { readonly epoch: number; readonly firstSeq: number; readonly lastSeq: number }): Part[] =>
-    joined([...owed.spans().filter(([epoch]) => epoch === own.epoch), [own.epoch, ackedOf(own.epoch) + 1, own.lastSeq]]).map(([epoch, from, to]) => ({
-      epoch,
-      firstSeq: Math.max(own.firstSeq, from),
-      lastSeq: Math.min(own.lastSeq, to),
-      saved: null,
-    }));
+    joined([...abandonedGrants.spans().filter(([epoch]) => epoch === own.epoch), [own.epoch, ackedOf(own.epoch) + 1, own.lastSeq]]).map(
+      ([epoch, from, to]) => ({
+        epoch,
+        firstSeq: Math.max(own.firstSeq, from),
+        lastSeq: Math.min(own.lastSeq, to),
+        saved: null,
+      }),
+    );
   /** Everything that waits for an acknowledgement, oldest epoch first. */
   const waiting = (): Part[] =>
     [...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })), ...ledger.epochs().flatMap(unsent)].sort(
@@ -129,7 +131,7 @@ export function createOutbox(ledger: Ledger): Outbox {
         const rows = read(part, from, MAX_LEDGER_ENTRIES);
         if (rows.length > 0) {
           const batch = { epoch: part.epoch, fromSeq: (rows[0] as Rows[number]).seq, ...pack(part.epoch, rows) };
-          if (part.saved === null) owed.handedOut(batch.epoch, batch.fromSeq, batch.uptoSeq);
+          if (part.saved === null) abandonedGrants.handedOut(batch.epoch, batch.fromSeq, batch.uptoSeq);
           return batch;
         }
         if (part.saved === null) continue;
@@ -164,22 +166,22 @@ export function createOutbox(ledger: Ledger): Outbox {
         }
       }
       const held = ledger.epochs().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
-      return { ahead, former, highestEpoch, again: owed.heard(ack, held, boottimeMs) };
+      return { ahead, former, highestEpoch, again: abandonedGrants.heard(ack, held, boottimeMs) };
     },
     resend(from) {
       const kept = ledger.epochs().map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, Math.min(lastSeq, ackedOf(epoch))]);
       // Later epochs as well: the cloud lost everything from there on.
       const wanted =
         from === null
-          ? owed.leftOut()
+          ? abandonedGrants.leftOut()
           : kept.flatMap(([epoch, first, last]): Span[] => (epoch < from[0] ? [] : [[epoch, epoch === from[0] ? Math.max(first, from[1]) : first, last]]));
-      owed.order(wanted);
+      abandonedGrants.order(wanted);
       keepOwed();
       return waiting().flatMap((part): Span[] => (count(part) === 0 ? [] : [[part.epoch, part.firstSeq, part.lastSeq]]));
     },
     owedRows(boottimeMs) {
-      owed.ask(boottimeMs);
-      return rowsOf(owed.spans());
+      abandonedGrants.ask(boottimeMs);
+      return rowsOf(abandonedGrants.spans());
     },
     prune(nowMs, keeps) {
       const own = ledger.epochs()[0];

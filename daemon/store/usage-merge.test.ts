@@ -228,7 +228,7 @@ test("any order of own rows, peers' rows, snapshots, restarts and crashes counts
               if (op.op === 'restart') store.close();
               else store.abandon();
               store = openUsageStore(path, OWN);
-              // As the desk does: own rows again from the ledger, the peers' from where the vector says.
+              // As the decider does: own rows again from the ledger, the peers' from where the vector says.
               for (const row of rowsOf(OWN)) if (row.seq > store.ownMark(EPOCH)) store.applyOwn(EPOCH, row);
               for (const ledger of [...PEERS, CLOUD])
                 deliver(

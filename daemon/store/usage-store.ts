@@ -8,11 +8,11 @@ import { closeSync, existsSync, fdatasyncSync, openSync } from 'node:fs';
 import { maySay } from '../../contract/authority.ts';
 import type { LedgerVector } from '../../contract/ids.ts';
 import { type Conflicts, createConflicts } from './conflicts.ts';
-import { forgetSums, openPageSums, type PageSums } from './page-checksums.ts';
+import { deleteChecksums, openPageChecksums, type PageChecksums } from './page-checksums.ts';
 import { migrateUsage } from './schema.ts';
-import { createLogKeeper, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
+import { createCheckpointer, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
 import { covered, type GrantKey, type GrantState, keyText, mergeStates, readRow } from './usage-merge.ts';
-import { inspectLog } from './wal-inspect.ts';
+import { inspectWal } from './wal-inspect.ts';
 
 /** Changed grants held in memory before they are written, idle or not. */
 export const MAX_DIRTY_GRANTS = 2_000;
@@ -70,13 +70,13 @@ export interface UsageStore {
   flush(): void;
   /** Drops grants that `isCovered` says are counted, words and all, by every manifest kept; a bounded step, false when through. */
   forget(isCovered: (state: GrantState) => boolean): boolean;
-  tidy(when: 'idle' | 'busy'): void;
+  maybeCheckpoint(when: 'idle' | 'busy'): void;
   /** Syncs what was written since the last time, when nobody is at the lane: a power cut then loses what peers said since, and no more. Throws StoreError. */
   settle(): void;
   /** Rows of other ledgers were known once and are not here any more: a power cut or damage took them. They are to be fetched again. */
   forgotten(): boolean;
   /** Checks up to `pages` more pages of the file; false: all are checked. Throws StoreError (damaged). */
-  verifySome(pages: number): boolean;
+  verifyNext(pages: number): boolean;
   close(): void;
   /** Closes without writing what is held in memory: as a crash would. */
   abandon(): void;
@@ -93,19 +93,23 @@ interface Row {
 export function openUsageStore(path: string, own: string): UsageStore {
   let db: Sqlite | undefined;
   try {
-    if (!existsSync(path)) forgetSums(path);
-    const sums = openPageSums({ path, markOf: () => readAlone(path, 'SELECT sum(high) FROM seen'), onDamage: (page) => damagedPage(path, page, 'usage') });
-    const end = inspectLog(path);
+    if (!existsSync(path)) deleteChecksums(path);
+    const checksums = openPageChecksums({
+      path,
+      markOf: () => readAlone(path, 'SELECT sum(high) FROM seen'),
+      onDamage: (page) => damagedPage(path, page, 'usage'),
+    });
+    const end = inspectWal(path);
     db = openDatabase(path, { synchronous: 'normal' });
     migrateUsage(db, path);
-    return usageOn(db, path, own, sums, end.headless || end.commitsBehind > 0);
+    return usageOn(db, path, own, checksums, end.headless || end.commitsBehind > 0);
   } catch (error) {
     db?.close();
     throw storeError(`open ${path}`, error, 'usage');
   }
 }
 
-function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost: boolean): UsageStore {
+function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums, logLost: boolean): UsageStore {
   const byTicket = db.prepare<[Buffer], Row>('SELECT gate, epoch, seq, state FROM grants WHERE ref = ?');
   const byRow = db.prepare<[string, number, number], Row>('SELECT gate, epoch, seq, state FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
   const drop = db.prepare<[string, number, number]>('DELETE FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
@@ -123,7 +127,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
 
   const conflicts = createConflicts(db, own);
   const markNow = db.prepare<[], number | null>('SELECT sum(high) FROM seen').pluck();
-  const log = createLogKeeper(db, path, { sums, mark: () => Number(markNow.get() ?? 0) });
+  const log = createCheckpointer(db, path, { checksums, mark: () => Number(markNow.get() ?? 0) });
   /** Something was written that no sync has reached. */
   let unsettled = false;
   /** Something in memory came from another ledger. */
@@ -387,7 +391,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
         throw storeError('forget counted usage', error, 'usage');
       }
     },
-    tidy: log.tidy,
+    maybeCheckpoint: log.maybeCheckpoint,
     settle() {
       if (!unsettled || !existsSync(`${path}-wal`)) return;
       try {
@@ -398,7 +402,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
       unsettled = false;
     },
     forgotten: () => forgotten,
-    verifySome: (pages) => sums.checkSome(pages),
+    verifyNext: (pages) => checksums.checkSome(pages),
     abandon() {
       db.close();
     },
@@ -406,7 +410,7 @@ function usageOn(db: Sqlite, path: string, own: string, sums: PageSums, logLost:
       try {
         flush();
         // SQLite would fold the log itself, and the pages' sums would not know.
-        log.foldAll();
+        log.checkpointAll();
       } finally {
         db.close();
       }

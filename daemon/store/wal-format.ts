@@ -11,11 +11,11 @@ export const MAGIC = 0x377f0682;
 export const SALTS_AT = 8;
 export const SUMS_AT = 16;
 
-export type Sums = readonly [number, number];
+export type Checksum = readonly [number, number];
 
-export const sameSums = (one: Sums, other: Sums): boolean => one[0] === other[0] && one[1] === other[1];
+export const sameChecksum = (one: Checksum, other: Checksum): boolean => one[0] === other[0] && one[1] === other[1];
 
-export function checksum(bytes: Buffer, [first, second]: Sums, bigEndian: boolean): Sums {
+export function checksum(bytes: Buffer, [first, second]: Checksum, bigEndian: boolean): Checksum {
   let a = first;
   let b = second;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
@@ -26,21 +26,21 @@ export function checksum(bytes: Buffer, [first, second]: Sums, bigEndian: boolea
   return [a, b];
 }
 
-export const isBig = (header: Buffer): boolean => header.readUInt32BE(0) === (MAGIC | 1) >>> 0;
+export const isBigEndian = (header: Buffer): boolean => header.readUInt32BE(0) === (MAGIC | 1) >>> 0;
 
-export function headerHolds(header: Buffer): boolean {
+export function isHeaderValid(header: Buffer): boolean {
   const magic = header.readUInt32BE(0);
   if ((magic & ~1) >>> 0 !== MAGIC) return false;
-  const [a, b] = checksum(header.subarray(0, 24), [0, 0], isBig(header));
+  const [a, b] = checksum(header.subarray(0, 24), [0, 0], isBigEndian(header));
   return header.readUInt32BE(24) === a && header.readUInt32BE(28) === b;
 }
 
 /** What a frame's checksums must be where `sums` are those of the frame before. */
-export const sumsOf = (frame: Buffer, sums: Sums, bigEndian: boolean): Sums =>
-  checksum(frame.subarray(FRAME_HEADER_BYTES), checksum(frame.subarray(0, SALTS_AT), sums, bigEndian), bigEndian);
+export const checksumOf = (frame: Buffer, checksums: Checksum, bigEndian: boolean): Checksum =>
+  checksum(frame.subarray(FRAME_HEADER_BYTES), checksum(frame.subarray(0, SALTS_AT), checksums, bigEndian), bigEndian);
 
 /** What a frame says that they are. */
-export const statedSums = (frame: Buffer): Sums => [frame.readUInt32BE(SUMS_AT), frame.readUInt32BE(SUMS_AT + 4)];
+export const storedChecksum = (frame: Buffer): Checksum => [frame.readUInt32BE(SUMS_AT), frame.readUInt32BE(SUMS_AT + 4)];
 
 export const saltsOf = (frame: Buffer): Buffer => frame.subarray(SALTS_AT, SUMS_AT);
 export const pageNumberOf = (frame: Buffer): number => frame.readUInt32BE(0);

@@ -7,21 +7,21 @@ import { closeSync, existsSync, fsyncSync, openSync, readFileSync, readSync, sta
 import { type Around, type Bit, type FoundBit, turn, wrongBit } from './frame-mend.ts';
 import { hashOf, rowsOfPage } from './rows-page.ts';
 import {
+  type Checksum,
   checksum,
+  checksumOf,
   commitPagesOf,
   FRAME_HEADER_BYTES,
   HEADER_BYTES,
-  headerHolds,
-  isBig,
+  isBigEndian,
+  isHeaderValid,
   MAGIC,
   pageNumberOf,
   pageOf,
   SUMS_AT,
-  type Sums,
   saltsOf,
-  sameSums,
-  statedSums,
-  sumsOf,
+  sameChecksum,
+  storedChecksum,
 } from './wal-format.ts';
 
 /** What SQLite writes as the format's version. */
@@ -31,7 +31,7 @@ const MAX_MENDED_FRAMES = 32;
 /** Pages of the database's file, from its end, that are searched for one row. */
 const MAX_SEARCHED_PAGES = 1_024;
 
-export interface LogEnd {
+export interface WalEnd {
   /** The header does not hold: nothing of the log was read. */
   readonly headless: boolean;
   /** Commits of this log that lie behind what SQLite reads. One is the last commit, cut short or damaged; two or more are damage. */
@@ -59,29 +59,29 @@ function logOf(path: string, bytes: Buffer, pageBytes: number): Log {
 }
 
 /** Before the database is opened: opening drops what lies behind the good part, and closing folds and removes it all. Errors are the file system's. */
-export function inspectLog(path: string): LogEnd {
-  const nothing: LogEnd = { headless: false, commitsBehind: 0 };
+export function inspectWal(path: string): WalEnd {
+  const nothing: WalEnd = { headless: false, commitsBehind: 0 };
   const wal = `${path}-wal`;
   if (!existsSync(wal)) return nothing;
   const bytes = readFileSync(wal);
   const header = bytes.subarray(0, HEADER_BYTES);
   if (header.length < HEADER_BYTES || header.every((byte) => byte === 0)) return nothing;
-  if (!headerHolds(header)) return { headless: true, commitsBehind: 0 };
+  if (!isHeaderValid(header)) return { headless: true, commitsBehind: 0 };
   const log = logOf(path, bytes, header.readUInt32BE(8));
-  let sums = headerSums(log);
+  let checksums = headerChecksum(log);
   let n = 0;
-  for (; holds(log, n, sums); n++) sums = statedSums(log.frame(n));
+  for (; holds(log, n, checksums); n++) checksums = storedChecksum(log.frame(n));
   if (n === log.count) return { headless: false, commitsBehind: endsWithin(log) ? 1 : 0 };
   const broken = n;
-  const bit = wrongBit(log.frame(broken), around(log, broken, sums));
+  const bit = wrongBit(log.frame(broken), around(log, broken, checksums));
   if (bit !== null) turn(log.frame(broken), bit);
   let commitsBehind = 0;
   for (let later = broken; later < log.count; later++) if (log.own(later) && commitPagesOf(log.frame(later)) !== 0) commitsBehind++;
   if (endsWithin(log)) commitsBehind++;
   if (bit === null || commitsBehind !== 1) return { headless: false, commitsBehind };
   // What follows in the same commit must be whole as well: else it was cut short, and the bit is of no account.
-  for (; holds(log, n, sums) && commitPagesOf(log.frame(n)) === 0; n++) sums = statedSums(log.frame(n));
-  if (!holds(log, n, sums)) return { headless: false, commitsBehind };
+  for (; holds(log, n, checksums) && commitPagesOf(log.frame(n)) === 0; n++) checksums = storedChecksum(log.frame(n));
+  if (!holds(log, n, checksums)) return { headless: false, commitsBehind };
   // Alone in its commit, no rows on it, and a byte that the log had there before may differ by just that bit: a frame's header is written before its
   // page. Then it is for what it would be without the bit, a commit cut short, and no row hangs on it.
   if (!bit.sure && isAlone(log, broken) && rowsOfPage(pageOf(log.frame(broken))) === null) return { headless: false, commitsBehind };
@@ -89,7 +89,7 @@ export function inspectLog(path: string): LogEnd {
 }
 
 /** Turns the bit that `inspectLog` found, before the database is opened; durable when it returns. Errors are the file system's. */
-export function mendLogEnd(path: string, bit: Bit): void {
+export function repairWalEnd(path: string, bit: Bit): void {
   const fd = openSync(`${path}-wal`, 'r+');
   try {
     const byte = Buffer.alloc(1);
@@ -111,22 +111,22 @@ function endsWithin(log: Log): boolean {
   return rest.length >= FRAME_HEADER_BYTES && saltsOf(rest).equals(log.bytes.subarray(16, 24)) && commitPagesOf(rest) !== 0;
 }
 
-const headerSums = ({ bytes }: Log): Sums => checksum(bytes.subarray(0, 24), [0, 0], isBig(bytes));
+const headerChecksum = ({ bytes }: Log): Checksum => checksum(bytes.subarray(0, 24), [0, 0], isBigEndian(bytes));
 
-function holds(log: Log, n: number, sums: Sums): boolean {
-  return log.own(n) && sameSums(sumsOf(log.frame(n), sums, isBig(log.bytes)), statedSums(log.frame(n)));
+function holds(log: Log, n: number, checksums: Checksum): boolean {
+  return log.own(n) && sameChecksum(checksumOf(log.frame(n), checksums, isBigEndian(log.bytes)), storedChecksum(log.frame(n)));
 }
 
 /** What surrounds frame `n` where the frames before it are as they should be. */
-function around(log: Log, n: number, sums: Sums): Around {
+function around(log: Log, n: number, checksums: Checksum): Around {
   const before = function* (): Generator<Buffer> {
     for (let earlier = n - 1; earlier >= 0; earlier--) yield log.frame(earlier);
   };
   const hashes = new Map<number, string | null>();
   const commit = before().find((frame) => commitPagesOf(frame) !== 0);
   return {
-    sums,
-    bigEndian: isBig(log.bytes),
+    checksums,
+    bigEndian: isBigEndian(log.bytes),
     salts: log.bytes.subarray(16, 24),
     next: n + 1 < log.count ? log.frame(n + 1) : null,
     pageBefore(number) {
@@ -173,7 +173,7 @@ function readAt(fd: number, at: number, length: number): Buffer {
   return bytes.subarray(0, readSync(fd, bytes, 0, length, at));
 }
 
-export interface Mended {
+export interface Repaired {
   /** The log's bytes were changed. */
   readonly changed: boolean;
   /** Frames of which more than one bit is wrong, and whose pages no later frame tells of. */
@@ -181,19 +181,19 @@ export interface Mended {
 }
 
 /**
- * Makes a damaged log of a database that was set aside readable to its end. Single bits are put right where their frames' checksums tell them.
+ * Makes a damaged log of a database that was quarantined readable to its end. Single bits are put right where their frames' checksums tell them.
  * Then the checksums are made anew over what is there, so that a frame that cannot be mended no longer hides the good ones behind it; what it
  * says is judged by the rows' own hashes. The log as it was stays beside it as `<log>.asis`. Errors are the file system's.
  */
-export function mendLog(path: string): Mended {
+export function rechecksumWal(path: string): Repaired {
   const wal = `${path}-wal`;
   const bytes = existsSync(wal) ? readFileSync(wal) : Buffer.alloc(0);
   if (bytes.length < HEADER_BYTES + FRAME_HEADER_BYTES) return { changed: false, unread: 0 };
   const before = Buffer.from(bytes);
   const log = logOf(path, bytes, pageBytesOf(path, bytes));
   if (log.count === 0) return { changed: false, unread: 0 };
-  if (!headerHolds(bytes.subarray(0, HEADER_BYTES)) && !mendHeader(log)) makeHeader(log);
-  const unread = mendFrames(log);
+  if (!isHeaderValid(bytes.subarray(0, HEADER_BYTES)) && !repairHeader(log)) makeHeader(log);
+  const unread = repairFrames(log);
   sumAnew(log);
   if (bytes.equals(before)) return { changed: false, unread };
   writeFileSync(`${wal}.asis`, before);
@@ -202,37 +202,37 @@ export function mendLog(path: string): Mended {
 }
 
 /** Turns the bits that can be told; answers how many frames it leaves of which that matters. */
-function mendFrames(log: Log): number {
+function repairFrames(log: Log): number {
   const bad = new Map<number, number>();
   let left = MAX_MENDED_FRAMES;
-  let sums = headerSums(log);
+  let checksums = headerChecksum(log);
   for (let n = 0; n < log.count; n++) {
     const frame = log.frame(n);
-    if (!holds(log, n, sums)) {
-      const bit = left-- > 0 ? wrongBit(frame, around(log, n, sums)) : null;
+    if (!holds(log, n, checksums)) {
+      const bit = left-- > 0 ? wrongBit(frame, around(log, n, checksums)) : null;
       if (bit !== null) turn(frame, bit);
       else if (!log.own(n) && !log.own(n + 1)) break;
       else {
         bad.set(pageNumberOf(frame), n);
         // Its sums may be right, and then they lead on; or they are what is wrong.
-        const right = sumsOf(frame, sums, isBig(log.bytes));
-        sums = holds(log, n + 1, right) ? right : statedSums(frame);
+        const right = checksumOf(frame, checksums, isBigEndian(log.bytes));
+        checksums = holds(log, n + 1, right) ? right : storedChecksum(frame);
         continue;
       }
     }
     bad.delete(pageNumberOf(frame));
-    sums = statedSums(frame);
+    checksums = storedChecksum(frame);
   }
   return bad.size;
 }
 
 /** One bit of the header; false: more are wrong. */
-function mendHeader({ bytes, frame }: Log): boolean {
+function repairHeader({ bytes, frame }: Log): boolean {
   const header = bytes.subarray(0, HEADER_BYTES);
   for (let bit = 0; bit < HEADER_BYTES * 8; bit++) {
     const one = { at: bit >> 3, mask: 1 << (bit & 7) };
     turn(header, one);
-    if (headerHolds(header) && header.readUInt32BE(4) === VERSION && header.subarray(16, 24).equals(saltsOf(frame(0)))) return true;
+    if (isHeaderValid(header) && header.readUInt32BE(4) === VERSION && header.subarray(16, 24).equals(saltsOf(frame(0)))) return true;
     turn(header, one);
   }
   return false;
@@ -242,25 +242,25 @@ function makeHeader({ bytes, pageBytes, count, frame }: Log): void {
   bytes.writeUInt32BE(MAGIC, 0);
   bytes.writeUInt32BE(VERSION, 4);
   bytes.writeUInt32BE(pageBytes, 8);
-  // What the frames agree on: the first two of one log say the same. A log may be laid out in zeros before it is written.
+  // What the frames agree on: the first two of one log say the same. A log may be preallocated in zeros before it is written.
   const second = count > 1 && saltsOf(frame(1)).some((byte) => byte !== 0);
   saltsOf(frame(second ? 1 : 0)).copy(bytes, 16);
-  writeSums(bytes, 24, checksum(bytes.subarray(0, 24), [0, 0], isBig(bytes)));
+  writeChecksums(bytes, 24, checksum(bytes.subarray(0, 24), [0, 0], isBigEndian(bytes)));
 }
 
 function sumAnew(log: Log): void {
   const salts = log.bytes.subarray(16, 24);
-  let sums = headerSums(log);
+  let checksums = headerChecksum(log);
   for (let n = 0; n < log.count; n++) {
     // One frame of another log between two of this one has damaged salts; two of them are the end.
     if (!log.own(n) && !log.own(n + 1)) break;
     salts.copy(log.frame(n), 8);
-    sums = sumsOf(log.frame(n), sums, isBig(log.bytes));
-    writeSums(log.frame(n), SUMS_AT, sums);
+    checksums = checksumOf(log.frame(n), checksums, isBigEndian(log.bytes));
+    writeChecksums(log.frame(n), SUMS_AT, checksums);
   }
 }
 
-function writeSums(bytes: Buffer, at: number, [first, second]: Sums): void {
+function writeChecksums(bytes: Buffer, at: number, [first, second]: Checksum): void {
   bytes.writeUInt32BE(first, at);
   bytes.writeUInt32BE(second, at + 4);
 }

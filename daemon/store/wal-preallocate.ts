@@ -19,7 +19,7 @@ const BEGUN_BYTES = 32 + 24 + 512;
  * One step: true: there is more to do. false: the log is long enough, has not begun yet, or another program writes to it or the disk has no room now:
  * then the commits make the file longer themselves. Throws StoreError only where the disk fails otherwise.
  */
-export function layOutLog(db: Sqlite, path: string): boolean {
+export function preallocateLog(db: Sqlite, path: string): boolean {
   let fd: number | null = null;
   try {
     // Nobody else may write to the log meanwhile: what is written here lies behind its end.

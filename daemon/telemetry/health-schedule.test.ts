@@ -9,7 +9,7 @@ const START = {
   readers: [{ name: 'in', direction: 'in', ok: true }],
   in: { mode: 'controlled' },
   out: { mode: 'controlled' },
-  desk: null,
+  decider: null,
 } as unknown as GateSnapshot;
 
 function setUp() {
@@ -52,7 +52,7 @@ test('health goes out with the connection and with every change of a flag, and n
   change({ online: true });
   expect(world.published).toEqual([2_000]);
   pass(5_000);
-  change({ wallMs: 9, pendingNotes: 3 });
+  change({ wallMs: 9, pendingEntryCount: 3 });
   reports.look();
   expect(world.published).toEqual([2_000]);
   change({ readers: [{ name: 'in', direction: 'in', ok: false }] });

@@ -21,7 +21,7 @@ export interface HealthReports {
 }
 
 /** What a chart or an alarm hangs on: all of `health` that is a word or 0 and 1, and whether anybody can hear it. */
-const flagsOf = ({ online, boardOk, diskOk, readers, desk, in: inward, out: outward }: GateSnapshot, trusted: boolean): string =>
+const flagsOf = ({ online, boardOk, diskOk, readers, decider, in: inward, out: outward }: GateSnapshot, trusted: boolean): string =>
   JSON.stringify([
     online,
     boardOk,
@@ -30,7 +30,7 @@ const flagsOf = ({ online, boardOk, diskOk, readers, desk, in: inward, out: outw
     readers.map(({ ok }) => ok),
     inward.mode,
     outward.mode,
-    desk?.manifests.map(({ eventId, version }) => [eventId, version]) ?? null,
+    decider?.manifests.map(({ eventId, version }) => [eventId, version]) ?? null,
   ]);
 
 export function createHealthReports(options: HealthReportsOptions): HealthReports {

@@ -33,7 +33,7 @@ export function createActions(parts: { readonly broker: DemoBroker; readonly gat
   const actions: Actions = {
     paused: (gate) => killed.has(gate) || pulled.has(gate) || fireAt === gate,
     cutBroker: () => broker.cut(),
-    mendBroker: () => broker.mend(),
+    mendBroker: () => broker.hint(),
     brokerUp: () => broker.up(),
     pullReader() {
       const [out] = pulled;
@@ -98,7 +98,7 @@ export function createActions(parts: { readonly broker: DemoBroker; readonly gat
           else if (name === 'b') {
             run(async () => {
               if (!broker.up()) {
-                await broker.mend();
+                await broker.hint();
                 return 'the broker is back: what waited goes out, in order';
               }
               await broker.cut();

@@ -1,7 +1,7 @@
 /** What Postgres holds, counted for the screen and for the table at the end. */
 import { createDatabase } from '../../cloud/db/database.ts';
 
-export interface Account {
+export interface IngestCounts {
   /** Ledger rows of every gate (the cloud's own are not counted). */
   rows(): Promise<number>;
   /** `admitted`, or a refusal's reason → how often. */
@@ -11,7 +11,7 @@ export interface Account {
 }
 
 /** Looks as a superuser, so that no tenant has to be named. */
-export async function openAccount(url: string): Promise<Account> {
+export async function openAccount(url: string): Promise<IngestCounts> {
   const database = createDatabase({ url, maxConnections: 2, name: 'stile-demo' });
   const ask = <Row>(text: string) => database.asOwner((client) => client.query<Row>(text)).then(({ rows }) => rows);
   return {

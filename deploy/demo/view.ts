@@ -2,7 +2,7 @@
 import type { RecentLine } from '../../daemon/control/protocol.ts';
 import type { DemoBroker } from '../../testkit/demo-broker.ts';
 import type { GateProcess } from '../../testkit/gate-process.ts';
-import type { Account } from './counts.ts';
+import type { IngestCounts } from './counts.ts';
 import type { Played } from './guests.ts';
 import type { DemoPlan } from './plan.ts';
 import { type DemoView, drawScreen, type GateView, rowsLine } from './screen.ts';
@@ -22,7 +22,7 @@ export interface Show {
 export interface ShowOptions {
   readonly gates: readonly GateProcess[];
   readonly broker: DemoBroker;
-  readonly account: Account;
+  readonly account: IngestCounts;
   readonly plan: DemoPlan;
   /** The operators' page, and a token that opens it. */
   readonly operators: DemoView['operators'];

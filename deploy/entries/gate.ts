@@ -3,18 +3,18 @@
  * rest is read (docs/decisions/0111-bundle-in-parts.md).
  */
 import { readRunLine } from '../../daemon/cli/parse-run-args.ts';
-import { startDeskThread } from '../../daemon/decider/early-start.ts';
+import { startWorkerEarly } from '../../daemon/decider/early-start.ts';
 import { keepCompiled } from '../compile-cache.ts';
 
 const line = readRunLine(process.argv.slice(2), process.env);
 if (line === null) await import('../../daemon/cli/main.ts');
 else {
-  const deskThread = startDeskThread(new URL('./stile-desk.mjs', import.meta.url));
+  const earlyWorker = startWorkerEarly(new URL('./stile-decider.mjs', import.meta.url));
   keepCompiled();
   // A part of its own (deploy/bundle.ts), and none of this program's.
   const part = new URL('./stile-run.mjs', import.meta.url).href;
-  const { run, tellFailure } = (await import(part)) as typeof import('./run.ts');
-  await run(line.config === undefined ? {} : { config: line.config }, deskThread).catch((error: unknown) => {
-    process.exitCode = tellFailure(error);
+  const { run, printFailure } = (await import(part)) as typeof import('./run.ts');
+  await run(line.config === undefined ? {} : { config: line.config }, earlyWorker).catch((error: unknown) => {
+    process.exitCode = printFailure(error);
   });
 }

@@ -1,3 +1,3 @@
 /** The service's loop in the bundle, with everything that a start needs in one file. */
-export { tellFailure } from '../../daemon/cli/exit-codes.ts';
+export { printFailure } from '../../daemon/cli/exit-codes.ts';
 export { run } from '../../daemon/cli/run.ts';

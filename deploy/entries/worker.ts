@@ -1,4 +1,4 @@
-/** Where the desk's worker begins in the bundle: its code is kept compiled as well. */
+/** Where the decider's worker begins in the bundle: its code is kept compiled as well. */
 import { keepCompiled } from '../compile-cache.ts';
 
 keepCompiled();

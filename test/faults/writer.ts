@@ -9,7 +9,7 @@ import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { PublicKey, WantedManifest } from '../../contract/manifest.ts';
 import { topicOf } from '../../contract/topics.ts';
 import { createClock } from '../../daemon/clock/clock.ts';
-import { createDesk, type GateDesk } from '../../daemon/decider/client.ts';
+import { createDeciderClient, type DeciderClient } from '../../daemon/decider/client.ts';
 import { createUplink, type MqttUplink } from '../../daemon/link/mqtt-uplink.ts';
 import { TEST_INFO } from '../../daemon/link/testing/ports.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
@@ -57,7 +57,7 @@ const EXPORT_ROWS = 500;
 
 interface RunningGate {
   readonly gate: string;
-  readonly desk: GateDesk;
+  readonly decider: DeciderClient;
   readonly uplink: Pick<MqttUplink, 'kick' | 'online'>;
   readonly codes: readonly string[];
   next: number;
@@ -70,42 +70,42 @@ const running: RunningGate[] = [];
 
 async function openGate(order: Extract<WriterOrder, { order: 'begin' }>, index: number): Promise<RunningGate> {
   const { gate, store, codes } = order.gates[index] as WriterGate;
-  const desk = createDesk({
+  const decider = createDeciderClient({
     path: store,
     gate,
     verifyKeys: [order.key],
     clock,
     notice: (what, detail) => process.stderr.write(`${gate} ${what}: ${detail}\n`),
   });
-  const status = await desk.open();
+  const status = await decider.open();
   if (status.manifests.length === 0) {
-    await desk.want(Buffer.from(JSON.stringify({ schema: SCHEMA_VERSION, events: [order.manifest.wanted] })));
-    const installed = await desk.installManifest(order.manifest.files[index] as string, order.manifest.wanted);
+    await decider.want(Buffer.from(JSON.stringify({ schema: SCHEMA_VERSION, events: [order.manifest.wanted] })));
+    const installed = await decider.installManifest(order.manifest.files[index] as string, order.manifest.wanted);
     if (!installed.ok) throw new Error(`the writer's manifest was refused: ${installed.message}`);
   }
-  const uplink = order.plant === 'puback' ? credulous(order.url, gate, desk) : faithful(order.url, gate, desk);
-  return { gate, desk, uplink, codes, next: 0, told: status.lastSeq > 0 ? [status.epoch, status.lastSeq] : null };
+  const uplink = order.plant === 'puback' ? credulous(order.url, gate, decider) : faithful(order.url, gate, decider);
+  return { gate, decider, uplink, codes, next: 0, told: status.lastSeq > 0 ? [status.epoch, status.lastSeq] : null };
 }
 
 /** The gate's own uplink, wired as the gate wires it (daemon/gate/uplink-events.ts). */
-function faithful(url: string, gate: string, desk: GateDesk): MqttUplink {
-  const uplink = createUplink({ gate, url, clock, desk, info: TEST_INFO, timing: TIMING, log: () => undefined });
+function faithful(url: string, gate: string, decider: DeciderClient): MqttUplink {
+  const uplink = createUplink({ gate, url, clock, decider, info: TEST_INFO, timing: TIMING, log: () => undefined });
   uplink.open(async (event) => {
-    if (event.kind === 'ack') await desk.acknowledge(event.ack);
-    if (event.kind === 'peer') await desk.applyPeer(event);
+    if (event.kind === 'ack') await decider.acknowledge(event.ack);
+    if (event.kind === 'peer') await decider.applyPeer(event);
     if (event.kind === 'ack' || event.kind === 'online') uplink.kick();
   });
   return uplink;
 }
 
 /** The planted fault: what the broker has taken is forgotten. */
-function credulous(url: string, gate: string, desk: GateDesk): RunningGate['uplink'] {
+function credulous(url: string, gate: string, decider: DeciderClient): RunningGate['uplink'] {
   let peer: Peer | null = null;
   const work = async () => {
     for (;;) {
       try {
         peer ??= await connectPeer(url, { clientId: gate, username: gate, connectTimeout: 2_000 });
-        const batch = await desk.nextBatch(null);
+        const batch = await decider.nextBatch(null);
         if (batch === null) {
           await new Promise((resolve) => setTimeout(resolve, 20));
           continue;
@@ -114,7 +114,7 @@ function credulous(url: string, gate: string, desk: GateDesk): RunningGate['upli
           peer.publish(topicOf({ kind: 'ledger', gate }), batch.payload),
           new Promise((_, reject) => setTimeout(() => reject(new Error('no PUBACK')), 1_000)),
         ]);
-        await desk.acknowledge({
+        await decider.acknowledge({
           schema: SCHEMA_VERSION,
           epochs: [{ epoch: batch.epoch, upto_seq: batch.uptoSeq, missing: [] }],
           cloud_time: new Date().toISOString(),
@@ -134,7 +134,7 @@ function credulous(url: string, gate: string, desk: GateDesk): RunningGate['upli
 async function guest(at: RunningGate): Promise<void> {
   const code = at.codes[at.next++ % at.codes.length] as string;
   const atMs = clock.boottimeMs();
-  const { row, verdict } = await at.desk.decide({
+  const { row, verdict } = await at.decider.decide({
     bytes: Buffer.from(code),
     direction: 'in',
     reader: 'in',
@@ -144,7 +144,7 @@ async function guest(at: RunningGate): Promise<void> {
     online: at.uplink.online(),
   });
   at.told = row;
-  if (verdict.kind === 'grant') at.told = await at.desk.record({ kind: 'passage', of: row, direction: 'in', unit: 1, outcome: 'passed' });
+  if (verdict.kind === 'grant') at.told = await at.decider.record({ kind: 'passage', of: row, direction: 'in', unit: 1, outcome: 'passed' });
   at.uplink.kick();
 }
 
@@ -159,7 +159,7 @@ async function guests(at: RunningGate): Promise<void> {
 async function everyRow(at: RunningGate): Promise<Row[]> {
   const rows: Row[] = [];
   for (let after: RowPosition | null = null; ; ) {
-    const page = await at.desk.rows(after, EXPORT_ROWS);
+    const page = await at.decider.rows(after, EXPORT_ROWS);
     rows.push(...page.map(({ epoch, entry }) => ({ gate: at.gate, epoch, seq: entry.seq, hash: entry.hash })));
     const last = page.at(-1);
     if (last === undefined) return rows;
@@ -169,7 +169,7 @@ async function everyRow(at: RunningGate): Promise<Row[]> {
 
 async function stand(): Promise<void> {
   const gates = await Promise.all(
-    running.map(async ({ gate, desk, uplink, told }) => ({ gate, told, backlog: (await desk.status()).backlog, online: uplink.online() })),
+    running.map(async ({ gate, decider, uplink, told }) => ({ gate, told, backlog: (await decider.status()).backlog, online: uplink.online() })),
   );
   say({ news: 'stand', gates });
 }

@@ -1,4 +1,4 @@
-/** The gate's store at work (test/powercut/workload.ts): ledger, usage, manifests, page sums, room in the log, the fire latch, modes, requests. */
+/** The gate's store at work (test/powercut/workload.ts): ledger, usage, manifests, page checksums, room in the log, the fire latch, modes, requests. */
 
 import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,5 +1,5 @@
 /**
- * One gate's desk with a list that holds everything a forger could aim at: two live keys, one revoked, one that has ended, one of
+ * One gate's decider with a list that holds everything a forger could aim at: two live keys, one revoked, one that has ended, one of
  * small order; pretix's keys; tickets with opaque and with signed codes; revoked codes; another event with the same key that this
  * gate does not serve.
  */
@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { signedText } from '../../contract/hash-chain.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
-import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
+import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
 import { PLAIN_TICKET } from '../../daemon/decider/testing/store.ts';
 import { buildManifestFile } from '../../daemon/store/build-manifest.ts';
 import type { Stamp } from '../../daemon/store/ledger.ts';
@@ -41,7 +41,7 @@ export interface House {
   /** The same with anything changed, rightly signed by `key`. */
   stile(change: Partial<Parameters<typeof stileBytes>[0]>, key?: KeyName): string;
   pretix(change: { readonly from?: number; readonly until?: number; readonly version?: number }, key?: KeyName): string;
-  readonly core: DeskCore;
+  readonly core: DeciderEngine;
   stamp(atMs: number): Stamp;
   close(): void;
 }
@@ -143,7 +143,7 @@ export async function openHouse(random: Random, listed: number): Promise<House> 
     offset: { offsetMs: NOW_MS, boundMs: 1 },
     trusted: true,
   });
-  const core = await openDeskCore(
+  const core = await openDeciderEngine(
     { path: join(folder, 'store'), gate: GATE, verifyKeys: [{ ...key('manifest', 'manifest'), key_id: 'm1' }], notice: () => undefined },
     stamp(0),
   );

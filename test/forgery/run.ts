@@ -1,4 +1,4 @@
-/** Forged frames through the real framing, recognition and desk; genuine ones in between, so that a gate that refuses all is found as well. */
+/** Forged frames through the real framing, recognition and decider; genuine ones in between, so that a gate that refuses all is found as well. */
 import type { Presentation } from '../../daemon/ports.ts';
 import { type FramingState, initialFraming, stepFraming } from '../../daemon/reader/framing.ts';
 import { type House, openHouse } from './fixture.ts';
@@ -77,7 +77,7 @@ function feed(house: House, random: Random, count: number): ForgeryResult {
       broken.set(kind, (broken.get(kind) ?? 0) + grants);
       if (examples.length < MAX_EXAMPLES) examples.push(`admitted: ${kind}, number ${n}`);
     }
-    if (n % TIDY_EVERY === TIDY_EVERY - 1) reader.tidy();
+    if (n % TIDY_EVERY === TIDY_EVERY - 1) reader.maybeCheckpoint();
   }
   return { forged: count, frames, kinds: kinds.length, admitted, broken, genuine, genuineAdmitted, examples };
 }
@@ -134,7 +134,7 @@ function createReader(house: House, random: Random) {
       }
       return answers;
     },
-    tidy() {
+    maybeCheckpoint() {
       for (let n = 0; n < 100 && house.core.idle(house.stamp(nowMs), true); n++);
     },
   };

@@ -289,7 +289,7 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
 };
 
 /** How a line refuses whoever it does not name. */
-export function refusalOf(line: Line, who: Who): string {
+export function businessErrorOf(line: Line, who: Who): string {
   if (line.answers.everybody !== undefined) return line.answers.everybody;
   if ((OURS as readonly Who[]).includes(who) || (THEIRS as readonly Who[]).includes(who))
     return line.kind === 'operator' ? '403 FORBIDDEN' : 'name this device in lines.ts';

@@ -11,7 +11,7 @@ import { type RunningCloud, startCloud } from '../../cloud/main.ts';
 import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
 import { EVERYBODY, type House, openHouse, type Who } from './fixture.ts';
-import { LINES, type Line, refusalOf } from './lines.ts';
+import { businessErrorOf, LINES, type Line } from './lines.ts';
 
 /** Requests under way at once. */
 const AT_ONCE = 8;
@@ -86,7 +86,7 @@ async function inTurn<T>(cases: readonly T[], work: (one: T) => Promise<void>): 
 
 const cases = (): Case[] =>
   Object.entries(LINES).flatMap(([route, lines]) =>
-    lines.flatMap((line) => EVERYBODY.map((who) => ({ route, line, who, expected: line.answers[who] ?? refusalOf(line, who) }))),
+    lines.flatMap((line) => EVERYBODY.map((who) => ({ route, line, who, expected: line.answers[who] ?? businessErrorOf(line, who) }))),
   );
 const named = ({ route, line, who }: Case, answer: string) => `${route}${line.what === undefined ? '' : ` (${line.what})`} by ${who}: ${answer}`;
 const isSuccess = (expected: string) => /^2\d\d$/.test(expected);

@@ -17,7 +17,7 @@ export const PROMISED: readonly Mutant[] = [
   lost('a list is in force before its name is', 'daemon/store/manifest-store.ts', 'await rename(part, target);', 'rename(part, target);'),
   lost("the demo's broker is cut by nobody", 'deploy/demo/script.ts', 'await actions.cutBroker();', 'actions.cutBroker();'),
   files(
-    'the sync of the page sums is not looked at',
+    'the sync of the page checksums is not looked at',
     'daemon/store/page-checksums.ts',
     '    fsyncSync(file);\n  } finally {',
     '    try {\n      fsyncSync(file);\n    } catch {\n      // planted\n    }\n  } finally {',

@@ -55,7 +55,7 @@ describe.each(SERVERS)('PostgreSQL %s', (name) => {
           const seen = await database.withTenant(venue.tenantId, async (client) => ({
             verdicts: (await client.query("SELECT split_part(gate, '/', 2) || '/' || seq AS key, verdict FROM admissions WHERE granted ORDER BY at")).rows,
             status: (await client.query("SELECT status FROM tickets WHERE ticket_id = 'T-1'")).rows,
-            // A doubtful one at the desk: by the function that stopped every migration.
+            // A doubtful one at the decider: by the function that stopped every migration.
             lost: (await client.query("UPDATE tickets SET status = 'revoked' WHERE ticket_id = 'T-3' RETURNING right_lost_by(tickets, now()) AS lost")).rows,
           }));
           expect(seen).toEqual({

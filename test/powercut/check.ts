@@ -4,12 +4,12 @@
  */
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import type { LedgerVector } from '../../contract/ids.ts';
-import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
+import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
 import { GATE, PEER, show } from '../../daemon/decider/testing/store.ts';
-import type { Decision, DeskStatus } from '../../daemon/ports.ts';
+import type { DeciderStatus, Decision } from '../../daemon/ports.ts';
 import { type Stamp, type StoredEntry, sha256Text } from '../../daemon/store/ledger.ts';
 import { keyOf, type Truth } from './expected.ts';
-import { codeOf, signer, stampOf } from './fixture.ts';
+import { codeOf, signer, timestampNow } from './fixture.ts';
 import type { Random } from './random.ts';
 
 const READ_ROWS = 500;
@@ -47,7 +47,7 @@ export interface Reading {
   readonly rows: readonly Row[];
   /** Rows on their way to the cloud. */
   readonly waiting: ReadonlySet<string>;
-  readonly status: DeskStatus | null;
+  readonly status: DeciderStatus | null;
   readonly vector: LedgerVector;
   /** What it did wrong when it was asked to do something. */
   readonly misdeeds: readonly string[];
@@ -57,11 +57,14 @@ export interface Reading {
 export async function readStore(store: string, truth: Truth, random: Random): Promise<Reading> {
   const notices: string[] = [];
   const misdeeds: string[] = [];
-  const later = stampOf(LATER_MS + random.below(1_000_000), 'after-the-cut');
+  const later = timestampNow(LATER_MS + random.below(1_000_000), 'after-the-cut');
   const nothing: Reading = { error: null, notices, rows: [], waiting: new Set(), status: null, vector: {}, misdeeds };
-  let core: DeskCore;
+  let core: DeciderEngine;
   try {
-    core = await openDeskCore({ path: store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => notices.push(`${what}: ${detail}`) }, later);
+    core = await openDeciderEngine(
+      { path: store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => notices.push(`${what}: ${detail}`) },
+      later,
+    );
   } catch (error) {
     return { ...nothing, error: `the store does not open: ${(error as Error).message}` };
   }
@@ -76,7 +79,7 @@ export async function readStore(store: string, truth: Truth, random: Random): Pr
   }
 }
 
-/** Holds what was read against what had been answered. `rebuilt`: damage was done before, so that the database may have been set aside. */
+/** Holds what was read against what had been answered. `rebuilt`: damage was done before, so that the database may have been quarantined. */
 export function judge(reading: Reading, truth: Truth, rebuilt: boolean): Found {
   const problems: string[] = [...reading.misdeeds];
   if (reading.error !== null) problems.push(reading.error);
@@ -99,7 +102,7 @@ export interface Row {
   readonly entry: StoredEntry;
 }
 
-function readAll(core: DeskCore): Row[] {
+function readAll(core: DeciderEngine): Row[] {
   const all: Row[] = [];
   for (;;) {
     const last = all.at(-1);
@@ -110,7 +113,7 @@ function readAll(core: DeskCore): Row[] {
 }
 
 /** Every row that is on its way to the cloud. */
-function outboxOf(core: DeskCore): Set<string> {
+function outboxOf(core: DeciderEngine): Set<string> {
   const found = new Set<string>();
   for (let after: readonly [number, number] | null = null; ; ) {
     const batch = core.nextBatch(after === null ? null : [after[0], after[1]]);
@@ -171,7 +174,7 @@ function checkRows(rows: readonly Row[], waiting: ReadonlySet<string>, truth: Tr
   return { lost, expected };
 }
 
-function checkStanding(status: DeskStatus, truth: Truth, rebuilt: boolean, problems: string[]): void {
+function checkStanding(status: DeciderStatus, truth: Truth, rebuilt: boolean, problems: string[]): void {
   for (const [direction, mode] of truth.modes) {
     const now = status.modes[direction as 'in' | 'out'].mode;
     if (mode !== null && now !== mode) problems.push(`mode ${direction} was ${mode}, now ${now}`);
@@ -186,7 +189,7 @@ function checkStanding(status: DeskStatus, truth: Truth, rebuilt: boolean, probl
 }
 
 /** A ticket that went through does not go through again, a request is not carried out again, and the next row takes a number that nobody saw. */
-function askAgain(core: DeskCore, truth: Truth, random: Random, later: Stamp, rows: readonly Row[], misdeeds: string[]): void {
+function askAgain(core: DeciderEngine, truth: Truth, random: Random, later: Stamp, rows: readonly Row[], misdeeds: string[]): void {
   const transaction = truth.transactions.at(-1);
   if (transaction !== undefined && core.rememberTransaction(transaction, later.wallMs + 1_000, later))
     misdeeds.push(`request ${transaction} would be carried out twice`);

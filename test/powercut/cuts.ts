@@ -50,7 +50,7 @@ export interface CutsResult {
   chains: number;
   writes: number;
   syncs: number;
-  setAside: number;
+  quarantine: number;
   peerForgotten: number;
   /** Cuts by what the gate was doing. */
   readonly doing: Record<string, number>;
@@ -76,7 +76,7 @@ const nothing = (): CutsResult => ({
   chains: 0,
   writes: 0,
   syncs: 0,
-  setAside: 0,
+  quarantine: 0,
   peerForgotten: 0,
   doing: {},
   examples: [],
@@ -162,7 +162,7 @@ async function cutRound(round: Round, image: string, task: CutsTask, result: Cut
     result.expectedRows += found.expected;
     result.lostRows += found.lost;
     if (found.lost > 0) result.losing++;
-    if (found.notices.some((notice) => notice.includes('set aside'))) result.setAside++;
+    if (found.notices.some((notice) => notice.includes('set aside'))) result.quarantine++;
     result.peerForgotten = Math.max(result.peerForgotten, found.peerForgotten);
     if (found.problems.length === 0) continue;
     result.failed++;
@@ -261,7 +261,7 @@ function report(all: CutsResult, plants: readonly string[], seconds: number): vo
   process.stdout.write(
     `figure: ${all.cuts} power cuts over a recorded disk${what} (${all.chains} stores, ${all.rounds} rounds, ${all.writes} writes, ${all.syncs} syncs; ${all.opened} different disks, each opened by the gate's own code): ${all.losing} lost rows that were answered (${all.lostRows} of ${all.expectedRows}), ${all.failed} in which anything did not hold; ${seconds.toFixed(0)} s\n`,
   );
-  process.stdout.write(`  cut while: ${doing}; set aside after damage in ${all.setAside}; rows of peers forgotten, at most: ${all.peerForgotten}\n`);
+  process.stdout.write(`  cut while: ${doing}; set aside after damage in ${all.quarantine}; rows of peers forgotten, at most: ${all.peerForgotten}\n`);
   for (const example of all.examples) process.stdout.write(`  ${example}\n`);
 }
 

@@ -35,7 +35,7 @@ const numbers = new Map(Array.from({ length: TICKETS }, (_, n) => [ticketOf(n).t
 export const numberOf = (ticketId: unknown): number | undefined => numbers.get(String(ticketId));
 
 /** The clock of every life: it only rises. */
-export const stampOf = (atMs: number, bootId: string): Stamp => ({
+export const timestampNow = (atMs: number, bootId: string): Stamp => ({
   boottimeMs: atMs,
   wallMs: BOOT_WALL_MS + atMs,
   bootId,

@@ -10,13 +10,13 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFi
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
+import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
 import { GATE, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision } from '../../daemon/ports.ts';
 import { type StoreError, storeError } from '../../daemon/store/sqlite.ts';
 import { memoryFolder } from './cuts.ts';
 import { keyOf, learn, marksOf, newTruth, type Truth } from './expected.ts';
-import { codeOf, signer, stampOf, TICKETS } from './fixture.ts';
+import { codeOf, signer, TICKETS, timestampNow } from './fixture.ts';
 import { createRandom, mix, type Random } from './random.ts';
 import type { LifeTask } from './workload.ts';
 
@@ -65,7 +65,7 @@ export interface FlipsResult {
 const nothing = (): FlipsResult => ({ flips: 0, detected: 0, harmless: 0, silent: 0, late: 0, down: 0, lostRows: 0, unnamedRows: 0, kinds: {}, examples: [] });
 
 /** What a store says and does, as text that can be compared. */
-interface Account {
+interface IngestCounts {
   readonly rows: ReadonlyMap<string, string>;
   readonly waiting: ReadonlySet<string>;
   readonly standing: string;
@@ -75,18 +75,18 @@ interface Account {
 }
 
 /** Opens a store, lets every ticket come once, gives it time to look itself through, and reads it. Does with damage what the worker does. */
-async function account(store: string): Promise<Account> {
+async function account(store: string): Promise<IngestCounts> {
   const notices: string[] = [];
-  const later = stampOf(LATER_MS, 'after-the-flip');
+  const later = timestampNow(LATER_MS, 'after-the-flip');
   const rows = new Map<string, string>();
   const waiting = new Set<string>();
-  let core: DeskCore | undefined;
+  let core: DeciderEngine | undefined;
   let standing = '';
   const decisions: string[] = [];
-  const trying = async <T>(work: (core: DeskCore) => T): Promise<T> => {
+  const trying = async <T>(work: (core: DeciderEngine) => T): Promise<T> => {
     for (let left = 4; ; left--) {
       try {
-        return work(core as DeskCore);
+        return work(core as DeciderEngine);
       } catch (error) {
         const known: StoreError = storeError('work', error);
         if (!known.damaged || left === 0) throw error;
@@ -95,7 +95,10 @@ async function account(store: string): Promise<Account> {
     }
   };
   try {
-    core = await openDeskCore({ path: store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => notices.push(`${what}: ${detail}`) }, later);
+    core = await openDeciderEngine(
+      { path: store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => notices.push(`${what}: ${detail}`) },
+      later,
+    );
     standing = await trying((at) => {
       const { modes, manifests, fireLatched, usageComplete, epoch, totals } = at.status(later);
       return JSON.stringify({
@@ -253,7 +256,7 @@ function flip(store: string, random: Random, only: Kind | null, bits: number): F
   return { kind, path, at, bit };
 }
 
-function weigh(result: FlipsResult, flipped: Flipped, sound: Account, found: Account, truth: Truth, name: string): void {
+function weigh(result: FlipsResult, flipped: Flipped, sound: IngestCounts, found: IngestCounts, truth: Truth, name: string): void {
   result.flips++;
   const kind = (result.kinds[flipped.kind] ??= { flips: 0, detected: 0, harmless: 0 });
   kind.flips++;
@@ -294,7 +297,7 @@ function weigh(result: FlipsResult, flipped: Flipped, sound: Account, found: Acc
 }
 
 /** What differs, in a few words; null: nothing does. */
-function differs(sound: Account, found: Account): string | null {
+function differs(sound: IngestCounts, found: IngestCounts): string | null {
   for (const [key, text] of sound.rows) if (found.rows.get(key) !== text) return `row ${key} ${found.rows.has(key) ? 'reads otherwise' : 'is gone'}`;
   for (const key of found.rows.keys()) if (!sound.rows.has(key)) return `row ${key} was not there before`;
   if (sound.standing !== found.standing) return `the state is ${found.standing}, was ${sound.standing}`;
@@ -304,7 +307,7 @@ function differs(sound: Account, found: Account): string | null {
 }
 
 /** Rows that were answered, that the cloud has not, and that are neither here nor on their way as they were: another row by their number is none of them. */
-function lostRows(found: Account, truth: Truth): string[] {
+function lostRows(found: IngestCounts, truth: Truth): string[] {
   const hashes = new Map<string, string>();
   const learnHash = (key: string, text: string): void => void hashes.set(key, (JSON.parse(text) as { hash: string }).hash);
   for (const text of found.waiting) learnHash(text.slice(0, text.indexOf(' ')), text.slice(text.indexOf(' ') + 1));

@@ -1,12 +1,12 @@
 /**
- * A gate's desk as it ships, worker and all, busy until it is killed: guests, passages, notes, acknowledgements, requests, short pauses.
+ * A gate's decider as it ships, worker and all, busy until it is killed: guests, passages, notes, acknowledgements, requests, short pauses.
  * What each call had answered goes to standard output, one mark a line.
  *
  *   node mounted-gate.ts <store> <seed> <ms on the venue's clock> <downloads, or nothing where a manifest is there>
  */
 import { writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createDesk } from '../../daemon/decider/client.ts';
+import { createDeciderClient } from '../../daemon/decider/client.ts';
 import { BOOT_WALL_MS, GATE, makeManifest, show } from '../../daemon/decider/testing/store.ts';
 import type { Clock } from '../../daemon/ports.ts';
 import type { Mark } from './expected.ts';
@@ -31,11 +31,11 @@ const clock: Clock = {
   observe: () => {},
 };
 
-const desk = createDesk({ path: store, gate: GATE, verifyKeys: [signer.publicKey], clock });
-await desk.open();
+const decider = createDeciderClient({ path: store, gate: GATE, verifyKeys: [signer.publicKey], clock });
+await decider.open();
 if (downloads !== '') {
   const { file, wanted } = await makeManifest(downloads, signer, { version: 1, tickets: Array.from({ length: TICKETS }, (_, n) => ticketOf(n)) });
-  const result = await desk.installManifest(file, wanted);
+  const result = await decider.installManifest(file, wanted);
   if (!result.ok) throw new Error(result.message);
   mark({ mark: 'manifest', version: 1, overlay: 1 });
 }
@@ -45,24 +45,24 @@ for (;;) {
   const roll = random.below(100);
   if (roll < 60) {
     const code = random.below(TICKETS + 8);
-    const decision = await desk.decide(show(codeOf(code), nowMs));
+    const decision = await decider.decide(show(codeOf(code), nowMs));
     mark({ mark: 'answered', epoch: decision.row[0], seq: decision.row[1] });
     if (decision.verdict.kind !== 'grant' || random.chance(0.1)) continue;
     const outcome = random.chance(0.8) ? 'passed' : 'returned';
-    const [epoch, seq] = await desk.record({ kind: 'passage', of: [decision.row[0], decision.row[1]], direction: 'in', unit: 1, outcome });
+    const [epoch, seq] = await decider.record({ kind: 'passage', of: [decision.row[0], decision.row[1]], direction: 'in', unit: 1, outcome });
     mark({ mark: 'answered', epoch, seq });
     if (outcome === 'passed') mark({ mark: 'used', code });
   } else if (roll < 85) {
-    const [epoch, seq] = await desk.record({ kind: 'alarm', what: 'tamper', detail: 'x'.repeat(random.below(400)) });
+    const [epoch, seq] = await decider.record({ kind: 'alarm', what: 'tamper', detail: 'x'.repeat(random.below(400)) });
     mark({ mark: 'answered', epoch, seq });
   } else if (roll < 92) {
-    const batch = await desk.nextBatch(null);
+    const batch = await decider.nextBatch(null);
     if (batch === null) continue;
     mark({ mark: 'acked', epoch: batch.epoch, seq: batch.uptoSeq });
     const epochs = [{ epoch: batch.epoch, upto_seq: batch.uptoSeq, missing: [] }];
-    await desk.acknowledge({ schema: 1, epochs, cloud_time: new Date(clock.wallMs()).toISOString() });
+    await decider.acknowledge({ schema: 1, epochs, cloud_time: new Date(clock.wallMs()).toISOString() });
   } else if (roll < 98) {
     const id = `t-${seedText}-${nowMs}`;
-    if (await desk.rememberTransaction(id, clock.wallMs() + 100_000 * HOUR_MS)) mark({ mark: 'transaction', id });
+    if (await decider.rememberTransaction(id, clock.wallMs() + 100_000 * HOUR_MS)) mark({ mark: 'transaction', id });
   } else if (random.chance(0.1)) await sleep(PAUSE_MS);
 }

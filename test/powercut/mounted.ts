@@ -1,5 +1,5 @@
 /**
- * Power cuts of a real ext4: the gate's desk works on a file system of its own, which is shut down without flushing anything; the
+ * Power cuts of a real ext4: the gate's decider works on a file system of its own, which is shut down without flushing anything; the
  * process is killed, the file system mounted again, and the store opened.
  *
  *   node test/powercut/mounted.ts [--cuts 100] [--control 20] [--seed 1]
@@ -204,7 +204,7 @@ async function main(): Promise<number> {
     const control = await cutAll(Number(values.control), Number(values.seed) + 1, ['normal']);
     const seconds = (performance.now() - began) / 1_000;
     process.stdout.write(
-      `figure: ${real.cuts} cuts of a mounted ext4, shut down without flushing under the gate's desk: ${real.losing} lost rows (${real.lostRows} of ${real.answered} answered), ${real.failed} in which anything did not hold; the control with synchronous=NORMAL lost rows in ${control.losing} of ${control.cuts} (${control.lostRows} of ${control.answered}); ${seconds.toFixed(0)} s\n`,
+      `figure: ${real.cuts} cuts of a mounted ext4, shut down without flushing under the gate's decider: ${real.losing} lost rows (${real.lostRows} of ${real.answered} answered), ${real.failed} in which anything did not hold; the control with synchronous=NORMAL lost rows in ${control.losing} of ${control.cuts} (${control.lostRows} of ${control.answered}); ${seconds.toFixed(0)} s\n`,
     );
     for (const example of real.examples) process.stdout.write(`  ${example}\n`);
     return real.failed === 0 && real.cuts === Number(values.cuts) && control.losing > 0 ? 0 : 1;

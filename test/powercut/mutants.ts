@@ -24,7 +24,7 @@ export const PLANTS: Readonly<Record<string, readonly Plant[]>> = {
   ],
   /** Not a fault: an eighth of the room. */
   room: [{ file: 'daemon/store/wal-preallocate.ts', from: 'LOG_ROOM_BYTES = 2 * 1024 * 1024', to: 'LOG_ROOM_BYTES = 256 * 1024' }],
-  /** A commit is synced only with the next fold. */
+  /** A commit is synced only with the next checkpoint. */
   normal: [
     { file: 'daemon/store/sqlite.ts', from: "options.synchronous === 'full' ? 'FULL' : 'NORMAL'", to: "'NORMAL'" },
     { file: 'daemon/store/sqlite.ts', from: "if (options.synchronous === 'full') assertDurable(db, path);", to: '' },

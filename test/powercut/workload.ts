@@ -5,11 +5,11 @@
  *   node workload.ts <task as JSON>
  */
 import { openSync, readFileSync, writeSync } from 'node:fs';
-import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
+import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
 import { EVENT, GATE, makeManifest, makeOverlay, PEER, peerMessage, refOf, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision, Note } from '../../daemon/ports.ts';
 import { keyOf, learn, type Mark, marksOf, newTruth, type Truth } from './expected.ts';
-import { codeOf, FIRST_OF_PEER, signer, stampOf, TICKETS, ticketOf, usageUpTo } from './fixture.ts';
+import { codeOf, FIRST_OF_PEER, signer, TICKETS, ticketOf, timestampNow, usageUpTo } from './fixture.ts';
 import { createRandom, type Random } from './random.ts';
 
 export interface LifeTask {
@@ -43,12 +43,12 @@ export interface Trouble {
 
 interface Life {
   readonly trouble: Trouble | null;
-  readonly core: DeskCore;
+  readonly core: DeciderEngine;
   readonly random: Random;
   readonly truth: Truth;
   readonly mark: (mark: Mark) => void;
   readonly bootId: string;
-  /** Its log is laid out while idle, as the worker does. */
+  /** Its log is preallocated while idle, as the worker does. */
   readonly laysOut: boolean;
   nowMs: number;
   /** Grants whose guest is on the way. */
@@ -68,9 +68,9 @@ export async function live(task: LifeTask, trouble: Trouble | null = null): Prom
   };
   const bootId = `00000000-0000-4000-8000-${String(task.seed % 1_000_000).padStart(12, '0')}`;
   mark({ mark: 'doing', what: 'open' });
-  const core = await openDeskCore(
+  const core = await openDeciderEngine(
     { path: task.store, gate: GATE, verifyKeys: [signer.publicKey], notice: (what, detail) => trouble?.notice(what, detail) },
-    stampOf(task.fromMs, bootId),
+    timestampNow(task.fromMs, bootId),
   );
   const life: Life = {
     trouble,
@@ -105,7 +105,7 @@ export async function live(task: LifeTask, trouble: Trouble | null = null): Prom
   else process.kill(process.pid, 'SIGKILL');
 }
 
-const stamp = (life: Life) => stampOf(life.nowMs, life.bootId);
+const stamp = (life: Life) => timestampNow(life.nowMs, life.bootId);
 
 /** Rows that are new since the last look: whoever can read a row was shown it. */
 function readRows(life: Life): void {
@@ -220,7 +220,7 @@ function acknowledge(life: Life): void {
 }
 
 function idle(life: Life): void {
-  for (let most = 20; most > 0 && (life.core.idle(stamp(life), true) || (life.laysOut && life.core.layOut())); most--);
+  for (let most = 20; most > 0 && (life.core.idle(stamp(life), true) || (life.laysOut && life.core.preallocateWal())); most--);
 }
 
 function request(life: Life): void {

@@ -42,7 +42,7 @@ export function checkEnd(ending: Ending, whole: boolean): void {
 
 /** What the card holds after this row, in order. */
 function rowsOf(gate: SimGate, after: Row | null): Row[] {
-  const core = gate.life()?.desk.core();
+  const core = gate.life()?.decider.core();
   const rows: Row[] = [];
   for (;;) {
     const last = rows.at(-1) ?? after;
@@ -112,8 +112,8 @@ function checkTruth(world: World, gate: SimGate): void {
   for (const stored of world.cloud.ledgers.get(gate.name)?.values() ?? []) {
     for (const { entry } of stored.values()) {
       if (entry['kind'] !== 'passage') continue;
-      const sums = said[entry['direction'] as Direction];
-      if (['passed', 'stuck', 'free', 'forced'].includes(String(entry['outcome']))) sums.sure += 1;
+      const checksums = said[entry['direction'] as Direction];
+      if (['passed', 'stuck', 'free', 'forced'].includes(String(entry['outcome']))) checksums.sure += 1;
     }
   }
   for (const direction of ['in', 'out'] as const) {

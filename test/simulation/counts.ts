@@ -241,7 +241,7 @@ export interface Judged extends Granted, Place {
   readonly overlapping: boolean;
 }
 
-export interface Account {
+export interface IngestCounts {
   /** By ticket, in rank order. */
   readonly tickets: ReadonlyMap<string, readonly Judged[]>;
   readonly counts: ReadonlyMap<string, Counts>;
@@ -289,7 +289,7 @@ export const byRank = (a: Granted & Place, b: Granted & Place): number =>
   a.atMs - b.atMs || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0) || a.epoch - b.epoch || a.seq - b.seq;
 
 /** Verdicts and sums of a set of rows. `ticketOf` null: a ticket that the cloud does not know. */
-export function accountOf(rows: readonly Row[], ticketOf: (ticketId: string) => AccountTicket | null, policy: AccountPolicy): Account {
+export function accountOf(rows: readonly Row[], ticketOf: (ticketId: string) => AccountTicket | null, policy: AccountPolicy): IngestCounts {
   const places = new Map([...Map.groupBy(rows, (row) => row.gate)].map(([gate, own]) => [gate, placesOf(own)]));
   const placed = grantsOf(rows).map((grant) => ({ ...grant, ...(places.get(grant.gate) as (row: Row) => Place)(grant) }));
   const counts = new Map<string, Counts>();
@@ -304,11 +304,11 @@ export function accountOf(rows: readonly Row[], ticketOf: (ticketId: string) => 
     const judged = judge(own.sort(byRank), ticketOf(ticketId), policy);
     tickets.set(ticketId, judged);
     for (const one of judged) {
-      const sums = count(one.gate, one.eventId);
-      sums.grants += 1;
-      sums[COUNTED[one.verdict]] += 1;
-      sums[one.direction === 'in' ? 'entered' : 'exited'] += one.used;
-      sums.uncertain += one.uncertain;
+      const checksums = count(one.gate, one.eventId);
+      checksums.grants += 1;
+      checksums[COUNTED[one.verdict]] += 1;
+      checksums[one.direction === 'in' ? 'entered' : 'exited'] += one.used;
+      checksums.uncertain += one.uncertain;
     }
   }
   for (const { gate, entry } of rows) {
@@ -322,9 +322,9 @@ export function accountOf(rows: readonly Row[], ticketOf: (ticketId: string) => 
           ? 'overrides'
           : null;
     if (term === null) continue;
-    const sums = count(gate, eventId);
-    sums[term] += 1;
-    if (entry['direction'] === 'out') sums[`${term}Out`] += 1;
+    const checksums = count(gate, eventId);
+    checksums[term] += 1;
+    if (entry['direction'] === 'out') checksums[`${term}Out`] += 1;
   }
   return { tickets, counts };
 }

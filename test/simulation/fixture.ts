@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { LedgerVector } from '../../contract/ids.ts';
 import type { ManifestTicket, UsageEntry, WantedManifest, WantMessage } from '../../contract/manifest.ts';
-import { openDeskCore } from '../../daemon/decider/decider.ts';
+import { openDeciderEngine } from '../../daemon/decider/decider.ts';
 import { BOOT_WALL_MS, createSigner, EVENT, makeManifest, refOf, SALT, type Signer, ticket } from '../../daemon/decider/testing/store.ts';
 import type { EventPolicies } from '../../rules/policy.ts';
 
@@ -88,7 +88,7 @@ export function openHouse(): House {
   const template = async (gate: string, policy: number): Promise<string> => {
     const path = join(folder, `template-${gate.replace('/', '-')}-${policy}`);
     const stamp = { boottimeMs: 0, wallMs: BASE_MS - 3_600_000, bootId: 'made', offset: null, trusted: true };
-    const core = await openDeskCore({ path, gate, verifyKeys: [signer.publicKey], release: 'sim', notice: () => {} }, stamp);
+    const core = await openDeciderEngine({ path, gate, verifyKeys: [signer.publicKey], release: 'sim', notice: () => {} }, stamp);
     const { file, wanted } = await firstManifest(policy);
     const installed = await core.installManifest(file, wanted, stamp);
     core.close();

@@ -97,13 +97,13 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     healers.push(once);
     scheduler.after(forMs, null, once);
   };
-  const backlogOf = (gate: SimGate): number => gate.life()?.desk.core()?.status(stampNow()).backlog ?? Number.POSITIVE_INFINITY;
+  const backlogOf = (gate: SimGate): number => gate.life()?.decider.core()?.status(stampNow()).backlog ?? Number.POSITIVE_INFINITY;
   const stampNow = () => ({ boottimeMs: 0, wallMs: BASE_MS + scheduler.nowMs(), bootId: '', offset: null, trusted: true });
   /** A technician: once all rows of the gate are in the cloud, another card goes in, and guests wait until it has heard from the cloud. */
   const exchange = (gate: SimGate, image: string | null): void => {
     const state = gate.life()?.gate.state();
     // Nobody under way, and nothing that only this card knows.
-    if (state === undefined || busy.has(gate.name) || isBusy(state.in) || isBusy(state.out) || state.pendingNotes > 0 || backlogOf(gate) > 0) return;
+    if (state === undefined || busy.has(gate.name) || isBusy(state.in) || isBusy(state.out) || state.pendingEntryCount > 0 || backlogOf(gate) > 0) return;
     busy.add(gate.name);
     gate.barred = true;
     gate.kill();
@@ -216,7 +216,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     const reset = (): void => {
       const life = gate.life();
       const state = life?.gate.state();
-      if (state?.fire.latched === false && state.desk !== null) return;
+      if (state?.fire.latched === false && state.decider !== null) return;
       // A process that was away finds its latch on the disk.
       void life?.gate.command({ command: 'reset-emergency', actor: 'staff-1', reason: 'over' });
       scheduler.after(500, null, reset);
@@ -228,10 +228,10 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   const isQuiet = (): boolean => gates.every((gate) => gateIsQuiet(gate)) && cloud.up;
   const gateIsQuiet = (gate: SimGate): boolean => {
     const life = gate.life();
-    const core = life?.desk.core();
+    const core = life?.decider.core();
     if (life === null || core == null || !life.uplink.online() || life.uplink.inFlight() > 0) return false;
     const state = life.gate.state();
-    if (state.fire.latched || state.pendingNotes > 0 || isBusy(state.in) || isBusy(state.out)) return false;
+    if (state.fire.latched || state.pendingEntryCount > 0 || isBusy(state.in) || isBusy(state.out)) return false;
     const known = core.vector();
     for (const [ledger, epochs] of cloud.ledgers) {
       const newest = Math.max(...epochs.keys());
@@ -247,10 +247,10 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   const whyNotQuiet = (): string =>
     gates
       .map((gate) => {
-        const core = gate.life()?.desk.core();
+        const core = gate.life()?.decider.core();
         const status = core?.status(stampNow());
         const state = gate.life()?.gate.state();
-        return `${gate.name}: ${JSON.stringify({ life: gate.life() !== null, online: gate.life()?.uplink.online(), inFlight: gate.life()?.uplink.inFlight(), backlog: status?.backlog, complete: status?.usageComplete, version: status?.manifests[0]?.overlayVersion, wanted: cloud.version, signals: [state?.in.signal, state?.out.signal], pending: state?.pendingNotes, fire: state?.fire.latched, knows: core?.vector() })}`;
+        return `${gate.name}: ${JSON.stringify({ life: gate.life() !== null, online: gate.life()?.uplink.online(), inFlight: gate.life()?.uplink.inFlight(), backlog: status?.backlog, complete: status?.usageComplete, version: status?.manifests[0]?.overlayVersion, wanted: cloud.version, signals: [state?.in.signal, state?.out.signal], pending: state?.pendingEntryCount, fire: state?.fire.latched, knows: core?.vector() })}`;
       })
       .join('; ');
 
@@ -307,7 +307,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     met: () => metBy(world, policy),
     async end() {
       for (const gate of gates) {
-        gate.life()?.desk.drop();
+        gate.life()?.decider.drop();
         folders.push(...gate.folders);
       }
       await scheduler.settle();

@@ -1,11 +1,11 @@
 /**
- * The desk of a simulated gate: the product's desk core on real SQLite, called in order as its worker would, with a disk that takes its
+ * The decider of a simulated gate: the product's decider core on real SQLite, called in order as its worker would, with a disk that takes its
  * time, stalls or fails. What was committed is told to the watcher at once: that is the moment that counts.
  */
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { GateClock } from '../../daemon/clock/clock.ts';
-import { type DeskCore, openDeskCore } from '../../daemon/decider/decider.ts';
-import type { Decision, Desk, DeskStatus, Note, Presentation } from '../../daemon/ports.ts';
+import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
+import type { Decider, DeciderStatus, Decision, Note, Presentation } from '../../daemon/ports.ts';
 import { dropHandles } from './power.ts';
 import type { Owner } from './scheduler.ts';
 import type { World } from './types.ts';
@@ -28,13 +28,13 @@ export interface DeskWatcher {
   /** A decision is in the ledger; nobody knows yet. */
   decided(presentation: Presentation, decision: Decision, known: LedgerVector): void;
   noted(note: Note, row: RowPosition): void;
-  acknowledged(core: DeskCore, backlog: number): void;
+  acknowledged(core: DeciderEngine, backlog: number): void;
   /** A peer's message was taken in. */
   heard(payload: Uint8Array): void;
 }
 
-export interface SimDesk extends Desk {
-  readonly core: () => DeskCore | null;
+export interface SimDesk extends Decider {
+  readonly core: () => DeciderEngine | null;
   /** The process is gone: gives the files' handles back without a trace in what was copied before. */
   drop(): void;
 }
@@ -60,8 +60,8 @@ export function createSimDesk(options: {
 }): SimDesk {
   const { world, gate, path, clock, owner, disk, watcher } = options;
   const { scheduler, random, mutant } = world;
-  let core: DeskCore | null = null;
-  let opening: Promise<DeskCore> | null = null;
+  let core: DeciderEngine | null = null;
+  let opening: Promise<DeciderEngine> | null = null;
   let busyMs = 0;
   let nextId = 1;
   let nothingAfter: string | null = null;
@@ -69,14 +69,14 @@ export function createSimDesk(options: {
   const ids = new WeakMap<Presentation, number>();
 
   const stamp = () => ({ boottimeMs: clock.boottimeMs(), wallMs: clock.wallMs(), bootId: clock.bootId, offset: clock.offset(), trusted: clock.trusted() });
-  const tidy = (): void => {
+  const maybeCheckpoint = (): void => {
     try {
       for (let step = 0; step < MAX_IDLE_STEPS && core?.idle(stamp(), true) === true; step++);
     } catch (error) {
       world.violated('I8', `${gate}: tidying up failed: ${(error as Error).message}`);
     }
   };
-  const call = <T>(work: (opened: DeskCore) => T, commits: boolean): Promise<T> =>
+  const call = <T>(work: (opened: DeciderEngine) => T, commits: boolean): Promise<T> =>
     new Promise((resolve, reject) => {
       const at = stamp();
       const takesMs = CALL_MS[0] + random.next() * (CALL_MS[1] - CALL_MS[0]) + (commits ? disk.stallMs : 0);
@@ -94,11 +94,11 @@ export function createSimDesk(options: {
         }
         scheduler.after(REPLY_MS[0] + random.next() * (REPLY_MS[1] - REPLY_MS[0]), owner, answer);
         idle?.cancel();
-        idle = scheduler.after(QUIET_MS, owner, tidy);
+        idle = scheduler.after(QUIET_MS, owner, maybeCheckpoint);
       });
     });
   let latest = stamp();
-  let held: DeskStatus | null = null;
+  let held: DeciderStatus | null = null;
 
   return {
     core: () => core,
@@ -115,7 +115,7 @@ export function createSimDesk(options: {
           return;
         }
         const at = stamp();
-        opening = openDeskCore({ path, gate, verifyKeys: [world.house.signer.publicKey], release: 'sim', notice: () => {} }, at);
+        opening = openDeciderEngine({ path, gate, verifyKeys: [world.house.signer.publicKey], release: 'sim', notice: () => {} }, at);
         scheduler.waitFor(opening);
         opening.then(
           (opened) => {

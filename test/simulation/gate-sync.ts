@@ -8,7 +8,7 @@ import type { GateSync } from '../../daemon/gate/gate.ts';
 import type { CloudClient } from '../../daemon/link/cloud-client.ts';
 import { CATCH_UP_AGAIN_MS, CATCH_UP_PERIOD_MS } from '../../daemon/link/manifest-sync.ts';
 import { readSiteLedger } from '../../daemon/link/peer-catchup.ts';
-import type { Desk } from '../../daemon/ports.ts';
+import type { Decider } from '../../daemon/ports.ts';
 import type { Owner } from './scheduler.ts';
 import type { World } from './types.ts';
 
@@ -25,11 +25,11 @@ export interface SimSync extends GateSync {
 export function createSimSync(options: {
   readonly world: World;
   readonly gate: string;
-  readonly desk: Desk;
+  readonly decider: Decider;
   readonly owner: Owner;
   readonly reachable: () => boolean;
 }): SimSync {
-  const { world, gate, desk, owner } = options;
+  const { world, gate, decider, owner } = options;
   const { scheduler, random, cloud } = world;
   let want: Uint8Array | null = null;
   let changed: () => void = () => undefined;
@@ -84,33 +84,33 @@ export function createSimSync(options: {
   };
   const overlaysFrom = async (version: number): Promise<void> => {
     for (const overlay of await http(() => cloud.overlaysAfter(version))) {
-      const applied = await desk.applyOverlay(overlay);
+      const applied = await decider.applyOverlay(overlay);
       if (!applied.ok && applied.why !== 'not_newer') throw new Error(applied.message);
     }
     changed();
   };
   const bringRights = async (): Promise<void> => {
-    const needs = want === null ? [] : await desk.want(want);
+    const needs = want === null ? [] : await decider.want(want);
     for (const need of needs) {
       if (need.since !== null) {
         await overlaysFrom(need.since);
         continue;
       }
       const file = await http(() => cloud.manifestFile(need.wanted as WantedManifest));
-      const installed = await desk.installManifest(file, need.wanted);
+      const installed = await decider.installManifest(file, need.wanted);
       if (!installed.ok && installed.why !== 'not_newer') throw new Error(installed.message);
       changed();
     }
     if (gap) {
       gap = false;
-      const held = (await desk.status()).manifests[0];
+      const held = (await decider.status()).manifests[0];
       if (held !== undefined) await overlaysFrom(held.overlayVersion);
     }
-    if (needs.length > 0 && want !== null && (await desk.want(want)).length > 0) throw new Error('there is more');
+    if (needs.length > 0 && want !== null && (await decider.want(want)).length > 0) throw new Error('there is more');
   };
   const kickRights = worker(bringRights);
   const kickLedger = worker(async () => {
-    await readSiteLedger({ gate, client, desk }, NEVER);
+    await readSiteLedger({ gate, client, decider }, NEVER);
     changed();
   });
   const again = (): void => {
@@ -126,7 +126,7 @@ export function createSimSync(options: {
       kickRights();
     },
     async overlay(payload) {
-      const result = await desk.applyOverlay(payload);
+      const result = await decider.applyOverlay(payload);
       if (result.ok) changed();
       if (result.ok || (result.why !== 'gap' && result.why !== 'io')) return;
       if (parsePayload(OverlayMessage, payload).ok) gap = true;

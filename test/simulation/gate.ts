@@ -1,6 +1,6 @@
 /**
  * A gate of a simulated world: a turnstile with guests before it, a clock that drifts, a card that can lose its power, and the product's
- * own process on it (the loop, the lane, the desk on SQLite, the uplink), started and killed at any moment.
+ * own process on it (the loop, the lane, the decider on SQLite, the uplink), started and killed at any moment.
  */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
 import { createClock, type GateClock } from '../../daemon/clock/clock.ts';
@@ -50,7 +50,7 @@ const LOG = { debug: silent, info: silent, warn: silent, error: silent };
 export interface Life extends Owner {
   readonly number: number;
   readonly gate: Gate;
-  readonly desk: SimDesk;
+  readonly decider: SimDesk;
   readonly uplink: MqttUplink;
   readonly clock: GateClock;
 }
@@ -188,19 +188,19 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     const planted = (presentation: { readonly direction: Direction }): void => {
       if (mutant === 'release-before-commit') drive(presentation.direction === 'in' ? 'release_in' : 'release_out', true);
     };
-    const desk = createSimDesk({ world, gate: name, path, clock, owner, disk, watcher: watch, planted });
+    const decider = createSimDesk({ world, gate: name, path, clock, owner, disk, watcher: watch, planted });
     const uplink = createUplink({
       gate: name,
       url: 'mqtt://sim',
       clock,
-      desk: told(desk),
+      decider: told(decider),
       info: INFO,
       log: silent,
       peersDropped: () => void sync.gap(),
       timing: { timeBurst: TIME_BURST },
       world: { openSession: world.broker.sessionFor(owner), timers, random: random.next },
     });
-    const sync: SimSync = createSimSync({ world, gate: name, desk, owner, reachable });
+    const sync: SimSync = createSimSync({ world, gate: name, decider, owner, reachable });
     const opened: Uplink = {
       ...uplink,
       open: (listener) =>
@@ -213,7 +213,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       // Exits are known by code, so that they are part of the account.
       config: { gate: name, lane: { ...DEFAULT_LANE_CONFIG, exit: 'code', button: 'in' } },
       clock,
-      desk,
+      decider,
       board,
       readers: BOTH.map(reader),
       uplink: opened,
@@ -222,7 +222,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       timers,
       restart: silent,
     });
-    life = Object.assign(owner, { number: lives, gate, desk, uplink, clock });
+    life = Object.assign(owner, { number: lives, gate, decider, uplink, clock });
     watch.started(lives);
     world.trace.add(scheduler.nowMs(), `${name} starts (${boot.id})`);
     const look = (): void => {
@@ -231,25 +231,25 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     };
     look();
     void gate.open().then(() => {
-      if (mutant === 'unknown-released-again') void releaseUnknown(desk);
+      if (mutant === 'unknown-released-again') void releaseUnknown(decider);
     });
   };
   /** A planted fault: what was open when the process died is opened once more. */
-  const releaseUnknown = async (desk: SimDesk): Promise<void> => {
-    const { epoch, lastSeq } = await desk.status();
-    const last = (await desk.rows([epoch, Math.max(0, lastSeq - 1)], 1))[0];
+  const releaseUnknown = async (decider: SimDesk): Promise<void> => {
+    const { epoch, lastSeq } = await decider.status();
+    const last = (await decider.rows([epoch, Math.max(0, lastSeq - 1)], 1))[0];
     if (last?.entry['outcome'] === 'unknown') drive(last.entry['direction'] === 'out' ? 'release_out' : 'release_in', true);
   };
   const reachable = (): boolean => !self.webCut && world.cloud.up;
   /** The ledger's batches, seen as they go out. A planted fault takes the broker's word for the cloud's. */
-  const told = (desk: SimDesk) => ({
-    rememberTransaction: desk.rememberTransaction,
+  const told = (decider: SimDesk) => ({
+    rememberTransaction: decider.rememberTransaction,
     async nextBatch(after: RowPosition | null) {
-      const batch = await desk.nextBatch(after);
+      const batch = await decider.nextBatch(after);
       if (batch !== null) watch.ledgerSent(batch.payload);
       if (batch !== null && mutant === 'puback-as-recorded')
         scheduler.after(60, life, () => {
-          void desk.acknowledge({
+          void decider.acknowledge({
             schema: 1,
             epochs: [{ epoch: batch.epoch, upto_seq: batch.uptoSeq, missing: [] }],
             cloud_time: new Date(BASE_MS).toISOString(),
@@ -285,7 +285,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       if (ended === null) return;
       const next = world.house.folderFor(name);
       storeAfterKill(path, next);
-      ended.desk.drop();
+      ended.decider.drop();
       use(next);
       world.broker.abandoned(name);
       world.trace.add(scheduler.nowMs(), `${name} killed`);
@@ -295,7 +295,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       if (ended === null) return 0;
       const next = world.house.folderFor(name);
       const lost = storeAfterPowerCut(path, next, random);
-      ended.desk.drop();
+      ended.decider.drop();
       use(next);
       newBoot();
       world.broker.abandoned(name);

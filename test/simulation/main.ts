@@ -1,5 +1,5 @@
 /**
- * Seeded simulation of a fleet and its cloud: gates (rules, loop, lane, desk on SQLite, uplink), broker, cloud, under one clock.
+ * Seeded simulation of a fleet and its cloud: gates (rules, loop, lane, decider on SQLite, uplink), broker, cloud, under one clock.
  *
  *   node test/simulation/main.ts [--seed 1] [--histories 20000] [--workers 2] [--sql-every 25]   many histories
  *   node test/simulation/main.ts --seed 1 --history 123 [--alone] [--gates 1] [--steps 0,4,7]    one again, told step by step

@@ -16,7 +16,7 @@ export const MUTANTS: Readonly<Record<MutantName, string>> = {
   'gap-ignored': "a gap among a peer's rows is passed over",
   'return-forgotten': 'a grant that nobody used is not given back',
   'unknown-released-again': 'what was open when the process died is released again at its start',
-  'sequence-reused-after-restore': 'a card restored from an old image goes on in its old epoch',
+  'sequence-reused-after-restore': 'a store restored from an old image goes on in its old epoch',
   'overlay-goes-back': 'an older overlay replaces a newer one',
   'manifest-counts-twice': "a manifest's counts are added to rows that are counted in them",
   'stranger-signs': 'an overlay signed by an unknown key is taken',

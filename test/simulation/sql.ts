@@ -210,8 +210,8 @@ async function differences(database: Database, tenantId: string, site: string, c
     if (told.join('\n') !== due.join('\n')) found.push(wrong('I4', `conflicts are ${JSON.stringify(told)}, the reference has ${JSON.stringify(due)}`));
 
     const counts = await client.query<Record<string, number | string>>('SELECT * FROM gate_counts');
-    const sums = new Map(counts.rows.map((row) => [`${local(String(row['gate']))} ${row['event_id']}`, row]));
-    for (const [key, one] of account.counts) compareCounts(found, key, one, sums.get(key));
+    const checksums = new Map(counts.rows.map((row) => [`${local(String(row['gate']))} ${row['event_id']}`, row]));
+    for (const [key, one] of account.counts) compareCounts(found, key, one, checksums.get(key));
 
     const usage = await client.query<{ ticket_id: string; entries: number }>('SELECT ticket_id, entries FROM ticket_usage');
     for (const { ticket_id, entries } of usage.rows) {

@@ -1,6 +1,6 @@
 /** What is seen of a gate while the history runs, and what can be judged at once: I1, I2, I4, I6, I8. */
 import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
-import type { DeskCore } from '../../daemon/decider/decider.ts';
+import type { DeciderEngine } from '../../daemon/decider/decider.ts';
 import type { Decision, Presentation } from '../../daemon/ports.ts';
 import { atOf, messageOf } from './cloud.ts';
 import { type AccountPolicy, type AccountTicket, excessOf, grantsOf, newReplay, type Row, take } from './counts.ts';
@@ -74,7 +74,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     if (before === undefined) waiting.add(key);
     if (before == null) shown.set(key, hash);
   };
-  const readOwn = (core: DeskCore): void => {
+  const readOwn = (core: DeciderEngine): void => {
     for (;;) {
       const rows = core.rows(last, READ_ROWS);
       for (const { epoch, entry } of rows) {
@@ -88,7 +88,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     }
   };
   /**
-   * What rows that this gate had applied say of a ticket: its own, and of each other ledger what the desk says that it knows.
+   * What rows that this gate had applied say of a ticket: its own, and of each other ledger what the decider says that it knows.
    * `above`: with those beyond a hole, which count at once; a restart may have forgotten some of them.
    */
   const knownOf = (ticketRef: string, known: LedgerVector, above: boolean): Row[] => {
@@ -112,7 +112,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
   };
 
   const decided = (presentation: Presentation, { verdict, row, ticketRef, ticketId }: Decision, known: LedgerVector): void => {
-    const core = gate.life()?.desk.core();
+    const core = gate.life()?.decider.core();
     show(row.join(' '), null);
     if (verdict.kind === 'grant') {
       counts.grants += 1;

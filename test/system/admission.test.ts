@@ -182,8 +182,8 @@ test('the code of a guest is nowhere: not on the card, in no log, not in Postgre
   ]);
   expect(ref).toHaveLength(32);
   expect(venue.spy.heard.some(({ payload }) => payload.includes(ref))).toBe(true);
-  const card = readdirSync(join(venue.dir, 'arena-north', 'store'), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  expect(card.some((entry) => readFileSync(join(entry.parentPath, entry.name)).includes(Buffer.from(ref, 'hex')))).toBe(true);
+  const offlineLedger = readdirSync(join(venue.dir, 'arena-north', 'store'), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  expect(offlineLedger.some((entry) => readFileSync(join(entry.parentPath, entry.name)).includes(Buffer.from(ref, 'hex')))).toBe(true);
   expect(searched).toEqual(expect.arrayContaining([north.logFile, south.logFile, venue.house.cloudLog, 'table tickets', 'table manifests']));
   expect(logOf(north.logFile).length).toBeGreaterThan(0);
 });

@@ -221,10 +221,10 @@ else
 
 /** A small file system of its own for the store; false: this machine does not let us. */
 function mountSmall(folder: string): boolean {
-  const aside = `${folder}-aside`;
-  cpSync(folder, aside, { recursive: true });
+  const quarantined = `${folder}-aside`;
+  cpSync(folder, quarantined, { recursive: true });
   if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'stile-test', folder]).status !== 0) return false;
-  cpSync(aside, folder, { recursive: true });
+  cpSync(quarantined, folder, { recursive: true });
   return true;
 }
 const mayMount = (() => {

@@ -39,7 +39,7 @@ const EXPORT_AGAIN = 'format the column as text in the spreadsheet, and export i
 /** Why nobody may take this for a code; null: it may be one. Says nothing of how well it can be guessed, but for `tooPlain`. */
 export function notACode(code: string): FieldProblem | null {
   const bare = code.trim().toLowerCase();
-  const bad = (what: string, mend: string): FieldProblem => ({ field: 'code', what, mend });
+  const bad = (what: string, hint: string): FieldProblem => ({ field: 'code', what, hint });
   if (SPREADSHEET_ERROR.test(bare)) return bad("is a spreadsheet's error, not a code", 'mend the formula, and export it again');
   if (SHORTENED.test(bare)) return bad('is a number in E-notation: a spreadsheet took its digits away', EXPORT_AGAIN);
   if (WITH_FRACTION.test(bare)) return bad('is a number with a fraction: a spreadsheet changed it', EXPORT_AGAIN);
@@ -53,8 +53,8 @@ export function notACode(code: string): FieldProblem | null {
 export function tooPlain(code: string): FieldProblem | null {
   if (recogniseCode(code).form !== 'opaque') return null;
   if ([...code].length < MIN_CODE_CHARS)
-    return { field: 'code', what: `has fewer than ${MIN_CODE_CHARS} characters, and is guessed at once`, mend: 'issue longer random codes' };
-  if (repeats(code)) return { field: 'code', what: 'repeats itself, and is guessed at once', mend: 'issue random codes' };
+    return { field: 'code', what: `has fewer than ${MIN_CODE_CHARS} characters, and is guessed at once`, hint: 'issue longer random codes' };
+  if (repeats(code)) return { field: 'code', what: 'repeats itself, and is guessed at once', hint: 'issue random codes' };
   return null;
 }
 

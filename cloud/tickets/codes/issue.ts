@@ -6,7 +6,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { encodeSigned } from '../../../rules/stile-code.ts';
 import type { DatabaseClient } from '../../db/database.ts';
 import type { TicketFields } from '../ticket-fields.ts';
-import { lockEvent, tellGates, writeTickets } from '../write-tickets.ts';
+import { lockEvent, notifyGates, writeTickets } from '../write-tickets.ts';
 
 /** Codes of one call. */
 export const MAX_ISSUED = 100_000;
@@ -62,7 +62,7 @@ export async function issueCodes(client: DatabaseClient, tenantId: string, event
     if (created !== batch.length) throw new Error(`tickets could not be written: ${[...problems.values()][0]?.what ?? 'they were there already'}`);
     issued.push(...batch);
   }
-  await tellGates(client, tenantId, eventId, false);
+  await notifyGates(client, tenantId, eventId, false);
   return issued;
 }
 

@@ -2,7 +2,7 @@
 import { recogniseCode, withoutMarks } from '../../../rules/code.ts';
 import type { DatabaseClient } from '../../db/database.ts';
 import { applyAction } from '../actions.ts';
-import { bury, type LockedEvent, lockEvent, raiseVersion, tellGates } from '../write-tickets.ts';
+import { bury, type LockedEvent, lockEvent, notifyGates, raiseVersion } from '../write-tickets.ts';
 import { ticketRef } from './code-hash.ts';
 
 /** Codes of one call. */
@@ -58,7 +58,7 @@ export async function revokeCodes(
     [tenantId, eventId, fresh.map(({ ticketId }) => ticketId), by.actor, by.reason],
   );
   await raiseVersion(client, now);
-  await tellGates(client, tenantId, eventId, false);
+  await notifyGates(client, tenantId, eventId, false);
   return { ok: true, tickets, refs: fresh.length, unable };
 }
 

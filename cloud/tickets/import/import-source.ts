@@ -130,7 +130,7 @@ async function* csvRecords(path: string, delimiter: string, columns: readonly st
         problem: {
           field: '(line)',
           what: `has ${record.length} columns, the header ${columns.length}`,
-          mend: 'add or remove columns; a text that holds the separator needs quotes',
+          hint: 'add or remove columns; a text that holds the separator needs quotes',
         },
       };
       continue;
@@ -141,9 +141,9 @@ async function* csvRecords(path: string, delimiter: string, columns: readonly st
 }
 
 const LINE_PROBLEMS: Readonly<Record<LineProblem, FieldProblem>> = {
-  too_long: { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, mend: 'write one ticket a line' },
-  quote_open: { field: '(line)', what: 'has a quote that is not closed', mend: 'close it, or leave it out' },
-  not_utf8: { field: '(line)', what: 'is not UTF-8', mend: 'save the file as UTF-8' },
+  too_long: { field: '(line)', what: `is longer than ${MAX_RECORD_BYTES} bytes`, hint: 'write one ticket a line' },
+  quote_open: { field: '(line)', what: 'has a quote that is not closed', hint: 'close it, or leave it out' },
+  not_utf8: { field: '(line)', what: 'is not UTF-8', hint: 'save the file as UTF-8' },
 };
 
 function isOneRecord(text: string, delimiter: string, columns: number): boolean {
@@ -158,8 +158,8 @@ function isOneRecord(text: string, delimiter: string, columns: number): boolean 
 /** The parser's own messages quote the line, which may hold a code. */
 function csvProblem(code: string | undefined): FieldProblem {
   if (code?.includes('QUOTE') === true)
-    return { field: '(line)', what: 'has a quote where none may stand', mend: 'double quotes inside a quoted text, and close it' };
-  return { field: '(line)', what: 'cannot be read as CSV', mend: 'write the line anew' };
+    return { field: '(line)', what: 'has a quote where none may stand', hint: 'double quotes inside a quoted text, and close it' };
+  return { field: '(line)', what: 'cannot be read as CSV', hint: 'write the line anew' };
 }
 
 async function* jsonLines(path: string): AsyncGenerator<SourceRecord> {
@@ -198,9 +198,9 @@ function jsonRecord(text: string, line: number): SourceRecord | null {
   try {
     const raw: unknown = JSON.parse(trimmed);
     if (typeof raw === 'object' && raw !== null && !Array.isArray(raw)) return { line, raw: raw as Record<string, unknown> };
-    return { line, problem: { field: '(line)', what: 'is not a JSON object', mend: 'write each ticket as {"ticket_id": …, "code": …}' } };
+    return { line, problem: { field: '(line)', what: 'is not a JSON object', hint: 'write each ticket as {"ticket_id": …, "code": …}' } };
   } catch {
     // The parser's own message quotes the text, which may hold a code.
-    return { line, problem: { field: '(line)', what: 'is not JSON', mend: 'write each ticket as {"ticket_id": …, "code": …} on one line' } };
+    return { line, problem: { field: '(line)', what: 'is not JSON', hint: 'write each ticket as {"ticket_id": …, "code": …} on one line' } };
   }
 }

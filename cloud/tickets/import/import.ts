@@ -8,7 +8,7 @@ import { sqlState } from '../../db/database.ts';
 import { notACode, tooPlain, watchZeros } from '../codes/code-floor.ts';
 import { codeBits, MIN_CODE_BITS, sharedPrefixChars } from '../codes/code-hash.ts';
 import { type FieldProblem, KNOWN_FIELDS, readTicketFields, type TicketFields } from '../ticket-fields.ts';
-import { lockEvent, tellGates, writeTickets } from '../write-tickets.ts';
+import { lockEvent, notifyGates, writeTickets } from '../write-tickets.ts';
 import { openTicketSource, type SourceFormat } from './import-source.ts';
 import { createOnceOnly } from './unique-ids.ts';
 
@@ -81,7 +81,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
   const ignored = new Set<string>(source.columns.filter((name) => !(KNOWN_FIELDS as readonly string[]).includes(name)));
   const refuse = (line: number, problem: FieldProblem, counts = true) => {
     if (counts) totals.refused++;
-    if (reported.length < MAX_REPORTED) reported.push({ line, text: `${options.path}:${line}: ${problem.field}: ${problem.what}: ${problem.mend}` });
+    if (reported.length < MAX_REPORTED) reported.push({ line, text: `${options.path}:${line}: ${problem.field}: ${problem.what}: ${problem.hint}` });
   };
   const add = (result: { created: number; updated: number; unchanged: number }) => {
     totals.created += result.created;
@@ -138,7 +138,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
         refuse(line, {
           field: 'code',
           what: `has at most ${bits} random bits, at least ${MIN_CODE_BITS} are needed, for a shorter code can be found from its hash or guessed at a gate`,
-          mend: 'issue longer random codes (16 letters and digits hold 96), or pass --allow-weak-codes',
+          hint: 'issue longer random codes (16 letters and digits hold 96), or pass --allow-weak-codes',
         });
       return bits >= MIN_CODE_BITS;
     });
@@ -148,8 +148,8 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
   const once = (batch: readonly Line[]): readonly Line[] =>
     batch.filter(({ line, ticket: { ticket_id } }) => {
       const found = ids.add(ticket_id);
-      if (found === 'again') refuse(line, { field: 'ticket_id', what: `${JSON.stringify(ticket_id)} was given before`, mend: 'name each ticket once' });
-      if (found === 'full') refuse(line, { field: '(line)', what: `is behind ${MAX_FILE_TICKETS} tickets`, mend: 'import the rest of the file by itself' });
+      if (found === 'again') refuse(line, { field: 'ticket_id', what: `${JSON.stringify(ticket_id)} was given before`, hint: 'name each ticket once' });
+      if (found === 'full') refuse(line, { field: '(line)', what: `is behind ${MAX_FILE_TICKETS} tickets`, hint: 'import the rest of the file by itself' });
       return found === 'first';
     });
   const taken = (batch: readonly Line[]): readonly Line[] => once(strong(real(batch)));
@@ -175,7 +175,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
           for (const [index, problem] of result.problems) refuse((good[index] as Line).line, problem);
         });
         if (totals.refused > 0) throw new Refused();
-        if (totals.created + totals.updated > 0) await tellGates(client, tenantId, eventId, false);
+        if (totals.created + totals.updated > 0) await notifyGates(client, tenantId, eventId, false);
       })
       .then(
         () => false,
@@ -211,7 +211,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       if (state === '40P01' && attempt < MAX_ATTEMPTS) return writeBatch(batch, attempt + 1);
       if (state === null || !(state.startsWith('22') || state.startsWith('23'))) throw error;
       if (batch.length === 1) {
-        refuse((batch[0] as Line).line, { field: '(line)', what: 'does not fit what is known of this ticket', mend: (error as Error).message });
+        refuse((batch[0] as Line).line, { field: '(line)', what: 'does not fit what is known of this ticket', hint: (error as Error).message });
         return;
       }
       const middle = Math.ceil(batch.length / 2);
@@ -223,7 +223,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
   if (mark !== null) {
     await database.withTenant(tenantId, async (client) => {
       await client.query('DELETE FROM outbox WHERE id = $1', [mark]);
-      await tellGates(client, tenantId, eventId, false);
+      await notifyGates(client, tenantId, eventId, false);
     });
   }
   return { ...totals, mistakes: mistakes(), ignored: [...ignored], warnings: warnings(), rolledBack: false };

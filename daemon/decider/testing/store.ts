@@ -1,4 +1,4 @@
-/** For the desk's tests: a store in a folder of its own, signed manifests, and a clock that is set by hand. */
+/** For the decider's tests: a store in a folder of its own, signed manifests, and a clock that is set by hand. */
 import { generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -34,7 +34,7 @@ export function createSigner(keyId = 'k1', use: PublicKey['use'] = 'manifest'): 
 }
 
 /** A folder that is removed after the test. On the disk of the temporary folder, not in memory, where that is a disk. */
-export function storeFolder(prefix = 'stile-desk-'): { readonly path: string; readonly remove: () => void } {
+export function storeFolder(prefix = 'stile-decider-'): { readonly path: string; readonly remove: () => void } {
   const path = mkdtempSync(join(tmpdir(), prefix));
   return {
     path,

@@ -1,4 +1,4 @@
-/** The ports in memory, in simulated time, for the loop's own tests. The desk honours its contract: in order, durable before it answers. */
+/** The ports in memory, in simulated time, for the loop's own tests. The decider honours its contract: in order, durable before it answers. */
 import type { Direction, RowPosition } from '../../../contract/ids.ts';
 import type { AlertId } from '../../../contract/messages.ts';
 import type { Command } from '../../../contract/requests.ts';
@@ -9,9 +9,9 @@ import type {
   Board,
   BoardEvent,
   Clock,
+  Decider,
+  DeciderStatus,
   Decision,
-  Desk,
-  DeskStatus,
   InputName,
   Note,
   OutputName,
@@ -44,7 +44,7 @@ export interface GateWorld {
   line(input: InputName, active: boolean): Promise<void>;
   pass(direction?: Direction): Promise<void>;
   uplinkSays(event: UplinkEvent): Promise<void>;
-  /** Tickets or peers' rows were fetched and are in the desk. */
+  /** Tickets or peers' rows were fetched and are in the decider. */
   fetched(): void;
   /** A request from the cloud; answers the response. */
   request(
@@ -63,7 +63,7 @@ export interface GateWorld {
   /** What the disk does from now on: how long a commit takes, or that it fails. */
   disk: { delayMs: number; fails: boolean; openFails: boolean };
   clockTrusted: boolean;
-  status: Partial<DeskStatus>;
+  status: Partial<DeciderStatus>;
   /** `writeMs`: what passes before a write of a release has taken effect. */
   readonly board: { okay: boolean; failWrites: boolean; writeMs: number };
   latchOnDisk: boolean | null;
@@ -143,7 +143,7 @@ export async function createGateWorld(
     ok: () => readerOk.get(direction) ?? false,
   }));
 
-  const desk = createMemoryDesk(
+  const decider = createMemoryDecider(
     () => world,
     later,
     () => nowMs,
@@ -192,7 +192,7 @@ export async function createGateWorld(
   const gate = createGate({
     config: { gate: GATE, lane: config },
     clock,
-    desk,
+    decider,
     board,
     readers,
     uplink,
@@ -300,7 +300,7 @@ export async function createGateWorld(
 }
 
 /** Codes: "good" is granted, "good-3" for three, "bad" refused. One call after the other, like a worker. */
-function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise<void>, now: () => number): Desk {
+function createMemoryDecider(world: () => GateWorld, later: (ms: number) => Promise<void>, now: () => number): Decider {
   let seq = 0;
   let turn: Promise<unknown> = Promise.resolve();
   const abandoned = new Set<Presentation>();
@@ -329,7 +329,7 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
     for (let unit = 1; unit <= decision.verdict.units; unit += 1)
       append({ kind: 'passage', of: decision.row, direction: presentation.direction, unit, outcome: 'returned' });
   }
-  const status = (): DeskStatus => ({
+  const status = (): DeciderStatus => ({
     epoch: 7,
     lastSeq: seq,
     backlog: seq,
@@ -345,11 +345,11 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
   return {
     async open() {
       if (world().disk.openFails) throw fault();
-      world().calls.push('desk open');
+      world().calls.push('decider open');
       return status();
     },
     async close() {
-      world().calls.push('desk close');
+      world().calls.push('decider close');
     },
     decide: (presentation) =>
       inOrder(() => {
@@ -396,11 +396,11 @@ function createMemoryDesk(world: () => GateWorld, later: (ms: number) => Promise
     rememberTransaction: async () => true,
     nextBatch: async () => null,
     async acknowledge() {
-      world().calls.push('desk acknowledge');
+      world().calls.push('decider acknowledge');
       return { backlog: 0, ahead: false };
     },
     async resend(from) {
-      world().calls.push(`desk resend ${from?.join('/') ?? 'what the ack leaves out'}`);
+      world().calls.push(`decider resend ${from?.join('/') ?? 'what the ack leaves out'}`);
       return [[7, 3, 9]];
     },
     applyPeer: async ({ payload }) => ({ applied: 1, gap: Buffer.from(payload).toString() === 'gap' }),

@@ -27,7 +27,7 @@ export interface LaneWorld {
   nowMs(): number;
   /** Levels of the outputs as written. */
   driven(output: 'release_in' | 'release_out' | 'stop'): boolean;
-  notes(): readonly LaneNote[];
+  pendingEntries(): readonly LaneNote[];
   timers(): ReadonlyMap<TimerName, number>;
 }
 
@@ -48,7 +48,7 @@ export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
   /** Exits that are open already, by their presentation. */
   const exits = new Map<number, number>();
   const outputs = new Map<string, boolean>();
-  const notes: LaneNote[] = [];
+  const pendingEntries: LaneNote[] = [];
 
   function send(input: Untimed): readonly LaneEffect[] {
     const result = step(state, { ...input, atMs: nowMs, wallMs: WORLD_WALL_MS + nowMs } as LaneInput, whole);
@@ -58,7 +58,7 @@ export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
       else if (effect.kind === 'cancel_timer') timers.delete(effect.timer);
       else if (effect.kind === 'write') outputs.set(effect.output, effect.active);
       else if (effect.kind === 'decide' && effect.exit !== undefined) exits.set(effect.presentation, effect.exit);
-      else if (effect.kind === 'record') notes.push(effect.note);
+      else if (effect.kind === 'record') pendingEntries.push(effect.note);
     }
     return result.effects;
   }
@@ -103,7 +103,7 @@ export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
     state: () => state,
     nowMs: () => nowMs,
     driven: (output) => outputs.get(output) ?? false,
-    notes: () => notes,
+    pendingEntries: () => pendingEntries,
     timers: () => timers,
   };
   send({ kind: 'condition', condition: 'booted', ok: true });

@@ -28,11 +28,11 @@ export function testClock(): Clock & { trust: boolean; readonly samples: unknown
 }
 
 /** A ledger of one epoch in memory: rows 1..n, acknowledged up to some of them; transactions that were seen. */
-export function testDesk(gate: string, epoch = 1_700_000_000) {
+export function testDecider(gate: string, epoch = 1_700_000_000) {
   let rows = 0;
   let acknowledged = 0;
   const transactions = new Map<string, number>();
-  const desk = {
+  const decider = {
     epoch,
     transactions,
     write(count: number) {
@@ -59,7 +59,7 @@ export function testDesk(gate: string, epoch = 1_700_000_000) {
       return true;
     },
   };
-  return desk;
+  return decider;
 }
 
 /** The cloud's bookkeeping: which rows came, and the ack that says so. */

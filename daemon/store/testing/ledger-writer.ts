@@ -8,6 +8,6 @@ const ledger = openLedger({ path, name, stamp });
 for (;;) {
   const [row] = ledger.append([{ kind: 'clock', what: 'tick', detail: 'x'.repeat(200) }], stamp);
   writeSync(1, `${row?.position.join(' ')}\n`);
-  ledger.tidy('busy');
-  if (ledger.lastSeq() % 50 === 0) ledger.tidy('idle');
+  ledger.maybeCheckpoint('busy');
+  if (ledger.lastSeq() % 50 === 0) ledger.maybeCheckpoint('idle');
 }
