@@ -1,7 +1,7 @@
 /**
  * The account, measured: ledger rows a second by several ways, in one run on one PostgreSQL that waits for its disk.
  *
- *   row by row   one SELECT, one INSERT and one UPDATE for each row, 100 rows a transaction, into tables as the forerunners had them: the whole row in a
+ *   row by row   one SELECT, one INSERT and one UPDATE for each row, 100 rows a transaction, into tables as earlier systems have them: the whole row in a
  *                line of its own, the ticket with an index on its state, a trigger that writes the state's history
  *   row-lean     the same into the least that would do: no history, no index that a scan changes
  *   reconcile    the door of cloud/reconcile, hash chains checked, 100 and 1,000 rows a transaction
@@ -111,7 +111,7 @@ const pairOfTables = (tickets: string, scans: string) => `
   CREATE TABLE ${scans} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL, gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL,
     ticket_id text, event_id text, kind text NOT NULL, result text NOT NULL, hash bytea NOT NULL, entry text NOT NULL, scanned_at timestamptz NOT NULL, created_at timestamptz NOT NULL DEFAULT now());
   CREATE INDEX ON ${scans} (tenant_id, ticket_id, scanned_at DESC);`;
-/** FORERUNNERS.md, D: an index on the state, and the state's history by a trigger. */
+/** The writes of an earlier system: an index on the state, and the state's history by a trigger. */
 const TABLES = `
   ${pairOfTables('lean_tickets', 'lean_scans')}
   ${pairOfTables('bench_tickets', 'bench_scans')}

@@ -1,6 +1,6 @@
 /**
  * The database's native part, compiled with HAVE_FDATASYNC: the prebuilt one syncs each commit with fsync, which makes the disk note the file's
- * time of change as well and costs a second flush of its cache (docs/decisions/0156-what-a-guest-waits-for-at-the-disk.md). Same source, same settings else.
+ * time of change as well and costs a second flush of its cache (docs/decisions/0156-disk-latency-of-a-decision.md). Same source, same settings else.
  *
  *   node deploy/build-sqlite.ts [--remove]    puts it into this checkout, for benchmarks and proofs with what a bundle carries; or takes it out again
  *

@@ -1,6 +1,6 @@
 /**
  * Room in a write-ahead log before it is needed. A commit that lengthens the file makes the disk note the new length as well, which is a
- * second flush of its cache; one that writes over what is there does not (0156-what-a-guest-waits-for-at-the-disk.md). So the file is
+ * second flush of its cache; one that writes over what is there does not (0156-disk-latency-of-a-decision.md). So the file is
  * lengthened with zeros while nobody is at the lane. For SQLite, and for whoever else reads the log, zeros are no frame of it.
  */
 import { closeSync, fdatasyncSync, fstatSync, openSync, writeSync } from 'node:fs';

@@ -1,6 +1,6 @@
 /**
  * The cloud of a simulated world: what it commits of the gates' ledgers, what it acknowledges, which rights it publishes. Written from
- * ACCOUNT.md; its verdicts are account.ts. What it took in, in order, is kept for the real SQL (sql.ts).
+ * ACCOUNT.md; its verdicts are counts.ts. What it took in, in order, is kept for the real SQL (sql.ts).
  */
 import { createHash } from 'node:crypto';
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
