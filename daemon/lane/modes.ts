@@ -46,8 +46,10 @@ function applyMode(turn: Turn, direction: Direction, wanted: PendingMode): void 
   armUntil(turn, direction);
   if (direction === 'out') watchExit(turn, from, to, wanted);
   if (to !== 'controlled') dropQueue(turn, direction);
-  if (turn.state.fire.latched || from === to) return;
+  if (from === to) return;
+  // Red belongs to the mode that refused: it never stays over a way that has opened since, not even behind an emergency.
   endNotice(turn, direction);
+  if (turn.state.fire.latched) return;
   if (to === 'free') {
     abandonDecision(turn, direction);
     if (direction === 'out') returnExits(turn);
@@ -90,6 +92,7 @@ export function onExitTimeout(turn: Turn): void {
 export function settleExitMode(turn: Turn): void {
   if (turn.state.stopped || turn.state.out.mode === modeOf(turn, 'out', turn.state.out.mode)) return;
   patch(turn, 'out', { mode: 'free', untilWallMs: null });
+  endNotice(turn, 'out');
   cancelTimers(turn, 'out', ['until']);
   if (!turn.state.fire.latched) openFree(turn, 'out');
 }
@@ -115,6 +118,7 @@ export function onRestore(turn: Turn, input: Input<'restore'>): void {
     const was = turn.state[direction].mode;
     if (turn.state.fire.latched && !input.fireLatched && mode !== turn.state[direction].mode) recordEmergency(turn, direction, mode);
     patch(turn, direction, { mode, untilWallMs, pendingMode: null });
+    if (was !== mode) endNotice(turn, direction);
     if (direction === 'out' && closes(was)) forgetClosed(turn);
     // Freed by somebody before the ledger was open, which knows of another mode.
     if (was === 'free' && mode !== 'free' && !turn.state.fire.latched) endFree(turn, direction, mode);

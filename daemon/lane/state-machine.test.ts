@@ -510,6 +510,43 @@ test('stop: what has not begun is returned, what has is unknown, releases return
   expect(world.show('late').effects).toEqual([]);
 });
 
+// ---------------------------------------------------------------- red over a way that has opened
+
+const refusedAtClosedExit = (config: Parameters<typeof createLaneWorld>[0]) => {
+  const world = createLaneWorld(config);
+  closeExit(world);
+  world.show('a', 'out');
+  expect(signal(world, 'out')).toBe('refused');
+  return world;
+};
+const restore = (world: LaneWorld, out: 'controlled' | 'locked') =>
+  world.send({ kind: 'restore', modes: { in: { mode: 'controlled', untilWallMs: null }, out: { mode: out, untilWallMs: null } }, fireLatched: false });
+
+test.each<[string, 'free' | 'code', (world: LaneWorld) => void]>([
+  ['the store opens', 'free', (world) => restore(world, 'controlled')],
+  ['the store opens and its last row closed the exit', 'free', (world) => restore(world, 'locked')],
+  ['the store opens, by code', 'code', (world) => restore(world, 'controlled')],
+  ['an operator opens it', 'free', (world) => command(world, 'controlled', { directions: ['out'] })],
+  [
+    'an operator opens it during an emergency',
+    'free',
+    (world) => {
+      world.line('fire', true);
+      command(world, 'controlled', { directions: ['out'] });
+      world.line('fire', false);
+      world.send({ kind: 'reset_emergency', actor: 'staff-1', reason: 'over' });
+    },
+  ],
+])('a refusal at a closed exit ends when %s (exit: %s)', (_, exit, opens) => {
+  const world = refusedAtClosedExit({ release: 'pulse', freeBy: 'hold', sensor: 'none', exit, passageGraceMs: 0 });
+  opens(world);
+  expect([signal(world, 'out'), world.state().out.notice]).toEqual([exit === 'free' ? 'exit_open' : 'ready', null]);
+  world.send({ kind: 'garbled', direction: 'out' });
+  expect(signal(world, 'out')).toBe(exit === 'free' ? 'exit_open' : 'granted');
+  world.wait(100);
+  expect(world.driven('release_out')).toBe(true);
+});
+
 // ---------------------------------------------------------------- fire, tamper, conditions
 
 test.each<[string, (world: LaneWorld) => void]>([
