@@ -148,7 +148,7 @@ function openFolder(path: string): { readonly fd: number; readonly path: string 
     }
     if (!isOurs(stats.uid) || ++links > MAX_LINKS) throw new UnsafePlaceError(`${next} is a link of another user: name the folder itself, or remove the link`);
     const leads = readlinkSync(next);
-    rest.unshift(...leads.split('/').filter((part) => part !== '' && part !== '../deploy'));
+    rest.unshift(...leads.split('/').filter((part) => part !== '' && part !== '.'));
     if (leads.startsWith('/')) at = '/';
   }
   const folder = asRoot ? at : path;

@@ -70,7 +70,7 @@ function plainAddress(text: string): string | null {
   const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(canonical);
   if (mapped === null) return canonical;
   const [high, low] = [Number.parseInt(mapped[1] as string, 16), Number.parseInt(mapped[2] as string, 16)];
-  return [high >> 8, high & 255, low >> 8, low & 255].join('..');
+  return [high >> 8, high & 255, low >> 8, low & 255].join('.');
 }
 
 /** A /64 is one household or one machine, which picks any address in it as it likes. */

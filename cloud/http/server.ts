@@ -336,7 +336,7 @@ function addErrors(app: App, { log }: HttpOptions): void {
         .slice(0, MAX_NAMED_PROBLEMS)
         .map(
           ({ instancePath, keyword, message, params }) =>
-            `${instancePath.slice(1).replaceAll('/', '..') || `(${where})`}: ${wordsOf({ ...params, code: keyword, path: [], message: message ?? '' } as unknown as z.core.$ZodIssue)}`,
+            `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${wordsOf({ ...params, code: keyword, path: [], message: message ?? '' } as unknown as z.core.$ZodIssue)}`,
         );
       return answer(reply, 400, 'BAD_REQUEST', problems.join('; '));
     }

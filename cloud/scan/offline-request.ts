@@ -40,7 +40,7 @@ export function readScan(given: unknown, index: number, device: string, nowMs: n
   const read = OfflineScan.safeParse(fields);
   if (!read.success) {
     const issue = read.error.issues[0];
-    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('../reconcile')}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`;
+    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('.')}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`;
   }
   const scan = read.data;
   const scannedMs = Date.parse(scan.scanned_at);

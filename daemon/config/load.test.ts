@@ -135,6 +135,7 @@ test('conf.d is read after the file and the environment last; maps merge, lists 
       'conf.d/20.yaml': 'turnstile: { pulse_ms: 300, repeat_ms: 1000 }\nboard: { inputs: { passage_out: null }, outputs: { release_out: null } }\n',
       'conf.d/10.yaml': 'turnstile: { pulse_ms: 250, refused_ms: 2000 }\n',
       'conf.d/README': 'not yaml: [',
+      'conf.d/.15.yaml': 'not yaml: [',
     },
   );
   expect(config.turnstile).toMatchObject({ pulseMs: 400, repeatMs: 1000, refusedMs: 2000 });
@@ -165,6 +166,10 @@ test("relative paths are meant from their file's folder", () => {
   const { config } = good(`${GOOD}store: { path: store }\ncontrol: { socket: run/gate.sock }\n`);
   expect(config.store.path).toBe(join(config.files[0] as string, '../store'));
   expect(config.control.socket).toBe(join(config.files[0] as string, '../run/gate.sock'));
+});
+
+test('a relative path of the environment is meant from the working directory', () => {
+  expect(good(GOOD, { STILE_STORE_PATH: 'store' }).config.store.path).toBe(join(process.cwd(), 'store'));
 });
 
 test('a sim board needs no lines', () => {

@@ -133,7 +133,7 @@ function absolutePaths(settings: Partly, origins: ReadonlyMap<string, Origin>): 
   const from = <P extends string | null>(key: string, value: P): P => {
     if (value === null || isAbsolute(value)) return value;
     const origin = origins.get(key);
-    return resolve(origin === undefined || origin.line === null ? '..' : dirname(origin.file), value) as P;
+    return resolve(origin === undefined || origin.line === null ? '.' : dirname(origin.file), value) as P;
   };
   const { readers, board, mqtt, cloud, store, control } = settings;
   return {

@@ -40,7 +40,7 @@ function extraFiles(folder: string, mistakes: ConfigError[]): string[] {
   let names: string[];
   try {
     names = readdirSync(folder)
-      .filter((name) => name.endsWith('.yaml') && !name.startsWith('..'))
+      .filter((name) => name.endsWith('.yaml') && !name.startsWith('.'))
       .sort();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;

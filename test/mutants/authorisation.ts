@@ -56,9 +56,9 @@ export const AUTHORISATION: readonly Mutant[] = [
     "if ((await client.query('SELECT 1 FROM gate_assignments WHERE gate = $1 AND event_id = $2', [device, eventId])).rowCount === 0)",
     'if (device === eventId)',
   ),
-  route('a scanner scans for any event', 'cloud/reconcile/scan-routes.ts', 'if (assigned.rowCount === 0)', 'if (assigned.rowCount < 0)'),
-  route('a scanner of another site writes off tickets', 'cloud/reconcile/offline.ts', 'AND e.site_id = $2 ', 'AND ($2::text) IS NOT NULL '),
-  route("a scanner uploads in another's name", 'cloud/reconcile/scan-routes.ts', 'if (named !== own) throw', "if (named === '') throw"),
+  route('a scanner scans for any event', 'cloud/scan/routes.ts', 'if (assigned.rowCount === 0)', 'if (assigned.rowCount < 0)'),
+  route('a scanner of another site writes off tickets', 'cloud/scan/offline.ts', 'AND e.site_id = $2 ', 'AND ($2::text) IS NOT NULL '),
+  route("a scanner uploads in another's name", 'cloud/scan/routes.ts', 'if (named !== own) throw', "if (named === '') throw"),
   route("a gate asks for a list in another's name", 'cloud/manifest/routes.ts', 'if (device_id !== device) throw', "if (device_id === '*') throw"),
   route(
     'a gate reads the ledgers of any site',
@@ -83,7 +83,7 @@ export const AUTHORISATION: readonly Mutant[] = [
     name: 'an enrolment token is good twice',
     edits: [
       {
-        file: 'cloud/migrations/0100_rights_to_gates.sql',
+        file: 'cloud/db/migrations/0100_rights_to_gates.sql',
         text: 'AND e.used_at IS NULL AND e.expires_at > now() $$;',
         instead: 'AND e.expires_at > now() $$;',
       },
@@ -94,7 +94,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   },
   route(
     'an enrolment token never ends',
-    'cloud/migrations/0100_rights_to_gates.sql',
+    'cloud/db/migrations/0100_rights_to_gates.sql',
     'AND e.used_at IS NULL AND e.expires_at > now() $$;',
     'AND e.used_at IS NULL $$;',
   ),
@@ -113,7 +113,7 @@ export const AUTHORISATION: readonly Mutant[] = [
         instead: 'SET revoked_at = coalesce(revoked_at, now()) WHERE',
       },
       {
-        file: 'cloud/migrations/0001_core.sql',
+        file: 'cloud/db/migrations/0001_core.sql',
         text: 'WHERE d.token_sha256 = token_hash AND d.revoked_at IS NULL $$;',
         instead: 'WHERE d.token_sha256 = token_hash $$;',
       },
@@ -123,12 +123,17 @@ export const AUTHORISATION: readonly Mutant[] = [
   },
   route(
     "an operator's token never ends",
-    'cloud/migrations/0100_rights_to_gates.sql',
+    'cloud/db/migrations/0100_rights_to_gates.sql',
     'AND o.revoked_at IS NULL AND (o.expires_at IS NULL OR o.expires_at > now()) $$;',
     'AND o.revoked_at IS NULL $$;',
   ),
-  route("an operator's token is not revoked", 'cloud/migrations/0100_rights_to_gates.sql', 'AND o.revoked_at IS NULL AND (o.expires_at', 'AND (o.expires_at'),
-  route("an operator acts in another's name", 'cloud/http.ts', 'if (named !== undefined && named !== operator.actor) throw', "if (named === '') throw"),
+  route(
+    "an operator's token is not revoked",
+    'cloud/db/migrations/0100_rights_to_gates.sql',
+    'AND o.revoked_at IS NULL AND (o.expires_at',
+    'AND (o.expires_at',
+  ),
+  route("an operator acts in another's name", 'cloud/http/server.ts', 'if (named !== undefined && named !== operator.actor) throw', "if (named === '') throw"),
   route(
     'a revoked gate is assigned events',
     'cloud/devices/assignment.ts',
@@ -141,10 +146,10 @@ export const AUTHORISATION: readonly Mutant[] = [
     "client.query('SELECT 1 FROM devices WHERE name = $1 AND revoked_at IS NULL', [gate])",
     "client.query('SELECT 1 FROM devices WHERE name = $1', [gate])",
   ),
-  word('senders are remembered for ever', 'cloud/ingest/senders.ts', 'known !== undefined && known.until > now()', 'known !== undefined'),
+  word('senders are remembered for ever', 'cloud/ingest/sender-cache.ts', 'known !== undefined && known.until > now()', 'known !== undefined'),
   word(
     'revoked senders are heard',
-    'cloud/ingest/senders.ts',
+    'cloud/ingest/sender-cache.ts',
     "kind: revoked === true ? 'revoked' : 'device'",
     "kind: revoked === undefined ? 'revoked' : 'device'",
   ),
@@ -154,7 +159,7 @@ export const AUTHORISATION: readonly Mutant[] = [
     "if (sender.kind !== 'device') {\n          counts.refused += 1;",
     "if (sender.kind === 'unknown') {\n          counts.refused += 1;",
   ),
-  word("a gate writes another's ledger", 'cloud/ingest/ledgers.ts', 'if (parsed.value.gate !== gate) return', "if (parsed.value.gate === '') return"),
+  word("a gate writes another's ledger", 'cloud/ingest/ledger-intake.ts', 'if (parsed.value.gate !== gate) return', "if (parsed.value.gate === '') return"),
   word(
     'facts of any event are told',
     'cloud/manifest/lookup.ts',
@@ -163,7 +168,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   ),
   mutant(
     'any row settles any grant',
-    'cloud/migrations/0540_reconcile_columns.sql',
+    'cloud/db/migrations/0540_reconcile_columns.sql',
     " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')",
     ')',
     'real',
@@ -172,7 +177,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   {
     name: 'any row settles any grant, and no table says whose it is',
     edits: [
-      { file: 'cloud/migrations/0540_reconcile_columns.sql', text: " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')", instead: ')' },
+      { file: 'cloud/db/migrations/0540_reconcile_columns.sql', text: " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')", instead: ')' },
       { file: 'contract/authority.ts', text: "settlement: 'cloud',", instead: "settlement: 'own'," },
     ],
     project: 'real',
@@ -180,7 +185,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   },
   mutant(
     'a gate hears the ledgers of every site',
-    'deploy/mosquitto/acl.ts',
+    'cloud/mqtt/broker-acl.ts',
     '`${TOPIC_ROOT}/${site}/+/ledger`,',
     '`${TOPIC_ROOT}/+/+/ledger`,',
     'system',
@@ -188,7 +193,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   ),
   mutant(
     'a gate answers for its whole site',
-    'deploy/mosquitto/acl.ts',
+    'cloud/mqtt/broker-acl.ts',
     '`${TOPIC_ROOT}/${gate}/response/+`]',
     '`${TOPIC_ROOT}/${splitGateName(gate).site}/+/response/+`]',
     'system',
@@ -196,7 +201,7 @@ export const AUTHORISATION: readonly Mutant[] = [
   ),
   mutant(
     'a revoked gate keeps its rights at the broker',
-    'deploy/mosquitto/acl.ts',
+    'cloud/mqtt/broker-acl.ts',
     'isRevoked ? `# ${gate} is revoked` :',
     "gate === '' ? `# ${gate} is revoked` :",
     'system',
