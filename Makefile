@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release lint format types clean
+.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release lint format types clean schema
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -62,6 +62,9 @@ bench: setup ## what was measured, measured again: the way of a code, ten thousa
 bench-peers: setup-test bundle ## the same beside a Node-RED flow, a Python script and bare C (fetches and compiles them first; bench/peers/README.md)
 	@node bench/peers/edge.ts
 	@node bench/peers/ingest.ts
+
+schema: setup ## writes cloud/db/schema.snapshot.txt anew, after a change of SQL
+	@node cloud/db/testing/write-snapshot.ts
 
 types: setup
 	@node_modules/.bin/tsc -p .

@@ -9,7 +9,7 @@ import type { CloudConfig } from './config.ts';
 import { registerConsole } from './console/routes.ts';
 import { createDatabase, type Database } from './db/database.ts';
 import { listenTo } from './db/listen.ts';
-import { migrationFiles } from './db/migrate.ts';
+import { schemaHashes } from './db/migrate.ts';
 import { openAuthority } from './devices/certificates.ts';
 import { registerEnrolment } from './devices/enrolment.ts';
 import { createIdentify } from './devices/identity.ts';
@@ -232,17 +232,20 @@ async function openSigning(database: Database, config: CloudConfig, log: Log): P
   return signing;
 }
 
-/** Every file of migrations/ must have landed; newer ones in the database are a newer program's. */
+/** Refuses a database that lacks a migration, or whose functions are not this program's. One with newer migrations is a newer program's, and is served. */
 async function checkMigrated(database: Database): Promise<void> {
-  const landed = await database.withoutTenant(async (client) => {
-    const { rows } = await client.query<{ there: boolean }>("SELECT to_regclass('migration_hashes') IS NOT NULL AS there");
-    if (rows[0]?.there !== true) return new Set<string>();
-    return new Set((await client.query<{ name: string }>('SELECT name FROM migration_hashes')).rows.map(({ name }) => name));
+  const applied = await database.withoutTenant(async (client) => {
+    const { rows } = await client.query<{ there: boolean }>("SELECT to_regclass('schema_objects') IS NOT NULL AS there");
+    if (rows[0]?.there !== true) return new Map<string, string>();
+    const objects = await client.query<{ path: string; sha256: string }>('SELECT path, sha256 FROM schema_objects');
+    return new Map(objects.rows.map(({ path, sha256 }) => [path, sha256]));
   });
-  const missing = [...migrationFiles().keys()].filter((name) => !landed.has(name));
+  const ours = schemaHashes();
+  const isNewer = [...applied.keys()].some((path) => path.startsWith('migrations/') && !ours.has(path));
+  const missing = [...ours].filter(([path, sha256]) => (path.startsWith('migrations/') ? !applied.has(path) : !isNewer && applied.get(path) !== sha256));
   if (missing.length > 0)
     throw new NotMigratedError(
-      `the database lacks ${missing.length === 1 ? `the migration ${missing[0]}` : `${missing.length} migrations`}: run stile-cloud migrate first, with the owner's login in STILE_MIGRATE_URL, or give this service that setting (it migrates before it starts, and keeps no connection)`,
+      `the database lacks ${missing.length === 1 ? (missing[0] as readonly [string, string])[0] : `${missing.length} migrations and functions`}: run stile-cloud migrate first, with the owner's login in STILE_MIGRATE_URL, or give this service that setting (it migrates before it starts, and keeps no connection)`,
     );
 }
 

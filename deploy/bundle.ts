@@ -5,7 +5,7 @@
  *
  *   gate    bin/node  bin/stile-gate  lib/stile-{gate,run,decider}.mjs and their parts  lib/zod.cjs  lib/native/*.node  libexec/stile-release
  *           systemd/  share/gate.yaml.example  share/doc/INSTALL.md  install  version.json
- *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  lib/console  systemd/
+ *   cloud   bin/node  bin/stile-cloud  lib/stile-cloud.mjs and its parts  lib/native  lib/migrations  lib/functions  lib/views  lib/triggers  lib/console  systemd/
  *           share/{mosquitto.conf,database.sql,policies.yaml.example,proxy,doc}  install  version.json
  *
  * Left out: the gate's, this machine's architecture, dist.
@@ -250,7 +250,7 @@ async function makeGate(arch: Arch, work: string, database: boolean): Promise<re
 async function makeCloud(arch: Arch, work: string): Promise<readonly string[]> {
   const { pendingEntries } = await addProgram(arch, work, { entry: 'cloud/cli/main.ts', name: 'stile-cloud', launcher: 'cloud/stile-cloud' });
   copyFileSync(join(modules, `better-sqlite3/prebuilds/linux-${arch}.node`), join(work, 'lib/native/better_sqlite3.node'));
-  cpSync(join(root, 'cloud/db/migrations'), join(work, 'lib/migrations'), { recursive: true });
+  for (const folder of ['migrations', 'functions', 'views', 'triggers']) cpSync(join(root, 'cloud/db', folder), join(work, 'lib', folder), { recursive: true });
   cpSync(join(root, 'cloud/console/page'), join(work, 'lib/console'), { recursive: true });
   copyFileSync(join(root, 'deploy/mosquitto/mosquitto.conf'), join(work, 'share/mosquitto.conf'));
   cpSync(join(root, 'deploy/proxy'), join(work, 'share/proxy'), { recursive: true });

@@ -6,7 +6,7 @@
  */
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { connectOwner, createDatabase, type Database } from '../cloud/db/database.ts';
-import { migrate, migrationFiles } from '../cloud/db/migrate.ts';
+import { migrate, schemaHashes } from '../cloud/db/migrate.ts';
 import { type RunningPostgres, startPostgres } from './postgres.ts';
 import { loginsOf, prepareDatabase } from './prepare-database.ts';
 
@@ -39,7 +39,7 @@ export function testPostgres(): Promise<RunningPostgres> {
 export async function freshDatabase(): Promise<FreshDatabase> {
   const adminUrl = (await testPostgres()).url;
   const template = `stile_template_${createHash('sha256')
-    .update(JSON.stringify([...migrationFiles()]))
+    .update(JSON.stringify([...schemaHashes()]))
     .digest('hex')
     .slice(0, 12)}`;
   const name = `stile_test_${randomBytes(6).toString('hex')}`;

@@ -1,10 +1,10 @@
-import { copyFileSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../testkit/database.ts';
 import { connectOwner, createDatabase, isTransient, sqlState } from './database.ts';
-import { MIGRATIONS_DIR, MigrationError, migrate, migrationFiles } from './migrate.ts';
+import { MigrationError, migrate, SCHEMA_DIR } from './migrate.ts';
 
 let fresh: FreshDatabase;
 let ours: Venue;
@@ -66,30 +66,35 @@ test('errors say by their code whether another try may help', async () => {
   await away.close();
 });
 
+/** Copies what `migrate` reads, so that a test can add to it. */
+function copySchema(dir: string): void {
+  for (const folder of ['migrations', 'functions', 'views', 'triggers']) cpSync(join(SCHEMA_DIR, folder), join(dir, folder), { recursive: true });
+}
+
 test('migrations land once, in order, and a landed file may not change', async () => {
   expect(await migrate(fresh.ownerUrl)).toEqual([]);
   const dir = mkdtempSync(join(tmpdir(), 'stile-migrations-'));
-  for (const name of migrationFiles().keys()) copyFileSync(join(MIGRATIONS_DIR, `${name}.sql`), join(dir, `${name}.sql`));
-  writeFileSync(join(dir, '9000_more.sql'), 'CREATE TABLE more (id integer);');
+  copySchema(dir);
+  writeFileSync(join(dir, 'migrations', '9000_more.sql'), 'CREATE TABLE more (id integer);');
   const lines: string[] = [];
   // Two at once: one of them lands it.
   const both = await Promise.all([migrate(fresh.ownerUrl, { dir, onProgress: (line) => lines.push(line) }), migrate(fresh.ownerUrl, { dir })]);
   expect(both.flat()).toEqual(['9000_more']);
-  writeFileSync(join(dir, '9000_more.sql'), 'CREATE TABLE more (id bigint);');
+  writeFileSync(join(dir, 'migrations', '9000_more.sql'), 'CREATE TABLE more (id bigint);');
   await expect(migrate(fresh.ownerUrl, { dir })).rejects.toThrow(MigrationError);
   await expect(migrate(fresh.ownerUrl)).rejects.toThrow('older than the database');
-  writeFileSync(join(dir, '9000_more.sql'), 'CREATE TABLE more (id integer);');
-  writeFileSync(join(dir, '8000_before.sql'), 'CREATE TABLE before (id integer);');
+  writeFileSync(join(dir, 'migrations', '9000_more.sql'), 'CREATE TABLE more (id integer);');
+  writeFileSync(join(dir, 'migrations', '8000_before.sql'), 'CREATE TABLE before (id integer);');
   await expect(migrate(fresh.ownerUrl, { dir })).rejects.toThrow('preceding');
-  writeFileSync(join(dir, 'loose.sql'), '');
+  writeFileSync(join(dir, 'migrations', 'loose.sql'), '');
   await expect(migrate(fresh.ownerUrl, { dir })).rejects.toThrow('NNNN_words.sql');
 });
 
 test('a migration that fails leaves no trace', async () => {
   const other = await freshDatabase();
   const dir = mkdtempSync(join(tmpdir(), 'stile-migrations-'));
-  for (const name of migrationFiles().keys()) copyFileSync(join(MIGRATIONS_DIR, `${name}.sql`), join(dir, `${name}.sql`));
-  writeFileSync(join(dir, '9000_half.sql'), 'CREATE TABLE half (id integer); SELECT 1/0;');
+  copySchema(dir);
+  writeFileSync(join(dir, 'migrations', '9000_half.sql'), 'CREATE TABLE half (id integer); SELECT 1/0;');
   await expect(migrate(other.ownerUrl, { dir })).rejects.toThrow('division by zero');
   const owner = await connectOwner(other.url);
   expect((await owner.query<{ half: string | null }>("SELECT to_regclass('half') AS half")).rows[0]?.half).toBeNull();

@@ -5,7 +5,7 @@ import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
 import { connectOwner, createDatabase, type DatabaseClient, type OwnerConnection, sqlState } from './database.ts';
 
 /** Of the installation, not of a tenant; and migrations' own. */
-const WITHOUT_TENANT = ['migration_hashes', 'migrations', 'signing_keys', 'tenants'];
+const WITHOUT_TENANT = ['migrations', 'schema_objects', 'signing_keys', 'tenants'];
 
 let fresh: FreshDatabase;
 let owner: OwnerConnection;
@@ -218,7 +218,7 @@ test('B4: the owner of the tables is no superuser and sees nothing without a ten
       await expect(serving.query(`SET ROLE ${role}`), role).rejects.toThrow('permission denied');
     await expect(serving.query('CREATE TABLE of_its_own (id integer)')).rejects.toThrow('permission denied');
     await expect(serving.query("SET ROLE stile_service; SELECT detach_ledger_rows('2001-01-01')")).rejects.toThrow('permission denied');
-    await expect(serving.query("SELECT untold_ledger_rows('2001-01-01')")).rejects.toThrow('permission denied');
+    await expect(serving.query("SELECT unpublished_ledger_rows('2001-01-01')")).rejects.toThrow('permission denied');
     if (process.env['FIGURES'] !== undefined)
       console.log(`\nfigure: ${tables.length} tables seen by their owner × {no tenant, another tenant}: 0 foreign rows`);
   } finally {

@@ -1,6 +1,6 @@
 /**
- * Brings a database to this version: the numbered SQL files of migrations/, forward only, once each,
- * in order. A file that has landed never changes: its SHA-256 is kept and checked.
+ * Brings a database to this version: the numbered SQL files of migrations/, forward only, once each, in order; then every function,
+ * view and trigger whose file changed (schema-objects.ts). A migration that has landed never changes: its SHA-256 is kept and checked.
  */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -8,9 +8,11 @@ import { join } from 'node:path';
 import { runner } from 'node-pg-migrate';
 import { connectOwner, type OwnerConnection, sqlState } from './database.ts';
 import { checkOwner, refusedLogin, SetupError } from './logins.ts';
+import { applySchemaFiles, functionsOf, SchemaError, schemaFiles } from './schema-objects.ts';
 
-export const MIGRATIONS_DIR = join(import.meta.dirname, 'migrations');
-/** Two programs that migrate at once: the second waits. Any fixed number of ours. */
+/** Holds migrations/, functions/, views/ and triggers/: this folder, or the bundle's lib/. */
+export const SCHEMA_DIR = import.meta.dirname;
+/** Advisory lock key: serialises concurrent migrations. */
 const LOCK_KEY = 0x5374696c65;
 const FILE_NAME = /^(\d{4}_[a-z0-9_]+)\.sql$/;
 
@@ -21,7 +23,7 @@ export interface MigrateOptions {
   readonly onWarning?: (text: string) => void;
   /** The setting that the address came from, for messages. Default: STILE_MIGRATE_URL. */
   readonly setting?: string;
-  /** Another folder (tests). */
+  /** Another folder than SCHEMA_DIR (tests). */
   readonly dir?: string;
 }
 
@@ -37,7 +39,7 @@ export class MigrationError extends Error {
  * (that file then left no trace).
  */
 export async function migrate(url: string, options: MigrateOptions = {}): Promise<string[]> {
-  const dir = options.dir ?? MIGRATIONS_DIR;
+  const dir = options.dir ?? SCHEMA_DIR;
   const progress = options.onProgress ?? (() => {});
   const files = migrationFiles(dir);
   const setting = options.setting ?? 'STILE_MIGRATE_URL';
@@ -48,14 +50,13 @@ export async function migrate(url: string, options: MigrateOptions = {}): Promis
     const warning = await checkOwner(owner, setting);
     if (warning !== null) options.onWarning?.(warning);
     await owner.query('SELECT pg_advisory_lock($1)', [LOCK_KEY]);
-    await owner.query(
-      'CREATE TABLE IF NOT EXISTS migration_hashes (name text PRIMARY KEY, sha256 text NOT NULL, landed_at timestamptz NOT NULL DEFAULT now())',
-    );
+    await refuseUnreleased(owner);
+    await owner.query('CREATE TABLE IF NOT EXISTS schema_objects (path text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())');
     await checkLanded(owner, files);
     const quiet = () => {};
     const ran = await runner({
       dbClient: owner.client,
-      dir: join(dir, '*.sql'),
+      dir: join(dir, 'migrations', '*.sql'),
       useGlob: true,
       direction: 'up',
       migrationsTable: 'migrations',
@@ -74,13 +75,16 @@ export async function migrate(url: string, options: MigrateOptions = {}): Promis
     });
     await rememberHashes(owner, files);
     // The serving login looks by them whether the database is of its version.
-    await owner.query('GRANT SELECT ON migration_hashes TO stile_service');
+    await owner.query('GRANT SELECT ON schema_objects TO stile_service');
+    const applied = await applySchemaFiles(owner, schemaFiles(dir), functionsOf([...files.keys()].map((name) => readMigration(dir, name))));
     // The coming months' partitions; where a month was missed, its rows are in the default one.
-    if (files.has('0002_ledger')) await owner.query('SELECT make_ledger_partitions()');
-    progress(ran.length === 0 ? 'the database is up to date' : `${ran.length} migration${ran.length === 1 ? '' : 's'} landed`);
+    await owner.query('SELECT make_ledger_partitions()');
+    const landed = `${ran.length} migration${ran.length === 1 ? '' : 's'} landed, ${applied.length} function${applied.length === 1 ? '' : 's'}, views and triggers applied`;
+    progress(ran.length + applied.length === 0 ? 'the database is up to date' : landed);
     return ran.map(({ name }) => name);
   } catch (error) {
-    if (sqlState(error) === '42501')
+    if (error instanceof SchemaError && sqlState(error.cause) !== '42501') throw new MigrationError(error.message, { cause: error });
+    if (sqlState(error) === '42501' || (error instanceof SchemaError && sqlState(error.cause) === '42501'))
       throw new SetupError(`the login in ${setting} lacks a right (${(error as Error).message}): it must own the database and everything that was made in it`);
     throw error;
   } finally {
@@ -89,25 +93,39 @@ export async function migrate(url: string, options: MigrateOptions = {}): Promis
 }
 
 /** Every migration by name with its SHA-256, in order. Throws MigrationError for a file name that would not sort. */
-export function migrationFiles(dir: string = MIGRATIONS_DIR): ReadonlyMap<string, string> {
+export function migrationFiles(dir: string = SCHEMA_DIR): ReadonlyMap<string, string> {
   const files = new Map<string, string>();
-  for (const file of readdirSync(dir)
+  for (const file of readdirSync(join(dir, 'migrations'))
     .filter((name) => name.endsWith('.sql'))
     .sort()) {
     const name = FILE_NAME.exec(file)?.[1];
-    if (name === undefined) throw new MigrationError(`${join(dir, file)}: a migration is named NNNN_words.sql`);
-    files.set(
-      name,
-      createHash('sha256')
-        .update(readFileSync(join(dir, file)))
-        .digest('hex'),
-    );
+    if (name === undefined) throw new MigrationError(`${join(dir, 'migrations', file)}: a migration is named NNNN_words.sql`);
+    files.set(name, createHash('sha256').update(readMigration(dir, name)).digest('hex'));
   }
   return files;
 }
 
+const readMigration = (dir: string, name: string): string => readFileSync(join(dir, 'migrations', `${name}.sql`), 'utf8');
+
+/** Returns what `dir` makes of a database, as path → SHA-256: every migration, function, view and trigger file. */
+export function schemaHashes(dir: string = SCHEMA_DIR): ReadonlyMap<string, string> {
+  const migrations = [...migrationFiles(dir)].map(([name, sha256]) => [`migrations/${name}`, sha256] as const);
+  return new Map([...migrations, ...schemaFiles(dir).map(({ path, sha256 }) => [path, sha256] as const)]);
+}
+
+/** Refuses what was made before the first release: its migrations are one baseline now. */
+async function refuseUnreleased(owner: OwnerConnection): Promise<void> {
+  const { rows } = await owner.query<{ old: boolean }>("SELECT to_regclass('public.migration_hashes') IS NOT NULL AS old");
+  if (rows[0]?.old === true)
+    throw new MigrationError(
+      'this database was made by an unreleased version of Stile: start with an empty one (docs/INSTALL.md), and bring what gates recorded with stile-cloud import --ledger',
+    );
+}
+
 async function checkLanded(owner: OwnerConnection, files: ReadonlyMap<string, string>): Promise<void> {
-  const landed = await owner.query<{ name: string; sha256: string }>('SELECT name, sha256 FROM migration_hashes ORDER BY name');
+  const landed = await owner.query<{ name: string; sha256: string }>(
+    "SELECT substr(path, length('migrations/') + 1) AS name, sha256 FROM schema_objects WHERE path LIKE 'migrations/%' ORDER BY path",
+  );
   for (const { name, sha256 } of landed.rows) {
     const now = files.get(name);
     if (now === undefined)
@@ -119,7 +137,7 @@ async function checkLanded(owner: OwnerConnection, files: ReadonlyMap<string, st
 /** After the run, so that a file that ended between its commit and this line is remembered the next time. */
 async function rememberHashes(owner: OwnerConnection, files: ReadonlyMap<string, string>): Promise<void> {
   await owner.query(
-    'INSERT INTO migration_hashes (name, sha256) SELECT f.name, f.sha256 FROM unnest($1::text[], $2::text[]) AS f (name, sha256) JOIN migrations m ON m.name = f.name ON CONFLICT (name) DO NOTHING',
+    "INSERT INTO schema_objects (path, sha256) SELECT 'migrations/' || f.name, f.sha256 FROM unnest($1::text[], $2::text[]) AS f (name, sha256) JOIN migrations m ON m.name = f.name ON CONFLICT (path) DO NOTHING",
     [[...files.keys()], [...files.values()]],
   );
 }

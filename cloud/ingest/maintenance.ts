@@ -72,10 +72,10 @@ export function createCloudRows(options: {
   async function settle(): Promise<number> {
     let settled = 0;
     const { rows: tenants } = await database.withoutTenant((client) =>
-      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_appeared_tickets($1)', [TENANTS_AT_ONCE]),
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_late_tickets($1)', [TENANTS_AT_ONCE]),
     );
     for (const { tenant_id } of tenants)
-      settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_appeared_tickets() AS n'))).rows[0]?.n ?? 0;
+      settled += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT settle_late_tickets() AS n'))).rows[0]?.n ?? 0;
     const { rows: waited } = await database.withoutTenant((client) =>
       client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_waiting_scans($1)', [TENANTS_AT_ONCE]),
     );
@@ -89,7 +89,7 @@ export function createCloudRows(options: {
     if (publishConflicts === undefined) return 0;
     let told = 0;
     const { rows: sites } = await database.withoutTenant((client) =>
-      client.query<{ tenant_id: string; site_id: string }>('SELECT tenant_id, site_id FROM sites_with_untold_conflicts($1)', [TENANTS_AT_ONCE]),
+      client.query<{ tenant_id: string; site_id: string }>('SELECT tenant_id, site_id FROM sites_with_unpublished_conflicts($1)', [TENANTS_AT_ONCE]),
     );
     for (const { tenant_id, site_id } of sites) told += await database.withTenant(tenant_id, (client) => publishConflicts(client, site_id));
     return told;
@@ -101,7 +101,7 @@ export function createCloudRows(options: {
       client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_judgements_due($1)', [TENANTS_AT_ONCE]),
     );
     for (const { tenant_id } of tenants)
-      judged += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT judge_due_tickets() AS n'))).rows[0]?.n ?? 0;
+      judged += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT re_evaluate_due_tickets() AS n'))).rows[0]?.n ?? 0;
     return judged;
   }
 

@@ -104,7 +104,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
   async function note(tenantId: string, words: readonly Word[]): Promise<void> {
     try {
       await database.withTenant(tenantId, (client) =>
-        client.query('SELECT note_device_words($1::jsonb)', [
+        client.query('SELECT record_device_status($1::jsonb)', [
           JSON.stringify(
             words.map(({ topic, text, session, online }) => ({
               device: topic.gate,

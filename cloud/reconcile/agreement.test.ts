@@ -1,4 +1,4 @@
-/** The cloud judges a ticket's history as a gate that knew all of it would have: replay_tickets against rules/entitlement.ts. SETS=500 for a long run. */
+/** The cloud judges a ticket's history as a gate that knew all of it would have: evaluate_tickets against rules/entitlement.ts. SETS=500 for a long run. */
 import { isDeepStrictEqual } from 'node:util';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -142,7 +142,7 @@ test.each([
   const other = await freshDatabase();
   try {
     await other.database.asOwner(async (client) => {
-      const { rows } = await client.query<{ sql: string }>("SELECT pg_get_functiondef('replay_tickets'::regproc) AS sql");
+      const { rows } = await client.query<{ sql: string }>("SELECT pg_get_functiondef('evaluate_tickets'::regproc) AS sql");
       const sql = rows[0]?.sql as string;
       const planted = sql.replace(right, wrong);
       expect(planted).not.toBe(sql);

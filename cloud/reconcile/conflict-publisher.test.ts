@@ -22,7 +22,7 @@ test('a conflict is told once, by a row of the cloud that gates of the site read
   // Young ones wait: while gates catch up, many come and go.
   expect(await tell()).toBe(0);
   await within((client) => client.query("UPDATE conflicts SET found_at = found_at - interval '3 seconds'"));
-  const { rows: sites } = await fresh.database.withoutTenant((client) => client.query('SELECT * FROM sites_with_untold_conflicts(10)'));
+  const { rows: sites } = await fresh.database.withoutTenant((client) => client.query('SELECT * FROM sites_with_unpublished_conflicts(10)'));
   expect(sites).toEqual([{ tenant_id: venue.tenantId, site_id: venue.site }]);
   expect((await Promise.all([tell(), tell()])).sort()).toEqual([0, 1]);
   expect(await tell()).toBe(0);

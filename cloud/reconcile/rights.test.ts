@@ -19,7 +19,7 @@ async function stage(policies: Readonly<Record<string, unknown>> = {}) {
     ticket: venue.tickets[0] as TestTicket,
     north: testLedger(venue, 0),
     take: (rows: Parameters<typeof reconcile>[1]) => fresh.database.withTenant(venue.tenantId, (client) => reconcile(client, rows)),
-    judge: async () => (await ask('SELECT judge_due_tickets() AS n'))[0],
+    judge: async () => (await ask('SELECT re_evaluate_due_tickets() AS n'))[0],
     conflicts: () => ask('SELECT ticket_id, cause, loser_seq, winner_gate FROM conflicts ORDER BY loser_seq'),
   };
 }

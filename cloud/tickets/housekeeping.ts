@@ -34,7 +34,7 @@ export function createHousekeeping({ database, log }: { readonly database: Datab
       for (const { tenant_id } of rows) {
         last = tenant_id;
         for (let round = 0; round < MAX_ROUNDS && !stop.signal.aborted; round++) {
-          const gone = await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT forget_what_is_old($1) AS n', [ROWS_AT_ONCE]));
+          const gone = await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT purge_expired($1) AS n', [ROWS_AT_ONCE]));
           total += gone.rows[0]?.n ?? 0;
           if ((gone.rows[0]?.n ?? 0) < ROWS_AT_ONCE) break;
         }

@@ -279,13 +279,13 @@ function compareCounts(found: Violation[], key: string, ours: Counts, theirs: Re
 /** Mutants of the SQL: text of a function, right and wrong. */
 export const SQL_MUTANTS: Readonly<Partial<Record<MutantName, readonly [name: string, right: string, wrong: string]>>> = {
   'arrival-order-ranks': [
-    'replay_tickets',
+    'evaluate_tickets',
     'ORDER BY c.event_id, c.ticket_id, c.at, c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
     'ORDER BY c.event_id, c.ticket_id, (SELECT arrived.received_at FROM ledger_rows arrived WHERE arrived.tenant_id = tenant AND arrived.gate = c.gate AND arrived.epoch = c.epoch AND arrived.seq = c.seq LIMIT 1), c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
   ],
-  'excess-not-reported': ['rank_tickets', "WHERE g.verdict = 'excess'\n  UNION ALL", "WHERE g.verdict = 'excess' AND false\n  UNION ALL"],
+  'excess-not-reported': ['store_verdicts', "WHERE g.verdict = 'excess'\n  UNION ALL", "WHERE g.verdict = 'excess' AND false\n  UNION ALL"],
   'returned-still-counts': [
-    'outcome_of_word',
+    'outcome_of_rank',
     "ARRAY['unknown'::text, 'stuck'::text, 'returned'::text, 'passed'::text]",
     "ARRAY['unknown'::text, 'stuck'::text, 'passed'::text, 'passed'::text]",
   ],

@@ -1,0 +1,45 @@
+-- Appends rows to <site>/cloud and judges them: what appendCloudRows in cloud/reconcile/cloud-ledger.ts does, for callers in SQL. entries: objects as
+-- contract/ledger.ts says, without what the ledger adds (seq, hash, times); of_previous: this row speaks of the one before it. clock: whose time that
+-- was (rows of one clock share one bound, the smallest).
+CREATE OR REPLACE FUNCTION append_cloud_rows(site text, entries jsonb, at timestamptz DEFAULT clock_timestamp(), bound_ms integer DEFAULT 0, clock text DEFAULT 'cloud', OUT ledger text, OUT epoch bigint, OUT first_seq bigint) LANGUAGE plpgsql AS $$
+DECLARE
+  tenant uuid := current_tenant_id();
+  at_ms bigint := greatest(0, floor(extract(epoch FROM at) * 1000));
+  tail record;
+  previous text;
+  number bigint;
+  entry jsonb;
+  body text;
+  input ledger_input[] := '{}';
+  stored bigint;
+BEGIN
+  IF tenant IS NULL THEN RAISE EXCEPTION 'no tenant is set: rows belong to a tenant' USING ERRCODE = 'insufficient_privilege'; END IF;
+  PERFORM lock_cloud_ledger(site);
+  ledger := site || '/cloud';
+  SELECT e.epoch, e.upto_seq, (SELECT encode(r.hash, 'hex') FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = e.gate AND r.epoch = e.epoch AND r.seq = e.upto_seq) AS hash
+    INTO tail FROM ledger_epochs e WHERE e.tenant_id = tenant AND e.gate = ledger ORDER BY e.epoch DESC LIMIT 1;
+  -- A first epoch is named after the clock; one whose last row was detached with its partition cannot be gone on with.
+  IF tail IS NULL OR (tail.upto_seq > 0 AND tail.hash IS NULL) THEN
+    epoch := greatest(coalesce(tail.epoch, 0) + 1, floor(extract(epoch FROM clock_timestamp())));
+    number := 0;
+  ELSE
+    epoch := tail.epoch;
+    number := tail.upto_seq;
+    previous := tail.hash;
+  END IF;
+  previous := coalesce(previous, encode(sha256(convert_to(format('%s/%s', ledger, epoch), 'UTF8')), 'hex'));
+  first_seq := number + 1;
+  FOR entry IN SELECT e.value FROM jsonb_array_elements(entries) WITH ORDINALITY AS e (value, place) ORDER BY e.place LOOP
+    number := number + 1;
+    IF entry ? 'of_previous' THEN entry := (entry - 'of_previous') || jsonb_build_object('of', jsonb_build_array(epoch, number - 1)); END IF;
+    entry := entry || jsonb_build_object('seq', number, 'ts', to_char(to_timestamp(at_ms / 1000.0) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), 'boot_id', clock, 'boottime_ms', at_ms, 'clock_offset_ms', 0, 'clock_bound_ms', bound_ms);
+    body := canonical_json(entry);
+    previous := encode(sha256(convert_to(previous || body, 'UTF8')), 'hex');
+    input := input || jsonb_populate_record(NULL::ledger_input, entry || jsonb_build_object('gate', ledger, 'epoch', epoch, 'hash', previous, 'readable', true, 'entry', body, 'offset_ms', 0, 'bound_ms', bound_ms)
+      || CASE entry ->> 'kind' WHEN 'passage' THEN jsonb_build_object('of_epoch', entry -> 'of' -> 0, 'of_seq', entry -> 'of' -> 1)
+        WHEN 'settlement' THEN jsonb_build_object('of_gate', entry -> 'of' -> 0, 'of_epoch', entry -> 'of' -> 1, 'of_seq', entry -> 'of' -> 2) ELSE '{}' END);
+  END LOOP;
+  stored := reconcile_rows(input) ->> 'stored';
+  IF stored <> cardinality(input) THEN RAISE EXCEPTION '% of % rows of % are new: its epoch was written by somebody else', stored, cardinality(input), ledger; END IF;
+END
+$$;

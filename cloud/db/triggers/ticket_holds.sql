@@ -1,0 +1,1 @@
+CREATE OR REPLACE TRIGGER ticket_holds_count BEFORE INSERT OR UPDATE ON ticket_holds FOR EACH ROW EXECUTE FUNCTION count_ticket_hold();
