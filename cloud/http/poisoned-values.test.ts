@@ -293,7 +293,7 @@ test('T5: a row that PostgreSQL refuses is kept as one that says nothing, and it
   expect(await ask('SELECT count(*)::integer AS n FROM admissions WHERE gate = $1', [ledger.gate])).toEqual([{ n: 9 }]);
 });
 
-const example = (path: string) => JSON.parse(readFileSync(new URL(`../contract/examples/${path}`, import.meta.url), 'utf8')) as Record<string, unknown>;
+const example = (path: string) => JSON.parse(readFileSync(new URL(`../../contract/examples/${path}`, import.meta.url), 'utf8')) as Record<string, unknown>;
 test.each(['state', 'info', 'health', 'alert'] as const)(
   'T5: a poisoned field of %s hides no other field, no other device, and is in quarantine',
   async (kind) => {
