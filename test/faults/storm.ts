@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connectOwner } from '../../cloud/db/database.ts';
 import type { GateProcess } from '../../testkit/gate-process.ts';
+import { createRandom } from '../../testkit/prng.ts';
 import type { World } from './environment.ts';
 import type { Weather } from './proxy.ts';
 import type { Parts } from './run-parts.ts';
@@ -10,17 +11,6 @@ const CALM_MS = 2_000;
 const POLL_MS = 100;
 
 type Fault = 'broker' | 'postgres' | 'partition' | 'cloud' | 'writer' | 'whole';
-
-/** Small and even enough for choosing faults; the same seed gives the same faults (not the same moments). */
-function dice(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(state ^ (state >>> 15), 1 | state);
-    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
-    return ((x ^ (x >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
 
 function shuffled<T>(list: readonly T[], random: () => number): T[] {
   const all = [...list];
@@ -34,7 +24,7 @@ function shuffled<T>(list: readonly T[], random: () => number): T[] {
 /** All faults in a mixed order, some of them two at a time, each when rows flow again (or CALM_MS after the last). */
 export async function storm(parts: Parts): Promise<void> {
   const { options, world, writer } = parts;
-  const random = dice(options.seed);
+  const random = createRandom(options.seed).next;
   const times = (fault: Fault, count: number): Fault[] => Array.from({ length: count }, () => fault);
   const kills = Math.min(parts.whole.length > 0 ? Math.floor(options.gateKills / 2) : 0, options.gateKills);
   const faults = shuffled(

@@ -3,9 +3,9 @@
 import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openDatabase } from '../../daemon/store/sqlite.ts';
+import { createRandom } from '../../testkit/prng.ts';
 import { judge, readStore } from '../powercut/check.ts';
 import { learn, marksOf, newTruth } from '../powercut/expected.ts';
-import { createRandom } from '../powercut/random.ts';
 import { live } from '../powercut/workload.ts';
 import type { Scenario } from './scenario.ts';
 

@@ -13,8 +13,8 @@ import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/deci
 import { PLAIN_TICKET } from '../../daemon/decider/testing/store.ts';
 import { buildManifestFile } from '../../daemon/store/build-manifest.ts';
 import type { Stamp } from '../../daemon/store/ledger.ts';
+import type { Random } from '../../testkit/prng.ts';
 import { type KeyPair, keyPairOf, pretixPayload, pretixText, signed, spkiOf, stileBytes, stileText } from './encoder.ts';
-import type { Random } from './random.ts';
 
 export const EVENT = 'cup-final';
 export const OTHER_EVENT = 'cup-semifinal';

@@ -1,7 +1,8 @@
 /** Ways to forge a code. Each makes one text that must not open, out of genuine codes that were never shown. */
+
+import type { Random } from '../../testkit/prng.ts';
 import { base45, base45Group, reversed, signed, stileBytes, stileText } from './encoder.ts';
 import { EVENT, type House, KEY_IDS, NOW_S, OTHER_EVENT } from './fixture.ts';
-import type { Random } from './random.ts';
 
 /** Genuine, never shown, never to be shown: what forgeries are made from. */
 export interface Material {

@@ -1,9 +1,9 @@
 /** Forged frames through the real framing, recognition and decider; genuine ones in between, so that a gate that refuses all is found as well. */
 import type { Presentation } from '../../daemon/ports.ts';
 import { type FramingState, initialFraming, stepFraming } from '../../daemon/reader/framing.ts';
+import { createRandom, type Random } from '../../testkit/prng.ts';
 import { type House, openHouse } from './fixture.ts';
 import { FORGERIES, type Forgery, type Material } from './forgeries.ts';
-import { createRandom, type Random } from './random.ts';
 
 /** A genuine code after so many forged ones. */
 const GENUINE_EVERY = 50;

@@ -6,9 +6,9 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { createRandom, mix, type Random } from '../../testkit/prng.ts';
 import { createDiskModel, type DiskModel, type Image, type Manner, writeImage } from './disk-model.ts';
 import { afterDamage, learn, marksOf, newTruth, type Truth } from './expected.ts';
-import { createRandom, mix, type Random } from './random.ts';
 import { type Op, readRecord } from './record.ts';
 import type { LifeTask } from './workload.ts';
 

@@ -8,9 +8,9 @@ import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/deci
 import { GATE, PEER, show } from '../../daemon/decider/testing/store.ts';
 import type { DeciderStatus, Decision } from '../../daemon/ports.ts';
 import { type Stamp, type StoredEntry, sha256Text } from '../../daemon/store/ledger.ts';
+import type { Random } from '../../testkit/prng.ts';
 import { keyOf, type Truth } from './expected.ts';
 import { codeOf, signer, timestampNow } from './fixture.ts';
-import type { Random } from './random.ts';
 
 const READ_ROWS = 500;
 /** A year on the venue's clock: the gate comes back long after whatever it did. */

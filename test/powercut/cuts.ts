@@ -12,12 +12,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { createRandom, mix } from '../../testkit/prng.ts';
 import { compiler } from '../disk/faulty-disk.ts';
 import { type ChainOptions, type Round, runChain } from './chain.ts';
 import { judge, type Reading, readStore } from './check.ts';
 import { type Image, type Manner, writeImage } from './disk-model.ts';
 import { learn, marksOf } from './expected.ts';
-import { createRandom, mix } from './random.ts';
 import { compileRecorder } from './record.ts';
 
 export interface CutsTask {

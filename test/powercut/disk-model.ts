@@ -8,7 +8,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import type { Random } from './random.ts';
+import type { Random } from '../../testkit/prng.ts';
 import type { Op } from './record.ts';
 
 const SECTOR_BYTES = 512;

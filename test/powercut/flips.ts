@@ -14,10 +14,10 @@ import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/deci
 import { GATE, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision } from '../../daemon/ports.ts';
 import { type StoreError, storeError } from '../../daemon/store/sqlite.ts';
+import { createRandom, mix, type Random } from '../../testkit/prng.ts';
 import { memoryFolder } from './cuts.ts';
 import { keyOf, learn, marksOf, newTruth, type Truth } from './expected.ts';
 import { codeOf, signer, TICKETS, timestampNow } from './fixture.ts';
-import { createRandom, mix, type Random } from './random.ts';
 import type { LifeTask } from './workload.ts';
 
 const life = fileURLToPath(new URL('workload.ts', import.meta.url));

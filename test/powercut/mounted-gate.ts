@@ -9,9 +9,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { createDeciderClient } from '../../daemon/decider/client.ts';
 import { BOOT_WALL_MS, GATE, makeManifest, show } from '../../daemon/decider/testing/store.ts';
 import type { Clock } from '../../daemon/ports.ts';
+import { createRandom } from '../../testkit/prng.ts';
 import type { Mark } from './expected.ts';
 import { codeOf, signer, TICKETS, ticketOf } from './fixture.ts';
-import { createRandom } from './random.ts';
 
 /** Longer than the pause after which the store folds its log. */
 const PAUSE_MS = 560;

@@ -13,11 +13,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { createRandom, mix } from '../../testkit/prng.ts';
 import { compiler } from '../disk/faulty-disk.ts';
 import { judge, readStore } from './check.ts';
 import { memoryFolder } from './cuts.ts';
 import { learn, type Mark, marksOf, newTruth, type Truth } from './expected.ts';
-import { createRandom, mix } from './random.ts';
 
 const DISK_BYTES = 48 * 1024 * 1024;
 /** Cuts of one file system, one after another; then a new one is made. */

@@ -8,9 +8,9 @@ import { openSync, readFileSync, writeSync } from 'node:fs';
 import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
 import { EVENT, GATE, makeManifest, makeOverlay, PEER, peerMessage, refOf, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision, Note } from '../../daemon/ports.ts';
+import { createRandom, type Random } from '../../testkit/prng.ts';
 import { keyOf, learn, type Mark, marksOf, newTruth, type Truth } from './expected.ts';
 import { codeOf, FIRST_OF_PEER, signer, TICKETS, ticketOf, timestampNow, usageUpTo } from './fixture.ts';
-import { createRandom, type Random } from './random.ts';
 
 export interface LifeTask {
   /** The store. */

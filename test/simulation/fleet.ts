@@ -181,7 +181,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
         return broker.inject(`stile/1/${at.name}/overlay`, makeOverlay(house.stranger, cloud.version, cloud.version + 1, [ticketOf(5)]), 'cloud');
       case 'stale-overlay': {
         const old = cloud.published();
-        const one = old[random.int(Math.max(1, old.length))];
+        const one = old[random.below(Math.max(1, old.length))];
         return one === undefined ? undefined : broker.inject(`stile/1/${at.name}/overlay`, one, 'cloud');
       }
       case 'new-card':

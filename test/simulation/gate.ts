@@ -114,7 +114,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
   const readers = new Map<Direction, (event: ReaderEvent) => void>();
 
   const newBoot = (): void => {
-    boot = { id: `${name.replace('/', '-')}-boot-${boot.number + 1}`, beganMs: scheduler.nowMs() - 1_000 - random.int(20_000), number: boot.number + 1 };
+    boot = { id: `${name.replace('/', '-')}-boot-${boot.number + 1}`, beganMs: scheduler.nowMs() - 1_000 - random.below(20_000), number: boot.number + 1 };
   };
   newBoot();
   const boottimeMs = (): number => (scheduler.nowMs() - boot.beganMs) * (1 + oscillator.driftPpm / 1_000_000);
@@ -133,7 +133,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
   const act = (direction: Direction): void => {
     const next = guests[direction].shift() ?? 'none';
     if (next === 'none') return;
-    scheduler.after(BEGINS_MS[next] + random.int(300), null, () => turn(direction, next === 'stuck' ? STUCK_MS : TURN_MS));
+    scheduler.after(BEGINS_MS[next] + random.below(300), null, () => turn(direction, next === 'stuck' ? STUCK_MS : TURN_MS));
   };
   const drive = (output: OutputName, active: boolean): void => {
     const was = levels.get(output) ?? false;

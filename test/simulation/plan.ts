@@ -42,7 +42,7 @@ export function planFleet(seed: number, fleet: number): FleetPlan {
       [5, 2],
       [1, 3],
     ]),
-    policy: random.int(POLICIES.length),
+    policy: random.below(POLICIES.length),
     network: random.weighted<Network>([
       [5, { latencyMs: [1, 12], lost: 0, doubled: 0, late: 0 }],
       [3, { latencyMs: [2, 60], lost: 0.02, doubled: 0.05, late: 0.05 }],
@@ -73,8 +73,8 @@ export function planHistory(seed: number, history: number, fleet: FleetPlan): St
   const random = randomOf(seed, 'history', history);
   const first = (history % HISTORIES_A_FLEET) * TICKETS_A_HISTORY;
   const quiet = random.chance(0.15);
-  const shows = 3 + random.int(1 + 2 * fleet.gates);
-  const faults = quiet ? 0 : 1 + random.int(3);
+  const shows = 3 + random.below(1 + 2 * fleet.gates);
+  const faults = quiet ? 0 : 1 + random.below(3);
   const steps: Step[] = [];
   for (let n = 0; n < shows; n++) steps.push(drawGuest(random, fleet, first));
   for (let n = 0; n < faults; n++) steps.push(...drawFault(random, fleet, first));
@@ -82,8 +82,8 @@ export function planHistory(seed: number, history: number, fleet: FleetPlan): St
 }
 
 function drawGuest(random: Random, fleet: FleetPlan, first: number): Step {
-  const atMs = random.int(STEPS_MS);
-  const gate = random.int(fleet.gates);
+  const atMs = random.below(STEPS_MS);
+  const gate = random.below(fleet.gates);
   if (random.chance(0.03)) return { atMs, do: 'nonsense', gate };
   // Few tickets at many gates: that is where it becomes difficult.
   const ticket =
@@ -104,31 +104,31 @@ type Draw = (random: Random, fleet: FleetPlan, first: number) => Omit<Step, 'atM
 const gateFault =
   (what: 'kill' | 'power-cut' | 'cut' | 'web-cut' | 'stall' | 'fire', [min, max]: readonly [number, number]): Draw =>
   (random, fleet) =>
-    ({ do: what, gate: random.int(fleet.gates), forMs: random.between(min, max) }) as Omit<Step, 'atMs'>;
+    ({ do: what, gate: random.below(fleet.gates), forMs: random.between(min, max) }) as Omit<Step, 'atMs'>;
 const atGate =
   (what: 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'old-card'): Draw =>
   (random, fleet) =>
-    ({ do: what, gate: random.int(fleet.gates) }) as Omit<Step, 'atMs'>;
+    ({ do: what, gate: random.below(fleet.gates) }) as Omit<Step, 'atMs'>;
 /** Between the steps of one fault, ms: mostly a guest is through by then. */
 const APART_MS = 1_300;
 /** A gate that is cut off, and the same ticket at it and at another: what only a conflict report can mend. */
 const apart: Draw = (random, fleet, first) => {
-  const gate = random.int(fleet.gates);
+  const gate = random.below(fleet.gates);
   const ticket = first + random.pick([0, 1, 2, 4]);
   const show = (at: number) => ({ do: 'show', gate: at, direction: 'in', ticket, acts: ['pass', 'pass', 'pass'] }) as Omit<Step, 'atMs'>;
   return [{ do: 'cut', gate, forMs: random.between(4_000, 9_000) } as Omit<Step, 'atMs'>, show(gate), show((gate + 1) % fleet.gates), show(gate)];
 };
 /** A ticket at one gate, a new file of rights that counts what happened, and the ticket again: at that gate and at another. */
 const recounted: Draw = (random, fleet, first) => {
-  const gate = random.int(fleet.gates);
+  const gate = random.below(fleet.gates);
   const ticket = first + random.pick([2, 3, 4, 4]);
   const show = (at: number) => ({ do: 'show', gate: at, direction: 'in', ticket, acts: ['pass', 'pass', 'pass'] }) as Omit<Step, 'atMs'>;
   return [show(gate), { do: 'manifest' } as Omit<Step, 'atMs'>, show((gate + 1) % fleet.gates), show(gate)];
 };
 /** A disk that fails, and a guest who comes just then. */
 const failing: Draw = (random, fleet, first) => {
-  const gate = random.int(fleet.gates);
-  const guest = { do: 'show', gate, direction: 'in', ticket: first + random.int(TICKETS_A_HISTORY), acts: ['pass', 'pass', 'pass'] } as Omit<Step, 'atMs'>;
+  const gate = random.below(fleet.gates);
+  const guest = { do: 'show', gate, direction: 'in', ticket: first + random.below(TICKETS_A_HISTORY), acts: ['pass', 'pass', 'pass'] } as Omit<Step, 'atMs'>;
   return [{ do: 'disk-fails', gate, forMs: random.between(...FOR_MS.long) } as Omit<Step, 'atMs'>, guest];
 };
 const DRAWS: readonly (readonly [number, Draw])[] = [
@@ -148,11 +148,11 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
   [4, atGate('old-card')],
   [4, (random) => ({ do: 'broker-restart', keeps: random.chance(0.5), forMs: random.between(200, 3_000) }) as Omit<Step, 'atMs'>],
   [4, (random) => ({ do: 'cloud-down', forMs: random.between(500, 9_000) }) as Omit<Step, 'atMs'>],
-  [3, (random, fleet) => ({ do: 'clock', gate: random.int(fleet.gates), byMs: random.between(-120_000, 120_000) }) as Omit<Step, 'atMs'>],
+  [3, (random, fleet) => ({ do: 'clock', gate: random.below(fleet.gates), byMs: random.between(-120_000, 120_000) }) as Omit<Step, 'atMs'>],
   [
     9,
     (random, _, first) =>
-      ({ do: 'rights', ticket: first + random.int(TICKETS_A_HISTORY), change: random.pick(['revoke', 'block', 'restore', 'vip', 'sell', 'sell']) }) as Omit<
+      ({ do: 'rights', ticket: first + random.below(TICKETS_A_HISTORY), change: random.pick(['revoke', 'block', 'restore', 'vip', 'sell', 'sell']) }) as Omit<
         Step,
         'atMs'
       >,
@@ -160,12 +160,12 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
   [10, apart],
   [7, recounted],
   [7, () => ({ do: 'manifest' }) as Omit<Step, 'atMs'>],
-  [4, (random) => ({ do: 'settle', pick: random.int(8), outcome: random.pick(['passed', 'returned']) }) as Omit<Step, 'atMs'>],
+  [4, (random) => ({ do: 'settle', pick: random.below(8), outcome: random.pick(['passed', 'returned']) }) as Omit<Step, 'atMs'>],
 ];
 
 function drawFault(random: Random, fleet: FleetPlan, first: number): Step[] {
   const drawn = random.weighted(DRAWS)(random, fleet, first);
-  const atMs = random.int(STEPS_MS);
+  const atMs = random.below(STEPS_MS);
   return [drawn].flat().map((one, index) => ({ ...one, atMs: atMs + index * APART_MS }) as Step);
 }
 

@@ -111,7 +111,7 @@ export function storeAfterPowerCut(from: string, to: string, random: Random): nu
     const ends = commitsOf(log);
     const sync = synced.get(join(from, `${name}-wal`));
     const safe = sync?.header.equals(log.subarray(0, WAL_HEADER_BYTES)) === true ? ends.filter((end) => end <= sync.bytes).length : 0;
-    const kept = safe + random.int(ends.length - safe + 1);
+    const kept = safe + random.below(ends.length - safe + 1);
     truncateSync(wal, kept === 0 ? 0 : (ends[kept - 1] as number));
     if (name === 'ledger.sqlite') lost = ends.length - kept;
   }
