@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release lint format types clean schema
+.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release mutants lint format types clean schema
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -68,6 +68,9 @@ schema: setup ## writes cloud/db/schema.snapshot.txt anew, after a change of SQL
 
 types: setup
 	@node_modules/.bin/tsc -p .
+
+mutants: setup-test ## faults planted in the product one at a time, each with the tests that must notice it; ONLY="part of a name" for some (half an hour)
+	@node test/mutants/run.ts $(if $(ONLY),--only "$(ONLY)")
 
 lint: setup
 	@node_modules/.bin/biome check .

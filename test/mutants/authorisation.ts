@@ -83,7 +83,7 @@ export const AUTHORISATION: readonly Mutant[] = [
     name: 'an enrolment token is good twice',
     edits: [
       {
-        file: 'cloud/db/migrations/0100_rights_to_gates.sql',
+        file: 'cloud/db/',
         text: 'AND e.used_at IS NULL AND e.expires_at > now() $$;',
         instead: 'AND e.expires_at > now() $$;',
       },
@@ -92,12 +92,7 @@ export const AUTHORISATION: readonly Mutant[] = [
     project: 'real',
     tests: [ROUTES],
   },
-  route(
-    'an enrolment token never ends',
-    'cloud/db/migrations/0100_rights_to_gates.sql',
-    'AND e.used_at IS NULL AND e.expires_at > now() $$;',
-    'AND e.used_at IS NULL $$;',
-  ),
+  route('an enrolment token never ends', 'cloud/db/', 'AND e.used_at IS NULL AND e.expires_at > now() $$;', 'AND e.used_at IS NULL $$;'),
   route(
     'another open token makes a second gate of the name',
     'cloud/devices/enrolment.ts',
@@ -113,7 +108,7 @@ export const AUTHORISATION: readonly Mutant[] = [
         instead: 'SET revoked_at = coalesce(revoked_at, now()) WHERE',
       },
       {
-        file: 'cloud/db/migrations/0001_core.sql',
+        file: 'cloud/db/',
         text: 'WHERE d.token_sha256 = token_hash AND d.revoked_at IS NULL $$;',
         instead: 'WHERE d.token_sha256 = token_hash $$;',
       },
@@ -123,16 +118,11 @@ export const AUTHORISATION: readonly Mutant[] = [
   },
   route(
     "an operator's token never ends",
-    'cloud/db/migrations/0100_rights_to_gates.sql',
+    'cloud/db/',
     'AND o.revoked_at IS NULL AND (o.expires_at IS NULL OR o.expires_at > now()) $$;',
     'AND o.revoked_at IS NULL $$;',
   ),
-  route(
-    "an operator's token is not revoked",
-    'cloud/db/migrations/0100_rights_to_gates.sql',
-    'AND o.revoked_at IS NULL AND (o.expires_at',
-    'AND (o.expires_at',
-  ),
+  route("an operator's token is not revoked", 'cloud/db/', 'AND o.revoked_at IS NULL AND (o.expires_at', 'AND (o.expires_at'),
   route("an operator acts in another's name", 'cloud/http/server.ts', 'if (named !== undefined && named !== operator.actor) throw', "if (named === '') throw"),
   route(
     'a revoked gate is assigned events',
@@ -166,31 +156,17 @@ export const AUTHORISATION: readonly Mutant[] = [
     "'SELECT e.version FROM gate_assignments a JOIN events e ON e.tenant_id = a.tenant_id AND e.event_id = a.event_id WHERE a.gate = $1 AND a.event_id = $2'",
     "'SELECT e.version FROM events e WHERE $1::text IS NOT NULL AND e.event_id = $2'",
   ),
-  mutant(
-    'any row settles any grant',
-    'cloud/db/migrations/0540_reconcile_columns.sql',
-    " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')",
-    ')',
-    'real',
-    ROWS,
-  ),
+  mutant('any row settles any grant', 'cloud/db/', " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')", ')', 'real', ROWS),
   {
     name: 'any row settles any grant, and no table says whose it is',
     edits: [
-      { file: 'cloud/db/migrations/0540_reconcile_columns.sql', text: " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')", instead: ')' },
+      { file: 'cloud/db/', text: " AND gates[i] = split_part(of_gates[i], '/', 1) || '/cloud')", instead: ')' },
       { file: 'contract/authority.ts', text: "settlement: 'cloud',", instead: "settlement: 'own'," },
     ],
     project: 'real',
     tests: [ROWS],
   },
-  mutant(
-    'a gate hears the ledgers of every site',
-    'cloud/mqtt/broker-acl.ts',
-    '`${TOPIC_ROOT}/${site}/+/ledger`,',
-    '`${TOPIC_ROOT}/+/+/ledger`,',
-    'system',
-    ACL,
-  ),
+  mutant('a gate hears the ledgers of every site', 'contract/topics.ts', '`${TOPIC_ROOT}/${site}/+/ledger`,', '`${TOPIC_ROOT}/+/+/ledger`,', 'system', ACL),
   mutant(
     'a gate answers for its whole site',
     'cloud/mqtt/broker-acl.ts',
