@@ -1,12 +1,12 @@
-# Stile. `make demo` shows it, `make test` proves it; `make` alone says what else there is.
+# Stile. `make demo` shows it, `make test` proves it; `make` alone lists the other targets.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release mutants lint format types clean schema
+.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release mutants lint format types hooks clean schema
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 setup: ## what is missing: the pinned runtime and the libraries, into this checkout
 	@deploy/setup
@@ -23,7 +23,7 @@ test: setup-test ## every test, real broker and real Postgres included
 check: setup ## types, lint, unit tests: under a minute
 	@node test/run.ts check
 
-bundle-cloud: setup ## the same for the cloud's server: dist/cloud-<arch>
+bundle-cloud: setup ## what the cloud's server runs: dist/cloud-<arch>
 	@node deploy/bundle.ts cloud $(ARCH)
 
 bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for a Pi
@@ -66,16 +66,19 @@ bench-peers: setup-test bundle ## the same beside a Node-RED flow, a Python scri
 schema: setup ## writes cloud/db/schema.snapshot.txt anew, after a change of SQL
 	@node cloud/db/testing/write-snapshot.ts
 
-types: setup
+hooks: ## types and lint before each commit in this checkout; `git config --unset core.hooksPath` ends it
+	@git config core.hooksPath .githooks
+
+types: setup ## the compiler's types
 	@node_modules/.bin/tsc -p .
 
 mutants: setup-test ## faults planted in the product one at a time, each with the tests that must notice it; ONLY="part of a name" for some (half an hour)
 	@node test/mutants/run.ts $(if $(ONLY),--only "$(ONLY)")
 
-lint: setup
+lint: setup ## form and rules of the code
 	@node_modules/.bin/biome check .
 
-format: setup
+format: setup ## the same, corrected where that can be done
 	@node_modules/.bin/biome check --write .
 
 clean: ## removes what was fetched and built

@@ -46,7 +46,12 @@ function documents(): Record<string, string> {
       .filter((name) => name.endsWith('.md'))
       .map((name) => join(folder, name));
   const code = (text: string) => [...text.matchAll(/```[a-z]*\n([\s\S]*?)```|(`[^`\n]+`)/g)].map((match) => match[1] ?? match[2] ?? '').join('\n');
-  return Object.fromEntries(['README.md', ...markdown('docs'), ...markdown('bench')].map((file) => [file, code(readFileSync(join(root, file), 'utf8'))]));
+  return Object.fromEntries(
+    ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...markdown('docs'), ...markdown('bench')].map((file) => [
+      file,
+      code(readFileSync(join(root, file), 'utf8')),
+    ]),
+  );
 }
 
 test('every target has a recipe, and everything that the documents tell people to make is there', () => {
