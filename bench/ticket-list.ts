@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import type { ManifestTicket, WantedManifest } from '../contract/manifest.ts';
 import { createSigner, PLAIN_TICKET, type Signer } from '../daemon/decider/testing/store.ts';
-import { buildManifestFile } from '../daemon/store/build-manifest.ts';
+import { buildManifestFile } from '../manifest-format/testing/build.ts';
 
 export const EVENT = 'bench';
 /** The list is good for so long from now, ms. */

@@ -4,6 +4,7 @@
  */
 import type { AddressInfo } from 'node:net';
 import { TOPIC_ROOT } from '../contract/topics.ts';
+import { stileVersion } from '../runtime/build-info.ts';
 import { createVerify } from '../signing/verify.ts';
 import type { CloudConfig } from './config.ts';
 import { registerConsole } from './console/routes.ts';
@@ -37,7 +38,6 @@ import { registerScanRoutes } from './scan/routes.ts';
 import { createHousekeeping } from './tickets/housekeeping.ts';
 import { registerNotificationRoutes } from './tickets/notification-routes.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
-import { ownVersion } from './version.ts';
 
 /** How long readiness waits for the database. */
 const READINESS_TIMEOUT_MS = 2_000;
@@ -199,7 +199,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   const app = await createHttp({
     log: parts.log,
     metrics: parts.metrics,
-    version: ownVersion(),
+    version: stileVersion().version,
     identify: createIdentify(database),
     readiness: parts.readiness,
     deviceNameHeader: config.http.deviceNameHeader,

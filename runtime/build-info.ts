@@ -15,6 +15,12 @@ declare const STILE_BUILD: Version | undefined;
 /** Is this the bundle, which has the decider's worker beside its parts, as stile-decider.mjs? */
 export const isBundle = (): boolean => typeof STILE_BUILD !== 'undefined';
 
+/** Returns a line for `--version`: the program, its version, and the commit that a bundle was built from. */
+export const versionText = (program: string): string => {
+  const { version, commit } = stileVersion();
+  return `${program} ${version} (${isBundle() ? commit : 'a checkout'})`;
+};
+
 /** Exactly which program runs; null in a checkout, whose code may change while its version does not. */
 export function releaseName(): string | null {
   if (typeof STILE_BUILD === 'undefined') return null;

@@ -1,26 +1,10 @@
 /**
- * Whom this gate believes: Ed25519 signatures over payloads and codes, with keys pinned at enrolment or carried by a manifest
- * that a pinned key has signed.
- *
- * node:crypto accepts public keys of small order, under which any message verifies: they are rejected when a key is read.
+ * Checks whom a gate believes: Ed25519 signatures over payloads, by keys pinned at enrolment or carried by a manifest that a pinned
+ * key has signed. Keys of small order, under which any message verifies, are rejected when they are read.
  */
-import { createPublicKey, type KeyObject, verify } from 'node:crypto';
 import { signedText } from '../contract/hash-chain.ts';
 import type { PublicKey } from '../contract/manifest.ts';
-import { readPublicKey } from '../rules/keys.ts';
-
-/** Keys read once and kept; the oldest goes when there are more. */
-const MAX_CACHED_KEYS = 256;
-
-/** Throws an Error that says what is wrong with the key. */
-function keyObject(spki: string): KeyObject {
-  const read = readPublicKey(spki);
-  if (!read.ok)
-    throw new Error(
-      read.why === 'small_order' ? 'a public key of small order, under which any message verifies' : 'not an Ed25519 public key in DER SubjectPublicKeyInfo',
-    );
-  return createPublicKey({ key: Buffer.from(spki, 'base64'), format: 'der', type: 'spki' });
-}
+import { createVerify, publicKeyOf } from './verify.ts';
 
 export type PayloadVerdict = 'ok' | 'signature' | 'unknown_key';
 
@@ -33,36 +17,14 @@ export interface Keyring {
 
 /** Throws where a pinned key cannot be used: a mistake in the gate's own files must be seen at start. */
 export function createKeyring(pinned: readonly PublicKey[]): Keyring {
-  const cache = new Map<string, KeyObject | null>();
   for (const key of pinned) {
     try {
-      cache.set(key.spki, keyObject(key.spki));
+      publicKeyOf(key.spki);
     } catch (error) {
       throw new Error(`pinned key ${key.key_id}: ${(error as Error).message}`);
     }
   }
-  const keyOf = (spki: string): KeyObject | null => {
-    const known = cache.get(spki);
-    if (known !== undefined) return known;
-    let key: KeyObject | null = null;
-    try {
-      key = keyObject(spki);
-    } catch {
-      /* kept as null: no signature of this key is ever right */
-    }
-    if (cache.size >= MAX_CACHED_KEYS) cache.delete(cache.keys().next().value as string);
-    cache.set(spki, key);
-    return key;
-  };
-  const verifyBytes = (spki: string, bytes: Uint8Array, signature: Uint8Array): boolean => {
-    const key = keyOf(spki);
-    if (key === null) return false;
-    try {
-      return verify(null, bytes, key, signature);
-    } catch {
-      return false;
-    }
-  };
+  const verifyBytes = createVerify();
   return {
     verifyBytes,
     verifyPayload(payload, carried, nowMs) {

@@ -16,7 +16,7 @@ import { createDeciderClient } from '../daemon/decider/client.ts';
 import { ticketRefOf } from '../daemon/decider/resolve-ticket.ts';
 import { PLAIN_TICKET } from '../daemon/decider/testing/store.ts';
 import { openPtyPair } from '../daemon/sim/pty-pair.ts';
-import { buildManifestFile } from '../daemon/store/build-manifest.ts';
+import { buildManifestFile } from '../manifest-format/testing/build.ts';
 
 export const CHECKOUT_LAUNCHER = new URL('../daemon/stile-gate', import.meta.url).pathname;
 export const GATE = 'arena/north-03';

@@ -1,8 +1,8 @@
 /** The command line `stile-cloud`: names, options and help. What commands do stands beside. The only file of the cloud that imports commander. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { shownText } from '../../contract/text.ts';
+import { versionText } from '../../runtime/build-info.ts';
 import { SETTINGS } from '../config.ts';
-import { versionWords } from '../version.ts';
 import { CliError, EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './context.ts';
 
 // Loaded when a command needs them: most commands are done sooner than the whole service is loaded.
@@ -58,7 +58,7 @@ function createProgram(terminal: Terminal): Command {
   const program = new Command('stile-cloud')
     .description('The cloud side of Stile: tickets, gates and the one account of what happened at them.')
     .exitOverride()
-    .version(versionWords(), '-V, --version', 'says which Stile this is')
+    .version(versionText('stile-cloud'), '-V, --version', 'says which Stile this is')
     .configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
     .showHelpAfterError('(--help says more)')
     .addHelpText('after', EXAMPLES);

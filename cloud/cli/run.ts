@@ -7,8 +7,8 @@ import { AuthorityError } from '../devices/certificates.ts';
 import { createLog } from '../log.ts';
 import { type CloudParts, NotMigratedError, startCloud } from '../main.ts';
 import { SigningKeyError } from '../manifest/signing-key.ts';
-import { createServiceNotifier } from '../systemd.ts';
 import { CliError, configOf, EXIT, type Terminal } from './context.ts';
+import { createServiceNotifier } from './service-notifier.ts';
 
 /** A stop that takes longer is cut short, in milliseconds. */
 const STOP_TIMEOUT_MS = 20_000;

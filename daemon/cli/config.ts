@@ -4,7 +4,7 @@ import { formatMistake } from '../config/fields.ts';
 import { effectiveSettings, formatMistakes, loadConfig } from '../config/load.ts';
 import { requireConfig } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 
 export function checkConfig(options: CommonOptions & { readonly skipFiles?: boolean }): void {
   const loaded = loadConfig(options.config, process.env, { skipFiles: options.skipFiles === true || process.env.STILE_SKIP_FILES === '1' });

@@ -10,7 +10,7 @@ import { withGate } from './context.ts';
 import { CliError } from './exit-codes.ts';
 import { age, plural } from './format.ts';
 import { allRows, verifyChain } from './ledger.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 import { backlogWords } from './status.ts';
 
 /** The newest rows, of which the chain is checked here; `ledger verify` checks all. */

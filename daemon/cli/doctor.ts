@@ -18,7 +18,7 @@ import { socketCheck } from './doctor-socket.ts';
 import { ledgerChecks } from './doctor-store.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { age, ageOf, columns } from './format.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 
 /** A certificate that ends within so long wants to be renewed. */
 const RENEW_MS = 30 * 86_400_000;

@@ -17,7 +17,7 @@ import { parseYaml } from '../config/sources.ts';
 import { groupId } from '../platform/groups.ts';
 import { causeOf, networkHint } from './doctor-network.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 
 /** Where a card's first start finds what the office prepared. */
 export const BOOT_FILES = ['/boot/firmware/stile-enroll.yaml', '/boot/stile-enroll.yaml'];

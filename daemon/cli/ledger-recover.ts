@@ -12,7 +12,7 @@ import { requireConfig } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { columns, plural } from './format.ts';
 import { writeMessages } from './ledger.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 
 interface OfflineLedgerOptions extends CommonOptions {
   readonly gate?: string;

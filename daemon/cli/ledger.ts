@@ -9,7 +9,7 @@ import type { GateStatus, LedgerRow } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { clockTime, columns, plural } from './format.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 
 /** Rows asked for at once: the gate's bound. */
 const PAGE_ROWS = 500;

@@ -3,18 +3,13 @@
  * looks at files. The only file of the daemon that imports commander. Subcommands are loaded when they are used, so that
  * `run` starts fast.
  */
+
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { stileVersion } from '../../runtime/build-info.ts';
 import { DEFAULT_CONFIG_FILE } from '../config/load.ts';
 import { CliError, EXIT, printFailure } from './exit-codes.ts';
-
-/** Options of every command that reads the configuration. */
-export interface CommonOptions {
-  readonly config: string;
-  readonly socket?: string;
-  readonly json?: boolean;
-}
+import type { CommonOptions } from './options.ts';
 
 const wholeNumber = (min: number, max: number) => (value: string) => {
   const number = Number(value);

@@ -3,7 +3,7 @@ import { userInfo } from 'node:os';
 import { ActorId } from '../../contract/ids.ts';
 import { withGate } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 
 interface PersonOptions extends CommonOptions {
   readonly reason: string;

@@ -9,7 +9,7 @@ import type { GateStatus, ReaderTapItem } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { plural } from './format.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 import { bindingRules, readerLink, type UsbPort, usbPorts } from './usb-ports.ts';
 
 export const RULES_FILE = '/etc/udev/rules.d/61-stile-readers.rules';

@@ -9,7 +9,7 @@ import type { SelftestNews, SelftestStep } from '../gate/selftest.ts';
 import { withGate } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { columns } from './format.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 import { actorOf } from './override.ts';
 import { checkReport, type Signed, signReport } from './signed-report.ts';
 

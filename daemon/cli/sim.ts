@@ -10,7 +10,7 @@ import { openPtyPair, type PtyPair } from '../sim/pty-pair.ts';
 import { requireConfig, withGate } from './context.ts';
 import { CliError, EXIT } from './exit-codes.ts';
 import { healthPicture, lanePicture } from './lane-view.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 import { createLastLines } from './recent-lines.ts';
 import { connectTurnstile, type Turnstile } from './sim-client.ts';
 import { hasTerminal, openScreen, paint } from './terminal.ts';

@@ -3,7 +3,7 @@ import type { GateStatus, ManifestStatus } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { print } from './exit-codes.ts';
 import { age, ageOf, clockTime, columns, plural } from './format.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 
 export async function status(options: CommonOptions): Promise<void> {
   const found = await withGate(options, (gate) => gate.call<GateStatus>('status'));

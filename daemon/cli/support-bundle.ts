@@ -18,7 +18,7 @@ import { examinationWords, examine } from './doctor.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
 import { allRows, verifyChain } from './ledger.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 import { usbPorts } from './usb-ports.ts';
 
 /** Of the log, the last lines. */

@@ -4,7 +4,7 @@ import type { GateStatus, WatchItem } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError } from './exit-codes.ts';
 import { healthPicture, lanePicture, lineWords, summary } from './lane-view.ts';
-import type { CommonOptions } from './main.ts';
+import type { CommonOptions } from './options.ts';
 import { createLastLines, type LastLines } from './recent-lines.ts';
 import { hasTerminal, openScreen, paint } from './terminal.ts';
 

@@ -6,7 +6,8 @@ import type { Direction, RowPosition } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
 import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
-import type { Lamps, Signal } from '../lane/signals.ts';
+import type { Lamps } from '../lane/signals.ts';
+import type { Signal } from '../lane/types.ts';
 import type { DeciderStatus, GrantConflict } from '../ports.ts';
 import type { Timers } from '../timers.ts';
 

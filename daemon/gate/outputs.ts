@@ -1,7 +1,8 @@
 /** The lane's outputs, driven: releases at once, lamps and buzzer by their patterns. A failed write is tried again. */
 import type { Direction } from '../../contract/ids.ts';
 import type { LampSet } from '../lane/config.ts';
-import { type Lamps, picture, type Shown, type Signal } from '../lane/signals.ts';
+import { type Lamps, picture, type Shown } from '../lane/signals.ts';
+import type { Signal } from '../lane/types.ts';
 import type { Board, Clock, OutputName } from '../ports.ts';
 import type { Timers } from '../timers.ts';
 

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { PATTERNS, picture, SIGNALS, type Signal, trackAt } from './signals.ts';
+import { PATTERNS, picture, trackAt } from './signals.ts';
+import { SIGNALS, type Signal } from './types.ts';
 
 /** What is on during the first `forMs`, looked at every 10 ms: the lengths of on and off, in turn, beginning with on. */
 function runs(signal: Signal, output: 'green' | 'red' | 'amber' | 'buzzer', forMs: number): readonly number[] {

@@ -4,27 +4,7 @@
  */
 import type { Direction } from '../../contract/ids.ts';
 import type { LampSet } from './config.ts';
-import type { LaneOutput } from './types.ts';
-
-/** What a direction says, the most urgent first: on a lane with one set of lamps, the earlier one shows. */
-export const SIGNALS = [
-  'emergency',
-  'alarm',
-  'granted_attention',
-  'granted',
-  'refused',
-  'busy',
-  'working',
-  'free',
-  'booting',
-  'disk',
-  'no_reader',
-  'no_manifest',
-  'ready',
-  'closed',
-  'exit_open',
-] as const;
-export type Signal = (typeof SIGNALS)[number];
+import { type LaneOutput, SIGNALS, type Signal } from './types.ts';
 
 export type Colour = 'green' | 'red' | 'amber';
 

@@ -2,8 +2,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import type { Exit, LaneConfig } from './config.ts';
 import { NO_ONE } from './debounce.ts';
-import type { Signal } from './signals.ts';
-import type { At, DirectionState, DirectionTimer, LaneEffect, LaneNote, LaneState, Notice, TimerName } from './types.ts';
+import type { At, DirectionState, DirectionTimer, LaneEffect, LaneNote, LaneState, Notice, Signal, TimerName } from './types.ts';
 import { BOTH } from './types.ts';
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] };

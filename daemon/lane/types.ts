@@ -9,7 +9,26 @@ import type { Mode, PassageOutcome } from '../../contract/ledger.ts';
 import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
 import type { BeamState, LineState } from './debounce.ts';
-import type { Signal } from './signals.ts';
+
+/** What a direction says, the most urgent first: on a lane with one set of lamps, the earlier one shows. */
+export const SIGNALS = [
+  'emergency',
+  'alarm',
+  'granted_attention',
+  'granted',
+  'refused',
+  'busy',
+  'working',
+  'free',
+  'booting',
+  'disk',
+  'no_reader',
+  'no_manifest',
+  'ready',
+  'closed',
+  'exit_open',
+] as const;
+export type Signal = (typeof SIGNALS)[number];
 
 /** Inputs of a lane. Logical levels: true = passage under way, pressed, alarm. */
 export type LaneLine = 'passage_in' | 'passage_out' | 'beam_a' | 'beam_b' | 'button' | 'fire' | 'tamper';

@@ -11,8 +11,8 @@ import { signedText } from '../../contract/hash-chain.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
 import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
 import { PLAIN_TICKET } from '../../daemon/decider/testing/store.ts';
-import { buildManifestFile } from '../../daemon/store/build-manifest.ts';
 import type { Stamp } from '../../daemon/store/ledger.ts';
+import { buildManifestFile } from '../../manifest-format/testing/build.ts';
 import type { Random } from '../../testkit/prng.ts';
 import { type KeyPair, keyPairOf, pretixPayload, pretixText, signed, spkiOf, stileBytes, stileText } from './encoder.ts';
 

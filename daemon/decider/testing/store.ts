@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { signedText } from '../../../contract/hash-chain.ts';
 import type { LedgerVector } from '../../../contract/ids.ts';
 import type { ManifestTicket, PublicKey, TicketChange, UsageEntry, WantedManifest } from '../../../contract/manifest.ts';
+import { buildManifestFile } from '../../../manifest-format/testing/build.ts';
 import type { PeerMessage, Presentation } from '../../ports.ts';
-import { buildManifestFile } from '../../store/build-manifest.ts';
 import type { Stamp } from '../../store/ledger.ts';
 import { ticketRefOf } from '../resolve-ticket.ts';
 
