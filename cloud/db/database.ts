@@ -127,7 +127,7 @@ export function sqlState(error: unknown): string | null {
 /** character_not_in_repertoire, of a text; untranslatable_character, of jsonb. */
 const [UNSTORABLE_TEXT, UNSTORABLE_JSON] = ['22021', '22P05'];
 
-/** What the database refused for a reason that people should read (migration 0200: `refuse`); null for every other error. */
+/** What the database refused for a reason that people should read (`refuse` in SQL); null for every other error. */
 export function businessErrorOf(error: unknown): { readonly status: number; readonly code: string; readonly message: string } | null {
   const state = sqlState(error);
   // The doors look for such texts and name the field; this is for a door that forgot.

@@ -207,7 +207,7 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
     [eventId, ticketId],
   );
   const { rows } = await client.query<HistoryRow>(
-    // A ticket's grants are found by its admissions (migration 0540), its other rows by themselves.
+    // A ticket's grants are found by its admissions, its other rows by themselves.
     `SELECT r.kind, r.gate, r.entry, r.at, r.verdict, r.cause, r.outcome, r.conflict FROM (
        SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, ${shownAt('a.at', 'g.received_at')} AS at, a.verdict, a.cause, a.outcome, k.cause AS conflict FROM admissions a
        LEFT JOIN conflicts k ON k.tenant_id = a.tenant_id AND k.loser_gate = a.gate AND k.loser_epoch = a.epoch AND k.loser_seq = a.seq

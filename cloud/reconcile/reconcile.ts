@@ -1,6 +1,6 @@
 /**
  * Rows into the account: from the wire's JSON to reconcile_columns, and the check of their hash chain.
- * What counts is decided in SQL (migration 0540); this file reads and hands over.
+ * What counts is decided in SQL (`reconcile_columns`); this file reads and hands over.
  */
 import { hash } from 'node:crypto';
 import { maySay } from '../../contract/authority.ts';

@@ -1,5 +1,5 @@
 /**
- * Rows as columns for reconcile_columns (migration 0540): one PostgreSQL array a field, in binary, so that neither side writes or
+ * Rows as columns for reconcile_columns: one PostgreSQL array a field, in binary, so that neither side writes or
  * reads JSON for a batch. What counts is decided in SQL; only what the schemas have checked reaches a typed field here.
  */
 import { entryText } from '../../contract/hash-chain.ts';

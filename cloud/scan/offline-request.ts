@@ -14,7 +14,7 @@ export const SCANNER_CLOCK_BOUND_MS = 5_000;
 /** A scan from farther in the future than this (ms), or from before that day, tells of a clock that is not set: it counts as of its arrival, and is flagged. */
 const MAX_AHEAD_MS = 24 * 3_600_000;
 const FIRST_DAY_MS = Date.UTC(2020, 0);
-/** Between that day and so long ago (ms) a scan may have been counted before its key was forgotten (scan_keys_kept_for, migration 0512): it is not taken again. */
+/** Between that day and so long ago (ms) a scan may have been counted before its key was forgotten (scan_keys_kept_for): it is not taken again. */
 const MAX_AGE_MS = 366 * 24 * 3_600_000;
 /** Of those: the clock that all of them share, and how sure their time is, in ms either way (nothing is ordered by it). */
 const UNCLOCKED = { bootId: 'unclocked', boundMs: 2_147_483_647 } as const;

@@ -1,4 +1,4 @@
-/** Scans that came over HTTP and are no rows of the account (yet): known by their keys, waiting for their tickets, or in quarantine (migration 0571). */
+/** Scans that came over HTTP and are no rows of the account (yet): known by their keys, waiting for their tickets, or in quarantine. */
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { cutText } from '../../contract/text.ts';
 import type { DatabaseClient } from '../db/database.ts';

@@ -1,4 +1,4 @@
-/** Removes what is kept for a time only (migration 0512), tenant after tenant, now and then. Any number of these may run side by side. */
+/** Removes what is kept for a time only, tenant after tenant, now and then. Any number of these may run side by side. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';

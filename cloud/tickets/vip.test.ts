@@ -151,7 +151,7 @@ test('what gates let in is in the same log and the same counts; what is given ba
     { gate: south.gate, seq: later.seq, scan_type: 'reentry', had_before: true },
   ]);
   expect(await reservationOf(venue, reservation)).toEqual({ status: 'checked_in', checked_in_guests: 2 });
-  // At the decider, the guest who is in already comes again.
+  // At a counter, the guest who is in already comes again.
   expect(await vipScan(venue, tokens[0] as string)).toMatchObject({
     allowed: true,
     scan_type: 'reentry',
@@ -339,7 +339,7 @@ test('desk, gates, links and cancellations at once: no deadlock, and everything 
     const rows = ledger.rows();
     for (let at = 0; at < rows.length; at += 15) await wide.withTenant(venue.tenantId, (client) => reconcile(client, rows.slice(at, at + 15)));
   };
-  const decider = async () => {
+  const counter = async () => {
     for (let n = 0; n < 16; n++) await vipScan(venue, parties[n % 4]?.tokens[Math.floor(n / 4)] ?? '');
   };
   const office = async () => {
@@ -352,7 +352,7 @@ test('desk, gates, links and cancellations at once: no deadlock, and everything 
       ]);
     await rowsOf(venue, "SELECT set_vip_reservation_status($1, 'cancelled')", [parties[0]?.reservation]);
   };
-  await Promise.all([ingest(north), ingest(south), decider(), decider(), office()]);
+  await Promise.all([ingest(north), ingest(south), counter(), counter(), office()]);
   expect(
     await rowsOf(
       venue,

@@ -59,6 +59,23 @@ test('every file that ARCHITECTURE.md, TESTING.md and CONTRIBUTING.md name exist
   expect(missing).toEqual([]);
 });
 
+/** Returns the numbers of migrations that a text names. */
+const migrationsNamed = (text: string): string[] =>
+  [...text.matchAll(/[Mm]igrations? (\d{4})(?: (?:and|to) (\d{4}))?/g)].flatMap((match) => [match[1] as string, ...(match[2] === undefined ? [] : [match[2]])]);
+
+test('every migration that a text names exists', () => {
+  const numbers = new Set(files.flatMap((path) => /^cloud\/db\/migrations\/(\d{4})_/.exec(path)?.[1] ?? []));
+  const missing = files
+    .filter((path) => (CODE.test(path) || path.endsWith('.md')) && existsSync(join(root, path)) && path !== 'test/tidy/links.test.ts')
+    .flatMap((path) =>
+      migrationsNamed(readFileSync(join(root, path), 'utf8'))
+        .filter((number) => !numbers.has(number))
+        .map((number) => `${path}: migration ${number}`),
+    );
+  expect(missing).toEqual([]);
+  expect(migrationsNamed('as it is since migration 0540; migrations 0201 and 0202')).toEqual(['0540', '0201', '0202']);
+});
+
 test('the index of decisions lists every decision', () => {
   const index = readFileSync(join(root, 'docs/decisions/README.md'), 'utf8');
   const missing = files

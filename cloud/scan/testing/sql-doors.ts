@@ -1,5 +1,5 @@
 /**
- * Typed callers of the scan doors (migrations 0201 and 0202): scans that come to the cloud itself. What they decide is decided in SQL, by the
+ * Typed callers of the scan functions in SQL: scans that come to the cloud itself. What they decide is decided in SQL, by the
  * one account; each is one call in the caller's transaction. They refuse with errors that `refusalOf` reads (NO_SUCH_TICKET, NO_SUCH_DEVICE …).
  */
 import type { Reason } from '../../../contract/reasons.ts';
