@@ -9,10 +9,10 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { stileVersion } from '../runtime/build-info.ts';
 import { createSdNotify, type SdNotify } from '../runtime/sd-notify.ts';
+import { withTimeout } from '../runtime/timeout.ts';
 import { createBoard } from './board/create-board.ts';
 import { type LaneBoard, writeReleaseFile } from './board/failsafe-file.ts';
-import type { GateClock } from './clock/clock.ts';
-import { gateClock } from './clock/gate-clock.ts';
+import { createGateClock, type GateClock } from './clock/clock.ts';
 import { createClockWatch } from './clock/jump-detector.ts';
 import type { Config } from './config/load.ts';
 import { createHandlers } from './control/handlers.ts';
@@ -20,7 +20,7 @@ import { createControl } from './control/server.ts';
 import type { EarlyWorker } from './decider/early-start.ts';
 import { createGate, type Gate } from './gate/gate.ts';
 import { composeLink } from './link/compose.ts';
-import { createLog, type Log } from './log/log.ts';
+import { createLog, type ProcessLog } from './log/log.ts';
 import type { Board, Decider, Uplink } from './ports.ts';
 import { createSerialReader } from './reader/serial-reader.ts';
 import { createHealthReports } from './telemetry/health-schedule.ts';
@@ -46,7 +46,7 @@ const PANIC_BOUND_MS = 500;
 
 export interface RunningGate {
   readonly gate: Gate;
-  readonly log: Log;
+  readonly log: ProcessLog;
   /** Nobody new; who is under way is waited for; everything is given back, in reverse. At most STOP_BOUND_MS. Answers whether all was given back. */
   stop(reason: string): Promise<boolean>;
   /** The defined state at once, without waiting for anybody: for errors that nobody expected. The process must end then. */
@@ -71,7 +71,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
   const releases: Release[] = [];
   const stop = createStop(releases, log);
   try {
-    const clock = started.clock ?? gateClock(config);
+    const clock = started.clock ?? createGateClock(config.certificate);
     log.info('the gate starts', { version: version.version, commit: version.commit, boot_id: clock.bootId, config_sha256: config.sha256 });
     const restart = Promise.withResolvers<void>();
     const ready = Promise.withResolvers<number>();
@@ -174,7 +174,7 @@ function openEarly(decider: Decider): Decider {
 }
 
 /** The board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */
-function withReleaseFile(config: Config, clock: GateClock, log: Log): LaneBoard & { follow(gate: Gate): void } {
+function withReleaseFile(config: Config, clock: GateClock, log: ProcessLog): LaneBoard & { follow(gate: Gate): void } {
   const path = join(dirname(config.control.socket), RELEASE_FILE_NAME);
   // Before the decider is open the latch is read from the disk itself: it must hold from the first moment.
   const board = createBoard(config.board, clock, {
@@ -207,7 +207,7 @@ function startReports(parts: {
   readonly uplink: Uplink;
   readonly decider: Decider;
   readonly clock: GateClock;
-  readonly log: Log;
+  readonly log: ProcessLog;
   readonly telemetry: Telemetry;
   readonly notify: SdNotify;
 }): () => void {
@@ -248,11 +248,11 @@ function startReports(parts: {
 }
 
 /** Runs the releases once, in reverse; whoever calls again waits for the same end. */
-function createStop(releases: readonly Release[], log: Log): (reason: string) => Promise<boolean> {
+function createStop(releases: readonly Release[], log: ProcessLog): (reason: string) => Promise<boolean> {
   let ending: Promise<boolean> | null = null;
   const run = async (reason: string): Promise<boolean> => {
     log.info('the gate stops', { reason });
-    const giveBack = async () => {
+    const releaseAll = async () => {
       for (const { what, run: release } of releases.toReversed()) {
         try {
           await release();
@@ -262,7 +262,7 @@ function createStop(releases: readonly Release[], log: Log): (reason: string) =>
       }
       return true;
     };
-    const whole = await Promise.race([giveBack(), new Promise<boolean>((resolve) => setTimeout(() => resolve(false), STOP_BOUND_MS).unref())]);
+    const whole = await withTimeout(releaseAll(), STOP_BOUND_MS, false);
     log.info(whole ? 'the gate has stopped' : 'the gate stops without having given everything back', { reason });
     log.flush();
     return whole;
@@ -271,10 +271,14 @@ function createStop(releases: readonly Release[], log: Log): (reason: string) =>
 }
 
 /** The store and the cloud are left as they are: only the lane's state matters now. */
-async function panic(error: unknown, gate: Gate, board: Board, log: Log): Promise<void> {
+async function panic(error: unknown, gate: Gate, board: Board, log: ProcessLog): Promise<void> {
   log.error('an error that nobody expected: the lane goes into its defined state, and the process ends', { error });
   const { latched, asserted } = gate.state().fire;
   // The process ends with the error that began this; the stop step sets the outputs again.
-  await Promise.race([board.close({ releaseOpen: latched || asserted }).catch(() => undefined), new Promise((resolve) => setTimeout(resolve, PANIC_BOUND_MS))]);
+  await withTimeout(
+    board.close({ releaseOpen: latched || asserted }).catch(() => undefined),
+    PANIC_BOUND_MS,
+    undefined,
+  );
   log.flush();
 }

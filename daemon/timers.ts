@@ -1,10 +1,10 @@
-/** Waiting, behind an interface, so that a simulated time can stand in for it. */
+/** Runs work later. Tests and the simulation pass a simulated time. */
 export interface Timers {
-  /** Runs `run` once, not before `delayMs` (0 and less: as soon as the loop turns). */
+  /** Calls `run` once, after `delayMs` at the earliest (0 or less: on the next turn of the loop). */
   after(delayMs: number, run: () => void): { cancel(): void };
 }
 
-/** The runtime's own timers. */
+/** Returns timers of the runtime. */
 export function systemTimers(): Timers {
   return {
     after(delayMs, run) {
@@ -12,12 +12,4 @@ export function systemTimers(): Timers {
       return { cancel: () => clearTimeout(handle) };
     },
   };
-}
-
-/** What the loop logs by. Never a code, never a secret. */
-export interface GateLog {
-  debug(message: string, fields?: Readonly<Record<string, unknown>>): void;
-  info(message: string, fields?: Readonly<Record<string, unknown>>): void;
-  warn(message: string, fields?: Readonly<Record<string, unknown>>): void;
-  error(message: string, fields?: Readonly<Record<string, unknown>>): void;
 }

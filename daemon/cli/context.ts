@@ -1,11 +1,11 @@
-/** How commands come by the configuration and the running gate. */
+/** Gives commands the configuration and the running gate. */
 
 import { formatMistake } from '../config/fields.ts';
 import { type Config, DEFAULT_CONFIG_FILE, formatMistakes, loadConfig } from '../config/load.ts';
 import { connectGate, type GateClient } from '../control/client.ts';
-import { CliError, EXIT } from './exit-codes.ts';
+import { CliError, cliErrorOf, EXIT } from './exit-codes.ts';
 
-/** The configuration, or CliError 78 with every mistake. Warnings go to stderr. `skipFiles`: the files that it names are not looked at. */
+/** Returns the configuration; throws CliError 78 with every error in it. Prints warnings to stderr. `skipFiles`: does not read the files that it names. */
 export function requireConfig(file: string, options: { readonly skipFiles?: boolean } = {}): Config {
   const loaded = loadConfig(file, process.env, options);
   for (const warning of loaded.warnings) process.stderr.write(`warning: ${formatMistake(warning)}\n`);
@@ -15,7 +15,7 @@ export function requireConfig(file: string, options: { readonly skipFiles?: bool
 
 const DEFAULT_SOCKET = '/run/stile/gate.sock';
 
-/** The socket that was named, else the configured one. A file with other mistakes in it does not hinder talking to a gate that runs. */
+/** Returns the socket given by --socket, else the configured one. Errors elsewhere in the default file do not prevent a call to a running gate. */
 export function socketOf(options: { readonly config: string; readonly socket?: string }): string {
   if (options.socket !== undefined) return options.socket;
   const loaded = loadConfig(options.config, process.env);
@@ -24,11 +24,23 @@ export function socketOf(options: { readonly config: string; readonly socket?: s
   throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(loaded.mistakes).trimEnd()}`, "or name the gate's socket with --socket");
 }
 
-/** Connects, does the work, closes. */
+/** Connects. Throws CliError when no gate answers. */
+export async function connect(options: { readonly config: string; readonly socket?: string }): Promise<GateClient> {
+  const socket = socketOf(options);
+  try {
+    return await connectGate(socket);
+  } catch (error) {
+    throw cliErrorOf(error);
+  }
+}
+
+/** Connects, does the work, closes. Throws CliError when the gate does not answer or refuses. */
 export async function withGate<T>(options: { readonly config: string; readonly socket?: string }, work: (gate: GateClient) => Promise<T>): Promise<T> {
-  const gate = await connectGate(socketOf(options));
+  const gate = await connect(options);
   try {
     return await work(gate);
+  } catch (error) {
+    throw cliErrorOf(error);
   } finally {
     gate.close();
   }

@@ -8,10 +8,9 @@ import { readFileSync } from 'node:fs';
 import { createClock } from '../clock/clock.ts';
 import { formatMistake } from '../config/fields.ts';
 import { type Config, loadConfig } from '../config/load.ts';
-import { connectGate } from '../control/client.ts';
 import type { GateStatus } from '../control/protocol.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
-import { socketOf } from './context.ts';
+import { withGate } from './context.ts';
 import { boardChecks, diskCheck, readerChecks, storageCheck } from './doctor-machine.ts';
 import { brokerCheck, cloudChecks, networkHint, SET_CLOCK } from './doctor-network.ts';
 import { socketCheck } from './doctor-socket.ts';
@@ -63,13 +62,8 @@ interface Asked {
 
 async function askGate(options: CommonOptions): Promise<Asked> {
   try {
-    const gate = await connectGate(socketOf(options));
-    try {
-      const running = await gate.call<GateStatus>('status');
-      return { running, occupied: true, check: ok('gate', `runs for ${age(running.uptime_s)}, version ${running.version}`) };
-    } finally {
-      gate.close();
-    }
+    const running = await withGate(options, (gate) => gate.call<GateStatus>('status'));
+    return { running, occupied: true, check: ok('gate', `runs for ${age(running.uptime_s)}, version ${running.version}`) };
   } catch (error) {
     if (!(error instanceof CliError)) throw error;
     const occupied = error.exitCode !== EXIT.unreachable && error.exitCode !== EXIT.badConfig;

@@ -1,10 +1,11 @@
-/** How a command ends. */
+/** Ends a command: exit codes, the error that carries one, and output for people or programs. */
 import { shownText } from '../../contract/text.ts';
+import { ControlClientError, type ControlClientFault } from '../control/client.ts';
 
-/** Documented in CONTRACT.md; scripts rely on them. */
+/** Exit codes, as CONTRACT.md documents them for scripts. */
 export const EXIT = { done: 0, failed: 1, usage: 2, unreachable: 69, tryAgain: 75, badConfig: 78 } as const;
 
-/** Thrown by a command: its message and hint are printed, and the process ends with its code. */
+/** Ends a command: the process prints message and hint and exits with the code. */
 export class CliError extends Error {
   readonly exitCode: number;
   readonly hint: string;
@@ -16,7 +17,19 @@ export class CliError extends Error {
   }
 }
 
-/** Says on stderr what a command failed with; answers the exit code. */
+const EXIT_OF_FAULT: Readonly<Record<ControlClientFault, number>> = {
+  unreachable: EXIT.unreachable,
+  not_allowed: EXIT.failed,
+  timeout: EXIT.tryAgain,
+  busy: EXIT.tryAgain,
+  refused: EXIT.failed,
+};
+
+/** Returns the error of a call to the gate as the command line's; any other error unchanged. */
+export const cliErrorOf = (error: unknown): unknown =>
+  error instanceof ControlClientError ? new CliError(EXIT_OF_FAULT[error.kind], error.message, error.hint) : error;
+
+/** Prints on stderr why a command failed. Returns the exit code. */
 export function printFailure(error: unknown): number {
   if (error instanceof CliError) {
     process.stderr.write(shownText(`stile-gate: ${error.message}\n${error.hint === '' ? '' : `${error.hint}\n`}`));
@@ -26,7 +39,7 @@ export function printFailure(error: unknown): number {
   return EXIT.failed;
 }
 
-/** Prints values as JSON (for programs) or as the given words (for people); what a terminal would obey is escaped. */
-export function print(json: boolean | undefined, value: unknown, words: () => string): void {
-  process.stdout.write(shownText(json === true ? `${JSON.stringify(value, null, 2)}\n` : `${words()}\n`));
+/** Prints a value as JSON (for programs) or as text (for people). Escapes control characters. */
+export function print(json: boolean | undefined, value: unknown, text: () => string): void {
+  process.stdout.write(shownText(json === true ? `${JSON.stringify(value, null, 2)}\n` : `${text()}\n`));
 }

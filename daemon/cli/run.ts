@@ -1,6 +1,6 @@
 /** run: the gate itself, as a process: signals, unexpected errors, exit codes. */
 
-import { gateClock } from '../clock/gate-clock.ts';
+import { createGateClock } from '../clock/clock.ts';
 import { DEFAULT_CONFIG_FILE } from '../config/load.ts';
 import { type EarlyWorker, timestampNow } from '../decider/early-start.ts';
 import { storeIdentity } from '../decider/store-identity.ts';
@@ -13,7 +13,7 @@ import { CliError, EXIT } from './exit-codes.ts';
  */
 export async function run(options: { readonly config?: string }, earlyWorker?: EarlyWorker): Promise<void> {
   const config = requireConfig(options.config ?? DEFAULT_CONFIG_FILE);
-  const clock = gateClock(config);
+  const clock = createGateClock(config.certificate);
   earlyWorker?.openEarly(storeIdentity(config), timestampNow(clock));
   // What drives the lane is loaded while the store opens.
   const [{ runGate }, { ControlError }] = await Promise.all([import('../main.ts'), import('../control/server.ts')]);

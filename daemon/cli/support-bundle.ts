@@ -10,10 +10,9 @@ import { promisify } from 'node:util';
 import { stileVersion } from '../../runtime/build-info.ts';
 import { openSafeFile } from '../../runtime/safe-file.ts';
 import { type Config, effectiveSettings, loadConfig } from '../config/load.ts';
-import { connectGate } from '../control/client.ts';
 import type { GateStatus } from '../control/protocol.ts';
 import { openOfflineLedger } from '../store/offline-reader.ts';
-import { socketOf, withGate } from './context.ts';
+import { connect, withGate } from './context.ts';
 import { examinationWords, examine } from './doctor.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
@@ -128,7 +127,7 @@ const statusOf = (options: CommonOptions): Promise<GateStatus> => withGate(optio
 
 /** With the running gate, else from a copy. */
 async function ledgerSummary(options: CommonOptions, config: Config | null): Promise<unknown> {
-  const gate = await connectGate(socketOf(options)).catch(() => null);
+  const gate = await connect(options).catch(() => null);
   if (gate === null) {
     if (config === null) return { error: 'neither a running gate nor a configuration' };
     const offlineLedger = openOfflineLedger(join(config.store.path, 'ledger.sqlite'));

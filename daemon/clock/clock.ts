@@ -5,6 +5,7 @@
  * Boot time is CLOCK_BOOTTIME without a native call: see docs/decisions/0110-boot-time.md.
  */
 import { existsSync, readFileSync } from 'node:fs';
+import { stileVersion } from '../../runtime/build-info.ts';
 import type { Clock } from '../ports.ts';
 
 /** How fast a quartz may run away from the cloud's clock; a bound widens by so much. 100 ppm: twice what a Pi's is specified for. */
@@ -225,3 +226,8 @@ export function createSimClock(
   };
 }
 export type SimClock = ReturnType<typeof createSimClock>;
+
+/** Returns the clock of a gate. Its wall time is never before the build of the program or the start of the gate's certificate. */
+export function createGateClock(certificate: { readonly notBeforeMs: number } | null): GateClock {
+  return createClock({ floorMs: Math.max(stileVersion().builtAtMs, certificate?.notBeforeMs ?? 0) });
+}

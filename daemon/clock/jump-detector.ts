@@ -3,14 +3,14 @@
  * Durations and the account's times do not follow them.
  */
 
+import type { Log } from '../log/log.ts';
 import type { Decider } from '../ports.ts';
-import type { GateLog } from '../timers.ts';
 import type { GateClock } from './clock.ts';
 
 export interface ClockWatchOptions {
   readonly clock: Pick<GateClock, 'look' | 'overruled'>;
   readonly decider: Pick<Decider, 'record'>;
-  readonly log: Pick<GateLog, 'warn'>;
+  readonly log: Pick<Log, 'warn'>;
 }
 
 /** Call the answer every second or so. */

@@ -1,11 +1,25 @@
-/** A command line's end of the control socket (control.ts has the protocol). */
+/** Connects to the control socket of a running gate (protocol.ts has the calls). */
 import { connect, type Socket } from 'node:net';
-import { CliError, EXIT } from '../cli/exit-codes.ts';
 
-/** A call that is not answered for so long has failed. Streams are not bounded: they live as long as someone watches. */
+/** Longest wait for the answer to a call, in ms; then the call fails. A stream has no bound. */
 const ANSWER_MS = 30_000;
-/** One line of an answer; the gate sends far less. */
-const MAX_LINE_BYTES = 4 * 1024 * 1024;
+/** Longest line of an answer, in characters; a longer one ends the connection. */
+const MAX_LINE_CHARS = 4 * 1024 * 1024;
+
+/** `unreachable`: no gate answers. `not_allowed`: the user may not open the socket. `timeout`, `busy`: a later try may succeed. `refused`: the gate refused the call. */
+export type ControlClientFault = 'unreachable' | 'not_allowed' | 'timeout' | 'busy' | 'refused';
+
+/** Says why a call failed, and how to fix it. */
+export class ControlClientError extends Error {
+  readonly kind: ControlClientFault;
+  readonly hint: string;
+  constructor(kind: ControlClientFault, message: string, hint: string) {
+    super(message);
+    this.name = 'ControlClientError';
+    this.kind = kind;
+    this.hint = hint;
+  }
+}
 
 type Answer = {
   readonly item?: unknown;
@@ -15,12 +29,12 @@ type Answer = {
 };
 
 export interface GateClient {
-  /** One call at a time. Throws CliError with the exit code that fits. */
+  /** Calls the gate, one call at a time. Rejects with ControlClientError. */
   call<T>(name: string, args?: Record<string, unknown>, onItem?: (item: unknown) => void): Promise<T>;
   close(): void;
 }
 
-/** Throws CliError 69 where no gate answers, 1 where the socket may not be used. */
+/** Connects. Rejects with ControlClientError when no gate answers or the user may not open the socket. */
 export async function connectGate(socketPath: string): Promise<GateClient> {
   const socket = await new Promise<Socket>((resolve, reject) => {
     const attempt = connect(socketPath);
@@ -33,7 +47,7 @@ export async function connectGate(socketPath: string): Promise<GateClient> {
   socket.setEncoding('utf8');
   socket.on('data', (chunk: string) => {
     text += chunk;
-    if (text.length > MAX_LINE_BYTES) socket.destroy();
+    if (text.length > MAX_LINE_CHARS) socket.destroy();
     for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
       const line = text.slice(0, end);
       text = text.slice(end + 1);
@@ -51,7 +65,11 @@ export async function connectGate(socketPath: string): Promise<GateClient> {
                 () =>
                   settle(() =>
                     reject(
-                      new CliError(EXIT.tryAgain, `the gate did not answer within ${ANSWER_MS / 1000} s`, "try again; see the gate's journal if it stays so"),
+                      new ControlClientError(
+                        'timeout',
+                        `the gate did not answer within ${ANSWER_MS / 1000} s`,
+                        "try again; if it fails again, see the gate's journal",
+                      ),
                     ),
                   ),
                 ANSWER_MS,
@@ -63,7 +81,8 @@ export async function connectGate(socketPath: string): Promise<GateClient> {
           how();
         };
         waiting = (answer) => {
-          if (answer === null) settle(() => reject(new CliError(EXIT.unreachable, 'the gate has gone', 'see whether it is running: stile-gate status')));
+          if (answer === null)
+            settle(() => reject(new ControlClientError('unreachable', 'the gate closed the connection', 'see whether it is running: stile-gate status')));
           else if (answer.ok === true) settle(() => resolve(answer.data as T));
           else if (answer.ok === false) settle(() => reject(refusal(answer.error)));
           else onItem?.(answer.item);
@@ -76,12 +95,16 @@ export async function connectGate(socketPath: string): Promise<GateClient> {
   };
 }
 
-function refusal(error: Answer['error']): CliError {
-  return new CliError(error?.code === 'busy' ? EXIT.tryAgain : EXIT.failed, error?.message ?? 'the gate gave no reason', error?.hint ?? '');
+function refusal(error: Answer['error']): ControlClientError {
+  return new ControlClientError(error?.code === 'busy' ? 'busy' : 'refused', error?.message ?? 'the gate gave no reason', error?.hint ?? '');
 }
 
-function unreachable(path: string, code: string): CliError {
+function unreachable(path: string, code: string): ControlClientError {
   if (code === 'EACCES')
-    return new CliError(EXIT.failed, `you may not use ${path}`, 'join the group stile-operators (usermod -aG stile-operators you), or use sudo');
-  return new CliError(EXIT.unreachable, `no gate answers on ${path} (${code})`, 'start it (systemctl start stile-gate), or name its socket with --socket');
+    return new ControlClientError('not_allowed', `you may not use ${path}`, 'join the group stile-operators (usermod -aG stile-operators you), or use sudo');
+  return new ControlClientError(
+    'unreachable',
+    `no gate answers on ${path} (${code})`,
+    'start it (systemctl start stile-gate), or name its socket with --socket',
+  );
 }

@@ -1,7 +1,9 @@
 /** The calls of the control socket (control-calls.ts lists them), answered from the loop and the decider. */
+
 import { realpathSync } from 'node:fs';
 import { RowPosition } from '../../contract/ids.ts';
 import type { Command } from '../../contract/requests.ts';
+import { withTimeout } from '../../runtime/timeout.ts';
 import type { GateClock } from '../clock/clock.ts';
 import type { Config } from '../config/load.ts';
 import type { Gate } from '../gate/gate.ts';
@@ -18,7 +20,7 @@ const STATUS_PERIOD_MS = 100;
 /** Uptime and backlog go on while nothing happens: a status so often at least. */
 const STEADY_PERIOD_MS = 5_000;
 /** The decider is waited for so long; a stalled disk must not keep the status from people. */
-const DESK_WAIT_MS = 1_000;
+const DECIDER_TIMEOUT_MS = 1_000;
 /** Rows of one `ledger` call; the caller asks again from the last. */
 const MAX_ROWS = 500;
 /** Ports that one `hear` may name; the readers that a gate can have. */
@@ -70,9 +72,14 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
   const statusNow = (decider = parts.gate.state().decider) => statusOf(parts, { ...parts.gate.state(), decider }, recent, startMs);
   /** With the decider asked anew; where it does not answer in time, as last heard. */
   const status = async () => {
-    const late = new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), DESK_WAIT_MS).unref());
-    // A decider that does not answer is shown without its part; what broke it is told by the decider itself.
-    return statusNow(await Promise.race([parts.decider.status().catch(() => undefined), late]));
+    // Without an answer the status omits the decider's part; the decider reports its own failure.
+    return statusNow(
+      await withTimeout(
+        parts.decider.status().catch(() => undefined),
+        DECIDER_TIMEOUT_MS,
+        undefined,
+      ),
+    );
   };
 
   const order = (command: Command, args: Readonly<Record<string, unknown>>) => {

@@ -3,6 +3,7 @@
  */
 import type { Worker } from 'node:worker_threads';
 import type { LookupAnswer, PublicKey } from '../../contract/manifest.ts';
+import { withTimeout } from '../../runtime/timeout.ts';
 import type { Clock, Decider, DeciderStatus, Decision, Fault, Presentation } from '../ports.ts';
 import { parseCloudAnswer } from './cloud-answer.ts';
 import type { Question } from './decider.ts';
@@ -214,15 +215,10 @@ export function createDeciderClient(options: DeciderClientOptions): DeciderClien
   };
 }
 
-/** The answer, or null where it fails or takes longer. */
-async function within<T>(answer: Promise<T | null>, budgetMs: number): Promise<T | null> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<null>((resolve) => {
-    timer = setTimeout(() => resolve(null), budgetMs);
-  });
-  try {
-    return await Promise.race([answer.catch(() => null), late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
+/** Returns the answer, or null when it fails or takes longer. */
+const within = <T>(answer: Promise<T | null>, budgetMs: number): Promise<T | null> =>
+  withTimeout(
+    answer.catch(() => null),
+    budgetMs,
+    null,
+  );

@@ -3,8 +3,8 @@ import type { Direction } from '../../contract/ids.ts';
 import { cutText } from '../../contract/text.ts';
 import type { LaneConfig } from '../lane/config.ts';
 import { BOTH, type LaneNote, type LaneState } from '../lane/types.ts';
+import type { Log } from '../log/log.ts';
 import { type Board, type BoardEvent, type Clock, type Fault, INPUT_NAMES, type Reader, type ReaderEvent } from '../ports.ts';
-import type { GateLog } from '../timers.ts';
 import type { Alerts } from './alerts.ts';
 import type { UntimedInput } from './commands.ts';
 
@@ -34,7 +34,7 @@ export interface PeripheralsOptions {
   readonly readers: readonly Reader[];
   readonly clock: Clock;
   readonly alerts: Alerts;
-  readonly log: GateLog;
+  readonly log: Log;
   readonly lane: () => LaneState;
   /** `atMs`: the edge's own time. */
   readonly dispatch: (input: UntimedInput, atMs?: number) => void;

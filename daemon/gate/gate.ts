@@ -10,8 +10,9 @@ import type { LaneConfig } from '../lane/config.ts';
 import { isDriven } from '../lane/release.ts';
 import { initialLane, step } from '../lane/state-machine.ts';
 import { BOTH, type LaneEffect, type LaneInput, type LaneState, type TimerName } from '../lane/types.ts';
+import type { Log } from '../log/log.ts';
 import type { Board, Clock, Decider, Reader, Uplink } from '../ports.ts';
-import type { GateLog, Timers } from '../timers.ts';
+import type { Timers } from '../timers.ts';
 import { type Alerts, createAlerts } from './alerts.ts';
 import { createAnnouncer } from './announcements.ts';
 import { type CommandResult, createCommands, type GateCommand, type UntimedInput } from './commands.ts';
@@ -50,7 +51,7 @@ export interface GateOptions {
   readonly readers: readonly Reader[];
   readonly uplink: Uplink;
   readonly sync: GateSync;
-  readonly log: GateLog;
+  readonly log: Log;
   readonly timers: Timers;
   /** The fire latch as the disk says, before the decider is open: it holds from the first moment. */
   readonly startOpen?: () => boolean;

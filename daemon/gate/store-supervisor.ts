@@ -5,8 +5,9 @@
 import type { Direction } from '../../contract/ids.ts';
 import { cutText } from '../../contract/text.ts';
 import type { BaseMode, LaneNote, LaneState } from '../lane/types.ts';
+import type { Log } from '../log/log.ts';
 import type { Clock, Decider, DeciderStatus, Fault } from '../ports.ts';
-import type { GateLog, Timers } from '../timers.ts';
+import type { Timers } from '../timers.ts';
 import type { Alerts } from './alerts.ts';
 import type { UntimedInput } from './commands.ts';
 
@@ -44,7 +45,7 @@ export interface StoreSupervisorOptions {
   readonly decider: Pick<Decider, 'open' | 'status' | 'setFireLatch'>;
   readonly clock: Clock;
   readonly timers: Timers;
-  readonly log: GateLog;
+  readonly log: Log;
   readonly alerts: Alerts;
   readonly lane: () => LaneState;
   readonly dispatch: (input: UntimedInput) => void;

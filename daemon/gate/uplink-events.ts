@@ -1,7 +1,7 @@
 /** What the uplink brings, handed to whom it concerns. Nothing here may throw into the loop. */
 import type { AckMessage } from '../../contract/ledger.ts';
+import type { Log } from '../log/log.ts';
 import type { Decider, Uplink, UplinkEvent } from '../ports.ts';
-import type { GateLog } from '../timers.ts';
 import type { Alerts } from './alerts.ts';
 import type { CommandResult, GateCommand } from './commands.ts';
 
@@ -26,7 +26,7 @@ export interface InboxOptions {
   readonly uplink: Pick<Uplink, 'kick'>;
   readonly sync: GateSync;
   readonly alerts: Alerts;
-  readonly log: GateLog;
+  readonly log: Log;
   readonly command: (command: GateCommand) => Promise<CommandResult>;
   readonly backlog: (rows: number) => void;
   readonly changed: () => void;

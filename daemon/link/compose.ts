@@ -8,7 +8,7 @@ import { createDeciderClient } from '../decider/client.ts';
 import type { EarlyWorker } from '../decider/early-start.ts';
 import { storeIdentity } from '../decider/store-identity.ts';
 import type { GateSync } from '../gate/gate.ts';
-import type { Log, LogLevel } from '../log/log.ts';
+import type { Log } from '../log/log.ts';
 import type { Clock, Decider, Uplink } from '../ports.ts';
 import { createLazyUplink, createNoUplink } from './lazy-uplink.ts';
 import type { ManifestSync } from './manifest-sync.ts';
@@ -26,7 +26,6 @@ export interface Link {
 export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log, earlyWorker?: EarlyWorker): Link {
   const { mqtt, cloud, gate } = config;
   const lookupBudgetMs = mqtt?.lookupMs ?? 0;
-  const linkLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => log[level](message, fields);
 
   const uplink: Uplink & { loaded?(): MqttUplink | null } =
     mqtt === null
@@ -45,7 +44,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
               username: mqtt.username ?? undefined,
               password: secret(mqtt.passwordFile),
               info: info(),
-              log: linkLog,
+              log,
               peersDropped: () => void sync.gap(),
               lateAnswer: ({ tickets }) => void decider.remember(tickets),
             });
@@ -86,7 +85,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
       decider: notifyOnChange(decider, () => changed()),
       alerts: problems,
       folder: join(config.store.path, 'incoming'),
-      log: linkLog,
+      log,
     });
   };
   const late = (): Promise<ManifestSync> => (fetching ??= load());

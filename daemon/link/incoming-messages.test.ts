@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { gateReads } from '../../cloud/mqtt/broker-acl.ts';
 import { classifyMessage, subscriptionsOf } from './incoming-messages.ts';
 import { createPeerQueue, MAX_PEER_BYTES, MAX_PEER_MESSAGES } from './peer-queue.ts';
-import { until } from './testing/ports.ts';
+import { testLog, until } from './testing/ports.ts';
 
 const GATE = 'arena/north-03';
 const sort = (topic: string, over: { payload?: Uint8Array; retained?: boolean } = {}) =>
@@ -62,7 +62,7 @@ test("holds peers' rows within its bounds, and says that some must be fetched", 
     dropped: () => {
       dropped += 1;
     },
-    log: () => {},
+    log: testLog(() => {}),
   });
   for (let i = 0; i < 1_000; i++) queue.push({ ledger: 'arena/north-04', payload: Buffer.alloc(10) });
   expect(applied).toHaveLength(1);

@@ -12,9 +12,9 @@ import type { RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
 import { MAX_BATCHES_IN_FLIGHT } from '../../contract/limits.ts';
 import type { OutboxBatch } from '../ports.ts';
+import { systemTimers, type Timers } from '../timers.ts';
 import { createBackoff } from './backoff.ts';
 import type { Published } from './mqtt-session.ts';
-import { type LinkTimers, systemTimers } from './timers.ts';
 
 /** No ack for so long: the oldest batch is sent again; doubles to RESEND_MAX_MS. */
 export const RESEND_FIRST_MS = 5_000;
@@ -35,7 +35,7 @@ export interface OutboxOptions {
   readonly resendFirstMs?: number;
   readonly resendMaxMs?: number;
   /** Default: the runtime's. */
-  readonly timers?: LinkTimers;
+  readonly timers?: Timers;
   /** For the jitter of waits, 0 ≤ x < 1. Default: Math.random. */
   readonly random?: () => number;
 }
@@ -65,7 +65,7 @@ interface Flying {
 }
 
 export function createOutbox(options: OutboxOptions): Outbox {
-  const { nowMs, timers = systemTimers, random = Math.random } = options;
+  const { nowMs, timers = systemTimers(), random = Math.random } = options;
   const silentMs = options.resendFirstMs ?? RESEND_FIRST_MS;
   const resend = createBackoff({ firstMs: options.resendFirstMs ?? RESEND_FIRST_MS, maxMs: options.resendMaxMs ?? RESEND_MAX_MS, random });
   const reading = createBackoff({ firstMs: READ_RETRY_FIRST_MS, maxMs: RESEND_MAX_MS, random });

@@ -15,7 +15,7 @@ import { createTestCa } from '../../deploy/mosquitto/test-ca.ts';
 import type { Decider, ManifestResult } from '../ports.ts';
 import { createCloudClient } from './cloud-client.ts';
 import { createManifestSync, type ManifestSyncOptions } from './manifest-sync.ts';
-import { until } from './testing/ports.ts';
+import { testLog, until } from './testing/ports.ts';
 
 const GATE = 'arena/north-03';
 const cleanups: (() => unknown)[] = [];
@@ -110,7 +110,7 @@ function sync(url: string, decider: ManifestSyncOptions['decider'], over: { toke
     folder,
     client: createCloudClient({ url, token: 'device-token', ...over }),
     alerts: { raise: (id, _severity, message) => alerts.set(id, message), clear: (id) => alerts.delete(id) },
-    log: (level, message, fields) => logged.push(`${level} ${message} ${JSON.stringify(fields ?? {})}`),
+    log: testLog((level, message, fields) => logged.push(`${level} ${message} ${JSON.stringify(fields ?? {})}`)),
     timing: { retryFirstMs: 20, retryMaxMs: 100, catchUpAgainMs: 60_000, catchUpPeriodMs: 60_000 },
   });
   cleanups.push(async () => {

@@ -9,11 +9,11 @@ import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { OverlayMessage, WantedManifest } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { cutText } from '../../contract/text.ts';
+import type { Log } from '../log/log.ts';
 import type { Decider, ManifestResult } from '../ports.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { download } from './download.ts';
 import { createJsonItems } from './json-stream.ts';
-import type { LinkLog } from './log.ts';
 import { readSiteLedger } from './peer-catchup.ts';
 import { attempted, createRetryWorker, type Outcome } from './retry-loop.ts';
 
@@ -40,7 +40,7 @@ export interface ManifestSyncOptions {
   readonly alerts: { raise(alert: 'manifest', severity: 'warning', message: string): void; clear(alert: 'manifest'): void };
   /** For files that are on their way, such as `<store>/incoming`. Emptied of what is not wanted any more. */
   readonly folder: string;
-  readonly log: LinkLog;
+  readonly log: Log;
   /** Shorter waits for tests. */
   readonly timing?: { readonly retryFirstMs?: number; readonly retryMaxMs?: number; readonly catchUpAgainMs?: number; readonly catchUpPeriodMs?: number };
 }
@@ -93,7 +93,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     stopped: stopped.signal,
     round: bringLedger,
     failed: (message, failures) => {
-      if (failures === 1) log('warn', "the site's ledger could not be read to its end; it is tried again", { cause: message });
+      if (failures === 1) log.warn("the site's ledger could not be read to its end; it is tried again", { cause: message });
     },
     done: () => undefined,
   });
@@ -157,7 +157,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
       if (!got.ok) return { ...got, message: `${eventId} version ${wanted.version} from ${client.addressOf(wanted.url)}: ${got.message}` };
       const installed = await decider.installManifest(path, wanted);
       if (installed.ok || installed.why !== 'io') await rm(path, { force: true });
-      if (installed.ok) log('info', 'a manifest is in force', { event_id: eventId, version: installed.version, size_bytes: size });
+      if (installed.ok) log.info('a manifest is in force', { event_id: eventId, version: installed.version, size_bytes: size });
       return judged(eventId, installed);
     } finally {
       fetching = null;
@@ -203,7 +203,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
 
   async function bringLedger(): Promise<Outcome> {
     const rows = await readSiteLedger({ gate, client, decider }, stopped.signal);
-    if (rows > 0) log('info', "rows were taken from the cloud's copy of the site's ledger", { rows });
+    if (rows > 0) log.info("rows were taken from the cloud's copy of the site's ledger", { rows });
     return { ok: true };
   }
 
@@ -221,7 +221,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   }
 
   function manifestsFail(message: string, failures: number, lasting: boolean): void {
-    if (failures === 1) log('warn', 'manifests could not be brought up to date; it is tried again', { cause: message });
+    if (failures === 1) log.warn('manifests could not be brought up to date; it is tried again', { cause: message });
     if (failures < FAILURES_BEFORE_ALERT && !lasting) return;
     alerted = true;
     options.alerts.raise('manifest', 'warning', cutText(`It could not be fetched: ${message}`, MAX_PROBLEM_CHARS));
@@ -245,13 +245,13 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
         if (result.ok || result.why === 'not_newer') return;
         const overlay = parsePayload(OverlayMessage, payload);
         if (result.why !== 'gap' || !overlay.ok) {
-          log('error', 'an overlay was refused', { why: result.why, cause: result.message });
+          log.error('an overlay was refused', { why: result.why, cause: result.message });
           if (result.why !== 'gap' && result.why !== 'io') manifestsFail(`an overlay was refused: ${result.message}`, FAILURES_BEFORE_ALERT, true);
         }
         if (overlay.ok && (result.why === 'gap' || result.why === 'io')) gaps.add(overlay.value.event_id);
         manifests.kick();
       } catch (error) {
-        log('error', 'an overlay could not be applied', { cause: (error as Error).message });
+        log.error('an overlay could not be applied', { cause: (error as Error).message });
       }
     },
     async gap() {

@@ -9,7 +9,7 @@ import { type Broker, freePort, startBroker } from '../../testkit/broker.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
 import type { UplinkEvent } from '../ports.ts';
 import { createUplink, type MqttUplink, type UplinkOptions } from './mqtt-uplink.ts';
-import { TEST_INFO, testClock, testCloud, testDecider, until } from './testing/ports.ts';
+import { TEST_INFO, testClock, testCloud, testDecider, testLog, until } from './testing/ports.ts';
 
 const GATE = 'arena/north-03';
 const own = `stile/1/${GATE}`;
@@ -41,9 +41,7 @@ function gate(url: string, over: Partial<UplinkOptions> = {}) {
     clock,
     decider,
     info: TEST_INFO,
-    log: (level, message, fields) => {
-      logged.push(`${level} ${message} ${JSON.stringify(fields ?? {})}`);
-    },
+    log: testLog((level, message, fields) => logged.push(`${level} ${message} ${JSON.stringify(fields ?? {})}`)),
     timing: { reconnectFirstMs: 50, reconnectMaxMs: 400, resendFirstMs: 150, resendMaxMs: 300 },
     ...over,
   });

@@ -14,18 +14,21 @@ import type { InfoMessage } from '../../contract/messages.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { cutText } from '../../contract/text.ts';
 import { parseTopic } from '../../contract/topics.ts';
+import { errorText } from '../../runtime/error-text.ts';
+import { withTimeout } from '../../runtime/timeout.ts';
+import type { Log } from '../log/log.ts';
 import type { Clock, Decider, Uplink, UplinkEvent } from '../ports.ts';
+import { systemTimers, type Timers } from '../timers.ts';
 import { createBackoff } from './backoff.ts';
 import { classifyMessage, subscriptionsOf } from './incoming-messages.ts';
 import { createOutbox } from './ledger-sender.ts';
-import type { LinkLog } from './log.ts';
 import { type Incoming, openSession, type ProtocolVersion, type Session, type SessionEnd, type TlsIdentity } from './mqtt-session.ts';
 import { createPeerQueue } from './peer-queue.ts';
 import { learnProtocol, linkFault, RECONNECT_FIRST_MS, RECONNECT_MAX_MS, STEADY_AFTER_MS, TAKEN_OVER_WAIT_MS, UNKNOWN_PROTOCOL } from './reconnect-policy.ts';
 import { createRequestHandler } from './request-handler.ts';
 import { createStatusPublisher } from './status-publisher.ts';
-import { createTicketLookup, createTimeSync } from './time-sync.ts';
-import { type LinkTimers, systemTimers } from './timers.ts';
+import { createTicketLookup } from './ticket-lookup.ts';
+import { createTimeSync } from './time-sync.ts';
 
 /** `close` waits so long for the broker to take the last state, and again so long for the end of the connection. */
 export const CLOSE_BOUND_MS = 2_000;
@@ -51,7 +54,7 @@ export interface UplinkOptions extends TlsIdentity {
   readonly decider: Pick<Decider, 'nextBatch' | 'rememberTransaction'>;
   /** Published, retained, with every connection; `info()` replaces it. */
   readonly info: Omit<InfoMessage, 'schema'>;
-  readonly log: LinkLog;
+  readonly log: Log;
   /** A lookup's answer that came after its budget: facts for the overlay. */
   readonly lateAnswer?: (answer: LookupAnswer) => void;
   /** More of the peers' rows came than could be applied, and some were dropped: fetch the site's ledger. */
@@ -66,7 +69,7 @@ export interface UplinkOptions extends TlsIdentity {
     readonly timeBurst?: number;
   };
   /** What a simulation puts in place of the network, the timers and Math.random. */
-  readonly world?: { readonly openSession: typeof openSession; readonly timers: LinkTimers; readonly random: () => number };
+  readonly world?: { readonly openSession: typeof openSession; readonly timers: Timers; readonly random: () => number };
 }
 
 export interface MqttUplink extends Uplink {
@@ -83,7 +86,7 @@ export interface MqttUplink extends Uplink {
 /** Nothing happens before `open`. */
 export function createUplink(options: UplinkOptions): MqttUplink {
   const { gate, clock, log, timing = {} } = options;
-  const { timers, random, openSession: connectTo } = options.world ?? { timers: systemTimers, random: Math.random, openSession };
+  const { timers, random, openSession: connectTo } = options.world ?? { timers: systemTimers(), random: Math.random, openSession };
   const backoff = createBackoff({ firstMs: timing.reconnectFirstMs ?? RECONNECT_FIRST_MS, maxMs: timing.reconnectMaxMs ?? RECONNECT_MAX_MS, random });
   let listener: (event: UplinkEvent) => void | Promise<void> = () => {};
   let attempt: Session | null = null;
@@ -98,12 +101,12 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   /** Who waits for the retained want. */
   const wantReceived = new Set<(came: boolean) => void>();
 
-  const say = createStatusPublisher({ gate, clock, info: options.info, log });
+  const publisher = createStatusPublisher({ gate, clock, info: options.info, log });
   const outbox = createOutbox({
     nextBatch: (after) => options.decider.nextBatch(after),
     nowMs: () => clock.boottimeMs(),
-    refused: (code) => say.refused('ledger', code),
-    failed: (error) => log('error', 'the ledger cannot be read for sending; it is tried again', { cause: error.message }),
+    refused: (code) => publisher.refused('ledger', code),
+    failed: (error) => log.error('the ledger cannot be read for sending; it is tried again', { cause: error.message }),
     timers,
     random,
     ...(timing.resendFirstMs === undefined ? {} : { resendFirstMs: timing.resendFirstMs }),
@@ -111,15 +114,15 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   });
   const time = createTimeSync({
     clock,
-    log: (message) => log('warn', message),
+    log: (message) => log.warn(message),
     timers,
     random,
     ...(timing.timePeriodMs === undefined ? {} : { periodMs: timing.timePeriodMs }),
     ...(timing.timeBurst === undefined ? {} : { burst: timing.timeBurst }),
   });
-  const lookups = createTicketLookup({ late: (answer) => options.lateAnswer?.(answer), log: (message) => log('warn', message) });
+  const lookups = createTicketLookup({ late: (answer) => options.lateAnswer?.(answer), log: (message) => log.warn(message) });
   const question = (kind: 'time' | 'lookup', payload: string) => {
-    void say.publish({ kind, gate }, payload);
+    void publisher.publish({ kind, gate }, payload);
   };
   const peers = createPeerQueue({ apply: (message) => listener({ kind: 'peer', ...message }), dropped: () => options.peersDropped?.(), log });
   const requests = createRequestHandler({
@@ -132,12 +135,12 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       void emit(event);
     },
     answer: (topicText, payload, correlationData) => {
-      void say.publish({ kind: 'response', gate, command: 'open' }, payload, { topicText, correlationData });
+      void publisher.publish({ kind: 'response', gate, command: 'open' }, payload, { topicText, correlationData });
     },
   });
 
   const emit = (event: UplinkEvent): void | Promise<void> => {
-    const failed = (error: unknown) => log('error', `handling ${event.kind} failed`, { cause: error instanceof Error ? error.message : String(error) });
+    const failed = (error: unknown) => log.error(`handling ${event.kind} failed`, { cause: errorText(error) });
     try {
       const done = listener(event);
       return done instanceof Promise ? done.catch(failed) : undefined;
@@ -167,14 +170,14 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       case 'overlay':
         return void emit({ kind: 'overlay', payload });
       case 'own_alert':
-        return say.kept(what.alert);
+        return publisher.kept(what.alert);
       case 'ignored':
-        return what.why === null ? undefined : log('warn', what.why, { topic: cutText(message.topic, MAX_LOGGED_TOPIC) });
+        return what.why === null ? undefined : log.warn(what.why, { topic: cutText(message.topic, MAX_LOGGED_TOPIC) });
     }
   };
   const acknowledged = (payload: Uint8Array) => {
     const ack = parsePayload(AckMessage, payload);
-    if (!ack.ok) return log('warn', `an ack cannot be read and releases nothing: ${ack.message}`);
+    if (!ack.ok) return log.warn(`an ack cannot be read and releases nothing: ${ack.message}`);
     // The decider is told first, so that it never offers again what this ack has released.
     void Promise.resolve(emit({ kind: 'ack', ack: ack.value })).then(() => {
       outbox.acknowledged(ack.value);
@@ -185,7 +188,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     if (live === null || live.ledger) return;
     ledgerTimer?.cancel();
     live.ledger = true;
-    outbox.start((payload) => say.publish({ kind: 'ledger', gate }, payload));
+    outbox.start((payload) => publisher.publish({ kind: 'ledger', gate }, payload));
   };
 
   const connect = () => {
@@ -202,7 +205,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
           ca: options.ca,
           cert: options.cert,
           key: options.key,
-          will: say.will(id),
+          will: publisher.will(id),
         },
         {
           connected: (session) => {
@@ -221,18 +224,18 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     const timeout = timers.after(SUBSCRIBE_TIMEOUT_MS, () => session.abort(`no answer to the subscriptions within ${SUBSCRIBE_TIMEOUT_MS} ms`));
     try {
       live = { session, sinceMs: clock.boottimeMs(), subscribed: false, ledger: false };
-      say.attach(session, id);
+      publisher.attach(session, id);
       const refused = await session.subscribe(subscriptionsOf(gate));
       timeout.cancel();
       if (live?.session !== session || closing) return;
       live.subscribed = true;
-      for (const filter of refused) say.refused(`subscription to ${filter}`, NOT_AUTHORIZED);
-      say.arrive();
+      for (const filter of refused) publisher.refused(`subscription to ${filter}`, NOT_AUTHORIZED);
+      publisher.arrive();
       told = null;
-      log('info', 'connected to the broker', { protocol: session.protocol === 5 ? 'MQTT 5' : 'MQTT 3.1.1', session: id });
+      log.info('connected to the broker', { protocol: session.protocol === 5 ? 'MQTT 5' : 'MQTT 3.1.1', session: id });
       // First who hears of it, so that an alert about the link itself is gone before alerts are published.
       void emit({ kind: 'online' });
-      say.alerts();
+      publisher.alerts();
       time.start(question);
       // The retained ack comes first, else rows would be sent that are acknowledged already.
       ledgerTimer = timers.after(FIRST_ACK_WAIT_MS, startLedger);
@@ -246,7 +249,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     const wasOnline = live?.subscribed === true;
     live = null;
     attempt = null;
-    say.detach();
+    publisher.detach();
     ledgerTimer?.cancel();
     outbox.stop();
     time.stop();
@@ -260,7 +263,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     const fault = linkFault(options.url, end, shortLived);
     if (!wasOnline && (fault.cause === told || end.kind === 'protocol')) return;
     told = fault.cause;
-    log('warn', `no connection to the broker: ${fault.cause}`, { hint: fault.hint, retry_ms: Math.round(wait) });
+    log.warn(`no connection to the broker: ${fault.cause}`, { hint: fault.hint, retry_ms: Math.round(wait) });
     void emit({ kind: 'offline', fault });
   };
 
@@ -277,12 +280,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       time.stop();
       const session = attempt;
       if (live?.subscribed) {
-        await Promise.race([
-          say.leave(reason),
-          new Promise((resolve) => {
-            setTimeout(resolve, CLOSE_BOUND_MS).unref();
-          }),
-        ]);
+        await withTimeout(publisher.leave(reason), CLOSE_BOUND_MS, null);
       }
       await session?.end(CLOSE_BOUND_MS);
       requests.close();
@@ -291,12 +289,12 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     kick: (again) => {
       if (live?.ledger) outbox.kick(again);
     },
-    health: (body) => say.health(body),
-    stats: (stats) => say.tell({ kind: 'stats', gate }, stats),
-    info: (info) => say.info(info),
-    event: (event) => say.tell({ kind: 'event', gate }, event),
-    raise: (alert, severity, message) => say.raise(alert, severity, message),
-    clear: (alert) => say.clear(alert),
+    health: (body) => publisher.health(body),
+    stats: (stats) => publisher.tell({ kind: 'stats', gate }, stats),
+    info: (info) => publisher.info(info),
+    event: (event) => publisher.tell({ kind: 'event', gate }, event),
+    raise: (alert, severity, message) => publisher.raise(alert, severity, message),
+    clear: (alert) => publisher.clear(alert),
     ask: (refs, budgetMs) => (live?.subscribed !== true ? Promise.resolve(null) : lookups.ask(refs, budgetMs, question)),
     async askWant() {
       if (live?.subscribed !== true) return false;

@@ -2,8 +2,9 @@
  * Peers' rows wait here for the decider, one message at a time, so that a stalled card holds back neither requests nor
  * acknowledgements. Bounded: what does not fit is dropped, leaves a gap, and is fetched over HTTP.
  */
+
+import type { Log } from '../log/log.ts';
 import type { PeerMessage } from '../ports.ts';
-import type { LinkLog } from './log.ts';
 
 export const MAX_PEER_MESSAGES = 64;
 export const MAX_PEER_BYTES = 4 * 1024 * 1024;
@@ -15,7 +16,7 @@ export interface PeerQueue {
 export function createPeerQueue(options: {
   readonly apply: (message: PeerMessage) => void | Promise<void>;
   readonly dropped: () => void;
-  readonly log: LinkLog;
+  readonly log: Log;
 }): PeerQueue {
   const waiting: PeerMessage[] = [];
   let bytes = 0;
@@ -29,12 +30,12 @@ export function createPeerQueue(options: {
       try {
         await options.apply(message);
       } catch (error) {
-        options.log('error', "a peer's rows could not be applied", { cause: (error as Error).message });
+        options.log.error("a peer's rows could not be applied", { cause: (error as Error).message });
       }
     }
     working = false;
     if (dropped === 0) return;
-    options.log('warn', `${dropped} messages of peers came faster than they could be applied; the site's ledger is fetched instead`);
+    options.log.warn(`${dropped} messages of peers came faster than they could be applied; the site's ledger is fetched instead`);
     dropped = 0;
     options.dropped();
   };

@@ -6,8 +6,8 @@ import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { RequestError, ResponseMessage } from '../../contract/requests.ts';
 import { cutText } from '../../contract/text.ts';
 import { TOPIC_ROOT } from '../../contract/topics.ts';
+import type { Log } from '../log/log.ts';
 import type { Clock, UplinkEvent } from '../ports.ts';
-import type { LinkLog } from './log.ts';
 import type { Incoming } from './mqtt-session.ts';
 import { validateRequest } from './request-validation.ts';
 
@@ -28,7 +28,7 @@ export interface RequestHandler {
 export function createRequestHandler(options: {
   readonly gate: string;
   readonly clock: Clock;
-  readonly log: LinkLog;
+  readonly log: Log;
   readonly remember: (transaction: string, untilMs: number) => Promise<boolean>;
   readonly deliver: (event: UplinkEvent) => void;
   readonly answer: (topic: string, payload: string, correlationData: Uint8Array | null) => void;
@@ -58,7 +58,7 @@ export function createRequestHandler(options: {
       );
     };
     const refuse = (transaction: string | null, code: RequestError, why: string) => {
-      options.log('warn', `request ${word} refused: ${code}`, { transaction, why });
+      options.log.warn(`request ${word} refused: ${code}`, { transaction, why });
       answer(transaction, { status: 'error', error: { code, message: cutText(why, MAX_MESSAGE_CHARS) } });
     };
 

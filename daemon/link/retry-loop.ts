@@ -1,5 +1,6 @@
 /** Work in the background that must succeed in the end: one round at a time, again with backoff until it does. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { errorText } from '../../runtime/error-text.ts';
 import { createBackoff } from './backoff.ts';
 
 /** `lasting`: trying again soon will not help. */
@@ -7,7 +8,7 @@ export type Outcome = { readonly ok: true } | { readonly ok: false; readonly las
 
 /** A rejection is a failure that may pass. */
 export const attempted = (work: Promise<Outcome>): Promise<Outcome> =>
-  work.catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: (error as Error).message || String(error) }));
+  work.catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: errorText(error) }));
 
 export interface RetryWorker {
   /** There is something to do. A wait between attempts is cut short. */
@@ -39,9 +40,7 @@ export function createRetryWorker(options: {
       kicked = false;
       const waiting = attempts;
       attempts = [];
-      const outcome = await options
-        .round()
-        .catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: (error as Error).message || String(error) }));
+      const outcome = await options.round().catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: errorText(error) }));
       failing = outcome.ok ? null : outcome.message;
       if (!options.stopped.aborted) {
         if (outcome.ok) {

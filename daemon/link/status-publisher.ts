@@ -6,8 +6,8 @@ import { MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, SCHEMA_VERSION } from '../../contrac
 import type { AlertId, AlertMessage, HealthMessage, InfoMessage, Severity, StateMessage } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
 import { DELIVERY, type Topic, topicOf } from '../../contract/topics.ts';
+import type { Log } from '../log/log.ts';
 import type { Clock } from '../ports.ts';
-import type { LinkLog } from './log.ts';
 import type { Published, Session } from './mqtt-session.ts';
 
 /** A health that is no older than this is published when a connection comes up; the next one is due then anyway. */
@@ -46,7 +46,7 @@ export function createStatusPublisher(options: {
   readonly gate: string;
   readonly clock: Clock;
   readonly info: Omit<InfoMessage, 'schema'>;
-  readonly log: LinkLog;
+  readonly log: Log;
 }): StatusPublisher {
   const { gate, clock, log } = options;
   const alerts = new Map<string, Omit<AlertMessage, 'schema'>>();
@@ -61,7 +61,7 @@ export function createStatusPublisher(options: {
   const publish: StatusPublisher['publish'] = (topic, payload, extra = {}) => {
     if (live === null) return Promise.resolve({ result: 'lost' });
     if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) {
-      log('error', `a ${topic.kind} is too large to be sent`, { size_bytes: Buffer.byteLength(payload) });
+      log.error(`a ${topic.kind} is too large to be sent`, { size_bytes: Buffer.byteLength(payload) });
       return Promise.resolve({ result: 'dropped' });
     }
     const { qos, retain, expiry_s } = DELIVERY[topic.kind];
@@ -81,7 +81,7 @@ export function createStatusPublisher(options: {
   const refused = (kind: string, code: number) => {
     if (refusedKinds.has(kind)) return;
     refusedKinds.add(kind);
-    log('error', `the broker refuses this gate's ${kind} (reason code ${code}); check its ACL`);
+    log.error(`the broker refuses this gate's ${kind} (reason code ${code}); check its ACL`);
     raise('uplink', 'critical', `The broker refuses this gate's ${kind} (reason code ${code}): its ACL does not name this gate, or a quota is full.`);
   };
   const raise: StatusPublisher['raise'] = (alert, severity, text) => {

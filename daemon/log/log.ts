@@ -14,7 +14,11 @@ export interface Log {
   info(message: string, fields?: Fields): void;
   warn(message: string, fields?: Fields): void;
   error(message: string, fields?: Fields): void;
-  /** Writes out what waits; for the last words before the process ends. */
+}
+
+/** The log of a process. */
+export interface ProcessLog extends Log {
+  /** Writes the queued lines to stderr before the process ends. */
   flush(): void;
 }
 
@@ -22,7 +26,7 @@ export interface Log {
 const MAX_WAITING_BYTES = 1024 * 1024;
 const SECRET_FIELDS = ['code', 'bytes', 'password', 'token', 'key', 'pem', 'secret'];
 
-export function createLog(level: LogLevel, base: Fields = {}): Log {
+export function createLog(level: LogLevel, base: Fields = {}): ProcessLog {
   const destination = pino.destination({ dest: 2, sync: false, maxLength: MAX_WAITING_BYTES });
   // A closed or broken stderr must not end the gate.
   destination.on('error', () => undefined);

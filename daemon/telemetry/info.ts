@@ -1,13 +1,20 @@
-/** What `info` says: the program, the machine, the configuration. */
+/** Builds the message `info`: program, machine, configuration. */
 import type { InfoMessage } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
 import type { Version } from '../../runtime/build-info.ts';
-import type { Config } from '../config/load.ts';
 import type { Clock } from '../ports.ts';
 import type { MachineFacts } from './host-metrics.ts';
 
-/** Published, retained, with every connection. */
-export function gateInfo(config: Config, clock: Clock, { version, commit }: Version, facts: MachineFacts, board: string): Omit<InfoMessage, 'schema'> {
+/** The parts of the configuration that `info` reports. */
+export interface ReportedConfig {
+  readonly sha256: string;
+  readonly readers: readonly Pick<InfoMessage['readers'][number], 'name' | 'path' | 'baud' | 'direction'>[];
+  readonly board: { readonly driver: string };
+  readonly certificate: { readonly notAfterMs: number } | null;
+}
+
+/** Returns the message that the gate publishes, retained, with every connection. */
+export function gateInfo(config: ReportedConfig, clock: Clock, { version, commit }: Version, facts: MachineFacts, board: string): Omit<InfoMessage, 'schema'> {
   return {
     version,
     commit,

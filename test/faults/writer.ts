@@ -11,7 +11,7 @@ import { topicOf } from '../../contract/topics.ts';
 import { createClock } from '../../daemon/clock/clock.ts';
 import { createDeciderClient, type DeciderClient } from '../../daemon/decider/client.ts';
 import { createUplink, type MqttUplink } from '../../daemon/link/mqtt-uplink.ts';
-import { TEST_INFO } from '../../daemon/link/testing/ports.ts';
+import { TEST_INFO, testLog } from '../../daemon/link/testing/ports.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
 import type { Row } from './counts.ts';
 
@@ -89,7 +89,7 @@ async function openGate(order: Extract<WriterOrder, { order: 'begin' }>, index: 
 
 /** The gate's own uplink, wired as the gate wires it (daemon/gate/uplink-events.ts). */
 function faithful(url: string, gate: string, decider: DeciderClient): MqttUplink {
-  const uplink = createUplink({ gate, url, clock, decider, info: TEST_INFO, timing: TIMING, log: () => undefined });
+  const uplink = createUplink({ gate, url, clock, decider, info: TEST_INFO, timing: TIMING, log: testLog(() => undefined) });
   uplink.open(async (event) => {
     if (event.kind === 'ack') await decider.acknowledge(event.ack);
     if (event.kind === 'peer') await decider.applyPeer(event);

@@ -195,7 +195,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
       clock,
       decider: told(decider),
       info: INFO,
-      log: silent,
+      log: LOG,
       peersDropped: () => void sync.gap(),
       timing: { timeBurst: TIME_BURST },
       world: { openSession: world.broker.sessionFor(owner), timers, random: random.next },

@@ -3,6 +3,7 @@ import type { RowPosition } from '../../../contract/ids.ts';
 import { type AckMessage, LedgerMessage } from '../../../contract/ledger.ts';
 import { MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../../contract/limits.ts';
 import type { InfoMessage } from '../../../contract/messages.ts';
+import type { Log, LogLevel } from '../../log/log.ts';
 import type { Clock, OutboxBatch } from '../../ports.ts';
 
 /** The machine's own clocks; trusted, unless told otherwise. */
@@ -101,4 +102,10 @@ export async function until(what: string, so: () => boolean, timeoutMs = 10_000)
     if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms in vain for: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
+}
+
+/** Returns a log that hands every line to `write`. */
+export function testLog(write: (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => void): Log {
+  const at = (level: LogLevel) => (message: string, fields?: Readonly<Record<string, unknown>>) => write(level, message, fields);
+  return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
 }
