@@ -11,8 +11,26 @@ export function age(seconds: number): string {
 
 export const ageOf = (timestamp: string, nowMs = Date.now()): string => age(Math.max(0, nowMs - Date.parse(timestamp)) / 1000);
 
-/** HH:MM:SS of this machine's time. */
-export const clockTime = (timestamp: string): string => new Date(timestamp).toTimeString().slice(0, 8);
+/** HH:MM:SS of this machine's time, with its zone: an explanation beside it has the event's. */
+export function clockTime(timestamp: string): string {
+  const at = new Date(timestamp);
+  return `${at.toTimeString().slice(0, 8)} ${zoneOf(at)}`;
+}
+
+/** Date and time of this machine, with its zone. */
+export function dayTime(timestamp: string): string {
+  const at = new Date(timestamp);
+  const two = (number: number) => String(number).padStart(2, '0');
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${clockTime(timestamp)}`;
+}
+
+/** UTC, UTC+2 or UTC-3:30. */
+function zoneOf(at: Date): string {
+  const minutes = -at.getTimezoneOffset();
+  if (minutes === 0) return 'UTC';
+  const [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
+  return `UTC${minutes < 0 ? '-' : '+'}${hours}${rest === 0 ? '' : `:${String(rest).padStart(2, '0')}`}`;
+}
 
 export const plural = (count: number, one: string, many = `${one}s`): string => `${count} ${count === 1 ? one : many}`;
 

@@ -8,7 +8,7 @@ import type { GateClient } from '../control/client.ts';
 import type { GateStatus, LedgerRow } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
-import { clockTime, columns, plural } from './format.ts';
+import { columns, dayTime, plural } from './format.ts';
 import type { CommonOptions } from './options.ts';
 
 /** Rows asked for at once: the gate's bound. */
@@ -47,8 +47,7 @@ export async function list(options: CommonOptions & { readonly last: number; rea
       : columns(
           rows.map((row) => [
             `${row.epoch}/${row.entry.seq}`,
-            String(row.entry.ts).slice(0, 10),
-            clockTime(String(row.entry.ts)),
+            dayTime(String(row.entry.ts)),
             row.entry.kind,
             `${rowWords(row.entry)}${row.conflict === undefined ? '' : ` — ${row.conflict}`}`,
           ]),

@@ -3,6 +3,7 @@ import { shownText } from '../../contract/text.ts';
 import type { GateStatus, WatchItem } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError } from './exit-codes.ts';
+import { clockTime } from './format.ts';
 import { healthPicture, lanePicture, lineWords, summary } from './lane-view.ts';
 import type { CommonOptions } from './options.ts';
 import { createLastLines, type LastLines } from './recent-lines.ts';
@@ -60,7 +61,7 @@ async function inLines(json: boolean, call: (item: (item: unknown) => void) => P
 
 function picture(status: GateStatus, last: LastLines, rows: number): readonly string[] {
   const head = [
-    `${paint('bold', status.gate)}  ${new Date().toTimeString().slice(0, 8)}  version ${status.version}   ${paint('grey', 'q ends')}`,
+    `${paint('bold', status.gate)}  ${clockTime(new Date().toISOString())}  version ${status.version}   ${paint('grey', 'q ends')}`,
     '',
     ...lanePicture(status),
     '',
