@@ -11,6 +11,7 @@ import type { PlaceFacts, Recognised, TicketFacts, Verdict } from '../../rules/f
 import { encodeSigned } from '../../rules/stile-code.ts';
 import { createVerify } from '../../signing/verify.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../testkit/database.ts';
+import { KEY_ENDS } from '../../testkit/key-ends.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { addCodeKey } from '../manifest/code-keys.ts';
 import { eventRights, ticketRight } from '../manifest/current-rights.ts';
@@ -72,6 +73,24 @@ for (const [name, vector] of vectors) {
     );
   });
 }
+
+test.each(KEY_ENDS.filter(({ clockTrusted }) => clockTrusted))('M3: at the cloud, $about: opens $opens', async ({ endsInMs, opens }) => {
+  const nowMs = Date.parse('2027-05-01T17:00:00.000Z');
+  const venue = await makeVenue(fresh.url, { tickets: 0, policies: { event: { signed_unknown: 'admit' } } });
+  const pair = generateKeyPairSync('ed25519');
+  const spki = pair.publicKey.export({ type: 'spki', format: 'der' }).toString('base64');
+  const notAfter = endsInMs === null ? null : new Date(nowMs + endsInMs);
+  const about = { ticketId: 'signed-1', tier: 'standard', zone: null, validFromMs: null, validUntilMs: null };
+  const { bytes, assemble } = encodeSigned({ keyId: 'k1', eventId: venue.eventId, ...about });
+  const verdict = await fresh.database.withTenant(venue.tenantId, async (client) => {
+    await addCodeKey(client, venue.tenantId, venue.eventId, { keyId: 'k1', use: 'code', spki, notAfter });
+    const event = (await eventRights(client, venue.eventId)) as ScanEvent;
+    const sources = { rights: { event: eventRights, ticket: ticketRight }, verify: createVerify() };
+    const seen = { code: assemble(sign(null, bytes, pair.privateKey)) };
+    return judge(await scanFacts(client, sources, event, { device: venue.gates[0] as string, seen, direction: 'in', nowMs }));
+  });
+  expect(verdict.kind).toBe(opens ? 'grant' : 'refusal');
+});
 
 /** The vector's world in rows, then the real way of a scan: its facts judged, and its answer. */
 async function scanned(client: DatabaseClient, venue: Venue, vector: Vector) {
