@@ -1,12 +1,15 @@
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/sequence.ts';
 
 /** Two cores: few workers, and none that share a database (each file makes its own from a template). */
 export default defineConfig({
   test: {
     pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    sequence: { sequencer: LongestFirst },
+    // Ends of patience, far beyond what a test takes: no test may need a quiet machine.
+    testTimeout: 60_000,
+    hookTimeout: 240_000,
     projects: [
       {
         extends: true,
@@ -24,8 +27,7 @@ export default defineConfig({
           name: 'real',
           include: ['{contract,rules,signing,manifest-format,runtime,daemon,testkit,deploy,test}/**/*.real.test.ts', 'cloud/**/*.test.ts'],
           exclude: ['test/system/**', 'test/kernel/**'],
-          testTimeout: 60_000,
-          hookTimeout: 120_000,
+          testTimeout: 120_000,
         },
       },
       {
@@ -36,7 +38,7 @@ export default defineConfig({
       {
         extends: true,
         // The whole system: gates as processes, broker, database, each file its own.
-        test: { name: 'system', include: ['test/{system,faults}/**/*.test.ts'], testTimeout: 120_000, hookTimeout: 180_000 },
+        test: { name: 'system', include: ['test/{system,faults}/**/*.test.ts'], testTimeout: 240_000 },
       },
     ],
   },

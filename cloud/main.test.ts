@@ -337,7 +337,7 @@ test('a gate that does not answer is said to, within the life of the request', a
     status: 504,
     body: { error: 'NO_ANSWER' },
   });
-}, 15_000);
+});
 
 test('what happens while the broker is away is told when it is back, and what it lost is told anew', async () => {
   await wantOf(gate);
@@ -364,7 +364,7 @@ test('what happens while the broker is away is told when it is back, and what it
     peer = await connectPeer(mosquitto.url);
     await peer.subscribe('stile/1/#', 1);
   }
-}, 40_000);
+});
 
 test('it says that it is there, and goodbye', async () => {
   const topic = 'stile/1/_cloud/test-host/state';

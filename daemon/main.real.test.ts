@@ -13,7 +13,7 @@ import { runGate } from './main.ts';
 let at: TestGate;
 beforeAll(async () => {
   at = await createTestGate();
-}, 60_000);
+});
 afterEach(() => at.killAll());
 afterAll(() => at.remove());
 
@@ -61,7 +61,7 @@ test('a code before the reader opens the lane; the same code again does not; an 
   }
   expect(await at.end(gate, 'SIGTERM')).toBe(0);
   expect(existsSync(join(at.dir, 'gate.sock'))).toBe(false);
-}, 60_000);
+});
 
 test('orders through the control socket are obeyed and recorded; the lane is found in its mode again after a restart', async () => {
   let gate = await at.start();
@@ -84,7 +84,7 @@ test('orders through the control socket are obeyed and recorded; the lane is fou
     ['anna-7', 'pause over'],
   ]);
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});
 
 test('a second gate on the same folder ends at once and touches nothing', async () => {
   const gate = await at.start();
@@ -92,7 +92,7 @@ test('a second gate on the same folder ends at once and touches nothing', async 
   expect(second).toMatchObject({ code: 1, stderr: expect.stringContaining('another gate is running') });
   expect((await at.status()).board.ok).toBe(true);
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});
 
 test('the socket bounds what it takes, and says what is wrong', async () => {
   const gate = await at.start();
@@ -109,7 +109,7 @@ test('the socket bounds what it takes, and says what is wrong', async () => {
   await closed;
   expect((await at.status()).gate).toBe(GATE);
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});
 
 test('watch tells what happens, as it happens', async () => {
   const gate = await at.start();
@@ -132,7 +132,7 @@ test('watch tells what happens, as it happens', async () => {
   client.close();
   await ended;
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});
 
 test('with a broker: state, health, the ledger until it is acknowledged, and the clock from round trips', async () => {
   const broker = await Aedes.createBroker();
@@ -204,7 +204,7 @@ test('with a broker: state, health, the ledger until it is acknowledged, and the
     await new Promise<void>((resolve) => broker.close(() => resolve()));
     await new Promise<void>((resolve) => server.close(() => resolve()));
   }
-}, 60_000);
+});
 
 test('fire opens the lane, is kept over a kill, and the stop step is told; only a person ends it', async () => {
   const targets = () => readFileSync(join(at.dir, 'release.conf'), 'utf8').match(/release_in (\d)/)?.[1];
@@ -223,7 +223,7 @@ test('fire opens the lane, is kept over a kill, and the stop step is told; only 
   await until(at.status, (now) => now.modes.in.mode === 'controlled');
   await until(targets, (level) => level === '0');
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});
 
 test('stopping waits for the guest under way; a second signal does not', async () => {
   const gate = await at.start();
@@ -236,7 +236,7 @@ test('stopping waits for the guest under way; a second signal does not', async (
   expect(gate.exitCode).toBeNull();
   gate.kill('SIGTERM');
   expect(await ended).toBe(1);
-}, 60_000);
+});
 
 test('an error that nobody expected ends the process, with the lane in its defined state', async () => {
   const planted = join(at.root, 'planted.mjs');
@@ -252,7 +252,7 @@ test('an error that nobody expected ends the process, with the lane in its defin
   gate.kill('SIGUSR2');
   expect(await ended).toBe(1);
   expect(['release_in', 'green_in', 'red_in', 'amber_in', 'buzzer'].map(wire)).toEqual(['0', '0', '0', '0', '0']);
-}, 60_000);
+});
 
 test('in panic the board goes first, and what is left can still be given back', async () => {
   const loaded = loadConfig(at.config);
@@ -267,7 +267,7 @@ test('in panic the board goes first, and what is left can still be given back', 
   await running.panic(new Error('nobody expected this'));
   expect(['release_in', 'green_in', 'red_in', 'amber_in', 'buzzer'].map(wire)).toEqual(['0', '0', '0', '0', '0']);
   expect(await running.stop('test')).toBe(true);
-}, 60_000);
+});
 
 test('exit codes, from any folder and through links', async () => {
   const link = join(at.root, 'a-link');
@@ -313,4 +313,4 @@ test('exit codes, from any folder and through links', async () => {
   expect(checks.find(({ part }) => part === 'cloud')).toMatchObject({ result: 'fail', hint: expect.any(String) });
   expect(checks.find(({ part }) => part === 'reader in')).toMatchObject({ result: 'ok' });
   expect(checks.filter(({ result, hint }) => result !== 'ok' && hint === '')).toEqual([]);
-}, 60_000);
+});

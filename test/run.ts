@@ -1,22 +1,21 @@
 /**
- * Runs the checks and tests that a newcomer runs, one step after another, and says at the end what came out.
+ * Runs the checks and tests that a newcomer runs, and says at the end what came out.
  *
- *   node test/run.ts check   types, lint, unit tests
- *   node test/run.ts all     the same, then the tests with real servers, then the whole system, then the gate on a kernel of its own
+ *   node test/run.ts check   types, lint and unit tests, beside each other
+ *   node test/run.ts all     the same, then everything with real servers: parts, the whole system, the gate on a kernel of its own
  *
  * A skipped test fails the run unless test/skips names it with a reason: `<name of the test> — <reason>`.
  * The last line is `N passed, N failed` (`, N skipped` where there are any); exit code 0 or 1.
  */
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { arch } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
-/** Test projects that run one after another; those named together share the workers. */
-const STEPS = { check: [['unit']], all: [['unit'], ['real'], ['system', 'kernel']] } as const;
+/** Tests with servers wait for each other's processes most of the time: three at once keep two processors busy. */
+const SERVER_WORKERS = 3;
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const report = `${root}.tools/vitest-report.json`;
 
 interface Result {
   readonly name: string;
@@ -58,21 +57,28 @@ export function resultsOf(file: Report): Result[] {
   });
 }
 
-function run(name: string, command: string, args: readonly string[]): Result {
-  process.stdout.write(`\n== ${name}\n`);
+/** Runs one program to its end. What a quiet one says is shown when it has ended. */
+async function run(name: string, command: string, args: readonly string[], how: { readonly quiet?: boolean } = {}): Promise<Result> {
   const began = performance.now();
-  const { status } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] });
-  process.stdout.write(`== ${name}: ${status === 0 ? 'ok' : 'FAILED'} (${((performance.now() - began) / 1000).toFixed(1)} s)\n`);
-  return { name, status: status === 0 ? 'passed' : 'failed' };
+  if (how.quiet !== true) process.stdout.write(`\n== ${name}\n`);
+  const child = spawn(command, args, { cwd: root, stdio: ['ignore', how.quiet === true ? 'pipe' : 'inherit', how.quiet === true ? 'pipe' : 'inherit'] });
+  const said: Buffer[] = [];
+  for (const stream of [child.stdout, child.stderr]) stream?.on('data', (bytes: Buffer) => void said.push(bytes));
+  const code = await new Promise<number | null>((resolve) => child.on('error', () => resolve(null)).on('close', resolve));
+  const lines = said.length === 0 ? '' : `\n== ${name}\n${Buffer.concat(said).toString('utf8')}`;
+  process.stdout.write(`${lines}== ${name}: ${code === 0 ? 'ok' : 'FAILED'} (${((performance.now() - began) / 1000).toFixed(1)} s)\n`);
+  return { name, status: code === 0 ? 'passed' : 'failed' };
 }
 
-function runTests(projects: readonly string[]): Result[] {
+async function runTests(projects: readonly string[], workers: number): Promise<Result[]> {
+  const report = `${root}.tools/vitest-report-${projects.join('-')}.json`;
   rmSync(report, { force: true });
-  const name = `${projects.join(' and ')} tests`;
-  const whole = run(name, process.execPath, [
+  const name = `${projects.join(', ')} tests`;
+  const whole = await run(name, process.execPath, [
     'node_modules/vitest/vitest.mjs',
     'run',
     ...projects.flatMap((project) => ['--project', project]),
+    `--maxWorkers=${workers}`,
     '--reporter=default',
     '--reporter=json',
     `--outputFile.json=${report}`,
@@ -101,13 +107,17 @@ async function main(what: string): Promise<number> {
   mkdirSync(`${root}.tools`, { recursive: true });
   process.stdout.write(`Stile: ${what === 'check' ? 'types, lint, unit tests' : 'every test'}, Node ${process.version} on ${arch()}\n`);
   const all = what === 'all';
-  const servers = all ? beginFetching('test/postgres/fetch', '15').then(() => beginFetching('test/postgres/fetch', '17')) : Promise.resolve();
-  const kernel = all ? beginFetching('test/kernel/fetch') : Promise.resolve();
-  const results = [run('types', `${root}node_modules/.bin/tsc`, ['-p', '.']), run('lint', `${root}node_modules/.bin/biome`, ['check', '.'])];
-  for (const projects of STEPS[what]) {
-    if ((projects as readonly string[]).includes('real')) await servers;
-    if ((projects as readonly string[]).includes('kernel')) await kernel;
-    results.push(...runTests(projects));
+  const fetched = all
+    ? Promise.all([beginFetching('test/postgres/fetch', '15').then(() => beginFetching('test/postgres/fetch', '17')), beginFetching('test/kernel/fetch')])
+    : Promise.resolve();
+  const beside = [
+    run('types', `${root}node_modules/.bin/tsc`, ['-p', '.'], { quiet: true }),
+    run('lint', `${root}node_modules/.bin/biome`, ['check', '.'], { quiet: true }),
+  ];
+  const results = [...(await runTests(['unit'], 2)), ...(await Promise.all(beside))];
+  if (all) {
+    await fetched;
+    results.push(...(await runTests(['real', 'system', 'kernel'], SERVER_WORKERS)));
   }
 
   const allowed = namedSkips(readFileSync(`${root}test/skips`, 'utf8'));

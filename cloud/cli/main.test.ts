@@ -121,7 +121,7 @@ test('from an empty database to a gate with its tickets', async () => {
     await gate.end();
     await running.stop();
   }
-}, 30_000);
+});
 
 test('exit codes say what kind of failure it was', async () => {
   const nobody = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none' };
@@ -152,7 +152,7 @@ test('exit codes say what kind of failure it was', async () => {
     const result = await cli(args, { ...extra });
     expect({ args, code: result.code, err: result.err }).toEqual({ args, code, err: expect.stringMatching(message) });
   }
-}, 60_000);
+});
 
 test('where the port is taken, nobody at the broker hears of a start: the message names the port and what to set', async () => {
   const taken = createServer();

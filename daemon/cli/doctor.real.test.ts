@@ -18,7 +18,7 @@ beforeAll(async () => {
   at = await createTestGate();
   broker = await startBroker({ tls: true, acl: [{ gate: GATE, revoked: false }] });
   mkdirSync(join(at.dir, 'conf.d'));
-}, 60_000);
+});
 afterEach(() => at.killAll());
 afterAll(async () => {
   await broker.stop();
@@ -57,7 +57,7 @@ test('without a gate: the broker lets its name in, the card is measured, the rec
   // Nothing listens where the test's cloud should be.
   expect(part('cloud')).toMatchObject({ result: 'fail', hint: expect.stringContaining('known tickets are admitted') });
   expect(code).toBe(1);
-}, 60_000);
+});
 
 test('beside a running gate nothing happens under its name', async () => {
   await identity();
@@ -73,7 +73,7 @@ test('beside a running gate nothing happens under its name', async () => {
   expect((await at.status()).uplink.online).toBe(true);
   expect(broker.log()).not.toMatch(/already connected/);
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});
 
 test('TLS and refusals are explained', async () => {
   const stranger = await createTestCa();
@@ -85,7 +85,7 @@ test('TLS and refusals are explained', async () => {
   expect((await examine()).part('broker')).toMatchObject({ result: 'fail', cause: expect.stringContaining('ECONNREFUSED') });
   await identity({ days: -1 });
   expect((await examine()).part('certificate')).toMatchObject({ result: 'fail', cause: expect.stringContaining('ended on') });
-}, 120_000);
+});
 
 test('a certificate that is not yet valid is a fault of the clock', async () => {
   const keys = (await webcrypto.subtle.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair;
@@ -105,7 +105,7 @@ test('a certificate that is not yet valid is a fault of the clock', async () => 
     cause: expect.stringContaining('not yet valid'),
     hint: expect.stringContaining('timedatectl'),
   });
-}, 60_000);
+});
 
 test('a reader that is not there, and a file in its place', async () => {
   await identity();
@@ -119,7 +119,7 @@ test('a reader that is not there, and a file in its place', async () => {
   symlinkSync(at.config, join(at.dir, 'nowhere'));
   expect((await examine()).part('reader in')).toMatchObject({ result: 'fail', cause: expect.stringContaining('no serial port') });
   rmSync(conf);
-}, 60_000);
+});
 
 test('a control socket that cannot be made is found before the gate fails to start by it', async () => {
   await identity();
@@ -140,7 +140,7 @@ test('a control socket that cannot be made is found before the gate fails to sta
   expect((await examine()).checks[0]).toMatchObject({ part: 'config', result: 'fail', cause: expect.stringContaining('control.socket') });
   rmSync(conf);
   expect((await examine()).part('control')?.result).not.toBe('fail');
-}, 60_000);
+});
 
 test.each([
   ['an active-low release on a line that is low at power-on', { line: 17, active: 'low', safe: null }, null, 'warn'],

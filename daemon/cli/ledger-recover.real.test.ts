@@ -22,7 +22,7 @@ import { codeOf, createTestGate, GATE, type TestGate, until } from '../../testki
 let at: TestGate;
 beforeAll(async () => {
   at = await createTestGate();
-}, 60_000);
+});
 afterEach(() => at.killAll());
 afterAll(() => at.remove());
 
@@ -62,7 +62,7 @@ test("a dead gate's card: every row, from the log too, and nothing on the card c
   expect(messages(stdout)).toEqual(live);
   expect(fingerprint(offlineLedger)).toEqual(before);
   expect(await at.cli('ledger', 'export', '--store', at.root)).toMatchObject({ code: 1, stderr: expect.stringContaining('no ledger') });
-}, 90_000);
+});
 
 test('a damaged database is listed with what is in it, and its rows are exported', async () => {
   const file = join(at.dir, 'store/ledger.sqlite');
@@ -100,7 +100,7 @@ test('a damaged database is listed with what is in it, and its rows are exported
   const saved = messages(readFileSync(out, 'utf8')).flatMap(({ entries }) => entries.map((entry) => entry.hash));
   expect(saved).toEqual(rows.map(({ entry }) => entry.hash).filter((one) => one !== hash));
   await at.end(gate, 'SIGTERM');
-}, 120_000);
+});
 
 test('rubbish gives nothing and says so', async () => {
   const offlineLedger = join(at.root, 'rubbish');
@@ -114,7 +114,7 @@ test('rubbish gives nothing and says so', async () => {
     code: 1,
     stderr: expect.stringContaining('there is no'),
   });
-}, 60_000);
+});
 
 test("S3: links in the gate's folder lead root nowhere: neither where rows are written nor what is read", async () => {
   const service = join(at.root, 'service');
@@ -127,4 +127,4 @@ test("S3: links in the gate's folder lead root nowhere: neither where rows are w
   expect([readFileSync(victim, 'utf8'), statSync(victim).mode & 0o777]).toEqual(['untouched', 0o600]);
   symlinkSync(victim, join(service, 'ledger.sqlite'));
   expect(await at.cli('ledger', 'export', '--store', service, '--gate', GATE)).toMatchObject({ code: 1, stderr: expect.stringContaining('is a link') });
-}, 60_000);
+});

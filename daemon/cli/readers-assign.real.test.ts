@@ -19,7 +19,7 @@ beforeAll(async () => {
   mkdirSync(join(at.dir, 'conf.d'));
   // As found: neither name leads anywhere yet.
   writeFileSync(join(at.dir, 'conf.d/readers.yaml'), 'readers: [{ name: in, path: ../not-yet-in }, { name: out, path: ../not-yet-out, direction: out }]\n');
-}, 60_000);
+});
 afterEach(() => at.killAll());
 afterAll(() => {
   for (const pair of pairs) pair.close();
@@ -94,7 +94,7 @@ test('each is bound to the socket that its code came from; a second run changes 
   });
   expect(await at.cli('readers', 'assign', '--machine-root', at.root)).toMatchObject({ code: 1, stderr: expect.stringContaining('no serial port on USB') });
   await at.end(gate, 'SIGTERM');
-}, 120_000);
+});
 
 test('ports are read as the kernel shows them', () => {
   expect(usbPorts(machine).map(({ usb, idPath, product }) => [usb, idPath, product])).toEqual([

@@ -10,7 +10,7 @@ let at: TestGate;
 const terminals: IPty[] = [];
 beforeAll(async () => {
   at = await createTestGate();
-}, 60_000);
+});
 afterEach(async () => {
   for (const terminal of terminals.splice(0)) terminal.kill('SIGKILL');
   await at.killAll();
@@ -64,7 +64,7 @@ test('watch: lamps, mode, decisions with reasons, backlog, health; fits the term
   expect(screen.raw()).toMatch(/\x1b\[\?25h\x1b\[\?1049l$/);
   await at.cli('mode', 'controlled', '--reason', 'on', '--actor', 'anna-7');
   await at.end(gate, 'SIGTERM');
-}, 90_000);
+});
 
 test('watch: a gate that goes away is told with its exit code', async () => {
   const gate = await at.start();
@@ -73,7 +73,7 @@ test('watch: a gate that goes away is told with its exit code', async () => {
   await at.end(gate, 'SIGKILL');
   expect(await screen.ended).toBe(69);
   expect(screen.raw()).toContain('the gate has gone');
-}, 60_000);
+});
 
 test('sim: a person shows codes, walks, stands still, gets stuck, presses the button, rings the fire loop', async () => {
   const gate = await at.start();
@@ -112,7 +112,7 @@ test('sim: a person shows codes, walks, stands still, gets stuck, presses the bu
   expect(await screen.ended).toBe(0);
   await at.cli('reset-emergency', '--reason', 'test', '--actor', 'anna-7');
   await at.end(gate, 'SIGTERM');
-}, 120_000);
+});
 
 test('sim: a reader that is not there is plugged in, and can be pulled out', async () => {
   mkdirSync(join(at.dir, 'conf.d'), { recursive: true });
@@ -132,7 +132,7 @@ test('sim: a reader that is not there is plugged in, and can be pulled out', asy
   screen.press('q');
   expect(await screen.ended).toBe(0);
   await at.end(gate, 'SIGTERM');
-}, 90_000);
+});
 
 test('without a terminal: watch gives lines, sim says what to do', async () => {
   const gate = await at.start();
@@ -140,7 +140,7 @@ test('without a terminal: watch gives lines, sim says what to do', async () => {
   expect((await at.cli('sim', '--help')).stdout).toMatch(/Keys: 1-9 show a sample code[\s\S]*s get stuck/);
   expect(GATE).toBe((await at.status()).gate);
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});
 
 test.each([
   ['short', 10, 'short'],

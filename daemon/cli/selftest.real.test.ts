@@ -30,7 +30,7 @@ turnstile: { passage_timeout_ms: 1000, exit: code }
 mqtt: { url: "mqtts://127.0.0.1:9", ca: ../ca.crt, cert: ../gate.crt, key: ../gate.key }
 `,
   );
-}, 60_000);
+});
 afterEach(() => at.killAll());
 afterAll(() => {
   outReader.close();
@@ -107,7 +107,7 @@ test('a good lane: every part tried, told as it goes, and a report that its gate
   writeFileSync(forged, readFileSync(file, 'utf8').replace('"reason": "new lane"', '"reason": "old lane"'));
   expect(await at.cli('selftest', '--check', forged)).toMatchObject({ code: 1, stdout: expect.stringContaining('changed after it was signed') });
   await at.end(gate, 'SIGTERM');
-}, 90_000);
+});
 
 test('swapped passage lines and swapped readers are named; the report fails', async () => {
   const gate = await at.start();
@@ -125,7 +125,7 @@ test('swapped passage lines and swapped readers are named; the report fails', as
   expect(step('reader in')).toMatchObject({ result: 'fail', detail: expect.stringContaining('reader out read it instead') });
   expect(step('reader out')).toMatchObject({ result: 'ok' });
   await at.end(gate, 'SIGTERM');
-}, 90_000);
+});
 
 test('who goes away ends it', async () => {
   const gate = await at.start();
@@ -152,4 +152,4 @@ test('who goes away ends it', async () => {
   );
   again.close();
   await at.end(gate, 'SIGTERM');
-}, 60_000);
+});

@@ -21,7 +21,7 @@ beforeAll(async () => {
     join(at.dir, 'conf.d/secrets.yaml'),
     'mqtt: { url: "mqtt://127.0.0.1:9", username: north, password_file: ../password }\ncloud: { url: "http://127.0.0.1:9", token_file: ../token, keys: ../keys.json }\n',
   );
-}, 60_000);
+});
 afterEach(() => at.killAll());
 afterAll(() => at.remove());
 
@@ -57,7 +57,7 @@ test('with a running gate: every part is there, and neither code nor secret in a
   const all = Object.values(files).join('\n');
   for (const secret of [PASSWORD, TOKEN, codeOf(1), codeOf(2), 'NOT-A-TICKET', 'PRIVATE KEY-----']) expect(all).not.toContain(secret);
   await at.end(gate, 'SIGTERM');
-}, 90_000);
+});
 
 test('without a gate and with a broken configuration it is made all the same', async () => {
   const files = await bundle();
@@ -66,7 +66,7 @@ test('without a gate and with a broken configuration it is made all the same', a
   writeFileSync(join(at.dir, 'conf.d/zz.yaml'), 'reders: []\n');
   const broken = await bundle();
   expect(broken['doctor.txt']).toContain('did you mean readers');
-}, 90_000);
+});
 
 test('S3: a link in the place of the archive is refused, and what it leads to stays as it is', async () => {
   const [victim, planted] = [join(at.root, 'victim'), join(at.root, 'planted.tar.gz')];
@@ -74,7 +74,7 @@ test('S3: a link in the place of the archive is refused, and what it leads to st
   symlinkSync(victim, planted);
   expect(await at.cli('support-bundle', '--out', planted)).toMatchObject({ code: 1, stderr: expect.stringContaining('is a link') });
   expect([readFileSync(victim, 'utf8'), statSync(victim).mode & 0o777]).toEqual(['untouched', 0o640]);
-}, 60_000);
+});
 
 test.each([
   ['a private key', '-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----', 'MIIabc'],

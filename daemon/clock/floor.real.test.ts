@@ -10,7 +10,7 @@ let at: TestGate;
 let running: RunningGate | null = null;
 beforeAll(async () => {
   at = await createTestGate();
-}, 60_000);
+});
 afterEach(async () => {
   await running?.stop('test');
   running = null;

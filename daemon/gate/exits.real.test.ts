@@ -19,7 +19,7 @@ beforeAll(async () => {
     join(at.dir, 'conf.d/two-ways.yaml'),
     'readers: [{ name: in, path: ../reader }, { name: out, path: ../reader-out, direction: out }]\nturnstile: { exit: code, release: hold }\n',
   );
-}, 60_000);
+});
 afterEach(() => at.killAll());
 afterAll(() => {
   outward.close();
@@ -88,7 +88,7 @@ test('whatever is shown outwards opens at once, in every mode; what matches no a
   await letsOut(after, 'after a restart', `${codeOf(7)}\r\n`);
   expect((await at.status()).alerts.map(({ id }) => id)).not.toContain('exit-closed');
   after.close();
-}, 90_000);
+});
 
 test('a store that takes no row refuses nobody outwards; the rows follow when it does', async () => {
   await at.start();
@@ -107,7 +107,7 @@ test('a store that takes no row refuses nobody outwards; the rows follow when it
   );
   expect(written.filter(({ kind }) => kind === 'exit_unmatched')).toHaveLength(2);
   outputs.close();
-}, 90_000);
+});
 
 test('without any store at all the lane opens outwards', async () => {
   mkdirSync(join(at.root, 'broken/ledger.sqlite'), { recursive: true });
@@ -129,4 +129,4 @@ test('without any store at all the lane opens outwards', async () => {
     gate.kill('SIGKILL');
     await ended;
   }
-}, 60_000);
+});

@@ -141,7 +141,7 @@ test('any guests, disks and operators', async () => {
     }),
     { numRuns: 400 },
   );
-}, 60_000);
+});
 
 /** The disk works, nobody comes, the operators put everything right. */
 async function quiet(world: GateWorld): Promise<void> {

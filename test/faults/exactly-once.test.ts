@@ -25,12 +25,12 @@ test('broker, Postgres, cloud and gates are killed and cut off while two gates w
   expect(result.difference.examples).toEqual([]);
   expect(held(result), JSON.stringify(result)).toBe(true);
   expect(result.difference.rows).toBeGreaterThan(100);
-}, 120_000);
+});
 
 test('a gate that takes the PUBACK for the cloud’s word loses rows, and it is seen', async () => {
   const result = await exactlyOnce({ ...SHORT, brokerKills: 1, postgresKills: 0, partitions: 0, cloudKills: 2, gateKills: 0, plant: 'puback' });
   expect(result.difference.lost).toBeGreaterThan(0);
-}, 120_000);
+});
 
 test('the comparison sees what is lost, doubled, changed and made up', () => {
   const row = (seq: number, hash = 'a') => ({ gate: 'arena/north', epoch: 1, seq, hash });

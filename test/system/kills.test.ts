@@ -70,7 +70,7 @@ if (compiler === undefined) {
       const { status, stderr } = spawnSync(compiler ?? 'cc', ['-static', '-O2', '-o', stopStep, source], { encoding: 'utf8' });
       if (status !== 0) throw new Error(`stile-release.c does not compile: ${stderr}`);
       for (let number = 0; number < LANES; number++) lanes.push(await openStruckLane({ stopStep, tickets: ROUNDS }));
-    }, 60_000);
+    });
     afterAll(async () => {
       for (const lane of lanes) await lane.close();
       rmSync(folder, { recursive: true });
@@ -119,7 +119,7 @@ if (compiler === undefined) {
       } finally {
         await lane.close();
       }
-    }, 60_000);
+    });
 
     if (PROVING)
       test('planted: a watchdog that comes too late is found', async () => {

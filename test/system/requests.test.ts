@@ -136,7 +136,7 @@ test('an empty want of anybody takes no ticket away, and refresh puts the right 
     venue.spy.heard.some(({ topic: at, payload }) => at === want && (JSON.parse(payload.toString()) as { events: unknown[] }).events.length === 1),
   );
   expect((await gate.fresh()).manifests).toMatchObject([{ event_id: held[0]?.event_id }]);
-}, 60_000);
+});
 
 test('stile-cloud request opens a lane, brings the answer, and says by its exit code when the gate refuses or is away', async () => {
   await idle();

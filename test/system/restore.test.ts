@@ -54,4 +54,4 @@ test('a restored database: both sides say how many rows are missing, every row c
   expect(log).toContain('no row of arena/north is missing any more');
   const [admissions] = await venue.ask<{ n: string }>("SELECT count(*) AS n FROM admissions WHERE verdict = 'winner'");
   expect(Number(admissions?.n)).toBe(8);
-}, 180_000);
+});
