@@ -22,7 +22,7 @@ import type { StoredConflict } from '../store/conflicts.ts';
 import { fireLatched, setFireLatch } from '../store/durable-state.ts';
 import { type AppendedRow, parseEntry, type RowBody, type Stamp, type StoredEntry } from '../store/ledger.ts';
 import type { EventManifest, Manifests } from '../store/manifest-store.ts';
-import { quarantine } from '../store/quarantine-file.ts';
+import { quarantineFile } from '../store/quarantine-file.ts';
 import { lockStore, type StoreError, storeError } from '../store/sqlite.ts';
 import { MAX_DIRTY_GRANTS, wholeCovered } from '../store/usage-store.ts';
 import { describeConflict } from './describe-conflict.ts';
@@ -424,7 +424,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       return parts.manifests.want(payload);
     },
     idle(stamp, quiet) {
-      const { ledger, outbox, usage, manifests } = parts;
+      const { ledger, outbox, usage, manifests, rowCopy } = parts;
       // Between a guest and the passage nothing is written that the ledger could tell again: the two are one write, when nobody is at the lane.
       if (usage.dirty() > 0 && (quiet || usage.holdsOthers())) {
         usage.flush();
@@ -459,7 +459,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       ledger.maybeCheckpoint('idle');
       usage.maybeCheckpoint('idle');
       usage.settle();
-      return false;
+      return rowCopy.step();
     },
     preallocateWal: () => parts.ledger.preallocateWal(),
     async recover(error, stamp) {
@@ -473,7 +473,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       if (error.file === 'usage') parts.ledger.setMeta('usage_lost', '1');
       closeParts();
       if (error.file === 'usage') {
-        const quarantined = quarantine(join(options.path, 'usage.sqlite'), stamp.wallMs);
+        const quarantined = quarantineFile(join(options.path, 'usage.sqlite'), stamp.wallMs);
         options.notice('ledger', `${error.fault.cause}; usage was set aside as ${quarantined.slice(quarantined.lastIndexOf('/') + 1)} and is fetched again`);
         parts = await openStore(options, keyring, latest);
       } else {
@@ -489,6 +489,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       const { outbox, usage, manifests, ledger } = parts;
       const maybeCheckpoint = [
         () => outbox.flush(),
+        () => void parts.rowCopy.step(),
         () => trustedTime.keep(true),
         () => usage.close(),
         () => manifests.rememberHeads(),

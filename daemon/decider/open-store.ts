@@ -11,7 +11,9 @@ import { createStanding, type Standing } from '../store/durable-state.ts';
 import { type Ledger, openLedger, parseEntry, type Stamp, TAKING_OVER } from '../store/ledger.ts';
 import { type ManifestChecks, type Manifests, openManifests, recoverManifests } from '../store/manifest-store.ts';
 import { LEDGER_FILE, ledgersOf } from '../store/offline-reader.ts';
-import { quarantine, type Salvage, salvage } from '../store/quarantine-file.ts';
+import { quarantineFile } from '../store/quarantine-file.ts';
+import { openRowCopy, type RowCopy, readRowCopy } from '../store/row-copy.ts';
+import { type Salvage, salvage } from '../store/salvage.ts';
 import { createSalvagedRows } from '../store/salvaged-rows.ts';
 import { StoreError, storeError } from '../store/sqlite.ts';
 import { createOutbox, type Outbox } from '../store/unacked-rows.ts';
@@ -47,6 +49,7 @@ export interface Parts {
   readonly standing: Standing;
   readonly usage: UsageStore;
   readonly manifests: Manifests;
+  readonly rowCopy: RowCopy;
 }
 
 /**
@@ -65,7 +68,7 @@ export async function openStore(options: DeciderEngineOptions, keyring: Keyring,
 
 /** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
 export function rebuild(options: DeciderEngineOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
-  quarantine(join(options.path, LEDGER_FILE), latest.stamp.wallMs);
+  quarantineFile(join(options.path, LEDGER_FILE), latest.stamp.wallMs);
   return openOnce(options, keyring, latest, cause);
 }
 
@@ -80,12 +83,13 @@ async function openOnce(options: DeciderEngineOptions, keyring: Keyring, latest:
   // The newest holds what was still to be sent from those before it.
   const quarantined = ledgersOf(options.path).quarantine.at(-1) ?? null;
   let saved: Salvage | null = null;
+  const salvageAll = (path: string): Salvage => salvage(path, readRowCopy(options.path, options.gate));
   const ledger = openLedger({
     path: join(options.path, LEDGER_FILE),
     name: options.gate,
     stamp: latest.stamp,
     first() {
-      saved = quarantined === null ? null : salvage(quarantined);
+      saved = quarantined === null ? null : salvageAll(quarantined);
       return { aboveEpoch: saved?.lastEpoch ?? 0, takingOver: saved !== null };
     },
   });
@@ -93,8 +97,7 @@ async function openOnce(options: DeciderEngineOptions, keyring: Keyring, latest:
     const usage = openUsage(options, ledger, latest.stamp.wallMs);
     try {
       if (ledger.meta(TAKING_OVER) === '1' && quarantined !== null)
-        await importSalvaged({ options, keyring, latest, ledger, usage }, saved ?? salvage(quarantined), cause);
-      if (ledger.endTruncated || ledger.endRepaired) reportWalEnd(options, ledger, latest.stamp);
+        await importSalvaged({ options, keyring, latest, ledger, usage }, saved ?? salvageAll(quarantined), cause);
       return assemble(options, keyring, ledger, usage, latest);
     } catch (error) {
       usage.abandon();
@@ -153,9 +156,7 @@ function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
 /** Right after a power cut, and damage otherwise: nobody can tell which, so it is said, and of which rows. */
 function reportWalEnd(options: DeciderEngineOptions, ledger: Ledger, stamp: Stamp): void {
   const [epoch, seq] = [ledger.epoch(), ledger.lastSeq()];
-  const detail = ledger.endRepaired
-    ? `the log's last commit was one bit from whole, and was made whole: nothing behind row ${epoch}/${seq} is lost; the power went while it was written, or the card is damaged`
-    : `the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;
+  const detail = `the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
   options.notice('ledger', detail);
 }
@@ -195,7 +196,7 @@ const checksOf = (keyring: Keyring, latest: Latest): ManifestChecks => ({
   },
 });
 
-/** Usage knows of own rows only after they were committed: where it knows of more than there are, the ledger's end was lost. */
+/** Usage and the copy of the rows get own rows only after they were committed: where they have more than the ledger, its end was lost. */
 function brokenEnd(name: string, epoch: number, from: number, to: number): StoreError {
   return new StoreError(
     {
@@ -211,7 +212,11 @@ function brokenEnd(name: string, epoch: number, from: number, to: number): Store
 
 function assemble(options: DeciderEngineOptions, keyring: Keyring, ledger: Ledger, usage: UsageStore, latest: Latest): Parts {
   const lastSeq = ledger.lastSeqOf(ledger.epoch()) ?? 0;
-  if (usage.ownMark(ledger.epoch()) > lastSeq) throw brokenEnd(ledger.name, ledger.epoch(), lastSeq + 1, usage.ownMark(ledger.epoch()));
+  const outbox = createOutbox(ledger);
+  const rowCopy = openRowCopy(options.path, ledger, outbox.ackedSeq);
+  const committed = Math.max(usage.ownMark(ledger.epoch()), rowCopy.end?.epoch === ledger.epoch() ? rowCopy.end.seq : 0);
+  if (committed > lastSeq) throw brokenEnd(ledger.name, ledger.epoch(), lastSeq + 1, committed);
+  if (ledger.endTruncated) reportWalEnd(options, ledger, latest.stamp);
   for (const own of ledger.epochs()) {
     for (let from = Math.max(own.firstSeq, usage.ownMark(own.epoch) + 1); from <= own.lastSeq; from += CATCH_UP_ROWS) {
       for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, parseEntry(ledger, own.epoch, row));
@@ -224,7 +229,8 @@ function assemble(options: DeciderEngineOptions, keyring: Keyring, ledger: Ledge
   const parts: Parts = {
     ledger,
     usage,
-    outbox: createOutbox(ledger),
+    outbox,
+    rowCopy,
     standing: createStanding(ledger),
     manifests: openManifests({
       ledger,
@@ -248,7 +254,7 @@ function openUsage(options: DeciderEngineOptions, ledger: Ledger, wallMs: number
     if (!(error instanceof StoreError) || !error.damaged) throw error;
     // First, so that a power cut cannot leave usage empty and nobody told.
     ledger.setMeta('usage_lost', '1');
-    const quarantined = quarantine(path, wallMs);
+    const quarantined = quarantineFile(path, wallMs);
     options.notice('ledger', `${error.fault.cause}; usage was set aside as ${quarantined.slice(quarantined.lastIndexOf('/') + 1)} and is fetched again`);
     return openUsageStore(path, ledger.name);
   }

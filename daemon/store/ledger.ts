@@ -11,7 +11,7 @@ import { plainData } from '../../contract/text.ts';
 import { deleteChecksums, openPageChecksums, type PageChecksums } from './page-checksums.ts';
 import { migrateLedger } from './schema.ts';
 import { createCheckpointer, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
-import { inspectWal, repairWalEnd, type WalEnd } from './wal-inspect.ts';
+import { inspectWal, type WalEnd } from './wal-inspect.ts';
 import { preallocateLog } from './wal-preallocate.ts';
 
 /** What time it is, as far as the gate knows; taken on the loop's thread and sent with each call. */
@@ -109,8 +109,6 @@ export interface Ledger {
   preallocateWal(): boolean;
   /** The log ended in a commit that is not whole: cut short by a power cut before anybody was told of it, or damaged. It was dropped. */
   readonly endTruncated: boolean;
-  /** The log's last commit was one bit from whole and was made whole: damaged, or cut short but for that bit. Nothing of it is lost. */
-  readonly endRepaired: boolean;
   /** Folds the whole log into the file. Throws StoreError. */
   checkpointAll(): void;
   close(): void;
@@ -135,8 +133,7 @@ export function openLedger(options: LedgerOptions): Ledger {
       onDamage: (page) => damagedPage(path, page, 'ledger'),
     });
     const end = inspectWal(path);
-    if (end.headless || end.commitsBehind > 1 || end.bit?.sure === false) throw brokenLog(path, end);
-    if (end.bit !== undefined) repairWalEnd(path, end.bit);
+    if (end.headless || end.commitsBehind > 1) throw brokenLog(path, end);
     db = openDatabase(path, { synchronous: 'full' });
     migrateLedger(db, path);
     const ledger = ledgerOn(db, options, checksums, end);
@@ -149,15 +146,11 @@ export function openLedger(options: LedgerOptions): Ledger {
   }
 }
 
-function brokenLog(path: string, { headless, commitsBehind, bit }: WalEnd): StoreError {
+function brokenLog(path: string, { headless, commitsBehind }: WalEnd): StoreError {
   return new StoreError(
     {
       operation: `check the log of ${path}`,
-      cause: headless
-        ? "the log's header is damaged"
-        : bit === undefined
-          ? `${commitsBehind} commits lie behind a damaged place of the log`
-          : 'one bit of the last commit in the log is wrong',
+      cause: headless ? "the log's header is damaged" : `${commitsBehind} commits lie behind a damaged place of the log`,
       hint: 'The database is set aside under a dated name and a new epoch begins; keep the file, and look at the card.',
       healsItself: true,
     },
@@ -406,8 +399,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
       preallocated = !more;
       return more;
     },
-    endTruncated: end.commitsBehind > 0 && end.bit === undefined,
-    endRepaired: end.bit !== undefined,
+    endTruncated: end.commitsBehind > 0,
     maybeCheckpoint: log.maybeCheckpoint,
     checkpointAll: log.checkpointAll,
     close: () => {

@@ -19,7 +19,7 @@ import { checkAtOnce, createFileCheck, type FileCheck } from './file-hash.ts';
 import type { Ledger } from './ledger.ts';
 import { copyHashed, hashFile, MAX_MANIFEST_BYTES, type ManifestFile, openManifestFile } from './manifest-file.ts';
 import { createOverlays, MAX_OVERLAY_ROWS, type Overlays } from './manifest-overlay.ts';
-import { quarantine as quarantineManifest } from './quarantine-file.ts';
+import { quarantineFile } from './quarantine-file.ts';
 import { StoreError, storeError } from './sqlite.ts';
 
 export interface EventManifest {
@@ -328,7 +328,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
       event.file.close();
       inForce.delete(event.eventId);
       previous.delete(event.eventId);
-      const quarantined = quarantineManifest(path, wallMs);
+      const quarantined = quarantineFile(path, wallMs);
       options.onUnusable(event.eventId, `manifest ${event.eventId} version ${event.file.head.version} is damaged; set aside as ${basename(quarantined)}`);
       load(row);
       const now = inForce.get(event.eventId);

@@ -5,7 +5,7 @@
  * The file changes only when the log is folded into it. Before that the sums are made void, after it the changed pages are summed anew, both
  * synced: a power cut between leaves no sums, which says nothing, and never wrong ones. A log has checksums of its own.
  */
-import { closeSync, constants, existsSync, fstatSync, fsyncSync, openSync, readFileSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, fsyncSync, openSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 
 /** "StP1" */
@@ -105,47 +105,21 @@ export function openPageChecksums({ path, markOf, onDamage }: PageChecksumsOptio
   };
 }
 
-/** Pages that are not what was written and are tried bit by bit, at most: each takes about a tenth of a second, and a gate waits for it. */
-const MAX_MENDED_PAGES = 4;
-
-/**
- * Of a database that was quarantined: where one bit of a page is wrong, its sum tells which. So one bit in the wrong place (the schema, say) does
- * not cost every row. The page as it was stays beside the file as `<database>.page-<n>.asis`. Answers how many pages are wrong and were not mended. Errors are the file
- * system's.
- */
-export function repairPages(path: string): number {
+/** Counts the pages of a quarantined database that are not what was written; 0 where nothing is known of them. Throws the file system's errors. */
+export function countDamagedPages(path: string): number {
   const known = readChecksums(checksumsPath(path));
   if (known === null) return 0;
-  let bad = 0;
-  const fd = openSync(path, 'r+');
+  let damaged = 0;
+  const file = openSync(path, 'r');
   try {
-    let left = MAX_MENDED_PAGES;
-    for (const [n, sum] of known.checksums.entries()) {
-      const page = Buffer.alloc(PAGE_BYTES);
-      if (readSync(fd, page, 0, PAGE_BYTES, n * PAGE_BYTES) < PAGE_BYTES || crc32(page) === sum) continue;
-      const asis = Buffer.from(page);
-      if (left-- <= 0 || !repairBit(page, sum)) {
-        bad++;
-        continue;
-      }
-      writeFileSync(`${path}.page-${n + 1}.asis`, asis);
-      writeSync(fd, page, 0, PAGE_BYTES, n * PAGE_BYTES);
+    const page = Buffer.alloc(PAGE_BYTES);
+    for (const [n, checksum] of known.checksums.entries()) {
+      if (readSync(file, page, 0, PAGE_BYTES, n * PAGE_BYTES) === PAGE_BYTES && crc32(page) !== checksum) damaged++;
     }
-    fsyncSync(fd);
-    return bad;
+    return damaged;
   } finally {
-    closeSync(fd);
+    closeSync(file);
   }
-}
-
-function repairBit(page: Buffer, sum: number): boolean {
-  for (let bit = 0; bit < PAGE_BYTES * 8; bit++) {
-    const at = bit >> 3;
-    page[at] = (page[at] as number) ^ (1 << (bit & 7));
-    if (crc32(page) === sum) return true;
-    page[at] = (page[at] as number) ^ (1 << (bit & 7));
-  }
-  return false;
 }
 
 function* range(from: number, to: number): Iterable<number> {

@@ -5,7 +5,7 @@
  */
 
 import type { Ledger } from './ledger.ts';
-import type { Salvage } from './quarantine-file.ts';
+import type { Salvage } from './salvage.ts';
 
 export interface SalvagedPart {
   readonly epoch: number;

@@ -114,19 +114,23 @@ export function openDatabase(path: string, options: OpenOptions): Sqlite {
   }
 }
 
-/** Of a database's file: its formats for writing and reading, and what they are with a write-ahead log. */
+/** Offset in a database's file of its formats for writing and reading; the formats of a database without and with a write-ahead log. */
 const FORMATS_AT = 18;
+const UNLOGGED = 1;
 const LOGGED = 2;
 
 /**
  * Refuses a file that does not say, on the disk, that it has a write-ahead log. SQLite answers "wal" although the disk failed while that was written,
- * and goes on without a log: then the pages change and their sums do not, and the next start takes the file for damaged.
+ * and goes on without a log: then the pages change and their checksums do not, and the next start takes the file for damaged. Formats that SQLite
+ * does not know are damage.
  */
 function assertLogged(path: string): void {
   const formats = Buffer.alloc(2);
   const file = openSync(path, 'r+');
   try {
     readSync(file, formats, 0, 2, FORMATS_AT);
+    if (!formats.every((format) => format === LOGGED || format === UNLOGGED))
+      throw Object.assign(new Error(`the file's formats read ${formats.join(' and ')}`), { code: 'SQLITE_NOTADB' });
     if (!formats.every((format) => format === LOGGED)) throw Object.assign(new Error('the change to a write-ahead log was not written'), { code: 'EIO' });
     // What SQLite itself asked of the disk here, it did not wait for.
     fdatasyncSync(file);

@@ -42,6 +42,8 @@ function timeOf(row: Rows[number] | undefined): number | null {
 
 export interface Outbox {
   backlog(): number;
+  /** How far an own epoch is acknowledged; 0: not at all, or no epoch of this ledger. */
+  ackedSeq(epoch: number): number;
   /** Wall time of the oldest row that waits, Unix ms. */
   oldestMs(): number | null;
   nextBatch(after: RowPosition | null): OutboxBatch | null;
@@ -120,6 +122,7 @@ export function createOutbox(ledger: Ledger): Outbox {
 
   return {
     backlog: () => waiting().reduce((sum, part) => sum + count(part), 0),
+    ackedSeq: ackedOf,
     oldestMs() {
       const part = waiting().find((one) => count(one) > 0);
       return part === undefined ? null : timeOf(read(part, part.firstSeq, 1)[0]);

@@ -47,3 +47,32 @@ export const pageNumberOf = (frame: Buffer): number => frame.readUInt32BE(0);
 /** Of the last frame of a commit: the database's size in pages; 0: more frames follow. */
 export const commitPagesOf = (frame: Buffer): number => frame.readUInt32BE(4);
 export const pageOf = (frame: Buffer): Buffer => frame.subarray(FRAME_HEADER_BYTES);
+
+/** A log's bytes, frame by frame. */
+export interface Wal {
+  readonly bytes: Buffer;
+  readonly pageBytes: number;
+  /** Whole frames, those of earlier logs in the same file included. */
+  readonly count: number;
+  frame(n: number): Buffer;
+  /** Tells whether frame `n` carries this log's salts, not those of an earlier log in the same file. */
+  own(n: number): boolean;
+}
+
+/** Returns a view of a log's bytes: writing to a frame writes to `bytes`. */
+export function walOf(bytes: Buffer, pageBytes: number): Wal {
+  const frameBytes = FRAME_HEADER_BYTES + pageBytes;
+  const count = Math.floor((bytes.length - HEADER_BYTES) / frameBytes);
+  const frame = (n: number): Buffer => bytes.subarray(HEADER_BYTES + n * frameBytes, HEADER_BYTES + (n + 1) * frameBytes);
+  return { bytes, pageBytes, count, frame, own: (n) => n < count && saltsOf(frame(n)).equals(bytes.subarray(16, 24)) };
+}
+
+/** Returns the checksum that the first frame continues. */
+export const headerChecksum = ({ bytes }: Wal): Checksum => checksum(bytes.subarray(0, 24), [0, 0], isBigEndian(bytes));
+
+/** Tells whether the checksum of frame `n` is right where `before` is that of the frame before. Salts are not covered by it. */
+export const isChecksumRight = (wal: Wal, n: number, before: Checksum): boolean =>
+  n < wal.count && sameChecksum(checksumOf(wal.frame(n), before, isBigEndian(wal.bytes)), storedChecksum(wal.frame(n)));
+
+/** Tells whether SQLite would read frame `n`: its salts and its checksum are right. */
+export const isFrameValid = (wal: Wal, n: number, before: Checksum): boolean => wal.own(n) && isChecksumRight(wal, n, before);

@@ -84,11 +84,7 @@ export function judge(reading: Reading, truth: Truth, rebuilt: boolean): Found {
   const problems: string[] = [...reading.misdeeds];
   if (reading.error !== null) problems.push(reading.error);
   if (!rebuilt)
-    problems.push(
-      ...reading.notices
-        .filter((notice) => !/cut short|one bit from whole|rows of peers/.test(notice))
-        .map((notice) => `a cut alone looks like damage: ${notice}`),
-    );
+    problems.push(...reading.notices.filter((notice) => !/cut short|rows of peers/.test(notice)).map((notice) => `a cut alone looks like damage: ${notice}`));
   checkChain(reading.rows, truth, problems);
   const { lost, expected } = checkRows(reading.rows, reading.waiting, truth, problems);
   if (reading.status !== null) checkStanding(reading.status, truth, rebuilt, problems);

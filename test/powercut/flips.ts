@@ -41,7 +41,7 @@ const MANNERS = [
 type Manner = (typeof MANNERS)[number];
 
 /** Kinds of files, by how their damage is met. */
-const KINDS = ['ledger', 'ledger-wal', 'usage', 'usage-wal', 'manifest', 'sums'] as const;
+const KINDS = ['ledger', 'ledger-wal', 'usage', 'usage-wal', 'manifest', 'sums', 'copy'] as const;
 type Kind = (typeof KINDS)[number];
 
 export interface FlipsResult {
@@ -223,6 +223,7 @@ const kindOf = (path: string): Kind | null => {
   if (path === 'ledger.sqlite-wal') return 'ledger-wal';
   if (path === 'usage.sqlite') return 'usage';
   if (path === 'usage.sqlite-wal') return 'usage-wal';
+  if (path.startsWith('ledger.rows')) return 'copy';
   return path.endsWith('.pages') ? 'sums' : null;
 };
 
