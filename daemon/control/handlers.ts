@@ -129,7 +129,7 @@ async function hear(args: Readonly<Record<string, unknown>>, { send, gone }: Cal
     throw new ControlError('malformed', `ports is a list of at most ${MAX_PORTS} serial ports, such as /dev/ttyACM0`);
   const own = new Map(config.readers.map(({ name, path }) => [name, realPath(path)]));
   const item = (news: ReaderTapItem) => void send(news);
-  const end = gate.hear((reader) => item({ port: own.get(reader) ?? '', reader }));
+  const end = gate.tapReaders((reader) => item({ port: own.get(reader) ?? '', reader }));
   const opened = (ports as string[])
     .filter((port) => ![...own.values()].includes(port))
     .map((port) => {

@@ -1,10 +1,14 @@
-/** Alerts that stand now: each is told to the uplink when it begins, changes its words, and ends. */
+/** Holds the active alerts and publishes each when it begins, changes its message and ends. */
 
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import type { AlertId, Severity } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
 import type { Clock, Uplink } from '../ports.ts';
 import type { ActiveAlert } from './live-feed.ts';
+import type { Report } from './outcomes.ts';
+
+/** The clock alert is raised when the clock has been untrusted for this long, ms: without a time server a gate trusts its clock only after the first round trip with the cloud. */
+export const CLOCK_ALERT_AFTER_MS = 15_000;
 
 export interface Alerts {
   raise(id: AlertId, severity: Severity, message: string): void;
@@ -15,26 +19,46 @@ export interface Alerts {
 export function createAlerts(options: {
   readonly uplink: Pick<Uplink, 'raise' | 'clear'>;
   readonly clock: Pick<Clock, 'wallMs'>;
-  readonly changed: (alert: ActiveAlert, active: boolean) => void;
+  readonly report: Report;
 }): Alerts {
-  const standing = new Map<AlertId, ActiveAlert>();
+  const active = new Map<AlertId, ActiveAlert>();
   return {
     raise(id, severity, message) {
       const text = cutText(message, MAX_TEXT_CHARS);
-      const before = standing.get(id);
+      const before = active.get(id);
       if (before?.severity === severity && before.message === text) return;
       const alert = { id, severity, message: text, sinceWallMs: before?.sinceWallMs ?? options.clock.wallMs() };
-      standing.set(id, alert);
+      active.set(id, alert);
       options.uplink.raise(id, severity, text);
-      options.changed(alert, true);
+      options.report({ kind: 'alert_changed', alert, active: true });
     },
     clear(id) {
-      const alert = standing.get(id);
+      const alert = active.get(id);
       if (alert === undefined) return;
-      standing.delete(id);
+      active.delete(id);
       options.uplink.clear(id);
-      options.changed(alert, false);
+      options.report({ kind: 'alert_changed', alert, active: false });
     },
-    active: () => [...standing.values()],
+    active: () => [...active.values()],
+  };
+}
+
+export interface ClockAlert {
+  /** Raises or clears the alert `clock`. */
+  poll(nowMs: number): void;
+}
+
+export function createClockAlert({ clock, report }: { readonly clock: Pick<Clock, 'trusted'>; readonly report: Report }): ClockAlert {
+  let untrustedSinceMs: number | null = null;
+  return {
+    poll(nowMs) {
+      if (clock.trusted()) {
+        untrustedSinceMs = null;
+        return report({ kind: 'clear', alert: 'clock' });
+      }
+      untrustedSinceMs ??= nowMs;
+      if (nowMs - untrustedSinceMs < CLOCK_ALERT_AFTER_MS) return;
+      report({ kind: 'raise', alert: 'clock', severity: 'warning', message: 'the wall clock is not trusted: validity is judged by the policy for it' });
+    },
   };
 }

@@ -1,21 +1,22 @@
-/** What has been decided and recorded, told on: to those who watch, to the statistics, to the uplink's live events. Codes are not known here. */
+/** Publishes decisions and committed entries to subscribers, statistics and the uplink. Never sees a code. */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
 import type { Severity } from '../../contract/messages.ts';
 import { explain, type Reason } from '../../contract/reasons.ts';
 import type { Grant } from '../../rules/facts.ts';
 import type { Clock, Decision, GrantConflict, Note, Presentation, Uplink } from '../ports.ts';
-import type { LiveFeed, ShownDecision } from './live-feed.ts';
+import type { ShownDecision } from './live-feed.ts';
+import type { Report } from './outcomes.ts';
 import type { GateStats } from './stats.ts';
 
-/** Override rows remembered, so that their passages are not counted as admissions. */
+/** Bounds the override rows kept, so that their passages are not counted as admissions; the oldest is evicted. */
 const MAX_OVERRIDE_ROWS = 64;
 
 export interface Announcer {
   decided(decision: Decision, presentation: Presentation, latencyUs: number): void;
   /** Refused without the decider. */
   refusedLocally(direction: Direction, reason: Reason): void;
-  written(note: Note, row: RowPosition): void;
-  /** What the decider knows of the cloud's verdicts; told is what is newer than what was known before. The first call after a start tells nothing. */
+  entryCommitted(note: Note, row: RowPosition): void;
+  /** Publishes the cloud's verdicts that are newer than those of the call before. The first call after a start publishes none. */
   conflicts(newest: readonly GrantConflict[]): void;
   event(type: string, severity: Severity, detail: Record<string, unknown>): void;
 }
@@ -23,32 +24,35 @@ export interface Announcer {
 export function createAnnouncer(options: {
   readonly clock: Clock;
   readonly uplink: Pick<Uplink, 'event' | 'kick'>;
-  readonly watch: () => LiveFeed;
   readonly stats: GateStats;
+  readonly report: Report;
 }): Announcer {
-  const { clock, uplink, watch, stats } = options;
+  const { clock, uplink, stats, report } = options;
   const overrideRows = new Set<string>();
-  /** The cloud's row up to which verdicts were told; null: nothing is known yet. */
-  let told: RowPosition | null = null;
+  /** The cloud's row up to which verdicts were published; null: before the first call. */
+  let publishedUpTo: RowPosition | null = null;
 
   const event: Announcer['event'] = (type, severity, detail) => uplink.event({ type, severity, ts: new Date(clock.wallMs()).toISOString(), detail });
   const show = (decision: Pick<ShownDecision, 'direction' | 'outcome' | 'words'> & Partial<ShownDecision>) =>
-    watch().decided({
-      wallMs: clock.wallMs(),
-      reader: null,
-      reason: null,
-      eventId: null,
-      ticketId: null,
-      ticketRef: null,
-      units: 0,
-      flags: [],
-      row: null,
-      latencyUs: null,
-      stages: null,
-      ...decision,
+    report({
+      kind: 'decision_shown',
+      decision: {
+        wallMs: clock.wallMs(),
+        reader: null,
+        reason: null,
+        eventId: null,
+        ticketId: null,
+        ticketRef: null,
+        units: 0,
+        flags: [],
+        row: null,
+        latencyUs: null,
+        stages: null,
+        ...decision,
+      },
     });
 
-  function knowOverride(row: RowPosition): void {
+  function rememberOverride(row: RowPosition): void {
     overrideRows.add(row.join('/'));
     const oldest = overrideRows.values().next();
     if (overrideRows.size > MAX_OVERRIDE_ROWS && !oldest.done) overrideRows.delete(oldest.value);
@@ -58,11 +62,11 @@ export function createAnnouncer(options: {
     event,
     conflicts(newest) {
       const last = newest.at(-1)?.told ?? [0, 0];
-      const before = told;
-      told = before === null || after(last, before) ? last : before;
+      const before = publishedUpTo;
+      publishedUpTo = before === null || after(last, before) ? last : before;
       if (before === null) return;
       for (const conflict of newest.filter((one) => after(one.told, before))) {
-        watch().conflict(conflict);
+        report({ kind: 'conflict', conflict });
         const { row, verdict, cause, ticketRef, ticketId, eventId, winner, words } = conflict;
         event('conflict', verdict === 'excess' ? 'warning' : 'info', {
           verdict,
@@ -101,16 +105,16 @@ export function createAnnouncer(options: {
       show({ direction, outcome: 'refusal', reason, words });
       event('refusal', 'info', { direction, reason, words });
     },
-    written(note, row) {
+    entryCommitted(note, row) {
       if (note.kind === 'passage') stats.passage(note.outcome, note.direction, note.of !== null && !overrideRows.has(note.of.join('/')));
       if (note.kind === 'override') {
-        knowOverride(row);
+        rememberOverride(row);
         if (note.action === 'open')
           show({ direction: note.direction ?? 'in', outcome: 'override', words: `opened by ${note.actor}: ${note.reason}`, units: note.units ?? 1, row });
       }
       if (note.kind === 'exit_unmatched')
         show({ direction: note.direction, outcome: 'exit_unmatched', reason: note.reason, words: unmatchedWords(explain(note.reason)), row });
-      // A refusal was told when the guest saw it.
+      // The refusal's event was published when the guest saw it.
       if (note.kind !== 'refusal')
         event(note.kind, note.kind === 'alarm' || note.kind === 'fault' || note.kind === 'exit_unmatched' ? 'warning' : 'info', { ...note });
       uplink.kick();

@@ -1,5 +1,5 @@
 /**
- * What operators order, from the cloud or through the control socket: the same commands, the same answers. Each leaves
+ * Runs the operators' commands, from the cloud or through the control socket: the same commands, the same answers. Each writes
  * an override row with actor and reason.
  */
 import { ActorId, type Direction, type RowPosition } from '../../contract/ids.ts';
@@ -8,21 +8,24 @@ import { type Command, CommandArgs, type RequestError } from '../../contract/req
 import { wordsOf } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 import { isIdle, openRefusal } from '../lane/state-machine.ts';
-import { BOTH, closes, effectiveMode, type LaneInput, type LaneNote, type LaneState } from '../lane/types.ts';
+import { BOTH, closes, effectiveMode, type LaneNote, type LaneState } from '../lane/types.ts';
 import type { Clock, Decider, Uplink } from '../ports.ts';
 import type { Timers } from '../timers.ts';
+import type { UntimedInput } from './loop.ts';
+import { causeOf, type Report } from './outcomes.ts';
 import type { PendingEntries } from './pending-entries.ts';
 import type { SelftestWatcher } from './selftest.ts';
+import type { GateSync } from './uplink-events.ts';
 
-/** One order. `args` as in contract/requests.ts, checked here once more. */
+/** One command. `args` as in contract/requests.ts, checked here once more. */
 export interface GateCommand {
   readonly command: Command;
   readonly args?: unknown;
   readonly actor: string;
   readonly reason: string;
-  /** Of a request from the cloud. */
+  /** The transaction of a request from the cloud. */
   readonly transaction?: string;
-  /** Self-test alone: somebody looks on at the lane. */
+  /** Self-test alone: a person at the lane follows it. */
   readonly watcher?: SelftestWatcher;
 }
 
@@ -30,36 +33,34 @@ export type CommandResult =
   | { readonly status: 'ok'; readonly data: Record<string, unknown> }
   | { readonly status: 'error'; readonly error: { readonly code: RequestError; readonly message: string } };
 
-/** Ranges named in the answer to `resend`; `rows` counts those of all. */
+/** Bounds the ranges in the answer to `resend`; `rows` counts those of all. */
 const MAX_RANGES_ANSWERED = 100;
-/** An order's row must be written within this: `open` is refused beyond, the others say `recorded: false`. ms */
+/** Bounds the wait for a command's row, ms; beyond it `open` is refused and the others answer `recorded: false`. */
 export const RECORD_WAIT_MS = 2_000;
 
 export interface CommandsOptions {
   readonly lane: () => LaneState;
-  readonly dispatch: (input: UntimedInput) => void;
-  readonly pendingEntries: PendingEntries;
+  readonly report: Report;
+  readonly pendingEntries: Pick<PendingEntries, 'add'>;
   readonly decider: Pick<Decider, 'resend'>;
   readonly uplink: Pick<Uplink, 'kick'>;
   readonly clock: Clock;
   readonly timers: Timers;
-  readonly refresh: () => Promise<unknown>;
+  readonly sync: Pick<GateSync, 'refresh'>;
   readonly diagnostics: () => Promise<Record<string, unknown>>;
   readonly selftest: (watcher: SelftestWatcher | null) => Promise<Record<string, unknown>>;
 }
 
 const IN: readonly Direction[] = ['in'];
 
-/** A lane input without its times: the loop adds them. */
-export type UntimedInput = LaneInput extends infer I ? (I extends LaneInput ? Omit<I, 'atMs' | 'wallMs'> : never) : never;
-
 const refused = (message: string): CommandResult => ({ status: 'error', error: { code: 'refused', message } });
 const failed = (message: string): CommandResult => ({ status: 'error', error: { code: 'failed', message: cutText(message, MAX_TEXT_CHARS) } });
 const ok = (data: Record<string, unknown>): CommandResult => ({ status: 'ok', data });
 
-/** Never rejects. */
+/** Returns the function that runs one command. It never rejects. */
 export function createCommands(options: CommandsOptions): (command: GateCommand) => Promise<CommandResult> {
-  const { lane, dispatch, pendingEntries, clock, timers } = options;
+  const { lane, report, pendingEntries, clock, timers } = options;
+  const dispatch = (input: UntimedInput) => report({ kind: 'lane_input', input });
 
   let opened = 0;
 
@@ -76,7 +77,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
       number,
     );
 
-  /** The row, or null where it is not written within the bound (it is still tried). */
+  /** Returns the row, or null when it is not committed within RECORD_WAIT_MS (it is still retried). */
   const within = (row: Promise<RowPosition>): Promise<RowPosition | null> =>
     new Promise((resolve) => {
       const late = timers.after(RECORD_WAIT_MS, () => resolve(null));
@@ -96,7 +97,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     const written = override(order, { direction, units });
     const row = await within(written);
     if (row === null) {
-      // Written later after all: nobody passed by it.
+      // Committed later after all: its units are returned.
       void written.then((late) => dispatchReturn(late, direction, units));
       return failed('the opening could not be recorded, so the lane stays closed: see the alert disk; the staff button and mode free work');
     }
@@ -105,7 +106,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     return stillWhy === null ? ok({ direction, units, row, ...modes() }) : refused(stillWhy);
   }
 
-  /** Out waits for nothing: the row follows. */
+  /** Opens outwards at once: the row follows. */
   async function openOut(order: GateCommand, units: number): Promise<CommandResult> {
     opened += 1;
     // Below zero, apart from the lane's own numbers.
@@ -181,7 +182,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
       case 'selftest':
         return selftest(order);
       case 'refresh': {
-        const found = await options.refresh();
+        const found = await options.sync.refresh();
         return ok({ recorded: (await within(override(order))) !== null, ...(typeof found === 'object' && found !== null ? found : {}) });
       }
       case 'resend': {
@@ -216,7 +217,7 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     try {
       return await run({ ...command, reason, args: args.data });
     } catch (error) {
-      return failed(error instanceof Error ? error.message : String(error));
+      return failed(causeOf(error));
     }
   };
 }

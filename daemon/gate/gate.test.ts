@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import type { UplinkEvent } from '../ports.ts';
-import { CLOCK_ALERT_AFTER_MS, CLOSE_WAIT_MS } from './gate.ts';
+import { CLOCK_ALERT_AFTER_MS } from './alerts.ts';
+import { CLOSE_WAIT_MS } from './gate.ts';
 import { createGateWorld, type GateWorld, WORLD_WALL_MS } from './testing/fake-gate.ts';
 
 const releases = (world: GateWorld) => world.writes.filter(([, output, active]) => output.startsWith('release') && active);

@@ -1,5 +1,5 @@
 /**
- * What people watch: the lane as it is now, and the last decisions in words. Plain data, for the console tools and the
+ * Publishes the lane's snapshots and the last decisions in words to its subscribers: plain data, for the console tools and the
  * demo's screen. Never a code: a ticket is named by its ref.
  */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
@@ -10,15 +10,16 @@ import type { Lamps } from '../lane/signals.ts';
 import type { Signal } from '../lane/types.ts';
 import type { DeciderStatus, GrantConflict } from '../ports.ts';
 import type { Timers } from '../timers.ts';
+import type { Report } from './outcomes.ts';
 
-/** What a guest was told, and why. */
+/** A verdict as the guest saw it, with its reason. */
 export interface ShownDecision {
   /** Rises by one with each, from 1. */
   readonly n: number;
   readonly wallMs: number;
   readonly direction: Direction;
   readonly reader: string | null;
-  /** `exit_unmatched`: let out all the same. */
+  /** `exit_unmatched`: the gate let the guest out all the same. */
   readonly outcome: 'grant' | 'refusal' | 'exit_unmatched' | 'override';
   readonly reason: Reason | null;
   /** "admitted", "already used at 18:02, gate north-03". */
@@ -36,7 +37,7 @@ export interface ShownDecision {
 
 export interface DirectionView {
   readonly mode: Mode;
-  /** Waits for who is under way. */
+  /** Takes effect when the passage in progress ends. */
   readonly pendingMode: Mode | null;
   readonly untilWallMs: number | null;
   readonly signal: Signal;
@@ -67,11 +68,11 @@ export interface GateSnapshot {
   readonly diskOk: boolean;
   readonly boardOk: boolean;
   readonly readers: readonly { readonly name: string; readonly direction: Direction; readonly ok: boolean }[];
-  /** As last heard of the decider (every few seconds); null before it opened. */
+  /** The decider's last status (every few seconds); null before it opened. */
   readonly decider: DeciderStatus | null;
   readonly pendingEntryCount: number;
   readonly totals: { readonly admissions: number; readonly refusals: number; readonly passages: number };
-  /** Codes that no decision was asked for, since the start. */
+  /** Codes without a request for a decision, since the start. */
   readonly notTaken: Readonly<Record<NotTaken, number>>;
   readonly alerts: readonly ActiveAlert[];
   /** Newest last. */
@@ -83,15 +84,15 @@ export type GateEvent =
   | { readonly kind: 'decision'; readonly decision: ShownDecision }
   | { readonly kind: 'conflict'; readonly conflict: GrantConflict };
 
-/** Decisions kept for whoever begins to watch. */
+/** Bounds the decisions kept for a new subscriber; the oldest is evicted. */
 export const MAX_DECISIONS_SHOWN = 20;
-/** Watchers at once; a further one is refused. */
+/** Bounds the subscribers at once; a further one is refused. */
 export const MAX_SUBSCRIBERS = 32;
-/** Changes within this are one snapshot, ms. */
+/** Coalesces changes within this time into one snapshot, ms. */
 const COALESCE_MS = 40;
 
 export interface LiveFeed {
-  /** Gives the present snapshot at once, then every change. Throws where MAX_WATCHERS watch already. Returns the end of it. */
+  /** Publishes the present snapshot at once, then every change. Throws when MAX_SUBSCRIBERS have subscribed. Returns the function that unsubscribes. */
   subscribe(listener: (event: GateEvent) => void): () => void;
   changed(): void;
   decided(decision: Omit<ShownDecision, 'n'>): void;
@@ -100,40 +101,36 @@ export interface LiveFeed {
   close(): void;
 }
 
-/** `failed`: a listener threw; it is taken off. */
-export function createLiveFeed(options: {
-  readonly snapshot: () => GateSnapshot;
-  readonly timers: Timers;
-  readonly failed: (error: unknown) => void;
-}): LiveFeed {
+/** A subscriber that throws is removed and reported. */
+export function createLiveFeed(options: { readonly snapshot: () => GateSnapshot; readonly timers: Timers; readonly report: Report }): LiveFeed {
   const listeners = new Set<(event: GateEvent) => void>();
   const last: ShownDecision[] = [];
   let count = 0;
-  let soon: { cancel(): void } | null = null;
+  let scheduled: { cancel(): void } | null = null;
 
-  function tell(event: GateEvent): void {
+  function publish(event: GateEvent): void {
     for (const listener of [...listeners]) {
       try {
         listener(event);
       } catch (error) {
         listeners.delete(listener);
-        options.failed(error);
+        options.report({ kind: 'subscriber_failed', error });
       }
     }
   }
 
   return {
     subscribe(listener) {
-      if (listeners.size >= MAX_SUBSCRIBERS) throw new Error(`${MAX_SUBSCRIBERS} watch this gate already: close one of them`);
+      if (listeners.size >= MAX_SUBSCRIBERS) throw new Error(`subscribe failed: ${MAX_SUBSCRIBERS} subscribers watch this gate already: close one of them`);
       listeners.add(listener);
       listener({ kind: 'snapshot', snapshot: options.snapshot() });
       return () => void listeners.delete(listener);
     },
     changed() {
-      if (listeners.size === 0 || soon !== null) return;
-      soon = options.timers.after(COALESCE_MS, () => {
-        soon = null;
-        tell({ kind: 'snapshot', snapshot: options.snapshot() });
+      if (listeners.size === 0 || scheduled !== null) return;
+      scheduled = options.timers.after(COALESCE_MS, () => {
+        scheduled = null;
+        publish({ kind: 'snapshot', snapshot: options.snapshot() });
       });
     },
     decided(decision) {
@@ -141,16 +138,16 @@ export function createLiveFeed(options: {
       const numbered = { n: count, ...decision };
       last.push(numbered);
       if (last.length > MAX_DECISIONS_SHOWN) last.shift();
-      tell({ kind: 'decision', decision: numbered });
+      publish({ kind: 'decision', decision: numbered });
       this.changed();
     },
     conflict(conflict) {
-      tell({ kind: 'conflict', conflict });
+      publish({ kind: 'conflict', conflict });
       this.changed();
     },
     decisions: () => [...last],
     close() {
-      soon?.cancel();
+      scheduled?.cancel();
       listeners.clear();
     },
   };

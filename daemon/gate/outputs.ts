@@ -1,18 +1,19 @@
-/** The lane's outputs, driven: releases at once, lamps and buzzer by their patterns. A failed write is tried again. */
+/** Drives the lane's outputs: releases at once, lamps and buzzer by their patterns. Retries a failed write. */
 import type { Direction } from '../../contract/ids.ts';
 import type { LampSet } from '../lane/config.ts';
 import { type Lamps, picture, type Shown } from '../lane/signals.ts';
 import type { Signal } from '../lane/types.ts';
 import type { Board, Clock, OutputName } from '../ports.ts';
 import type { Timers } from '../timers.ts';
+import type { Report } from './outcomes.ts';
 
 export interface Outputs {
   /** Drives one output now. */
   write(output: OutputName, active: boolean): void;
   /** Shows a pattern from its beginning. */
   show(direction: Direction, signal: Signal): void;
-  /** Writes again what failed; call it from time to time. */
-  repair(): void;
+  /** Writes again what failed. */
+  retryFailed(): void;
   lamps(): Readonly<Record<Direction, Lamps>>;
   level(output: OutputName): boolean;
   close(): void;
@@ -23,12 +24,11 @@ export interface OutputsOptions {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly lamps: LampSet;
-  readonly failed: (output: OutputName, error: unknown) => void;
-  readonly changed: () => void;
+  readonly report: Report;
 }
 
 export function createOutputs(options: OutputsOptions): Outputs {
-  const { board, clock, timers, failed, changed } = options;
+  const { board, clock, timers, report } = options;
   const wanted = new Map<OutputName, boolean>();
   const unwritten = new Set<OutputName>();
   const shown: Record<Direction, Shown> = { in: { signal: 'booting', sinceMs: clock.boottimeMs() }, out: { signal: 'booting', sinceMs: clock.boottimeMs() } };
@@ -43,9 +43,9 @@ export function createOutputs(options: OutputsOptions): Outputs {
       unwritten.delete(output);
     } catch (error) {
       unwritten.add(output);
-      failed(output, error);
+      report({ kind: 'output_failed', output, error });
     }
-    changed();
+    report({ kind: 'view_changed' });
   }
 
   function draw(): void {
@@ -66,7 +66,7 @@ export function createOutputs(options: OutputsOptions): Outputs {
       shown[direction] = { signal, sinceMs: clock.boottimeMs() };
       draw();
     },
-    repair() {
+    retryFailed() {
       for (const output of [...unwritten]) write(output, wanted.get(output) ?? false);
     },
     lamps: () => drawn.lamps,

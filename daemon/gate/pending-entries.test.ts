@@ -3,7 +3,7 @@ import type { RowPosition } from '../../contract/ids.ts';
 import type { LaneNote } from '../lane/types.ts';
 import type { Note } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import { createPendingEntries, MAX_PENDING_NOTES } from './pending-entries.ts';
+import { createPendingEntries, MAX_PENDING_ENTRIES } from './pending-entries.ts';
 
 /** A ledger that fails while told to, and timers that run when told to. */
 function createDisk() {
@@ -16,13 +16,14 @@ function createDisk() {
   };
   const pendingEntries = createPendingEntries({
     timers,
-    written: () => undefined,
-    failed: () => void (disk.faults += 1),
-    async record(note): Promise<RowPosition> {
-      disk.tries += 1;
-      if (disk.fails) throw new Error('disk full');
-      disk.rows.push(note);
-      return [1, disk.rows.length];
+    report: ({ kind }) => void (disk.faults += kind === 'store_failed' ? 1 : 0),
+    decider: {
+      async record(note): Promise<RowPosition> {
+        disk.tries += 1;
+        if (disk.fails) throw new Error('disk full');
+        disk.rows.push(note);
+        return [1, disk.rows.length];
+      },
     },
   });
   const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -93,12 +94,12 @@ test('beyond the bound what matters least gives way, and a row says how many', a
   disk.fails = true;
   void pendingEntries.add(alarm('least'));
   void pendingEntries.add({ kind: 'passage', of: null, direction: 'in', unit: null, outcome: 'free' });
-  for (let index = 0; index < MAX_PENDING_NOTES; index += 1) void pendingEntries.add(open, index);
-  expect([pendingEntries.pending(), pendingEntries.dropped()]).toEqual([MAX_PENDING_NOTES, 2]);
+  for (let index = 0; index < MAX_PENDING_ENTRIES; index += 1) void pendingEntries.add(open, index);
+  expect([pendingEntries.pending(), pendingEntries.dropped()]).toEqual([MAX_PENDING_ENTRIES, 2]);
   disk.fails = false;
   pendingEntries.start();
   await settle();
   await later();
   await settle();
-  expect([names(disk.rows).filter((name) => name !== 'override'), disk.rows.length]).toEqual([['notes_lost'], MAX_PENDING_NOTES + 1]);
+  expect([names(disk.rows).filter((name) => name !== 'override'), disk.rows.length]).toEqual([['notes_lost'], MAX_PENDING_ENTRIES + 1]);
 });

@@ -1,22 +1,23 @@
 /**
- * What the ledger must remember besides decisions, on its way to the decider: in order, again until it is written.
+ * Sends the ledger's entries besides decisions to the decider: in order, retried until they are committed.
  *
- * While the disk works, notes are handed over at once (the decider keeps their order among decisions). When one fails, it and
- * all later ones wait here; the first of them is tried again from time to time, and once it is written the rest follows.
+ * While the disk works, entries are sent at once (the decider keeps their order among decisions). When one fails, it and
+ * all later ones wait here; the first of them is retried every RETRY_MS, and the rest follows once it is committed.
  */
 import type { RowPosition } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
 import type { LaneNote } from '../lane/types.ts';
-import type { Note } from '../ports.ts';
+import type { Decider, Note } from '../ports.ts';
 import type { Timers } from '../timers.ts';
+import type { Report } from './outcomes.ts';
 
-/** Notes that wait in memory. Beyond: the oldest refusal, unmatched exit, alarm or fault gives way, then the oldest free or forced passage, then the oldest of all; counted, and told by a `fault` row later. */
-export const MAX_PENDING_NOTES = 1_000;
-/** Pause before a failed note is tried again, ms. */
+/** Bounds the entries that wait in memory. When full, evicts the oldest refusal, unmatched exit, alarm or fault first, then the oldest free or forced passage, then the oldest; a `fault` row counts them later. */
+export const MAX_PENDING_ENTRIES = 1_000;
+/** Pause before a failed entry is retried, ms. */
 const RETRY_MS = 1_000;
-/** Notes handed over and not answered yet, while the disk stalls; further ones wait here, so that decisions find room at the decider. */
-const MAX_UNDER_WAY = 100;
-/** Overrides whose row is remembered for their passages. */
+/** Bounds the entries in flight while the disk stalls; further ones wait here, so that decisions find room at the decider. */
+const MAX_IN_FLIGHT = 100;
+/** Bounds the overrides whose row is kept for their passages; the oldest is evicted, and its later passages name no row. */
 const MAX_OVERRIDES_KNOWN = 64;
 
 interface Pending {
@@ -26,17 +27,17 @@ interface Pending {
 }
 
 export interface PendingEntries {
-  /** Hands a note over. Resolves when it is committed; never rejects: a failed write is tried again. */
+  /** Sends an entry. Resolves when it is committed; never rejects: a failed write is retried. */
   add(note: LaneNote, override?: number): Promise<RowPosition>;
-  /** The decider was asked for the row of this exit: its passages wait for the answer. */
+  /** The decider owes the row of this exit: its passages wait for it. */
   expect(exit: number): void;
-  /** The decider has written it. `unmatched`: no admission is known, so whoever passes by it passes freely. */
-  answered(exit: number, row: RowPosition, unmatched: boolean): void;
-  /** The decider has not: it is written from here, before its passages. */
-  unanswered(exit: number): void;
-  /** The decider is open: what waits is written now. Before that everything waits. */
+  /** The decider has committed it. `unmatched`: no admission is known, so its passages are free ones. */
+  exitCommitted(exit: number, row: RowPosition, unmatched: boolean): void;
+  /** The decider has not: it is sent from here, before its passages. */
+  exitUndecided(exit: number): void;
+  /** Begins to send; before it every entry waits. */
   start(): void;
-  /** All that was added so far is written, or `false` after `withinMs`. */
+  /** Resolves true when all entries so far are committed, false after `withinMs`. */
   flush(withinMs: number): Promise<boolean>;
   close(): void;
   pending(): number;
@@ -44,23 +45,20 @@ export interface PendingEntries {
 }
 
 export interface PendingEntriesOptions {
-  readonly record: (note: Note) => Promise<RowPosition>;
+  readonly decider: Pick<Decider, 'record'>;
   readonly timers: Timers;
-  /** A write worked. */
-  readonly written: (note: Note, row: RowPosition) => void;
-  /** A write failed; it is tried again. */
-  readonly failed: (error: unknown) => void;
+  readonly report: Report;
 }
 
-/** Nobody's passage: counted, and no ticket's. */
+/** Returns the outcome of a passage that belongs to no ticket. */
 const freely = (outcome: PassageOutcome): PassageOutcome => (outcome === 'passed' ? 'free' : outcome);
 
 export function createPendingEntries(options: PendingEntriesOptions): PendingEntries {
-  const { record, timers, written, failed } = options;
-  /** Added, not yet handed over: the decider is not open, or something before failed. In order. */
+  const { decider, timers, report } = options;
+  /** Added and not yet sent, in order: the decider is not open, or an earlier entry failed. */
   const waiting: Pending[] = [];
-  /** Handed over, not yet answered. */
-  const underWay = new Set<Pending>();
+  /** Sent, not yet answered. */
+  const inFlight = new Set<Pending>();
   const overrides = new Map<number, { readonly row: RowPosition; readonly unmatched: boolean }>();
   /** Exits whose row the decider owes. */
   const expected = new Set<number>();
@@ -71,10 +69,10 @@ export function createPendingEntries(options: PendingEntriesOptions): PendingEnt
   /** After a failure: one at a time until one is written. */
   let probing = false;
   let dropped = 0;
-  let droppedUntold = 0;
+  let unreportedDrops = 0;
   let settled: (() => void)[] = [];
 
-  /** The note as the decider takes it; null: the row that it points at is not known yet. */
+  /** Returns the entry as the decider takes it; null: the row that it points at is not known yet. */
   function ready(note: LaneNote): Note | null {
     if (note.kind !== 'passage') return note;
     if (note.of === null) return { ...note, of: null };
@@ -84,25 +82,25 @@ export function createPendingEntries(options: PendingEntriesOptions): PendingEnt
     return { ...note, of: known.row, outcome: known.unmatched ? freely(note.outcome) : note.outcome };
   }
 
-  /** An override or an exit that gave way to the bound leaves its passage without a row to point at. */
+  /** An evicted override or exit leaves its passage without a row to point at. */
   const ownerless = (note: Extract<LaneNote, { kind: 'passage' }>): Note => ({ ...note, of: null, unit: null, outcome: freely(note.outcome) });
   const isOwed = ({ note }: Pending): boolean => note.kind === 'passage' && note.of !== null && 'override' in note.of && expected.has(note.of.override);
 
-  async function handOver(pending: Pending, note: Note): Promise<void> {
-    underWay.add(pending);
+  async function send(pending: Pending, note: Note): Promise<void> {
+    inFlight.add(pending);
     try {
-      const row = await record(note);
-      underWay.delete(pending);
+      const row = await decider.record(note);
+      inFlight.delete(pending);
       probing = false;
       if (pending.override !== null) know(pending.override, row, note.kind === 'exit_unmatched');
       pending.done(row);
-      written(note, row);
+      report({ kind: 'entry_committed', note, row });
     } catch (error) {
-      underWay.delete(pending);
+      inFlight.delete(pending);
       failing.push(pending);
-      failed(error);
+      report({ kind: 'store_failed', error });
     }
-    turn();
+    drain();
   }
 
   function know(override: number, row: RowPosition, unmatched: boolean): void {
@@ -112,9 +110,9 @@ export function createPendingEntries(options: PendingEntriesOptions): PendingEnt
     if (overrides.size > MAX_OVERRIDES_KNOWN && !oldest.done) overrides.delete(oldest.value);
   }
 
-  /** Hands over what can be: everything while it works, one at a time after a failure. */
-  function turn(): void {
-    if (failing.length > 0 && underWay.size === 0) {
+  /** Sends what can be sent: everything while the disk works, one at a time after a failure. */
+  function drain(): void {
+    if (failing.length > 0 && inFlight.size === 0) {
       waiting.unshift(...failing);
       failing = [];
       probing = true;
@@ -122,32 +120,32 @@ export function createPendingEntries(options: PendingEntriesOptions): PendingEnt
         ? null
         : timers.after(RETRY_MS, () => {
             retry = null;
-            turn();
+            drain();
           });
     }
-    while (started && retry === null && failing.length === 0 && waiting[0] !== undefined && underWay.size < (probing ? 1 : MAX_UNDER_WAY)) {
+    while (started && retry === null && failing.length === 0 && waiting[0] !== undefined && inFlight.size < (probing ? 1 : MAX_IN_FLIGHT)) {
       const note = ready(waiting[0].note);
-      if (note === null && (underWay.size > 0 || isOwed(waiting[0]))) break;
+      if (note === null && (inFlight.size > 0 || isOwed(waiting[0]))) break;
       const pending = waiting.shift() as Pending;
-      void handOver(pending, note ?? ownerless(pending.note as Extract<LaneNote, { kind: 'passage' }>));
+      void send(pending, note ?? ownerless(pending.note as Extract<LaneNote, { kind: 'passage' }>));
     }
     if (!isEmpty()) return;
-    if (droppedUntold > 0) return recordDropped();
+    if (unreportedDrops > 0) return recordDropped();
     for (const resolve of settled) resolve();
     settled = [];
   }
 
-  const isEmpty = () => waiting.length === 0 && failing.length === 0 && underWay.size === 0;
+  const isEmpty = () => waiting.length === 0 && failing.length === 0 && inFlight.size === 0;
 
   function recordDropped(): void {
     const note: LaneNote = {
       kind: 'fault',
       what: 'notes_lost',
-      detail: `${droppedUntold} notes gave way while the store had failed (${MAX_PENDING_NOTES} are kept)`,
+      detail: `${unreportedDrops} entries were evicted while the store had failed (${MAX_PENDING_ENTRIES} are kept)`,
     };
-    droppedUntold = 0;
+    unreportedDrops = 0;
     waiting.push({ note, override: null, done: () => undefined });
-    turn();
+    drain();
   }
 
   function evictOne(): void {
@@ -158,33 +156,33 @@ export function createPendingEntries(options: PendingEntriesOptions): PendingEnt
     if (index < 0) index = waiting.findIndex(uncounted);
     waiting.splice(Math.max(0, index), 1);
     dropped += 1;
-    droppedUntold += 1;
+    unreportedDrops += 1;
   }
 
   return {
     add(note, override) {
       return new Promise((done) => {
-        if (waiting.length >= MAX_PENDING_NOTES) evictOne();
+        if (waiting.length >= MAX_PENDING_ENTRIES) evictOne();
         waiting.push({ note, override: override ?? null, done });
-        turn();
+        drain();
       });
     },
     expect(exit) {
       expected.add(exit);
     },
-    answered(exit, row, unmatched) {
+    exitCommitted(exit, row, unmatched) {
       know(exit, row, unmatched);
-      turn();
+      drain();
     },
-    unanswered(exit) {
+    exitUndecided(exit) {
       expected.delete(exit);
-      if (waiting.length >= MAX_PENDING_NOTES) evictOne();
+      if (waiting.length >= MAX_PENDING_ENTRIES) evictOne();
       waiting.unshift({ note: { kind: 'exit_unmatched', direction: 'out', reason: 'error' }, override: exit, done: () => undefined });
-      turn();
+      drain();
     },
     start() {
       started = true;
-      turn();
+      drain();
     },
     async flush(withinMs) {
       if (isEmpty()) return true;
@@ -200,7 +198,7 @@ export function createPendingEntries(options: PendingEntriesOptions): PendingEnt
       closed = true;
       retry?.cancel();
     },
-    pending: () => waiting.length + failing.length + underWay.size,
+    pending: () => waiting.length + failing.length + inFlight.size,
     dropped: () => dropped,
   };
 }

@@ -1,21 +1,25 @@
 /**
- * The lane tries itself: lamps and buzzer one after the other, the inputs at rest, each release with somebody turning it, and,
- * where somebody looks on, each reader with a code. Only out of service; fire ends it at once. Says which passage line answered
- * which release and which reader read which code, so swapped lines are named.
+ * Tests the lane: lamps and buzzer one after the other, the inputs at rest, each release while a person turns it, and,
+ * with a watcher, each reader with a code. Runs only out of service; fire ends it at once. Reports which passage line answered
+ * which release and which reader read which code, so that swapped lines are named.
  */
 import type { Direction } from '../../contract/ids.ts';
 import type { LaneConfig } from '../lane/config.ts';
-import type { Board, BoardEvent, InputName, OutputName } from '../ports.ts';
+import { isDriven } from '../lane/release.ts';
+import { BOTH, type LaneState } from '../lane/types.ts';
+import type { Board, BoardEvent, InputName, OutputName, Reader } from '../ports.ts';
 import type { Timers } from '../timers.ts';
+import type { Devices } from './devices.ts';
+import type { Outputs } from './outputs.ts';
 
-/** Each lamp and the buzzer are on for so long, ms. */
+/** How long each lamp and the buzzer are on, ms. */
 const LAMP_MS = 300;
-/** Where somebody looks on: long enough to be seen and named. ms */
+/** The same with a watcher: long enough to be seen and named, ms. */
 const WATCHED_LAMP_MS = 1_000;
-/** A code is waited for so long, ms. */
+/** Bounds the wait for a code at a reader, ms; beyond it the step warns. */
 export const CODE_WAIT_MS = 20_000;
-/** How often it is looked whether the code has come, or the test must end, ms. */
-const LOOK_MS = 100;
+/** Interval at which the wait for a code is checked, ms. */
+const CHECK_MS = 100;
 const SIGNALS: readonly OutputName[] = ['green_in', 'amber_in', 'red_in', 'green_out', 'amber_out', 'red_out', 'buzzer'];
 const LEVELS: readonly InputName[] = ['passage_in', 'passage_out', 'beam_a', 'beam_b', 'button', 'fire', 'tamper'];
 
@@ -25,13 +29,13 @@ export interface SelftestStep {
   readonly detail: string;
 }
 
-/** What is done now (and what whoever stands there shall do), then how it went. */
+/** The step that begins (and what the person at the lane shall do), then its result. */
 export type SelftestNews = { readonly doing: string; readonly words: string } | { readonly step: SelftestStep };
 
-/** Somebody who looks on. Readers are tried only then: a code is asked for. */
+/** A person at the lane. Readers are tested only with one: the step asks for a code. */
 export interface SelftestWatcher {
   tell(news: SelftestNews): void;
-  /** Has gone away: the test ends. */
+  /** Returns whether the person has left: the test ends. */
   gone(): boolean;
 }
 
@@ -41,18 +45,18 @@ export interface SelftestOptions {
   readonly timers: Timers;
   readonly readers: readonly { readonly name: string; readonly direction: Direction; ok(): boolean }[];
   readonly write: (output: OutputName, active: boolean) => void;
-  /** What the lane itself wants of a release now: a way out that is open stays open. */
+  /** Returns the level that the lane itself wants of a release now: a way out that is open stays open. */
   readonly resting: (direction: Direction) => boolean;
-  /** Fire, or the end of the process: stop moving anything. Why; null: go on. */
+  /** Returns the cause that ends the test (fire, the end of the process); null: go on. */
   readonly ended: () => string | null;
-  /** The board's inputs while it runs; returns the end of it. */
-  readonly listen: (listener: (event: BoardEvent) => void) => () => void;
-  /** Which reader a code came from, while it runs; the lane does not get it. Returns the end of it. */
-  readonly hear: (listener: (reader: string) => void) => () => void;
+  /** Passes the board's inputs to the test; returns the function that ends it. */
+  readonly tapInputs: (listener: (event: BoardEvent) => void) => () => void;
+  /** Passes the reader of each code to the test; the lane does not get it. Returns the function that ends it. */
+  readonly tapReaders: (listener: (reader: string) => void) => () => void;
   readonly watcher: SelftestWatcher | null;
 }
 
-/** Takes a few seconds a direction; with a watcher up to CODE_WAIT_MS more a reader. */
+/** Runs every step: a few seconds a direction; with a watcher up to CODE_WAIT_MS more a reader. */
 export async function runSelftest(options: SelftestOptions): Promise<readonly SelftestStep[]> {
   const steps: SelftestStep[] = [];
   const tries: readonly (() => Promise<SelftestStep>)[] = [
@@ -65,7 +69,7 @@ export async function runSelftest(options: SelftestOptions): Promise<readonly Se
     steps.push(step);
     options.watcher?.tell({ step });
   };
-  // Dark first, so that each is seen to come on: a way out that is in service shows its lamps.
+  // All off first, so that each is seen to come on: a way out that is in service shows its lamps.
   for (const output of SIGNALS) if (options.board.has(output)) options.write(output, false);
   for (const attempt of tries) {
     const why = endOf(options);
@@ -78,7 +82,7 @@ export async function runSelftest(options: SelftestOptions): Promise<readonly Se
   return steps;
 }
 
-const endOf = ({ ended, watcher }: SelftestOptions): string | null => ended() ?? (watcher?.gone() === true ? 'because nobody looks on any more' : null);
+const endOf = ({ ended, watcher }: SelftestOptions): string | null => ended() ?? (watcher?.gone() === true ? 'because the watcher has left' : null);
 const wait = ({ timers }: SelftestOptions, ms: number) => new Promise<void>((resolve) => void timers.after(ms, resolve));
 
 async function tryOutput(options: SelftestOptions, output: OutputName): Promise<SelftestStep> {
@@ -103,7 +107,7 @@ async function tryRelease(options: SelftestOptions, direction: Direction): Promi
   const { board, config, write, ended, watcher } = options;
   const output: OutputName = `release_${direction}`;
   const seen: InputName[] = [];
-  const stop = options.listen((event) => {
+  const stop = options.tapInputs((event) => {
     if (event.active && (event.input.startsWith('passage') || event.input.startsWith('beam'))) seen.push(event.input);
   });
   watcher?.tell({ doing: output, words: `direction ${direction} is released: walk through ${direction === 'in' ? 'inwards' : 'outwards'} now` });
@@ -126,13 +130,58 @@ async function tryReader(options: SelftestOptions, reader: string): Promise<Self
   const name = `reader ${reader}`;
   if (options.readers.some((one) => one.name === reader && !one.ok())) return { name, result: 'fail', detail: 'is not open: see stile-gate doctor' };
   let from: string | null = null;
-  const stop = options.hear((which) => {
+  const stop = options.tapReaders((which) => {
     from ??= which;
   });
   options.watcher?.tell({ doing: name, words: `show any code to the reader ${reader} (within ${CODE_WAIT_MS / 1_000} s)` });
-  for (let waitedMs = 0; from === null && waitedMs < CODE_WAIT_MS && endOf(options) === null; waitedMs += LOOK_MS) await wait(options, LOOK_MS);
+  for (let waitedMs = 0; from === null && waitedMs < CODE_WAIT_MS && endOf(options) === null; waitedMs += CHECK_MS) await wait(options, CHECK_MS);
   stop();
   if (from === reader) return { name, result: 'ok', detail: 'read a code' };
   if (from !== null) return { name, result: 'fail', detail: `reader ${from} read it instead: the readers are swapped (stile-gate readers assign)` };
   return { name, result: 'warn', detail: 'no code came: none was shown, or the reader ends its codes otherwise than "frame" says' };
+}
+
+export interface SelftestParts {
+  readonly board: Board;
+  readonly config: () => LaneConfig;
+  readonly devices: Pick<Devices, 'tapInputs' | 'tapReaders'>;
+  readonly lane: () => LaneState;
+  readonly outputs: Outputs;
+  readonly readers: readonly Reader[];
+  readonly timers: Timers;
+  readonly isClosing: () => boolean;
+}
+
+/** Returns the function that runs one self-test at a time on the gate's own parts, and gives the lane back afterwards. */
+export function createSelftest(parts: SelftestParts): (watcher: SelftestWatcher | null) => Promise<Record<string, unknown>> {
+  const { board, config, devices, lane, outputs, readers, timers, isClosing } = parts;
+  let giveLinesBack: (() => void) | null = null;
+
+  return async function selftest(watcher) {
+    if (giveLinesBack !== null) throw new Error('a self-test is running already');
+    // A rotation during the test is no passage.
+    giveLinesBack = devices.tapInputs(() => undefined);
+    const stopWas = outputs.level('stop');
+    outputs.write('stop', false);
+    try {
+      const steps = await runSelftest({
+        board,
+        config: config(),
+        timers,
+        write: outputs.write,
+        resting: (direction) => isDriven(lane()[direction].release),
+        readers,
+        ended: () => (lane().fire.latched ? 'by the fire input' : isClosing() ? 'because the gate stops' : null),
+        tapInputs: devices.tapInputs,
+        tapReaders: (listener) => devices.tapReaders(listener, true),
+        watcher,
+      });
+      return { steps };
+    } finally {
+      giveLinesBack();
+      giveLinesBack = null;
+      if (stopWas && lane().stopHeld && !lane().fire.latched) outputs.write('stop', true);
+      for (const direction of BOTH) outputs.show(direction, lane()[direction].signal);
+    }
+  };
 }

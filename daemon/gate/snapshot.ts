@@ -1,4 +1,4 @@
-/** The gate as it is now, made of its parts: for people (a snapshot) and for charts (health). */
+/** Reads the gate's state from its parts: for people (a snapshot) and for charts (health). */
 import type { Direction } from '../../contract/ids.ts';
 import type { HealthMessage } from '../../contract/messages.ts';
 import { effectiveMode, type LaneState } from '../lane/types.ts';
@@ -6,7 +6,7 @@ import type { Clock, DeciderStatus, Reader, Uplink } from '../ports.ts';
 import type { ActiveAlert, DirectionView, GateSnapshot, ShownDecision } from './live-feed.ts';
 import type { Outputs } from './outputs.ts';
 
-/** What only the process knows of itself, for `health`. */
+/** Measurements of the process itself, for `health`. */
 export interface HostHealth {
   readonly rss_mb: number;
   readonly uptime_s: number;
@@ -14,7 +14,7 @@ export interface HostHealth {
   readonly under_voltage?: 0 | 1;
 }
 
-/** The parts that a report looks at. */
+/** The parts that a snapshot reads. */
 export interface GateParts {
   readonly gate: string;
   readonly clock: Clock;
@@ -31,7 +31,8 @@ export interface GateParts {
   readonly decisions: readonly ShownDecision[];
 }
 
-export function readSnapshot(from: GateParts): GateSnapshot {
+/** Returns the snapshot of now. */
+export function snapshotOf(from: GateParts): GateSnapshot {
   const { gate, clock, uplink, readers, outputs, lane, boardOk, decider, pendingEntryCount, totals, notTaken, alerts, decisions } = from;
   return {
     gate,
@@ -68,7 +69,7 @@ function viewOf({ lane, outputs }: GateParts, direction: Direction): DirectionVi
   };
 }
 
-/** `lagMs`: the longest that the loop was late since the last report. */
+/** Returns the `health` message. `lagMs`: the loop's longest lag since the last one. */
 export function healthOf({ clock, readers, lane, boardOk, decider, totals }: GateParts, host: HostHealth, lagMs: number): Omit<HealthMessage, 'schema'> {
   const offset = clock.offset();
   const manifest = newestManifest(decider);

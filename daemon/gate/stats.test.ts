@@ -16,7 +16,7 @@ test("a window is taken and begun anew; totals go on; the message is the contrac
   stats.passage('returned', 'in', true);
   stats.passage('stuck', 'in', true);
   for (let us = 1; us <= 100; us += 1) stats.decided(us);
-  const window = stats.take(60_000);
+  const window = stats.takeWindow(60_000);
   expect(window).toEqual({
     window_s: 60,
     admissions: 1,
@@ -31,7 +31,7 @@ test("a window is taken and begun anew; totals go on; the message is the contrac
     not_taken_held: 2,
   });
   expect(StatsMessage.safeParse({ schema: 1, ...window }).success).toBe(true);
-  expect(stats.take(120_000)).toMatchObject({ window_s: 60, admissions: 0, refusals: 0, decision_p50_us: 0 });
+  expect(stats.takeWindow(120_000)).toMatchObject({ window_s: 60, admissions: 0, refusals: 0, decision_p50_us: 0 });
   expect(StatsMessage.safeParse({ schema: 1, ...window, not_taken_bored: 1 }).success).toBe(false);
   expect(stats.totals()).toEqual({ admissions: 1, refusals: 2, passages: 4, notTaken: { busy: 1, held: 2, repeat: 0, open: 0 } });
 });
@@ -43,7 +43,7 @@ test('latencies are a bounded, fair sample', () => {
     return seed / 2_147_483_647;
   });
   for (let us = 0; us < 100_000; us += 1) stats.decided(us);
-  const { decision_p50_us, decision_p99_us } = stats.take(1) as { decision_p50_us: number; decision_p99_us: number };
+  const { decision_p50_us, decision_p99_us } = stats.takeWindow(1) as { decision_p50_us: number; decision_p99_us: number };
   expect(Math.abs(decision_p50_us - 50_000)).toBeLessThan(6_000);
   expect(Math.abs(decision_p99_us - 99_000)).toBeLessThan(1_500);
 });

@@ -1,11 +1,12 @@
-/** Counting for health and stats: a window that is taken and begun anew, totals, and how long decisions took. */
+/** Counts for the `health` and `stats` messages. `takeWindow` returns the current window and begins the next. */
 
 import type { Direction } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
 import type { NotTaken, StatsMessage } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
+import type { DeciderStatus } from '../ports.ts';
 
-/** Latencies kept of one window; of more, a fair sample (each with the same chance). */
+/** Bounds the latencies kept of one window; of more a fair sample is kept (each with the same chance). */
 const RESERVOIR = 1_000;
 
 export interface GateStats {
@@ -13,17 +14,23 @@ export interface GateStats {
   /** `ticket`: it belongs to a grant of a ticket, so it is an admission (in) or an exit (out). */
   passage(outcome: PassageOutcome, direction: Direction, ticket: boolean): void;
   decided(latencyUs: number): void;
-  /** A code came and no decision was asked for. */
+  /** Counts a code for which no decision was requested. */
   notTaken(why: NotTaken): void;
+  /** Continues the ledger's totals from those of the store as it opened. */
+  continueFrom(totals: DeciderStatus['totals']): void;
+  /** Totals of the ledger: as the store opened it, and since. */
+  ledgerTotals(): DeciderStatus['totals'];
+  /** Totals since the start. */
   totals(): { readonly admissions: number; readonly refusals: number; readonly passages: number; readonly notTaken: Readonly<Record<NotTaken, number>> };
-  /** The window so far; a new one begins. */
-  take(nowMs: number): Omit<StatsMessage, 'schema'>;
+  /** Returns the window so far and begins a new one. */
+  takeWindow(nowMs: number): Omit<StatsMessage, 'schema'>;
 }
 
 /** `random`: 0 ≤ x < 1, for the sample. */
 export function createStats(nowMs: number, random: () => number = Math.random): GateStats {
   let sinceMs = nowMs;
   let window = emptyWindow();
+  let opened: DeciderStatus['totals'] = { admissions: 0, refusals: 0, passages: 0 };
   const totals = { admissions: 0, refusals: 0, passages: 0, notTaken: { busy: 0, held: 0, repeat: 0, open: 0 } };
   return {
     refused(reason) {
@@ -55,8 +62,16 @@ export function createStats(nowMs: number, random: () => number = Math.random): 
       window.notTaken.set(why, (window.notTaken.get(why) ?? 0) + 1);
       totals.notTaken[why] += 1;
     },
+    continueFrom(atOpening) {
+      opened = atOpening;
+    },
+    ledgerTotals: () => ({
+      admissions: opened.admissions + totals.admissions,
+      refusals: opened.refusals + totals.refusals,
+      passages: opened.passages + totals.passages,
+    }),
     totals: () => ({ ...totals, notTaken: { ...totals.notTaken } }),
-    take(atMs) {
+    takeWindow(atMs) {
       const { reasons, notTaken, latencies, decisions: _, ...counts } = window;
       latencies.sort((a, b) => a - b);
       const at = (share: number) => Math.round(latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * share))] ?? 0);

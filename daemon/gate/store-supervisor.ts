@@ -1,43 +1,45 @@
 /**
- * How the store is doing: opened, and again where it does not open; failed and working again; the fire latch on the
- * disk; its status from time to time. Alerts `disk`, `manifest` and `ledger` are raised here. Nothing here holds the lane.
+ * Supervises the store: opens it, retries, persists the fire latch, reads its status, and raises the alerts `disk`, `manifest`
+ * and `ledger`. Never blocks the lane.
  */
 import type { Direction } from '../../contract/ids.ts';
+import type { AlertId, Severity } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
-import type { BaseMode, LaneNote, LaneState } from '../lane/types.ts';
+import type { BaseMode, LaneState } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
 import type { Clock, Decider, DeciderStatus, Fault } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { Alerts } from './alerts.ts';
-import type { UntimedInput } from './commands.ts';
+import type { UntimedInput } from './loop.ts';
+import type { Report } from './outcomes.ts';
+import type { GateSync } from './uplink-events.ts';
 
-/** The decider is asked for its status so often, ms. */
+/** Interval of the decider's status, ms. */
 export const STATUS_MS = 5_000;
-/** `open` waits so long for the decider, then goes on without it: codes are refused with `error` until it is open. ms */
-const DESK_WAIT_MS = 5_000;
-/** Pause before a decider that could not be opened is tried again, ms; doubled each time up to the greatest. */
-const DESK_RETRY_MS = { first: 2_000, greatest: 30_000 } as const;
-/** Of a cause, in a row. */
+/** `open` waits this long for the decider, ms; then it resolves without it, and codes are refused with `error` until the decider is open. */
+const OPEN_WAIT_MS = 5_000;
+/** Pause before the open is retried, ms; doubled each time up to the greatest. */
+const OPEN_RETRY_MS = { first: 2_000, greatest: 30_000 } as const;
+/** Bounds a cause in a row, characters; the rest is cut. */
 const MAX_DETAIL_CHARS = 500;
 
 export interface StoreSupervisor {
-  /** Waits for the decider within a bound; one that fails or stalls is tried again on its own. Never rejects. */
+  /** Waits for the decider within a bound; retries one that fails or stalls. Never rejects. */
   open(): Promise<void>;
   isOpen(): boolean;
   status(): DeciderStatus | null;
-  /** An acknowledgement said how much still waits. */
+  /** Takes the backlog of an acknowledgement into the status. */
   backlog(rows: number): void;
-  /** A call to the decider was refused. */
-  failed(error: unknown): void;
-  /** The decider does not answer, or not in time. */
-  bad(why: string): void;
-  /** The decider did what it was asked. */
-  works(): void;
+  /** Marks the store failed by what a call to the decider threw. */
+  onError(error: unknown): void;
+  /** Marks the store failed: alert, fault row, and codes are refused with `error`. */
+  markFailed(why: string): void;
+  /** Ends what `markFailed` began. */
+  markHealthy(): void;
   persistFireLatch(latched: boolean): void;
-  /** Call it from time to time: what failed is tried again, the status asked for. */
-  around(): void;
-  /** What the decider holds has changed: its status is asked for with the next look around, not only after STATUS_MS. */
-  look(): void;
+  /** Retries the fire latch, and reads the status when it is due. */
+  poll(): void;
+  /** Reads the status with the next poll, not only after STATUS_MS. */
+  refreshSoon(): void;
   close(): void;
 }
 
@@ -46,67 +48,58 @@ export interface StoreSupervisorOptions {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly log: Log;
-  readonly alerts: Alerts;
+  readonly sync: Pick<GateSync, 'problem'>;
   readonly lane: () => LaneState;
-  readonly dispatch: (input: UntimedInput) => void;
-  readonly note: (note: LaneNote) => void;
-  /** Why the ticket list could not be fetched; null: nothing is known to stand in the way. */
-  readonly fetchProblem: () => string | null;
-  /** The decider said how it is. */
-  readonly heard: (status: DeciderStatus) => void;
-  /** More rows are to be sent again than before. */
-  readonly again: () => void;
-  /** The decider is open: notes may be written. */
-  readonly opened: () => void;
-  readonly changed: () => void;
+  readonly report: Report;
 }
 
 export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSupervisor {
-  const { decider, clock, timers, log, alerts, lane, dispatch } = options;
+  const { decider, clock, timers, log, sync, lane, report } = options;
+  const dispatch = (input: UntimedInput) => report({ kind: 'lane_input', input });
   let status: DeciderStatus | null = null;
   let isOpen = false;
   let closed = false;
-  let asked = false;
-  /** Rows that are sent again, as last heard. */
+  let reading = false;
+  /** Rows that are sent again, by the last status. */
   let resent = 0;
-  let lookSoon = false;
-  let askedAtMs = Number.NEGATIVE_INFINITY;
+  let due = false;
+  let readAtMs = Number.NEGATIVE_INFINITY;
   let retry: { cancel(): void } | null = null;
-  let latchWanted: boolean | null = null;
-  let latchUnderWay = false;
+  let wantedLatch: boolean | null = null;
+  let latchInFlight = false;
 
-  function failed(error: unknown): void {
+  function onError(error: unknown): void {
     const fault = (error as { fault?: Fault } | null)?.fault;
-    bad(fault === undefined ? (error instanceof Error ? error.message : String(error)) : `${fault.operation}: ${fault.cause}. ${fault.hint}`);
+    markFailed(fault === undefined ? (error instanceof Error ? error.message : String(error)) : `${fault.operation}: ${fault.cause}. ${fault.hint}`);
   }
 
-  function bad(why: string): void {
-    alerts.raise('disk', 'critical', `nothing can be recorded, so nobody is admitted: ${why}`);
+  function markFailed(why: string): void {
+    report({ kind: 'raise', alert: 'disk', severity: 'critical', message: `nothing can be recorded, so nobody is admitted: ${why}` });
     if (!lane().diskOk) return;
-    log.error('the store failed', { cause: why });
+    log.error('write to the store failed', { cause: why });
     dispatch({ kind: 'condition', condition: 'disk', ok: false });
-    // Tried again until it is written, it shows when the disk works.
-    options.note({ kind: 'fault', what: 'disk', detail: cutText(why, MAX_DETAIL_CHARS) });
+    // Retried until it is committed, so its row follows when the disk works.
+    report({ kind: 'entry', note: { kind: 'fault', what: 'disk', detail: cutText(why, MAX_DETAIL_CHARS) } });
   }
 
-  function works(): void {
+  function markHealthy(): void {
     if (lane().diskOk) return;
-    alerts.clear('disk');
+    report({ kind: 'clear', alert: 'disk' });
     log.info('the store works again');
     dispatch({ kind: 'condition', condition: 'disk', ok: true });
   }
 
   function persistFireLatch(latched: boolean): void {
-    latchWanted = latched;
-    if (!isOpen || latchUnderWay) return;
-    latchUnderWay = true;
+    wantedLatch = latched;
+    if (!isOpen || latchInFlight) return;
+    latchInFlight = true;
     decider
       .setFireLatch(latched)
       .then(() => {
-        if (latchWanted === latched) latchWanted = null;
-      }, failed)
+        if (wantedLatch === latched) wantedLatch = null;
+      }, onError)
       .finally(() => {
-        latchUnderWay = false;
+        latchInFlight = false;
       });
   }
 
@@ -114,51 +107,53 @@ export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSup
     try {
       status = await decider.open();
     } catch (error) {
-      failed(error);
+      onError(error);
       dispatch({ kind: 'condition', condition: 'booted', ok: true });
-      if (!closed) retry = timers.after(waitMs, () => void openDecider(Math.min(waitMs * 2, DESK_RETRY_MS.greatest)));
+      if (!closed) retry = timers.after(waitMs, () => void openDecider(Math.min(waitMs * 2, OPEN_RETRY_MS.greatest)));
       return;
     }
     isOpen = true;
-    askedAtMs = clock.boottimeMs();
+    readAtMs = clock.boottimeMs();
     // An order of this process that is not on the disk yet is newer than what the disk says.
     dispatch({
       kind: 'restore',
       modes: { in: restored(status, 'in'), out: restored(status, 'out') },
-      fireLatched: status.fireLatched && latchWanted !== false,
+      fireLatched: status.fireLatched && wantedLatch !== false,
     });
-    works();
-    options.opened();
-    options.heard(status);
+    markHealthy();
+    report({ kind: 'store_opened', status });
+    report({ kind: 'store_status', status });
     judge(status);
     dispatch({ kind: 'condition', condition: 'booted', ok: true });
-    if (latchWanted !== null) persistFireLatch(latchWanted);
+    if (wantedLatch !== null) persistFireLatch(wantedLatch);
   }
 
-  async function askStatus(): Promise<void> {
-    asked = true;
-    lookSoon = false;
+  async function readStatus(): Promise<void> {
+    reading = true;
+    due = false;
     try {
       status = await decider.status();
-      options.heard(status);
+      report({ kind: 'store_status', status });
       judge(status);
     } catch (error) {
-      failed(error);
+      onError(error);
     } finally {
-      asked = false;
-      askedAtMs = clock.boottimeMs();
-      options.changed();
+      reading = false;
+      readAtMs = clock.boottimeMs();
+      report({ kind: 'view_changed' });
     }
   }
 
+  const raise = (alert: AlertId, severity: Severity, message: string) => report({ kind: 'raise', alert, severity, message });
+
   function judge({ manifests, usageComplete, resentRows = 0 }: DeciderStatus): void {
     const stale = manifests.filter((one) => one.expiresAtMs <= clock.wallMs());
-    const problem = options.fetchProblem();
+    const problem = sync.problem?.() ?? null;
     const because = problem === null ? '' : `. ${problem}`;
-    if (manifests.length === 0) alerts.raise('manifest', 'critical', `no ticket list: nobody can be admitted${because}`);
-    else if (stale.length > 0) alerts.raise('manifest', 'warning', `the ticket list is too old: ${stale.map((one) => one.eventId).join(', ')}${because}`);
-    else if (problem !== null) alerts.raise('manifest', 'warning', `the ticket list is not up to date${because}`);
-    else alerts.clear('manifest');
+    if (manifests.length === 0) raise('manifest', 'critical', `no ticket list: nobody can be admitted${because}`);
+    else if (stale.length > 0) raise('manifest', 'warning', `the ticket list is too old: ${stale.map((one) => one.eventId).join(', ')}${because}`);
+    else if (problem !== null) raise('manifest', 'warning', `the ticket list is not up to date${because}`);
+    else report({ kind: 'clear', alert: 'manifest' });
     if (lane().manifestOk !== manifests.length > 0) dispatch({ kind: 'condition', condition: 'manifest', ok: manifests.length > 0 });
     const wrong = [
       ...(usageComplete ? [] : ['usage is not complete: this gate does not yet know everybody who is inside']),
@@ -166,10 +161,10 @@ export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSup
         ? []
         : [`${resentRows} rows that the cloud had acknowledged are sent again: it does not hold them any more, or somebody ordered it`]),
     ];
-    if (wrong.length === 0) alerts.clear('ledger');
-    else alerts.raise('ledger', 'warning', wrong.join('; '));
-    // What an ack has not said by itself: rows before those in flight wait.
-    if (resentRows > resent) options.again();
+    if (wrong.length === 0) report({ kind: 'clear', alert: 'ledger' });
+    else raise('ledger', 'warning', wrong.join('; '));
+    // The acks do not say it by themselves: rows before those in flight wait.
+    if (resentRows > resent) report({ kind: 'rows_resent' });
     resent = resentRows;
   }
 
@@ -177,29 +172,29 @@ export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSup
     async open() {
       // A disk that stalls at the start holds neither the button nor the readers.
       await new Promise<void>((resolve) => {
-        const late = timers.after(DESK_WAIT_MS, resolve);
-        void openDecider(DESK_RETRY_MS.first).then(() => {
+        const late = timers.after(OPEN_WAIT_MS, resolve);
+        void openDecider(OPEN_RETRY_MS.first).then(() => {
           late.cancel();
           resolve();
         });
       });
-      if (!isOpen && lane().diskOk) bad('the store does not open in time');
+      if (!isOpen && lane().diskOk) markFailed('the store does not open in time');
     },
     isOpen: () => isOpen,
     status: () => status,
     backlog(rows) {
       if (status !== null) status = { ...status, backlog: rows };
     },
-    failed,
-    bad,
-    works,
+    onError,
+    markFailed,
+    markHealthy,
     persistFireLatch,
-    around() {
-      if (latchWanted !== null) persistFireLatch(latchWanted);
-      if (isOpen && !asked && (lookSoon || clock.boottimeMs() - askedAtMs >= STATUS_MS)) void askStatus();
+    poll() {
+      if (wantedLatch !== null) persistFireLatch(wantedLatch);
+      if (isOpen && !reading && (due || clock.boottimeMs() - readAtMs >= STATUS_MS)) void readStatus();
     },
-    look() {
-      lookSoon = true;
+    refreshSoon() {
+      due = true;
     },
     close() {
       closed = true;

@@ -1,58 +1,57 @@
-/** What the uplink brings, handed to whom it concerns. Nothing here may throw into the loop. */
+/** Passes the uplink's events to the parts that they concern. Never throws into the loop. */
 import type { AckMessage } from '../../contract/ledger.ts';
 import type { Log } from '../log/log.ts';
 import type { Decider, Uplink, UplinkEvent } from '../ports.ts';
-import type { Alerts } from './alerts.ts';
 import type { CommandResult, GateCommand } from './commands.ts';
+import type { Report } from './outcomes.ts';
 
-/** Manifests and the site's ledger, fetched over HTTP: the link's part, handed in. */
+/** Fetches manifests and the site's ledger over HTTP; the link implements it. */
 export interface GateSync {
   /** `manifest/want` as it came. */
   want(payload: Uint8Array): Promise<void>;
   /** A signed overlay as it came. */
   overlay(payload: Uint8Array): Promise<void>;
-  /** A peer's rows have a gap: fetch the site's ledger. */
+  /** Fetches the site's ledger: a peer's rows have a gap. */
   gap(): Promise<void>;
-  /** Fetch what is wanted now; what it says goes into the answer. */
+  /** Fetches what is wanted now; its result goes into the answer. */
   refresh(): Promise<unknown>;
-  /** Why what is wanted could not be fetched, with the address that was asked; null: nothing is known to stand in the way. */
+  /** Returns the cause for which the last fetch failed, with its address; null: no failure is known. */
   problem?(): string | null;
-  /** Calls back whenever `problem` has changed, or what the decider holds of tickets or of the peers' usage has changed. Where it can't, the gate finds out within STATUS_MS. */
+  /** Calls `listener` when `problem`, the decider's tickets or the peers' usage change. Without it the gate finds out within STATUS_MS. */
   changed?(listener: () => void): void;
 }
 
-export interface InboxOptions {
+export interface UplinkHandlerOptions {
   readonly decider: Pick<Decider, 'acknowledge' | 'applyPeer'>;
   readonly uplink: Pick<Uplink, 'kick'>;
   readonly sync: GateSync;
-  readonly alerts: Alerts;
   readonly log: Log;
   readonly command: (command: GateCommand) => Promise<CommandResult>;
-  readonly backlog: (rows: number) => void;
-  readonly changed: () => void;
+  readonly report: Report;
 }
 
-/** The listener of the uplink. Its promise holds back the next `peer`, nothing else. Never rejects. */
-export function createUplinkHandler(options: InboxOptions): (event: UplinkEvent) => Promise<void> {
-  const { decider, uplink, sync, alerts, log, changed } = options;
+/** Returns the uplink's listener. Its promise holds back the next `peer` alone. Never rejects. */
+export function createUplinkHandler(options: UplinkHandlerOptions): (event: UplinkEvent) => Promise<void> {
+  const { decider, uplink, sync, log, report } = options;
+  const changed = () => report({ kind: 'view_changed' });
 
   async function acknowledged(ack: AckMessage): Promise<void> {
     const { backlog, ahead, again } = await decider.acknowledge(ack);
-    options.backlog(backlog);
+    report({ kind: 'backlog', rows: backlog });
     if (ahead) log.warn('the cloud knows rows that this ledger does not have: a new epoch was begun');
     if (again === true) log.warn('the cloud does not hold rows any more that it had acknowledged: they are sent again');
     uplink.kick(again);
     changed();
   }
 
-  async function take(event: UplinkEvent): Promise<void> {
+  async function handle(event: UplinkEvent): Promise<void> {
     switch (event.kind) {
       case 'online':
-        alerts.clear('uplink');
+        report({ kind: 'clear', alert: 'uplink' });
         uplink.kick();
         return changed();
       case 'offline':
-        alerts.raise('uplink', 'warning', `${event.fault.operation}: ${event.fault.cause}`);
+        report({ kind: 'raise', alert: 'uplink', severity: 'warning', message: `${event.fault.operation}: ${event.fault.cause}` });
         return changed();
       case 'ack':
         return acknowledged(event.ack);
@@ -72,9 +71,9 @@ export function createUplinkHandler(options: InboxOptions): (event: UplinkEvent)
 
   return async (event) => {
     try {
-      await take(event);
+      await handle(event);
     } catch (error) {
-      log.warn('what the uplink brought could not be taken', { what: event.kind, cause: error instanceof Error ? error.message : String(error) });
+      log.warn('handle an uplink message failed', { what: event.kind, cause: error instanceof Error ? error.message : String(error) });
     }
   };
 }

@@ -4,7 +4,8 @@
  */
 import type { Direction, RowPosition } from '../../contract/ids.ts';
 import { createClock, type GateClock } from '../../daemon/clock/clock.ts';
-import { createGate, type Gate, TICK_MS } from '../../daemon/gate/gate.ts';
+import { createGate, type Gate } from '../../daemon/gate/gate.ts';
+import { TICK_MS } from '../../daemon/gate/loop.ts';
 import { DEFAULT_LANE_CONFIG } from '../../daemon/lane/config.ts';
 import { createUplink, type MqttUplink } from '../../daemon/link/mqtt-uplink.ts';
 import type { Board, BoardEvent, InputName, OutputName, Reader, ReaderEvent, Uplink } from '../../daemon/ports.ts';
@@ -20,7 +21,7 @@ export type Act = 'pass' | 'late' | 'none' | 'after' | 'stuck';
 const BEGINS_MS: Readonly<Record<Act, number>> = { pass: 700, late: 5_700, none: 0, after: 7_600, stuck: 600 };
 const TURN_MS = 450;
 const STUCK_MS = 31_500;
-/** The loop looks around every TICK_MS; a simulated one does it so much less often, as a loaded machine would. */
+/** The loop ticks every TICK_MS; a simulated one does it so much less often, as a loaded machine would. */
 const LAZY_TICK_MS = 1_500;
 /** Round trips after a connect: fewer than the product's, for speed alone. */
 const TIME_BURST = 2;

@@ -1,0 +1,157 @@
+/**
+ * What the parts of the gate find out, and who learns of it: one union, one exhaustive switch. A part gets its ports, the lane
+ * as it is now, and `report`; it knows no other part. `report` returns when every part that it concerns has acted.
+ */
+import type { RowPosition } from '../../contract/ids.ts';
+import type { AlertId, Severity } from '../../contract/messages.ts';
+import type { LaneNote } from '../lane/types.ts';
+import type { Log } from '../log/log.ts';
+import type { DeciderStatus, Decision, Fault, GrantConflict, Note, OutputName, Presentation, ReaderEvent, Uplink } from '../ports.ts';
+import type { Alerts, ClockAlert } from './alerts.ts';
+import type { Announcer } from './announcements.ts';
+import type { Devices } from './devices.ts';
+import type { ActiveAlert, LiveFeed, ShownDecision } from './live-feed.ts';
+import type { Loop, UntimedInput } from './loop.ts';
+import type { Outputs } from './outputs.ts';
+import type { Decisions } from './pending-decisions.ts';
+import type { PendingEntries } from './pending-entries.ts';
+import type { GateStats } from './stats.ts';
+import type { StoreSupervisor } from './store-supervisor.ts';
+
+export type Outcome =
+  /** `atMs`: when it happened, boottime; absent: now. */
+  | { readonly kind: 'lane_input'; readonly input: UntimedInput; readonly atMs?: number }
+  /** The lane is idle after a `drain`. */
+  | { readonly kind: 'lane_idle' }
+  /** Housekeeping is due. */
+  | { readonly kind: 'tick'; readonly nowMs: number }
+  /** The first bytes of a code arrive at a reader. */
+  | { readonly kind: 'code_arriving' }
+  | { readonly kind: 'code_read'; readonly frame: Extract<ReaderEvent, { kind: 'frame' }> }
+  /** The decider decided in time. `latencyUs`: from the code's last byte until the lane has acted. */
+  | { readonly kind: 'decision'; readonly decision: Decision; readonly presentation: Presentation; readonly latencyUs: number }
+  /** The decider wrote the row of an exit. `unmatched`: no admission is known for its code. */
+  | { readonly kind: 'exit_committed'; readonly exit: number; readonly row: RowPosition; readonly unmatched: boolean }
+  /** The decider did not write the row of an exit. */
+  | { readonly kind: 'exit_undecided'; readonly exit: number }
+  | { readonly kind: 'entry'; readonly note: LaneNote }
+  | { readonly kind: 'entry_committed'; readonly note: Note; readonly row: RowPosition }
+  | { readonly kind: 'store_opened'; readonly status: DeciderStatus }
+  | { readonly kind: 'store_status'; readonly status: DeciderStatus }
+  | { readonly kind: 'store_failed'; readonly error: unknown }
+  | { readonly kind: 'store_healthy' }
+  | { readonly kind: 'backlog'; readonly rows: number }
+  /** More rows wait to be sent again than before. */
+  | { readonly kind: 'rows_resent' }
+  | { readonly kind: 'board_fault'; readonly fault: Fault }
+  | { readonly kind: 'output_failed'; readonly output: OutputName; readonly error: unknown }
+  | { readonly kind: 'raise'; readonly alert: AlertId; readonly severity: Severity; readonly message: string }
+  | { readonly kind: 'clear'; readonly alert: AlertId }
+  | { readonly kind: 'alert_changed'; readonly alert: ActiveAlert; readonly active: boolean }
+  | { readonly kind: 'decision_shown'; readonly decision: Omit<ShownDecision, 'n'> }
+  | { readonly kind: 'conflict'; readonly conflict: GrantConflict }
+  | { readonly kind: 'subscriber_failed'; readonly error: unknown }
+  /** Something changed that a snapshot shows. */
+  | { readonly kind: 'view_changed' };
+
+/** Synchronous: what follows from an outcome has happened when it returns. */
+export type Report = (outcome: Outcome) => void;
+
+export interface OutcomeParts {
+  readonly alerts: Alerts;
+  readonly announcer: Announcer;
+  readonly clockAlert: ClockAlert;
+  readonly decisions: Decisions;
+  readonly devices: Devices;
+  readonly liveFeed: LiveFeed;
+  readonly log: Log;
+  readonly loop: Loop;
+  readonly outputs: Outputs;
+  readonly pendingEntries: PendingEntries;
+  readonly stats: GateStats;
+  readonly storeSupervisor: StoreSupervisor;
+  readonly uplink: Pick<Uplink, 'kick'>;
+  /** The gate's own: a drain has ended. */
+  readonly onIdle: () => void;
+}
+
+/** Returns the handler of every outcome. */
+export function createOutcomeHandler(parts: OutcomeParts): Report {
+  const { alerts, announcer, clockAlert, decisions, devices, liveFeed, log, loop, outputs, pendingEntries, stats, storeSupervisor, uplink } = parts;
+
+  function onAlertChanged({ id, severity, message }: ActiveAlert, active: boolean): void {
+    announcer.event('alert', active ? severity : 'info', { alert: id, active: active ? 1 : 0, message });
+    log.info(active ? 'alert raised' : 'alert cleared', { alert: id, severity, detail: message });
+    liveFeed.changed();
+  }
+
+  return function handle(outcome) {
+    switch (outcome.kind) {
+      case 'lane_input':
+        return loop.dispatch(outcome.input, outcome.atMs);
+      case 'lane_idle':
+        return parts.onIdle();
+      case 'tick':
+        outputs.retryFailed();
+        devices.poll();
+        storeSupervisor.poll();
+        return clockAlert.poll(outcome.nowMs);
+      case 'code_arriving':
+        return decisions.codeArriving();
+      case 'code_read':
+        return loop.dispatch(decisions.present(outcome.frame));
+      case 'decision':
+        return announcer.decided(outcome.decision, outcome.presentation, outcome.latencyUs);
+      case 'exit_committed':
+        return pendingEntries.exitCommitted(outcome.exit, outcome.row, outcome.unmatched);
+      case 'exit_undecided':
+        return pendingEntries.exitUndecided(outcome.exit);
+      case 'entry':
+        return void pendingEntries.add(outcome.note);
+      case 'entry_committed':
+        storeSupervisor.markHealthy();
+        return announcer.entryCommitted(outcome.note, outcome.row);
+      case 'store_opened':
+        stats.continueFrom(outcome.status.totals);
+        return pendingEntries.start();
+      case 'store_status':
+        return announcer.conflicts(outcome.status.conflicts?.newest ?? []);
+      case 'store_failed':
+        return storeSupervisor.onError(outcome.error);
+      case 'store_healthy':
+        return storeSupervisor.markHealthy();
+      case 'backlog':
+        return storeSupervisor.backlog(outcome.rows);
+      case 'rows_resent':
+        return uplink.kick(true);
+      case 'board_fault':
+        return devices.boardFailed(outcome.fault);
+      case 'output_failed':
+        return devices.boardFailed({
+          operation: `write ${outcome.output}`,
+          cause: causeOf(outcome.error),
+          hint: 'see stile-gate doctor',
+          healsItself: true,
+        });
+      case 'raise':
+        return alerts.raise(outcome.alert, outcome.severity, outcome.message);
+      case 'clear':
+        return alerts.clear(outcome.alert);
+      case 'alert_changed':
+        return onAlertChanged(outcome.alert, outcome.active);
+      case 'decision_shown':
+        return liveFeed.decided(outcome.decision);
+      case 'conflict':
+        return liveFeed.conflict(outcome.conflict);
+      case 'subscriber_failed':
+        return log.warn('publish to a subscriber failed: it is removed', { cause: causeOf(outcome.error) });
+      case 'view_changed':
+        return liveFeed.changed();
+    }
+  };
+}
+
+/** Returns the message of an error, whatever was thrown. */
+export function causeOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
