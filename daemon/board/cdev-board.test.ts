@@ -5,7 +5,7 @@ import { createCdevBoard, findChipDevice } from './cdev-board.ts';
 import type { GpioCalls } from './gpio-ioctl.ts';
 import type { Edge, InputRequest } from './gpio-structs.ts';
 import type { Level } from './pin-map.ts';
-import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from './testing/board-conformance.ts';
+import { BOARD_CONTRACT, CONTRACT_LANE, CONTRACT_LANES, type ContractLane, inputsAtRest } from './testing/board-conformance.ts';
 
 const clock = { boottimeMs: () => performance.now() };
 const CHIP = '/dev/gpiochip0';
@@ -31,14 +31,14 @@ function fail(code: string): never {
   throw Object.assign(new Error(`${code}: as the kernel would say`), { code });
 }
 
-function standIn(): Kernel {
+function standIn(lane: ContractLane = CONTRACT_LANE): Kernel {
   let outputs: number[] = [];
   let inputs: number[] = [];
   let edges: Edge[] = [];
   let arrived: (() => void) | null = null;
   let lost: ((error: Error) => void) | null = null;
   const levels = new Map<number, Level>();
-  for (const [name, { line }] of Object.entries(CONTRACT_LANE.inputs)) levels.set(line, INPUTS_AT_REST[name as InputName] ?? 'low');
+  for (const [name, level] of Object.entries(inputsAtRest(lane))) levels.set(inputLine(name as InputName), level);
   const kernel: Kernel = {
     levels,
     set(line, level, quietly = false) {
@@ -107,17 +107,18 @@ function standIn(): Kernel {
   return kernel;
 }
 
-const boardOn = (kernel: Kernel, startOpen = false) =>
-  createCdevBoard({ config: CONTRACT_LANE, calls: async () => kernel.calls, openWaitMs: 500, startOpen: () => startOpen }, clock);
+const boardOn = (kernel: Kernel, startOpen = false, lane: ContractLane = CONTRACT_LANE) =>
+  createCdevBoard({ config: lane, calls: async () => kernel.calls, openWaitMs: 500, startOpen: () => startOpen }, clock);
 const outputLine = (output: OutputName): number => CONTRACT_LANE.outputs[output]?.line ?? Number.NaN;
 const inputLine = (input: InputName): number => CONTRACT_LANE.inputs[input]?.line ?? Number.NaN;
 const nothing = () => {};
 
-describe('the character-device board, on a stand-in, keeps the contract:', () => {
+describe.each(CONTRACT_LANES)('the character-device board, on a stand-in, $polarity, keeps the contract:', ({ lane }) => {
   test.each(BOARD_CONTRACT)('$name', async ({ run }) => {
-    const kernel = standIn();
+    const kernel = standIn(lane);
     await run({
-      board: boardOn(kernel),
+      board: boardOn(kernel, false, lane),
+      lane,
       wire: (output) => kernel.levels.get(outputLine(output)) ?? 'low',
       drive: (input, level) => kernel.set(inputLine(input), level),
       breakWrites: (broken) => {
@@ -166,6 +167,7 @@ test('says what drives the lines, what the stop step must do, and asks for each 
   expect(board.releaseTargets(false)[0]).toEqual({ kind: 'chip', path: CHIP, line: 17, level: 'low' });
   expect(kernel.biases.map(({ line, bias }) => [line, bias])).toEqual([
     [20, 'pull-up'],
+    [21, 'pull-down'],
     [13, 'pull-down'],
     [19, 'pull-down'],
   ]);

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Fault, InputName, OutputName } from '../ports.ts';
 import { createOnoffBoard, type OnoffBoardOptions, type Pin, type PinConstructor } from './onoff-board.ts';
 import type { Level } from './pin-map.ts';
-import { BOARD_CONTRACT, CONTRACT_LANE, INPUTS_AT_REST } from './testing/board-conformance.ts';
+import { BOARD_CONTRACT, CONTRACT_LANE, CONTRACT_LANES, type ContractLane, inputsAtRest } from './testing/board-conformance.ts';
 
 const BASE = 571;
 const clock = { boottimeMs: () => performance.now() };
@@ -46,7 +46,7 @@ interface Kernel {
   broken: boolean;
 }
 
-function standIn(): Kernel {
+function standIn(lane: ContractLane = CONTRACT_LANE): Kernel {
   const watchers = new Map<number, ((error: null, value: 0 | 1) => void)[]>();
   const path = (number: number, attribute = ''): string => join(root, `gpio${number}`, attribute);
   const put = (number: number, attribute: string, value: string): void => writeFileSync(path(number, attribute), `${value}\n`);
@@ -76,8 +76,8 @@ function standIn(): Kernel {
         if (kernel.busy.has(number)) fail('EBUSY');
         mkdirSync(path(number));
         exported.set(number, performance.now());
-        const rest = Object.entries(CONTRACT_LANE.inputs).find(([, { line }]) => BASE + line === number)?.[0] as InputName | undefined;
-        put(number, 'value', pending.get(number) ?? (rest && INPUTS_AT_REST[rest] === 'high' ? '1' : '0'));
+        const rest = Object.entries(lane.inputs).find(([, { line }]) => BASE + line === number)?.[0] as InputName | undefined;
+        put(number, 'value', pending.get(number) ?? (rest && inputsAtRest(lane)[rest] === 'high' ? '1' : '0'));
         put(number, 'direction', 'in');
         put(number, 'edge', 'none');
         put(number, 'active_low', '0');
@@ -142,11 +142,12 @@ const boardOn = (kernel: Kernel, options: Partial<OnoffBoardOptions> = {}) =>
 const outputLine = (output: OutputName): number => BASE + (CONTRACT_LANE.outputs[output]?.line ?? Number.NaN);
 const inputLine = (input: InputName): number => BASE + (CONTRACT_LANE.inputs[input]?.line ?? Number.NaN);
 
-describe('the onoff board, on a stand-in tree, keeps the contract:', () => {
+describe.each(CONTRACT_LANES)('the onoff board, on a stand-in tree, $polarity, keeps the contract:', ({ lane }) => {
   test.each(BOARD_CONTRACT)('$name', async ({ run }) => {
-    const kernel = standIn();
+    const kernel = standIn(lane);
     await run({
-      board: boardOn(kernel),
+      board: boardOn(kernel, { config: lane }),
+      lane,
       wire: (output) => (kernel.read(outputLine(output), 'value') === '1' ? 'high' : 'low'),
       drive: (input, level) => kernel.set(inputLine(input), level),
       breakWrites: (broken) => {
@@ -177,7 +178,7 @@ test("outputs are claimed at their level, never by way of plain out, and numbere
     () => {},
     () => {},
   );
-  expect(kernel.directions).toEqual(['588 low', '598 high', '576 high', '593 high', '596 low', '591 in', '584 in', '590 in']);
+  expect(kernel.directions).toEqual(['588 low', '598 high', '576 high', '593 high', '596 low', '591 in', '592 in', '584 in', '590 in']);
   expect(board.releaseTargets(false)[0]).toEqual({ kind: 'sysfs', number: 588, level: 'low' });
   await board.close({ releaseOpen: false });
 });

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { InputName, OutputName } from '../ports.ts';
 import type { Level } from './pin-map.ts';
 import { createSimBoard, type SimBoard } from './sim-board.ts';
-import { BOARD_CONTRACT, CONTRACT_LANE } from './testing/board-conformance.ts';
+import { BOARD_CONTRACT, CONTRACT_LANE, CONTRACT_LANES } from './testing/board-conformance.ts';
 
 const clock = { boottimeMs: () => performance.now() };
 let folder: string;
@@ -18,11 +18,11 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 const lane = () => ({ ...CONTRACT_LANE, simSocket: join(folder, 'sim.sock'), simGuest: false });
 const wire = (output: OutputName): Level => (readFileSync(join(folder, 'sim.sock.wires', output), 'utf8').trim() === '1' ? 'high' : 'low');
 
-describe('the simulated board keeps the contract:', () => {
+describe.each(CONTRACT_LANES)('the simulated board, $polarity, keeps the contract:', ({ lane: wired }) => {
   test.each(BOARD_CONTRACT)('$name', async ({ run }) => {
-    const board = createSimBoard({ config: lane() }, clock);
-    const drive = (input: InputName, level: Level): void => board.setInput(input, level === CONTRACT_LANE.inputs[input]?.active);
-    await run({ board, wire, drive, breakWrites: (broken) => board.plant(broken ? 'write' : 'none') });
+    const board = createSimBoard({ config: { ...lane(), ...wired } }, clock);
+    const drive = (input: InputName, level: Level): void => board.setInput(input, level === wired.inputs[input]?.active);
+    await run({ board, lane: wired, wire, drive, breakWrites: (broken) => board.plant(broken ? 'write' : 'none') });
   });
 });
 
