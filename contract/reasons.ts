@@ -89,7 +89,7 @@ export const REASON_TEXTS: Readonly<Record<Language, Readonly<Record<Reason, Rea
       ],
     },
     ambiguous: { short: 'the code fits more than one ticket', long: [] },
-    revoked: { short: 'the ticket was replaced by a newer one', long: ['the ticket {ticket} was revoked'] },
+    revoked: { short: 'the code was revoked or replaced by a newer one', long: ['the ticket {ticket} was revoked'] },
     unapproved: { short: 'the order is not approved yet', long: [] },
     gap: { short: 'scanned again too soon', long: ['scanned {seconds_ago} s ago', 'valid again at {valid_again_at}'] },
     max_entries: {

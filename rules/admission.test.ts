@@ -31,7 +31,7 @@ test.each<[string, Recognised, string, string]>([
   ['two tickets', { kind: 'ambiguous' }, 'ambiguous', 'the code fits more than one ticket'],
   ['unknown', { kind: 'unknown', removed: null, asked: false }, 'invalid', 'not a ticket for this event'],
   ['unknown, the cloud was asked', { kind: 'unknown', removed: null, asked: true }, 'invalid', 'not a ticket for this event'],
-  ['replaced', { kind: 'unknown', removed: 'revoked', asked: false }, 'revoked', 'the ticket was replaced by a newer one'],
+  ['T15: revoked or replaced', { kind: 'unknown', removed: 'revoked', asked: false }, 'revoked', 'the code was revoked or replaced by a newer one'],
   ['cancelled and removed', { kind: 'unknown', removed: 'canceled', asked: false }, 'canceled', 'the ticket was cancelled'],
   ['no manifest', { kind: 'no_manifest' }, 'manifest_stale', 'gate north-03 has no ticket list yet'],
 ])('a code that is no ticket: %s', (_, facts, reason, explanation) => {
