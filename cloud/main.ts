@@ -31,8 +31,9 @@ import { type CloudBroker, createBroker, type IncomingMessage } from './mqtt/cli
 import { acksFor } from './reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from './reconcile/cloud-ledger.ts';
 import { publishConflicts } from './reconcile/conflict-publisher.ts';
-import { readRow, reconcile, reconcileEach } from './reconcile/reconcile.ts';
+import { reconcile, reconcileEach } from './reconcile/reconcile.ts';
 import { registerReconcileRoutes } from './reconcile/routes.ts';
+import { readRow } from './reconcile/row.ts';
 import { manifestUsage, ticketUsage } from './reconcile/usage.ts';
 import { registerScanRoutes } from './scan/routes.ts';
 import { createHousekeeping } from './tickets/housekeeping.ts';

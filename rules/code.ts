@@ -1,10 +1,11 @@
 /**
- * What the reader saw → a code, or why not; and what kind of code it is.
+ * Reads a code from the bytes of a reader and recognises its form.
  *
- * Everything here is total: no bytes and no text make it throw. Nothing is verified here but structure;
- * signatures are checked by signed.ts with a verifier that is handed in.
+ * Every function here is total: no bytes and no text make it throw. This file checks structure only;
+ * signature-check.ts checks signatures with a verifier that the caller passes in.
  */
 import { MAX_FRAME_BYTES } from '../contract/limits.ts';
+import type { CodeForm } from './code-forms.ts';
 import { readPretix } from './pretix.ts';
 import { readStile } from './stile-code.ts';
 
@@ -66,44 +67,6 @@ function trim(text: string): string {
   while (end > start && isBlank(text, end - 1)) end--;
   return text.slice(start, end);
 }
-
-/** A code without structure: it is found by its salted hash, or not at all. */
-export interface OpaqueForm {
-  readonly form: 'opaque';
-  readonly text: string;
-  /** What is hashed after the event's salt. */
-  readonly lookupText: string;
-}
-/** Stile's signed code. Times are Unix ms; null: open. */
-export interface StileForm {
-  readonly form: 'stile';
-  readonly keyId: string;
-  readonly eventId: string;
-  readonly ticketId: string;
-  readonly tier: string;
-  readonly zone: string | null;
-  readonly validFromMs: number | null;
-  readonly validUntilMs: number | null;
-  readonly signedBytes: Uint8Array;
-  readonly signature: Uint8Array;
-  /** What is hashed after the event's salt: the ticket id, which stands in place of the code. */
-  readonly lookupText: string;
-}
-/** pretix's signed ticket (`pretix_sig1`). It names neither event nor key nor ticket: the event's pretix keys are tried. */
-export interface PretixForm {
-  readonly form: 'pretix';
-  readonly item: number;
-  readonly variation: number | null;
-  readonly subevent: number | null;
-  readonly validFromMs: number | null;
-  readonly validUntilMs: number | null;
-  readonly signedBytes: Uint8Array;
-  readonly signature: Uint8Array;
-  /** What is hashed after the event's salt: the whole secret. */
-  readonly lookupText: string;
-}
-export type SignedForm = StileForm | PretixForm;
-export type CodeForm = OpaqueForm | SignedForm;
 
 /**
  * What kind of code a text is, by structure alone. A text that only looks like a signed code is opaque:

@@ -3,7 +3,7 @@
  * 0x01 · payload length · signature length (two bytes each, big endian) · payload · Ed25519 signature.
  * The payload is protobuf: 1 seed, 2 item, 3 variation, 4 subevent, 5 valid from, 6 valid until (Unix seconds).
  */
-import type { PretixForm } from './code.ts';
+import type { PretixForm } from './code-forms.ts';
 
 const HEADER_BYTES = 5;
 const SIGNATURE_BYTES = 64;

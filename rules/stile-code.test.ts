@@ -3,8 +3,10 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { PublicKey } from '../contract/manifest.ts';
 import { base45Decode, base45Encode } from './base45.ts';
-import { type CodeForm, readCode, recogniseCode, type SignedForm } from './code.ts';
-import { checkSignature, encodeSigned, SIGNED_PREFIX, type SignedContent, ticketFromSignature, type VerifySignature } from './stile-code.ts';
+import { readCode, recogniseCode } from './code.ts';
+import type { CodeForm, SignedForm } from './code-forms.ts';
+import { checkSignature, ticketFromSignature, type VerifySignature } from './signature-check.ts';
+import { encodeSigned, SIGNED_PREFIX, type SignedContent } from './stile-code.ts';
 
 const RUNS = process.env['STILE_PROVE'] === undefined ? 500 : 20_000;
 const FORGED = process.env['STILE_PROVE'] === undefined ? 2_000 : 100_000;

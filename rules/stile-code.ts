@@ -1,5 +1,5 @@
 /**
- * Stile's signed code, and the check of any code's signature.
+ * Encodes and decodes Stile's signed code.
  *
  *   ST1:<base45 of>  0x01 · key id · event id · ticket id · tier · zone · valid from · valid until · 64-byte Ed25519 signature
  *
@@ -8,10 +8,8 @@
  */
 import { z } from 'zod';
 import { EventId, KeyId, TicketId, TierId, ZoneId } from '../contract/ids.ts';
-import type { PublicKey } from '../contract/manifest.ts';
 import { base45Decode, base45Encode } from './base45.ts';
-import type { PretixForm, SignedForm, StileForm } from './code.ts';
-import type { TicketFacts } from './facts.ts';
+import type { StileForm } from './code-forms.ts';
 
 /** Marks a signed code; within the QR alphanumeric alphabet. */
 export const SIGNED_PREFIX = 'ST1:';
@@ -120,50 +118,3 @@ function readTime(reader: ByteReader): number | null | undefined {
   }
   return undefined;
 }
-
-/** Ed25519 over the bytes, with a public key as base64 of its DER SubjectPublicKeyInfo. Must answer false, not throw, on any input. */
-export type VerifySignature = (spki: string, signedBytes: Uint8Array, signature: Uint8Array) => boolean;
-
-export type SignatureVerdict =
-  | { readonly ok: true; readonly keyId: string }
-  | { readonly ok: false; readonly why: 'unknown_key' | 'revoked_key' | 'expired_key' | 'bad_signature' };
-
-/**
- * Is the code signed by one of the event's keys? A Stile code by the key that it names (use `code`), a pretix
- * one by any (use `pretix`). `nowMs` null, where the clock is not trusted: a key's end is not judged.
- */
-export function checkSignature(form: SignedForm, keys: readonly PublicKey[], verify: VerifySignature, nowMs: number | null): SignatureVerdict {
-  const named = keys.filter((key) => (form.form === 'stile' ? key.use === 'code' && key.key_id === form.keyId : key.use === 'pretix'));
-  if (named.length === 0) return { ok: false, why: 'unknown_key' };
-  const known = named.filter((key) => key.revoked !== true);
-  if (known.length === 0) return { ok: false, why: 'revoked_key' };
-  const live = known.filter((key) => nowMs === null || key.not_after === null || nowMs <= Date.parse(key.not_after));
-  if (live.length === 0) return { ok: false, why: 'expired_key' };
-  const signer = live.find((key) => verify(key.spki, form.signedBytes, form.signature));
-  return signer === undefined ? { ok: false, why: 'bad_signature' } : { ok: true, keyId: signer.key_id };
-}
-
-/**
- * The right that a checked signature proves by itself, for a ticket that no manifest knows yet. One guest,
- * entries as the policy says. pretix's has no ticket id: its ticket_ref stands in; its tier is `item` or `item:variation`.
- */
-export function ticketFromSignature(form: SignedForm, eventId: string, ticketRef: string): TicketFacts {
-  const rest = {
-    eventId,
-    ticketRef,
-    status: 'valid',
-    maxScans: null,
-    units: 1,
-    validFromMs: form.validFromMs,
-    validUntilMs: form.validUntilMs,
-    vip: false,
-    note: null,
-    source: 'signature',
-  } as const;
-  if (form.form === 'stile') return { ...rest, ticketId: form.ticketId, tier: form.tier, zone: form.zone };
-  return { ...rest, ticketId: ticketRef, tier: pretixTier(form), zone: null, subevent: form.subevent };
-}
-
-/** pretix's product and variation as a tier: `12` or `12:34`. */
-export const pretixTier = (form: Pick<PretixForm, 'item' | 'variation'>): string =>
-  form.variation === null ? `${form.item}` : `${form.item}:${form.variation}`;

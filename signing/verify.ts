@@ -1,7 +1,7 @@
 /** Ed25519 by public keys as text: the one place where a signature is checked, for payloads and codes, at the gate and in the cloud. */
 import { createPublicKey, type KeyObject, verify } from 'node:crypto';
 import { readPublicKey } from '../rules/keys.ts';
-import type { VerifySignature } from '../rules/stile-code.ts';
+import type { VerifySignature } from '../rules/signature-check.ts';
 
 /** Keys that are read once and kept. At the bound the oldest is evicted, and read again when it is needed. */
 const MAX_CACHED_KEYS = 1_024;

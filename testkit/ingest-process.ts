@@ -7,7 +7,8 @@ import { SILENT } from '../cloud/log.ts';
 import { createBroker } from '../cloud/mqtt/client.ts';
 import { acksFor } from '../cloud/reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from '../cloud/reconcile/cloud-ledger.ts';
-import { type LedgerRow, readRow, reconcile } from '../cloud/reconcile/reconcile.ts';
+import { reconcile } from '../cloud/reconcile/reconcile.ts';
+import { type LedgerRow, readRow } from '../cloud/reconcile/row.ts';
 
 const database = createDatabase({ url: process.env['DATABASE_URL'] as string });
 let ingest: Ingest | undefined;

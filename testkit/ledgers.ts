@@ -1,6 +1,6 @@
 /** Ledgers as gates write them, for tests: rows numbered, timed and chained. */
 import { createHash } from 'node:crypto';
-import { type LedgerRow, readRow } from '../cloud/reconcile/reconcile.ts';
+import { type LedgerRow, readRow } from '../cloud/reconcile/row.ts';
 import { entryHash, firstPredecessor } from '../contract/hash-chain.ts';
 import { SCHEMA_VERSION } from '../contract/limits.ts';
 import type { TestTicket, Venue } from './database.ts';

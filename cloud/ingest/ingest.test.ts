@@ -10,7 +10,8 @@ import { createLog, SILENT } from '../log.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from '../mqtt/client.ts';
 import { acksFor } from '../reconcile/acks.ts';
 import { markPublished, settle, unpublishedCloudRows } from '../reconcile/cloud-ledger.ts';
-import { readRow, reconcile } from '../reconcile/reconcile.ts';
+import { reconcile } from '../reconcile/reconcile.ts';
+import { readRow } from '../reconcile/row.ts';
 import { createIngest, type Ingest } from './ingest.ts';
 import { ingestGroup, ingestSubscriptions } from './shared-subscription.ts';
 

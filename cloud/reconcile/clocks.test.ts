@@ -6,7 +6,8 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { BOOT_MS, testLedger } from '../../testkit/ledgers.ts';
-import { type LedgerRow, reconcile } from './reconcile.ts';
+import { reconcile } from './reconcile.ts';
+import type { LedgerRow } from './row.ts';
 
 const HISTORIES = Number(process.env['HISTORIES'] ?? 300);
 /** Histories (of one ticket each) that happen at the same gates. */

@@ -8,7 +8,8 @@ import { LedgerEntry } from '../../contract/ledger.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
 import { wordsOf } from '../../contract/schema-errors.ts';
 import type { DatabaseClient } from '../db/database.ts';
-import { type LedgerRow, type Reconciled, readRow, reconcile, sha256 } from './reconcile.ts';
+import { type Reconciled, reconcile, sha256 } from './reconcile.ts';
+import { type LedgerRow, readRow } from './row.ts';
 
 /** A row without what the ledger adds: seq, hash, times. */
 export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'passage' | 'settlement' | 'conflict' | 'override' } & Readonly<Record<string, unknown>>;

@@ -4,7 +4,8 @@ import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '.
 import { testLedger } from '../../testkit/ledgers.ts';
 import { connectOwner, createDatabase, type Database } from '../db/database.ts';
 import { settle } from './cloud-ledger.ts';
-import { type LedgerRow, reconcile } from './reconcile.ts';
+import { reconcile } from './reconcile.ts';
+import type { LedgerRow } from './row.ts';
 
 let fresh: FreshDatabase;
 let wide: Database;

@@ -10,7 +10,8 @@ import { LedgerMessage } from '../../contract/ledger.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { wordsOf } from '../../contract/schema-errors.ts';
 import type { Database } from '../db/database.ts';
-import { type LedgerRow, type RowKey, readRow, reconcile, sha256 } from './reconcile.ts';
+import { reconcile, sha256 } from './reconcile.ts';
+import { type LedgerRow, type RowKey, readRow } from './row.ts';
 
 /** Rows of one transaction. */
 const BATCH_ROWS = 1_000;

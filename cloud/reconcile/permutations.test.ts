@@ -6,7 +6,8 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { BOOT_MS, type TestLedger, testLedger } from '../../testkit/ledgers.ts';
-import { type LedgerRow, reconcile } from './reconcile.ts';
+import { reconcile } from './reconcile.ts';
+import type { LedgerRow } from './row.ts';
 
 const SETS = Number(process.env['SETS'] ?? 40);
 /** Sets that are played together. */

@@ -6,7 +6,8 @@ import type { DatabaseClient } from '../db/database.ts';
 import { ackFor } from './acks.ts';
 import { appendCloudRows, markPublished, settle, unpublishedCloudRows } from './cloud-ledger.ts';
 import { conflicts, gateCounts, history, occupancy, refusals, siteLedger } from './queries.ts';
-import { type LedgerRow, readRow, reconcile } from './reconcile.ts';
+import { reconcile } from './reconcile.ts';
+import { type LedgerRow, readRow } from './row.ts';
 import { manifestUsage, ticketUsage } from './usage.ts';
 
 let fresh: FreshDatabase;

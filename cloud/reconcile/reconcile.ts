@@ -3,11 +3,9 @@
  * What counts is decided in SQL (`reconcile_columns`); this file reads and hands over.
  */
 import { hash } from 'node:crypto';
-import { maySay } from '../../contract/authority.ts';
 import { entryHash, firstPredecessor, type Sha256Text } from '../../contract/hash-chain.ts';
-import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
 import { type DatabaseClient, isTransient } from '../db/database.ts';
-import { plainRow } from './fast-row-check.ts';
+import type { LedgerRow, RowKey } from './row.ts';
 import { columnsOf, type KeptText, keptText, RECONCILE_COLUMNS } from './row-arrays.ts';
 
 export const sha256: Sha256Text = (text) => hash('sha256', text, 'hex');
@@ -17,34 +15,6 @@ export const MAX_ROWS_PER_CALL = 10_000;
 
 /** Rows whose hashes are checked in one go: less than a millisecond. */
 const CHAIN_SLICE_ROWS = 250;
-
-/** One row of one ledger, read as far as it can be. Made by `readRow`. */
-export interface LedgerRow {
-  readonly gate: string;
-  readonly epoch: number;
-  readonly seq: number;
-  /** Lowercase hex. */
-  readonly hash: string;
-  /** Every field as it came, `hash` included. */
-  readonly entry: Readonly<Record<string, unknown>>;
-  /** The entry where it is of a known kind, as that kind should be, and its ledger's to write; else null: it is kept, and says nothing. */
-  readonly known: LedgerEntry | null;
-}
-
-/** null: not even key and hash can be read, so it has no place in the sequence. */
-export function readRow(gate: string, epoch: number, entry: unknown): LedgerRow | null {
-  // What is as its kind should be has a readable key as well.
-  const plain = plainRow(entry);
-  if (plain !== null) return { gate, epoch, seq: plain.seq, hash: plain.hash, entry: plain, known: plain };
-  const known = LedgerEntry.safeParse(entry);
-  if (known.success && maySay(gate, known.data))
-    return { gate, epoch, seq: known.data.seq, hash: known.data.hash, entry: entry as LedgerRow['entry'], known: known.data };
-  const key = EntryKey.safeParse(entry);
-  return key.success ? { gate, epoch, seq: key.data.seq, hash: key.data.hash, entry: entry as LedgerRow['entry'], known: null } : null;
-}
-
-/** [gate, epoch, seq] of a row. */
-export type RowKey = readonly [gate: string, epoch: number, seq: number];
 
 export interface Reconciled {
   /** Rows that are new, and rows that were there already. */

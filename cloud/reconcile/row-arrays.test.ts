@@ -5,7 +5,8 @@ import { entryText } from '../../contract/hash-chain.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { testLedger } from '../../testkit/ledgers.ts';
 import { createDatabase } from '../db/database.ts';
-import { type LedgerRow, readRow, reconcile } from './reconcile.ts';
+import { reconcile } from './reconcile.ts';
+import { type LedgerRow, readRow } from './row.ts';
 import { columnsOf, RECONCILE_COLUMNS } from './row-arrays.ts';
 
 let fresh: FreshDatabase;

@@ -3,7 +3,7 @@
  * reads JSON for a batch. What counts is decided in SQL; only what the schemas have checked reaches a typed field here.
  */
 import { entryText } from '../../contract/hash-chain.ts';
-import type { LedgerRow } from './reconcile.ts';
+import type { LedgerRow } from './row.ts';
 
 /** Values of one element type, NULL where null. */
 type Column = readonly unknown[];

@@ -16,7 +16,8 @@ import type { DatabaseClient } from '../db/database.ts';
 import { addCodeKey } from '../manifest/code-keys.ts';
 import { eventRights, ticketRight } from '../manifest/current-rights.ts';
 import { refusals } from '../reconcile/queries.ts';
-import { type LedgerRow, readRow, reconcile } from '../reconcile/reconcile.ts';
+import { reconcile } from '../reconcile/reconcile.ts';
+import { type LedgerRow, readRow } from '../reconcile/row.ts';
 import { judge, refOf, type ScanEvent, scanFacts } from './facts.ts';
 import { scanOnline } from './online.ts';
 

@@ -7,10 +7,11 @@ import type { Direction, Medium } from '../../contract/ids.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
 import { explain } from '../../contract/reasons.ts';
 import { admit } from '../../rules/admission.ts';
-import { type CodeForm, readCode, recogniseReadings, type SignedForm } from '../../rules/code.ts';
+import { readCode, recogniseReadings } from '../../rules/code.ts';
+import type { CodeForm, SignedForm } from '../../rules/code-forms.ts';
 import type { Entry, PlaceFacts, Recognised, TicketFacts, Verdict } from '../../rules/facts.ts';
 import { effectivePolicy, readPolicies } from '../../rules/policy.ts';
-import { checkSignature, ticketFromSignature, type VerifySignature } from '../../rules/stile-code.ts';
+import { checkSignature, ticketFromSignature, type VerifySignature } from '../../rules/signature-check.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { occupancy } from '../reconcile/queries.ts';
 

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { ReconcileResponse, ScanRequest, ScanResponse } from '../../contract/http.ts';
 import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
-import type { VerifySignature } from '../../rules/stile-code.ts';
+import type { VerifySignature } from '../../rules/signature-check.ts';
 import type { Database } from '../db/database.ts';
 import { type App, deviceOf, HttpProblem, UPLOAD_BYTES } from '../http/server.ts';
 import { chooseScanEvent } from './choose-event.ts';

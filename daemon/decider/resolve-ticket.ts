@@ -6,9 +6,9 @@
 import { hash } from 'node:crypto';
 import type { Medium } from '../../contract/ids.ts';
 import type { Candidate } from '../../rules/choose.ts';
-import type { CodeForm, SignedForm } from '../../rules/code.ts';
+import type { CodeForm, SignedForm } from '../../rules/code-forms.ts';
 import type { Recognised, RecognisedTicket, TicketFacts } from '../../rules/facts.ts';
-import { checkSignature, ticketFromSignature, type VerifySignature } from '../../rules/stile-code.ts';
+import { checkSignature, ticketFromSignature, type VerifySignature } from '../../rules/signature-check.ts';
 import type { EventManifest, Manifests } from '../store/manifest-store.ts';
 import { countEntries, type SnapshotEntry } from '../store/usage-merge.ts';
 import type { UsageStore } from '../store/usage-store.ts';

@@ -10,7 +10,8 @@ import { SILENT } from '../../cloud/log.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from '../../cloud/mqtt/client.ts';
 import { acksFor } from '../../cloud/reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from '../../cloud/reconcile/cloud-ledger.ts';
-import { type LedgerRow, readRow, reconcile } from '../../cloud/reconcile/reconcile.ts';
+import { reconcile } from '../../cloud/reconcile/reconcile.ts';
+import { type LedgerRow, readRow } from '../../cloud/reconcile/row.ts';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 

@@ -12,9 +12,9 @@ interface Plant {
 export const PLANTS: Readonly<Record<string, Plant>> = {
   'any signature is right': { file: 'signing/verify.ts', text: 'return key !== null && verify(null, signedBytes, key, signature);', instead: 'return true;' },
   'the list of revoked codes is not read': { file: 'daemon/decider/resolve-ticket.ts', text: 'file.revoked(ref)', instead: 'false' },
-  'revoked keys are believed': { file: 'rules/stile-code.ts', text: 'key.revoked !== true', instead: 'true' },
-  'keys never end': { file: 'rules/stile-code.ts', text: 'nowMs <= Date.parse(key.not_after)', instead: 'true' },
-  'a key is good for every use': { file: 'rules/stile-code.ts', text: "key.use === 'code' && key.key_id", instead: 'key.key_id' },
+  'revoked keys are believed': { file: 'rules/signature-check.ts', text: 'key.revoked !== true', instead: 'true' },
+  'keys never end': { file: 'rules/signature-check.ts', text: 'nowMs <= Date.parse(key.not_after)', instead: 'true' },
+  'a key is good for every use': { file: 'rules/signature-check.ts', text: "key.use === 'code' && key.key_id", instead: 'key.key_id' },
   'the event is not looked at': { file: 'daemon/decider/resolve-ticket.ts', text: 'form.eventId !== eventId', instead: 'false' },
   'validity is not looked at': { file: 'rules/validity.ts', text: 'if (place.nowMs > closedMs)', instead: 'if (false)' },
   'base45 wraps round': { file: 'rules/base45.ts', text: 'if (value > 0xffff) return null;', instead: '' },

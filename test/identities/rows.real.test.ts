@@ -1,6 +1,7 @@
 /** Every kind of ledger row × everybody who may write one, about a grant of another gate (FAULTS M1): whose word changes it? */
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type LedgerRow, reconcile } from '../../cloud/reconcile/reconcile.ts';
+import { reconcile } from '../../cloud/reconcile/reconcile.ts';
+import type { LedgerRow } from '../../cloud/reconcile/row.ts';
 import { LEDGER_KINDS, LedgerEntry, type LedgerEntryKind } from '../../contract/ledger.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { type TestEntry, type TestLedger, testLedger } from '../../testkit/ledgers.ts';

@@ -9,7 +9,8 @@ import { createLedgerIntake, type LedgerIntake } from '../../cloud/ingest/ledger
 import { createQuarantine } from '../../cloud/ingest/quarantine.ts';
 import { createSenders } from '../../cloud/ingest/sender-cache.ts';
 import { acksFor } from '../../cloud/reconcile/acks.ts';
-import { readRow, reconcile } from '../../cloud/reconcile/reconcile.ts';
+import { reconcile } from '../../cloud/reconcile/reconcile.ts';
+import { readRow } from '../../cloud/reconcile/row.ts';
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { CLOUD_LEDGER, type Cloud } from './cloud.ts';
 import { accountOf, type Counts, type Judged } from './counts.ts';
