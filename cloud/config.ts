@@ -152,8 +152,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   if (needs.mqtt && text('STILE_MQTT_URL') === null) mistakes.push('STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');
   const mqttFiles = { ca: file('STILE_MQTT_CA'), cert: file('STILE_MQTT_CERT'), key: file('STILE_MQTT_KEY') };
   if ((mqttFiles.cert === null) !== (mqttFiles.key === null)) mistakes.push('STILE_MQTT_CERT and STILE_MQTT_KEY: give both or neither');
-  const sharedWord = text('STILE_MQTT_SHARED')?.toLowerCase() ?? null;
-  if (sharedWord !== null && sharedWord !== 'yes' && sharedWord !== 'no') mistakes.push('STILE_MQTT_SHARED: write yes or no');
+  const sharedSetting = text('STILE_MQTT_SHARED')?.toLowerCase() ?? null;
+  if (sharedSetting !== null && sharedSetting !== 'yes' && sharedSetting !== 'no') mistakes.push('STILE_MQTT_SHARED: write yes or no');
   const publicUrl = url('STILE_PUBLIC_URL', ['http:', 'https:'], 'such as https://cloud.example')?.replace(/\/+$/, '') ?? null;
   const caCert = file('STILE_CA_CERT');
   const caKey = file('STILE_CA_KEY');
@@ -187,7 +187,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
     config: Object.freeze({
       databaseUrl,
       migrateUrl,
-      mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles, shared: sharedWord === null ? null : sharedWord === 'yes' }),
+      mqtt: mqttUrl === null ? null : Object.freeze({ url: mqttUrl, ...mqttFiles, shared: sharedSetting === null ? null : sharedSetting === 'yes' }),
       http: Object.freeze({ host: text('STILE_HTTP_HOST') ?? '127.0.0.1', port, publicUrl, deviceNameHeader: header, trustedProxies, ratePerMinute }),
       metrics: metricsPort === null ? null : Object.freeze({ host: text('STILE_METRICS_HOST') ?? '127.0.0.1', port: metricsPort }),
       signingKeyFile: text('STILE_SIGNING_KEY_FILE') ?? '/var/lib/stile-cloud/signing-key.pem',

@@ -126,7 +126,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
       database,
       broker,
       log,
-      account: { readRow, reconcile, reconcileEach, acksFor, unpublishedCloudRows, markPublished, publishConflicts },
+      reconciler: { readRow, reconcile, reconcileEach, acksFor, unpublishedCloudRows, markPublished, publishConflicts },
       lookup: (tenantId, gate, question) => database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
       onResponse: (topic, payload) => requests?.receive(topic, payload),
     });

@@ -1,7 +1,7 @@
 /** From bytes on the wire to a checked value, or why not. Bytes are capped before they are parsed. */
 import type { z } from 'zod';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from './limits.ts';
-import { wordsOf } from './schema-errors.ts';
+import { describeIssue } from './schema-errors.ts';
 import { cutText } from './text.ts';
 
 export type ParseFailure = {
@@ -42,7 +42,7 @@ export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, 
   const result = schema.safeParse(value);
   if (result.success) return { ok: true, value: result.data };
   const first = result.error.issues[0];
-  return fail('malformed', first === undefined ? 'malformed' : `${first.path.map(String).join('.') || '(whole)'}: ${wordsOf(first)}`);
+  return fail('malformed', first === undefined ? 'malformed' : `${first.path.map(String).join('.') || '(whole)'}: ${describeIssue(first)}`);
 }
 
 /**

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { z } from 'zod';
-import { wordsOf } from './schema-errors.ts';
+import { describeIssue } from './schema-errors.ts';
 
 /** How a sentence of the library begins. */
 const LIBRARY = /Invalid |Too (big|small)|Unrecognized|expected|received/;
@@ -30,6 +30,6 @@ test.each<[z.ZodType, unknown, string]>([
   [z.string().regex(/^x$/, 'an id is an x'), 'y', 'an id is an x'],
 ])('%#: %s', (schema, value, words) => {
   const issue = schema.safeParse(value).error?.issues[0] as z.core.$ZodIssue;
-  expect(wordsOf(issue)).toBe(words);
-  expect(wordsOf(issue)).not.toMatch(LIBRARY);
+  expect(describeIssue(issue)).toBe(words);
+  expect(describeIssue(issue)).not.toMatch(LIBRARY);
 });

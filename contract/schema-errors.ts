@@ -31,7 +31,7 @@ const LIBRARY = /^(Invalid|Too big|Too small|Unrecognized)\b/;
 const MAX_LISTED = 20;
 
 /** One sentence without a full stop, such as `must be a whole number`. Repeats nothing of the value but names of keys. Total. */
-export function wordsOf(issue: z.core.$ZodIssue): string {
+export function describeIssue(issue: z.core.$ZodIssue): string {
   if (!LIBRARY.test(issue.message)) return issue.message;
   switch (issue.code) {
     case 'invalid_type': {
@@ -55,7 +55,7 @@ export function wordsOf(issue: z.core.$ZodIssue): string {
     case 'invalid_key':
     case 'invalid_element': {
       const [first] = issue.issues;
-      return first === undefined ? 'has a name that it must not have' : wordsOf(first);
+      return first === undefined ? 'has a name that it must not have' : describeIssue(first);
     }
     case 'invalid_union': {
       // Of what may stand here, what comes nearest is the one with the fewest mistakes that is not simply of another type.
@@ -63,7 +63,7 @@ export function wordsOf(issue: z.core.$ZodIssue): string {
         .filter(([first]) => first !== undefined && !(first.code === 'invalid_type' && first.path.length === 0))
         .toSorted((a, b) => a.length - b.length);
       const [first] = nearest ?? [];
-      return first === undefined ? 'is none of what may stand here' : `${first.path.map((part) => `${String(part)}: `).join('')}${wordsOf(first)}`;
+      return first === undefined ? 'is none of what may stand here' : `${first.path.map((part) => `${String(part)}: `).join('')}${describeIssue(first)}`;
     }
     default:
       return 'is not as it must be';

@@ -47,22 +47,22 @@ export function topicOf(topic: Topic): string {
 export function parseTopic(text: string): Topic | null {
   if (!text.startsWith(`${TOPIC_ROOT}/`)) return null;
   const parts = text.slice(TOPIC_ROOT.length + 1).split('/');
-  const [site, id, word, last] = parts as [string, string?, string?, string?];
-  if (site === '_cloud') return parts.length === 3 && HOST.test(id ?? '') && word === 'state' ? { kind: 'cloud_state', host: id as string } : null;
-  if (id === undefined || word === undefined || parts.length > 4 || !SiteId.safeParse(site).success) return null;
+  const [site, id, part, last] = parts as [string, string?, string?, string?];
+  if (site === '_cloud') return parts.length === 3 && HOST.test(id ?? '') && part === 'state' ? { kind: 'cloud_state', host: id as string } : null;
+  if (id === undefined || part === undefined || parts.length > 4 || !SiteId.safeParse(site).success) return null;
   const command = last === undefined ? undefined : Command.safeParse(last).data;
-  if (id === '_all') return word === 'request' && command !== undefined ? { kind: 'site_request', site, command } : null;
+  if (id === '_all') return part === 'request' && command !== undefined ? { kind: 'site_request', site, command } : null;
   const gate = `${site}/${id}`;
-  if (word === 'ledger' && parts.length === 3) return LedgerGateId.safeParse(id).success ? { kind: 'ledger', gate } : null;
+  if (part === 'ledger' && parts.length === 3) return LedgerGateId.safeParse(id).success ? { kind: 'ledger', gate } : null;
   if (!GateId.safeParse(id).success) return null;
   if (parts.length === 3) {
-    const plain = PLAIN.find((name) => name === word);
+    const plain = PLAIN.find((name) => name === part);
     return plain === undefined ? null : { kind: plain, gate };
   }
-  if (word === 'manifest') return last === 'want' ? { kind: 'want', gate } : null;
-  if (word === 'alert') return AlertId.safeParse(last).success ? { kind: 'alert', gate, alert: last as string } : null;
-  if (word === 'request' || word === 'response') return command === undefined ? null : { kind: word, gate, command };
-  if ((word === 'lookup' || word === 'time') && NUMBER.test(last ?? '')) return { kind: `${word}_answer`, gate, n: Number(last) };
+  if (part === 'manifest') return last === 'want' ? { kind: 'want', gate } : null;
+  if (part === 'alert') return AlertId.safeParse(last).success ? { kind: 'alert', gate, alert: last as string } : null;
+  if (part === 'request' || part === 'response') return command === undefined ? null : { kind: part, gate, command };
+  if ((part === 'lookup' || part === 'time') && NUMBER.test(last ?? '')) return { kind: `${part}_answer`, gate, n: Number(last) };
   return null;
 }
 

@@ -7,7 +7,7 @@
  */
 import { z } from 'zod';
 import { GateName, TierId, Timestamp, ZoneId } from '../contract/ids.ts';
-import { wordsOf } from '../contract/schema-errors.ts';
+import { describeIssue } from '../contract/schema-errors.ts';
 import { VenueRule } from './venue-rule.ts';
 
 /** What to do in spite of something: `admit_and_flag` writes it into the grant's flags. */
@@ -220,7 +220,7 @@ const MAX_PROBLEMS = 20;
 export function readPolicies(value: unknown): PoliciesResult {
   const result = EventPolicies.safeParse(value);
   if (result.success) return { ok: true, policies: result.data };
-  const problems = result.error.issues.slice(0, MAX_PROBLEMS).map((issue) => `${['policies', ...issue.path.map(String)].join('.')}: ${wordsOf(issue)}`);
+  const problems = result.error.issues.slice(0, MAX_PROBLEMS).map((issue) => `${['policies', ...issue.path.map(String)].join('.')}: ${describeIssue(issue)}`);
   return { ok: false, problems };
 }
 

@@ -21,6 +21,6 @@ const broker = createBroker({
     if (connected) process.stdout.write('ready\n');
   },
 });
-ingest = createIngest<LedgerRow>({ database, broker, account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished }, log: SILENT });
+ingest = createIngest<LedgerRow>({ database, broker, reconciler: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished }, log: SILENT });
 await broker.open();
 ingest.open();

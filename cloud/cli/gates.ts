@@ -183,8 +183,8 @@ const MAX_EXPLAINED = 20;
 
 /** What the alerts of the worst gates say. A gate's words are shown without what a terminal would obey. */
 function alertLines(found: readonly GateView[]): string {
-  const told = found.filter(({ alerts }) => alerts.length > 0).slice(0, MAX_EXPLAINED);
-  const lines = told.flatMap(({ gate, alerts, alert_messages: messages }) =>
+  const explained = found.filter(({ alerts }) => alerts.length > 0).slice(0, MAX_EXPLAINED);
+  const lines = explained.flatMap(({ gate, alerts, alert_messages: messages }) =>
     alerts.map((alert, index) => `${gate}  ${alert}: ${(messages?.[index] ?? '').replace(/\p{Cc}+/gu, ' ')}\n`),
   );
   return lines.length === 0 ? '' : `\n${lines.join('')}`;

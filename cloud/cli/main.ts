@@ -7,7 +7,7 @@ import { CliError, EXIT, failureOf, type Session, type SessionOptions, type Term
 
 // Loaded when a command needs them: most commands are done sooner than the whole service is loaded.
 const access = () => import('./operators.ts');
-const account = () => import('./ledger.ts');
+const ledger = () => import('./ledger.ts');
 const codesOf = () => import('./codes.ts');
 const brokerSession = () => import('./broker-session.ts');
 const gatesOf = () => import('./gates.ts');
@@ -270,13 +270,13 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .option('--limit <n>', 'at most so many', whole(1, 1000), 100)
     .option('--json')
     .addOption(tenant())
-    .action((options, command: Command) => session(command, async (open) => (await account()).refusalsCommand(open, options)));
+    .action((options, command: Command) => session(command, async (open) => (await ledger()).refusalsCommand(open, options)));
   add(program, 'settle <gate> <epoch> <seq> <outcome>', 'says of a grant whose passage is not known: passed or returned')
     .requiredOption('--actor <id>', 'your staff id; it is recorded')
     .requiredOption('--reason <text>')
     .addOption(tenant())
     .action((name: string, epoch: string, seq: string, outcome: string, options, command: Command) =>
-      session(command, async (open) => (await account()).settleCommand(open, name, epoch, seq, outcome, options)),
+      session(command, async (open) => (await ledger()).settleCommand(open, name, epoch, seq, outcome, options)),
     );
 }
 

@@ -12,19 +12,19 @@ export function createServiceNotifier(env: Readonly<Record<string, string | unde
   const asked = env['NOTIFY_SOCKET'] !== undefined && env['NOTIFY_SOCKET'] !== '';
   const watchdogMs = Number(env['WATCHDOG_USEC'] ?? 0) / 1000;
   let timer: NodeJS.Timeout | undefined;
-  const tell = (...words: string[]) => {
-    execFile('systemd-notify', words, () => {});
+  const notify = (...states: string[]) => {
+    execFile('systemd-notify', states, () => {});
   };
   return {
     ready(alive) {
       if (!asked) return;
-      tell('--ready', `--pid=${process.pid}`);
+      notify('--ready', `--pid=${process.pid}`);
       if (watchdogMs > 0)
         timer = setInterval(
           () =>
             void alive().then(
               (well) => {
-                if (well) tell('WATCHDOG=1');
+                if (well) notify('WATCHDOG=1');
               },
               () => {},
             ),
@@ -33,7 +33,7 @@ export function createServiceNotifier(env: Readonly<Record<string, string | unde
     },
     stopping() {
       clearInterval(timer);
-      if (asked) tell('STOPPING=1');
+      if (asked) notify('STOPPING=1');
     },
   };
 }

@@ -2,7 +2,7 @@
 
 import { createHash, randomBytes } from 'node:crypto';
 import { GateName, splitGateName } from '../../contract/ids.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import { exitsWarning } from '../../rules/policy.ts';
 import type { DatabaseClient } from '../db/database.ts';
 
@@ -31,7 +31,7 @@ export type DeviceResult = { readonly ok: true; readonly created: boolean; reado
 /** Makes the gate, and its site, where they are new. */
 export async function ensureDevice(client: DatabaseClient, tenantId: string, name: string, kind: 'gate' | 'scanner' = 'gate'): Promise<DeviceResult> {
   const checked = GateName.safeParse(name);
-  if (!checked.success) return { ok: false, code: 'BAD_REQUEST', message: `${JSON.stringify(name)}: ${checked.error.issues.map(wordsOf).at(0)}` };
+  if (!checked.success) return { ok: false, code: 'BAD_REQUEST', message: `${JSON.stringify(name)}: ${checked.error.issues.map(describeIssue).at(0)}` };
   const { site, gate } = splitGateName(name);
   const siteAdded = await client.query('INSERT INTO sites (tenant_id, site_id, name) VALUES ($1, $2, $2) ON CONFLICT (site_id) DO NOTHING', [tenantId, site]);
   if (siteAdded.rowCount === 0 && (await client.query('SELECT 1 FROM sites WHERE site_id = $1', [site])).rowCount === 0) {

@@ -64,9 +64,9 @@ function presenceOf({ state, state_at, health_at, revoked_at, now }: GateRow): P
   if (revoked_at !== null) return { state: 'revoked', since: revoked_at.toISOString() };
   if (state === null && health_at === null) return { state: 'never_seen', since: null };
   const saysOnline = state?.state === 'online';
-  const words = [health_at, saysOnline || health_at === null ? state_at : null].flatMap((at) => (at === null ? [] : [at.getTime()]));
-  const lastWordMs = words.length === 0 ? null : Math.max(...words);
-  if (saysOnline && lastWordMs !== null && now.getTime() - lastWordMs <= SILENT_AFTER_MS)
+  const times = [health_at, saysOnline || health_at === null ? state_at : null].flatMap((at) => (at === null ? [] : [at.getTime()]));
+  const lastMessageMs = times.length === 0 ? null : Math.max(...times);
+  if (saysOnline && lastMessageMs !== null && now.getTime() - lastMessageMs <= SILENT_AFTER_MS)
     return { state: 'online', since: typeof state.since === 'string' ? state.since : (state_at?.toISOString() ?? null) };
-  return { state: 'offline', since: lastWordMs === null ? null : new Date(lastWordMs).toISOString() };
+  return { state: 'offline', since: lastMessageMs === null ? null : new Date(lastMessageMs).toISOString() };
 }

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { type Command, CommandArgs, REQUEST_EXPIRY_MS, ResponseMessage } from '../../contract/requests.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 
 /** Longer than a request lives: its answer's way back. */
@@ -42,7 +42,7 @@ export function createGateRequests(options: { readonly publish: SendMessage; rea
       if (!checked.success)
         return {
           kind: 'malformed',
-          message: checked.error.issues.map((issue) => `args.${issue.path.map(String).join('.') || '(whole)'}: ${wordsOf(issue)}`).join('; '),
+          message: checked.error.issues.map((issue) => `args.${issue.path.map(String).join('.') || '(whole)'}: ${describeIssue(issue)}`).join('; '),
         };
       if (pending.size >= MAX_PENDING) return { kind: 'unsent', message: `${MAX_PENDING} requests wait for their answer: try again` };
       const transaction = randomUUID();

@@ -257,7 +257,7 @@ test('T5: rows of gates are stored, whatever one of their fields says, and those
     broker: { publish: async (_topic, payload) => void acks.push(JSON.parse(String(payload)) as AckMessage) },
     senders: createSenders(fresh.database),
     quarantine: createQuarantine(fresh.database),
-    account: { readRow, acksFor, reconcile, reconcileEach },
+    reconciler: { readRow, acksFor, reconcile, reconcileEach },
     log: SILENT,
   });
   for (let from = 0; from < texts.length; from += 100) {
@@ -283,7 +283,7 @@ test('T5: a row that PostgreSQL refuses is kept as one that says nothing, and it
     broker: { publish: async () => {} },
     senders: createSenders(fresh.database),
     quarantine: createQuarantine(fresh.database),
-    account: { readRow, acksFor, reconcile, reconcileEach },
+    reconciler: { readRow, acksFor, reconcile, reconcileEach },
     log: SILENT,
   });
   intake.take(ledger.gate, message(topicOf({ kind: 'ledger', gate: ledger.gate }), JSON.stringify(ledger.message())));

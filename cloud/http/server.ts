@@ -25,15 +25,15 @@ import {
   validatorCompiler,
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod';
-import { z } from 'zod';
+import type { z } from 'zod';
 import { MAX_DEPTH, tooDeep, unstorable } from '../../contract/parse.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 import { businessErrorOf, isTransient } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import { type Addresses, createAddresses } from './addresses.ts';
-import { createCallers } from './callers.ts';
+import { createAuthThrottle } from './auth-throttle.ts';
 import { coalesce } from './coalesce.ts';
 
 /** A larger body is answered with 413 before it is read, where its route says nothing else. */
@@ -179,7 +179,7 @@ export async function createHttp(options: HttpOptions): Promise<App> {
     },
     transform: jsonSchemaTransform,
   });
-  addCallers(app, options);
+  identifyCallers(app, options);
   addTexts(app);
   addMetrics(app, options.metrics);
   addOpenPaths(app, options);
@@ -187,14 +187,14 @@ export async function createHttp(options: HttpOptions): Promise<App> {
 }
 
 /** Says who calls, before a body is read: limits first, then the look-up of what the caller shows. */
-function addCallers(app: App, options: HttpOptions): void {
+function identifyCallers(app: App, options: HttpOptions): void {
   const { ratePerMinute } = options;
-  const callers = createCallers(ratePerMinute);
+  const throttle = createAuthThrottle(ratePerMinute);
   const addresses = createAddresses(options.trustedProxies);
   const wrong = options.metrics.counter('stile_http_failures_total', 'Wrong credentials, and requests of strangers that were no good');
   const failed = (address: string, credentials: string | null) => {
     wrong.add(1);
-    if (callers.failed(address, credentials, Date.now()))
+    if (throttle.recordFailure(address, credentials, Date.now()))
       options.log.warn(
         { address, failures: ratePerMinute },
         'an address fails too often: until the minute is over, what it shows is looked up a little at a time',
@@ -205,19 +205,19 @@ function addCallers(app: App, options: HttpOptions): void {
     if (unlimited === true) return;
     request.address = addresses.of(request.socket.remoteAddress, forwardedFor(request));
     const shown = credentialsOf(request, addresses, options.deviceNameHeader);
-    const closed = callers.failsTooOften(request.address, Date.now());
+    const closed = throttle.isBlocked(request.address, Date.now());
     if (who === undefined || who === 'open') {
       const { token } = shown;
-      if (closed && (token === null || opensWith === undefined || (await callers.inTurn(request.address, () => opensWith(token))) !== true))
+      if (closed && (token === null || opensWith === undefined || (await throttle.runInTurn(request.address, () => opensWith(token))) !== true))
         throw isBlocked(ratePerMinute);
       return;
     }
     const caller = createHash('sha256')
       .update(`${shown.token ?? ''} ${shown.deviceName ?? ''}`)
       .digest('base64url');
-    const known = callers.known(caller);
-    refuseBeyond(known === null ? null : callers.waits(known, Date.now()), ratePerMinute);
-    const asked = closed && known === null ? callers.inTurn(request.address, () => options.identify(shown)) : options.identify(shown);
+    const known = throttle.identityOf(caller);
+    refuseBeyond(known === null ? null : throttle.retryAfterS(known, Date.now()), ratePerMinute);
+    const asked = closed && known === null ? throttle.runInTurn(request.address, () => options.identify(shown)) : options.identify(shown);
     if (asked === null) throw isBlocked(ratePerMinute);
     const identity = await asked;
     if (identity === null) {
@@ -225,8 +225,8 @@ function addCallers(app: App, options: HttpOptions): void {
       throw closed ? isBlocked(ratePerMinute) : unauthenticated(shown.token);
     }
     const name = identity.kind === 'device' ? `device ${identity.device}` : `operator ${identity.tenantId} ${identity.name}`;
-    callers.letIn(caller, name);
-    refuseBeyond(callers.request(name, Date.now()), ratePerMinute);
+    throttle.recordSuccess(caller, name);
+    refuseBeyond(throttle.countRequest(name, Date.now()), ratePerMinute);
     if (who !== 'any' && identity.kind !== who)
       throw new HttpProblem(403, 'FORBIDDEN', who === 'device' ? 'this call is for devices' : 'this call is for operators');
     request.identity = identity;
@@ -320,9 +320,6 @@ function refuseUnread(error: NodeJS.ErrnoException, socket: Socket): void {
 const JSON_TYPE = 'application/json; charset=utf-8';
 const errorBody = (error: string, message: string): string => JSON.stringify({ success: false, error, message });
 
-/** The error body that every route may answer with. */
-export const ErrorBody = z.object({ success: z.literal(false), error: z.string(), message: z.string() });
-
 function addErrors(app: App, { log }: HttpOptions): void {
   const answer = (reply: FastifyReply, status: number, error: string, message: string) => reply.code(status).type(JSON_TYPE).send(errorBody(error, message));
   app.setNotFoundHandler((request, reply) =>
@@ -336,7 +333,7 @@ function addErrors(app: App, { log }: HttpOptions): void {
         .slice(0, MAX_NAMED_PROBLEMS)
         .map(
           ({ instancePath, keyword, message, params }) =>
-            `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${wordsOf({ ...params, code: keyword, path: [], message: message ?? '' } as unknown as z.core.$ZodIssue)}`,
+            `${instancePath.slice(1).replaceAll('/', '.') || `(${where})`}: ${describeIssue({ ...params, code: keyword, path: [], message: message ?? '' } as unknown as z.core.$ZodIssue)}`,
         );
       return answer(reply, 400, 'BAD_REQUEST', problems.join('; '));
     }

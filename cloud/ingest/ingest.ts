@@ -1,5 +1,5 @@
 /**
- * Everything that devices say, taken in: ledgers into the account, last words onto their devices, questions answered.
+ * Everything that devices say, taken in: ledgers into the reconciler, last words onto their devices, questions answered.
  * Stateless: any number of these may run on one shared subscription, and any of them may be killed at any time.
  */
 
@@ -12,8 +12,8 @@ import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import type { CloudBroker, IncomingMessage } from '../mqtt/client.ts';
-import { createLedgerIntake, type IngestCounts, type LedgerIntakeStats } from './ledger-intake.ts';
-import { createCloudRows, type MaintenanceCounts } from './maintenance.ts';
+import { createLedgerIntake, type IntakeReconciler, type LedgerIntakeStats } from './ledger-intake.ts';
+import { createCloudRows, type MaintenanceReconciler } from './maintenance.ts';
 import { createQuarantine } from './quarantine.ts';
 import { createSenders } from './sender-cache.ts';
 import { createTelemetry } from './telemetry.ts';
@@ -24,7 +24,7 @@ export interface IngestOptions<Row> {
   readonly database: Database;
   readonly broker: CloudBroker;
   /** reconcile's functions. */
-  readonly account: IngestCounts<Row> & MaintenanceCounts;
+  readonly reconciler: IntakeReconciler<Row> & MaintenanceReconciler;
   /** Facts about the tickets of a lookup; never a grant. Without it lookups stay unanswered. */
   readonly lookup?: (tenantId: string, gate: string, question: LookupQuestion) => Promise<LookupAnswer['tickets']>;
   /** Answers of gates to commands, for whoever waits. Called for every process. */
@@ -55,19 +55,19 @@ export interface Ingest {
 }
 
 export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
-  const { database, broker, account, log } = options;
+  const { database, broker, reconciler, log } = options;
   const senders = createSenders(database);
   const quarantine = createQuarantine(database);
-  const ledgers = createLedgerIntake({ database, broker, senders, quarantine, account, log });
+  const ledgers = createLedgerIntake({ database, broker, senders, quarantine, reconciler, log });
   const telemetry = createTelemetry({ database, senders, quarantine, log, onOnline: (tenantId, gate) => void acknowledgeAnew(tenantId, gate) });
-  const cloudRows = createCloudRows({ database, broker, account, log });
+  const cloudRows = createCloudRows({ database, broker, reconciler, log });
   const counts = { lookups: 0, lookups_refused: 0, times: 0, times_refused: 0, foreign: 0 };
   let lookups = 0;
 
   /** A broker that lost what it retained gives a gate no ack: so every gate that comes gets it anew. */
   async function acknowledgeAnew(tenantId: string, gate: string): Promise<void> {
     try {
-      const ack = (await database.withTenant(tenantId, (client) => account.acksFor(client, [gate]))).get(gate);
+      const ack = (await database.withTenant(tenantId, (client) => reconciler.acksFor(client, [gate]))).get(gate);
       if (ack !== undefined && ack.epochs.length > 0) await broker.publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack);
     } catch (error) {
       log.warn({ gate, error: (error as Error).message }, 'an acknowledgement could not be sent anew');

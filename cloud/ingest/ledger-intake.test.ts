@@ -37,7 +37,7 @@ test('a backlog goes in two transactions at once, of different gates; little goe
     broker: { publish: async () => {} },
     senders: createSenders(fresh.database),
     quarantine: createQuarantine(fresh.database),
-    account: {
+    reconciler: {
       readRow,
       acksFor,
       async reconcile(client, rows) {

@@ -35,7 +35,7 @@ export type Reconcile<Row> = (
   rows: readonly Row[],
 ) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
 
-export interface IngestCounts<Row> {
+export interface IntakeReconciler<Row> {
   readonly readRow: ReadRow<Row>;
   /** Appends and judges, in the transaction. */
   readonly reconcile: Reconcile<Row>;
@@ -49,7 +49,7 @@ export interface LedgerIntakeOptions<Row> {
   readonly broker: Pick<CloudBroker, 'publish'>;
   readonly senders: Senders;
   readonly quarantine: Quarantine;
-  readonly account: IngestCounts<Row>;
+  readonly reconciler: IntakeReconciler<Row>;
   readonly log: Log;
 }
 
@@ -85,7 +85,7 @@ interface Waiting<Row> {
 }
 
 export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): LedgerIntake {
-  const { database, senders, quarantine, account, log } = options;
+  const { database, senders, quarantine, reconciler, log } = options;
   let waiting: Waiting<Row>[] = [];
   let heldBytes = 0;
   const running = new Set<Promise<void>>();
@@ -136,7 +136,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     const rows: Row[] = [];
     const unreadable: Omit<Quarantined, 'topic'>[] = [];
     for (const [index, entry] of parsed.value.entries.entries()) {
-      const row = account.readRow(gate, parsed.value.epoch, entry);
+      const row = reconciler.readRow(gate, parsed.value.epoch, entry);
       if (row !== null) rows.push(row);
       else
         unreadable.push(
@@ -244,11 +244,11 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     const note = (message: string) => {
       lastError = message;
     };
-    const failed = tenantId === null ? [] : await commit(tenantId, withRows, note, account.reconcile);
+    const failed = tenantId === null ? [] : await commit(tenantId, withRows, note, reconciler.reconcile);
     // What a whole batch could not do, its messages try one by one, and their rows so.
     for (const item of failed) {
-      const { reconcileEach } = account;
-      const alone = reconcileEach ?? (withRows.length === 1 ? null : account.reconcile);
+      const { reconcileEach } = reconciler;
+      const alone = reconcileEach ?? (withRows.length === 1 ? null : reconciler.reconcile);
       const [still] = alone === null ? [item] : await commit(tenantId as string, [item], note, alone);
       if (still === undefined || closed) continue;
       counts.quarantined += 1;
@@ -261,7 +261,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     const gates = [...new Set(batch.filter(({ gate, rows }) => rows.length === 0 && resolved.get(gate)?.kind === 'device').map(({ gate }) => gate))];
     // Every ledger message is answered, also one of which nothing could be read.
     if (tenantId !== null && gates.length > 0)
-      await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => account.acksFor(client, gates)))).catch((error: Error) =>
+      await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => reconciler.acksFor(client, gates)))).catch((error: Error) =>
         log.error({ error: error.message }, 'no acknowledgement could be read'),
       );
     for (const item of batch) if (item.rows.length === 0) settled(item);
@@ -283,7 +283,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
             client,
             items.flatMap(({ rows }) => rows),
           );
-          return { outcome, acks: await account.acksFor(client, gates) };
+          return { outcome, acks: await reconciler.acksFor(client, gates) };
         }),
       );
       if (done === undefined) return [];

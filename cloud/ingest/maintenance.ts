@@ -14,7 +14,7 @@ const JUDGE_EVERY_MS = 1_000;
 const SETTLE_EVERY_MS = 10_000;
 const TENANTS_AT_ONCE = 100;
 
-export interface MaintenanceCounts {
+export interface MaintenanceReconciler {
   readonly unpublishedCloudRows: (
     client: DatabaseClient,
     limit: number,
@@ -40,10 +40,10 @@ export interface CloudRows {
 export function createCloudRows(options: {
   readonly database: Database;
   readonly broker: Pick<CloudBroker, 'publish' | 'connected'>;
-  readonly account: MaintenanceCounts;
+  readonly reconciler: MaintenanceReconciler;
   readonly log: Log;
 }): CloudRows {
-  const { database, broker, account, log } = options;
+  const { database, broker, reconciler, log } = options;
   const stop = new AbortController();
   let loop: Promise<void> | null = null;
 
@@ -53,7 +53,7 @@ export function createCloudRows(options: {
       client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_unpublished_rows($1)', [TENANTS_AT_ONCE]),
     );
     for (const { tenant_id } of tenants) {
-      const ledgers = await database.withTenant(tenant_id, (client) => account.unpublishedCloudRows(client, MAX_LEDGER_ENTRIES));
+      const ledgers = await database.withTenant(tenant_id, (client) => reconciler.unpublishedCloudRows(client, MAX_LEDGER_ENTRIES));
       for (const { ledger, epoch, entries } of ledgers) {
         for (const part of parts(entries)) {
           await broker.publish(
@@ -61,7 +61,7 @@ export function createCloudRows(options: {
             JSON.stringify({ schema: SCHEMA_VERSION, gate: ledger, epoch, entries: part }),
             DELIVERY.ledger,
           );
-          await database.withTenant(tenant_id, (client) => account.markPublished(client, ledger, epoch, (part.at(-1) as { seq: number }).seq));
+          await database.withTenant(tenant_id, (client) => reconciler.markPublished(client, ledger, epoch, (part.at(-1) as { seq: number }).seq));
           published += part.length;
         }
       }
@@ -85,14 +85,14 @@ export function createCloudRows(options: {
   }
 
   async function tell(): Promise<number> {
-    const { publishConflicts } = account;
+    const { publishConflicts } = reconciler;
     if (publishConflicts === undefined) return 0;
-    let told = 0;
+    let published = 0;
     const { rows: sites } = await database.withoutTenant((client) =>
       client.query<{ tenant_id: string; site_id: string }>('SELECT tenant_id, site_id FROM sites_with_unpublished_conflicts($1)', [TENANTS_AT_ONCE]),
     );
-    for (const { tenant_id, site_id } of sites) told += await database.withTenant(tenant_id, (client) => publishConflicts(client, site_id));
-    return told;
+    for (const { tenant_id, site_id } of sites) published += await database.withTenant(tenant_id, (client) => publishConflicts(client, site_id));
+    return published;
   }
 
   async function judge(): Promise<number> {

@@ -16,7 +16,7 @@ import type { Senders } from './sender-cache.ts';
 
 const WRITE_EVERY_MS = 500;
 /** A larger word is quarantined: a gate's own have some thousand bytes. */
-const MAX_WORD_BYTES = 32 * 1024;
+const MAX_STATUS_BYTES = 32 * 1024;
 /** Devices times kinds that wait to be written; beyond, the oldest is let go (its device says it again). */
 const MAX_WAITING = 50_000;
 /** And their texts together, characters; beyond, the oldest likewise. */
@@ -48,7 +48,7 @@ export interface TelemetryOptions {
 }
 
 const SCHEMAS = { state: StateMessage, info: InfoMessage, health: HealthMessage, alert: AlertMessage } as const;
-interface Word {
+interface Status {
   readonly topic: TelemetryTopic;
   readonly text: string | null;
   readonly session: string | null;
@@ -57,7 +57,7 @@ interface Word {
 
 export function createTelemetry(options: TelemetryOptions): Telemetry {
   const { database, senders, quarantine, log } = options;
-  let waiting = new Map<string, Word>();
+  let waiting = new Map<string, Status>();
   let waitingChars = 0;
   let refusingBytes = 0;
   const counts = { received: 0, written: 0, refused: 0 };
@@ -93,20 +93,20 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
   }
 
   /** The newest of its kind, as the last of those that wait. */
-  function remember(key: string, word: Word): void {
+  function remember(key: string, status: Status): void {
     forget(key);
-    waiting.set(key, word);
-    waitingChars += word.text?.length ?? 0;
+    waiting.set(key, status);
+    waitingChars += status.text?.length ?? 0;
     while (waiting.size > MAX_WAITING || waitingChars > MAX_WAITING_CHARS) forget(waiting.keys().next().value as string);
   }
 
   /** All at once; where PostgreSQL refuses something, one half after the other, until the word that it refuses stands alone and goes to quarantine. */
-  async function note(tenantId: string, words: readonly Word[]): Promise<void> {
+  async function record(tenantId: string, statuses: readonly Status[]): Promise<void> {
     try {
       await database.withTenant(tenantId, (client) =>
         client.query('SELECT record_device_status($1::jsonb)', [
           JSON.stringify(
-            words.map(({ topic, text, session, online }) => ({
+            statuses.map(({ topic, text, session, online }) => ({
               device: topic.gate,
               kind: topic.kind,
               alert_id: topic.kind === 'alert' ? topic.alert : null,
@@ -117,15 +117,15 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
           ),
         ]),
       );
-      counts.written += words.length;
-      for (const { topic, online } of words) if (topic.kind === 'state' && online) options.onOnline?.(tenantId, topic.gate);
+      counts.written += statuses.length;
+      for (const { topic, online } of statuses) if (topic.kind === 'state' && online) options.onOnline?.(tenantId, topic.gate);
     } catch (error) {
-      const [first] = words;
+      const [first] = statuses;
       if (isTransient(error) || first === undefined) throw error;
-      if (words.length > 1) {
-        const middle = Math.ceil(words.length / 2);
-        await note(tenantId, words.slice(0, middle));
-        return note(tenantId, words.slice(middle));
+      if (statuses.length > 1) {
+        const middle = Math.ceil(statuses.length / 2);
+        await record(tenantId, statuses.slice(0, middle));
+        return record(tenantId, statuses.slice(middle));
       }
       counts.refused += 1;
       log.error({ gate: first.topic.gate, kind: first.topic.kind, error: (error as Error).message }, 'a word of a device could not be written');
@@ -140,33 +140,33 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
 
   async function write(): Promise<void> {
     if (waiting.size === 0) return;
-    const words = waiting;
+    const statuses = waiting;
     waiting = new Map();
     waitingChars = 0;
-    const byTenant = new Map<string, Word[]>();
+    const byTenant = new Map<string, Status[]>();
     try {
-      for (const word of words.values()) {
-        const sender = await senders.resolve(word.topic.gate);
+      for (const status of statuses.values()) {
+        const sender = await senders.resolve(status.topic.gate);
         // Of unknown and revoked devices nothing is kept; their ledgers are quarantined.
         if (sender.kind !== 'device') {
           counts.refused += 1;
           continue;
         }
-        byTenant.set(sender.tenantId, [...(byTenant.get(sender.tenantId) ?? []), word]);
+        byTenant.set(sender.tenantId, [...(byTenant.get(sender.tenantId) ?? []), status]);
       }
       for (const [tenantId, theirs] of byTenant) {
         theirs.sort((a, b) => (a.topic.gate < b.topic.gate ? -1 : a.topic.gate > b.topic.gate ? 1 : 0));
-        await note(tenantId, theirs);
+        await record(tenantId, theirs);
       }
     } catch (error) {
       log.warn({ error: (error as Error).message }, 'device states could not be written');
       if (!isTransient(error)) return;
       // Again with the next round, unless something newer came meanwhile.
-      for (const [key, word] of words) if (!waiting.has(key)) remember(key, word);
+      for (const [key, status] of statuses) if (!waiting.has(key)) remember(key, status);
     }
   }
 
-  function hear(topic: TelemetryTopic, value: Readonly<Record<string, unknown>> | null): void {
+  function accept(topic: TelemetryTopic, value: Readonly<Record<string, unknown>> | null): void {
     remember(topic.kind === 'alert' ? `${topic.gate}/alert/${topic.alert}` : `${topic.gate}/${topic.kind}`, {
       topic,
       text: value === null ? null : storable(value),
@@ -193,17 +193,17 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       counts.received += 1;
       loop ??= writeRegularly();
       const cleared = topic.kind === 'alert' && message.payload.byteLength === 0;
-      const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload, MAX_WORD_BYTES);
+      const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload, MAX_STATUS_BYTES);
       if (parsed !== null && !parsed.ok) {
         const reason = parsed.error === 'oversized' || parsed.error === 'wrong_version' ? parsed.error : 'unreadable';
         // What can be read of it is heard; what it said is in quarantine.
-        const rest = parsed.error === 'malformed' ? readableWord(topic.kind, message.payload) : null;
+        const rest = parsed.error === 'malformed' ? readableFields(topic.kind, message.payload) : null;
         void refuse(topic, message, reason, parsed.message);
-        if (rest !== null) hear(topic, rest);
+        if (rest !== null) accept(topic, rest);
         return;
       }
       message.acknowledge();
-      hear(topic, parsed === null ? null : (parsed.value as Record<string, unknown>));
+      accept(topic, parsed === null ? null : (parsed.value as Record<string, unknown>));
     },
     flush,
     async close() {
@@ -219,15 +219,15 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
  * Of a word with fields that are not as they should be, the others: a health without one figure still tells the rest, and an alert with an odd
  * severity is one. null: nothing is left that says anything.
  */
-function readableWord(kind: TelemetryTopic['kind'], payload: Uint8Array): Record<string, unknown> | null {
+function readableFields(kind: TelemetryTopic['kind'], payload: Uint8Array): Record<string, unknown> | null {
   const value = plainData(jsonOf(payload), MAX_TEXT_CHARS);
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return null;
-  const word = value as Record<string, unknown>;
-  for (const { path } of SCHEMAS[kind].safeParse(word).error?.issues ?? []) delete word[String(path[0])];
-  if (word['schema'] !== SCHEMA_VERSION) return null;
-  if (kind === 'alert') return { since: new Date().toISOString(), severity: 'warning', message: 'an alert that cannot be read: see quarantine', ...word };
-  if (kind === 'state') return word['state'] === undefined || word['session'] === undefined ? null : word;
-  return Object.keys(word).length > 1 ? word : null;
+  const fields = value as Record<string, unknown>;
+  for (const { path } of SCHEMAS[kind].safeParse(fields).error?.issues ?? []) delete fields[String(path[0])];
+  if (fields['schema'] !== SCHEMA_VERSION) return null;
+  if (kind === 'alert') return { since: new Date().toISOString(), severity: 'warning', message: 'an alert that cannot be read: see quarantine', ...fields };
+  if (kind === 'state') return fields['state'] === undefined || fields['session'] === undefined ? null : fields;
+  return Object.keys(fields).length > 1 ? fields : null;
 }
 
 function jsonOf(payload: Uint8Array): unknown {

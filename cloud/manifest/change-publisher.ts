@@ -146,15 +146,15 @@ export function createOutbox(options: OutboxOptions): Outbox {
       if ((await client.query('SELECT 1 FROM gate_assignments WHERE event_id = $1 LIMIT 1', [eventId])).rowCount === 0) return false;
       const file = await manifestRow(client, eventId);
       if (asked || file === null) return true;
-      const { rows } = await client.query<{ changes: number; told: number; tickets: number }>(
+      const { rows } = await client.query<{ changes: number; notified: number; tickets: number }>(
         `SELECT (SELECT count(*) FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND changed_version > $2) AS changes,
-          (SELECT count(*) FROM tickets t JOIN event_publications p ON p.tenant_id = t.tenant_id AND p.event_id = t.event_id WHERE t.tenant_id = current_tenant_id() AND t.event_id = $1 AND t.changed_version > $2 AND t.changed_version > p.published_version) AS told,
+          (SELECT count(*) FROM tickets t JOIN event_publications p ON p.tenant_id = t.tenant_id AND p.event_id = t.event_id WHERE t.tenant_id = current_tenant_id() AND t.event_id = $1 AND t.changed_version > $2 AND t.changed_version > p.published_version) AS notified,
           (SELECT ticket_count FROM manifests WHERE event_id = $1 AND version = $2) AS tickets`,
         [eventId, file.version],
       );
-      const { changes = 0, told = 0, tickets = 0 } = rows[0] ?? {};
+      const { changes = 0, notified = 0, tickets = 0 } = rows[0] ?? {};
       // What does not fit into an overlay reaches the gates soonest as a file.
-      return told > MAX_OVERLAY_TICKETS || changes > Math.min(MAX_CHANGES_BEFORE_BUILD, Math.max(MIN_CHANGES_BEFORE_BUILD, tickets / 10));
+      return notified > MAX_OVERLAY_TICKETS || changes > Math.min(MAX_CHANGES_BEFORE_BUILD, Math.max(MIN_CHANGES_BEFORE_BUILD, tickets / 10));
     });
   }
 

@@ -2,7 +2,7 @@
 import { ExternalId, SiteId } from '../../contract/ids.ts';
 import { MAX_TIME_MS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { unstorable } from '../../contract/parse.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import { EventPolicies, exitsWarning, readPolicies } from '../../rules/policy.ts';
 import { defaultEndMs, endWarning } from '../../rules/validity.ts';
 import type { DatabaseClient } from '../db/database.ts';
@@ -59,7 +59,7 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
   const open = endWarning({ startsAtMs: startsAt === null ? null : Date.parse(startsAt), endsAtMs: endsAt === null ? null : Date.parse(endsAt) });
   const exits = fields.policies === undefined ? null : exitsWarning(eventId, fields.policies);
   const warnings = [...(open === null ? [] : [`event ${eventId} ${open}`]), ...(exits === null ? [] : [exits])];
-  const told = { startsAt, endsAt, endsAtDefault, warnings };
+  const times = { startsAt, endsAt, endsAtDefault, warnings };
   if (startsAt !== null && endsAt !== null && Date.parse(startsAt) > Date.parse(endsAt))
     return { ok: false, code: 'BAD_REQUEST', message: `ends_at ${endsAt} is before starts_at ${startsAt}: put them in order` };
   const site = before?.site_id ?? null;
@@ -86,7 +86,7 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
       "INSERT INTO events (tenant_id, event_id, site_id, name, starts_at, ends_at, time_zone, policies, version) VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8::jsonb, '{}'), next_event_version(0)) RETURNING version",
       [tenantId, eventId, fields.site ?? null, fields.name ?? eventId, startsAt, endsAt, fields.time_zone ?? 'UTC', policies],
     );
-    return { ok: true, created: true, changed: true, siteCreated, version: rows[0]?.version ?? 0, ...told };
+    return { ok: true, created: true, changed: true, siteCreated, version: rows[0]?.version ?? 0, ...times };
   }
   const { rows } = await client.query<{ version: number }>(
     `UPDATE events SET site_id = coalesce($2, site_id), name = coalesce($3, name), starts_at = $4, ends_at = $5, time_zone = coalesce($6, time_zone), policies = coalesce($7::jsonb, policies), version = next_event_version(version), updated_at = now()
@@ -95,7 +95,7 @@ export async function putEvent(client: DatabaseClient, tenantId: string, eventId
   );
   const changed = rows[0];
   if (changed !== undefined) await client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, true)", [tenantId, eventId]);
-  return { ok: true, created: false, changed: changed !== undefined, siteCreated, version: changed?.version ?? before.version, ...told };
+  return { ok: true, created: false, changed: changed !== undefined, siteCreated, version: changed?.version ?? before.version, ...times };
 }
 
 interface Times {
@@ -136,7 +136,7 @@ function checkEvent(eventId: string, fields: EventFields): string[] {
   if (!ExternalId.safeParse(eventId).success) mistakes.push(`event id ${JSON.stringify(eventId)}: use 1 to 64 letters, digits or . _ : @ -`);
   if (fields.site !== undefined) {
     const site = SiteId.safeParse(fields.site);
-    if (!site.success) mistakes.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues.map(wordsOf).at(0)}`);
+    if (!site.success) mistakes.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues.map(describeIssue).at(0)}`);
   }
   if (fields.time_zone !== undefined && !isTimeZone(fields.time_zone))
     mistakes.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);

@@ -6,7 +6,7 @@
  * sign that it still lives: whoever holds them up for longer loses the connection, and with it what the broker kept. After that time
  * everything passes until less is in hand, and the takers let go what is beyond their own bounds.
  */
-export interface BrakeOptions {
+export interface BackpressureOptions {
   /** Bytes in hand from which on the brake holds. One message more may come on top. */
   readonly maxBytes: number;
   /** How long it holds at most, ms. */
@@ -15,23 +15,23 @@ export interface BrakeOptions {
 
 export interface Backpressure {
   /** So many bytes are in hand now; call what is returned when they are not any more. Again: nothing happens. */
-  take(bytes: number): () => void;
+  acquire(bytes: number): () => void;
   /** Calls `next` when more may be taken: at once, or in a later turn of the loop. Each is called exactly once. */
-  pass(next: () => void): void;
+  gate(next: () => void): void;
   /** Bytes in hand. */
-  inHand(): number;
+  bytesHeld(): number;
   /** Holds nobody any more: before the end, when answers must come through. */
   release(): void;
 }
 
-export function createBackpressure({ maxBytes, maxMs }: BrakeOptions): Backpressure {
+export function createBackpressure({ maxBytes, maxMs }: BackpressureOptions): Backpressure {
   let bytes = 0;
   let open = false;
   let ended = false;
   let timer: NodeJS.Timeout | undefined;
   const held: (() => void)[] = [];
 
-  function letGo(): void {
+  function resume(): void {
     clearTimeout(timer);
     timer = undefined;
     // In a turn of its own: whoever gives back is in the midst of something.
@@ -39,7 +39,7 @@ export function createBackpressure({ maxBytes, maxMs }: BrakeOptions): Backpress
   }
 
   return {
-    take(size) {
+    acquire(size) {
       bytes += size;
       let mine = size;
       return () => {
@@ -48,21 +48,21 @@ export function createBackpressure({ maxBytes, maxMs }: BrakeOptions): Backpress
         mine = 0;
         if (bytes >= maxBytes) return;
         open = false;
-        letGo();
+        resume();
       };
     },
-    pass(next) {
+    gate(next) {
       if (bytes < maxBytes || open || ended) return next();
       held.push(next);
       timer ??= setTimeout(() => {
         open = true;
-        letGo();
+        resume();
       }, maxMs);
     },
-    inHand: () => bytes,
+    bytesHeld: () => bytes,
     release() {
       ended = true;
-      letGo();
+      resume();
     },
   };
 }

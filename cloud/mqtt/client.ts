@@ -17,9 +17,9 @@ import { createBackpressure } from './backpressure.ts';
 /** Unacknowledged messages that the broker may have under way to us; it keeps further ones. */
 const RECEIVE_MAXIMUM = 1_000;
 /** Payloads that were given out and not acknowledged yet, in bytes; from there on the broker keeps further ones: some fifty full ledger messages. */
-const MAX_BYTES_IN_HAND = 3 * 1024 * 1024;
+const MAX_BYTES_HELD = 3 * 1024 * 1024;
 /** For so long at a time: our own publishes wait for their answers behind it (PUBLISH_TIMEOUT_MS), and so do signs of life. Then messages come all the same. */
-const MAX_BRAKE_MS = 5_000;
+const MAX_HOLD_MS = 5_000;
 /** Larger packets are refused by the broker itself (MQTT 5); topic and properties come on top of the payload. */
 const MAXIMUM_PACKET_BYTES = MAX_PAYLOAD_BYTES + 16 * 1024;
 const KEEPALIVE_S = 30;
@@ -85,7 +85,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   let pending = 0;
   const waiting: (() => void)[] = [];
   let lastReason = '';
-  const brake = createBackpressure({ maxBytes: MAX_BYTES_IN_HAND, maxMs: MAX_BRAKE_MS });
+  const backpressure = createBackpressure({ maxBytes: MAX_BYTES_HELD, maxMs: MAX_HOLD_MS });
 
   let turnBeganMs: number | null = null;
   /** A flood of packets comes in one read, and mqtt.js would take them all before anybody else had a turn. */
@@ -143,7 +143,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
       receive(attempt, packet as unknown as IncomingPacket);
       // See the head of this file: QoS 1 is acknowledged later, by hand.
       const next = () => (packet.qos === 1 ? done(LATER) : done());
-      const go = () => brake.pass(next);
+      const go = () => backpressure.gate(next);
       if (turnIsOver()) setImmediate(go);
       else go();
     };
@@ -205,7 +205,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     let open = true;
     const topic = packet.topic.toString();
     const payload = typeof packet.payload === 'string' ? Buffer.from(packet.payload) : packet.payload;
-    const give = brake.take(payload.byteLength);
+    const give = backpressure.acquire(payload.byteLength);
     options.onMessage?.({
       topic,
       payload,
@@ -265,7 +265,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     async close() {
       closed = true;
       clearTimeout(timer);
-      brake.release();
+      backpressure.release();
       const last = client;
       for (const done of waiting.splice(0)) done();
       if (last === null) return;

@@ -1,14 +1,12 @@
-/** What the cloud has committed of a gate's ledger, in the words of the `ack` message. */
+/** Reads what the cloud has committed of gates' ledgers, as `ack` messages. */
 import type { AckMessage } from '../../contract/ledger.ts';
 import { MAX_ACK_EPOCHS, MAX_MISSING_RANGES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { DatabaseClient } from '../db/database.ts';
 
-/** From committed state only: call it after the commit, or in the transaction whose commit comes before the sending. A gate that never sent a row: no epochs. */
-export async function ackFor(client: DatabaseClient, gate: string): Promise<AckMessage> {
-  return (await acksFor(client, [gate])).get(gate) as AckMessage;
-}
-
-/** The same for several gates at once. */
+/**
+ * Returns the `ack` message of each gate, from committed state only: call it after the commit, or in the transaction that commits before the message is
+ * sent. A gate that never sent a row has no epochs.
+ */
 export async function acksFor(client: DatabaseClient, gates: readonly string[]): Promise<Map<string, AckMessage>> {
   const { rows } = await client.query<{ gate: string; epoch: number; upto_seq: number; missing: [number, number][] }>(
     'SELECT gate, epoch, upto_seq, missing FROM ledger_acks($1::text[], $2, $3)',

@@ -6,7 +6,7 @@ import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { CLOUD_GATE } from '../../contract/ids.ts';
 import { LedgerEntry } from '../../contract/ledger.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { type Reconciled, reconcile, sha256 } from './reconcile.ts';
 import { type LedgerRow, readRow } from './row.ts';
@@ -66,7 +66,7 @@ export async function appendCloudRows(
     };
     const why = hashed(row, previous);
     // What cannot be written with its words is written without them, rather than not at all.
-    if (why !== null && (entry.kind !== 'refusal' || hashed(withoutWords(row), previous) !== null)) throw new TypeError(`a ${entry.kind} of the cloud: ${why}`);
+    if (why !== null && (entry.kind !== 'refusal' || hashed(withoutTexts(row), previous) !== null)) throw new TypeError(`a ${entry.kind} of the cloud: ${why}`);
     previous = row['hash'] as string;
     rows.push(readRow(ledger, epoch, JSON.parse(JSON.stringify(row))) as LedgerRow);
   }
@@ -81,11 +81,11 @@ function hashed(row: Record<string, unknown>, previous: string): string | null {
     return (error as Error).message;
   }
   const issue = LedgerEntry.safeParse(row).error?.issues[0];
-  return issue === undefined ? null : `${issue.path.map(String).join('.')}: ${wordsOf(issue)}`;
+  return issue === undefined ? null : `${issue.path.map(String).join('.')}: ${describeIssue(issue)}`;
 }
 
 /** A refusal, in place, with the contract's own words for its reason and nothing that people wrote. */
-function withoutWords(row: Record<string, unknown>): Record<string, unknown> {
+function withoutTexts(row: Record<string, unknown>): Record<string, unknown> {
   const reason = Reason.safeParse(row['reason']).data ?? 'error';
   delete row['facts'];
   delete row['valid_again_at'];

@@ -2,7 +2,7 @@
 import type { DatabaseClient } from '../db/database.ts';
 import { appendCloudRows, type CloudEntry } from './cloud-ledger.ts';
 
-interface Untold {
+interface UnpublishedConflict {
   readonly gate: string;
   readonly epoch: number;
   readonly seq: number;
@@ -17,7 +17,7 @@ interface Untold {
 
 /** Appends what the site's gates were not told yet, at most twice `limit` rows, in the caller's transaction; answers how many. Published like every row of the cloud. */
 export async function publishConflicts(client: DatabaseClient, site: string, limit = 100): Promise<number> {
-  const { rows } = await client.query<Untold>('SELECT * FROM take_unpublished_conflicts($1, $2)', [site, limit]);
+  const { rows } = await client.query<UnpublishedConflict>('SELECT * FROM take_unpublished_conflicts($1, $2)', [site, limit]);
   if (rows.length === 0) return 0;
   await appendCloudRows(
     client,

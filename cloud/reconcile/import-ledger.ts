@@ -8,7 +8,7 @@ import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { GateName } from '../../contract/ids.ts';
 import { LedgerMessage } from '../../contract/ledger.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import type { Database } from '../db/database.ts';
 import { reconcile, sha256 } from './reconcile.ts';
 import { type LedgerRow, type RowKey, readRow } from './row.ts';
@@ -16,7 +16,7 @@ import { type LedgerRow, type RowKey, readRow } from './row.ts';
 /** Rows of one transaction. */
 const BATCH_ROWS = 1_000;
 /** Problems told one by one; the others are counted. */
-const MAX_TOLD = 20;
+const MAX_LISTED_PROBLEMS = 20;
 
 export interface LedgerImport {
   readonly gate: string;
@@ -95,7 +95,7 @@ async function checkFile(path: string): Promise<Checked> {
   let wrong = 0;
   const bad = (text: string) => {
     wrong += 1;
-    if (problems.length < MAX_TOLD) problems.push(text);
+    if (problems.length < MAX_LISTED_PROBLEMS) problems.push(text);
   };
   const epochs: Checked['epochs'] = [];
   let gate: string | null = null;
@@ -168,7 +168,7 @@ function readLine(path: string, number: number, line: string): LedgerMessage {
   const message = LedgerMessage.safeParse(value);
   if (!message.success) {
     const issue = message.error.issues[0];
-    throw new LedgerFileError(`${where}: ${issue?.path.map(String).join('.') || '(line)'}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`);
+    throw new LedgerFileError(`${where}: ${issue?.path.map(String).join('.') || '(line)'}: ${issue === undefined ? 'is wrong' : describeIssue(issue)}`);
   }
   if (!GateName.safeParse(message.data.gate).success)
     throw new LedgerFileError(`${where}: ${message.data.gate} is no gate's ledger: the cloud's own is written by the cloud alone`);

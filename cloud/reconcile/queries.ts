@@ -160,36 +160,6 @@ export async function occupancy(client: DatabaseClient, eventId: string): Promis
   return { event_id: eventId, ...(rows[0] as Omit<Occupancy, 'event_id'>) };
 }
 
-/** Sums of every gate of an event: grants = winners + reentries + exits + excess + annulled. */
-export interface GateCounts {
-  readonly gate: string;
-  readonly event_id: string;
-  readonly grants: number;
-  readonly winners: number;
-  readonly reentries: number;
-  readonly exits: number;
-  readonly excess: number;
-  readonly annulled: number;
-  readonly entered: number;
-  readonly exited: number;
-  readonly uncertain: number;
-  readonly free_passages: number;
-  readonly forced_passages: number;
-  readonly overrides: number;
-  readonly refusals: number;
-  /** Parts of free_passages, forced_passages and overrides. */
-  readonly free_out: number;
-  readonly forced_out: number;
-  readonly overrides_out: number;
-}
-export async function gateCounts(client: DatabaseClient, eventId: string | null = null): Promise<GateCounts[]> {
-  const { rows } = await client.query<GateCounts & { tenant_id: string }>(
-    'SELECT * FROM gate_counts WHERE tenant_id = current_tenant_id() AND ($1::text IS NULL OR event_id = $1) ORDER BY gate COLLATE "C", event_id',
-    [eventId],
-  );
-  return rows.map(({ tenant_id: _own, ...counts }) => counts);
-}
-
 type Item = z.infer<typeof HistoryItem>;
 export interface TicketHistory {
   readonly eventId: string;
@@ -270,9 +240,9 @@ function describe(row: HistoryRow, units: number): string {
 function judgementOf({ verdict, cause, conflict }: HistoryRow, type: unknown, units: number): string {
   const why = cause ?? conflict;
   if (conflict !== null) return `${VERDICTS['excess']}: ${why}`;
-  const words =
+  const text =
     verdict === 'reentry' && type === 'first_entry' && units > 1 ? 'first entry, later ones of a party' : (VERDICTS[verdict ?? ''] ?? verdict ?? 'not judged');
-  return `${words}${why === null ? '' : `: ${why}`}`;
+  return `${text}${why === null ? '' : `: ${why}`}`;
 }
 const VERDICTS: Readonly<Record<string, string>> = {
   winner: 'first entry',

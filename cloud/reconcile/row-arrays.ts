@@ -87,12 +87,12 @@ const of =
   ({ known, kind }: Read) =>
     kinds.includes(kind) ? (known[field] ?? null) : null;
 const TICKET = ['grant', 'refusal', 'conflict', 'passage', 'settlement'];
-const WORD = ['passage', 'settlement'];
+const OUTCOME_KINDS = ['passage', 'settlement'];
 /** `of` is [epoch, seq] of a passage and [gate, epoch, seq] of a settlement. */
 const ofPart =
   (fromEnd: number) =>
   ({ known, kind }: Read) =>
-    WORD.includes(kind) ? ((known['of'] as Column | undefined)?.at(-fromEnd) ?? null) : null;
+    OUTCOME_KINDS.includes(kind) ? ((known['of'] as Column | undefined)?.at(-fromEnd) ?? null) : null;
 /** No machine has been up for longer, in ms: a boot time beyond it places nothing. */
 const MAX_BOOT_TIME_MS = 100 * 366 * 86_400_000;
 /** A bound beyond this measures nothing, in ms. */
@@ -133,14 +133,14 @@ const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
   [TEXT, of([...TICKET, 'exit_unmatched'], 'event_id')],
   [TEXT, of(TICKET, 'ticket_id')],
   [BYTEA, of(['grant'], 'ticket_ref')],
-  [TEXT, of(['grant', ...WORD], 'direction')],
+  [TEXT, of(['grant', ...OUTCOME_KINDS], 'direction')],
   [INT4, of(['grant'], 'units')],
   [INT8, of(['grant'], 'manifest_version')],
   [TEXT, ({ known, kind }) => (kind === 'settlement' ? ((known['of'] as Column)[0] ?? null) : null)],
   [INT8, ofPart(2)],
   [INT8, ofPart(1)],
-  [INT4, of(WORD, 'unit')],
-  [TEXT, of(WORD, 'outcome')],
+  [INT4, of(OUTCOME_KINDS, 'unit')],
+  [TEXT, of(OUTCOME_KINDS, 'outcome')],
 ];
 
 /** An entry without its hash, as it is kept: in canonical JSON, which is what its hash covers. */

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { OfflineScan } from '../../contract/http.ts';
 import { Direction, EventId } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS, MAX_TIME_MS, MAX_UNITS, MIN_TIME_MS } from '../../contract/limits.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 
 /** How far a scanner's clock is believed to be off at most, in ms either way: phones and tablets set theirs by the network. Overlaps within it are flagged. */
@@ -40,7 +40,7 @@ export function readScan(given: unknown, index: number, device: string, nowMs: n
   const read = OfflineScan.safeParse(fields);
   if (!read.success) {
     const issue = read.error.issues[0];
-    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('.')}: ${issue === undefined ? 'is wrong' : wordsOf(issue)}`;
+    return `scans.${[index, ...(issue?.path ?? [])].map(String).join('.')}: ${issue === undefined ? 'is wrong' : describeIssue(issue)}`;
   }
   const scan = read.data;
   const scannedMs = Date.parse(scan.scanned_at);
@@ -74,11 +74,11 @@ function usable(given: unknown): { readonly fields: unknown; readonly remarks: r
     else remarks.push(`${name}: is left out, it must be ${wanted}`);
   };
   const between = (value: unknown, least: number, most: number) => Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most;
-  const words = typeof reason === 'number' || typeof reason === 'boolean' ? String(reason) : reason;
-  if (typeof words === 'string') {
-    fields['reason'] = cutText(words, MAX_TEXT_CHARS);
-    if (fields['reason'] !== words) remarks.push(`reason: is cut to ${MAX_TEXT_CHARS} characters that can be kept`);
-  } else take('reason', words, false, 'a text');
+  const text = typeof reason === 'number' || typeof reason === 'boolean' ? String(reason) : reason;
+  if (typeof text === 'string') {
+    fields['reason'] = cutText(text, MAX_TEXT_CHARS);
+    if (fields['reason'] !== text) remarks.push(`reason: is cut to ${MAX_TEXT_CHARS} characters that can be kept`);
+  } else take('reason', text, false, 'a text');
   take('scan_count', scan_count, between(scan_count, 0, Number.MAX_SAFE_INTEGER), 'a whole number from 0');
   take('units', units, between(units, 1, MAX_UNITS), `a whole number from 1 to ${MAX_UNITS}`);
   take('direction', direction, Direction.safeParse(direction).success, 'in or out');

@@ -239,7 +239,7 @@ function rowsOf({ scan, atMs, clock, flags, ticket }: Recorded, device: string, 
 }
 
 /** Other systems' words for a refusal; what none of them says was refused by some rule of the scanner's. */
-const REASON_WORDS: Readonly<Record<string, Reason>> = {
+const REASON_ALIASES: Readonly<Record<string, Reason>> = {
   already_used: 'already_redeemed',
   already_scanned: 'already_redeemed',
   duplicate: 'already_redeemed',
@@ -254,13 +254,13 @@ const REASON_WORDS: Readonly<Record<string, Reason>> = {
   unknown: 'invalid',
 };
 function reasonOf(text: string | undefined): Reason {
-  const word = (text ?? '')
+  const alias = (text ?? '')
     .trim()
     .toLowerCase()
     .replace(/[^a-z]+/g, '_')
     .replace(/^_|_$/g, '');
-  const own = Reason.safeParse(word);
-  return own.success ? own.data : Object.hasOwn(REASON_WORDS, word) ? (REASON_WORDS[word] as Reason) : 'rules';
+  const own = Reason.safeParse(alias);
+  return own.success ? own.data : Object.hasOwn(REASON_ALIASES, alias) ? (REASON_ALIASES[alias] as Reason) : 'rules';
 }
 
 async function keep(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[], places: readonly Place[]): Promise<void> {

@@ -122,8 +122,8 @@ export function readTicketFields(
   const flag = (field: string): boolean | undefined => {
     const value = given(field);
     if (value === undefined || value === null) return undefined;
-    const word = value.toLowerCase();
-    return TRUE.has(word) ? true : FALSE.has(word) ? false : bad(field, `${quote(value)} is neither true nor false`, 'write true or false');
+    const text = value.toLowerCase();
+    return TRUE.has(text) ? true : FALSE.has(text) ? false : bad(field, `${quote(value)} is neither true nor false`, 'write true or false');
   };
   const time = (field: string): string | null | undefined => {
     const value = given(field);

@@ -5,7 +5,7 @@
 import { ActorId, type Direction, type RowPosition } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { type Command, CommandArgs, type RequestError } from '../../contract/requests.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 import { isIdle, openRefusal } from '../lane/state-machine.ts';
 import { BOTH, closes, effectiveMode, type LaneNote, type LaneState } from '../lane/types.ts';
@@ -206,7 +206,10 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
         status: 'error',
         error: {
           code: 'malformed',
-          message: cutText(`args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${wordsOf(issue)}`).join('; ')}`, MAX_TEXT_CHARS),
+          message: cutText(
+            `args: ${args.error.issues.map((issue) => `${issue.path.join('.') || '(all)'}: ${describeIssue(issue)}`).join('; ')}`,
+            MAX_TEXT_CHARS,
+          ),
         },
       };
     if (!ActorId.safeParse(command.actor).success)

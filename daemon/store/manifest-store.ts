@@ -11,7 +11,7 @@ import { type LedgerVector, Timestamp } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ManifestHead, OverlayMessage, type PublicKey, WantedManifest, WantMessage } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
-import { wordsOf } from '../../contract/schema-errors.ts';
+import { describeIssue } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 import type { ManifestResult } from '../ports.ts';
 import { syncFolder } from './durable-state.ts';
@@ -204,7 +204,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
 
   const install = async (source: string, value: unknown): Promise<ManifestResult> => {
     const parsed = WantedManifest.safeParse(value);
-    if (!parsed.success) return fail('malformed', `the wanted entry ${parsed.error.issues.map(wordsOf)[0] ?? 'is malformed'}`);
+    if (!parsed.success) return fail('malformed', `the wanted entry ${parsed.error.issues.map(describeIssue)[0] ?? 'is malformed'}`);
     const wanted = parsed.data;
     const verdict = checks.verify(wanted, carriedKeys());
     if (verdict !== 'ok') return fail(verdict, `the entry for ${wanted.event_id} is not signed by a key of this gate (${wanted.key_id})`);

@@ -38,6 +38,6 @@ function acknowledgeAtOnce(message: IncomingMessage): void {
   void broker.publish(topicOf({ kind: 'ack', gate: topic.gate }), JSON.stringify(ack), DELIVERY.ack).catch(() => undefined);
 }
 
-ingest = createIngest<LedgerRow>({ database, broker, account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished }, log: SILENT });
+ingest = createIngest<LedgerRow>({ database, broker, reconciler: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished }, log: SILENT });
 await broker.open();
 ingest.open();

@@ -56,7 +56,7 @@ export async function tellLies(matrix: Matrix, options: { readonly thievesKnow?:
     ingest = createIngest<LedgerRow>({
       database: fresh.database,
       broker,
-      account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
+      reconciler: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
       log: SILENT,
     });
     await broker.open();

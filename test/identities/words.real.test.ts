@@ -85,7 +85,7 @@ beforeAll(async () => {
       close: async () => undefined,
       publish: async (topic) => void published.push(topic),
     },
-    account: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
+    reconciler: { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished },
     lookup: (tenantId, gate, question) => fresh.database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
     onResponse: (topic) => void handedOn.push(topic),
     log: SILENT,

@@ -144,7 +144,7 @@ async function feed(database: Database, tenantId: string, site: string, cloud: C
     broker: { publish: async () => undefined } as never,
     senders: createSenders(database),
     quarantine: createQuarantine(database),
-    account: { readRow, reconcile, acksFor },
+    reconciler: { readRow, reconcile, acksFor },
     log,
   });
   const translate = renamed(cloud, site);

@@ -30,7 +30,7 @@ const ALLOWED: readonly (readonly [file: string, line: string, what: string])[] 
   ['runtime/safe-file.ts', 'const part = join(within', 'a name that nobody reads, for a moment'],
   ['cloud/manifest/json-manifest.ts', '.slice(0, 27)}"`', 'Base64'],
   ['daemon/gate/commands.ts', 'return ok({ rows, ranges', 'a list'],
-  ['cloud/cli/gates.ts', 'const told = found', 'a list'],
+  ['cloud/cli/gates.ts', 'const explained = found', 'a list'],
   ['cloud/scan/offline-request.ts', 'return `${year}-${month}', 'digits'],
   ['cloud/scan/pending-scans.ts', 'const kept = items', 'a list'],
 ];

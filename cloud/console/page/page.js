@@ -93,7 +93,7 @@ function showLanes(gates) {
   );
 }
 
-async function showAccount(gates) {
+async function showCounts(gates) {
   const events = [...new Set(gates.flatMap(({ event_ids }) => event_ids))].sort();
   const [inside, { refusals }, { conflicts }] = await Promise.all([
     Promise.all(events.map((id) => ask(`/events/${encodeURIComponent(id)}/occupancy`))),
@@ -231,7 +231,7 @@ async function poll() {
   try {
     const [{ gates }, hindered] = await Promise.all([ask('/gates'), hindrance()]);
     showLanes(gates);
-    await showAccount(gates);
+    await showCounts(gates);
     $('work').hidden = false;
     $('sign-out').hidden = false;
     $('sign-in').hidden = true;

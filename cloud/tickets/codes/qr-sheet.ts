@@ -33,12 +33,6 @@ export function drawSheet(codes: readonly SheetCode[], format: SheetFormat, colu
   return format === 'svg' ? svgSheet(drawn, across) : htmlSheet(drawn);
 }
 
-/** How large the QR of a code is, in modules, and in which mode it is written. */
-export function measureQr(code: string): { readonly modules: number; readonly mode: string } {
-  const made = create(code);
-  return { modules: made.modules.size, mode: String(made.segments[0]?.mode.id ?? 'Byte').toLowerCase() };
-}
-
 /** Signed codes are base45: one alphanumeric segment, 5.5 bits a character. */
 const create = (code: string) => QRCode.create(ALPHANUMERIC.test(code) ? [{ data: code, mode: 'alphanumeric' }] : code, { errorCorrectionLevel: 'M' });
 

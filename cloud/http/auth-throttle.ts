@@ -11,23 +11,23 @@ const NARROW_AT_ONCE = 2;
 /** So many of one such address wait for that; further ones are told to try again. */
 const NARROW_WAITING = 64;
 
-export interface Callers {
+export interface AuthThrottle {
   /** The identity that these credentials had when they were last shown; null: not known to be good. */
-  known(credentials: string): string | null;
+  identityOf(credentials: string): string | null;
   /** They are `identity`'s. */
-  letIn(credentials: string, identity: string): void;
+  recordSuccess(credentials: string, identity: string): void;
   /** They open nothing, or the request was no good. True: with this one the address reached its limit. */
-  failed(address: string, credentials: string | null, nowMs: number): boolean;
-  failsTooOften(address: string, nowMs: number): boolean;
+  recordFailure(address: string, credentials: string | null, nowMs: number): boolean;
+  isBlocked(address: string, nowMs: number): boolean;
   /** Counts a request; seconds to wait where it is beyond the limit, else null. */
-  request(identity: string, nowMs: number): number | null;
+  countRequest(identity: string, nowMs: number): number | null;
   /** As `request`, without counting. */
-  waits(identity: string, nowMs: number): number | null;
+  retryAfterS(identity: string, nowMs: number): number | null;
   /** Work for an address that fails too often, in turn. Null: too many of this address wait already. */
-  inTurn<T>(address: string, work: () => Promise<T>): Promise<T> | null;
+  runInTurn<T>(address: string, work: () => Promise<T>): Promise<T> | null;
 }
 
-export function createCallers(ratePerMinute: number): Callers {
+export function createAuthThrottle(ratePerMinute: number): AuthThrottle {
   const failures = createCounts();
   const requests = createCounts();
   const good = new Map<string, string>();
@@ -48,24 +48,24 @@ export function createCallers(ratePerMinute: number): Callers {
     }
   };
   return {
-    known: (credentials) => good.get(credentials) ?? null,
-    letIn(credentials, identity) {
+    identityOf: (credentials) => good.get(credentials) ?? null,
+    recordSuccess(credentials, identity) {
       good.delete(credentials);
       good.set(credentials, identity);
-      forgetOldest(good);
+      evictOldest(good);
     },
-    failed(address, credentials, nowMs) {
+    recordFailure(address, credentials, nowMs) {
       if (credentials !== null) good.delete(credentials);
       return failures.add(address, nowMs) === ratePerMinute;
     },
-    failsTooOften: (address, nowMs) => failures.of(address, nowMs).count >= ratePerMinute,
-    request(identity, nowMs) {
+    isBlocked: (address, nowMs) => failures.of(address, nowMs).count >= ratePerMinute,
+    countRequest(identity, nowMs) {
       const wait = waitS(identity, nowMs);
       if (wait === null) requests.add(identity, nowMs);
       return wait;
     },
-    waits: waitS,
-    inTurn(address, work) {
+    retryAfterS: waitS,
+    runInTurn(address, work) {
       const before = waiting.get(address) ?? 0;
       if (before >= NARROW_WAITING) return null;
       waiting.set(address, before + 1);
@@ -100,14 +100,14 @@ function createCounts() {
       if (counts.get(key) !== entry) {
         counts.delete(key);
         counts.set(key, entry);
-        forgetOldest(counts);
+        evictOldest(counts);
       }
       return entry.count;
     },
   };
 }
 
-function forgetOldest(of: Map<string, unknown>): void {
+function evictOldest(of: Map<string, unknown>): void {
   for (const key of of.keys()) {
     if (of.size <= MAX_REMEMBERED) return;
     of.delete(key);
