@@ -1,7 +1,4 @@
-/**
- * Writes ready-made SQLite manifest files (contract/manifest.ts says what is in them). The only file
- * of the cloud that imports better-sqlite3.
- */
+/** Writes ready-made SQLite manifest files (contract/manifest.ts defines their content). The only file of the cloud that imports better-sqlite3. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
@@ -18,13 +15,13 @@ export interface ManifestFile {
   removeTickets(refs: readonly Buffer[]): void;
   addUsage(entries: readonly UsageEntry[]): void;
   ticketCount(): number;
-  /** Writes the head, closes the file and tells what it has become. */
+  /** Writes the head, closes the file and returns its size and hash. */
   finish(head: ManifestHead): Promise<{ readonly sha256: string; readonly sizeBytes: number }>;
-  /** Closes without finishing; the file is rubbish. */
+  /** Closes without finishing; the file is unusable. */
   abandon(): void;
 }
 
-/** Begins a new file. Throws where the path exists or cannot be written. */
+/** Creates a new file. Throws where the path exists or cannot be written. */
 export function createManifestFile(path: string): ManifestFile {
   const db = new BetterSqlite(path);
   db.pragma(`page_size = ${PAGE_BYTES}`);
@@ -34,7 +31,7 @@ export function createManifestFile(path: string): ManifestFile {
   return file();
 }
 
-/** Goes on from a file that was finished: its tickets stay until they are removed or replaced; usage and head are written anew. */
+/** Continues a finished file: its tickets stay until they are removed or replaced; usage and head are written anew. */
 export function changeManifestFile(path: string): ManifestFile {
   const db = new BetterSqlite(path, { fileMustExist: true });
   const file = begin(db, path);
@@ -43,7 +40,7 @@ export function changeManifestFile(path: string): ManifestFile {
 }
 
 function begin(db: BetterSqlite.Database, path: string): () => ManifestFile {
-  // Rubbish until it is finished: nothing needs to be undone.
+  // The file is unusable until it is finished: nothing needs a rollback.
   db.pragma('journal_mode = OFF');
   db.pragma('synchronous = OFF');
   db.exec('BEGIN');
@@ -108,14 +105,14 @@ function writer(db: BetterSqlite.Database, path: string): ManifestFile {
   };
 }
 
-/** 16 bytes where the id is a lowercase UUID, else its text. */
+/** Returns 16 bytes for a lowercase UUID, else the id's text. */
 function idValue(id: string): Buffer | string {
   return LOWERCASE_UUID.test(id) ? Buffer.from(id.replaceAll('-', ''), 'hex') : id;
 }
 
 const milliseconds = (time: string | null): number | null => (time === null ? null : Date.parse(time));
 
-/** Small numbers for names, in the order in which they appear, from 1 or on from what the file has. */
+/** Assigns small numbers to names, in order of appearance, from 1 or from the file's last one. */
 function numbered(db: BetterSqlite.Database, column: 'tier' | 'zone', names: 'tiers' | 'zones'): (name: string) => number {
   const rows = db.prepare(`SELECT name, ${column} AS number FROM ${names}`).all() as { name: string; number: number }[];
   const known = new Map(rows.map(({ name, number }) => [name, number]));
