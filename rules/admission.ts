@@ -1,8 +1,8 @@
 /**
- * ticket + usage + policy + place + time → Grant | Refusal, with the explanation.
+ * Decides from ticket, usage, policy, place and time: Grant or Refusal, with an explanation.
  *
- * Pure and total: a rule that throws refuses with `error`. The order of checks is the field's (what the ticket
- * is, when, what for, paid, the venue's rules, used), then ours, so that the guest hears what can least be mended first.
+ * Pure and total: a rule that throws refuses with `error`. The order of checks is the field's (status, time, product, payment, the venue's rules,
+ * usage), then ours, so that the guest reads first what is hardest to change.
  */
 
 import { RIGHT_REASONS } from '../contract/manifest.ts';
@@ -30,7 +30,7 @@ function plainRefusal(reason: Reason, facts: ReasonFacts = {}): Refusal {
 }
 
 function decide(facts: Recognised, policy: Policy, place: PlaceFacts): Verdict {
-  // In a free lane nobody needs a ticket; one that is shown is judged all the same, and returned if nobody turns.
+  // A free lane needs no ticket; a ticket that is shown is checked all the same, and returned if nobody passes.
   if (place.mode !== 'controlled' && place.mode !== 'free') return plainRefusal('gate_locked', { mode: place.mode });
   switch (facts.kind) {
     case 'unreadable':
@@ -67,7 +67,7 @@ function enter(ask: Ask): Verdict {
   if (here > units) return refusal(ask, 'max_entries', { entries: ticket.units - units, max_entries: ticket.units });
   const full = checkCapacity(ask, here);
   if (full !== null) return full;
-  // Those of a party who come later belong to the visit that its first began.
+  // Later units of a party belong to the visit that its first began.
   const again = usage.visits.length > (usage.expected > 0 ? 1 : 0);
   return grant(ask, again ? 'reentry' : 'first_entry', here, usage.lastInMs);
 }
@@ -80,20 +80,20 @@ function judgeEntry(ask: Ask, checks: readonly Check[]): number | Refusal {
   return entitledUnits(ask);
 }
 
-/** What will still hold at another time: not the list's age, not what this gate has yet to learn. */
+/** Returns the refusals that hold at another time too: not the list's age, nor missing usage of this gate. */
 const LASTING_CHECKS: readonly Check[] = [checkRight, checkSeries, checkTime, checkPlace, checkApproval, checkVenueRule];
 
-/** "Valid again at" is a promise: it is left out where something else would refuse the ticket then. */
+/** "Valid again at" is a promise: it is left out where another check would refuse the ticket then. */
 function keepPromise(ask: Ask, refused: Refusal): Refusal {
   if (refused.validAgainAtMs === null) return refused;
-  // Bounds are met or passed a millisecond later, whether they include their own moment or not.
+  // A bound holds one millisecond later, whether or not it includes its own moment.
   const then: Ask = { ...ask, place: { ...ask.place, nowMs: refused.validAgainAtMs + 1 }, flags: new Set() };
   if (typeof judgeEntry(then, LASTING_CHECKS) === 'number') return refused;
   const { valid_again_at: _broken, ...facts } = refused.facts;
   return refusal(ask, refused.reason, facts);
 }
 
-/** A guest who is inside is let out, whatever became of the ticket. */
+/** Lets a guest who is inside leave, whatever the ticket's status. */
 function exit(ask: Ask): Verdict {
   const { ticket, usage, policy, place } = ask;
   if (usage.inside > 0) return grant(ask, 'exit', Math.min(place.units ?? usage.inside, ticket.units), null);
@@ -108,10 +108,10 @@ function grant(ask: Ask, type: Grant['type'], units: number, lastEntryMs: number
   return { kind: 'grant', type, direction: ask.place.direction, units, flags: [...ask.flags], lastEntryMs, vip: ask.ticket.vip };
 }
 
-/** A fact of a refusal has at most 128 characters on the wire. */
+/** Longest fact of a refusal, in characters; longer ones are cut. */
 const MAX_NOTE_CHARS = 128;
 
-/** What the ticket is. unpaid and unapproved come later: a person may override them. */
+/** Checks the ticket's status. unpaid and unapproved come later: a person may override them. */
 function checkRight(ask: Ask): Refusal | null {
   const { status, note, source } = ask.ticket;
   if (source === 'signature') {
@@ -127,7 +127,7 @@ function checkRight(ask: Ask): Refusal | null {
       return refusal(ask, 'blocked', note === null ? {} : { note: cutText(note, MAX_NOTE_CHARS) });
     case 'expired':
       return refusal(ask, 'invalid_time', ask.ticket.validUntilMs === null ? {} : { valid_until: show(ask, ask.ticket.validUntilMs) });
-    // Of a code that was replaced no ticket is found any more: this one was taken back itself.
+    // No ticket is found for a replaced code, so this ticket itself was revoked.
     case 'revoked':
       return refusal(ask, 'revoked', { ticket: ask.ticket.ticketId });
     default:
@@ -135,7 +135,7 @@ function checkRight(ask: Ask): Refusal | null {
   }
 }
 
-/** A signed code that names its date is for that one. What is in the list is for this event, unless the event says which dates it is. */
+/** Checks the date of a signed code. A ticket in the list is for this event, unless the event lists its dates. */
 function checkSeries(ask: Ask): Refusal | null {
   const { ticket, policy } = ask;
   const subevent = ticket.subevent ?? null;
@@ -161,10 +161,10 @@ function checkApproval(ask: Ask): Refusal | null {
   return null;
 }
 
-/** Does this gate know enough: its ticket list's age, its usage. A VIP pass without limit needs no usage. */
+/** Checks what this gate knows: the age of its ticket list, its usage. A VIP pass without a limit needs no usage. */
 function checkKnowledge(ask: Ask): Refusal | null {
   const { event, policy, place, ticket } = ask;
-  // Without a trusted clock the list's age is not known; the clock's own policy has spoken.
+  // Without a trusted clock the list's age is unknown; the policy `clock_untrusted` has decided.
   if (place.clockTrusted && place.nowMs > event.manifestExpiresAtMs) {
     const refused = admitInSpite(ask, policy.manifest_stale, 'manifest_stale', 'manifest_stale', { generated_at: show(ask, event.manifestGeneratedAtMs) });
     if (refused !== null) return refused;

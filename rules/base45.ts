@@ -1,14 +1,14 @@
 /**
- * Base45 (RFC 9285): bytes as text of the QR alphanumeric alphabet, so that a QR stays small.
+ * Encodes bytes as text of the QR alphanumeric alphabet, so that a QR stays small: Base45 (RFC 9285).
  *
- * The alphabet holds a space, but an encoding never ends in one: the last character stands for the most
- * significant digit, which is at most 32 (of two bytes) or 5 (of one). Trimming a code cannot harm it.
+ * The alphabet holds a space, but an encoding never ends in one: the last character is the most significant digit, at most 32 (of two bytes) or 5
+ * (of one). Trimming cannot damage a code.
  */
 
 const ALPHABET = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ $%*+-./:';
 const DIGITS = new Map([...ALPHABET].map((character, digit) => [character, digit]));
 
-/** Three characters for two bytes, two for a last single one. */
+/** Encodes two bytes in three characters, a last single byte in two. */
 export function base45Encode(bytes: Uint8Array): string {
   let text = '';
   for (let i = 0; i < bytes.length; i += 2) {
@@ -20,7 +20,7 @@ export function base45Encode(bytes: Uint8Array): string {
   return text;
 }
 
-/** The bytes, or null where the text is no base45 (alphabet, length, or a group beyond its bytes). Total. */
+/** Decodes the bytes, or returns null where the text is not base45 (alphabet, length, or a group beyond its bytes). Total. */
 export function base45Decode(text: string): Uint8Array | null {
   if (text.length % 3 === 1) return null;
   const bytes = new Uint8Array(Math.floor(text.length / 3) * 2 + (text.length % 3 === 2 ? 1 : 0));

@@ -1,8 +1,8 @@
 /**
- * One code in several events of a gate (a season card, the dates of a series): which of them the guest comes for. Pure and total.
+ * Chooses the event of a code that several events of a gate know (a season card, the dates of a series). Pure and total.
  *
- * Those whose admission is open now go first. Where several would admit: the one that began last, for its doors are open; else the one that
- * begins next; else the lower id.
+ * Events whose admission is open now come first. Of several that would admit it chooses the one that began last, for its doors are open; else the
+ * one that begins next; else the lower id.
  */
 import { admit } from './admission.ts';
 import type { PlaceFacts, RecognisedTicket } from './facts.ts';
@@ -12,17 +12,17 @@ import { usageOf } from './visits.ts';
 
 export interface Candidate {
   readonly facts: RecognisedTicket;
-  /** The effective one of this ticket at this gate. */
+  /** The effective policy of this ticket at this gate. */
   readonly policy: Policy;
 }
 
-/** The one to judge, marked where others would have admitted too; `ambiguous`: several would, and a policy refuses to choose; null: no candidates. */
+/** The chosen event, flagged where others would have admitted too; `ambiguous`: several would, and a policy refuses to choose; null: no candidates. */
 export function chooseEvent(candidates: readonly Candidate[], place: PlaceFacts): Candidate | 'ambiguous' | null {
   const [first] = candidates;
   if (first === undefined) return null;
   if (candidates.length === 1) return first;
   const ordered = candidates.toSorted((a, b) => compare(a, b, place.nowMs));
-  // Who is inside on one of them goes out on that one.
+  // A guest inside one of the events leaves that one.
   if (place.direction === 'out') {
     const inside = ordered.find(({ facts }) => usageOf(facts.entries, facts.ticket.units).inside > 0);
     if (inside !== undefined) return inside;
@@ -36,7 +36,7 @@ export function chooseEvent(candidates: readonly Candidate[], place: PlaceFacts)
   return { ...chosen, facts: { ...chosen.facts, chosenOfSeveral: true } };
 }
 
-/** Begun last, then begins next, then the lower id; one without a beginning behind those that have one. */
+/** Orders by the latest begun, then the next to begin, then the lower id; events without a beginning come last. */
 function compare(a: Candidate, b: Candidate, nowMs: number): number {
   const rank = ({ facts: { event } }: Candidate): readonly [group: number, distanceMs: number] =>
     event.startsAtMs === null ? [2, 0] : event.startsAtMs <= nowMs ? [0, nowMs - event.startsAtMs] : [1, event.startsAtMs - nowMs];

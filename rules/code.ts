@@ -15,16 +15,19 @@ export type Code = { readonly kind: 'code'; readonly text: string } | { readonly
 const UNREADABLE: Code = { kind: 'unreadable' };
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 /**
- * A mark that a scanner puts before what it read: the AIM identifier (ISO/IEC 15424: a bracket, the symbology's letter, a modifier), or an
- * ECI mark (a backslash and six digits: the character set). Neither is part of the code.
+ * Matches a mark that a scanner puts before a code: the AIM identifier (ISO/IEC 15424: a bracket, the symbology's letter, a modifier) or an ECI
+ * mark (a backslash and six digits: the character set). Neither is part of the code.
  */
 const MARK = /^(?:\][A-Za-z][0-9A-Za-z]|\\\d{6})/;
-/** Marks taken off one text: a reader sets one of each kind, a list that was read in by such a reader holds as many again. */
+/**
+ * Marks removed from one text, at most; further ones stay part of the code. A reader adds one of each kind, and a list read by such a reader holds
+ * as many again.
+ */
 const MAX_MARKS = 4;
 
 /**
- * The code in a frame of at most MAX_FRAME_BYTES, as it was read: UTF-8, surrounding white space or control characters taken off, marks
- * still on it. Unreadable: too long, not UTF-8, empty but for marks, or with control characters inside.
+ * Reads the code in a frame of at most MAX_FRAME_BYTES: UTF-8, without surrounding white space and control characters, with its marks. Returns
+ * `unreadable` for a frame that is too long, not UTF-8, empty apart from marks, or holds control characters.
  */
 export function readCode(bytes: Uint8Array): Code {
   if (bytes.byteLength > MAX_FRAME_BYTES) return UNREADABLE;
@@ -41,7 +44,10 @@ export function readCode(bytes: Uint8Array): Code {
   return { kind: 'code', text };
 }
 
-/** What a text may mean, most literal first: as it was read, for a ticket's code may itself begin like a mark; then with one mark less at a time. */
+/**
+ * Returns the possible codes of a text, the most literal first: a ticket's code may itself begin like a mark, so the text as read comes first, then
+ * one mark less at a time.
+ */
 function readings(text: string): readonly string[] {
   const found = [text];
   for (let marks = 0; marks < MAX_MARKS; marks++) {
@@ -53,10 +59,10 @@ function readings(text: string): readonly string[] {
   return found;
 }
 
-/** A code without the marks of the scanner that read it: what a list keeps. The last of a frame's readings is always this. */
+/** Returns a code without the scanner's marks, as lists keep it; always the last of a frame's readings. */
 export const withoutMarks = (text: string): string => readings(text).at(-1) as string;
 
-/** C0, DEL and C1. */
+/** Matches C0, DEL and C1. */
 const isControl = (code: number): boolean => code < 0x20 || (code >= 0x7f && code <= 0x9f);
 const isBlank = (text: string, at: number): boolean => isControl(text.charCodeAt(at)) || text.charAt(at).trim() === '';
 
@@ -69,14 +75,14 @@ function trim(text: string): string {
 }
 
 /**
- * What kind of code a text is, by structure alone. A text that only looks like a signed code is opaque:
- * it may still be found by its hash, and else is unknown.
+ * Returns the form of a code by its structure alone. A text that only looks like a signed code is opaque: its hash may still be in a list,
+ * otherwise it is unknown.
  */
 export function recogniseCode(text: string): CodeForm {
   return readStile(text) ?? readPretix(text) ?? { form: 'opaque', text, lookupText: text };
 }
 
-/** The kinds of code that a read text may be, in the order in which they are to be looked up: the first that is known decides. At least one. */
+/** Returns the forms that a text may have, in the order of lookup: the first one that is known decides. Never empty. */
 export function recogniseReadings(text: string): readonly CodeForm[] {
   return readings(text)
     .filter((reading) => reading !== '')

@@ -1,22 +1,22 @@
 /**
- * How often: entries in total, per day, per gate, on how many days; re-entry, anti-passback, gaps; the venue's capacity.
+ * Checks usage: entries in total, per day, per gate, number of days; re-entry, anti-passback, gaps; the venue's capacity.
  *
- * Within the duplicate window a ticket that could not enter again anyway is told why (`already_redeemed`, with the
- * first entry's data); one that may re-enter is told `gap`. Rules of time are not judged without a trusted clock,
- * but for the duplicate window: it is short, and mostly measured against this gate's own clock.
+ * Within the duplicate window a ticket that could not enter again anyway is refused as `already_redeemed`, with the first entry's data; one that
+ * may re-enter as `gap`. Rules of time are skipped without a trusted clock, except for the duplicate window: it is short, and mostly measured by
+ * this gate's own clock.
  */
 import { type Ask, gateName, refusal, show } from './check-context.ts';
 import type { Refusal } from './facts.ts';
 import { localDay, localDays, nextDayMs } from './venue-time.ts';
 
-/** An entry of another gate may lie this far ahead of our clock and still be believed; beyond, no gap is measured from it. */
+/** Longest time, in ms, that an entry of another gate may lie ahead of this clock; beyond it no gap is measured from it. */
 const CLOCK_SKEW_MS = 60_000;
 
-/** How many may pass now, or why none. */
+/** Returns the number of guests who may pass now, or a refusal. */
 export function entitledUnits(ask: Ask): number | Refusal {
   const { ticket, policy, usage } = ask;
   if (usage.visits.length === 0) return ticket.units;
-  // The rest of a party that has begun to come: the same visit.
+  // The remaining units of a party that has begun to arrive: the same visit.
   if (usage.expected > 0) return usage.expected;
   if (ticket.vip && policy.vip_reentry === 'always') return ticket.units;
   const refused = checkAllowance(ask) ?? checkReentry(ask) ?? checkDays(ask) ?? checkGate(ask) ?? checkPassback(ask) ?? checkGap(ask);
@@ -85,7 +85,7 @@ function checkGate(ask: Ask): Refusal | null {
   return here < limit ? null : refusal(ask, 'max_entries', { gate_entries: here, max_gate_entries: limit });
 }
 
-/** Timed: an entry longer ago than this no longer says that the guest is inside. */
+/** Returns whether an entry is older than this: it then no longer proves that the guest is inside. */
 function isForgotten({ policy, usage, place }: Ask): boolean {
   const { forget_after_s } = policy.passback;
   return forget_after_s !== null && place.clockTrusted && usage.lastInMs !== null && place.nowMs - usage.lastInMs >= forget_after_s * 1000;
@@ -110,11 +110,11 @@ function checkGap(ask: Ask): Refusal | null {
   const sinceMs = Math.max(0, place.nowMs - usage.lastInMs);
   if (sinceMs >= gapMs) return null;
   const againMs = usage.lastInMs + gapMs;
-  // A clock time is of no use to somebody who has to wait for seconds.
+  // A clock time does not help somebody who waits for seconds.
   return againMs - place.nowMs < 60_000 ? refusal(ask, 'gap', { seconds_ago: Math.floor(sinceMs / 1000) }, againMs) : refusal(ask, 'gap', {}, againMs);
 }
 
-/** Would these units still fit? Counted by this gate from what it knows. */
+/** Returns whether these units still fit, counted by this gate from its own usage. */
 export function checkCapacity(ask: Ask, units: number): Refusal | null {
   const { event, policy } = ask;
   const { limit, mode } = policy.occupancy;

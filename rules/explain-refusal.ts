@@ -1,6 +1,6 @@
 /**
- * Why the venue's rule says no: its nearest miss. Of several ways in, the one is named that the guest could most
- * easily have met: coming at another time before having another ticket; of two times the nearer.
+ * Explains a refusal by the venue's rule with its nearest miss. Of several alternatives it names the one that the guest could meet most easily:
+ * another time before another ticket, and the nearer of two times.
  */
 
 import type { ReasonFacts } from '../contract/reasons.ts';
@@ -9,14 +9,14 @@ import { evaluate, holds, withoutTime } from './logic.ts';
 import { isOperation, operation, type RuleNode } from './venue-rule.ts';
 import { nextDayMs } from './venue-time.ts';
 
-/** How hard a condition is to meet, and by how much it was missed. */
+/** Holds how hard a condition is to meet and by how much it was missed. */
 interface Miss {
   readonly hardness: number;
   readonly distance: number;
   readonly facts: ReasonFacts;
 }
 
-/** What a guest can change least weighs most. */
+/** The weight of a condition: the less a guest can change it, the higher. */
 const HARDNESS: Readonly<Record<string, number>> = {
   minutes_since_first_entry: 10,
   minutes_since_last_entry: 20,
@@ -37,7 +37,7 @@ const HARDNESS: Readonly<Record<string, number>> = {
 const UNKNOWN_HARDNESS = 1_000;
 const MINUTE_MS = 60_000;
 
-/** The venue's own rule; entry alone is bound to it. Throws where it compares what cannot be compared. */
+/** Checks the venue's own rule, for entries only. Throws where the rule compares incomparable values. */
 export const checkVenueRule: Check = (ask) => {
   const rule = ask.policy.rules;
   if (rule === null) return null;
@@ -54,7 +54,7 @@ export const checkVenueRule: Check = (ask) => {
   );
 };
 
-/** A part of the rule that was not needed to say no may still throw when it is explained: then the short text must do. */
+/** A part of the rule that was not evaluated may throw when it is explained: the short text is used then. */
 function orElse<T>(otherwise: T, explained: () => T): T {
   try {
     return explained();
@@ -67,7 +67,7 @@ const missFacts = (rule: RuleNode, ask: Ask): ReasonFacts => orElse({}, () => ne
 
 const heavier = (a: Miss, b: Miss): boolean => a.hardness > b.hardness || (a.hardness === b.hardness && a.distance > b.distance);
 
-/** null: this part holds. */
+/** Returns null where this part holds. */
 function nearest(node: RuleNode, ask: Ask): Miss | null {
   if (holds(node, ask)) return null;
   const { operator, args } = isOperation(node) ? operation(node) : { operator: '', args: [] };
@@ -102,10 +102,10 @@ function leafMiss(operator: string, args: readonly RuleNode[], ask: Ask): Miss {
   }
 }
 
-/** A number that is too great or too small. Only a limit on entries has words of its own. */
+/** Describes a number beyond its limit. Only a limit on entries has a text of its own. */
 function countMiss(operator: string, name: string, value: number, bound: number): Omit<Miss, 'hardness'> {
   const distance = Math.abs(value - bound);
-  // Counted before this entry: fewer than 3 allows three, at most 3 allows four.
+  // Entries are counted before this one: fewer than 3 allows three, at most 3 allows four.
   const limit = operator === '<' ? bound : operator === '<=' ? bound + 1 : null;
   if (limit === null || !Number.isFinite(limit)) return { distance, facts: {} };
   if (name === 'entries_today') return { distance, facts: { rule_entries_today: value, rule_limit_today: limit } };
@@ -113,14 +113,11 @@ function countMiss(operator: string, name: string, value: number, bound: number)
   return name.startsWith('entries_') ? { distance, facts: { rule_entries: value, rule_limit: limit } } : { distance, facts: {} };
 }
 
-/** Moments after which the rule is tried again: at most so many, within so many days. */
+/** Times at which the rule is evaluated again, at most, and days ahead; later ones are not searched. */
 const MAX_TRIES = 64;
 const LOOK_AHEAD_DAYS = 8;
 
-/**
- * When the rule would hold: the first moment, of all that it names and of the coming days, at which it does; null
- * where none is found.
- */
+/** Returns the first moment at which the rule holds, of all moments that it names within the coming days; null where it finds none. */
 function nextHoldsMs(rule: RuleNode, ask: Ask): number | null {
   const { nowMs } = ask.place;
   const days = [nowMs];
@@ -128,13 +125,13 @@ function nextHoldsMs(rule: RuleNode, ask: Ask): number | null {
   const moments = new Set(days.slice(1));
   for (const dayMs of days) collectMoments(rule, at(ask, dayMs), moments);
   const later = [...moments].filter((momentMs) => momentMs > nowMs).sort((a, b) => a - b);
-  // isAfter is strict: the moment itself is still refused, the next millisecond is not.
+  // isAfter is strict: the rule refuses the moment itself and accepts the next millisecond.
   return later.slice(0, MAX_TRIES).find((momentMs) => holds(rule, at(ask, momentMs + 1))) ?? null;
 }
 
 const at = (ask: Ask, nowMs: number): Ask => ({ ...ask, place: { ...ask.place, nowMs } });
 
-/** Every moment that a condition names, as seen from the question's own time. */
+/** Returns every moment that a condition names, as seen from the time of the presentation. */
 function collectMoments(node: RuleNode, ask: Ask, moments: Set<number>): void {
   if (Array.isArray(node)) {
     for (const part of node as readonly RuleNode[]) collectMoments(part, ask, moments);

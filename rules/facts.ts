@@ -1,7 +1,7 @@
 /**
- * What a decision is made from, and what it is. Types only: pure data, no reading of clocks, no I/O.
+ * Types of a decision's inputs and outcome: pure data, without clocks or I/O.
  *
- * Usage is not a count but the list of entries: the rules derive from it what they need.
+ * Usage is the list of entries, not a count: the rules derive what they need.
  */
 import type { Direction, Medium } from '../contract/ids.ts';
 import type { GrantType, Mode, PassageOutcome } from '../contract/ledger.ts';
@@ -16,7 +16,7 @@ export interface TicketFacts {
   readonly tier: string;
   readonly zone: string | null;
   readonly status: TicketRight;
-  /** Entries in total; null: as the policy says. */
+  /** Entries in total; null: by the policy. */
   readonly maxScans: number | null;
   readonly units: number;
   readonly validFromMs: number | null;
@@ -25,7 +25,7 @@ export interface TicketFacts {
   readonly note: string | null;
   /** `signature`: known only from its own signature (sold after the last sync). */
   readonly source: 'manifest' | 'overlay' | 'cloud' | 'signature';
-  /** Of a signed code that names it: the date of a series that it is for; null and absent: none. */
+  /** The date of a series that a signed code names; null and absent: none. */
   readonly subevent?: number | null;
 }
 
@@ -35,7 +35,7 @@ export interface Entry {
   readonly atMs: number;
   readonly direction: Direction;
   readonly units: number;
-  /** Strongest word so far; `open`: granted, no outcome yet. stuck, unknown and open count as used. */
+  /** Strongest outcome so far; `open`: granted, no outcome yet. stuck, unknown and open count as used. */
   readonly outcome: Extract<PassageOutcome, 'passed' | 'stuck' | 'unknown'> | 'open';
 }
 
@@ -47,11 +47,11 @@ export interface EventFacts {
   readonly manifestVersion: number;
   readonly manifestGeneratedAtMs: number;
   readonly manifestExpiresAtMs: number;
-  /** Counted by this gate from what it knows; null: no occupancy rule is in force. */
+  /** Counted by this gate from its own usage; null: no occupancy rule applies. */
   readonly inside: number | null;
 }
 
-/** Where and when the code was shown. */
+/** The place and time of the presentation. */
 export interface PlaceFacts {
   readonly gate: string;
   readonly direction: Direction;
@@ -61,7 +61,7 @@ export interface PlaceFacts {
   readonly online: boolean;
   /** False while this gate's usage is incomplete (rebuilt ledger, gap in a peer's). */
   readonly usageComplete: boolean;
-  /** How many of a party stand there, where somebody counted them; absent: as many as may pass. */
+  /** Guests of a party who are present, where somebody counted them; absent: as many as may pass. */
   readonly units?: number;
 }
 
@@ -75,10 +75,10 @@ export interface RecognisedTicket {
   readonly chosenOfSeveral?: true;
 }
 
-/** What the code turned out to be. */
+/** The result of the lookup of the code. */
 export type Recognised =
   | RecognisedTicket
-  /** `removed`: a tombstone says why. `asked`: the cloud was asked and did not know it. */
+  /** `removed`: a tombstone has the reason. `asked`: the cloud was asked and did not know it. */
   | { readonly kind: 'unknown'; readonly removed: Extract<Reason, 'invalid' | 'revoked' | 'canceled'> | null; readonly asked: boolean }
   | { readonly kind: 'ambiguous' }
   | { readonly kind: 'unreadable' }
@@ -89,9 +89,9 @@ export interface Grant {
   readonly kind: 'grant';
   readonly type: GrantType;
   readonly direction: Direction;
-  /** How many may pass. */
+  /** Number of guests who may pass. */
   readonly units: number;
-  /** In spite of what it was given (see GrantFlag in contract/ledger.ts). */
+  /** Conditions that failed but were admitted by policy (GrantFlag in contract/ledger.ts). */
   readonly flags: readonly string[];
   /** Shown to the staff: the last entry before this one, of a re-entry or of the party's first, Unix ms. */
   readonly lastEntryMs: number | null;
@@ -101,7 +101,7 @@ export interface Grant {
 export interface Refusal {
   readonly kind: 'refusal';
   readonly reason: Reason;
-  /** In the texts' slots; times are formatted in the venue's zone. */
+  /** Values of the texts' placeholders; times are formatted in the venue's zone. */
   readonly facts: ReasonFacts;
   readonly explanation: string;
   readonly validAgainAtMs: number | null;

@@ -1,6 +1,6 @@
 /**
- * Is a public key fit to be trusted? Ed25519 accepts points of small order, under which any message verifies:
- * they are refused when keys are read, before any signature is.
+ * Checks public keys. Ed25519 accepts points of small order, under which any message verifies: they are refused when keys are read, before any
+ * signature is verified.
  */
 import { KEY_ID } from '../contract/ids.ts';
 import type { PublicKey } from '../contract/manifest.ts';
@@ -24,7 +24,7 @@ const KEY_USES: readonly unknown[] = ['manifest', 'code', 'pretix'] satisfies re
 const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const MAX_SPKI_CHARS = 256;
 
-/** What the schema PublicKey makes of a value, or null: a gate reads its pinned keys with every start, before any schema is made. Total. */
+/** Reads a value as the schema PublicKey does, or returns null: a gate reads its pinned keys at every start, before it builds any schema. Total. */
 export function readKeyEntry(value: unknown): PublicKey | null {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return null;
   const { key_id, use, alg, spki, not_after = null, revoked } = value as Readonly<Record<string, unknown>>;
@@ -46,7 +46,7 @@ function isTimestamp(value: unknown): boolean {
   return date !== null && !Number.isNaN(date.valueOf()) && date.toISOString() === value;
 }
 
-/** The 32 bytes of an Ed25519 key (base64 of its DER SubjectPublicKeyInfo), or why it is refused. Total. */
+/** Returns the 32 bytes of an Ed25519 key (base64 of its DER SubjectPublicKeyInfo), or the cause of its refusal. Total. */
 export function readPublicKey(
   spki: string,
 ): { readonly ok: true; readonly bytes: Uint8Array } | { readonly ok: false; readonly why: 'malformed' | 'small_order' } {

@@ -1,19 +1,18 @@
 /**
- * The venue's own rule, judged: JSON Logic with pretix's operators and variables (FIELD: "Rules as JSON Logic").
- * The only file that imports json-logic-js, whose table of operators is one for the whole program; a rule
- * must have passed `ruleProblem`, so it names none of the library's other operators.
+ * Evaluates the venue's own rule: JSON Logic with pretix's operators and variables. The only file that imports json-logic-js, whose table of
+ * operators is global to the program; a rule must have passed `ruleProblem`, so it names none of the library's other operators.
  */
 import jsonLogic, { type RulesLogic } from 'json-logic-js';
 import type { Ask } from './check-context.ts';
 import { isOperation, operation, type RuleNode, type RuleVariable } from './venue-rule.ts';
 import { clockTodayMs, dateTimeMs, isoWeekday, localDay, localDays } from './venue-time.ts';
 
-/** What the operators see. Times are Unix ms. Read only as far as the rule asks. */
+/** The inputs of the operators. Times are Unix ms. Read only as far as the rule needs. */
 type RuleData = { readonly [Name in RuleVariable]: string | number | null } & { readonly ask: Ask };
 
 const MINUTE_MS = 60_000;
 
-/** The variables of a question, as of its `nowMs`. A tier `12:34` is product 12, variation 34. */
+/** Returns the variables of a presentation, as of its `nowMs`. A tier `12:34` is product 12, variation 34. */
 function ruleData(ask: Ask): RuleData {
   const { ticket, place, event, usage } = ask;
   const colon = ticket.tier.indexOf(':');
@@ -45,7 +44,7 @@ function ruleData(ask: Ask): RuleData {
 const visitDays = ({ usage, event }: Ask, keep: (atMs: number) => boolean = () => true): string[] =>
   localDays(usage.visits.map((visit) => visit.atMs).filter(keep), event.timeZone);
 
-/** A time that a rule builds, as Unix ms. Throws where the event has no such time. */
+/** Returns a time that a rule builds, as Unix ms. Throws where the event has no such time. */
 export function buildTime(ask: Ask, kind: unknown, value: unknown): number {
   const { event, place, policy } = ask;
   const known = (timeMs: number | null): number => {
@@ -74,7 +73,7 @@ function isBefore(a: unknown, b: unknown, toleranceMinutes: unknown): boolean {
   return a < b + toleranceMs;
 }
 
-/** Ids are compared as text; a gate by its full name or by its part after the site. */
+/** Compares ids as text; a gate by its full name or by its part after the site. */
 function inList(value: unknown, list: unknown): boolean {
   if (!Array.isArray(list)) throw new TypeError('inList takes a list');
   if (value === null || value === undefined) return false;
@@ -113,10 +112,10 @@ const OPERATORS: Readonly<Record<string, (this: RuleData, ...args: unknown[]) =>
 };
 for (const [name, operator] of Object.entries(OPERATORS)) jsonLogic.add_operation(name, operator);
 
-/** Any part of a rule. Throws where it compares what cannot be compared. */
+/** Evaluates any part of a rule. Throws where it compares incomparable values. */
 export const evaluate = (node: RuleNode, ask: Ask): unknown => jsonLogic.apply(node as RulesLogic, ruleData(ask));
 
-/** Does the rule admit? Throws where it compares what cannot be compared. */
+/** Returns whether the rule admits. Throws where it compares incomparable values. */
 export const holds = (node: RuleNode, ask: Ask): boolean => jsonLogic.truthy(evaluate(node, ask));
 
 /** Variables and operators whose value changes with the clock. */
@@ -133,7 +132,7 @@ const TIME_WORDS: ReadonlySet<string> = new Set([
   'entries_days_before',
 ]);
 
-/** Does this part of a rule depend on the time of day? */
+/** Returns whether this part of a rule depends on the time of day. */
 export function dependsOnTime(node: RuleNode): boolean {
   if (Array.isArray(node)) return (node as readonly RuleNode[]).some(dependsOnTime);
   if (!isOperation(node)) return false;
@@ -141,7 +140,7 @@ export function dependsOnTime(node: RuleNode): boolean {
   return operator === 'var' ? TIME_WORDS.has(String(args[0])) : TIME_WORDS.has(operator) || args.some(dependsOnTime);
 }
 
-/** The rule with every condition on the time taken as met: what can be judged without a trusted clock. */
+/** Returns the rule with every condition on the time taken as met: what can be evaluated without a trusted clock. */
 export function withoutTime(node: RuleNode): RuleNode {
   if (!isOperation(node)) return node;
   const { operator, args } = operation(node);

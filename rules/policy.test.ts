@@ -61,7 +61,7 @@ test('every mistake is reported at once, each with its key', () => {
     'policies.tiers.a b: an id has 1 to 64 letters, digits or . _ : @ -',
     'policies.tiers.vip: knows no zones: check the spelling, or leave it out',
     'policies.gates.north: a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03',
-    'policies.gates.arena/north-03.rules: not a rule that can be judged: unknown operator "log"',
+    'policies.gates.arena/north-03.rules: not a valid rule: unknown operator "log"',
     'policies.gates.arena/north-03.admission: from is not before until',
     'policies: knows no doors: check the spelling, or leave it out',
   ]);

@@ -1,16 +1,16 @@
 /**
- * The policies of an event: what they may say, and how event, tier and gate combine.
+ * Defines the policies of an event and combines those of event, tier and gate.
  *
- * As JSON (snake_case) they stand in the event's record and travel in its manifest. Everything is optional
- * there; `effectivePolicy` fills in the defaults. Strict: an unknown key could be a restriction that an older
- * program would silently not apply, so a manifest with one is refused and the last good one kept.
+ * The event's record and its manifest carry them as JSON (snake_case). Every key is optional there; `effectivePolicy` adds the defaults. The schema
+ * is strict: an unknown key could be a restriction that an older program would silently ignore, so a gate refuses such a manifest and keeps the
+ * last good one.
  */
 import { z } from 'zod';
 import { GateName, TierId, Timestamp, ZoneId } from '../contract/ids.ts';
 import { describeIssue } from '../contract/schema-errors.ts';
 import { VenueRule } from './venue-rule.ts';
 
-/** What to do in spite of something: `admit_and_flag` writes it into the grant's flags. */
+/** The action on a failed condition: `admit_and_flag` admits and adds the condition to the grant's flags. */
 export const Leniency = z.enum(['refuse', 'admit', 'admit_and_flag']);
 export type Leniency = z.infer<typeof Leniency>;
 
@@ -19,7 +19,7 @@ const Seconds = z.int().min(0).max(MAX_SECONDS);
 const Limit = z.int().min(1).max(1_000_000);
 const ClockTime = z.string().regex(/^(([01]\d|2[0-3]):[0-5]\d|24:00)$/, 'a clock time is HH:MM, 00:00 to 24:00');
 
-/** One weekly opening, in the venue's time zone. `until` at or before `from` lies on the next day. */
+/** One weekly opening, in the venue's time zone. An `until` at or before `from` is on the next day. */
 export const Opening = z.strictObject({
   /** ISO weekdays on which it begins: 1 Monday to 7 Sunday. */
   days: z.array(z.int().min(1).max(7)).min(1).max(7),
@@ -29,13 +29,13 @@ export const Opening = z.strictObject({
 export type Opening = z.infer<typeof Opening>;
 
 const admission = {
-  /** Entry from so long before the event begins; null: any time before. */
+  /** Entry begins this long before the event; null: no limit. */
   opens_before_start_s: Seconds.nullable(),
-  /** No entry later than so long after the event's beginning; null: no such limit. */
+  /** Entry ends this long after the event's beginning; null: no limit. */
   closes_after_start_s: Seconds.nullable(),
-  /** No entry later than so long after the event's end; null: no such limit. */
+  /** Entry ends this long after the event's end; null: no limit. */
   closes_after_end_s: Seconds.nullable(),
-  /** Fixed bounds besides; null: none. */
+  /** Fixed bounds in addition; null: none. */
   from: Timestamp.nullable(),
   until: Timestamp.nullable(),
   /** Grace around every window: the ticket's own validity, the admission window, the weekly schedule. */
@@ -43,31 +43,31 @@ const admission = {
   grace_after_s: Seconds,
 };
 const entries = {
-  /** In total, where the ticket itself says nothing; null: one without re-entry, else no limit. */
+  /** In total, for a ticket without a limit of its own; null: one without re-entry, otherwise unlimited. */
   total: Limit.nullable(),
   /** Per day of the venue's time zone. */
   per_day: Limit.nullable(),
-  /** At one and the same gate. */
+  /** At each gate. */
   per_gate: Limit.nullable(),
-  /** On so many different days. */
+  /** Number of different days. */
   days: Limit.nullable(),
 };
 const reentry = {
-  /** none: each entry uses up one of the ticket's entries; after_exit: once it was seen to leave; always. */
+  /** none: each entry uses up one of the ticket's entries; after_exit: re-entry after a recorded exit; always. */
   rule: z.enum(['none', 'after_exit', 'always']),
-  /** At least so long after the last entry. */
+  /** Shortest time since the last entry. */
   min_gap_s: Seconds,
-  /** At most so many re-entries; null: no limit. */
+  /** Number of re-entries; null: no limit. */
   max: z.int().min(0).max(1_000_000).nullable(),
-  /** Not after this time; null: no limit. */
+  /** Latest time; null: no limit. */
   until: Timestamp.nullable(),
-  /** Does a re-entry use up one of the ticket's entries? */
+  /** Whether a re-entry uses up one of the ticket's entries. */
   counts_as_entry: z.boolean(),
 };
 const passback = {
-  /** Entering while inside, leaving while outside: hard refuses, soft admits and flags. */
+  /** For an entry while inside or an exit while outside: hard refuses, soft admits and flags. */
   mode: z.enum(['off', 'soft', 'hard']),
-  /** Timed: an entry is forgotten after so long; null: never. */
+  /** Time after which an entry expires; null: never. */
   forget_after_s: Seconds.min(1).nullable(),
 };
 const occupancy = {
@@ -77,37 +77,40 @@ const occupancy = {
 };
 
 const plain = {
-  /** The same ticket again within this time is a mistake or a copy, also where it may re-enter. Not for VIP. */
+  /** Within this time after its last entry a ticket is refused as a duplicate, even where re-entry is allowed. Not for VIP. */
   duplicate_window_s: Seconds.max(86_400),
   /** Weekly openings; null: no schedule. An empty list never opens. */
   schedule: z.array(Opening).max(64).nullable(),
-  /** A ticket expires so long after its first entry; null: never. */
+  /** A ticket expires this long after its first entry; null: never. */
   expires_after_first_entry_s: Seconds.min(1).nullable(),
   /** VIP passes and linked tickets: `always` re-enter without limit, or by the `policy` like everyone. */
   vip_reentry: z.enum(['always', 'policy']),
   unpaid: Leniency,
   unapproved: Leniency,
-  /** An unknown code: ask the cloud where online, else refuse; or refuse at once. */
+  /** For an unknown code: `ask` asks the cloud where the gate is online and refuses otherwise; `refuse` refuses at once. */
   unknown: z.enum(['ask', 'refuse']),
-  /** A ticket known only from its signature (sold after the last sync). */
+  /** For a ticket that is known only from its signature (sold after the last sync). */
   signed_unknown: Leniency,
-  /** The venue's own rule, in JSON Logic (venue-rule.ts); null: none. Binds VIP passes too. */
+  /** The venue's own rule, in JSON Logic (venue-rule.ts); null: none. It applies to VIP passes too. */
   rules: VenueRule.nullable(),
-  /** The manifest is past its expiry. */
+  /** For a manifest past its expiry. */
   manifest_stale: Leniency,
-  /** The wall clock cannot be believed: what depends on the time is then not judged. */
+  /** For an untrusted wall clock: rules of time are then skipped. */
   clock_untrusted: Leniency,
-  /** This gate's usage is incomplete. */
+  /** For a gate whose usage is incomplete. */
   usage_lost: Leniency,
-  /** One code would be admitted for several events of the gate: the likeliest is chosen and flagged, or the code is refused. */
+  /** For a code that several events of the gate would admit: the gate chooses the likeliest event and flags the grant, or refuses. */
   ambiguous: z.enum(['choose', 'refuse']),
-  /** Which dates of a pretix series (`subevent`) this event is; null: not said, and then a signed code of a date that is not in the list is refused. */
+  /**
+   * The dates of a pretix series (`subevent`) that belong to this event; null: not given, then a signed code of a date that is not in the list is
+   * refused.
+   */
   subevents: z.array(z.int().min(1).max(Number.MAX_SAFE_INTEGER)).max(64).nullable(),
 };
-/** What a gate serves; null: all. `vip` serves `vip:balcony` too, `north` the sector `north:12`. */
+/** The zones and tiers that a gate serves; null: all. `vip` serves `vip:balcony` too, `north` the sector `north:12`. */
 const served = { zones: z.array(ZoneId).max(256).nullable(), tiers: z.array(TierId).max(256).nullable() };
 
-/** Every rule, filled in. Made by `effectivePolicy`. */
+/** Every rule, with its value. Made by `effectivePolicy`. */
 export const Policy = z.strictObject({
   ...plain,
   admission: z.strictObject(admission),
@@ -116,14 +119,14 @@ export const Policy = z.strictObject({
   passback: z.strictObject(passback),
   occupancy: z.strictObject(occupancy),
   ...served,
-  /** Which other gate serves a zone, as the policies of gates say: to send a guest there. */
+  /** The gates that serve each zone, by the policies of gates: a refusal names one of them to the guest. */
   zones_elsewhere: z.record(ZoneId, GateName),
 });
 export type Policy = z.infer<typeof Policy>;
 
 const isOrdered = (window: { from?: string | null | undefined; until?: string | null | undefined }) =>
   !window.from || !window.until || window.from < window.until;
-/** Each field may be left out. Written so that no schema need be made for it (deploy/lazy-zod.ts). */
+/** Makes each field optional, without building a second schema (deploy/lazy-zod.ts). */
 const leftOut = <T extends Readonly<Record<string, z.ZodType>>>(fields: T) =>
   Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.optional()])) as { [K in keyof T]: z.ZodOptional<T[K]> };
 const overrides = {
@@ -134,14 +137,14 @@ const overrides = {
   passback: z.strictObject(passback).partial().optional(),
   occupancy: z.strictObject(occupancy).partial().optional(),
 };
-/** Any of the rules, for an event or one of its tiers. */
+/** Some of the rules, for an event or one of its tiers. */
 export const PolicyOverride = z.strictObject(overrides);
 export type PolicyOverride = z.infer<typeof PolicyOverride>;
-/** Any of the rules, and what the gate serves. */
+/** Some of the rules, and what the gate serves. */
 export const GatePolicy = z.strictObject({ ...overrides, ...leftOut(served) });
 export type GatePolicy = z.infer<typeof GatePolicy>;
 
-/** An event's policies: for all, per tier, per gate (`site/gate`). A gate's word goes before a tier's, a tier's before the event's. */
+/** An event's policies: for all, by tier, by gate (`site/gate`). A gate's value overrides a tier's, a tier's the event's. */
 export const EventPolicies = z.strictObject({
   event: PolicyOverride.optional(),
   tiers: z.record(TierId, PolicyOverride).optional(),
@@ -149,7 +152,7 @@ export const EventPolicies = z.strictObject({
 });
 export type EventPolicies = z.infer<typeof EventPolicies>;
 
-/** The words of an event that count only where exits are seen: its lanes need `exit: code`. In words; empty: none. */
+/** Returns the rules of an event that need recorded exits, as text: its lanes need `exit: code`. Empty where there are none. */
 export function needsExits({ event, tiers, gates }: EventPolicies): readonly string[] {
   const all = [event, ...Object.values(tiers ?? {}), ...Object.values(gates ?? {})].filter((one) => one !== undefined);
   const modes = ['soft', 'hard'].filter((mode) => all.some(({ passback }) => passback?.mode === mode));
@@ -160,7 +163,7 @@ export function needsExits({ event, tiers, gates }: EventPolicies): readonly str
   ];
 }
 
-/** Said where such an event is made or assigned; null: nothing need be said. Policies that cannot be read need nothing. */
+/** Returns a warning for an event that is made or assigned; null where none is needed or the policies cannot be read. */
 export function exitsWarning(eventId: string, policies: unknown): string | null {
   const read = readPolicies(policies);
   const needs = read.ok ? needsExits(read.policies) : [];
@@ -185,7 +188,7 @@ export const DEFAULT_POLICY: Policy = {
   usage_lost: 'refuse',
   ambiguous: 'choose',
   subevents: null,
-  // Half a day: a ticket for tomorrow is not spent today, and no door that opens early is held shut.
+  // Half a day: a ticket for tomorrow is not used today, and a gate that opens early does not refuse.
   admission: {
     opens_before_start_s: 43_200,
     closes_after_start_s: null,
@@ -204,7 +207,7 @@ export const DEFAULT_POLICY: Policy = {
   zones_elsewhere: {},
 };
 
-/** Does a list of zones or tiers serve this one? A part before a colon serves all that it begins. */
+/** Returns whether a list of zones or tiers contains this one. A part before a colon contains everything that begins with it. */
 export function serves(list: readonly string[] | null, id: string): boolean {
   if (list === null || list.includes(id)) return true;
   for (let colon = id.indexOf(':'); colon > 0; colon = id.indexOf(':', colon + 1)) if (list.includes(id.slice(0, colon))) return true;
@@ -216,7 +219,7 @@ export type PoliciesResult =
   | { readonly ok: false /** One line a mistake, at most MAX_PROBLEMS: where, what. */; readonly problems: readonly string[] };
 const MAX_PROBLEMS = 20;
 
-/** Checks an event's policies; all mistakes at once, each with its key. Total. */
+/** Checks an event's policies and returns all errors at once, each with its key. Total. */
 export function readPolicies(value: unknown): PoliciesResult {
   const result = EventPolicies.safeParse(value);
   if (result.success) return { ok: true, policies: result.data };
@@ -225,8 +228,8 @@ export function readPolicies(value: unknown): PoliciesResult {
 }
 
 /**
- * What holds for a tier at a gate: defaults, then the event's, the tier's, the gate's word, key by key.
- * `tier` null where the ticket is unknown. A tier `vip:balcony` takes what is said of `vip`, then its own.
+ * Returns the rules of a tier at a gate: the defaults, then the values of event, tier and gate, key by key. `tier` is null where the ticket is
+ * unknown. A tier `vip:balcony` takes the values of `vip`, then its own.
  */
 export function effectivePolicy(policies: EventPolicies, tier: string | null, gate: string): Policy {
   const tiers = policies.tiers ?? {};
@@ -244,7 +247,7 @@ function zonesElsewhere(policies: EventPolicies, gate: string): Record<string, s
   return Object.fromEntries(zones);
 }
 
-/** A gate that serves this zone, or one that it is part of; null: none is known. */
+/** Returns a gate that serves this zone, or a zone that contains it; null where none is known. */
 export function gateForZone(policy: Policy, zone: string): string | null {
   for (let end = zone.length; end > 0; end = zone.lastIndexOf(':', end - 1)) {
     const gate = own(policy.zones_elsewhere, zone.slice(0, end));

@@ -1,7 +1,7 @@
 /**
- * pretix's signed ticket, `pretix_sig1`, read as its scanners do: base64, reversed, of
- * 0x01 · payload length · signature length (two bytes each, big endian) · payload · Ed25519 signature.
- * The payload is protobuf: 1 seed, 2 item, 3 variation, 4 subevent, 5 valid from, 6 valid until (Unix seconds).
+ * Decodes pretix's signed ticket, `pretix_sig1`, as its scanners do: base64, reversed, of 0x01 · payload length · signature length (two bytes each,
+ * big endian) · payload · Ed25519 signature. The payload is protobuf: 1 seed, 2 item, 3 variation, 4 subevent, 5 valid from, 6 valid until (Unix
+ * seconds).
  */
 import type { PretixForm } from './code-forms.ts';
 
@@ -9,9 +9,9 @@ const HEADER_BYTES = 5;
 const SIGNATURE_BYTES = 64;
 const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;
 
-/** The ticket's content, or null where the text is none. Total; nothing is verified. */
+/** Decodes the ticket's content, or returns null for any other text. Total; verifies nothing. */
 export function readPretix(text: string): PretixForm | null {
-  // Reversed, 0x01 and a payload of less than 16 KiB always end in QA: this spares every other code the work.
+  // Reversed, 0x01 and a payload of less than 16 KiB always end in QA: other codes are rejected without decoding.
   if (!text.endsWith('QA') || text.length < ((HEADER_BYTES + SIGNATURE_BYTES) * 4) / 3) return null;
   const bytes = fromBase64([...text].reverse().join(''));
   if (bytes === null || bytes[0] !== 0x01 || bytes.length < HEADER_BYTES) return null;
@@ -37,7 +37,7 @@ export function readPretix(text: string): PretixForm | null {
   };
 }
 
-/** One spelling alone: the same bytes in another spelling would be another text, and so another ticket under the same signature. */
+/** Decodes canonical base64 alone: another spelling of the same bytes would be another ticket under the same signature. */
 function fromBase64(text: string): Uint8Array | null {
   if (!BASE64.test(text)) return null;
   try {
@@ -48,10 +48,10 @@ function fromBase64(text: string): Uint8Array | null {
   }
 }
 
-/** Bytes of Unix seconds beyond which a time is nonsense (year 5138): kept within exact milliseconds. */
+/** Latest time, in Unix seconds (year 5138); a message with a later one is refused. Keeps milliseconds exact. */
 const MAX_SECONDS = 100_000_000_000n;
 
-/** Number fields 2 to 6 by their number; null where the bytes are no such message. The seed is left alone; unknown fields are skipped. */
+/** Returns number fields 2 to 6 by their number, or null for malformed bytes. Skips the seed and unknown fields. */
 function readFields(bytes: Uint8Array): Map<number, number> | null {
   const fields = new Map<number, number>();
   let at = 0;
@@ -77,7 +77,7 @@ function readFields(bytes: Uint8Array): Map<number, number> | null {
       fields.set(field, Number(value));
       continue;
     }
-    // A number in another shape than a varint is not what pretix writes.
+    // pretix writes numbers as varints only.
     if (field >= 2 && field <= 6) return null;
     const size = wire === 2 ? varint() : wire === 1 ? 8n : wire === 5 ? 4n : null;
     if (size === null || size < 0n || size > BigInt(bytes.length - at)) return null;

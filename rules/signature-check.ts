@@ -3,7 +3,7 @@ import type { PublicKey } from '../contract/manifest.ts';
 import type { PretixForm, SignedForm } from './code-forms.ts';
 import type { TicketFacts } from './facts.ts';
 
-/** Ed25519 over the bytes, with a public key as base64 of its DER SubjectPublicKeyInfo. Must answer false, not throw, on any input. */
+/** Verifies Ed25519 over the bytes, with a public key as base64 of its DER SubjectPublicKeyInfo. Must return false, not throw, on any input. */
 export type VerifySignature = (spki: string, signedBytes: Uint8Array, signature: Uint8Array) => boolean;
 
 export type SignatureVerdict =
@@ -11,8 +11,8 @@ export type SignatureVerdict =
   | { readonly ok: false; readonly why: 'unknown_key' | 'revoked_key' | 'expired_key' | 'bad_signature' };
 
 /**
- * Is the code signed by one of the event's keys? A Stile code by the key that it names (use `code`), a pretix
- * one by any (use `pretix`). `nowMs` null, where the clock is not trusted: a key's end is not judged.
+ * Checks whether one of the event's keys signed the code: for a Stile code the key that it names (use `code`), for a pretix code any (use
+ * `pretix`). `nowMs` is null where the clock is not trusted: a key's end is then not checked.
  */
 export function checkSignature(form: SignedForm, keys: readonly PublicKey[], verify: VerifySignature, nowMs: number | null): SignatureVerdict {
   const named = keys.filter((key) => (form.form === 'stile' ? key.use === 'code' && key.key_id === form.keyId : key.use === 'pretix'));
@@ -26,8 +26,8 @@ export function checkSignature(form: SignedForm, keys: readonly PublicKey[], ver
 }
 
 /**
- * The right that a checked signature proves by itself, for a ticket that no manifest knows yet. One guest,
- * entries as the policy says. pretix's has no ticket id: its ticket_ref stands in; its tier is `item` or `item:variation`.
+ * Returns the right that a verified signature proves by itself, for a ticket that no manifest holds yet: one guest, entries by the policy. A pretix
+ * code has no ticket id: its ticket_ref replaces it, and its tier is `item` or `item:variation`.
  */
 export function ticketFromSignature(form: SignedForm, eventId: string, ticketRef: string): TicketFacts {
   const rest = {
@@ -46,6 +46,6 @@ export function ticketFromSignature(form: SignedForm, eventId: string, ticketRef
   return { ...rest, ticketId: ticketRef, tier: pretixTier(form), zone: null, subevent: form.subevent };
 }
 
-/** pretix's product and variation as a tier: `12` or `12:34`. */
+/** Returns pretix's product and variation as a tier: `12` or `12:34`. */
 export const pretixTier = (form: Pick<PretixForm, 'item' | 'variation'>): string =>
   form.variation === null ? `${form.item}` : `${form.item}:${form.variation}`;

@@ -11,7 +11,7 @@ import { EventId, KeyId, TicketId, TierId, ZoneId } from '../contract/ids.ts';
 import { base45Decode, base45Encode } from './base45.ts';
 import type { StileForm } from './code-forms.ts';
 
-/** Marks a signed code; within the QR alphanumeric alphabet. */
+/** Prefix of a signed code; within the QR alphanumeric alphabet. */
 export const SIGNED_PREFIX = 'ST1:';
 const VERSION = 0x01;
 const UUID_MARK = 0x80;
@@ -21,7 +21,7 @@ const MAX_TEXT_BYTES = 64;
 const MAX_TIME_BYTES = 5;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
-/** What a signed code says. Times are Unix ms at whole seconds; null: open. */
+/** The content of a signed code. Times are Unix ms at whole seconds; null: open. */
 export type SignedContent = Pick<StileForm, 'keyId' | 'eventId' | 'ticketId' | 'tier' | 'zone' | 'validFromMs' | 'validUntilMs'>;
 
 const Content = z.strictObject({
@@ -35,8 +35,8 @@ const Content = z.strictObject({
 });
 
 /**
- * Makes a signed code in two steps, so that the key stays where it is: sign `bytes` with Ed25519, then
- * hand the 64 bytes to `assemble`. Throws where an id or a time cannot be written.
+ * Encodes a signed code in two steps, so that the key stays with its owner: the caller signs `bytes` with Ed25519, then passes the 64 bytes to
+ * `assemble`. Throws for an id or a time that cannot be encoded.
  */
 export function encodeSigned(content: SignedContent): { readonly bytes: Uint8Array; readonly assemble: (signature: Uint8Array) => string } {
   const { keyId, eventId, ticketId, tier, zone, validFromMs, validUntilMs } = Content.parse(content);
@@ -75,7 +75,7 @@ function writeTime(out: number[], timeMs: number | null): void {
   out.push(value);
 }
 
-/** A signed code's content, or null where the text is none. Total; nothing is verified. */
+/** Decodes the content of a signed code, or returns null for any other text. Total; verifies nothing. */
 export function readStile(text: string): StileForm | null {
   if (!text.startsWith(SIGNED_PREFIX)) return null;
   const bytes = base45Decode(text.slice(SIGNED_PREFIX.length));
@@ -95,7 +95,7 @@ interface ByteReader {
   at: number;
 }
 
-/** undefined where the bytes end early or say something else; the content's schema then refuses it. */
+/** Returns undefined where the bytes end early or are malformed; the content's schema then refuses it. */
 function readText(reader: ByteReader): string | undefined {
   const length = reader.bytes[reader.at++];
   if (length === undefined || (length > MAX_TEXT_BYTES && length !== UUID_MARK)) return undefined;

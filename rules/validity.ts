@@ -1,29 +1,32 @@
-/** When: the ticket's validity, the admission window, its expiry after the first entry, the weekly schedule. */
+/** Checks times: the ticket's validity, the admission window, the expiry after the first entry, the weekly schedule. */
 import { type Ask, refusal, show } from './check-context.ts';
 import type { EventFacts, PlaceFacts, RecognisedTicket, Refusal } from './facts.ts';
 import type { Policy } from './policy.ts';
 import { nextOpenMs } from './venue-time.ts';
 import { usageOf } from './visits.ts';
 
-/** An event without an end ends so long after its beginning: last week's ticket does not open this week's door. */
+/** Length of an event without an end, in hours; afterwards its tickets admit nobody. */
 export const DEFAULT_LENGTH_H = 12;
 export const defaultEndMs = (startsAtMs: number): number => startsAtMs + DEFAULT_LENGTH_H * 3_600_000;
 
-/** When an event ends; null: it has neither end nor beginning. */
+/** Returns the end of an event; null where it has neither end nor beginning. */
 export const endOf = ({ startsAtMs, endsAtMs }: Pick<EventFacts, 'startsAtMs' | 'endsAtMs'>): number | null =>
   endsAtMs ?? (startsAtMs === null ? null : defaultEndMs(startsAtMs));
 
-/** What a person must know of an event's end; null: it has one. */
+/** Returns a warning about an event without an end; null where it has one. */
 export function endWarning({ startsAtMs, endsAtMs }: Pick<EventFacts, 'startsAtMs' | 'endsAtMs'>): string | null {
   if (endsAtMs !== null) return null;
   const hint = 'give it one with stile-cloud event put --ends';
   return startsAtMs === null
     ? `has no end, and its tickets open its gates for ever: ${hint}`
-    : `has no end, and is held to end ${DEFAULT_LENGTH_H} h after its beginning: ${hint}`;
+    : `has no end, and ends ${DEFAULT_LENGTH_H} h after its beginning by default: ${hint}`;
 }
 
 interface Window {
-  /** First and last moment of admission; ±Infinity: open. Grace included in the first alone, so that it can be told apart. */
+  /**
+   * Returns the first and the last moment of admission; ±Infinity where it is open. Only the first includes the grace, so that callers can tell it
+   * apart.
+   */
   readonly fromMs: number;
   readonly untilMs: number;
   readonly graceAfterMs: number;
@@ -49,7 +52,7 @@ function windowOf({ ticket, event, policy, usage }: Ask): Window {
   return { fromMs: fromMs - admission.grace_before_s * 1000, untilMs, graceAfterMs: admission.grace_after_s * 1000 };
 }
 
-/** Entry alone is bound to times. Not judged where the clock is not trusted: its own policy has spoken. */
+/** Checks times, for entries only. Does nothing where the clock is not trusted: the policy `clock_untrusted` has decided. */
 export function checkTime(ask: Ask): Refusal | null {
   const { place, policy, event } = ask;
   if (!place.clockTrusted) return null;
@@ -66,7 +69,7 @@ export function checkTime(ask: Ask): Refusal | null {
   return refusal(ask, 'invalid_time', place.nowMs < fromMs ? { valid_from: show(ask, openMs, 'up') } : {}, openMs);
 }
 
-/** Is admission open now, for this ticket at this place? Without a trusted clock nobody can say that it is not. */
+/** Returns whether admission is open now for this ticket at this place. Without a trusted clock it is. */
 export function isOpen({ ticket, event, entries }: RecognisedTicket, policy: Policy, place: PlaceFacts): boolean {
   return checkTime({ ticket, event, policy, place, entries, usage: usageOf(entries, ticket.units), flags: new Set() }) === null;
 }

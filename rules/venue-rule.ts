@@ -1,6 +1,6 @@
 /**
- * A rule of the venue's own, as JSON Logic with the operators and variables of pretix's check-in rules:
- * what may be written. Everything is named here, so nothing else can be reached; bounded in depth and size.
+ * Checks a venue's own rule: JSON Logic with the operators and variables of pretix's check-in rules. Everything that a rule may use is named here,
+ * so it can reach nothing else; depth and size are bounded.
  */
 import { z } from 'zod';
 import { cutText } from '../contract/text.ts';
@@ -23,7 +23,7 @@ export const RULE_VARIABLES = [
 ] as const;
 export type RuleVariable = (typeof RULE_VARIABLES)[number];
 
-/** Operator → fewest and most arguments. */
+/** Smallest and largest number of arguments, by operator. */
 const ARITY: Readonly<Record<string, readonly [number, number]>> = {
   and: [1, 64],
   or: [1, 64],
@@ -57,7 +57,7 @@ const EVENT_TIMES = ['date_from', 'date_to', 'date_admission'];
 const CLOCK = /^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$/;
 const DATE_TIME = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?$/;
 
-/** The operator of a rule's object and its arguments, also where a single one stands without its list. */
+/** Returns the operator of a rule's object and its arguments, also where a single argument has no list. */
 export function operation(node: { readonly [operator: string]: RuleNode }): { readonly operator: string; readonly args: readonly RuleNode[] } {
   const operator = Object.keys(node)[0] ?? '';
   const values = Object.hasOwn(node, operator) ? (node[operator] as RuleNode) : [];
@@ -67,7 +67,7 @@ export function operation(node: { readonly [operator: string]: RuleNode }): { re
 export const isOperation = (node: RuleNode): node is { readonly [operator: string]: RuleNode } =>
   typeof node === 'object' && node !== null && !Array.isArray(node);
 
-/** What is wrong with a rule, or null. Total, and never deeper than its bound. */
+/** Returns the error of a rule, or null. Total; never recurses deeper than its bound. */
 export function ruleProblem(rule: unknown): string | null {
   let nodes = 0;
   const walk = (node: unknown, depth: number): string | null => {
@@ -97,7 +97,7 @@ export function ruleProblem(rule: unknown): string | null {
   return walk(rule, 0);
 }
 
-/** Operators whose arguments are written out: they name things, and name only what exists. */
+/** Operators whose arguments are literal names; only known names are accepted. */
 function literalProblem(operator: string, args: readonly RuleNode[]): string | null {
   const [first, second] = args;
   if (operator === 'var') return RULE_VARIABLES.some((name) => name === first) ? null : `unknown variable ${cutText(JSON.stringify(first) ?? '', 40)}`;
@@ -125,5 +125,5 @@ function isDateTime(text: string): boolean {
 /** The rule's place in a policy. */
 export const VenueRule = z.custom<RuleNode>().superRefine((rule, context) => {
   const problem = ruleProblem(rule);
-  if (problem !== null) context.addIssue({ code: 'custom', message: `not a rule that can be judged: ${problem}` });
+  if (problem !== null) context.addIssue({ code: 'custom', message: `not a valid rule: ${problem}` });
 });

@@ -1,17 +1,17 @@
 /**
- * Time as the venue's clocks on the wall show it, across their changes. Inputs and outputs are Unix ms;
- * the zone is an IANA name, checked where an event is written.
+ * Converts times to and from the venue's local time, across clock changes. Inputs and outputs are Unix ms; the zone is an IANA name, checked where
+ * an event is written.
  */
 import type { Opening } from './policy.ts';
 
 const zoned = (atMs: number, timeZone: string): Temporal.ZonedDateTime => Temporal.Instant.fromEpochMilliseconds(Math.trunc(atMs)).toZonedDateTimeISO(timeZone);
 
-/** The local day, as `2027-05-01`. Throws on a zone that does not exist. */
+/** Returns the local day, as `2027-05-01`. Throws for an unknown zone. */
 export const localDay = (atMs: number, timeZone: string): string => zoned(atMs, timeZone).toPlainDate().toString();
 
 /**
- * The local days of several times. Neighbours mostly share a day, so each day's bounds are worked out once in a row: a ticket that was
- * used a hundred times must not cost a hundred conversions (bench/rules.ts).
+ * Returns the local days of several times. Neighbours mostly share a day, so the bounds of a day are computed once for a run of them: a ticket with
+ * a hundred entries must not cost a hundred conversions (bench/rules.ts).
  */
 export function localDays(times: readonly number[], timeZone: string): string[] {
   let day = '';
@@ -27,14 +27,14 @@ export function localDays(times: readonly number[], timeZone: string): string[] 
   });
 }
 
-/** The beginning of the next local day (not always midnight: some zones change their clocks then). */
+/** Returns the beginning of the next local day (not always midnight: some zones change their clocks then). */
 export const nextDayMs = (atMs: number, timeZone: string): number => zoned(atMs, timeZone).add({ days: 1 }).startOfDay().epochMilliseconds;
 
 const pad = (value: number): string => String(value).padStart(2, '0');
 
 /**
- * `19:30`, with the date before it (`2027-05-01 19:30`) when that is not the local day of `nowMs`.
- * `up` rounds to the next minute, for a time to come back at. Total: an unknown zone is read as UTC.
+ * Returns `19:30`, with the date before it (`2027-05-01 19:30`) when that is not the local day of `nowMs`. `up` rounds to the next minute, for the
+ * time of a return. Total: an unknown zone is read as UTC.
  */
 export function showTime(atMs: number, nowMs: number, timeZone: string, round: 'down' | 'up' = 'down'): string {
   const minuteMs = 60_000;
@@ -49,17 +49,16 @@ export function showTime(atMs: number, nowMs: number, timeZone: string, round: '
   }
 }
 
-/** Days ahead in which the next opening is looked for: every weekly opening begins within them. */
+/** Days ahead in which the next opening is searched: every weekly opening begins within them. */
 const LOOK_AHEAD_DAYS = 8;
 
 /**
- * The first time from `fromMs` on at which a weekly schedule is open, grace included; `fromMs` itself where it
- * is open then; null: never. An hour that the clocks skip begins when they have moved, one that they repeat
- * begins the first time and ends the first time.
+ * Returns the first time from `fromMs` on at which a weekly schedule is open, grace included: `fromMs` itself where it is open then, null where it
+ * never opens. An hour that the clocks skip begins after the change; an hour that they repeat begins the first time and ends the first time.
  */
 export function nextOpenMs(schedule: readonly Opening[], fromMs: number, timeZone: string, graceBeforeMs: number, graceAfterMs: number): number | null {
   const today = zoned(fromMs, timeZone).toPlainDate();
-  // Grace after a night's opening may still hold days later.
+  // The grace of a night's opening may still hold days later.
   const lookBackDays = 1 + Math.ceil(graceAfterMs / 86_400_000);
   const lookAheadDays = LOOK_AHEAD_DAYS + Math.ceil(graceBeforeMs / 86_400_000);
   let best: number | null = null;
@@ -84,13 +83,13 @@ function clockMs(day: Temporal.PlainDate, clock: string, timeZone: string): numb
   return day.toZonedDateTime({ timeZone, plainTime: Temporal.PlainTime.from(clock) }).epochMilliseconds;
 }
 
-/** Clock time today, in the zone of the venue, as Unix ms. */
+/** Returns a clock time of today in the venue's zone, as Unix ms. */
 export const clockTodayMs = (nowMs: number, clock: string, timeZone: string): number => clockMs(zoned(nowMs, timeZone).toPlainDate(), clock, timeZone);
 
-/** 1 Monday to 7 Sunday. */
+/** Returns the ISO weekday, 1 Monday to 7 Sunday. */
 export const isoWeekday = (atMs: number, timeZone: string): number => zoned(atMs, timeZone).dayOfWeek;
 
-/** An ISO date and time as Unix ms; without an offset, by the venue's clocks. Throws where it is none. */
+/** Returns an ISO date and time as Unix ms; without an offset, in the venue's zone. Throws for any other text. */
 export function dateTimeMs(text: string, timeZone: string): number {
   if (/(Z|[+-]\d\d:?\d\d)$/.test(text)) return Temporal.Instant.from(text).epochMilliseconds;
   return Temporal.PlainDateTime.from(text).toZonedDateTime(timeZone).epochMilliseconds;

@@ -1,27 +1,27 @@
-/** What a ticket's entries amount to: who is inside, which entries count as one party's. Pure and total. */
+/** Groups a ticket's entries into visits: who is inside, and which entries belong to one party. Pure and total. */
 import type { Entry } from './facts.ts';
 
 /** One use of the ticket: a guest, or a party whose units came through one gate or several. */
 export interface Visit {
-  /** Of its first unit. */
+  /** The time of its first unit. */
   readonly atMs: number;
   readonly gate: string;
 }
 
 export interface Usage {
-  /** In order of time. Their number is what an allowance counts. */
+  /** In order of time. Their number counts against an allowance. */
   readonly visits: readonly Visit[];
   /** Units inside, never below 0. */
   readonly inside: number;
-  /** Units of the last party that have not come yet; 0 once complete, or once anyone of it has left. */
+  /** Units of the last party that have not arrived yet; 0 once it is complete or any unit has left. */
   readonly expected: number;
   readonly lastInMs: number | null;
   readonly lastInGate: string | null;
 }
 
 /**
- * Replays entries in order of time (then gate). A party's later units belong to the visit that
- * its first began, until the party is complete or anyone leaves: the next entry is then another visit.
+ * Replays entries in order of time (then gate). Later units of a party belong to the visit that its first unit began, until the party is complete
+ * or any unit leaves: the next entry then begins another visit.
  */
 export function usageOf(entries: readonly Entry[], units: number): Usage {
   const ordered = entries.filter((entry) => entry.units > 0).sort((a, b) => a.atMs - b.atMs || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0));

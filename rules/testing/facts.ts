@@ -1,4 +1,4 @@
-/** Ordinary facts for the tests of rules: a valid ticket at an open gate, an hour after the doors. */
+/** Makes facts for the tests of rules: a valid ticket at an open gate, an hour after the doors. */
 import { admit } from '../admission.ts';
 import type { Entry, EventFacts, PlaceFacts, TicketFacts, Verdict } from '../facts.ts';
 import { effectivePolicy, type GatePolicy } from '../policy.ts';
@@ -37,7 +37,7 @@ export const EVENT: EventFacts = {
 };
 export const PLACE: PlaceFacts = { gate: GATE, direction: 'in', mode: 'controlled', nowMs: NOW_MS, clockTrusted: true, online: true, usageComplete: true };
 
-/** One counted entry, by default an hour ago at another gate. */
+/** Makes one counted entry, by default an hour ago at another gate. */
 export const entry = (given: Partial<Entry> = {}): Entry => ({
   gate: 'arena/south-01',
   atMs: NOW_MS - HOUR_MS,
@@ -56,7 +56,7 @@ export interface Given {
   readonly policy?: GatePolicy;
 }
 
-/** The verdict on an ordinary ticket but for what is given. */
+/** Returns the verdict on a valid ticket with the given changes. */
 export function judged(given: Given): Verdict {
   const ticket = { ...TICKET, ...given.ticket };
   return admit(
