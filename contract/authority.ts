@@ -1,8 +1,8 @@
 /**
- * Who may say what: from whose ledger a row of each kind counts. Gate and cloud both read this table, and nothing else decides it.
+ * Defines from whose ledger a row of each kind counts. Gate and cloud both read this table, and nothing else decides it.
  *
- * Closed by default: a kind that is not here says nothing, whoever wrote it. A row that may not say what it says is kept as it came,
- * has its place in the sequence, and counts for nothing.
+ * Closed by default: a kind that is not listed has no effect, whoever wrote it. A row without authority is stored as it came, keeps its place in
+ * the sequence, and counts for nothing.
  */
 import { CLOUD_GATE, splitGateName } from './ids.ts';
 import type { LedgerEntryKind } from './ledger.ts';
@@ -24,7 +24,7 @@ export const ROW_AUTHORITY: Readonly<Record<LedgerEntryKind, Authority>> = {
   exit_unmatched: 'own',
 };
 
-/** May this row, in this ledger, say what it says? `ledger` is where it came from, never what the row itself claims. Total. */
+/** Returns whether this row has authority in this ledger. `ledger` is its source, never a claim of the row itself. Total. */
 export function maySay(ledger: string, entry: Readonly<Record<string, unknown>>): boolean {
   const kind = entry['kind'];
   if (typeof kind !== 'string' || !Object.hasOwn(ROW_AUTHORITY, kind)) return false;

@@ -1,5 +1,5 @@
 /**
- * Documents made from the schemas: JSON Schema for every message and body, and an AsyncAPI 3 document of the topics.
+ * Generates documents from the schemas: JSON Schema for every message and body, and an AsyncAPI 3 document of the topics.
  *
  *   node contract/generate.ts           writes contract/generated/
  *   node contract/generate.ts --check   exits 1 where what is committed differs
@@ -18,14 +18,14 @@ const FOLDER = fileURLToPath(new URL('generated/', import.meta.url));
 
 const jsonSchema = (schema: z.ZodType): Json => z.toJSONSchema(schema, { io: 'input' }) as Json;
 
-/** What each topic is for, and who publishes on it. */
+/** The purpose of each topic and its publisher. */
 const TOPICS: Readonly<Record<Exclude<Topic['kind'], 'request' | 'site_request' | 'response'>, { readonly from: 'gate' | 'cloud'; readonly summary: string }>> =
   {
     state: { from: 'gate', summary: 'Online or offline; also the will' },
     info: { from: 'gate', summary: 'What the gate is: versions, hardware, boot' },
     health: { from: 'gate', summary: 'How the gate is, every 30 s, in flat numbers' },
     stats: { from: 'gate', summary: 'What happened, every 60 s' },
-    ledger: { from: 'gate', summary: 'The account: rows in order, sent until the cloud acknowledges them' },
+    ledger: { from: 'gate', summary: 'The ledger: rows in order, sent until the cloud acknowledges them' },
     event: { from: 'gate', summary: 'Live copy for tools; may be lost' },
     alert: { from: 'gate', summary: 'One thing that is wrong; cleared by an empty payload' },
     ack: { from: 'cloud', summary: 'Which rows are committed' },
@@ -38,7 +38,7 @@ const TOPICS: Readonly<Record<Exclude<Topic['kind'], 'request' | 'site_request' 
     cloud_state: { from: 'cloud', summary: "The cloud's own state; also its will" },
   };
 
-/** The address of a kind, with the names of its parts in braces. Built by topicOf, so there is no second table. */
+/** Returns the address of a kind, with the names of its parts in braces. Built by topicOf, so there is no second table. */
 function address(kind: Topic['kind'], command?: (typeof COMMANDS)[number]): string {
   const marks = { gate: 'SITE/GATE', site: 'SITE', alert: 'ALERT', host: 'HOST', n: 0, command: command ?? 'open' };
   return topicOf({ kind, ...marks } as Topic)
@@ -78,7 +78,7 @@ function operation(id: string, message: string, from: 'gate' | 'cloud', kind: To
   };
 }
 
-/** AsyncAPI 3 of every topic, from the gate's side. */
+/** Returns AsyncAPI 3 of every topic, from the gate's side. */
 export function asyncApi(): Json {
   const [channels, operations, messages, schemas]: [Json, Json, Json, Json] = [{}, {}, {}, {}];
   const add = (id: string, message: string, kind: Topic['kind'], where: string, from: 'gate' | 'cloud', summary: string, expiryS = DELIVERY[kind].expiry_s) => {
@@ -118,7 +118,7 @@ export function asyncApi(): Json {
   };
 }
 
-/** Every generated file, by name, with its text. */
+/** Returns every generated file, by name, with its text. */
 export function generate(): ReadonlyMap<string, string> {
   const files = new Map<string, string>();
   const text = (document: Json) => `${JSON.stringify(document, null, 2)}\n`;
@@ -127,7 +127,7 @@ export function generate(): ReadonlyMap<string, string> {
   return files;
 }
 
-/** Names of the files that are missing, differ or are left over. */
+/** Returns the names of the files that are missing, differ or are left over. */
 export function differences(folder = FOLDER): readonly string[] {
   const wanted = generate();
   const there = new Set(readNames(folder));

@@ -1,36 +1,35 @@
 /**
- * The hash chain of a ledger, and the bytes that signatures cover.
+ * Computes the hash chain of a ledger, and the bytes that signatures cover.
  *
- * `hash` = SHA-256, in hex, of the previous row's hash followed by the row in RFC 8785 canonical
- * JSON without `hash`; the first row's predecessor is SHA-256 of `<site>/<gate>/<epoch>`.
- * SHA-256 is handed in, so that this file runs anywhere.
+ * `hash` = SHA-256, in hex, of the previous row's hash followed by the row in RFC 8785 canonical JSON without `hash`; the first row's predecessor
+ * is SHA-256 of `<site>/<gate>/<epoch>`. The caller passes SHA-256 in, so that this file runs anywhere.
  */
 import canonicalize from 'canonicalize';
 
 /** SHA-256 of UTF-8 text, in lowercase hex. */
 export type Sha256Text = (text: string) => string;
 
-/** RFC 8785 canonical JSON. Throws on what JSON cannot hold (NaN, bigint, functions). */
+/** Returns RFC 8785 canonical JSON. Throws on values that JSON cannot hold (NaN, bigint, functions). */
 export function canonicalJson(value: unknown): string {
   return plainText(value, null) ?? anyText(value);
 }
 
-/** Whatever the value is: the library's way, which knows every case and takes three times as long. */
+/** Uses the library, which knows every case and takes three times as long. */
 function anyText(value: unknown): string {
   const text = (canonicalize as unknown as (value: unknown) => string | undefined)(value);
   if (text === undefined) throw new TypeError('not representable in JSON');
   return text;
 }
 
-/** What is nested deeper goes the library's way, circles as well. */
+/** Deepest nesting of the fast way; deeper values, circles too, use the library. */
 const MAX_PLAIN_DEPTH = 16;
 const UNFIT = Symbol('not plain');
-/** JSON.stringify writes half a surrogate pair so; a text that says the same in so many letters merely goes the longer way. */
+/** Matches JSON.stringify's form of half a surrogate pair; a text with the same letters merely takes the slow way. */
 const HALF_PAIR = '\\ud';
 
 /**
- * The canonical text of plain data, which is what rows are: JSON.stringify writes RFC 8785's numbers and texts, so only the order of keys is
- * left to do. null where that is not certain to be enough. `without`: a key of the value itself that is left out.
+ * Returns the canonical text of plain data, such as rows: JSON.stringify writes RFC 8785's numbers and texts, so only the order of keys is left to
+ * do. Returns null where that may not be enough. `without`: a key of the value itself to leave out.
  */
 function plainText(value: unknown, without: string | null): string | null {
   const ordered = inOrder(value, without, 0);
@@ -55,12 +54,12 @@ function inOrder(value: unknown, without: string | null, depth: number): unknown
   if (Object.getPrototypeOf(value) !== Object.prototype) return UNFIT;
   const ordered: Record<string, unknown> = {};
   const keys = Object.keys(value);
-  // Gates write their rows so that only the hash, which is left out, is out of order.
+  // Gates write rows in order, except for the hash, which is left out.
   if (!isAscending(keys, without)) keys.sort();
   for (const key of keys) {
     if (key === without) continue;
     const first = key.charCodeAt(0);
-    // Numbers as keys stand first in every object, whatever the order in which they come; __proto__ is no key like others.
+    // Numeric keys come first in every object, whatever their order of insertion; __proto__ is no ordinary key.
     if ((first >= 0x30 && first <= 0x39) || key === '__proto__') return UNFIT;
     const part = inOrder((value as Record<string, unknown>)[key], null, depth + 1);
     if (part === UNFIT) return UNFIT;
@@ -69,7 +68,7 @@ function inOrder(value: unknown, without: string | null, depth: number): unknown
   return ordered;
 }
 
-/** By UTF-16 code units, as RFC 8785 wants it and as strings compare. */
+/** Compares by UTF-16 code units, as RFC 8785 requires and as strings compare. */
 function isAscending(keys: readonly string[], without: string | null): boolean {
   let before = '';
   for (const key of keys) {
@@ -80,12 +79,12 @@ function isAscending(keys: readonly string[], without: string | null): boolean {
   return true;
 }
 
-/** What the first row of an epoch takes as its predecessor's hash. */
+/** Returns the predecessor's hash of an epoch's first row. */
 export function firstPredecessor(sha256: Sha256Text, ledger: string, epoch: number): string {
   return sha256(`${ledger}/${epoch}`);
 }
 
-/** What of a row its hash covers: canonical JSON without `hash`. Throws as canonicalJson does. */
+/** Returns the text of a row that its hash covers: canonical JSON without `hash`. Throws as canonicalJson does. */
 export function entryText(entry: Readonly<Record<string, unknown>>): string {
   const plain = plainText(entry, 'hash');
   if (plain !== null) return plain;
@@ -93,12 +92,12 @@ export function entryText(entry: Readonly<Record<string, unknown>>): string {
   return anyText(row);
 }
 
-/** The hash of a row, given its predecessor's. A `hash` on the row itself is left out. */
+/** Returns the hash of a row, given its predecessor's. Ignores a `hash` on the row itself. */
 export function entryHash(sha256: Sha256Text, previous: string, entry: Readonly<Record<string, unknown>>): string {
   return sha256(previous + entryText(entry));
 }
 
-/** The text whose UTF-8 bytes an Ed25519 signature covers: the payload without `signature`. */
+/** Returns the text whose UTF-8 bytes an Ed25519 signature covers: the payload without `signature`. */
 export function signedText(payload: Readonly<Record<string, unknown>>): string {
   const { signature: _own, ...rest } = payload;
   return canonicalJson(rest);

@@ -9,13 +9,13 @@ import { Command } from './requests.ts';
 
 const Text = z.string().max(MAX_TEXT_CHARS);
 
-/** Every error of the HTTP interface. `error` is a stable word, `message` says what to do. */
+/** Every error of the HTTP interface. `error` is a stable code, `message` says what to do. */
 export const HttpError = z.looseObject({ success: z.literal(false), error: z.string().regex(/^[A-Z][A-Z0-9_]*$/), message: z.string() });
 export type HttpError = z.infer<typeof HttpError>;
 
 /**
- * `POST /offline/reconcile`, as the forerunner's scanners send it. Of a scan that has an id, a time and a result nothing else can be wrong: null
- * is as good as absent, texts are cut, and what cannot be used is left out and named in the answer. `scanned_at`: any form of ISO 8601 with an offset or Z.
+ * `POST /offline/reconcile`, as the forerunner's scanners send it. A scan with an id, a time and a result is always accepted: null counts as
+ * absent, texts are cut, and unusable fields are left out and named in the answer. `scanned_at`: any form of ISO 8601 with an offset or Z.
  */
 export const OfflineScan = z.looseObject({
   ticket_id: TicketId,
@@ -25,18 +25,18 @@ export const OfflineScan = z.looseObject({
   scan_count: z.int().min(0).optional(),
   /** Where the scanner gives one, it is the key; else (device_id, ticket_id, scanned_at, result). */
   scan_id: z.string().min(1).max(64).optional(),
-  /** Needed only where a ticket id stands in several events of the site. */
+  /** Needed only where a ticket id is used in several events of the site. */
   event_id: EventId.optional(),
   direction: Direction.default('in'),
-  /** How many guests went in on it; absent: as many as the ticket is for. */
+  /** Number of guests who entered on it; absent: as many as the ticket is for. */
   units: z.int().min(1).max(MAX_UNITS).optional(),
 });
 export type OfflineScan = z.infer<typeof OfflineScan>;
 export const ReconcileRequest = z.looseObject({ device_id: z.string().min(1).max(63), scans: z.array(z.unknown()).max(MAX_RECONCILE_SCANS) });
 export type ReconcileRequest = z.infer<typeof ReconcileRequest>;
 /**
- * `PENDING`: kept, and counted when its ticket appears; the scanner may forget it. `ERROR`: no scan (no readable id, time or result), kept in
- * quarantine. `reconciled` counts all but ERROR. What of a scan was left out or cut, `message` names.
+ * `PENDING`: stored, and counted when its ticket appears; the scanner may delete it. `ERROR`: no scan (no readable id, time or result), stored in
+ * quarantine. `reconciled` counts all but ERROR. `message` names the fields that were left out or cut.
  */
 export const ReconcileResult = z.looseObject({
   ticket_id: z.string().nullable(),
@@ -56,14 +56,17 @@ export type ReconcileResponse = z.infer<typeof ReconcileResponse>;
 export const ScanRequest = z
   .looseObject({
     device_id: z.string().min(1).max(63),
-    /** Absent: the one of the scanner's events that the code is for, chosen as a gate chooses. */
+    /** Absent: the cloud chooses one of the scanner's events, as a gate chooses. */
     event_id: EventId.nullish(),
     scan_id: z.string().min(1).max(64),
-    /** What a reader could not have sent (too long, control bytes) is refused as unreadable, and recorded. null, here and below, is as good as absent. */
+    /**
+     * A code that no reader could have sent (too long, control bytes) is refused as unreadable, and recorded. null, here and below, counts as
+     * absent.
+     */
     code: z.string().min(1).nullish(),
     ticket_ref: TicketRef.nullish(),
     direction: Direction.nullish().describe('absent: in'),
-    /** How many of the ticket's party stand there; absent: all who may. More than may pass are refused. */
+    /** Number of guests of the ticket's party who are present; absent: all who may. More than may pass are refused. */
     units: z.int().min(1).max(MAX_UNITS).nullish(),
   })
   .refine((scan) => ((scan.code ?? null) !== null) !== ((scan.ticket_ref ?? null) !== null), 'give code or ticket_ref, one of them');
@@ -77,10 +80,10 @@ export const ScanResponse = z.looseObject({
   ticket_ref: TicketRef.optional(),
   units: z.int().optional(),
   valid_again_at: Timestamp.optional(),
-  /** Of a re-entry: when the guest last came in. */
+  /** For a re-entry: the time of the guest's last entry. */
   last_entry_at: Timestamp.optional(),
   vip: z.boolean().optional(),
-  /** Things that it was granted in spite of (GrantFlag). */
+  /** Conditions that failed but were admitted by policy (GrantFlag). */
   flags: z.array(GrantFlag).optional(),
 });
 
@@ -91,16 +94,19 @@ export const SiteLedgerResponse = z.looseObject({
   more: z.boolean(),
 });
 
-/** Of a ticket's texts: number, seat and the like. */
+/** Texts of a ticket: number, seat and the like. */
 const Label = z.string().min(1).max(64);
-/** `PUT /tickets`: the ticketing side's writes. What is absent stays as it was; a field that is not known is refused. The code is hashed at the door and forgotten. */
+/**
+ * `PUT /tickets`: the ticketing side's writes. Absent fields stay as they were; an unknown field is refused. The code is hashed on arrival and not
+ * stored.
+ */
 export const TicketWrite = z.strictObject({
   ticket_id: TicketId,
   event_id: EventId,
   code: z.string().min(1).max(1024).optional(),
   tier: TierId,
   zone: ZoneId.nullable().optional(),
-  /** Absent: as it was; a new ticket is `sold`. */
+  /** Absent: unchanged; a new ticket is `sold`. */
   status: TicketState.optional(),
   blocked: z.boolean().optional(),
   approved: z.boolean().optional(),
@@ -112,7 +118,7 @@ export const TicketWrite = z.strictObject({
   valid_from: Timestamp.nullable().optional(),
   valid_until: Timestamp.nullable().optional(),
   ticket_number: Label.nullable().optional(),
-  /** The shop's id of whoever holds it; no name, no address. */
+  /** The shop's id of the holder; no name, no address. */
   user_id: Label.nullable().optional(),
   price_cents: z.int().min(0).max(MAX_PRICE_CENTS).nullable().optional(),
   section: Label.nullable().optional(),
@@ -129,19 +135,19 @@ export const TicketActionRequest = z.looseObject({
   to_user_id: z.string().max(64).optional(),
 });
 
-/** `PUT /events/:id`. What is absent stays as it was; `policies` replaces the whole. A field that is not known is refused. */
+/** `PUT /events/:id`. Absent fields stay as they were; `policies` replaces all policies. An unknown field is refused. */
 export const EventWrite = z.strictObject({
-  /** Absent: a new event is called by its id. */
+  /** Absent: a new event takes its id as name. */
   name: z.string().min(1).max(200).optional(),
   site: z.string().optional(),
-  /** A known event goes to another site only with this. */
+  /** Moves a known event to another site; without it such a write is refused. */
   move: z.boolean().optional(),
   starts_at: Timestamp.nullable().optional(),
   ends_at: Timestamp.nullable().optional(),
   time_zone: z.string().max(64).optional(),
   policies: z.record(z.string(), z.unknown()).optional(),
 });
-/** `PUT /gates/:site/:gate/assignment`. zones, tiers absent: as they were for each event, all for a new one; null: all. */
+/** `PUT /gates/:site/:gate/assignment`. zones, tiers absent: unchanged for each event, all for a new one; null: all. */
 export const AssignmentWrite = z.strictObject({
   event_ids: z.array(EventId).max(64),
   zones: z.array(ZoneId).max(256).nullable().optional(),
@@ -149,23 +155,23 @@ export const AssignmentWrite = z.strictObject({
 });
 export const GateView = z.looseObject({
   gate: GateName,
-  /** Offline also where no word came for some time, whatever the broker says; revoked: nothing that it says is heard. */
+  /** offline: also after a time without messages, whatever the broker reports; revoked: the cloud ignores its messages. */
   state: z.enum(['online', 'offline', 'never_seen', 'revoked']),
-  /** Online since it connected; offline since its last word; revoked since then. */
+  /** Online since the connection; offline since the last message; revoked since then. */
   since: Timestamp.nullable(),
   mode: Mode.nullable(),
   backlog: z.int().nullable(),
   manifest_version: z.int().nullable(),
   event_ids: z.array(EventId),
   alerts: z.array(z.string()),
-  /** What each of `alerts` says, in the same order. */
+  /** The messages of `alerts`, in the same order. */
   alert_messages: z.array(z.string()).optional(),
   last_row_at: Timestamp.nullable(),
 });
 export const GatesResponse = z.looseObject({ success: z.literal(true), gates: z.array(GateView) });
-/** True: the gate's boot measured no offset, so the time is known from its neighbours in the chain, or only as the gate's wall clock had it. */
+/** True: the gate's boot measured no offset, so the time comes from its neighbours in the chain, or from the gate's wall clock alone. */
 const Unmeasured = z.literal(true).optional();
-/** Of a row in the cloud's own ledger: the scanner that it came from. */
+/** For a row in the cloud's own ledger: the scanner that sent it. */
 const Scanner = GateName.optional();
 export const RefusalView = z.looseObject({
   gate: LedgerName,
@@ -202,7 +208,7 @@ export const HistoryResponse = z.looseObject({ success: z.literal(true), ticket_
 export const OccupancyResponse = z.looseObject({
   success: z.literal(true),
   event_id: EventId,
-  /** entries − exits, and everybody seen to pass without a ticket: overrides, free and forced, inwards less outwards. */
+  /** entries − exits, plus everybody who passed without a ticket: overrides, free and forced, inwards less outwards. */
   inside: z.int(),
   entries: z.int(),
   exits: z.int(),
@@ -214,10 +220,10 @@ export const OccupancyResponse = z.looseObject({
   free_out: z.int().optional(),
   forced_out: z.int().optional(),
   overrides_out: z.int().optional(),
-  /** What a person should know of the event itself; absent: nothing. */
+  /** A warning about the event itself; absent: none. */
   warnings: z.array(z.string()).optional(),
 });
-/** `GET /conflicts`: admissions beyond a ticket's right, which only gates cut off from each other can cause. */
+/** `GET /conflicts`: admissions beyond a ticket's right, which only disconnected gates can cause. */
 export const ConflictView = z.looseObject({
   event_id: EventId,
   ticket_id: TicketId,
@@ -230,13 +236,13 @@ export const ConflictView = z.looseObject({
   overlapping: z.boolean(),
   winner_device: Scanner,
   loser_device: Scanner,
-  /** Of either time. */
+  /** The uncertainty of either time. */
   unmeasured: Unmeasured,
 });
 export const ConflictsResponse = z.looseObject({ success: z.literal(true), conflicts: z.array(ConflictView) });
 
 /** `POST /enroll` */
-/** Strict: nobody has shown who he is yet. */
+/** Strict: the sender is not authenticated yet. */
 export const EnrollRequest = z.strictObject({ token: z.string().min(16).max(128), csr: z.string().max(8192) });
 export const EnrollResponse = z.looseObject({
   success: z.literal(true),

@@ -1,8 +1,8 @@
 /**
- * The names of things: sites, gates, events, tickets, rows.
+ * Defines the names of sites, gates, events, tickets and rows.
  *
- * Ids of sites and gates have at most 31 characters, so that `<site>/<gate>` fits a certificate's
- * common name (64 characters, X.520 ub-common-name).
+ * Ids of sites and gates have at most 31 characters, so that `<site>/<gate>` fits a certificate's common name (64 characters, X.520
+ * ub-common-name).
  */
 import { z } from 'zod';
 
@@ -18,18 +18,18 @@ export const SiteId = z
   .refine((id) => id !== CLOUD_GATE, '"cloud" is reserved');
 export type SiteId = z.infer<typeof SiteId>;
 
-/** The last part of a gate's name, `cloud` included: who wrote a row. */
+/** The last part of a gate's name, `cloud` included: the writer of a row. */
 export const LedgerGateId = z.string().regex(NAME_PART, 'a gate id has 1 to 31 of a-z, 0-9 and -, and does not begin with -');
 export const GateId = LedgerGateId.refine((id) => id !== CLOUD_GATE, '"cloud" is reserved');
 export type GateId = z.infer<typeof GateId>;
 
 const FULL_NAME_HINT = 'a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 and -, such as arena/north-03';
 
-/** What GateName takes, for programs that have no time to make a schema. */
+/** The pattern of GateName, for programs that cannot afford to build a schema. */
 export const GATE_NAME = /^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/(?!cloud$)[a-z0-9][a-z0-9-]{0,30}$/;
 /** `<site>/<gate>` of a real gate: its MQTT user name, client id and certificate's common name. */
 export const GateName = z.string().regex(GATE_NAME, FULL_NAME_HINT);
-/** `<site>/<gate>` of whoever writes a ledger: a real gate, or `<site>/cloud`. */
+/** `<site>/<gate>` of the writer of a ledger: a real gate, or `<site>/cloud`. */
 export const LedgerName = z.string().regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/[a-z0-9][a-z0-9-]{0,30}$/, FULL_NAME_HINT);
 export type GateName = z.infer<typeof GateName>;
 
@@ -48,13 +48,13 @@ export const ZoneId = ExternalId;
 /** Actors are opaque staff ids, `button` (the staff button) or `system`. Never a name or an address. */
 export const ActorId = ExternalId;
 
-/** What KeyId takes. */
+/** The pattern of KeyId. */
 export const KEY_ID = /^[A-Za-z0-9_-]{1,32}$/;
 /** Names a public key, in signatures and signed codes. */
 export const KeyId = z.string().regex(KEY_ID, 'a key id has 1 to 32 letters, digits, _ or -');
 export type KeyId = z.infer<typeof KeyId>;
 
-/** First 16 bytes of SHA-256(salt of the event ‖ UTF-8 code), lowercase hex. The code itself never travels. */
+/** First 16 bytes of SHA-256(salt of the event ‖ UTF-8 code), lowercase hex. The code itself is never sent. */
 export const TicketRef = z.string().regex(/^[0-9a-f]{32}$/, 'a ticket_ref is 32 lowercase hex digits');
 export type TicketRef = z.infer<typeof TicketRef>;
 
@@ -66,7 +66,10 @@ export const Seq = z.int().min(1).max(Number.MAX_SAFE_INTEGER);
 /** [epoch, seq] of a row, in ledgers where the gate is known from elsewhere. */
 export const RowPosition = z.tuple([Epoch, Seq]);
 export type RowPosition = z.infer<typeof RowPosition>;
-/** What has been seen, or is counted, of each ledger: `{ "arena/north-03": [epoch, seq] }`, a contiguous prefix. seq 0: nothing yet of that epoch. */
+/**
+ * The rows of each ledger that were seen, or are counted: `{ "arena/north-03": [epoch, seq] }`, a contiguous prefix. seq 0: nothing yet of that
+ * epoch.
+ */
 export const LedgerVector = z.record(LedgerName, z.tuple([Epoch, z.int().min(0)]));
 export type LedgerVector = z.infer<typeof LedgerVector>;
 

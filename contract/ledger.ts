@@ -1,9 +1,8 @@
 /**
- * The account: rows that gates (and the cloud) write, and what acknowledges them.
+ * Defines the ledger: rows that gates (and the cloud) write, and their acknowledgements.
  *
- * A row is (gate, epoch, seq); within an epoch seq runs 1..n without gap, and each row carries the
- * hash of the one before (chain.ts). Rows never change. A row of an unknown kind, or with unknown
- * fields, is kept as it came: only its key and hash must be readable.
+ * A row is (gate, epoch, seq); within an epoch seq runs 1..n without gap, and each row carries the hash of the one before (hash-chain.ts). Rows
+ * never change. A row of an unknown kind, or with unknown fields, is stored as it came: only its key and hash must be readable.
  */
 import { z } from 'zod';
 import { ActorId, Direction, Epoch, EventId, LedgerName, LedgerVector, Medium, RowPosition, Seq, Sha256Hex, TicketId, TicketRef, Timestamp } from './ids.ts';
@@ -12,7 +11,7 @@ import { Reason } from './reasons.ts';
 
 const Text = z.string().max(MAX_TEXT_CHARS);
 
-/** What must be readable for a row to have its place in the sequence. */
+/** The fields that a row needs for its place in the sequence. */
 export const EntryKey = z.looseObject({ seq: Seq, kind: z.string().min(1).max(32), hash: Sha256Hex });
 
 const common = {
@@ -34,7 +33,10 @@ export const GRANT_TYPES = ['first_entry', 'reentry', 'exit'] as const;
 export const GrantType = z.enum(GRANT_TYPES);
 export type GrantType = z.infer<typeof GrantType>;
 
-/** Things a grant was given in spite of, by policy: `manifest_stale`, `clock_untrusted`, `usage_lost`, `passback_soft`, `capacity`, `unpaid`, `unapproved`, `signature_only`. */
+/**
+ * Conditions that failed but were admitted by policy: `manifest_stale`, `clock_untrusted`, `usage_lost`, `passback_soft`, `capacity`, `unpaid`,
+ * `unapproved`, `signature_only`.
+ */
 export const GrantFlag = z.string().min(1).max(32);
 
 export const GrantEntry = z.looseObject({
@@ -48,7 +50,7 @@ export const GrantEntry = z.looseObject({
   manifest_version: z.int().min(0),
   online: z.boolean(),
   latency_us: z.int().min(0),
-  /** What changed since this gate's previous grant: the prefix of each other ledger that it had applied. */
+  /** Changes since this gate's previous grant: the prefix of each other ledger that it had applied. */
   seen: LedgerVector,
   flags: z.array(GrantFlag).max(16).optional(),
 });
@@ -59,7 +61,7 @@ export const RefusalEntry = z.looseObject({
   explanation: Text,
   ...ticketWhereKnown,
   direction: Direction.optional(),
-  /** The facts that the explanation was made from, for showing it in another language. */
+  /** The facts of the explanation, for showing it in another language. */
   facts: z.record(z.string().max(32), z.union([z.string().max(128), z.number()])).optional(),
   valid_again_at: Timestamp.optional(),
 });
@@ -69,17 +71,17 @@ export type PassageOutcome = z.infer<typeof PassageOutcome>;
 export const PassageEntry = z.looseObject({
   ...common,
   kind: z.literal('passage'),
-  /** The grant, override or `exit_unmatched` that it belongs to; absent for forced ones, and for free ones that nobody showed a code for. */
+  /** The grant, override or `exit_unmatched` that it belongs to; absent for forced ones, and for free ones without a code. */
   of: RowPosition.optional(),
   ...ticketWhereKnown,
   direction: Direction,
-  /** Which of the grant's units, from 1. */
+  /** The unit of the grant, from 1. */
   unit: z.int().min(1).max(MAX_UNITS).optional(),
   outcome: PassageOutcome,
 });
 /**
- * A code at an outward reader that matches no admission. The lane was open before it was known: out is never refused. Whoever then passes is a
- * passage `free` of this row. `reason`: why the code would have been refused inwards. Never the code itself.
+ * A code at an outward reader that matches no admission. The lane opened before the lookup: out is never refused. The passage that follows is
+ * `free` and belongs to this row. `reason`: the reason that would have refused the code inwards. Never the code itself.
  */
 export const ExitUnmatchedEntry = z.looseObject({
   ...common,
@@ -89,7 +91,7 @@ export const ExitUnmatchedEntry = z.looseObject({
   event_id: EventId.optional(),
   ticket_ref: TicketRef.optional(),
 });
-/** The cloud's or an operator's word on a grant; stronger than any passage. */
+/** The final outcome of a grant, by the cloud or an operator; overrides any passage. */
 export const SettlementEntry = z.looseObject({
   ...common,
   kind: z.literal('settlement'),
@@ -105,8 +107,8 @@ export const SettlementEntry = z.looseObject({
   unit: z.int().min(1).max(MAX_UNITS).optional(),
 });
 /**
- * The cloud's verdict on a grant that was beyond the ticket's right, for the gate that gave it (`of`). Changes no usage: the guest is inside.
- * `withdrawn`: what arrived later has made it none. A later row on the same grant replaces an earlier one.
+ * The cloud's verdict on a grant beyond the ticket's right, for the gate that made it (`of`). Changes no usage: the guest is inside. `withdrawn`:
+ * later rows have removed the conflict. A later row on the same grant replaces an earlier one.
  */
 export const ConflictEntry = z.looseObject({
   ...common,
@@ -117,7 +119,7 @@ export const ConflictEntry = z.looseObject({
   cause: z.string().min(1).max(32),
   ...ticketWhereKnown,
   direction: Direction.optional(),
-  /** The grant that used the right up; absent where nobody has it (a refunded ticket entered). */
+  /** The grant that used up the right; absent where there is none (a refunded ticket entered). */
   winner: z.tuple([LedgerName, Epoch, Seq]).optional(),
 });
 export const OverrideEntry = z.looseObject({
@@ -168,7 +170,7 @@ export type LedgerEntry = z.infer<typeof LedgerEntry>;
 export type LedgerEntryKind = LedgerEntry['kind'];
 export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'exit_unmatched', 'settlement', 'conflict', 'override', 'mode', 'fault', 'alarm', 'clock'] as const;
 
-/** Topic `ledger`. Entries are checked one by one (a single bad one must not hide the others): here only their keys. */
+/** Topic `ledger`. Entries are checked one by one (a bad one must not hide the others): here only their keys. */
 export const LedgerMessage = z.looseObject({
   schema: z.literal(SCHEMA_VERSION),
   gate: LedgerName,
@@ -177,7 +179,7 @@ export const LedgerMessage = z.looseObject({
 });
 export type LedgerMessage = z.infer<typeof LedgerMessage>;
 
-/** The same with its entries unread: for readers, who take each entry that has a readable key, whatever stands beside it. */
+/** The same with unread entries: for readers that take each entry with a readable key. */
 export const LedgerEnvelope = z.looseObject({
   schema: z.literal(SCHEMA_VERSION),
   gate: LedgerName,
@@ -185,7 +187,7 @@ export const LedgerEnvelope = z.looseObject({
   entries: z.array(z.unknown()).min(1).max(MAX_LEDGER_ENTRIES),
 });
 
-/** Topic `ack`: only ever adds. Rows 1..upto_seq are committed; `missing` ranges lie above it and release nothing. */
+/** Topic `ack`: monotonic. Rows 1..upto_seq are committed; `missing` ranges lie above it and release nothing. */
 export const AckMessage = z.looseObject({
   schema: z.literal(SCHEMA_VERSION),
   epochs: z.array(

@@ -22,8 +22,8 @@ export const MAX_RECONCILE_SCANS = 10_000;
 export const MAX_OVERLAY_TICKETS = 500;
 /** Guests of one ticket. */
 export const MAX_UNITS = 100;
-/** Of one ticket, in hundredths of its currency. */
+/** Price of a ticket, in hundredths of its currency; a larger one is refused. */
 export const MAX_PRICE_CENTS = 100_000_000_000;
-/** Times that people write, Unix ms: what lies outside is refused in words, for PostgreSQL and ISO 8601 end where JavaScript's calendar does not. */
+/** Times that people write, Unix ms: later or earlier ones are refused, because PostgreSQL and ISO 8601 end where JavaScript's calendar does not. */
 export const MIN_TIME_MS = Date.UTC(1970, 0);
 export const MAX_TIME_MS = Date.UTC(9999, 11, 31, 23, 59, 59, 999);

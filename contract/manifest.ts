@@ -1,6 +1,6 @@
 /**
- * What a gate knows of the tickets: manifests, their deltas and overlays, and the question about one
- * unknown code. Rights and usage are apart: a ticket's status says what it may, never what it did.
+ * Defines what a gate knows of tickets: manifests, their deltas and overlays, and the lookup of one unknown code. Rights and usage are separate: a
+ * ticket's status has its right, never its usage.
  */
 import { z } from 'zod';
 import { Direction, Epoch, EventId, GateName, KeyId, LedgerName, LedgerVector, Seq, Sha256Hex, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
@@ -12,7 +12,7 @@ export const TICKET_RIGHTS = ['valid', 'unpaid', 'unapproved', 'blocked', 'revok
 export const TicketRight = z.enum(TICKET_RIGHTS);
 export type TicketRight = z.infer<typeof TicketRight>;
 
-/** The reason a right other than `valid` is refused with. */
+/** The reason of a refusal of a right other than `valid`. */
 export const RIGHT_REASONS: Readonly<Record<Exclude<TicketRight, 'valid'>, Reason>> = {
   unpaid: 'unpaid',
   unapproved: 'unapproved',
@@ -60,14 +60,14 @@ export const STATE_RIGHTS: Readonly<Record<TicketState, TicketRight | null>> = {
   cancelled: 'canceled',
 };
 
-/** One ticket, as it stands in a manifest (snake_case: in overlays and files). */
+/** One ticket, as in a manifest (snake_case: in overlays and files). */
 export const ManifestTicket = z.looseObject({
   ticket_id: TicketId,
   ticket_ref: TicketRef,
   tier: TierId,
   zone: ZoneId.nullable(),
   status: TicketRight,
-  /** Entries in total; null: as the policy says. */
+  /** Entries in total; null: by the policy. */
   max_scans: z.int().min(1).max(1_000_000).nullable(),
   /** Guests that one entry admits. */
   units: z.int().min(1).max(MAX_UNITS).default(1),
@@ -75,11 +75,11 @@ export const ManifestTicket = z.looseObject({
   valid_until: Timestamp.nullable().default(null),
   /** VIP pass, or a general ticket linked to a VIP reservation: re-enters without limit. */
   vip: z.boolean().default(false),
-  /** Why it is blocked, for the staff; no personal data. */
+  /** Reason of the block, for the staff; no personal data. */
   note: z.string().max(MAX_TEXT_CHARS).nullable().default(null),
 });
 export type ManifestTicket = z.infer<typeof ManifestTicket>;
-/** A ticket_ref that opens nothing any more: removed, or replaced (`revoked`: say so to the guest). */
+/** A ticket_ref that is no longer valid: removed, or replaced (`revoked`: the guest reads so). */
 export const Tombstone = z.looseObject({
   ticket_ref: TicketRef,
   ticket_id: TicketId.nullable(),
@@ -110,12 +110,15 @@ export const PublicKey = z.looseObject({
   alg: z.literal('Ed25519'),
   spki: z.base64().max(256),
   not_after: Timestamp.nullable().default(null),
-  /** Believed no more, whatever a gate's clock says. Kept in the list: it tells that the event's codes are signed, so that a bare ticket id opens nothing. */
+  /**
+   * No longer trusted, whatever a gate's clock says. Kept in the list: it proves that the event's codes are signed, so that a bare ticket id is no
+   * code.
+   */
   revoked: z.boolean().optional(),
 });
 export type PublicKey = z.infer<typeof PublicKey>;
 
-/** What a manifest says besides its tickets. `policies` is checked by rules/policy.ts. */
+/** A manifest without its tickets. rules/policy.ts checks `policies`. */
 export const ManifestHead = z.looseObject({
   schema: z.literal(SCHEMA_VERSION),
   event_id: EventId,
@@ -150,17 +153,17 @@ export const WantedManifest = z.looseObject({
 });
 export type WantedManifest = z.infer<typeof WantedManifest>;
 /**
- * `manifest/want`, retained: every event the gate must hold. An event that it no longer names is dropped, where the message as a whole
- * is signed for this gate and is no older than the last such one: what is said by leaving out must be as sure as what is said.
+ * `manifest/want`, retained: every event that the gate must hold. A gate drops an event that is no longer named, if the message as a whole is
+ * signed for this gate and no older than the last such one: a removal needs the same proof as an addition.
  */
 export const WantMessage = z.looseObject({
   schema: z.literal(SCHEMA_VERSION),
   events: z.array(WantedManifest).max(64),
   gate: GateName.optional(),
-  /** By the cloud's one clock, its database's. */
+  /** By the clock of the cloud's database. */
   issued_at: Timestamp.optional(),
   key_id: z.string().max(32).optional(),
-  /** Over the whole message. */
+  /** Covers the whole message. */
   signature: z.base64().max(128).optional(),
 });
 export type WantMessage = z.infer<typeof WantMessage>;

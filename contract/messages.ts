@@ -17,7 +17,7 @@ const Count = z.int().min(0);
 export const StateMessage = z.looseObject({
   schema,
   state: z.enum(['online', 'offline']),
-  /** New with every connection, so that a late will of an old session can be told from the present one. */
+  /** New with every connection, so that a gate's late will of an old session is recognised. */
   session: z.string().min(1).max(64),
   since: Timestamp,
   reason: Text,
@@ -40,13 +40,13 @@ export const InfoMessage = z.looseObject({
   booted_at: Timestamp,
   config_sha256: z.string().max(64),
   readers: z.array(z.looseObject({ name: z.string().max(31), path: z.string().max(255), baud: z.int(), direction: z.enum(['in', 'out']) })).max(8),
-  /** `by`: what drives the lines, for people. */
+  /** `by`: the driver of the lines, for people. */
   board: z.looseObject({ driver: z.string().max(31), by: z.string().max(255) }).optional(),
   cert_expires_at: Timestamp.nullable(),
 });
 export type InfoMessage = z.infer<typeof InfoMessage>;
 
-/** Every 30 s; flat numbers, flags as 0/1, so that any chart can draw it. What is not known is absent. */
+/** Every 30 s; flat numbers, flags as 0/1, so that any chart can draw it. Unknown values are absent. */
 export const HealthMessage = z.looseObject({
   schema,
   uptime_s: z.number().min(0),
@@ -64,7 +64,7 @@ export const HealthMessage = z.looseObject({
   manifest_age_s: z.number().min(0),
   reader_ok: Flag,
   board_ok: Flag,
-  /** The mode of direction `in`; `mode_out` says the other's where it differs. */
+  /** The mode of direction `in`; `mode_out` is the other's where it differs. */
   mode: Mode,
   admissions_total: Count,
   refusals_total: Count,
@@ -73,8 +73,8 @@ export const HealthMessage = z.looseObject({
 export type HealthMessage = z.infer<typeof HealthMessage>;
 
 /**
- * Codes that no decision was asked for, by what the guest met: `busy` (somebody was passing, and no place was left to wait), `held` (the
- * reader saw the code of the guest again who was being served), `repeat` (the same refusal shown again), `open` (the lane stood open).
+ * Codes that caused no decision, by cause: `busy` (somebody was passing, and the queue was full), `held` (the reader saw the current guest's code
+ * again), `repeat` (the same refusal shown again), `open` (the lane stood open).
  */
 export const NOT_TAKEN = ['busy', 'held', 'repeat', 'open'] as const;
 export type NotTaken = (typeof NOT_TAKEN)[number];
@@ -108,7 +108,7 @@ export const SEVERITIES = ['info', 'warning', 'critical'] as const;
 export const Severity = z.enum(SEVERITIES);
 export type Severity = z.infer<typeof Severity>;
 
-/** Live copy for tools. Never the account: it may be lost. `detail` is flat. */
+/** Live copy for tools. Never the ledger: it may be lost. `detail` is flat. */
 export const EventMessage = z.looseObject({
   schema,
   type: z.string().min(1).max(32),
@@ -153,5 +153,5 @@ export const TimeAnswer = z.looseObject({
 });
 export type TimeAnswer = z.infer<typeof TimeAnswer>;
 
-/** Who a message is from, where the topic does not say it. */
+/** The sender of a message, where the topic does not name it. */
 export const Sender = GateName;

@@ -1,4 +1,4 @@
-/** From bytes on the wire to a checked value, or why not. Bytes are capped before they are parsed. */
+/** Parses bytes from the wire into a checked value, or an error. Bounds the bytes before it parses them. */
 import type { z } from 'zod';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from './limits.ts';
 import { describeIssue } from './schema-errors.ts';
@@ -12,13 +12,12 @@ export type ParseFailure = {
 export type Parsed<T> = { readonly ok: true; readonly value: T } | ParseFailure;
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
-/** Depth of nesting that is still parsed: no message of ours has more than 6. JSON.parse alone accepts a million. */
+/** Deepest nesting that is parsed; a deeper payload is malformed. Our messages have at most 6 levels; JSON.parse alone accepts a million. */
 export const MAX_DEPTH = 32;
 
 /**
- * Bytes → a value that the schema knows. Total: never throws. The message says where and why, and repeats no value of the
- * payload: it may be logged and quarantined beside it. `unjudged`: a field of the payload whose texts may say anything, because the
- * caller reads its parts one by one.
+ * Parses bytes by a schema. Total: never throws. The message has the place and the cause, and repeats no value of the payload: it may be logged and
+ * stored in quarantine. `unjudged`: a field of the payload whose texts are not checked, because the caller reads its parts one by one.
  */
 export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, maxBytes = MAX_PAYLOAD_BYTES, unjudged?: string): Parsed<z.infer<S>> {
   if (bytes.byteLength > maxBytes) return fail('oversized', `${bytes.byteLength} bytes, at most ${maxBytes}`);
@@ -46,9 +45,9 @@ export function parsePayload<S extends z.ZodType>(schema: S, bytes: Uint8Array, 
 }
 
 /**
- * JSON can say what neither PostgreSQL's jsonb nor RFC 8785 can hold: U+0000, half a surrogate pair, a number beyond a
- * double (parsed as Infinity). Found here, wherever it stands, so that nothing fails later with such a row in its batch. Answers the first
- * with its field (`tickets.3.note`; of a name that is unfit itself, the field that it stands in). Null: all of it can be stored.
+ * Returns the first value that neither PostgreSQL's jsonb nor RFC 8785 can hold, with its field (`tickets.3.note`; for an unfit name, the field
+ * that contains it): U+0000, half a surrogate pair, a number beyond a double (parsed as Infinity). Checked anywhere in the payload, so that no
+ * later step fails with such a row in its batch. Returns null where everything can be stored.
  */
 export function unstorable(value: unknown): { readonly field: string; readonly why: string } | null {
   if (typeof value === 'string') return isUnfit(value) ? { field: '', why: 'a text holds U+0000 or half a surrogate pair' } : null;
@@ -64,13 +63,16 @@ export function unstorable(value: unknown): { readonly field: string; readonly w
 
 const isUnfit = (text: string): boolean => text.includes('\0') || !text.isWellFormed();
 
-/** True: nested deeper than MAX_DEPTH. To be asked before JSON.parse, of every text from elsewhere: a few megabytes of brackets hold the loop for a second. */
+/**
+ * Returns true for text nested deeper than MAX_DEPTH. Call it before JSON.parse on every text from elsewhere: a few megabytes of brackets block the
+ * loop for a second.
+ */
 export function tooDeep(text: string): boolean {
   let depth = 0;
   for (let i = 0; i < text.length; i++) {
     const c = text.charCodeAt(i);
     if (c === 0x22) {
-      // Texts are most of a message: from quote to quote, those that a backslash makes part of it left out.
+      // Most of a message is texts: the scan jumps from quote to quote and skips escaped ones.
       do {
         i = text.indexOf('"', i + 1);
         if (i < 0) return false;
@@ -82,7 +84,7 @@ export function tooDeep(text: string): boolean {
   return false;
 }
 
-/** Behind an odd number of backslashes. */
+/** Returns whether an odd number of backslashes precedes it. */
 function isEscaped(text: string, at: number): boolean {
   let from = at;
   while (text.charCodeAt(from - 1) === 0x5c) from--;

@@ -1,11 +1,11 @@
-/** Finds what a document's example leaves for a person to fill in: kept as printed, everything starts and nothing arrives. */
+/** Finds placeholders of a document's example in settings: left as printed, everything starts and nothing arrives. */
 
-/** Names that RFC 2606 and RFC 6761 keep for examples: no machine will ever answer to one. */
+/** Names that RFC 2606 and RFC 6761 reserve for examples: no machine ever has one. */
 const EXAMPLE_HOST = /(?:^|\.)(?:example(?:\.(?:com|net|org))?|invalid)\.?$/i;
-/** `…` anywhere; three dots that stand for a whole part; `<name>`. */
+/** Matches `…` anywhere; three dots as a whole part; `<name>`. */
 const GAP = /…|(?<=^|[/:@=])\.{3}(?=$|[/:@?&])|<[^<>]*>/;
 
-/** Answers the piece of a setting that was left as an example shows it, or null. A URL's host is looked at as well. */
+/** Returns the part of a setting that is still a placeholder, or null. Checks a URL's host too. */
 export function placeholderIn(value: string): string | null {
   const gap = GAP.exec(value)?.[0];
   if (gap !== undefined) return gap;

@@ -1,9 +1,8 @@
 /**
- * Why a guest was refused: one table of reasons and texts, for the gate, the cloud and the console.
+ * Defines the reasons of refusals and their texts, for the gate, the cloud and the console.
  *
- * The words are the field's (pretix's offline provider where they mean the same). Texts are
- * templates: `{name}` is replaced from the refusal's `facts`; times arrive already formatted in the
- * venue's time zone. A text whose fact is missing falls back to the short text.
+ * The reasons are the field's (pretix's offline provider where they mean the same). Texts are templates: `{name}` is replaced from the refusal's
+ * `facts`; times are already formatted in the venue's time zone. A text whose fact is missing falls back to the short text.
  */
 import { z } from 'zod';
 
@@ -37,10 +36,10 @@ export const REASONS = [
 export const Reason = z.enum(REASONS);
 export type Reason = z.infer<typeof Reason>;
 
-/** What a text may name. All values are ready to be shown; none may hold a code or personal data. */
+/** The facts that a text may use. All values are ready to be shown; none may hold a code or personal data. */
 export type ReasonFacts = Readonly<Record<string, string | number>>;
 
-/** `short` always holds; `long` is used when every fact that it names is known. Tried in order. */
+/** `short` always holds; `long` is used when every fact that it uses is known. Tried in order. */
 export interface ReasonText {
   readonly short: string;
   readonly long: readonly string[];
@@ -180,7 +179,7 @@ export const REASON_TEXTS: Readonly<Record<Language, Readonly<Record<Reason, Rea
 
 const SLOT = /\{([a-z_]+)\}/g;
 
-/** Total: always gives a text, the most telling one whose facts are all known (of several, the one that names most facts, then the first). */
+/** Returns the text with the most facts of those whose facts are all known (the first of several). Total. */
 export function explain(reason: Reason, facts: ReasonFacts = {}, language: Language = 'en'): string {
   const { short, long } = REASON_TEXTS[language][reason];
   const known = (text: string) => [...text.matchAll(SLOT)].every(([, name]) => facts[name as string] !== undefined);

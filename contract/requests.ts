@@ -11,7 +11,7 @@ export const COMMANDS = ['open', 'mode', 'reset-emergency', 'refresh', 'selftest
 export const Command = z.enum(COMMANDS);
 export type Command = z.infer<typeof Command>;
 
-/** How long a request lives, in milliseconds. */
+/** Life of a request, in milliseconds; a gate refuses it afterwards. */
 export const REQUEST_EXPIRY_MS: Readonly<Record<Command, number>> = {
   open: 5_000,
   mode: 30_000,
@@ -26,7 +26,7 @@ export const REQUEST_EXPIRY_MS: Readonly<Record<Command, number>> = {
 const Args = {
   open: z.strictObject({ direction: Direction.default('in'), units: z.int().min(1).max(MAX_UNITS).default(1) }),
   /**
-   * Emergency is entered by the fire input alone. Without `direction`: both; `locked` and `out_of_service` close in only. Closing out takes
+   * Sets the mode. Only the fire input enters emergency. Without `direction`: both; `locked` and `out_of_service` close in only. Closing out takes
    * `direction: out` and `confirm_exit_closed: true`, and ends by itself.
    */
   mode: z.strictObject({
@@ -38,7 +38,7 @@ const Args = {
   'reset-emergency': z.strictObject({}),
   refresh: z.strictObject({}),
   selftest: z.strictObject({}),
-  /** Sends again what the gate kept, from this row on; without numbers, the rows that the latest acknowledgement leaves out. */
+  /** Publishes stored rows again, from this row on; without numbers, the rows that the latest acknowledgement leaves out. */
   resend: z
     .strictObject({ epoch: z.int().min(1).optional(), from_seq: z.int().min(1).optional() })
     .refine(({ epoch, from_seq }) => (epoch === undefined) === (from_seq === undefined), 'give epoch and from_seq together, or neither'),
@@ -66,7 +66,7 @@ export function requestSchema<C extends Command>(command: C) {
 }
 export type Request<C extends Command = Command> = RequestEnvelope & { args: CommandArgs[C] };
 
-/** Why a request was refused or failed. */
+/** Causes of a refused or failed request. */
 export const REQUEST_ERRORS = ['retained', 'late', 'replayed', 'malformed', 'clock_untrusted', 'refused', 'failed', 'unknown_command'] as const;
 export const RequestError = z.enum(REQUEST_ERRORS);
 export type RequestError = z.infer<typeof RequestError>;

@@ -1,10 +1,10 @@
 /**
- * What is wrong with a value, in words for whoever wrote it: the schema library's own wording speaks of types and patterns.
- * Messages that a schema of ours gives itself are kept as they are.
+ * Describes the error of a value for its author: the schema library's own messages speak of types and patterns. Messages that our schemas set
+ * themselves are kept.
  */
 import type { z } from 'zod';
 
-/** What stands in for a type. */
+/** Names a type in a message. */
 const TYPES: Readonly<Record<string, string>> = {
   string: 'a text in quotes',
   number: 'a number',
@@ -25,12 +25,12 @@ const FORMATS: Readonly<Record<string, string>> = {
   base64: 'Base64',
   json_string: 'JSON',
 };
-/** How the library's own sentences begin. */
+/** Matches the beginnings of the library's own messages. */
 const LIBRARY = /^(Invalid|Too big|Too small|Unrecognized)\b/;
-/** Values that are listed; further ones are counted. */
+/** Values that a message lists; further ones are counted. */
 const MAX_LISTED = 20;
 
-/** One sentence without a full stop, such as `must be a whole number`. Repeats nothing of the value but names of keys. Total. */
+/** Returns one sentence without a full stop, such as `must be a whole number`. Repeats nothing of the value but names of keys. Total. */
 export function describeIssue(issue: z.core.$ZodIssue): string {
   if (!LIBRARY.test(issue.message)) return issue.message;
   switch (issue.code) {
@@ -58,7 +58,7 @@ export function describeIssue(issue: z.core.$ZodIssue): string {
       return first === undefined ? 'has a name that it must not have' : describeIssue(first);
     }
     case 'invalid_union': {
-      // Of what may stand here, what comes nearest is the one with the fewest mistakes that is not simply of another type.
+      // Of several alternatives it describes the nearest: the one with the fewest errors that is not simply of another type.
       const [nearest] = issue.errors
         .filter(([first]) => first !== undefined && !(first.code === 'invalid_type' && first.path.length === 0))
         .toSorted((a, b) => a.length - b.length);

@@ -1,4 +1,4 @@
-/** Every schema by its public name, and what each topic carries: what examples, JSON Schema and the AsyncAPI document are made from. */
+/** Lists every schema by its public name, and the payload of each topic: the source of examples, JSON Schema and the AsyncAPI document. */
 import type { z } from 'zod';
 import * as http from './http.ts';
 import * as ledger from './ledger.ts';
@@ -47,7 +47,7 @@ export const ENTRY_SCHEMAS: Readonly<Record<`entry-${Dashed<ledger.LedgerEntryKi
   'entry-clock': ledger.ClockEntry,
 };
 
-/** Bodies of the HTTP interface, and what a manifest file says of itself. */
+/** Bodies of the HTTP interface, and the head of a manifest file. */
 export const BODY_SCHEMAS = {
   'http-error': http.HttpError,
   'offline-manifest-response': manifest.OfflineManifestResponse,
@@ -77,10 +77,10 @@ export const BODY_SCHEMAS = {
   'usage-entry': manifest.UsageEntry,
 } as const satisfies Record<string, z.ZodType>;
 
-/** The file name's form of a topic's kind. */
+/** Returns the file name's form of a topic's kind. */
 export const schemaName = (kind: string): string => kind.replaceAll('_', '-');
 
-/** All of them, by name: `contract/examples/<name>/` and `contract/generated/<name>.schema.json`. */
+/** All schemas, by name: `contract/examples/<name>/` and `contract/generated/<name>.schema.json`. */
 export const SCHEMAS: Readonly<Record<string, z.ZodType>> = {
   ...Object.fromEntries(Object.entries(TOPIC_SCHEMAS).map(([kind, schema]) => [schemaName(kind), schema])),
   ...REQUEST_SCHEMAS,

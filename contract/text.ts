@@ -1,4 +1,4 @@
-/** Texts that every side can keep: JSON, RFC 8785 and PostgreSQL hold neither half a surrogate pair nor (PostgreSQL) U+0000. */
+/** Makes texts that every side can store: JSON, RFC 8785 and PostgreSQL hold no half of a surrogate pair, PostgreSQL no U+0000. */
 
 /**
  * Returns the beginning of a text, of at most so many UTF-16 units (what schemas count). Cuts between characters, never within one; what is half
@@ -13,7 +13,7 @@ export function cutText(text: string, maxChars: number): string {
 
 const isFirstHalf = (unit: number): boolean => unit >= 0xd800 && unit <= 0xdbff;
 
-/** Deeper, nothing of ours is nested. */
+/** Deepest nesting that is copied; deeper values are left out. Our data is never deeper. */
 const MAX_DEPTH = 16;
 
 /**
@@ -30,7 +30,7 @@ export function plainData(value: unknown, maxChars: number, depth = 0): unknown 
   return Object.fromEntries(parts.filter(([, part]) => part !== undefined));
 }
 
-/** Controls of a terminal (C0 but tab and line feed, DEL, C1), separators of lines and what turns the direction of writing. */
+/** Matches controls of a terminal (C0 but tab and line feed, DEL, C1), line separators and changes of the writing direction. */
 const UNSHOWABLE = /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu;
 
 /**
@@ -39,7 +39,7 @@ const UNSHOWABLE = /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
  */
 export const shownText = (text: string): string => text.replace(UNSHOWABLE, escaped);
 
-/** The same for one line or cell: it cannot begin another. */
+/** Returns the same for one line or cell, without line breaks. */
 export const shownLine = (text: string): string => shownText(text).replaceAll('\n', '\\n').replaceAll('\t', '\\t');
 
 const escaped = (character: string): string => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;

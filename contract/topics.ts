@@ -1,4 +1,4 @@
-/** Topics are built and parsed here and nowhere else: `stile/1/<site>/<gate>/…`. */
+/** Builds and parses topics, here and nowhere else: `stile/1/<site>/<gate>/…`. */
 import { GateId, LedgerGateId, SiteId } from './ids.ts';
 import { SCHEMA_VERSION } from './limits.ts';
 import { AlertId } from './messages.ts';
@@ -6,7 +6,7 @@ import { Command } from './requests.ts';
 
 export const TOPIC_ROOT = `stile/${SCHEMA_VERSION}`;
 
-/** What a topic means. `gate` is `<site>/<gate>` (or `<site>/cloud` for a ledger of the cloud). */
+/** The meaning of a topic. `gate` is `<site>/<gate>` (or `<site>/cloud` for a ledger of the cloud). */
 export type Topic =
   | { readonly kind: 'state' | 'info' | 'health' | 'stats' | 'event' | 'lookup' | 'time' | 'ack' | 'want' | 'overlay'; readonly gate: string }
   | { readonly kind: 'ledger'; readonly gate: string }
@@ -20,7 +20,7 @@ const PLAIN = ['state', 'info', 'health', 'stats', 'event', 'ledger', 'ack', 'ov
 const HOST = /^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$/;
 const NUMBER = /^(0|[1-9][0-9]{0,14})$/;
 
-/** The topic's text. Inputs must have been checked (ids, commands). */
+/** Returns the topic's text. Inputs must have been checked (ids, commands). */
 export function topicOf(topic: Topic): string {
   switch (topic.kind) {
     case 'alert':
@@ -43,7 +43,7 @@ export function topicOf(topic: Topic): string {
   }
 }
 
-/** What a topic means, or null where it is none of ours. Total. */
+/** Parses a topic; returns null for a foreign one. Total. */
 export function parseTopic(text: string): Topic | null {
   if (!text.startsWith(`${TOPIC_ROOT}/`)) return null;
   const parts = text.slice(TOPIC_ROOT.length + 1).split('/');
@@ -66,7 +66,7 @@ export function parseTopic(text: string): Topic | null {
   return null;
 }
 
-/** What a gate subscribes to: its own inbox, its site's requests and its site's ledgers (its own included by the pattern; it ignores those). */
+/** Returns the subscriptions of a gate: its own inbox, its site's requests and its site's ledgers (its own match the pattern too; it ignores those). */
 export function gateSubscriptions(gate: string): readonly string[] {
   const site = gate.slice(0, gate.indexOf('/'));
   const own = `${TOPIC_ROOT}/${gate}`;
@@ -82,7 +82,7 @@ export function gateSubscriptions(gate: string): readonly string[] {
   ];
 }
 
-/** What the cloud's ingest subscribes to. */
+/** Returns the subscriptions of the cloud's ingest. */
 export const INGEST_SUBSCRIPTIONS: readonly string[] = ['ledger', 'state', 'info', 'health', 'stats', 'alert/+', 'response/+', 'lookup', 'time'].map(
   (rest) => `${TOPIC_ROOT}/+/+/${rest}`,
 );
