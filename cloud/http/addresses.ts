@@ -1,15 +1,15 @@
 /**
- * Where a request truly comes from. Pure. A proxy that is trusted names who asked it in X-Forwarded-For; whatever stands further to the left there
- * was written by somebody whom nobody vouches for.
+ * Finds the true address of a request. Pure. A trusted proxy names its caller in X-Forwarded-For; entries further left are written by untrusted
+ * callers.
  */
 import { BlockList, isIP, isIPv4 } from 'node:net';
 
-/** Entries of X-Forwarded-For that are looked at, from the right: more trusted proxies than that stand behind one another nowhere. */
+/** Entries of X-Forwarded-For that are read, from the right; further ones are ignored. No chain of trusted proxies is longer. */
 const MAX_HOPS = 16;
-/** What is trusted where nothing was set: a proxy on this machine. */
+/** The default trusted proxies: a proxy on this machine. */
 export const LOOPBACK: readonly string[] = ['127.0.0.0/8', '::1'];
 
-/** One address, or a network such as 10.0.0.0/8. Null: neither. */
+/** Parses one address, or a network such as 10.0.0.0/8. Returns null for any other text. */
 function readNetwork(text: string): { readonly address: string; readonly prefix: number; readonly family: 'ipv4' | 'ipv6' } | null {
   const [address = '', length, ...rest] = text.split('/');
   const version = isIP(address);
@@ -19,13 +19,13 @@ function readNetwork(text: string): { readonly address: string; readonly prefix:
   return prefix > bits ? null : { address, prefix, family: version === 4 ? 'ipv4' : 'ipv6' };
 }
 
-/** True for what `trustedProxies` of the settings may name. */
+/** Returns whether the setting `trustedProxies` may name this text. */
 export const isNetwork = (text: string): boolean => readNetwork(text) !== null;
 
 export interface Addresses {
-  /** True: this connection comes from a proxy whose headers are believed. */
+  /** Returns whether this connection comes from a proxy whose headers are trusted. */
   trusted(socketAddress: string | undefined): boolean;
-  /** Whom a request is counted to: the rightmost address that is not a trusted proxy's; IPv6 by its /64. */
+  /** Returns the address that a request counts against: the rightmost that is not a trusted proxy's; IPv6 by its /64. */
   of(socketAddress: string | undefined, forwardedFor: string | undefined): string;
 }
 
@@ -49,7 +49,7 @@ export function createAddresses(networks: readonly string[]): Addresses {
       const hops = forwardedFor === undefined ? [] : forwardedFor.split(',').slice(-MAX_HOPS);
       while (hops.length > 0 && isTrusted(address)) {
         const next = plainAddress((hops.pop() as string).trim());
-        // What cannot be read was written by a proxy that we trust: it stands for whoever it does not name.
+        // A trusted proxy wrote the unreadable entry: the proxy's own address counts.
         if (next === null) break;
         address = next;
       }
@@ -58,7 +58,7 @@ export function createAddresses(networks: readonly string[]): Addresses {
   };
 }
 
-/** Without brackets, port and zone; an IPv4 address within IPv6 as what it is. Null: no address. */
+/** Parses an address without brackets, port and zone; an IPv4 address within IPv6 as IPv4. Returns null for any other text. */
 function plainAddress(text: string): string | null {
   const bare = (/^\[([^\]]+)\](?::\d+)?$/.exec(text)?.[1] ?? (/^\d+(?:\.\d+){3}:\d+$/.test(text) ? text.slice(0, text.indexOf(':')) : text)).split(
     '%',
@@ -73,7 +73,7 @@ function plainAddress(text: string): string | null {
   return [high >> 8, high & 255, low >> 8, low & 255].join('.');
 }
 
-/** A /64 is one household or one machine, which picks any address in it as it likes. */
+/** A /64 is one customer or one machine, which may choose any address in it. */
 function networkOf(address: string): string {
   if (isIPv4(address)) return address;
   const [head = '', tail] = address.split('::');

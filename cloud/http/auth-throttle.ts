@@ -1,29 +1,29 @@
 /**
- * Who calls how often. Failures are counted by address, requests by identity: what a caller writes into its headers makes it nobody else. A
- * good credential is never shut out by what others do behind its address: beyond the limit unknown ones are still asked about, a few at a time.
+ * Limits failures by address and requests by identity: headers that a caller writes change neither. A good credential is never blocked by other
+ * failures from its address: credentials of a blocked address are still looked up, a few at a time.
  */
 
-/** Addresses, identities and good credentials that are remembered; beyond it the oldest are forgotten. */
+/** Addresses, identities and good credentials that are remembered; beyond it the oldest are evicted. */
 const MAX_REMEMBERED = 10_000;
 const MINUTE_MS = 60_000;
-/** Credentials of addresses that fail too often are looked up so many at once, of all of them together. */
+/** Lookups of credentials from blocked addresses that run at once, for all of them together; further ones wait. */
 const NARROW_AT_ONCE = 2;
-/** So many of one such address wait for that; further ones are told to try again. */
+/** Lookups of one blocked address that wait; further requests are answered with 429. */
 const NARROW_WAITING = 64;
 
 export interface AuthThrottle {
-  /** The identity that these credentials had when they were last shown; null: not known to be good. */
+  /** Returns the identity that these credentials had last; null: not known to be good. */
   identityOf(credentials: string): string | null;
-  /** They are `identity`'s. */
+  /** Records that the credentials are `identity`'s. */
   recordSuccess(credentials: string, identity: string): void;
-  /** They open nothing, or the request was no good. True: with this one the address reached its limit. */
+  /** Records that the credentials, or the request, were not valid. Returns true where this failure blocks the address. */
   recordFailure(address: string, credentials: string | null, nowMs: number): boolean;
   isBlocked(address: string, nowMs: number): boolean;
-  /** Counts a request; seconds to wait where it is beyond the limit, else null. */
+  /** Counts a request; returns the seconds to wait where it is beyond the limit, else null. */
   countRequest(identity: string, nowMs: number): number | null;
-  /** As `request`, without counting. */
+  /** Returns the same as `countRequest`, without counting. */
   retryAfterS(identity: string, nowMs: number): number | null;
-  /** Work for an address that fails too often, in turn. Null: too many of this address wait already. */
+  /** Runs work for a blocked address in its turn. Returns null where too many of this address wait already. */
   runInTurn<T>(address: string, work: () => Promise<T>): Promise<T> | null;
 }
 

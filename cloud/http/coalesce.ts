@@ -1,9 +1,8 @@
-/** One answer for many who ask at once. */
+/** Shares one answer among concurrent callers. */
 
 /**
- * Asks `work` once for all who ask while it runs and for `keptMs` after it has answered; a failure is given to those who wait, and not
- * kept. For what anybody may ask, as often as they like, and that costs more than saying no: however many ask, it is done so many times
- * a second at most.
+ * Runs `work` once for all callers that arrive while it runs and for `keptMs` after its answer; a failure rejects those that wait, and is not kept.
+ * Used for open paths that anybody may call without limit: however many call, `work` runs at a bounded rate.
  */
 export function coalesce<T>(work: () => Promise<T>, keptMs: number, now: () => number = () => performance.now()): () => Promise<T> {
   let running: Promise<T> | null = null;

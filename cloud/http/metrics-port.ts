@@ -1,14 +1,14 @@
-/** Numbers on a port of their own, so that the proxy before the HTTP interface does not hand them to the world. */
+/** Serves metrics on a port of their own, so that the proxy before the HTTP interface does not publish them. */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Metrics } from '../metrics.ts';
 import { coalesce } from './coalesce.ts';
 
-/** Whoever asks more often gets the same numbers, in milliseconds. */
+/** Time, in milliseconds, for which repeated requests get the same numbers. */
 const KEPT_MS = 250;
 /** Connections at once; further ones are dropped. */
 const MAX_CONNECTIONS = 32;
-/** A caller that sends its request more slowly is dropped. */
+/** Time for a caller to send its request, in milliseconds; a slower one is dropped. */
 const REQUEST_TIMEOUT_MS = 5_000;
 
 export interface MetricsPort {
@@ -16,7 +16,7 @@ export interface MetricsPort {
   close(): Promise<void>;
 }
 
-/** Answers `GET /metrics` and nothing else. Rejects with the port's error where it cannot listen. */
+/** Serves `GET /metrics` and nothing else. Rejects with the port's error where it cannot listen. */
 export async function openMetricsPort(at: { readonly host: string; readonly port: number }, metrics: Metrics): Promise<MetricsPort> {
   const text = coalesce(() => metrics.text(), KEPT_MS);
   const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {

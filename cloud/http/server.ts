@@ -1,9 +1,8 @@
 /**
- * The cloud's HTTP server: identities, error bodies, limits, OpenAPI. Features register their routes on
- * the App; this file knows none of them. The only file that imports fastify and its plugins.
+ * Serves the cloud's HTTP interface: identities, error bodies, limits, OpenAPI. Features register their routes on the App; this file knows none of
+ * them. The only file that imports fastify and its plugins.
  *
- * A route says in `config.who` who may call it; one that doesn't is refused at start, so nothing is open
- * by accident.
+ * A route names its permitted callers in `config.who`; the server refuses to start with a route that does not, so nothing is open by accident.
  */
 import { createHash } from 'node:crypto';
 import type { Socket } from 'node:net';
@@ -36,20 +35,20 @@ import { type Addresses, createAddresses } from './addresses.ts';
 import { createAuthThrottle } from './auth-throttle.ts';
 import { coalesce } from './coalesce.ts';
 
-/** A larger body is answered with 413 before it is read, where its route says nothing else. */
+/** Largest body, in bytes, where the route sets none; a larger one is answered with 413 before it is read. */
 const MAX_BODY_BYTES = 16 * 1024;
-/** `bodyLimit` of the few routes that take more, in bytes: lists of one object, and whole uploads (10,000 scans, 1,000 tickets). */
+/** `bodyLimit`, in bytes, of the few routes that take more: lists of one object, and whole uploads (10,000 scans, 1,000 tickets). */
 export const LIST_BYTES = 256 * 1024;
 export const UPLOAD_BYTES = 4 * 1024 * 1024;
-/** A caller that sends its request more slowly is dropped. */
+/** Time for a caller to send its request, in milliseconds; a slower one is dropped. */
 const REQUEST_TIMEOUT_MS = 30_000;
-/** A connection on which nothing moves for so long is dropped, as of a caller that never reads its answer. */
+/** Idle time of a connection, in milliseconds; afterwards it is dropped, as for a caller that never reads its answer. */
 const IDLE_TIMEOUT_MS = 120_000;
-/** Connections at once; further ones are dropped. Far below the files that the process may open: the database needs some too. */
+/** Connections at once; further ones are dropped. Far below the process's limit of open files: the database needs some too. */
 const MAX_CONNECTIONS = 10_000;
-/** For so long the open paths give the answer that they gave: anybody may ask them, without a limit. */
+/** Time, in milliseconds, for which the open paths repeat their last answer: anybody may ask them without a limit. */
 const OPEN_ANSWER_KEPT_MS = 250;
-/** Problems named in one answer. */
+/** Problems that one answer names; further ones are left out. */
 const MAX_NAMED_PROBLEMS = 10;
 
 /** Who may call a route: anyone, a device, an operator, or either of the two. */
@@ -67,7 +66,7 @@ export interface OperatorIdentity {
   readonly actor: string | null;
 }
 export type Identity = DeviceIdentity | OperatorIdentity;
-/** What the caller showed: a bearer token, or the name in its certificate as a trusted proxy hands it on. */
+/** The caller's credentials: a bearer token, or its certificate's name as a trusted proxy passes it on. */
 export interface Credentials {
   readonly token: string | null;
   readonly deviceName: string | null;
@@ -76,16 +75,16 @@ export interface Credentials {
 declare module 'fastify' {
   interface FastifyRequest {
     identity: Identity | null;
-    /** Whom it is counted to: the true address, IPv6 by its /64. */
+    /** The key of its counters: the true address, IPv6 by its /64. */
     address: string;
   }
   interface FastifyContextConfig {
     who?: Who;
-    /** An open route that costs nothing (pages, health): outside every limit. */
+    /** An open route without cost (pages, health): outside every limit. */
     unlimited?: true;
-    /** An open route: does this bearer token open it? Asked where its address fails too often, so that a good token is let in all the same. */
+    /** Returns whether this bearer token opens an open route. Called where its address is blocked, so that a good token is still admitted. */
     opensWith?: (token: string) => Promise<boolean>;
-    /** Fields of the body whose texts may say anything: the handler judges their parts one by one, or stores none. */
+    /** Fields of the body whose texts are not checked: the handler checks their parts one by one, or stores none. */
     unjudged?: readonly string[];
   }
 }
@@ -94,7 +93,7 @@ export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression,
 export type HttpRequest = FastifyRequest;
 export type HttpReply = FastifyReply;
 
-/** Thrown by a route to answer with an error: a stable word in capitals, and what to do about it. */
+/** Thrown by a route to answer with an error: a stable code in capitals, and a message that says what to do. */
 export class HttpProblem extends Error {
   override name = 'HttpProblem';
   readonly status: number;
@@ -112,18 +111,18 @@ export interface HttpOptions {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly version: string;
-  /** null: the credentials open nothing. */
+  /** null: the credentials are not valid. */
   readonly identify: (credentials: Credentials) => Promise<Identity | null>;
-  /** What stands in the way of work, by part; null: ready. */
+  /** The faults that prevent work, by part; null: ready. */
   readonly readiness: () => Promise<Readonly<Record<string, string | null>>>;
-  /** Believed from trusted proxies alone. */
+  /** The header is trusted from trusted proxies alone. */
   readonly deviceNameHeader: string | null;
-  /** Addresses and networks whose X-Forwarded-For is believed. */
+  /** Addresses and networks whose X-Forwarded-For is trusted. */
   readonly trustedProxies: readonly string[];
   readonly ratePerMinute: number;
 }
 
-/** Makes the app with the open paths; nothing listens before `app.listen`. */
+/** Creates the app with the open paths; nothing listens before `app.listen`. */
 export async function createHttp(options: HttpOptions): Promise<App> {
   const server = Fastify({
     bodyLimit: MAX_BODY_BYTES,
@@ -132,7 +131,7 @@ export async function createHttp(options: HttpOptions): Promise<App> {
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 200 },
     logger: false,
-    // What goes wrong before there is a route is answered in the shape of every other error.
+    // An error before a route is found is answered in the shape of every other error.
     frameworkErrors: (_error, _request, reply: FastifyReply) =>
       reply
         .code(400)
@@ -144,7 +143,7 @@ export async function createHttp(options: HttpOptions): Promise<App> {
   server.setValidatorCompiler(validatorCompiler);
   server.setSerializerCompiler(serializerCompiler);
   const app = server.withTypeProvider<ZodTypeProvider>() as unknown as App;
-  // A request without a body, though it says that it has one in JSON.
+  // Accepts a request without a body whose content type is JSON.
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
     if (body === '') {
       done(null, {});
@@ -186,7 +185,7 @@ export async function createHttp(options: HttpOptions): Promise<App> {
   return app;
 }
 
-/** Says who calls, before a body is read: limits first, then the look-up of what the caller shows. */
+/** Identifies the caller before the body is read: limits first, then the lookup of the credentials. */
 function identifyCallers(app: App, options: HttpOptions): void {
   const { ratePerMinute } = options;
   const throttle = createAuthThrottle(ratePerMinute);
@@ -231,7 +230,8 @@ function identifyCallers(app: App, options: HttpOptions): void {
       throw new HttpProblem(403, 'FORBIDDEN', who === 'device' ? 'this call is for devices' : 'this call is for operators');
     request.identity = identity;
   });
-  // A stranger's requests that are no good, to open routes and to none: by the answer, so that whoever enrols a hundred gates is not counted.
+  // Failed requests of strangers, to open routes and to unknown ones, are counted by their answer, so that an enrolment of a hundred gates does not
+  // count.
   app.addHook('onResponse', async (request, { statusCode }) => {
     const { who, unlimited } = request.routeOptions.config ?? {};
     if (unlimited !== true && (who === undefined || who === 'open') && statusCode >= 400 && statusCode < 500 && statusCode !== 429)
@@ -244,7 +244,7 @@ const forwardedFor = (request: FastifyRequest): string | undefined => {
   return Array.isArray(value) ? value.join(',') : value;
 };
 
-/** The name in a certificate counts only as a trusted proxy says it: anybody can write a header. */
+/** Accepts the name in a certificate from a trusted proxy alone: anybody can write a header. */
 function credentialsOf(request: FastifyRequest, addresses: Addresses, deviceNameHeader: string | null): Credentials {
   const token = /^Bearer +(\S{8,512})$/i.exec(request.headers.authorization ?? '')?.[1] ?? null;
   const named = deviceNameHeader === null || !addresses.trusted(request.socket.remoteAddress) ? undefined : request.headers[deviceNameHeader];
@@ -268,7 +268,7 @@ function refuseBeyond(waitS: number | null, ratePerMinute: number): void {
     throw new HttpProblem(429, 'TOO_MANY_REQUESTS', `at most ${ratePerMinute} requests a minute: try again in ${waitS} s`, { 'retry-after': String(waitS) });
 }
 
-/** Texts that no database can hold are refused at the door with their field's name, whatever a route's schema thinks of them. */
+/** Refuses texts that no database can hold, with their field's name, whatever the route's schema accepts. */
 function addTexts(app: App): void {
   app.addHook('preValidation', async (request) => {
     const { unjudged = [] } = request.routeOptions.config ?? {};
@@ -284,24 +284,24 @@ function addTexts(app: App): void {
   });
 }
 
-/** The caller of a route whose `who` is `device`. */
+/** Returns the caller of a route whose `who` is `device`. */
 export function deviceOf(request: { identity: Identity | null }): DeviceIdentity {
   if (request.identity?.kind !== 'device') throw new HttpProblem(403, 'FORBIDDEN', 'this call is for devices');
   return request.identity;
 }
-/** The caller of a route whose `who` is `operator`. */
+/** Returns the caller of a route whose `who` is `operator`. */
 export function operatorOf(request: { identity: Identity | null }): OperatorIdentity {
   if (request.identity?.kind !== 'operator') throw new HttpProblem(403, 'FORBIDDEN', 'this call is for operators');
   return request.identity;
 }
-/** Who acts: the token's own person; a service names its user. A token that belongs to a person speaks for nobody else. */
+/** Returns the acting person: the token's own; a service names its user. A personal token acts for nobody else. */
 export function actorOf(operator: OperatorIdentity, named: string | undefined): string {
   if (operator.actor === null) return named ?? operator.name;
   if (named !== undefined && named !== operator.actor) throw new HttpProblem(403, 'OTHER_ACTOR', `this token acts for ${operator.actor}, not for ${named}`);
   return operator.actor;
 }
 
-/** What is no HTTP, or has too large a head, never becomes a request: it is answered on the bare connection, which ends. */
+/** Answers malformed HTTP, or a head that is too large, on the bare connection and ends it: it never becomes a request. */
 function refuseUnread(error: NodeJS.ErrnoException, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
@@ -344,11 +344,11 @@ function addErrors(app: App, { log }: HttpOptions): void {
     const refused = businessErrorOf(error);
     if (refused !== null) return answer(reply, refused.status, refused.code, refused.message);
     if (isTransient(error)) {
-      log.warn({ method: request.method, path: request.routeOptions.url, error: error.message }, 'the database could not answer');
+      log.warn({ method: request.method, path: request.routeOptions.url, error: error.message }, 'request failed: the database is not reachable');
       return answer(reply.header('retry-after', '2'), 503, 'TRY_AGAIN', 'the database cannot answer at the moment: try again');
     }
     const detail = isResponseSerializationError(error) ? { issues: error.cause.issues.slice(0, 5) } : {};
-    log.error({ method: request.method, path: request.routeOptions.url, error: error.message, stack: error.stack, ...detail }, 'a request failed');
+    log.error({ method: request.method, path: request.routeOptions.url, error: error.message, stack: error.stack, ...detail }, 'request failed');
     return answer(reply, 500, 'INTERNAL', 'something went wrong here; it has been logged');
   });
 }
@@ -372,11 +372,11 @@ function addOpenPaths(app: App, options: HttpOptions): void {
     const parts = await readiness();
     const wrong = Object.entries(parts).filter(([, problem]) => problem !== null);
     if (wrong.length === 0) return { success: true, parts: Object.keys(parts) };
-    // Anybody may ask: why it is so (addresses, names of roles) stands in the log.
+    // Anybody may ask: the causes (addresses, names of roles) are in the log.
     return reply.code(503).send({ success: false, error: 'NOT_READY', message: `${wrong.map(([part]) => part).join(' and ')} cannot be reached` });
   });
   app.get('/openapi.json', { config: open, schema: { tags: ['health'], summary: 'This description' } }, async (_request, reply) => {
-    // All routes are there before the first request comes.
+    // All routes are registered before the first request.
     description ??= JSON.stringify(app.swagger());
     return reply.type(JSON_TYPE).send(description);
   });
