@@ -1,26 +1,26 @@
 /**
- * The brake on what is taken from the broker: while more than so many bytes are in hand, the next packet is not taken. The broker
- * then feels a full connection and keeps the rest, so that a flood waits there and not in this process's memory.
+ * Applies backpressure to the broker: while the bytes held exceed a bound, the next packet is not read. The connection then fills up and the broker
+ * keeps the rest, so that a flood waits there and not in this process's memory.
  *
- * It never holds for longer than `maxMs` at a time. Answers of the broker come by the same connection as the flood, and so does the
- * sign that it still lives: whoever holds them up for longer loses the connection, and with it what the broker kept. After that time
- * everything passes until less is in hand, and the takers let go what is beyond their own bounds.
+ * It never holds for longer than `maxMs` at a time: the broker's answers and keepalives use the same connection, and a longer hold would lose the
+ * connection and everything that the broker queued for it. Afterwards every packet passes until fewer bytes are held, and the receivers drop
+ * messages beyond their own bounds.
  */
 export interface BackpressureOptions {
-  /** Bytes in hand from which on the brake holds. One message more may come on top. */
+  /** Bytes held from which on it holds. One message more may come on top. */
   readonly maxBytes: number;
-  /** How long it holds at most, ms. */
+  /** Longest hold, ms. */
   readonly maxMs: number;
 }
 
 export interface Backpressure {
-  /** So many bytes are in hand now; call what is returned when they are not any more. Again: nothing happens. */
+  /** Counts the bytes as held; call the returned function to release them. A second call does nothing. */
   acquire(bytes: number): () => void;
-  /** Calls `next` when more may be taken: at once, or in a later turn of the loop. Each is called exactly once. */
+  /** Calls `next` when more may be read: at once, or in a later turn of the loop. Calls each exactly once. */
   gate(next: () => void): void;
-  /** Bytes in hand. */
+  /** Returns the bytes held. */
   bytesHeld(): number;
-  /** Holds nobody any more: before the end, when answers must come through. */
+  /** Stops holding: before the end, when answers must come through. */
   release(): void;
 }
 
@@ -34,7 +34,7 @@ export function createBackpressure({ maxBytes, maxMs }: BackpressureOptions): Ba
   function resume(): void {
     clearTimeout(timer);
     timer = undefined;
-    // In a turn of its own: whoever gives back is in the midst of something.
+    // In a turn of its own: the caller that releases is still working.
     for (const next of held.splice(0)) setImmediate(next);
   }
 

@@ -5,25 +5,28 @@
 import { GateName, splitGateName } from '../../contract/ids.ts';
 import { INGEST_SUBSCRIPTIONS, TOPIC_ROOT, topicOf } from '../../contract/topics.ts';
 
-/** The user name of the cloud's programs that serve: the common name of their certificate. No gate can have it. */
+/** The user name of the cloud's serving programs: the common name of their certificate. No gate can have it. */
 export const CLOUD_IDENTITY = '_cloud';
-/** That of programs that only take in (`stile-cloud ingest`): it commands no gate, neither by its name nor by `_all`, and tells none what to hold. */
+/** The user name of programs that only ingest (`stile-cloud ingest`): it commands no gate, neither by name nor by `_all`, and publishes no `want`. */
 export const INGEST_IDENTITY = '_ingest';
 
 export interface AclGate {
   /** `<site>/<gate>`, as enrolled. */
   readonly gate: string;
-  /** A revoked gate keeps a line that says so, and no right at all. */
+  /** A revoked gate keeps a line that names it, without any right. */
   readonly revoked: boolean;
 }
 
-/** What a gate writes: its own topics and nothing else. */
+/** Returns the topics that a gate publishes: its own. */
 export function gateWrites(gate: string): readonly string[] {
   const plain = (['state', 'info', 'health', 'stats', 'ledger', 'event', 'lookup', 'time'] as const).map((kind) => topicOf({ kind, gate }));
   return [...plain, `${TOPIC_ROOT}/${gate}/alert/+`, `${TOPIC_ROOT}/${gate}/response/+`];
 }
 
-/** What a gate reads: its own inbox, requests to its whole site, its site's ledgers; its own alerts, to clear those of yesterday. */
+/**
+ * Returns the topics that a gate subscribes to: its own inbox, requests to its whole site, its site's ledgers; its own alerts, to clear those of
+ * yesterday.
+ */
 export function gateReads(gate: string): readonly string[] {
   const { site } = splitGateName(gate);
   const own = `${TOPIC_ROOT}/${gate}`;
@@ -40,7 +43,7 @@ export function gateReads(gate: string): readonly string[] {
   ];
 }
 
-/** What the cloud writes. It reads everything below the topic root, by shared subscription as well. */
+/** Lists the topics that the cloud publishes. It reads everything below the topic root, by shared subscription as well. */
 export const CLOUD_WRITES: readonly string[] = [
   `${TOPIC_ROOT}/+/+/ack`,
   `${TOPIC_ROOT}/+/+/manifest/want`,
@@ -52,7 +55,7 @@ export const CLOUD_WRITES: readonly string[] = [
   `${TOPIC_ROOT}/_cloud/+/state`,
 ];
 
-/** What an ingester writes: answers to what gates say, and the cloud's own rows. It reads what gates say, and nobody's commands. */
+/** Lists the topics that an ingester publishes: answers to gates, and the cloud's own rows. It reads the gates' topics, and no commands. */
 export const INGEST_WRITES: readonly string[] = [
   `${TOPIC_ROOT}/+/+/ack`,
   `${TOPIC_ROOT}/+/+/lookup/+`,
@@ -62,8 +65,8 @@ export const INGEST_WRITES: readonly string[] = [
 ];
 
 /**
- * The whole file. Gates are sorted and each is named once (revoked wins over not revoked). Throws a TypeError for a name that is not a gate's:
- * a name with a line break or a wildcard in it would write rules of its own.
+ * Returns the whole file. Gates are sorted and each is named once (revoked wins over not revoked). Throws a TypeError for an invalid name of a
+ * gate: one with a line break or a wildcard could add rules of its own.
  */
 export function aclFile(gates: readonly AclGate[]): string {
   const revoked = new Map<string, boolean>();

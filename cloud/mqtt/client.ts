@@ -1,11 +1,11 @@
 /**
- * The cloud's connection to the broker: the only file of the cloud that imports mqtt.
+ * Connects the cloud to the broker: the only file of the cloud that imports mqtt.
  *
- * MQTT 5, or 3.1.1 where the broker refuses 5. A QoS 1 message is acknowledged to the broker when its receiver says so
- * (after its commit): mqtt.js acknowledges when `handleMessage` calls back without an error, and takes the next packet only then,
- * which would allow one message in flight. So handleMessage calls back with an error (nothing is sent, the next packet comes), and
- * the PUBACK is sent later by hand. There are two brakes: receiveMaximum (the broker sends no more messages than that
- * unacknowledged), and the bytes in hand (brake.ts; also for QoS 0 and MQTT 3.1.1): a thousand messages may be a quarter of a gigabyte.
+ * It uses MQTT 5, or 3.1.1 where the broker refuses 5. A QoS 1 message is acknowledged when its receiver calls `acknowledge` (after its commit):
+ * mqtt.js acknowledges when `handleMessage` calls back without an error, and takes the next packet only then, which would allow one message in
+ * flight. So handleMessage calls back with an error (nothing is sent, the next packet comes), and the PUBACK is sent later by hand. Two bounds
+ * apply backpressure: receiveMaximum (unacknowledged messages), and the bytes held (backpressure.ts; also for QoS 0 and MQTT 3.1.1): a thousand
+ * messages may be a quarter of a gigabyte.
  */
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -14,22 +14,22 @@ import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { topicOf } from '../../contract/topics.ts';
 import { createBackpressure } from './backpressure.ts';
 
-/** Unacknowledged messages that the broker may have under way to us; it keeps further ones. */
+/** Unacknowledged messages in flight to this process; the broker keeps further ones. */
 const RECEIVE_MAXIMUM = 1_000;
-/** Payloads that were given out and not acknowledged yet, in bytes; from there on the broker keeps further ones: some fifty full ledger messages. */
+/** Payloads that are held unacknowledged, in bytes; beyond it the broker keeps further ones. Some fifty full ledger messages. */
 const MAX_BYTES_HELD = 3 * 1024 * 1024;
-/** For so long at a time: our own publishes wait for their answers behind it (PUBLISH_TIMEOUT_MS), and so do signs of life. Then messages come all the same. */
+/** Longest hold, in milliseconds: own publishes (PUBLISH_TIMEOUT_MS) and keepalives wait behind it. Afterwards messages are read all the same. */
 const MAX_HOLD_MS = 5_000;
-/** Larger packets are refused by the broker itself (MQTT 5); topic and properties come on top of the payload. */
+/** Largest packet: the broker refuses larger ones (MQTT 5). Topic and properties come on top of the payload. */
 const MAXIMUM_PACKET_BYTES = MAX_PAYLOAD_BYTES + 16 * 1024;
 const KEEPALIVE_S = 30;
 const CONNECT_TIMEOUT_MS = 10_000;
-/** Reconnection: after 0.5 s, doubling, at most 15 s, each with up to half of it more or less by chance. */
+/** Reconnect backoff: 0.5 s, doubling, at most 15 s, each with a random half more or less. */
 const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 15_000;
-/** A publish that the broker has not taken by then is rejected. */
+/** Time for the broker to accept a publish; a later one is rejected. */
 const PUBLISH_TIMEOUT_MS = 10_000;
-/** Packets are taken for so long in one turn of the loop; then everybody else comes first. */
+/** Packets are read for this long in one turn of the event loop; then other work runs. */
 const MAX_TURN_MS = 10;
 /** Publishes that wait for the broker; further ones are rejected at once. */
 const MAX_PENDING_PUBLISHES = 10_000;
@@ -39,7 +39,7 @@ export interface IncomingMessage {
   readonly payload: Uint8Array;
   readonly qos: 0 | 1 | 2;
   readonly retain: boolean;
-  /** Says that it is done with: its bytes are no longer in hand, and the broker need not keep it (QoS 1, on the connection it came by). A second time nothing happens. */
+  /** Acknowledges: releases the held bytes, and sends the PUBACK (QoS 1, on the connection that delivered it). A second call does nothing. */
   acknowledge(): void;
 }
 
@@ -54,23 +54,23 @@ export interface BrokerOptions {
   readonly settings: { readonly url: string; readonly ca: string | null; readonly cert: string | null; readonly key: string | null };
   /** Names this machine in `_cloud/<host>/state`, retained, with a will. null: no presence. */
   readonly host: string | null;
-  /** Subscribed with every connection, all with QoS 1. */
+  /** Subscribed at every connection, all with QoS 1. */
   readonly subscriptions?: readonly string[];
-  /** Every message of a subscription. Must not throw. Each must be acknowledged in the end, QoS 0 as well: its bytes are in hand until then. */
+  /** Receives every message of a subscription. Must not throw. Must acknowledge each in the end, QoS 0 as well: its bytes are held until then. */
   readonly onMessage?: (message: IncomingMessage) => void;
-  /** Connected and subscribed (again); or lost, with why. Each change once. */
+  /** Called once for each change: connected and subscribed (again); or lost, with the cause. */
   readonly onConnection?: (connected: boolean, reason: string) => void;
   /** Default: 5, and 3.1.1 once 5 was refused. */
   readonly protocol?: 4 | 5;
 }
 
 export interface CloudBroker {
-  /** Begins to connect and goes on for ever; resolves with the first connection, or after `waitMs` without one (then false). */
+  /** Connects and reconnects until closed; resolves with the first connection, or with false after `waitMs` without one. */
   open(waitMs?: number): Promise<boolean>;
-  /** Resolves when the broker has the message (QoS 1), or it was written (QoS 0). Rejects without a connection: nothing is kept for later. */
+  /** Resolves when the broker has the message (QoS 1), or it was written (QoS 0). Rejects without a connection: it queues nothing. */
   publish(topic: string, payload: string | Uint8Array, delivery: Delivery): Promise<void>;
   connected(): boolean;
-  /** Says goodbye and ends. */
+  /** Publishes `offline`, disconnects and ends. */
   close(): Promise<void>;
 }
 
@@ -88,7 +88,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   const backpressure = createBackpressure({ maxBytes: MAX_BYTES_HELD, maxMs: MAX_HOLD_MS });
 
   let turnBeganMs: number | null = null;
-  /** A flood of packets comes in one read, and mqtt.js would take them all before anybody else had a turn. */
+  /** A burst of packets arrives in one read, and mqtt.js would process them all before any other work runs. */
   const turnIsOver = (): boolean => {
     const nowMs = performance.now();
     if (turnBeganMs === null) {
@@ -141,7 +141,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     let refused = false;
     attempt.handleMessage = (packet, done) => {
       receive(attempt, packet as unknown as IncomingPacket);
-      // See the head of this file: QoS 1 is acknowledged later, by hand.
+      // QoS 1 is acknowledged later, by hand: see the head of this file.
       const next = () => (packet.qos === 1 ? done(LATER) : done());
       const go = () => backpressure.gate(next);
       if (turnIsOver()) setImmediate(go);
@@ -166,7 +166,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
       const was = ready;
       ready = false;
       attempt.end(true);
-      // Brokers without MQTT 5 answer with code 1 or 132, or just hang up before CONNACK.
+      // Brokers without MQTT 5 answer with code 1 or 132, or close before CONNACK.
       if (options.protocol === undefined && !was && protocol === 5 && (refused || reason === 'connection lost')) protocol = 4;
       else if (options.protocol === undefined && !was && protocol === 4 && reason === 'connection lost') protocol = 5;
       again(new Error(reason));
@@ -178,14 +178,14 @@ export function createBroker(options: BrokerOptions): CloudBroker {
     report(false, error.message);
     if (closed) return;
     const wait = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** failures) * (0.5 + Math.random());
-    // A changed protocol is tried at once.
+    // Another protocol is tried at once.
     timer = setTimeout(connect, failures === 0 && protocol === 4 && options.protocol === undefined ? 20 : wait);
     failures = Math.min(failures + 1, 10);
   }
 
   async function begin(attempt: MqttClient): Promise<void> {
     if (options.subscriptions !== undefined && options.subscriptions.length > 0) {
-      // One at a time: a broker that refuses one (shared subscriptions where it has none) is named with it.
+      // One at a time, so that the error names the refused subscription (shared subscriptions where the broker has none).
       for (const subscription of options.subscriptions) {
         const granted = await attempt.subscribeAsync(subscription, { qos: 1 });
         const bad = granted.find(({ qos }) => qos >= 128);
@@ -215,7 +215,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
         if (!open) return;
         open = false;
         give();
-        // Only on the connection it came by: on another one the number means another message.
+        // Only on the connection that delivered it: on another one the id belongs to another message.
         if (packet.qos === 1 && client === attempt && attempt.connected)
           (attempt as unknown as Acknowledging)._sendPacket({ cmd: 'puback', messageId: packet.messageId, reasonCode: 0 });
       },
@@ -272,7 +272,7 @@ export function createBroker(options: BrokerOptions): CloudBroker {
       try {
         if (ready && presenceTopic !== null) await this.publish(presenceTopic, presence('offline', 'stopped'), { qos: 1, retain: true });
       } catch {
-        // The will says it.
+        // The will publishes it.
       }
       ready = false;
       client = null;
@@ -289,7 +289,7 @@ interface IncomingPacket {
   readonly retain: boolean;
   readonly messageId?: number;
 }
-/** mqtt.js has no public way to acknowledge by hand; this one is what its own handler calls. broker.test.ts fails where it goes away. */
+/** mqtt.js has no public way to acknowledge by hand; this one is what its own handler calls. client.test.ts fails when it is removed. */
 interface Acknowledging {
   _sendPacket(packet: { cmd: 'puback'; messageId: number | undefined; reasonCode: number }): void;
 }
