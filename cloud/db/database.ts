@@ -12,17 +12,17 @@ import { cutText } from '../../contract/text.ts';
 const DEFAULT_MAX_CONNECTIONS = 10;
 const CONNECT_TIMEOUT_MS = 10_000;
 const IDLE_TIMEOUT_MS = 30_000;
-/** A statement that takes longer is cancelled, and its transaction fails. */
+/** Longest statement, in milliseconds; PostgreSQL cancels a longer one, and its transaction fails. */
 const DEFAULT_STATEMENT_TIMEOUT_MS = 30_000;
 const IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000;
-/** So much longer than the server's own bound a statement's answer is waited for: then the way to the server is broken, though nobody has said so. */
+/** Extra time, in milliseconds, to wait for an answer after the server's own bound: later the connection is broken, though no error has arrived. */
 const ANSWER_GRACE_MS = 5_000;
-/** What pg says then. */
+/** pg's message in that case. */
 const NO_ANSWER = 'Query read timeout';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** What a query answers. int8 and counts come as numbers (all of ours stay exact in a double), timestamptz as Date, jsonb parsed. */
+/** The result of a query. int8 and counts come as numbers (all of ours stay exact in a double), timestamptz as Date, jsonb parsed. */
 export interface QueryAnswer<Row> {
   readonly rows: Row[];
   readonly rowCount: number;
@@ -35,15 +35,21 @@ export interface DatabaseClient {
 }
 
 export interface Database {
-  /** One transaction as stile_service for this tenant. Commits when `work` is done, rolls back when it throws. Errors of PostgreSQL pass through (see `sqlState`). */
+  /**
+   * Runs one transaction as stile_service for this tenant. Commits when `work` is done, rolls back when it throws. Passes PostgreSQL's errors on
+   * (see `sqlState`).
+   */
   withTenant<T>(tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T>;
-  /** The same, read only, with every statement on one snapshot (REPEATABLE READ): what must fit together, such as tickets and their usage. */
+  /**
+   * Runs the same read-only, with every statement on one snapshot (REPEATABLE READ): for data that must be consistent, such as tickets and their
+   * usage.
+   */
   readSnapshot<T>(tenantId: string, work: (client: DatabaseClient) => Promise<T>): Promise<T>;
-  /** One transaction as stile_service without a tenant: only the resolver functions and quarantine answer. */
+  /** Runs one transaction as stile_service without a tenant: only the resolver functions and quarantine return data. */
   withoutTenant<T>(work: (client: DatabaseClient) => Promise<T>): Promise<T>;
-  /** One transaction as the role that logged in (the owner): making tenants and partitions, nothing else. */
+  /** Runs one transaction as the login's own role (the owner): creating tenants and partitions, nothing else. */
   asOwner<T>(work: (client: DatabaseClient) => Promise<T>): Promise<T>;
-  /** Connections now: open, idle, and callers that wait for one. */
+  /** Returns the connections now: open, idle, and callers that wait for one. */
   stats(): { readonly total: number; readonly idle: number; readonly waiting: number };
   /** Waits for running transactions, then closes every connection. */
   close(): Promise<void>;
@@ -53,15 +59,15 @@ export interface DatabaseOptions {
   readonly url: string;
   readonly maxConnections?: number;
   readonly statementTimeoutMs?: number;
-  /** An answer that has not come by then never will: the connection is given up, and the transaction fails. Default: 5 s after `statementTimeoutMs`. */
+  /** Longest wait for an answer: afterwards the connection is dropped, and the transaction fails. Default: 5 s after `statementTimeoutMs`. */
   readonly answerTimeoutMs?: number;
   /** Shown in pg_stat_activity. */
   readonly name?: string;
-  /** An idle connection that broke. The pool replaces it by itself. */
+  /** Called for an idle connection that broke. The pool replaces it by itself. */
   readonly onError?: (error: Error) => void;
 }
 
-/** A pool; nothing connects before the first query. */
+/** Creates a pool; nothing connects before the first query. */
 export function createDatabase(options: DatabaseOptions): Database {
   const statementTimeoutMs = options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS;
   const pool = new pg.Pool({
@@ -80,7 +86,7 @@ export function createDatabase(options: DatabaseOptions): Database {
 
   async function transaction<T>(begin: string, work: (client: DatabaseClient) => Promise<T>): Promise<T> {
     const client = await pool.connect();
-    // A connection that breaks in mid-transaction fails the query under way; without a listener its event would end the process.
+    // A connection that breaks during a transaction fails the running query; without a listener its event would end the process.
     const ignore = () => {};
     client.on('error', ignore);
     let broken: Error | undefined;
@@ -90,7 +96,7 @@ export function createDatabase(options: DatabaseOptions): Database {
       await client.query('COMMIT');
       return result;
     } catch (error) {
-      // On a connection that does not answer nothing can be rolled back: the server does it when it finds the connection gone.
+      // A connection that does not answer cannot roll back: the server does so when it finds the connection closed.
       if ((error as Error).message === NO_ANSWER) broken = error as Error;
       else
         await client.query('ROLLBACK').catch((rollbackError: Error) => {
@@ -118,7 +124,7 @@ export function createDatabase(options: DatabaseOptions): Database {
   };
 }
 
-/** PostgreSQL's five-character code of an error (23505 unique_violation, 40P01 deadlock_detected, 55P03 lock_not_available…), or null. */
+/** Returns PostgreSQL's five-character code of an error (23505 unique_violation, 40P01 deadlock_detected, 55P03 lock_not_available…), or null. */
 export function sqlState(error: unknown): string | null {
   const code = (error as { code?: unknown } | null)?.code;
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
@@ -127,10 +133,10 @@ export function sqlState(error: unknown): string | null {
 /** character_not_in_repertoire, of a text; untranslatable_character, of jsonb. */
 const [UNSTORABLE_TEXT, UNSTORABLE_JSON] = ['22021', '22P05'];
 
-/** What the database refused for a reason that people should read (`refuse` in SQL); null for every other error. */
+/** Returns the error of a business rule in the database (function `refuse`); null for every other error. */
 export function businessErrorOf(error: unknown): { readonly status: number; readonly code: string; readonly message: string } | null {
   const state = sqlState(error);
-  // The doors look for such texts and name the field; this is for a door that forgot.
+  // Entry points check texts and name the field; this is the fallback.
   if (state === UNSTORABLE_TEXT || state === UNSTORABLE_JSON)
     return { status: 400, code: 'BAD_REQUEST', message: 'a text holds U+0000 or half a surrogate pair, which no database can hold: leave it out' };
   if (state?.startsWith('ST') !== true) return null;
@@ -138,7 +144,7 @@ export function businessErrorOf(error: unknown): { readonly status: number; read
   return { status: Number(state.slice(2)), code: constraint ?? 'REFUSED', message };
 }
 
-/** True where the same work may succeed on another try: the server is away, restarting, or chose this transaction as a deadlock's victim. */
+/** Returns true where the same work may succeed on another try: the server is away, restarting, or chose this transaction as a deadlock's victim. */
 export function isTransient(error: unknown): boolean {
   const state = sqlState(error);
   if (state === null)
@@ -159,7 +165,7 @@ export function isTransient(error: unknown): boolean {
   );
 }
 
-/** One connection of its own, outside any pool and transaction, as the role that logs in: migrations and tests. */
+/** Opens one connection outside any pool and transaction, as the login's own role: migrations and tests. */
 export async function connectOwner(url: string): Promise<OwnerConnection> {
   const client = new pg.Client({
     connectionString: url,
@@ -182,14 +188,14 @@ function asDatabaseClient(client: pg.ClientBase): DatabaseClient {
   return {
     async query<Row>(text: string, values?: readonly unknown[]) {
       const answer = await client.query(text, values as unknown[] | undefined);
-      // A text of several statements answers with a list: the last one's counts.
+      // A text of several statements returns a list: the last one's counts.
       const last = Array.isArray(answer) ? (answer.at(-1) as pg.QueryResult) : answer;
       return { rows: last.rows as Row[], rowCount: last.rowCount ?? 0 };
     },
   };
 }
 
-/** int8 (20) as number; everything else as pg does by default. */
+/** Parses int8 (20) as number; everything else as pg does by default. */
 function parserOf(oid: number, format?: 'text' | 'binary'): unknown {
   if (oid === pg.types.builtins.INT8 && format !== 'binary') return Number;
   return pg.types.getTypeParser(oid, format as 'text');

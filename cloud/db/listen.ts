@@ -1,4 +1,4 @@
-/** PostgreSQL's NOTIFY, listened to on a connection of its own that comes back by itself. A lost notice only delays: whoever listens looks by the clock as well. */
+/** Listens to PostgreSQL's NOTIFY on a connection of its own and reconnects by itself. A lost notice only delays: listeners poll as well. */
 
 import type { Log } from '../log.ts';
 import { connectOwner, type OwnerConnection } from './database.ts';
@@ -6,7 +6,7 @@ import { connectOwner, type OwnerConnection } from './database.ts';
 const RECONNECT_MS = 1_000;
 const CHANNEL = /^[a-z_]{1,63}$/;
 
-/** Never rejects for a server that is away: it is tried again until closed. */
+/** Never rejects while the server is away: it retries until closed. */
 export async function listenTo(url: string, channel: string, log: Log, onNotice: () => void): Promise<{ close(): Promise<void> }> {
   if (!CHANNEL.test(channel)) throw new TypeError(`not a channel: ${channel}`);
   let connection: OwnerConnection | null = null;
@@ -24,17 +24,17 @@ export async function listenTo(url: string, channel: string, log: Log, onNotice:
       opened.client.on('notification', onNotice);
       opened.client.on('end', () => again(opened));
       await opened.query(`LISTEN ${channel}`);
-      // What was put in while nobody listened.
+      // Changes that were made while nobody listened.
       onNotice();
     } catch (error) {
-      log.warn({ channel, error: (error as Error).message }, 'the database cannot be listened to; it is tried again');
+      log.warn({ channel, error: (error as Error).message }, 'LISTEN failed; retrying');
       again(connection);
     }
   }
   function again(lost: OwnerConnection | null): void {
     if (closed || lost !== connection) return;
     connection = null;
-    // It is lost already: another one is opened.
+    // The connection is lost already: another one is opened.
     void lost?.close().catch(() => {});
     clearTimeout(timer);
     timer = setTimeout(() => void connect(), RECONNECT_MS);
@@ -47,7 +47,7 @@ export async function listenTo(url: string, channel: string, log: Log, onNotice:
       clearTimeout(timer);
       const last = connection;
       connection = null;
-      // It may be lost already: nothing listens any more either way.
+      // The connection may be lost already.
       await last?.close().catch(() => {});
     },
   };

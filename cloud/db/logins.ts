@@ -1,6 +1,7 @@
 /**
- * The two logins of an installation: the owner, which migrates and serves nobody, and the serving one, which is a member of
- * `stile_service` and owns nothing. Neither is a superuser. What an administrator runs once, what is missing of it, and how to mend it.
+ * Checks the two logins of an installation: the owner, which migrates and serves nobody, and the serving one, which is a member of `stile_service`
+ * and owns nothing. Neither is a superuser. Holds the SQL that an administrator runs once, and reports its missing parts with the SQL that repairs
+ * them.
  */
 import { connectOwner, type DatabaseClient, sqlState } from './database.ts';
 
@@ -10,10 +11,10 @@ export const PRINTED_PASSWORDS = ['owner-password', 'serving-password'] as const
 const OLDEST_VERSION = 15;
 
 /**
- * Run once, by a superuser, in any database of the server. docs/INSTALL.md prints it, and so does `migrate` where it was not run.
+ * The SQL that a superuser runs once, in any database of the server. docs/INSTALL.md prints it, and so does `migrate` where it was not run.
  *
- * stile_resolver bypasses row security and owns a few functions that answer ids: only a superuser can make such a role, and only
- * who is a member of it can give it functions. The owner is a member of both; the serving login of stile_service alone.
+ * stile_resolver bypasses row security and owns a few functions that return ids: only a superuser can create such a role, and only its members can
+ * give it functions. The owner is a member of both; the serving login of stile_service alone.
  */
 export const SETUP_SQL = `CREATE ROLE stile_service NOLOGIN;
 CREATE ROLE stile_resolver NOLOGIN BYPASSRLS;
@@ -24,7 +25,7 @@ GRANT stile_service TO stile;
 CREATE DATABASE stile OWNER stile_owner ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0;
 `;
 
-/** The database, its roles or a login are not as SETUP_SQL makes them; the message has what, where and the SQL that mends it. */
+/** The database, its roles or a login are not as SETUP_SQL makes them; the message has the fault, its place and the SQL that repairs it. */
 export class SetupError extends Error {
   override name = 'SetupError';
 }
@@ -45,12 +46,15 @@ interface OwnerFacts {
   readonly member_service: boolean | null;
   readonly member_resolver: boolean | null;
   readonly schema: boolean;
-  /** The role that owns the database, where that is another one, no superuser, and not a role of this login's. */
+  /** The role that owns the database, if it is another one, not a superuser, and not a role that this login belongs to. */
   readonly other_owner: string | null;
   readonly foreign_owner: string | null;
 }
 
-/** service, resolver: null where the role is missing, else whether its attributes are right. A member must be able to act as the role and have its rights. */
+/**
+ * service, resolver: null where the role is missing, else whether its attributes are right. A member must be able to act as the role and have its
+ * rights.
+ */
 const OWNER_FACTS = `SELECT current_user AS login, quote_ident(current_user) AS quoted, quote_ident(current_database()) AS database,
   current_setting('server_version_num')::integer / 10000 AS version, (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) AS superuser,
   (SELECT NOT r.rolsuper AND NOT r.rolbypassrls AND NOT r.rolcreaterole AND NOT r.rolcreatedb FROM pg_roles r WHERE r.rolname = 'stile_service') AS service,
@@ -63,14 +67,14 @@ const OWNER_FACTS = `SELECT current_user AS login, quote_ident(current_user) AS 
   FROM pg_namespace n WHERE n.nspname = 'public'`;
 
 /**
- * Looks, before anything is changed, whether this login can land every migration. Throws SetupError with all that is missing at once;
- * returns what the person at the terminal should hear though it works, or null.
+ * Checks, before it changes anything, whether this login can apply every migration. Throws SetupError with everything that is missing at once;
+ * returns a warning for the person at the terminal, or null.
  */
 export async function checkOwner(owner: DatabaseClient, setting: string): Promise<string | null> {
   const version = (await owner.query<{ version: number }>("SELECT current_setting('server_version_num')::integer / 10000 AS version")).rows[0]?.version ?? 0;
   if (version < OLDEST_VERSION)
     throw new SetupError(`this is PostgreSQL ${version}, and Stile needs ${OLDEST_VERSION} or newer: install a newer one, and name it in ${setting}`);
-  // Being able to SET ROLE became a right of its own in 16.
+  // The right to SET ROLE became separate in 16.
   const { rows } = await owner.query<OwnerFacts>(OWNER_FACTS, [version >= 16 ? 'SET' : 'MEMBER']);
   const facts = rows[0];
   if (facts === undefined) throw new SetupError('the database has no schema public; run in it: CREATE SCHEMA public AUTHORIZATION pg_database_owner;');
@@ -83,7 +87,7 @@ export async function checkOwner(owner: DatabaseClient, setting: string): Promis
   const faults = faultsOf(facts);
   if (faults.length > 0)
     throw new SetupError(
-      `${facts.login} (${setting}) cannot migrate the database ${facts.database}:\n${faults.map(({ what }) => `  ${what}`).join('\n')}\nThis mends it, run once by a superuser in that database (sudo -u postgres psql ${facts.database}):\n${faults.map(({ sql }) => `${sql}\n`).join('')}A new installation begins with:\n${SETUP_SQL}`,
+      `${facts.login} (${setting}) cannot migrate the database ${facts.database}:\n${faults.map(({ what }) => `  ${what}`).join('\n')}\nTo repair it, run once by a superuser in that database (sudo -u postgres psql ${facts.database}):\n${faults.map(({ sql }) => `${sql}\n`).join('')}A new installation begins with:\n${SETUP_SQL}`,
     );
   return null;
 }
@@ -106,7 +110,7 @@ function faultsOf(facts: OwnerFacts): Fault[] {
   const missing = [facts.member_service === true ? null : 'stile_service', facts.member_resolver === true ? null : 'stile_resolver'].filter(
     (name) => name !== null,
   );
-  // Where a role's owner does not inherit (NOINHERIT), 15 knows only the role's own word, newer ones the grant's.
+  // For a role that does not inherit (NOINHERIT), 15 knows only the role's own setting, newer ones the grant's.
   if (missing.length > 0)
     faults.push({
       what: `${facts.login} is not a member of ${missing.join(' and ')} with that role's rights`,
@@ -124,7 +128,7 @@ function faultsOf(facts: OwnerFacts): Fault[] {
   return faults;
 }
 
-/** Gives what is in public to the owner; functions of stile_resolver stay. */
+/** Gives the objects in public to the owner; functions of stile_resolver stay. */
 function ownersSql(quoted: string): string {
   return `DO $$ DECLARE it record; BEGIN
   FOR it IN SELECT format('ALTER TABLE %s OWNER TO ${quoted}', c.oid::regclass) AS sql FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
@@ -134,10 +138,10 @@ function ownersSql(quoted: string): string {
 }
 
 /**
- * Looks whether the login that serves is one that may: a member of stile_service that owns nothing and bypasses nothing. Throws SetupError else.
+ * Checks the serving login: a member of stile_service that owns nothing and bypasses nothing. Throws SetupError otherwise.
  *
- * Refused, not warned of: every request runs as stile_service, so nothing is seen until somebody finds a way to `RESET ROLE`; a warning
- * at the start is read by nobody until then. It is looked at when the service starts, never while it runs.
+ * An error, not a warning: every request runs as stile_service, so nothing shows until somebody finds a way to `RESET ROLE`, and nobody reads a
+ * warning at the start until then. It is checked when the service starts, never while it runs.
  */
 export async function checkServing(serving: DatabaseClient): Promise<void> {
   const { rows } = await serving.query<{ login: string; quoted: string; database: string; member: boolean | null; fault: string | null }>(
@@ -164,13 +168,13 @@ export async function checkServing(serving: DatabaseClient): Promise<void> {
     );
 }
 
-/** Being able to SET ROLE became a right of its own in 16. */
+/** The right to SET ROLE became separate in 16. */
 async function memberRight(client: DatabaseClient): Promise<string> {
   const { rows } = await client.query<{ version: number }>("SELECT current_setting('server_version_num')::integer / 10000 AS version");
   return (rows[0]?.version ?? 0) >= 16 ? 'SET' : 'MEMBER';
 }
 
-/** Connects for one look at the serving login, and leaves. */
+/** Connects once to check the serving login. */
 export async function checkServingUrl(url: string): Promise<void> {
   const serving = await connectOwner(url).catch((error: unknown) => {
     throw refusedLogin(error, url, 'DATABASE_URL') ?? error;
@@ -182,7 +186,7 @@ export async function checkServingUrl(url: string): Promise<void> {
   }
 }
 
-/** What PostgreSQL's refusal of a login means, with its mend; null for every other error. Never the password. */
+/** Explains PostgreSQL's refusal of a login, with its repair; null for every other error. Never includes the password. */
 export function refusedLogin(error: unknown, url: string, setting: string): SetupError | null {
   const state = sqlState(error);
   const said = (error as Error)?.message ?? String(error);
