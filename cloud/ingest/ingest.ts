@@ -1,6 +1,6 @@
 /**
- * Everything that devices say, taken in: ledgers into the reconciler, last words onto their devices, questions answered.
- * Stateless: any number of these may run on one shared subscription, and any of them may be killed at any time.
+ * Ingests the devices' messages: ledgers for reconciliation, device status onto the devices' rows, lookups and time requests answered. Stateless:
+ * any number of these may run on one shared subscription, and any may be killed at any time.
  */
 
 import { CLOUD_GATE } from '../../contract/ids.ts';
@@ -18,16 +18,16 @@ import { createQuarantine } from './quarantine.ts';
 import { createSenders } from './sender-cache.ts';
 import { createTelemetry } from './telemetry.ts';
 
-/** Lookups under way; further ones are left unanswered: the gate decides alone after its 300 ms. */
+/** Lookups in flight; further ones stay unanswered: the gate decides alone after its timeout. */
 const MAX_LOOKUPS = 64;
 export interface IngestOptions<Row> {
   readonly database: Database;
   readonly broker: CloudBroker;
-  /** reconcile's functions. */
+  /** The functions of reconcile/. */
   readonly reconciler: IntakeReconciler<Row> & MaintenanceReconciler;
-  /** Facts about the tickets of a lookup; never a grant. Without it lookups stay unanswered. */
+  /** Returns facts about the tickets of a lookup; never a grant. Without it lookups stay unanswered. */
   readonly lookup?: (tenantId: string, gate: string, question: LookupQuestion) => Promise<LookupAnswer['tickets']>;
-  /** Answers of gates to commands, for whoever waits. Called for every process. */
+  /** Receives gates' responses to commands. Called in every process. */
   readonly onResponse?: (topic: string, payload: Uint8Array) => void;
   readonly log: Log;
 }
@@ -43,13 +43,13 @@ export interface IngestStats {
 }
 
 export interface Ingest {
-  /** Hand this to the broker as `onMessage`. Never throws, never waits. */
+  /** Receives the broker's messages (`onMessage`). Never throws, never waits. */
   receive(message: IncomingMessage): void;
-  /** Begins to publish the cloud's own rows. Messages are taken in from the beginning. */
+  /** Starts to publish the cloud's own rows. Messages are ingested from the beginning. */
   open(): void;
-  /** Everything that was taken is committed (tests). */
+  /** Resolves when every received message is committed (tests). */
   idle(): Promise<void>;
-  /** Ends after the transaction in hand. What waits stays unacknowledged and comes again. Close before the broker. */
+  /** Ends after the running transaction. Waiting messages stay unacknowledged and are delivered again. Close before the broker. */
   close(): Promise<void>;
   stats(): IngestStats;
 }
@@ -64,13 +64,13 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
   const counts = { lookups: 0, lookups_refused: 0, times: 0, times_refused: 0, foreign: 0 };
   let lookups = 0;
 
-  /** A broker that lost what it retained gives a gate no ack: so every gate that comes gets it anew. */
+  /** A broker that lost its retained messages gives a gate no ack, so every gate gets one when it connects. */
   async function acknowledgeAnew(tenantId: string, gate: string): Promise<void> {
     try {
       const ack = (await database.withTenant(tenantId, (client) => reconciler.acksFor(client, [gate]))).get(gate);
       if (ack !== undefined && ack.epochs.length > 0) await broker.publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack);
     } catch (error) {
-      log.warn({ gate, error: (error as Error).message }, 'an acknowledgement could not be sent anew');
+      log.warn({ gate, error: (error as Error).message }, 'publishing an acknowledgement again failed');
     }
   }
 
@@ -97,7 +97,7 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
         }),
         { qos, retain, expirySeconds: expiry_s as number },
       )
-      // A gate that has no answer asks again.
+      // A gate without an answer asks again.
       .catch(() => {});
   }
 
@@ -122,7 +122,7 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
       counts.lookups += 1;
     } catch (error) {
       counts.lookups_refused += 1;
-      log.warn({ gate, error: (error as Error).message }, 'a lookup was not answered');
+      log.warn({ gate, error: (error as Error).message }, 'lookup failed');
     } finally {
       lookups -= 1;
     }
@@ -132,7 +132,7 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
     receive(message) {
       const topic = parseTopic(message.topic);
       if (topic?.kind === 'ledger') {
-        // Our own rows come back by the subscription.
+        // The cloud's own rows come back by the subscription.
         if (topic.gate.endsWith(`/${CLOUD_GATE}`)) return message.acknowledge();
         return ledgers.take(topic.gate, message);
       }

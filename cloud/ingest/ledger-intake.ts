@@ -1,6 +1,7 @@
 /**
- * Ledger messages → one transaction → acknowledgement. Whatever arrived while the last commit ran is taken together:
- * no timer, and the batch grows with the load. Where a backlog waits, two transactions run at once, of different gates. The broker and the gate hear of a row after its commit, never before.
+ * Commits ledger messages in batches, then acknowledges them. Messages that arrive during a commit form the next batch: no timer, and the batch
+ * grows with the load. Where a backlog waits, two transactions run at once, for different gates. Broker and gate get their acknowledgement after
+ * the commit, never before.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type AckMessage, LedgerEnvelope } from '../../contract/ledger.ts';
@@ -13,21 +14,27 @@ import type { CloudBroker, IncomingMessage } from '../mqtt/client.ts';
 import type { Quarantine, Quarantined, QuarantineReason } from './quarantine.ts';
 import type { Sender, Senders } from './sender-cache.ts';
 
-/** Rows of one transaction: enough to spread the cost of a commit, few enough that none waits long. */
+/** Rows of one transaction; further ones wait for the next. Enough to spread the cost of a commit, few enough that none waits long. */
 const MAX_BATCH_ROWS = 1_000;
-/** While one transaction waits for the disk, or this process for an answer, another is worked on: of other gates, whose locks are others. */
+/** Transactions at once; further batches wait. While one waits for the disk or for this process, another works, for other gates, whose locks differ. */
 const MAX_TRANSACTIONS = 2;
-/** So many rows must wait for the second one: below, what comes in is better taken together by the next. */
+/** Rows that must wait before a second transaction starts: fewer are better committed together by the next. */
 const SECOND_FROM_ROWS = 500;
-/** Messages that wait for the next transaction. With MQTT 5 the broker stops sending before that (receiveMaximum); beyond, one is let go, unacknowledged: its gate sends it again. */
+/**
+ * Messages that wait for the next transaction. With MQTT 5 the broker stops before that (receiveMaximum); a further one is dropped unacknowledged:
+ * its gate publishes it again.
+ */
 const MAX_WAITING_MESSAGES = 2_000;
-/** And their payloads, those of the transaction in hand as well. The broker's connection brakes before that (brake.ts), for some seconds; beyond, one is let go likewise. */
+/**
+ * Bytes of their payloads, including the running transactions'. The broker's connection applies backpressure before that (backpressure.ts), for
+ * some seconds; a further message is dropped likewise.
+ */
 const MAX_HELD_BYTES = 4 * 1024 * 1024;
-/** While the database is away: 0.1 s, doubling, at most 5 s. */
+/** Retry backoff while the database is away: 0.1 s, doubling, at most 5 s. */
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 5_000;
 
-/** Rows as the account takes them, made by `readRow` of reconcile; ingest does not look inside. */
+/** Rows for the reconciler, made by its `readRow`; ingest does not read them. */
 export type ReadRow<Row> = (gate: string, epoch: number, entry: unknown) => Row | null;
 
 export type Reconcile<Row> = (
@@ -37,9 +44,9 @@ export type Reconcile<Row> = (
 
 export interface IntakeReconciler<Row> {
   readonly readRow: ReadRow<Row>;
-  /** Appends and judges, in the transaction. */
+  /** Appends and judges rows, in the transaction. */
   readonly reconcile: Reconcile<Row>;
-  /** The same for a message that failed alone: what its rows cannot do, they do one by one. */
+  /** Does the same for a message that failed alone, row by row. */
   readonly reconcileEach?: Reconcile<Row>;
   readonly acksFor: (client: DatabaseClient, gates: readonly string[]) => Promise<Map<string, AckMessage>>;
 }
@@ -67,11 +74,11 @@ export interface LedgerIntakeStats {
 }
 
 export interface LedgerIntake {
-  /** Takes a message in; never waits. `gate` is the topic's. */
+  /** Queues a message; never waits. `gate` is the topic's. */
   take(gate: string, message: IncomingMessage): void;
-  /** Resolves when everything that was taken is done with. */
+  /** Resolves when every queued message is processed. */
   idle(): Promise<void>;
-  /** Ends after the transaction in hand; what waits is left unacknowledged, and will come again. */
+  /** Ends after the running transaction; waiting messages stay unacknowledged, and are delivered again. */
   close(): Promise<void>;
   stats(): LedgerIntakeStats;
 }
@@ -80,7 +87,7 @@ interface Waiting<Row> {
   readonly gate: string;
   readonly message: IncomingMessage;
   readonly rows: readonly Row[];
-  /** What to put away, besides or instead of the rows. */
+  /** The parts to quarantine, besides or instead of the rows. */
   readonly bad: readonly Omit<Quarantined, 'topic'>[];
 }
 
@@ -89,7 +96,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   let waiting: Waiting<Row>[] = [];
   let heldBytes = 0;
   const running = new Set<Promise<void>>();
-  /** Gates with a transaction under way: what else they sent waits for its end, rather than for their locks. */
+  /** Gates with a running transaction: their further messages wait for its end, rather than for its locks. */
   const busy = new Set<string>();
   let closed = false;
   const stop = new AbortController();
@@ -111,7 +118,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     message.acknowledge();
   }
 
-  /** Runs until it succeeds, the error is not one that passes, or ingest closes (then undefined). */
+  /** Retries until it succeeds, the error is permanent, or ingest closes (then undefined). */
   async function patiently<T>(work: () => Promise<T>): Promise<T | undefined> {
     for (let wait = RETRY_MIN_MS; !closed; wait = Math.min(wait * 2, RETRY_MAX_MS)) {
       try {
@@ -119,8 +126,8 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       } catch (error) {
         if (!isTransient(error)) throw error;
         counts.retries += 1;
-        log.warn({ error: (error as Error).message, wait_ms: wait }, 'the database could not take ledger rows; trying again');
-        // Stopped: the loop looks.
+        log.warn({ error: (error as Error).message, wait_ms: wait }, 'committing ledger rows failed; retrying');
+        // The loop checks for the stop.
         await sleep(wait, undefined, { signal: stop.signal }).catch(() => {});
       }
     }
@@ -128,7 +135,8 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   }
 
   function read(gate: string, message: IncomingMessage): Waiting<Row> {
-    // Entries are read one by one: one that cannot be read must not hide the others. What one says (U+0000, half a surrogate pair) is its own affair: it is kept as text, and the others beside it count.
+    // Entries are read one by one: an unreadable one must not hide the others. A text that cannot be stored (U+0000, half a surrogate pair) affects
+    // its own row alone: the row is kept as text, and the others count.
     const parsed = parsePayload(LedgerEnvelope, message.payload, MAX_PAYLOAD_BYTES, 'entries');
     const bad = (reason: QuarantineReason, detail: string, payload: Uint8Array = message.payload) => ({ reason, detail, payload });
     if (!parsed.ok) return { gate, message, rows: [], bad: [bad(REASONS[parsed.error], parsed.message)] };
@@ -146,18 +154,18 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     return { gate, message, rows, bad: unreadable };
   }
 
-  /** Begins transactions while there is enough for them. */
+  /** Starts transactions while enough rows wait. */
   function wake(): void {
     while (!closed && running.size < MAX_TRANSACTIONS && waits(running.size === 0 ? 0 : SECOND_FROM_ROWS)) {
       const work = Promise.resolve()
         .then(run)
-        .catch((error: Error) => log.error({ error: error.message }, 'ledger intake'))
+        .catch((error: Error) => log.error({ error: error.message }, 'ledger intake failed'))
         .finally(() => running.delete(work));
       running.add(work);
     }
   }
 
-  /** Does anything wait of gates that have no transaction, of so many rows? */
+  /** Returns whether this many rows wait of gates without a transaction. */
   function waits(atLeastRows: number): boolean {
     let rows = 0;
     for (const item of waiting) {
@@ -168,7 +176,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     return false;
   }
 
-  /** One transaction after the other until nothing waits that another has not in hand. */
+  /** Runs one transaction after the other until no waiting gate is free. */
   async function run(): Promise<void> {
     while (!closed && waits(0)) {
       // Senders first: a transaction holds messages of one tenant.
@@ -186,7 +194,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     }
   }
 
-  /** Takes from what waits: of the gate that waits longest everything, then of the next, as many rows as a transaction takes. */
+  /** Takes waiting messages: all of the gate that waits longest, then of the next, up to the rows of one transaction. */
   function nextBatch(resolved: ReadonlyMap<string, Sender>): { readonly tenantId: string | null; readonly batch: readonly Waiting<Row>[] } {
     const byGate = new Map<string, Waiting<Row>[]>();
     for (const item of waiting) {
@@ -215,7 +223,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     return { tenantId, batch: [...batch].map((item) => refused(item, resolved.get(item.gate) as Sender)) };
   }
 
-  /** Of a sender that is not to be heard nothing is read: the message is put away. */
+  /** Quarantines a message of an unknown or revoked sender without reading it. */
   function refused(item: Waiting<Row>, sender: Sender): Waiting<Row> {
     if (sender.kind === 'device') return item;
     return {
@@ -226,7 +234,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   }
 
   async function settle(tenantId: string | null, batch: readonly Waiting<Row>[], resolved: ReadonlyMap<string, Sender>): Promise<void> {
-    // All at once: quarantine writes together what comes together.
+    // All at once: quarantine writes together what arrives together.
     await Promise.all(
       batch.flatMap((item) =>
         item.bad.map((bad) => {
@@ -245,7 +253,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       lastError = message;
     };
     const failed = tenantId === null ? [] : await commit(tenantId, withRows, note, reconciler.reconcile);
-    // What a whole batch could not do, its messages try one by one, and their rows so.
+    // Where a batch fails, its messages are tried one by one, and then their rows.
     for (const item of failed) {
       const { reconcileEach } = reconciler;
       const alone = reconcileEach ?? (withRows.length === 1 ? null : reconciler.reconcile);
@@ -259,15 +267,15 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     }
     if (closed) return;
     const gates = [...new Set(batch.filter(({ gate, rows }) => rows.length === 0 && resolved.get(gate)?.kind === 'device').map(({ gate }) => gate))];
-    // Every ledger message is answered, also one of which nothing could be read.
+    // Every ledger message is answered, an unreadable one too.
     if (tenantId !== null && gates.length > 0)
       await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => reconciler.acksFor(client, gates)))).catch((error: Error) =>
-        log.error({ error: error.message }, 'no acknowledgement could be read'),
+        log.error({ error: error.message }, 'reading acknowledgements failed'),
       );
     for (const item of batch) if (item.rows.length === 0) settled(item);
   }
 
-  /** One transaction; answers the messages that it could not do. */
+  /** Runs one transaction; returns the messages that it could not commit. */
   async function commit(
     tenantId: string,
     items: readonly Waiting<Row>[],
@@ -292,20 +300,20 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       counts.duplicates += done.outcome.duplicates;
       counts.breaks += done.outcome.breaks.length;
       counts.clones += done.outcome.clones.length;
-      if (done.outcome.clones.length > 0) log.error({ rows: done.outcome.clones.slice(0, 10) }, 'rows came again with other contents: quarantined');
-      if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, "a ledger's chain is broken");
+      if (done.outcome.clones.length > 0) log.error({ rows: done.outcome.clones.slice(0, 10) }, 'rows arrived again with other contents: quarantined');
+      if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, "a ledger's hash chain is broken");
       publishAcks(done.acks);
       for (const item of items) settled(item);
       return [];
     } catch (error) {
       const { message } = error as Error;
       note(message);
-      log.error({ error: message, messages: items.length }, 'ledger rows could not be reconciled');
+      log.error({ error: message, messages: items.length }, 'reconciling ledger rows failed');
       return items;
     }
   }
 
-  /** Rows that lie between those that are held, by gate; said when there are some, when there are more, and when there are none any more. */
+  /** Logs missing rows between stored ones, by gate: when there are some, when there are more, and when there are none any more. */
   const lacking = new Map<string, number>();
   function reportMissing(gate: string, ack: AckMessage): void {
     const rows = ack.epochs.reduce((sum, { missing }) => sum + missing.reduce((some, [from, to]) => some + to - from + 1, 0), 0);
@@ -317,13 +325,13 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     else lacking.delete(gate);
   }
 
-  /** Not waited for: an ack that is lost is given again with the next message. */
+  /** Not awaited: a lost ack is published again with the next message. */
   function publishAcks(acks: ReadonlyMap<string, AckMessage>): void {
     for (const [gate, ack] of acks) {
       reportMissing(gate, ack);
       options.broker
         .publish(topicOf({ kind: 'ack', gate }), JSON.stringify(ack), DELIVERY.ack)
-        .catch((error: Error) => log.warn({ gate, error: error.message }, 'an acknowledgement could not be sent'));
+        .catch((error: Error) => log.warn({ gate, error: error.message }, 'publishing an acknowledgement failed'));
     }
   }
 
@@ -332,7 +340,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       counts.messages += 1;
       if (closed) return;
       if (waiting.length >= MAX_WAITING_MESSAGES || heldBytes >= MAX_HELD_BYTES) {
-        // Acknowledged to the broker, not to the gate: it sends again what has no ack.
+        // Acknowledged to the broker, not to the gate: the gate publishes again what has no ack.
         counts.let_go += 1;
         message.acknowledge();
         return;

@@ -1,4 +1,4 @@
-/** Rows that the cloud wrote itself, told to the gates of their site; tickets that appeared after their grants, settled; those whose rights changed, judged again. */
+/** Publishes rows that the cloud wrote to the gates of their site, settles late tickets, and judges again tickets whose rights changed. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { DELIVERY, topicOf } from '../../contract/topics.ts';
@@ -6,11 +6,11 @@ import type { Database, DatabaseClient } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import type { CloudBroker } from '../mqtt/client.ts';
 
-/** How often committed rows are looked for. */
+/** Interval, in milliseconds, between two looks for committed rows. */
 const PUBLISH_EVERY_MS = 250;
-/** How often tickets are looked for whose rights changed after they were granted. */
+/** Interval, in milliseconds, between two looks for tickets whose rights changed after they were granted. */
 const JUDGE_EVERY_MS = 1_000;
-/** How often tickets are looked for that appeared while their grants were being judged. */
+/** Interval, in milliseconds, between two looks for late tickets: those that appeared while their grants were being judged. */
 const SETTLE_EVERY_MS = 10_000;
 const TENANTS_AT_ONCE = 100;
 
@@ -20,19 +20,19 @@ export interface MaintenanceReconciler {
     limit: number,
   ) => Promise<readonly { readonly ledger: string; readonly epoch: number; readonly entries: readonly Readonly<Record<string, unknown>>[] }[]>;
   readonly markPublished: (client: DatabaseClient, ledger: string, epoch: number, seq: number) => Promise<void>;
-  /** Appends rows about conflicts that the site's gates were not told yet; answers how many. Absent: gates are not told. */
+  /** Appends rows about unpublished conflicts; returns how many. Absent: conflicts are not published. */
   readonly publishConflicts?: (client: DatabaseClient, site: string) => Promise<number>;
 }
 
 export interface CloudRows {
   open(): void;
-  /** Publishes what waits, once; answers how many rows. */
+  /** Publishes the waiting rows once; returns how many. */
   publish(): Promise<number>;
-  /** Settles what appeared, once; answers how many tickets. */
+  /** Settles late tickets once; returns how many. */
   settle(): Promise<number>;
-  /** Writes rows about conflicts that gates were not told yet, once; answers how many. */
-  tell(): Promise<number>;
-  /** Judges again what is due, once; answers how many tickets. */
+  /** Appends rows about unpublished conflicts once; returns how many. */
+  reportConflicts(): Promise<number>;
+  /** Judges due tickets again once; returns how many. */
   judge(): Promise<number>;
   close(): Promise<void>;
 }
@@ -84,7 +84,7 @@ export function createCloudRows(options: {
     return settled;
   }
 
-  async function tell(): Promise<number> {
+  async function reportConflicts(): Promise<number> {
     const { publishConflicts } = reconciler;
     if (publishConflicts === undefined) return 0;
     let published = 0;
@@ -116,16 +116,16 @@ export function createCloudRows(options: {
             if (Date.now() >= nextJudge) {
               nextJudge = Date.now() + JUDGE_EVERY_MS;
               await judge();
-              await tell();
+              await reportConflicts();
             }
             if (Date.now() >= nextSettle) {
               nextSettle = Date.now() + SETTLE_EVERY_MS;
               await settle();
             }
           } catch (error) {
-            log.warn({ error: (error as Error).message }, 'rows of the cloud could not be published; trying again');
+            log.warn({ error: (error as Error).message }, 'publishing rows of the cloud failed; retrying');
           }
-          // Stopped: the loop looks.
+          // The loop checks for the stop.
           await sleep(PUBLISH_EVERY_MS, undefined, { signal: stop.signal }).catch(() => {});
         }
       })();
@@ -133,7 +133,7 @@ export function createCloudRows(options: {
     publish,
     settle,
     judge,
-    tell,
+    reportConflicts,
     async close() {
       stop.abort();
       await loop;
@@ -141,10 +141,10 @@ export function createCloudRows(options: {
   };
 }
 
-/** Room that the message needs beside its entries. */
+/** Bytes of the message beside its entries. */
 const ENVELOPE_BYTES = 512;
 
-/** As many entries as a message may hold. */
+/** Splits entries into messages of the largest size. */
 function* parts(entries: readonly Readonly<Record<string, unknown>>[]): Generator<readonly Readonly<Record<string, unknown>>[]> {
   let part: Readonly<Record<string, unknown>>[] = [];
   let bytes = ENVELOPE_BYTES;

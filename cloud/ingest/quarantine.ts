@@ -1,18 +1,18 @@
-/** What could not be taken in, kept with its reason; never dropped without a trace, and never more than it is worth. */
+/** Stores messages that could not be ingested, with the reason; never drops one without a trace, and bounds what it stores. */
 import { createHash } from 'node:crypto';
 import { cutText } from '../../contract/text.ts';
 import type { Database } from '../db/database.ts';
 
-/** Bytes of a payload that are kept; of more, the first. Only of enrolled devices: of others only hash and size. */
+/** Bytes of a payload that are stored for enrolled devices; of more, the first. For others only hash and size. */
 const MAX_KEPT_BYTES = 64 * 1024;
-/** The same where nobody can read it in any case: enough to see what it began with. */
+/** The same for payloads that nobody can read: enough to see their beginning. */
 const MAX_KEPT_UNREADABLE_BYTES = 8 * 1024;
-/** Messages of unknown senders that are noted in a minute; of more, only the count (in `stats`). */
+/** Messages of unknown senders that are stored in a minute; further ones are only counted (in `stats`). */
 const MAX_UNKNOWN_PER_MINUTE = 120;
-/** Of one transaction: in a flood, one for each message would be slower than the flood. */
+/** Messages of one transaction: in a flood, one transaction for each message would be too slow. */
 const MAX_BATCH = 200;
 const MAX_BATCH_BYTES = 1024 * 1024;
-/** What waits to be written: beyond these bytes of payloads only hash and size are kept, beyond this count nothing is, and `put` fails. */
+/** Bounds of waiting messages: beyond these bytes of payloads only hash and size are stored; beyond this count `put` fails. */
 const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 const MAX_WAITING = 5_000;
 
@@ -25,11 +25,14 @@ export interface Quarantined {
 }
 
 export interface Quarantine {
-  /** tenantId null: the sender is unknown. The same again only counts. Resolves when it is written, together with what came meanwhile; fails when the database does, and where too much waits. */
+  /**
+   * Stores a message. tenantId null: the sender is unknown. A repeat only counts. Resolves when it is committed; rejects when the database fails,
+   * and where too much waits.
+   */
   put(tenantId: string | null, message: Quarantined): Promise<void>;
 }
 
-/** A message as it is kept: its payload is no longer held. */
+/** A message in its stored form, without the whole payload. */
 interface Kept {
   readonly tenantId: string | null;
   readonly topic: string;
@@ -54,7 +57,7 @@ export function createQuarantine(database: Database, now: () => number = Date.no
   let waitingBytes = 0;
   let working = false;
 
-  /** The next ones of one tenant. */
+  /** Takes the next messages of one tenant. */
   function take(): Kept[] {
     const tenantId = waiting[0]?.tenantId;
     const batch: Kept[] = [];
@@ -106,7 +109,7 @@ export function createQuarantine(database: Database, now: () => number = Date.no
   };
 }
 
-/** One row for each of the same kind: an INSERT may not meet its own rows. Sorted, as every writer of several rows does. */
+/** Merges messages of the same key: an INSERT must not conflict with its own rows. Sorted, as every writer of several rows does. */
 function columns(batch: readonly Kept[]): readonly unknown[] {
   const rows = new Map<string, { readonly row: Kept; times: number }>();
   for (const row of batch) {
@@ -117,7 +120,7 @@ function columns(batch: readonly Kept[]): readonly unknown[] {
   }
   const sorted = [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, value]) => value);
   const column = <T>(of: (row: Kept) => T) => sorted.map(({ row }) => of(row));
-  // Payloads go as one value: an array of them would be written out as text, several times as large.
+  // Payloads are sent as one value: an array would be encoded as text, several times as large.
   let from = 1;
   const places = column(({ payload }) => {
     if (payload === null) return null;

@@ -1,9 +1,9 @@
-/** Who a topic's sender is: its tenant, from enrolment and never from a payload. Kept for a short time. */
+/** Resolves a topic's sender to its tenant, from enrolment and never from a payload. Caches the answer for a short time. */
 import type { Database } from '../db/database.ts';
 
-/** How long an answer holds: a revoked or new device is seen as such after at most this. */
+/** Life of an answer, in milliseconds: a revoked or new device takes effect after at most this. */
 const KEPT_MS = 5_000;
-/** Names kept; beyond, the oldest is asked for again. */
+/** Names in the cache; beyond it the oldest is evicted. */
 const MAX_KEPT = 20_000;
 
 export type Sender =
@@ -12,9 +12,9 @@ export type Sender =
   | { readonly kind: 'unknown' };
 
 export interface Senders {
-  /** Fails only when the database does. */
+  /** Resolves one sender. Fails only when the database does. */
   resolve(name: string): Promise<Sender>;
-  /** The same for many, with one question for all that are not known: one for each would hold a batch of 200 gates for seconds. */
+  /** Resolves many with one query for all unknown ones: one query each would hold a batch of 200 gates for seconds. */
   resolveAll(names: Iterable<string>): Promise<Map<string, Sender>>;
 }
 

@@ -1,6 +1,6 @@
 /**
- * The last word of every device: state, info, health, alerts. Only the newest of each kind is kept, in memory until it is
- * written (twice a second, for all devices of a tenant together) and then on the device's row.
+ * Stores the latest status of every device: state, info, health, alerts. Only the newest of each kind is kept, in memory until it is written (twice
+ * a second, for all devices of a tenant together), then on the device's row.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MAX_TEXT_CHARS, SCHEMA_VERSION } from '../../contract/limits.ts';
@@ -15,13 +15,16 @@ import type { Quarantine } from './quarantine.ts';
 import type { Senders } from './sender-cache.ts';
 
 const WRITE_EVERY_MS = 500;
-/** A larger word is quarantined: a gate's own have some thousand bytes. */
+/** Largest status, in bytes; a larger one is quarantined. A gate's own have some thousand. */
 const MAX_STATUS_BYTES = 32 * 1024;
-/** Devices times kinds that wait to be written; beyond, the oldest is let go (its device says it again). */
+/** Devices times kinds that wait for the write; beyond it the oldest is evicted (its device sends it again). */
 const MAX_WAITING = 50_000;
-/** And their texts together, characters; beyond, the oldest likewise. */
+/** Characters of their texts together; beyond it the oldest is evicted likewise. */
 const MAX_WAITING_CHARS = 6 * 1024 * 1024;
-/** Payloads that cannot be read and are on their way to quarantine. The broker's connection brakes before that (brake.ts), for some seconds; beyond, one is only counted. */
+/**
+ * Bytes of unreadable payloads on their way to quarantine. The broker's connection applies backpressure before that (backpressure.ts), for some
+ * seconds; a further one is only counted.
+ */
 const MAX_REFUSING_BYTES = 4 * 1024 * 1024;
 
 export type TelemetryTopic =
@@ -29,11 +32,11 @@ export type TelemetryTopic =
   | { readonly kind: 'alert'; readonly gate: string; readonly alert: string };
 
 export interface Telemetry {
-  /** Takes a word in and acknowledges it; one that cannot be read when it is in quarantine. Never waits. */
+  /** Accepts a status and acknowledges it; an unreadable one when it is in quarantine. Never waits. */
   take(topic: TelemetryTopic, message: IncomingMessage): void;
-  /** Writes what waits, now. */
+  /** Writes the waiting statuses now. */
   flush(): Promise<void>;
-  /** Writes what waits, then ends. */
+  /** Writes the waiting statuses, then ends. */
   close(): Promise<void>;
   stats(): { readonly received: number; readonly written: number; readonly refused: number; readonly waiting: number };
 }
@@ -43,7 +46,7 @@ export interface TelemetryOptions {
   readonly senders: Senders;
   readonly quarantine: Quarantine;
   readonly log: Log;
-  /** A gate said that it is online (again). */
+  /** Called when a gate reports that it is online (again). */
   readonly onOnline?: (tenantId: string, gate: string) => void;
 }
 
@@ -65,7 +68,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
   const stop = new AbortController();
   let writing: Promise<void> = Promise.resolve();
 
-  /** In hand until quarantine has it: what comes faster than it is put away must wait at the broker. */
+  /** Holds the message until quarantine has it: faster messages must wait at the broker. */
   async function refuse(topic: TelemetryTopic, message: IncomingMessage, reason: 'oversized' | 'wrong_version' | 'unreadable', detail: string): Promise<void> {
     counts.refused += 1;
     const { byteLength } = message.payload;
@@ -87,20 +90,20 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
     }
   }
 
-  function forget(key: string): void {
+  function evict(key: string): void {
     waitingChars -= waiting.get(key)?.text?.length ?? 0;
     waiting.delete(key);
   }
 
-  /** The newest of its kind, as the last of those that wait. */
+  /** Keeps the newest status of its kind, as the last of those that wait. */
   function remember(key: string, status: Status): void {
-    forget(key);
+    evict(key);
     waiting.set(key, status);
     waitingChars += status.text?.length ?? 0;
-    while (waiting.size > MAX_WAITING || waitingChars > MAX_WAITING_CHARS) forget(waiting.keys().next().value as string);
+    while (waiting.size > MAX_WAITING || waitingChars > MAX_WAITING_CHARS) evict(waiting.keys().next().value as string);
   }
 
-  /** All at once; where PostgreSQL refuses something, one half after the other, until the word that it refuses stands alone and goes to quarantine. */
+  /** Writes all at once; where PostgreSQL refuses, splits in halves until the refused status is alone and goes to quarantine. */
   async function record(tenantId: string, statuses: readonly Status[]): Promise<void> {
     try {
       await database.withTenant(tenantId, (client) =>
@@ -128,7 +131,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
         return record(tenantId, statuses.slice(middle));
       }
       counts.refused += 1;
-      log.error({ gate: first.topic.gate, kind: first.topic.kind, error: (error as Error).message }, 'a word of a device could not be written');
+      log.error({ gate: first.topic.gate, kind: first.topic.kind, error: (error as Error).message }, 'writing a device status failed');
       await quarantine.put(tenantId, {
         topic: topicOf(first.topic),
         reason: 'failed',
@@ -147,7 +150,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
     try {
       for (const status of statuses.values()) {
         const sender = await senders.resolve(status.topic.gate);
-        // Of unknown and revoked devices nothing is kept; their ledgers are quarantined.
+        // The status of an unknown or revoked device is not stored; its ledgers are quarantined.
         if (sender.kind !== 'device') {
           counts.refused += 1;
           continue;
@@ -159,9 +162,9 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
         await record(tenantId, theirs);
       }
     } catch (error) {
-      log.warn({ error: (error as Error).message }, 'device states could not be written');
+      log.warn({ error: (error as Error).message }, 'writing device statuses failed; retrying');
       if (!isTransient(error)) return;
-      // Again with the next round, unless something newer came meanwhile.
+      // Retried in the next round, unless something newer arrived meanwhile.
       for (const [key, status] of statuses) if (!waiting.has(key)) remember(key, status);
     }
   }
@@ -182,7 +185,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
 
   async function writeRegularly(): Promise<void> {
     while (!stop.signal.aborted) {
-      // Stopped: the loop looks.
+      // The loop checks for the stop.
       await sleep(WRITE_EVERY_MS, undefined, { signal: stop.signal }).catch(() => {});
       await flush();
     }
@@ -196,7 +199,7 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
       const parsed = cleared ? null : parsePayload(SCHEMAS[topic.kind], message.payload, MAX_STATUS_BYTES);
       if (parsed !== null && !parsed.ok) {
         const reason = parsed.error === 'oversized' || parsed.error === 'wrong_version' ? parsed.error : 'unreadable';
-        // What can be read of it is heard; what it said is in quarantine.
+        // Its readable fields are stored; the whole is in quarantine.
         const rest = parsed.error === 'malformed' ? readableFields(topic.kind, message.payload) : null;
         void refuse(topic, message, reason, parsed.message);
         if (rest !== null) accept(topic, rest);
@@ -216,8 +219,8 @@ export function createTelemetry(options: TelemetryOptions): Telemetry {
 }
 
 /**
- * Of a word with fields that are not as they should be, the others: a health without one figure still tells the rest, and an alert with an odd
- * severity is one. null: nothing is left that says anything.
+ * Returns the valid fields of a malformed status: a health without one figure still has the others, and an alert with an unknown severity is an
+ * alert. Returns null where nothing is left.
  */
 function readableFields(kind: TelemetryTopic['kind'], payload: Uint8Array): Record<string, unknown> | null {
   const value = plainData(jsonOf(payload), MAX_TEXT_CHARS);
@@ -238,7 +241,7 @@ function jsonOf(payload: Uint8Array): unknown {
   }
 }
 
-/** JSON that jsonb takes: without NUL and lone surrogates, in keys neither. */
+/** Returns JSON that jsonb can hold: without NUL and lone surrogates, in keys too. */
 function storable(value: unknown): string {
   const clean = (text: string) => text.toWellFormed().replaceAll('\u0000', '');
   return JSON.stringify(value, (_key, inner: unknown) => {
