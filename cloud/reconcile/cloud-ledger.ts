@@ -1,6 +1,6 @@
 /**
- * The cloud's own ledger of a site, `<site>/cloud`: settlements and scans of its own, numbered and chained like any gate's.
- * Rows are made under the ledger's lock, so that any number of machines may write.
+ * Writes the cloud's own ledger of a site, `<site>/cloud`: settlements and scans, numbered and chained like any gate's. Rows are made under the
+ * ledger's lock, so that any number of machines may write.
  */
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { CLOUD_GATE } from '../../contract/ids.ts';
@@ -11,15 +11,15 @@ import type { DatabaseClient } from '../db/database.ts';
 import { type Reconciled, reconcile, sha256 } from './reconcile.ts';
 import { type LedgerRow, readRow } from './row.ts';
 
-/** A row without what the ledger adds: seq, hash, times. */
+/** A row without the fields that the ledger adds: seq, hash, times. */
 export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'passage' | 'settlement' | 'conflict' | 'override' } & Readonly<Record<string, unknown>>;
 
 export interface AppendOptions {
-  /** When it happened, Unix ms. Default: now. */
+  /** Time of the event, Unix ms. Default: now. */
   readonly atMs?: number;
-  /** How sure that is, in ms either way. Default 0. */
+  /** Uncertainty of that time, in ms either way. Default 0. */
   readonly boundMs?: number;
-  /** Whose clock that was: rows of one clock share one bound, the smallest. Default `cloud`; a scanner's: its name, `<site>/<device>`. */
+  /** The clock that measured it: rows of one clock share one bound, the smallest. Default `cloud`; a scanner's: its name, `<site>/<device>`. */
   readonly bootId?: string;
 }
 
@@ -32,17 +32,17 @@ export interface Appended {
 
 export type NewCloudEntry = CloudEntry & { readonly at?: AppendOptions };
 
-/** Rows of the cloud in one call. */
+/** Rows of the cloud in one call; more is a RangeError. */
 const MAX_APPENDED_ROWS = 10_000;
 
 /**
- * Appends rows to `<site>/cloud` and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after
- * the commit (`unpublishedCloudRows`). Throws a TypeError for an entry that is not as its kind should be.
+ * Appends rows to `<site>/cloud` and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after the commit
+ * (`unpublishedCloudRows`). Throws a TypeError for an invalid entry.
  */
 export async function appendCloudRows(
   client: DatabaseClient,
   site: string,
-  /** A function is told the row's own place, to name one that was appended just before it. */
+  /** A function receives the row's own place, to refer to the row that was appended just before it. */
   entries: readonly (NewCloudEntry | ((place: readonly [epoch: number, seq: number]) => NewCloudEntry))[],
   options: AppendOptions = {},
 ): Promise<Appended> {
@@ -65,7 +65,7 @@ export async function appendCloudRows(
       clock_bound_ms: when.boundMs ?? 0,
     };
     const why = hashed(row, previous);
-    // What cannot be written with its words is written without them, rather than not at all.
+    // A refusal whose texts cannot be written is written without them.
     if (why !== null && (entry.kind !== 'refusal' || hashed(withoutTexts(row), previous) !== null)) throw new TypeError(`a ${entry.kind} of the cloud: ${why}`);
     previous = row['hash'] as string;
     rows.push(readRow(ledger, epoch, JSON.parse(JSON.stringify(row))) as LedgerRow);
@@ -73,7 +73,7 @@ export async function appendCloudRows(
   return { ledger, epoch, rows, reconciled: await reconcile(client, rows) };
 }
 
-/** Gives the row its hash. Answers what is wrong with it, or null. */
+/** Sets the hash of the row. Returns its error, or null. */
 function hashed(row: Record<string, unknown>, previous: string): string | null {
   try {
     row['hash'] = entryHash(sha256, previous, row);
@@ -84,7 +84,7 @@ function hashed(row: Record<string, unknown>, previous: string): string | null {
   return issue === undefined ? null : `${issue.path.map(String).join('.')}: ${describeIssue(issue)}`;
 }
 
-/** A refusal, in place, with the contract's own words for its reason and nothing that people wrote. */
+/** Reduces a refusal, in place, to the contract's own text for its reason, without anything that people wrote. */
 function withoutTexts(row: Record<string, unknown>): Record<string, unknown> {
   const reason = Reason.safeParse(row['reason']).data ?? 'error';
   delete row['facts'];
@@ -92,14 +92,17 @@ function withoutTexts(row: Record<string, unknown>): Record<string, unknown> {
   return Object.assign(row, { reason, explanation: explain(reason) });
 }
 
-/** Holds the site's cloud ledger until the transaction ends (making it where there is none): the first lock of whoever appends and must look before. */
+/**
+ * Locks the site's cloud ledger until the transaction ends, creating it where there is none: the first lock of every writer that must read before
+ * it appends.
+ */
 export async function lockCloudLedger(client: DatabaseClient, site: string): Promise<void> {
   const ledger = `${site}/${CLOUD_GATE}`;
   await client.query('INSERT INTO ledgers (tenant_id, gate, site_id) VALUES (current_tenant_id(), $1, $2) ON CONFLICT DO NOTHING', [ledger, site]);
   await client.query('SELECT 1 FROM ledgers WHERE tenant_id = current_tenant_id() AND gate = $1 FOR UPDATE', [ledger]);
 }
 
-/** Locks the ledger and answers its last row; a first epoch is named after the clock, as a gate's. */
+/** Locks the ledger and returns its last row; a first epoch takes its number from the clock, as a gate's. */
 async function lockTail(client: DatabaseClient, ledger: string, site: string): Promise<{ epoch: number; seq: number; hash: string | null }> {
   await lockCloudLedger(client, site);
   const { rows } = await client.query<{ epoch: number; seq: number; hash: string | null }>(
@@ -110,7 +113,7 @@ async function lockTail(client: DatabaseClient, ledger: string, site: string): P
   const last = rows[0];
   const epoch = Math.floor(Date.now() / 1000);
   if (last === undefined) return { epoch, seq: 0, hash: null };
-  // The last row's partition was detached: its hash is gone, so the chain begins anew.
+  // The last row's partition was detached and its hash with it, so the chain begins anew.
   if (last.seq > 0 && last.hash === null) return { epoch: Math.max(last.epoch + 1, epoch), seq: 0, hash: null };
   return last;
 }
@@ -125,7 +128,10 @@ export interface Settlement {
   readonly unit?: number;
 }
 
-/** An operator's word on a grant. null: the cloud knows no such grant (a gate that is away may still have it). Settling the same again adds a row and changes nothing. */
+/**
+ * Appends an operator's settlement of a grant. Returns null for an unknown grant (a disconnected gate may still have it). A repeated settlement
+ * adds a row and changes nothing.
+ */
 export async function settle(client: DatabaseClient, settlement: Settlement): Promise<Appended | null> {
   const [gate, epoch, seq] = settlement.of;
   const { rows } = await client.query<{ event_id: string; ticket_id: string; ticket_ref: string; direction: 'in' | 'out'; site_id: string }>(
@@ -155,7 +161,7 @@ export interface CloudRows {
   readonly entries: readonly Readonly<Record<string, unknown>>[];
 }
 
-/** Committed rows of the cloud's ledgers that were not marked as published, at most `limit` of each epoch, in order. */
+/** Returns committed, unpublished rows of the cloud's ledgers, at most `limit` of each epoch, in order. */
 export async function unpublishedCloudRows(client: DatabaseClient, limit = 100): Promise<CloudRows[]> {
   const { rows } = await client.query<{ gate: string; epoch: number; entries: { entry: string; hash: string }[] }>('SELECT * FROM unpublished_cloud_rows($1)', [
     limit,
@@ -167,7 +173,7 @@ export async function unpublishedCloudRows(client: DatabaseClient, limit = 100):
   }));
 }
 
-/** They were published up to here; never goes back. */
+/** Marks rows up to this one as published; never goes back. */
 export async function markPublished(client: DatabaseClient, ledger: string, epoch: number, seq: number): Promise<void> {
   await client.query(
     'UPDATE ledger_epochs SET published_seq = greatest(published_seq, $3) WHERE tenant_id = current_tenant_id() AND gate = $1 AND epoch = $2',

@@ -1,4 +1,4 @@
-/** Conflicts, told to the gates that caused them: rows of the kind `conflict` in the cloud's ledger of their site. */
+/** Publishes conflicts to the gates that caused them: rows of the kind `conflict` in the cloud's ledger of their site. */
 import type { DatabaseClient } from '../db/database.ts';
 import { appendCloudRows, type CloudEntry } from './cloud-ledger.ts';
 
@@ -15,7 +15,10 @@ interface UnpublishedConflict {
   readonly winner: readonly [string, number, number] | null;
 }
 
-/** Appends what the site's gates were not told yet, at most twice `limit` rows, in the caller's transaction; answers how many. Published like every row of the cloud. */
+/**
+ * Appends unpublished conflicts of the site, at most twice `limit` rows, in the caller's transaction; returns how many. Published like every row of
+ * the cloud.
+ */
 export async function publishConflicts(client: DatabaseClient, site: string, limit = 100): Promise<number> {
   const { rows } = await client.query<UnpublishedConflict>('SELECT * FROM take_unpublished_conflicts($1, $2)', [site, limit]);
   if (rows.length === 0) return 0;

@@ -1,6 +1,6 @@
 /**
- * A dead gate's export into the account: the lines that `stile-gate ledger export` wrote, checked as a whole before the first row is
- * taken in, then reconciled like rows that came over the wire. The same file again changes nothing.
+ * Imports the export of a dead gate: checks the lines that `stile-gate ledger export` wrote as a whole before the first row, then reconciles them
+ * like rows from the wire. A repeated import changes nothing.
  */
 import { createReadStream } from 'node:fs';
 import { createInterface } from 'node:readline';
@@ -15,7 +15,7 @@ import { type LedgerRow, type RowKey, readRow } from './row.ts';
 
 /** Rows of one transaction. */
 const BATCH_ROWS = 1_000;
-/** Problems told one by one; the others are counted. */
+/** Problems that are listed; further ones are counted. */
 const MAX_LISTED_PROBLEMS = 20;
 
 export interface LedgerImport {
@@ -25,12 +25,12 @@ export interface LedgerImport {
   readonly duplicates: number;
   /** Rows that are stored with other contents: quarantined, none of them counts. */
   readonly clones: readonly RowKey[];
-  /** Broken places of the chain: flagged, and the rows count. */
+  /** Breaks of the hash chain: flagged, and the rows count. */
   readonly breaks: readonly RowKey[];
   readonly epochs: readonly { readonly epoch: number; readonly from: number; readonly upto: number }[];
 }
 
-/** The file is not a gate's ledger that may be taken in; nothing of it was. `problems` says where. */
+/** The file is no ledger of a gate of this tenant; nothing was imported. `problems` has the places. */
 export class LedgerFileError extends Error {
   override name = 'LedgerFileError';
   readonly problems: readonly string[];
@@ -44,13 +44,13 @@ export interface LedgerImportOptions {
   readonly database: Database;
   readonly tenantId: string;
   readonly path: string;
-  /** Whose ledger it is said to be; absent: as the file says. */
+  /** The gate that the ledger must belong to; absent: the file names it. */
   readonly gate?: string | undefined;
-  /** Takes a broken chain all the same: its places are flagged. */
+  /** Imports despite a broken chain: its breaks are flagged. */
   readonly acceptBroken?: boolean;
 }
 
-/** Throws LedgerFileError, and PostgreSQL's errors; then batches that were committed stay, and the file can be imported again. */
+/** Throws LedgerFileError, and PostgreSQL's errors; committed batches then stay, and the file can be imported again. */
 export async function importLedger(options: LedgerImportOptions): Promise<LedgerImport> {
   const { database, tenantId, path } = options;
   const checked = await checkFile(path);
@@ -85,11 +85,11 @@ export async function importLedger(options: LedgerImportOptions): Promise<Ledger
 interface Checked {
   readonly gate: string;
   readonly epochs: { epoch: number; from: number; upto: number }[];
-  /** What is wrong with numbers and hashes. */
+  /** Problems with numbers and hashes. */
   readonly problems: readonly string[];
 }
 
-/** Identity and chain of the whole file. Epochs may begin above 1, where the gate had pruned what was acknowledged. */
+/** Checks identity and chain of the whole file. Epochs may begin above 1, where the gate had pruned acknowledged rows. */
 async function checkFile(path: string): Promise<Checked> {
   const problems: string[] = [];
   let wrong = 0;
@@ -131,7 +131,7 @@ function carries(previous: string, row: LedgerRow): boolean {
   }
 }
 
-/** Rows in the order of the file. Throws LedgerFileError where a line is no ledger message. */
+/** Reads rows in the order of the file. Throws LedgerFileError for a line that is no ledger message. */
 async function* rowsOf(path: string): AsyncGenerator<LedgerRow> {
   const stream = createReadStream(path, { encoding: 'utf8' });
   let number = 0;

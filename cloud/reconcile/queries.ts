@@ -1,4 +1,4 @@
-/** What gates and operators ask of the account. All in the client's tenant; every list is bounded. */
+/** Queries the reconciled ledger for gates and operators. All in the client's tenant; every list is bounded. */
 
 import type { z } from 'zod';
 import type { ConflictView, HistoryItem, RefusalView, SiteLedgerResponse } from '../../contract/http.ts';
@@ -6,16 +6,16 @@ import { CLOUD_GATE, type LedgerVector, splitGateName } from '../../contract/ids
 import type { Reason } from '../../contract/reasons.ts';
 import type { DatabaseClient } from '../db/database.ts';
 
-/** Rows in one answer of the site's ledger. */
+/** Rows in one answer of the site's ledger; `more` is set beyond it. */
 export const MAX_SITE_LEDGER_ROWS = 1_000;
-/** Items in any other answer; the newest are given. */
+/** Items in any other answer: the newest; older ones are left out. */
 export const MAX_ANSWER_ITEMS = 1_000;
 
 export type SiteLedger = Pick<z.infer<typeof SiteLedgerResponse>, 'rows' | 'more'>;
 
 /**
- * Rows of the site's ledgers after a vector, as they were written, in order per ledger, without gaps: of each epoch the
- * contiguous prefix. A ledger that the vector does not name is served from its beginning. `more`: ask again from the last rows on.
+ * Returns rows of the site's ledgers after a vector, as they were written, in order per ledger, without gaps: of each epoch the contiguous prefix.
+ * A ledger that the vector does not name is served from its beginning. `more`: ask again from the last rows on.
  */
 export async function siteLedger(client: DatabaseClient, site: string, after: LedgerVector, limit = MAX_SITE_LEDGER_ROWS): Promise<SiteLedger> {
   const bounded = Math.min(Math.max(1, limit), MAX_SITE_LEDGER_ROWS);
@@ -40,8 +40,8 @@ export async function siteLedger(client: DatabaseClient, site: string, after: Le
 }
 
 /**
- * Of these rows those whose boot measured no offset: where they lie is known from their neighbours in the chain, or from the gate's wall
- * clock, and every answer that shows their time says so.
+ * Selects the rows whose boot measured no offset: their place comes from their neighbours in the chain, or from the gate's wall clock, and every
+ * answer that shows their time marks it.
  */
 async function unmeasured(
   client: DatabaseClient,
@@ -57,18 +57,21 @@ async function unmeasured(
     return without.has(`${gate} ${String(boot_id)}`);
   };
 }
-/** The scanner that a row of the cloud's ledger came from, as it stands there. */
+/** Selects the scanner that sent a row of the cloud's ledger. */
 function scannerIn(entry: string): { device?: string } {
   const { device } = JSON.parse(entry) as { readonly device?: unknown };
   return typeof device === 'string' ? { device } : {};
 }
-/** Of a machine whose clock was never set (it stands in 1970) and was never measured: nobody is shown that time, but when the row came, marked. */
+/** For a machine whose clock was never set (it shows 1970) nor measured, shows the row's arrival instead, marked. */
 const shownAt = (at: string, came: string): string => `CASE WHEN ${at} < '2000-01-01Z' THEN ${came} ELSE ${at} END`;
 const marked = (is: boolean): { unmeasured?: true } => (is ? { unmeasured: true } : {});
 
 type Refusal = z.infer<typeof RefusalView>;
 
-/** Refusals since a time, of one gate or of all, newest first; those of a gate without any clock since they arrived. Reason and explanation are the gate's own. */
+/**
+ * Returns refusals since a time, of one gate or of all, newest first; those of a gate without any clock since their arrival. Reason and explanation
+ * are the gate's own.
+ */
 export async function refusals(client: DatabaseClient, gate: string | null, since: Date, limit = MAX_ANSWER_ITEMS): Promise<Refusal[]> {
   const { rows } = await client.query<{ gate: string; epoch: number; seq: number; at: Date; entry: string; event_id: string | null; ticket_id: string | null }>(
     `SELECT gate, epoch, seq, ${shownAt('at', 'received_at')} AS at, entry, event_id, ticket_id FROM ledger_rows
@@ -84,7 +87,7 @@ export async function refusals(client: DatabaseClient, gate: string | null, sinc
 
 type Conflict = z.infer<typeof ConflictView>;
 
-/** Admissions beyond a ticket's right, of one event or of all, newest first. */
+/** Returns admissions beyond a ticket's right, of one event or of all, newest first. */
 export async function conflicts(client: DatabaseClient, eventId: string | null = null, limit = MAX_ANSWER_ITEMS): Promise<Conflict[]> {
   const { rows } = await client.query<ConflictRow>(
     `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.loser_gate AND s.epoch = c.loser_epoch AND s.seq = c.loser_seq) AS loser_device,
@@ -131,8 +134,8 @@ interface ConflictRow {
 export interface Occupancy {
   readonly event_id: string;
   /**
-   * People: entries − exits of tickets, and with them everybody whom the sensors saw pass without one: by an override, freely or by force, inwards
-   * less outwards (I7). `uncertain` of them may or may not have passed. Below 0: more were seen to leave than to come.
+   * Counts people: entries − exits of tickets, plus everybody whom the sensors saw pass without one: by an override, freely or by force, inwards
+   * less outwards (I7). `uncertain` of them may or may not have passed. Below 0: more left than came.
    */
   readonly inside: number;
   readonly entries: number;
@@ -147,7 +150,7 @@ export interface Occupancy {
   readonly overrides_out: number;
 }
 
-/** People inside: sums of the gates' rows. Passages that name no event are added at the gates that are assigned to this one. */
+/** Returns the people inside: sums of the gates' rows. Passages without an event count at the gates that are assigned to this one. */
 export async function occupancy(client: DatabaseClient, eventId: string): Promise<Occupancy> {
   const { rows } = await client.query<Omit<Occupancy, 'event_id'>>(
     `SELECT coalesce(sum(entered - exited + free_passages + forced_passages + overrides - 2 * (free_out + forced_out + overrides_out)), 0)::bigint AS inside, coalesce(sum(entered), 0)::bigint AS entries, coalesce(sum(exited), 0)::bigint AS exits, coalesce(sum(uncertain), 0)::bigint AS uncertain,
@@ -170,7 +173,7 @@ export interface TicketHistory {
   readonly history: Item[];
 }
 
-/** What ledgers say about a ticket, with the verdicts of its grants. The ticketing side's own actions are not here. null: nobody knows it. */
+/** Returns a ticket's history from the ledgers, with the verdicts of its grants; the ticketing side's own actions are elsewhere. null: unknown. */
 export async function history(client: DatabaseClient, eventId: string, ticketId: string): Promise<TicketHistory | null> {
   const ticket = await client.query<{ status: string; units: number }>(
     'SELECT status, units FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 AND ticket_id = $2',
@@ -213,7 +216,7 @@ interface HistoryRow {
   readonly verdict: string | null;
   readonly cause: string | null;
   readonly outcome: string | null;
-  /** Of a grant that is beyond the ticket's right: why. */
+  /** The conflict of a grant beyond the ticket's right. */
   readonly conflict: string | null;
 }
 
@@ -224,8 +227,8 @@ function describe(row: HistoryRow, units: number): string {
       return `${entry['direction'] === 'out' ? 'let out' : 'admitted'} (${judgementOf(row, entry['type'], units)}), ${row.outcome ?? 'open'}`;
     case 'conflict':
       return entry['verdict'] === 'withdrawn'
-        ? `told the gates: within its right after all (${String(entry['cause'])})`
-        : `told the gates: beyond its right (${String(entry['cause'])})`;
+        ? `published to the gates: within its right after all (${String(entry['cause'])})`
+        : `published to the gates: beyond its right (${String(entry['cause'])})`;
     case 'refusal':
       return `refused: ${String(entry['explanation'])} (${String(entry['reason'])})`;
     case 'passage':
@@ -236,7 +239,7 @@ function describe(row: HistoryRow, units: number): string {
       return row.kind;
   }
 }
-/** A ticket that was taken back before it was used has no other winner: its grant is beyond its right all the same. */
+/** Describes a verdict. A ticket that was revoked before its use has no other winner: its grant is beyond its right all the same. */
 function judgementOf({ verdict, cause, conflict }: HistoryRow, type: unknown, units: number): string {
   const why = cause ?? conflict;
   if (conflict !== null) return `${VERDICTS['excess']}: ${why}`;

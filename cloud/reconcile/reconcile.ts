@@ -1,7 +1,4 @@
-/**
- * Rows into the account: from the wire's JSON to reconcile_columns, and the check of their hash chain.
- * What counts is decided in SQL (`reconcile_columns`); this file reads and hands over.
- */
+/** Reconciles rows: encodes them for reconcile_columns and checks their hash chain. SQL decides what counts (cloud/db/functions/reconcile). */
 import { hash } from 'node:crypto';
 import { entryHash, firstPredecessor, type Sha256Text } from '../../contract/hash-chain.ts';
 import { type DatabaseClient, isTransient } from '../db/database.ts';
@@ -10,14 +7,14 @@ import { columnsOf, type KeptText, keptText, RECONCILE_COLUMNS } from './row-arr
 
 export const sha256: Sha256Text = (text) => hash('sha256', text, 'hex');
 
-/** Rows in one call: a larger batch is the caller's to split. */
+/** Rows in one call; more is a RangeError: the caller splits its batch. */
 export const MAX_ROWS_PER_CALL = 10_000;
 
-/** Rows whose hashes are checked in one go: less than a millisecond. */
+/** Rows whose hashes are checked in one turn of the loop: less than a millisecond. */
 const CHAIN_SLICE_ROWS = 250;
 
 export interface Reconciled {
-  /** Rows that are new, and rows that were there already. */
+  /** Rows that are new, and rows that were stored already. */
   readonly stored: number;
   readonly duplicates: number;
   /** Stored under another hash: quarantined, not acknowledged, alert `clone`. */
@@ -27,9 +24,9 @@ export interface Reconciled {
 }
 
 /**
- * Appends what is new of these rows, any gates of the client's tenant, and judges what they touch; all in the
- * caller's transaction. The same rows again change nothing. Never fails because of what a row or a ticket says;
- * fails when a gate's site is not the tenant's (foreign key), or when PostgreSQL does.
+ * Appends the new rows, of any gates of the client's tenant, and judges the tickets that they concern; all in the caller's transaction. Repeated
+ * rows change nothing. Never fails because of the contents of a row or a ticket; fails when a gate's site is not the tenant's (foreign key), or
+ * when PostgreSQL does.
  */
 export async function reconcile(client: DatabaseClient, rows: readonly LedgerRow[]): Promise<Reconciled> {
   if (rows.length === 0) return { stored: 0, duplicates: 0, clones: [], breaks: [] };
@@ -56,8 +53,8 @@ export async function reconcile(client: DatabaseClient, rows: readonly LedgerRow
 }
 
 /**
- * The same for rows that PostgreSQL refused together: one half after the other, until what it refuses stands alone. Such a row is kept as one that
- * says nothing, so that its gate need not send it for ever; where not even that can be (no such site), it fails as `reconcile` does.
+ * Reconciles rows that PostgreSQL refused together: splits in halves until the refused row is alone. Such a row is stored without effect, so that
+ * its gate need not publish it for ever; where even that is impossible (no such site), it fails as `reconcile` does.
  */
 export async function reconcileEach(client: DatabaseClient, rows: readonly LedgerRow[]): Promise<Reconciled> {
   await client.query('SAVEPOINT some_rows');
@@ -97,7 +94,7 @@ interface Outcome {
   }[];
 }
 
-/** Does a row carry the hash that its predecessor and its contents give? */
+/** Returns whether a row carries the hash of its predecessor and its contents. */
 function follows(previous: string, hash: string, entry: Readonly<Record<string, unknown>>): boolean {
   try {
     return entryHash(sha256, previous, entry) === hash;
@@ -106,7 +103,10 @@ function follows(previous: string, hash: string, entry: Readonly<Record<string, 
   }
 }
 
-/** Rows of one batch that stand beside each other, and first rows of an epoch. In slices, so that the batch leaves for PostgreSQL meanwhile, and nobody else waits long. */
+/**
+ * Checks adjacent rows of one batch, and first rows of an epoch. In slices, so that the batch leaves for PostgreSQL meanwhile, and no other work
+ * waits long.
+ */
 async function breaksWithin(sorted: readonly LedgerRow[], texts: readonly KeptText[]): Promise<RowKey[]> {
   const breaks: RowKey[] = [];
   let before: LedgerRow | undefined;
@@ -121,7 +121,7 @@ async function breaksWithin(sorted: readonly LedgerRow[], texts: readonly KeptTe
   return breaks;
 }
 
-/** Answers the breaks that were not known before. Those of rows that are not stored (a clone's neighbour) are left out. */
+/** Flags breaks and returns those that are new. Breaks of rows that are not stored (a clone's neighbour) are left out. */
 async function flagBreaks(client: DatabaseClient, breaks: readonly RowKey[]): Promise<RowKey[]> {
   const { rows } = await client.query<{ gate: string; epoch: number; seq: number }>('SELECT * FROM flag_chain_breaks($1::text[], $2::bigint[], $3::bigint[])', [
     breaks.map(([gate]) => gate),

@@ -1,4 +1,4 @@
-/** The account over HTTP: what gates fetch and what operators ask and settle. */
+/** Serves the ledger over HTTP: rows for gates, lists and settlements for operators. */
 import { z } from 'zod';
 import { ConflictsResponse, OccupancyResponse, RefusalsResponse, SettleRequest, type SiteLedgerResponse } from '../../contract/http.ts';
 import { Epoch, EventId, GateName, LedgerGateId, LedgerVector, Seq, SiteId, TicketId } from '../../contract/ids.ts';
@@ -8,7 +8,7 @@ import { type App, actorOf, HttpProblem, operatorOf } from '../http/server.ts';
 import { settle } from './cloud-ledger.ts';
 import { conflicts, history, occupancy, refusals, siteLedger } from './queries.ts';
 
-/** Refusals are listed from so long ago where no `since` is given, in milliseconds. */
+/** Age, in milliseconds, of the oldest listed refusal where no `since` is given. */
 const DEFAULT_SINCE_MS = 24 * 3_600_000;
 
 const VectorText = z
@@ -142,7 +142,7 @@ export function registerReconcileRoutes(app: App, { database }: { readonly datab
       config: { who: 'operator' },
       schema: {
         tags: ['operators'],
-        summary: "An operator's word on a grant whose passage is not known",
+        summary: 'Settles a grant whose passage is not known',
         params: z.object({ site: SiteId, gate: LedgerGateId, epoch: z.coerce.number().pipe(Epoch), seq: z.coerce.number().pipe(Seq) }),
         body: SettleRequest,
       },
@@ -181,7 +181,7 @@ async function onlyEventOf(client: Client, ticketId: string): Promise<string> {
   return rows[0].event_id;
 }
 
-/** What ledgers say, with what the ticketing side and operators did, in the order of time. */
+/** Merges the ledgers' history with the actions of the ticketing side and operators, in the order of time. */
 async function withActions(
   client: Client,
   eventId: string,

@@ -1,6 +1,6 @@
 /**
- * Rows as columns for reconcile_columns: one PostgreSQL array a field, in binary, so that neither side writes or
- * reads JSON for a batch. What counts is decided in SQL; only what the schemas have checked reaches a typed field here.
+ * Encodes rows as columns for reconcile_columns: one PostgreSQL array a field, in binary, so that neither side writes or reads JSON for a batch.
+ * SQL decides what counts; only fields that the schemas have checked reach a typed column.
  */
 import { entryText } from '../../contract/hash-chain.ts';
 import type { LedgerRow } from './row.ts';
@@ -19,7 +19,7 @@ const encoder = <Value>(oid: number, bytes: number | ((value: Value) => number),
 const EPOCH_2000_MS = 946_684_800_000;
 const TWO_TO_32 = 4_294_967_296;
 
-/** Of whole numbers that are exact in a double. */
+/** Writes a whole number that is exact in a double. */
 function writeInt8(into: Buffer, at: number, value: number): void {
   into.writeInt32BE(Math.floor(value / TWO_TO_32), at);
   into.writeUInt32BE(((value % TWO_TO_32) + TWO_TO_32) % TWO_TO_32, at + 4);
@@ -30,16 +30,16 @@ const INT8 = encoder<number>(20, 8, writeInt8);
 const INT4 = encoder<number>(23, 4, (into, at, value) => into.writeInt32BE(value, at));
 const FLOAT8 = encoder<number>(701, 8, (into, at, value) => into.writeDoubleBE(value, at));
 const BOOL = encoder<boolean>(16, 1, (into, at, value) => into.writeUInt8(value ? 1 : 0, at));
-/** Hex in, bytes out. */
+/** Encodes hexadecimal text as bytes. */
 const BYTEA = encoder<string>(
   17,
   (value) => value.length / 2,
   (into, at, value) => into.write(value, at, 'hex'),
 );
-/** Of ISO text in UTC with milliseconds (contract: Timestamp). */
+/** Encodes ISO text in UTC with milliseconds (contract: Timestamp). */
 const TIME = encoder<string>(1184, 8, (into, at, value) => writeInt8(into, at, (Date.parse(value) - EPOCH_2000_MS) * 1_000));
 
-/** One dimension, from 1, as array_recv reads it. pg sends a Buffer as a binary parameter. */
+/** Encodes an array of one dimension, from 1, as array_recv reads it. pg sends a Buffer as a binary parameter. */
 function encode({ oid, bytes, write }: Encoder, values: Column): Buffer {
   let size = 20;
   let nulls = 0;
@@ -76,35 +76,35 @@ type Fields = Readonly<Record<string, unknown>>;
 interface Read {
   readonly row: LedgerRow;
   readonly text: string;
-  /** The entry's fields where it is as its kind should be; else none. */
+  /** The entry's fields where it is valid; else none. */
   readonly known: Fields;
   readonly kind: string;
 }
 
-/** Of a known kind, the fields that its column holds; a row of another kind has NULL there. */
+/** Returns a field for rows of these kinds; NULL for others. */
 const of =
   (kinds: readonly string[], field: string) =>
   ({ known, kind }: Read) =>
     kinds.includes(kind) ? (known[field] ?? null) : null;
 const TICKET = ['grant', 'refusal', 'conflict', 'passage', 'settlement'];
 const OUTCOME_KINDS = ['passage', 'settlement'];
-/** `of` is [epoch, seq] of a passage and [gate, epoch, seq] of a settlement. */
+/** Returns a part of `of`: [epoch, seq] of a passage, [gate, epoch, seq] of a settlement. */
 const ofPart =
   (fromEnd: number) =>
   ({ known, kind }: Read) =>
     OUTCOME_KINDS.includes(kind) ? ((known['of'] as Column | undefined)?.at(-fromEnd) ?? null) : null;
-/** No machine has been up for longer, in ms: a boot time beyond it places nothing. */
+/** Longest uptime of a machine, in ms: a later boot time orders nothing. */
 const MAX_BOOT_TIME_MS = 100 * 366 * 86_400_000;
-/** A bound beyond this measures nothing, in ms. */
+/** Largest bound of an offset, in ms: a larger one counts as none. */
 const MAX_BOUND_MS = 366 * 86_400_000;
-/** An offset that puts its row before or after these measured no clock, in Unix ms: the row stands as one without, rather than at a time that nobody wrote. */
+/** Earliest and latest time of a row, in Unix ms: an offset that leads beyond them counts as none. */
 const MIN_PLACED_MS = Date.UTC(2000, 0);
 const MAX_PLACED_MS = Date.UTC(2200, 0);
 const bootTimeOf = ({ known }: Read): number | null => {
   const ms = known['boottime_ms'];
   return typeof ms === 'number' && ms <= MAX_BOOT_TIME_MS ? ms : null;
 };
-/** An offset says nothing without its bound, nor the other way round. */
+/** Returns an offset or its bound; each needs the other. */
 const clock = (field: 'clock_offset_ms' | 'clock_bound_ms') => (read: Read) => {
   const { clock_offset_ms: offset, clock_bound_ms: bound } = read.known as { readonly clock_offset_ms?: number; readonly clock_bound_ms?: number };
   const bootMs = bootTimeOf(read);
@@ -143,10 +143,13 @@ const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
   [TEXT, of(OUTCOME_KINDS, 'outcome')],
 ];
 
-/** An entry without its hash, as it is kept: in canonical JSON, which is what its hash covers. */
+/** An entry without its hash, as stored: in canonical JSON, which its hash covers. */
 export interface KeptText {
   readonly text: string;
-  /** False of the few that have no canonical form (half a surrogate pair, a number beyond a double): kept all the same, and no hash is right for them. */
+  /**
+   * False for the few without a canonical form (half a surrogate pair, a number beyond a double): they are stored all the same, and no hash is
+   * right for them.
+   */
   readonly canonical: boolean;
 }
 export function keptText(entry: Fields): KeptText {
@@ -158,9 +161,9 @@ export function keptText(entry: Fields): KeptText {
   }
 }
 
-/** SQL and parameters of one call; the answer's column is `outcome`. */
+/** SQL of one call; the result's column is `outcome`. */
 export const RECONCILE_COLUMNS = `SELECT reconcile_columns(${COLUMNS.map((_, index) => `$${index + 1}`).join(', ')}) AS outcome`;
-/** `texts`: what `keptText` makes of each row's entry. */
+/** Returns the parameters of one call. `texts`: `keptText` of each row's entry. */
 export function columnsOf(rows: readonly LedgerRow[], texts: readonly KeptText[] = rows.map(({ entry }) => keptText(entry))): Buffer[] {
   const reads = rows.map(
     (row, index): Read => ({ row, text: (texts[index] as KeptText).text, known: (row.known as Fields | null) ?? {}, kind: row.known?.kind ?? '' }),

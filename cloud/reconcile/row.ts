@@ -3,22 +3,22 @@ import { maySay } from '../../contract/authority.ts';
 import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
 import { plainRow } from './fast-row-check.ts';
 
-/** One row of one ledger, read as far as it can be. Made by `readRow`. */
+/** One row of one ledger, as far as it is readable. Made by `readRow`. */
 export interface LedgerRow {
   readonly gate: string;
   readonly epoch: number;
   readonly seq: number;
   /** Lowercase hex. */
   readonly hash: string;
-  /** Every field as it came, `hash` included. */
+  /** Every field as received, `hash` included. */
   readonly entry: Readonly<Record<string, unknown>>;
-  /** The entry where it is of a known kind, as that kind should be, and its ledger's to write; else null: it is kept, and says nothing. */
+  /** The entry, where its kind is known, its fields are valid and its ledger has the authority; else null: the row is stored, and has no effect. */
   readonly known: LedgerEntry | null;
 }
 
-/** null: not even key and hash can be read, so it has no place in the sequence. */
+/** Reads a row, or returns null where key or hash is unreadable: such an entry has no place in the sequence. */
 export function readRow(gate: string, epoch: number, entry: unknown): LedgerRow | null {
-  // What is as its kind should be has a readable key as well.
+  // A valid entry has a readable key as well.
   const plain = plainRow(entry);
   if (plain !== null) return { gate, epoch, seq: plain.seq, hash: plain.hash, entry: plain, known: plain };
   const known = LedgerEntry.safeParse(entry);

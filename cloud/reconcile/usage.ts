@@ -1,4 +1,4 @@
-/** How often, when and where tickets were used, as manifests and answers to a gate's question carry it. */
+/** Reads the usage of tickets, as manifests and lookup answers carry it. */
 import type { LedgerVector } from '../../contract/ids.ts';
 import type { UsageEntry } from '../../contract/manifest.ts';
 import type { DatabaseClient } from '../db/database.ts';
@@ -32,7 +32,7 @@ export async function manifestUsage(client: DatabaseClient, eventId: string): Pr
   return { upto, usage: rows.map(toUsageEntry) };
 }
 
-/** What one ticket was used for, all that the cloud knows, at most `limit` entries, the newest. For `lookup`. */
+/** Returns the known usage of one ticket, at most `limit` entries, the newest. For `lookup`. */
 export async function ticketUsage(client: DatabaseClient, eventId: string, ticketId: string, limit = 1000): Promise<UsageEntry[]> {
   const { rows } = await client.query<UsageRow>(
     `SELECT ${USAGE_COLUMNS} FROM admissions a WHERE a.tenant_id = current_tenant_id() AND a.event_id = $1 AND a.ticket_id = $2 AND a.granted AND a.units_used > 0
