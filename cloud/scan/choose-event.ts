@@ -1,20 +1,20 @@
-/** A scan that names no event: which of those that its scanner is assigned it is for, by the rule of the gates. */
+/** Chooses the event of a scan that names none, among those of its scanner, by the rule of the gates. */
 import type { Direction } from '../../contract/ids.ts';
 import { type Candidate, chooseEvent } from '../../rules/choose.ts';
 import { effectivePolicy, readPolicies } from '../../rules/policy.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { type ScanEvent, type ScanSources, type Seen, scanFacts } from './facts.ts';
 
-/** Events of one scanner that are looked through, as many as a gate holds. */
+/** Events of one scanner that are considered, as many as a gate holds; further ones are ignored. */
 const MAX_EVENTS = 64;
 
 export interface ChosenEvent {
   readonly event: ScanEvent;
-  /** Other events would have admitted the code as well; `ambiguous`: and a policy refuses to choose. */
+  /** Other events would have admitted the code as well; `ambiguous`: several would, and a policy refuses to choose. */
   readonly several: 'chosen' | 'ambiguous' | null;
 }
 
-/** null: the scanner is assigned to none. A scan that was answered before stays with its event. */
+/** Returns null where the scanner has no event. A repeated scan stays with its event. */
 export async function chooseScanEvent(
   client: DatabaseClient,
   sources: ScanSources,
@@ -52,7 +52,7 @@ export async function chooseScanEvent(
     if (gathered.facts.kind === 'ticket' && read.ok)
       found.push({ facts: gathered.facts, policy: effectivePolicy(read.policies, gathered.facts.ticket.tier, scan.device) });
   }
-  // What the list holds goes before what only a signature says.
+  // A ticket in the list precedes one that only a signature proves.
   const held = found.filter(({ facts }) => facts.ticket.source !== 'signature');
   const chosen = place === null ? null : chooseEvent(held.length > 0 ? held : found, place);
   if (chosen === null) return { event: first, several: null };

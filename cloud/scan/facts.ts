@@ -1,7 +1,4 @@
-/**
- * What the cloud knows of a code that a scanner saw, as the facts that the rules judge by: the same that a gate gathers from its
- * manifest and ledgers. Then the same rules, and the same words.
- */
+/** Collects the cloud's facts about a scanned code, as a gate collects them from its manifest and ledgers; the same rules then give the same texts. */
 import { createHash } from 'node:crypto';
 import type { Direction, Medium } from '../../contract/ids.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
@@ -15,11 +12,11 @@ import { checkSignature, ticketFromSignature, type VerifySignature } from '../..
 import type { DatabaseClient } from '../db/database.ts';
 import { occupancy } from '../reconcile/queries.ts';
 
-/** Entries of one ticket that are looked at, the newest: far more than any allowance. */
+/** Entries of one ticket that are read, the newest; older ones are ignored. Far more than any allowance. */
 const MAX_ENTRIES = 2_000;
-/** No reader sends a longer code, and no ticket has one. */
+/** Longest code, in bytes; a longer one is unreadable: no reader sends it, and no ticket has it. */
 const MAX_CODE_CHARS = 1_024;
-/** The cloud's own list is of this moment. */
+/** The cloud's own list is current. */
 const LIST_LIFE_MS = 24 * 3_600_000;
 
 export interface ScanEvent {
@@ -29,12 +26,12 @@ export interface ScanEvent {
   readonly timeZone: string;
   readonly version: number;
   readonly salt: Buffer;
-  /** As they stand in the event's record, with what each gate serves. */
+  /** As in the event's record, with what each gate serves. */
   readonly policies: unknown;
   readonly keys: readonly PublicKey[];
 }
 
-/** The ledger of rights, as a decision needs it; handed in, for it belongs to another part of the cloud. */
+/** Reads the rights that a decision needs; passed in, because another feature owns them. */
 export interface ScanRights {
   readonly event: (client: DatabaseClient, eventId: string) => Promise<ScanEvent | null>;
   readonly ticket: (client: DatabaseClient, eventId: string, ref: string) => Promise<TicketFacts | 'invalid' | 'revoked' | 'canceled' | null>;
@@ -53,15 +50,15 @@ export interface ScanSources {
   readonly verify: VerifySignature;
 }
 
-/** First 16 bytes of SHA-256(salt ‖ text), lowercase hex. */
+/** Returns the first 16 bytes of SHA-256(salt ‖ text), lowercase hex. */
 export const refOf = (salt: Buffer, text: string): string => createHash('sha256').update(salt).update(text, 'utf8').digest('hex').slice(0, 32);
 
-/** A ref was given where only the code itself, with its signature, proves anything. */
+/** The request has a ref where only the code itself, with its signature, proves the right. */
 export class CodeNeededError extends Error {
   override name = 'CodeNeededError';
 }
 
-/** Gathers. `device` is where the guest stands: its name as a gate's in policies and rules. Throws CodeNeededError. */
+/** Collects the facts. `device` is the place of the scan: its name replaces a gate's in policies and rules. Throws CodeNeededError. */
 export async function scanFacts(
   client: DatabaseClient,
   sources: ScanSources,
@@ -90,15 +87,15 @@ export async function scanFacts(
   return { facts: facts.kind === 'ticket' && scan.several === 'chosen' ? { ...facts, chosenOfSeveral: true } : facts, policies: event.policies, place };
 }
 
-/** The decision: the rules of the gate, with the policies that hold for this tier at this place. Total. */
+/** Decides by the rules of the gate, with the policies of this tier at this place. Total. */
 export function judge({ facts, policies, place }: ScanFacts): Verdict {
   const read = readPolicies(policies);
-  // A gate refuses a manifest with policies that it cannot read; here nobody is let in by halves of them.
+  // A gate refuses a manifest with unreadable policies; here the scan is refused.
   if (!read.ok) return { kind: 'refusal', reason: 'error', facts: {}, explanation: explain('error'), validAgainAtMs: null };
   return admit(facts, effectivePolicy(read.policies, facts.kind === 'ticket' ? facts.ticket.tier : null, place.gate), place);
 }
 
-/** What a code may be, most literal form first: the first that is known decides, as at a gate. */
+/** Returns the possible forms of a code, most literal first: the first that is known decides, as at a gate. */
 async function recognise(client: DatabaseClient, sources: ScanSources, event: ScanEvent, seen: Seen, nowMs: number): Promise<Recognised> {
   if (!('code' in seen)) return recogniseForm(client, sources, event, { form: null, ref: seen.ticketRef }, nowMs);
   if (seen.code.length > MAX_CODE_CHARS) return { kind: 'unreadable' };
@@ -125,7 +122,7 @@ async function recogniseForm(
   let medium: Medium = 'opaque';
   if (form !== null) {
     if (form.form !== 'opaque' && checkSignature(form, event.keys, verify, nowMs).ok) medium = 'signed';
-    // A ticket id proves nothing by itself: without its signature a Stile code is nobody's.
+    // A ticket id proves nothing by itself: a Stile code needs its signature.
     if (form.form === 'stile' && (form.eventId !== event.eventId || medium !== 'signed')) return unknown();
     ref = refOf(event.salt, form.lookupText);
   } else ref = seen.ref;
@@ -133,7 +130,7 @@ async function recogniseForm(
   const found = await rights.ticket(client, event.eventId, ref);
   if (typeof found === 'string') return unknown(found);
   if (found !== null && medium !== 'signed' && event.keys.some(({ use }) => use === 'code') && ref === refOf(event.salt, found.ticketId)) {
-    // The bare id of a ticket whose code is signed: anyone could have written it.
+    // The bare id of a ticket with a signed code: anyone could have written it.
     if (form === null) throw new CodeNeededError('the codes of this event are signed: send the code itself, a ticket_ref proves nothing');
     return unknown();
   }
@@ -158,7 +155,7 @@ async function recogniseForm(
   };
 }
 
-/** Is any occupancy rule written down, for whatever tier or gate? Counting the house costs, and most events have none. */
+/** Returns whether any tier or gate has an occupancy rule. Counting people is expensive, and most events have none. */
 const mentionsOccupancy = (policies: unknown): boolean => JSON.stringify(policies ?? {}).includes('"occupancy"');
 
 interface EntryRow {
@@ -169,7 +166,7 @@ interface EntryRow {
   readonly outcome: Entry['outcome'];
 }
 
-/** Every grant of the ticket that counts, oldest first. A scanner's is told by the scanner's own name. */
+/** Returns every grant of the ticket that counts, oldest first. A scanner's has the scanner's own name. */
 async function entriesOf(client: DatabaseClient, eventId: string, ticketId: string): Promise<Entry[]> {
   const { rows } = await client.query<EntryRow>(
     `SELECT coalesce(s.device, a.gate) AS gate, a.at, a.direction, a.units_used AS units, a.outcome FROM admissions a
@@ -181,5 +178,5 @@ async function entriesOf(client: DatabaseClient, eventId: string, ticketId: stri
   return rows.reverse().map(({ gate, at, direction, units, outcome }) => ({ gate, atMs: at.getTime(), direction, units, outcome }));
 }
 
-/** As a gate counts for the limit: tickets alone. Who passed without one is nobody's ticket. */
+/** Counts tickets alone, as a gate does for the limit. */
 const ticketsInside = ({ entries, exits }: { readonly entries: number; readonly exits: number }): number => entries - exits;

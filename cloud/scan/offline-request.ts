@@ -1,6 +1,6 @@
 /**
- * Scans of a scanner that was away, read one by one. What is needed to know that something happened (id, time, result) must be readable;
- * everything else is taken where it can be, left out where not, and named in the answer: an odd field takes no admission away.
+ * Reads the scans of a disconnected scanner one by one. The fields that prove an event (id, time, result) must be readable; every other field is
+ * used where it is valid, left out otherwise, and named in the answer: an invalid field removes no admission.
  */
 import { createHash } from 'node:crypto';
 import { OfflineScan } from '../../contract/http.ts';
@@ -9,14 +9,14 @@ import { MAX_TEXT_CHARS, MAX_TIME_MS, MAX_UNITS, MIN_TIME_MS } from '../../contr
 import { describeIssue } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 
-/** How far a scanner's clock is believed to be off at most, in ms either way: phones and tablets set theirs by the network. Overlaps within it are flagged. */
+/** Assumed error of a scanner's clock, in ms either way: phones and tablets set theirs by the network. Overlaps within it are flagged. */
 export const SCANNER_CLOCK_BOUND_MS = 5_000;
-/** A scan from farther in the future than this (ms), or from before that day, tells of a clock that is not set: it counts as of its arrival, and is flagged. */
+/** A scan further in the future than this (ms), or before that day, proves an unset clock: it counts at its arrival, and is flagged. */
 const MAX_AHEAD_MS = 24 * 3_600_000;
 const FIRST_DAY_MS = Date.UTC(2020, 0);
-/** Between that day and so long ago (ms) a scan may have been counted before its key was forgotten (scan_keys_kept_for): it is not taken again. */
+/** A scan between that day and this age (ms) may have been counted before its key was purged (scan_keys_kept_for): it is not counted again. */
 const MAX_AGE_MS = 366 * 24 * 3_600_000;
-/** Of those: the clock that all of them share, and how sure their time is, in ms either way (nothing is ordered by it). */
+/** For those: the clock that they share, and the uncertainty of their time, in ms either way (it orders nothing). */
 const UNCLOCKED = { bootId: 'unclocked', boundMs: 2_147_483_647 } as const;
 const MAX_SCAN_ID_CHARS = 64;
 
@@ -24,17 +24,17 @@ export interface Item {
   readonly index: number;
   readonly scan: OfflineScan;
   readonly key: string;
-  /** As the scanner says; kept so. */
+  /** As the scanner sends it; stored so. */
   readonly scannedAt: Date;
-  /** When it happened at the latest: what is said to be in the future happened by now. */
+  /** Latest time of the scan: a time in the future counts as now. */
   readonly atMs: number;
   readonly clock: { readonly bootId: string; readonly boundMs: number };
   readonly flags: readonly string[];
-  /** What was left out or cut, for the answer. */
+  /** Fields that were left out or cut, for the answer. */
   readonly remarks: readonly string[];
 }
 
-/** A scan, or why it is none. */
+/** Reads a scan, or returns its error. */
 export function readScan(given: unknown, index: number, device: string, nowMs: number): Item | string {
   const { fields, remarks, scanKey } = usable(given);
   const read = OfflineScan.safeParse(fields);
@@ -45,21 +45,21 @@ export function readScan(given: unknown, index: number, device: string, nowMs: n
   const scan = read.data;
   const scannedMs = Date.parse(scan.scanned_at);
   if (Number.isNaN(scannedMs)) return `scans.${index}.scanned_at: is no time that there is`;
-  const believed = scannedMs >= FIRST_DAY_MS && scannedMs <= nowMs + MAX_AHEAD_MS;
-  if (believed && scannedMs < nowMs - MAX_AGE_MS) return `scans.${index}.scanned_at: is more than a year ago: set the scanner's clock`;
+  const plausible = scannedMs >= FIRST_DAY_MS && scannedMs <= nowMs + MAX_AHEAD_MS;
+  if (plausible && scannedMs < nowMs - MAX_AGE_MS) return `scans.${index}.scanned_at: is more than a year ago: set the scanner's clock`;
   return {
     index,
     scan,
     key: scanKey === null ? `at ${scan.ticket_id} ${scannedMs} ${scan.result}` : `id ${scanKey}`,
     scannedAt: new Date(Math.min(Math.max(scannedMs, MIN_TIME_MS), MAX_TIME_MS)),
-    atMs: believed ? Math.min(scannedMs, nowMs) : nowMs,
-    clock: believed ? { bootId: device, boundMs: SCANNER_CLOCK_BOUND_MS } : UNCLOCKED,
-    flags: believed ? [] : ['clock_untrusted'],
-    remarks: believed ? remarks : [...remarks, "scanned_at: is not believed, so it counts as of now: set the scanner's clock"],
+    atMs: plausible ? Math.min(scannedMs, nowMs) : nowMs,
+    clock: plausible ? { bootId: device, boundMs: SCANNER_CLOCK_BOUND_MS } : UNCLOCKED,
+    flags: plausible ? [] : ['clock_untrusted'],
+    remarks: plausible ? remarks : [...remarks, "scanned_at: is not plausible, so the scan counts as of now: set the scanner's clock"],
   };
 }
 
-/** The fields that can be used as they are, or as they must have been meant. */
+/** Returns the fields that are valid, or that can be converted. */
 function usable(given: unknown): { readonly fields: unknown; readonly remarks: readonly string[]; readonly scanKey: string | null } {
   if (typeof given !== 'object' || given === null || Array.isArray(given)) return { fields: given, remarks: [], scanKey: null };
   const { reason, scan_count, scan_id, event_id, direction, units, ...rest } = given as Readonly<Record<string, unknown>>;
@@ -67,7 +67,7 @@ function usable(given: unknown): { readonly fields: unknown; readonly remarks: r
   const remarks: string[] = [];
   const time = typeof rest['scanned_at'] === 'string' ? isoTime(rest['scanned_at']) : null;
   if (time !== null) fields['scanned_at'] = time;
-  /** null says as much as nothing. */
+  /** null counts as absent. */
   const take = (name: string, value: unknown, fits: boolean, wanted: string) => {
     if (value === undefined || value === null) return;
     if (fits) fields[name] = value;
@@ -86,15 +86,15 @@ function usable(given: unknown): { readonly fields: unknown; readonly remarks: r
   const id = typeof scan_id === 'number' ? String(scan_id) : scan_id === '' ? undefined : scan_id;
   const plainId = typeof id === 'string' && id.length <= MAX_SCAN_ID_CHARS && id === cutText(id, MAX_SCAN_ID_CHARS);
   take('scan_id', id, plainId, `a text of 1 to ${MAX_SCAN_ID_CHARS} characters`);
-  // An id that cannot be kept as it is still tells one scan from another.
+  // An id that cannot be stored still distinguishes scans.
   const scanKey = typeof id !== 'string' ? null : plainId ? id : `sha256 ${createHash('sha256').update(JSON.stringify(id)).digest('hex')}`;
   return { fields, remarks, scanKey };
 }
 
-/** Date and time with an offset or Z, in the long or the short form of ISO 8601. */
+/** Matches a date and time with an offset or Z, in the long or the short form of ISO 8601. */
 const ISO_TIME = /^(\d{4})-?(\d\d)-?(\d\d)[Tt ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?\s?(?:([Zz])|([+-]\d\d):?(\d\d)?)$/;
 
-/** As `Date.parse` reads it; null where it is none of those. */
+/** Parses as `Date.parse` does; null for other texts. */
 function isoTime(text: string): string | null {
   const match = ISO_TIME.exec(text);
   if (match === null) return null;

@@ -1,7 +1,7 @@
 /**
- * What scanners decided while they were away (`POST /offline/reconcile`): rows of the site's cloud ledger, appended and judged in one
- * transaction. Nothing is decided again: an ALLOW is an entry that happened. The first scan by its time wins, whatever arrives first.
- * Scans of tickets that are not known yet wait (pending-scans.ts); what is no scan goes to quarantine.
+ * Records the decisions of disconnected scanners (`POST /offline/reconcile`): rows of the site's cloud ledger, appended and judged in one
+ * transaction. Nothing is decided again: an ALLOW is an entry that happened. The first scan by its time wins, whatever arrives first. Scans of
+ * unknown tickets wait (pending-scans.ts); entries that are no scan go to quarantine.
  */
 import type { z } from 'zod';
 import type { OfflineScan, ReconcileResponse, ReconcileResult } from '../../contract/http.ts';
@@ -15,7 +15,7 @@ import { type Item, readScan } from './offline-request.ts';
 import { grantRow, passedRow } from './online.ts';
 import { keepPending, knownScans, quarantineScans, type RefusedScan, settlePending } from './pending-scans.ts';
 
-/** Scans appended and judged in one statement, two rows each: the plans of the account are made for a thousand rows. */
+/** Scans appended and judged in one statement, two rows each: the reconciler's plans are made for a thousand rows. */
 const SCANS_AT_ONCE = 500;
 
 export type OfflineAnswer = z.infer<typeof ReconcileResponse>;
@@ -27,11 +27,11 @@ interface Ticket {
   readonly ticket_id: string;
   readonly ticket_ref: string;
   readonly units: number;
-  /** Units that are in already. */
+  /** Units that are inside already. */
   readonly entered: number;
   readonly version: number;
 }
-/** A scan with its ticket; null: of a refusal whose ticket nobody knows. */
+/** A scan with its ticket; null: a refusal of an unknown ticket. */
 interface Recorded extends Item {
   readonly ticket: Ticket | null;
 }
@@ -46,7 +46,7 @@ interface Taking {
   readonly refused: (RefusedScan & { readonly index: number })[];
 }
 
-/** Every scan is answered, in the order given; one that cannot be taken undoes no other. In the caller's transaction; sent again it changes nothing. */
+/** Answers every scan, in the given order; a failed one undoes no other. In the caller's transaction; a repeat changes nothing. */
 export async function reconcileOffline(client: DatabaseClient, device: string, scans: readonly unknown[], nowMs: number): Promise<OfflineAnswer> {
   const { site } = splitGateName(device);
   const taking: Taking = { client, device, site, given: scans, results: [], recorded: [], places: [], refused: [] };
@@ -69,7 +69,7 @@ function refuse({ given, refused }: Taking, index: number, reason: RefusedScan['
   refused.push({ index, reason, why, given: given[index] });
 }
 
-/** What is no scan, or cannot be recorded: kept, and said so. */
+/** Stores entries that are no scan, or cannot be recorded, and reports them. */
 async function quarantined({ client, device, refused, results }: Taking): Promise<void> {
   const kept = await quarantineScans(client, device, refused);
   for (const [n, { index, why, given }] of refused.entries()) {
@@ -88,7 +88,7 @@ const answer = ({ scan, remarks }: Item, status: Result['status'], message: stri
   message: cutText([message, ...remarks].join('; '), MAX_TEXT_CHARS),
 });
 
-/** Repeats of what was taken in before, or stands in this batch already, are answered; the others are new. */
+/** Answers repeats of stored scans and of scans in this batch; returns the others. */
 async function withoutKnown(taking: Taking, items: readonly Item[]): Promise<Item[]> {
   const known = await knownScans(taking.client, taking.device, items);
   const fresh: Item[] = [];
@@ -103,7 +103,7 @@ async function withoutKnown(taking: Taking, items: readonly Item[]): Promise<Ite
   return fresh;
 }
 
-/** All together; where PostgreSQL refuses something, one half after the other, until what it refuses stands alone and goes to quarantine. */
+/** Records all together; where PostgreSQL refuses, splits in halves until the refused scan is alone and goes to quarantine. */
 async function take(taking: Taking, items: readonly Item[]): Promise<void> {
   if (items.length === 0) return;
   const { client } = taking;
@@ -131,9 +131,9 @@ async function take(taking: Taking, items: readonly Item[]): Promise<void> {
 interface Taken {
   readonly recorded: readonly Recorded[];
   readonly places: readonly Place[];
-  /** Of those that wait. */
+  /** For pending scans. */
   readonly results: readonly (readonly [index: number, result: Result])[];
-  /** Why no more may wait. */
+  /** The cause why no more may wait. */
   readonly beyond: readonly (readonly [index: number, why: string])[];
 }
 
@@ -164,7 +164,7 @@ async function takeTogether({ client, device, site }: Taking, items: readonly It
   return { recorded, places, results, beyond };
 }
 
-/** Tickets by their id, of events at the device's site: first of those that it is assigned. */
+/** Returns tickets by their id, of events at the device's site: first of those that it is assigned. */
 async function findTickets(client: DatabaseClient, device: string, site: string, items: readonly Item[]): Promise<Map<string, Ticket[]>> {
   const { rows } = await client.query<Ticket & { assigned: boolean }>(
     `SELECT e.event_id, t.ticket_id, encode(t.ticket_ref, 'hex') AS ticket_ref, t.units, e.version, CASE WHEN coalesce(u.entries, 0) = 0 THEN 0 WHEN t.units = 1 THEN 1 ELSE
@@ -192,7 +192,7 @@ function ticketOf(tickets: ReadonlyMap<string, readonly Ticket[]>, scan: Scan): 
 
 type Place = readonly [epoch: number, seq: number];
 
-/** Answers the place of each scan's row. */
+/** Returns the place of each scan's row. */
 async function append(client: DatabaseClient, device: string, site: string, recorded: readonly Recorded[]): Promise<Place[]> {
   const places: Place[] = [];
   const entered = new Map<string, number>();
@@ -205,7 +205,7 @@ async function append(client: DatabaseClient, device: string, site: string, reco
   return places;
 }
 
-/** `entered`: units that were admitted earlier in this batch, by ticket; the type of a grant only tells, it decides nothing. */
+/** `entered`: units admitted earlier in this batch, by ticket; the type of a grant informs only, it decides nothing. */
 function rowsOf({ scan, atMs, clock, flags, ticket }: Recorded, device: string, entered: Map<string, number>): Parameters<typeof appendCloudRows>[2] {
   const at = { atMs, ...clock };
   const who = { device, ...(scan.scan_id === undefined ? {} : { scan_id: scan.scan_id }) };
@@ -221,7 +221,7 @@ function rowsOf({ scan, atMs, clock, flags, ticket }: Recorded, device: string, 
   const units = scan.units ?? ticket.units;
   const key = `${ticket.event_id} ${ticket.ticket_id}`;
   const before = entered.get(key) ?? ticket.entered;
-  // The later ones of a party come for the first time too.
+  // Later units of a party enter for the first time too.
   const again = before >= ticket.units;
   if (scan.direction === 'in') entered.set(key, before + units);
   const grant = grantRow({
@@ -229,7 +229,7 @@ function rowsOf({ scan, atMs, clock, flags, ticket }: Recorded, device: string, 
     direction: scan.direction,
     units,
     medium: 'opaque',
-    // Versions follow the clock: judged by the policies that were in force when it was scanned.
+    // Versions follow the clock: judged by the policies in force at the time of the scan.
     manifestVersion: Math.max(0, Math.min(ticket.version, Math.floor(atMs / 1000))),
     online: false,
     latencyUs: 0,
@@ -238,7 +238,7 @@ function rowsOf({ scan, atMs, clock, flags, ticket }: Recorded, device: string, 
   return [{ ...grant, ...about, ...who, at }, passedRow({ ...about, direction: scan.direction }, units, at)];
 }
 
-/** Other systems' words for a refusal; what none of them says was refused by some rule of the scanner's. */
+/** Maps other systems' reasons of a refusal; any other text was refused by a rule of the scanner's. */
 const REASON_ALIASES: Readonly<Record<string, Reason>> = {
   already_used: 'already_redeemed',
   already_scanned: 'already_redeemed',
@@ -293,7 +293,7 @@ interface Lost {
   readonly winner_at: Date | null;
 }
 
-/** What became of each row once all of them were there: recorded, or beyond its ticket's right. */
+/** Returns the verdict of each row after all were stored: recorded, or beyond its ticket's right. */
 async function judged({ client, site, recorded, places, results }: Taking): Promise<void> {
   const ledger = `${site}/${CLOUD_GATE}`;
   const tickets = recorded.flatMap(({ ticket }) => ticket ?? []);
@@ -314,7 +314,7 @@ async function judged({ client, site, recorded, places, results }: Taking): Prom
   }
 }
 
-/** Which scanners the winning rows of this ledger came from, by epoch and seq. */
+/** Returns the scanners of the winning rows of this ledger, by epoch and seq. */
 async function devicesOf(client: DatabaseClient, ledger: string, rows: readonly Lost[]): Promise<Map<string, string>> {
   const winners = rows.filter(({ winner_gate }) => winner_gate === ledger);
   if (winners.length === 0) return new Map();

@@ -1,6 +1,6 @@
 /**
- * The online scan: one transaction in which the facts are gathered, the rules decide, the row is appended and judged with everything else. The same
- * scan_id again gives the same answer and writes nothing.
+ * Decides an online scan: one transaction reads the facts, applies the rules, appends the row and judges it with all others. A repeated scan_id
+ * gets the same answer and writes nothing.
  */
 import { createHash } from 'node:crypto';
 import type { z } from 'zod';
@@ -21,9 +21,9 @@ export interface OnlineScan {
   readonly scanId: string;
   readonly seen: Seen;
   readonly direction: Direction;
-  /** How many of a party stand there; absent: all who may. */
+  /** Number of a party's guests who are present; absent: all who may. */
   readonly units?: number | undefined;
-  /** Other events of the scanner would have admitted the code as well; `ambiguous`: and a policy refuses to choose. */
+  /** Other events of the scanner would have admitted the code as well; `ambiguous`: several would, and a policy refuses to choose. */
   readonly several?: 'chosen' | 'ambiguous' | null;
 }
 
@@ -32,18 +32,18 @@ export type ScanResult =
   | { readonly ok: true; readonly answer: ScanAnswer; readonly replayed: boolean }
   | { readonly ok: false; readonly code: 'SCAN_ID_REUSED' };
 
-/** How the time is told: Unix ms, and ms since the request came. */
+/** The clock: Unix ms, and ms since the request arrived. */
 export interface ScanClock {
   readonly nowMs: () => number;
   readonly elapsedMs: () => number;
 }
 
-/** A decision is made anew where a gate's entry was committed between it and its row, so often; then it stands, and is a conflict. */
+/** Attempts at a decision: it is made again where a gate's entry was committed between it and its row. After the last it stands, and is a conflict. */
 const MAX_DECISIONS = 3;
 
 /**
- * Decides and records, in the caller's transaction. Scans of one ticket wait for each other from the facts on; scans of a site only from the
- * moment when a row is appended, for rows of one ledger have an order. Throws CodeNeededError (a ref where the codes are signed).
+ * Decides and records, in the caller's transaction. Scans of one ticket wait for each other from the facts on; scans of a site only while they
+ * append, for rows of one ledger have an order. Throws CodeNeededError (a ref where the codes are signed).
  */
 export async function scanOnline(client: DatabaseClient, sources: ScanSources, event: ScanEvent, scan: OnlineScan, clock: ScanClock): Promise<ScanResult> {
   const { site } = splitGateName(scan.device);
@@ -58,7 +58,7 @@ export async function scanOnline(client: DatabaseClient, sources: ScanSources, e
     if (before !== null) return before;
     const nowMs = clock.nowMs();
     let gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
-    // Admissions that scanners brought in before the ticket was known, and that still wait.
+    // Admissions by scanners before the ticket was known, still pending.
     if (gathered.facts.kind === 'ticket' && (await settlePending(client, [gathered.facts.ticket.ticketId])) > 0)
       gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
     const verdict = judge(gathered);
@@ -71,7 +71,7 @@ export async function scanOnline(client: DatabaseClient, sources: ScanSources, e
        VALUES (current_tenant_id(), $1, $2, true, $3, $4, $5, $6, $7, $8, to_timestamp($9::double precision / 1000), $10, $11) ON CONFLICT DO NOTHING`,
       [scan.device, key, ...place, event.eventId, answer.ticket_id ?? null, answer.result, nowMs, asked, JSON.stringify(answer)],
     );
-    // The same id came with another code, at the same moment; or a gate's row was committed after the facts were read.
+    // The same id came with another code at the same moment, or a gate's row was committed after the facts were read.
     const anew = kept.rowCount === 0 || (verdict.kind === 'grant' && decision < MAX_DECISIONS && (await isExcess(client, place)));
     if (!anew) return { ok: true, answer, replayed: false };
     await client.query('ROLLBACK TO SAVEPOINT scan');
@@ -97,10 +97,10 @@ async function isExcess(client: DatabaseClient, place: readonly [string, number,
   return rows[0]?.verdict === 'excess';
 }
 
-/** What stands for the code: never the code itself. */
+/** Returns the reference of the code: never the code itself. */
 const textOf = (event: ScanEvent, seen: Seen): string => ('code' in seen ? refOf(event.salt, seen.code) : seen.ticketRef);
 
-/** What was asked, so that another question under the same scan_id is seen; of the code only what its salted hash tells. */
+/** Returns a fingerprint of the request, so that another request under the same scan_id is recognised; the code enters by its salted hash alone. */
 function askedOf(event: ScanEvent, { seen, direction, units }: OnlineScan): Buffer {
   const what = 'code' in seen ? `code ${refOf(event.salt, seen.code)}` : `ref ${seen.ticketRef}`;
   return createHash('sha256')
@@ -131,7 +131,7 @@ function answerOf(verdict: Verdict, facts: Recognised): ScanAnswer {
   };
 }
 
-/** The row of the decision as a gate would write it, with who scanned; a grant's passage with it, for no sensor stands behind a scanner. */
+/** Returns the row of the decision as a gate would write it, with the scanner; a grant's passage with it, for a scanner has no sensor. */
 function rowsOf(verdict: Verdict, facts: Recognised, event: ScanEvent, scan: OnlineScan, clock: ScanClock): Parameters<typeof appendCloudRows>[2] {
   const who = { device: scan.device, scan_id: scan.scanId };
   const ticket =
@@ -178,7 +178,7 @@ export interface GrantFields {
   readonly flags?: readonly string[];
 }
 
-/** A grant in the cloud's ledger. `seen` is empty: the cloud decides by everything that it has stored. */
+/** Returns a grant in the cloud's ledger. `seen` is empty: the cloud decides by everything that it has stored. */
 export function grantRow(grant: GrantFields): NewCloudEntry {
   return {
     kind: 'grant',
@@ -194,7 +194,7 @@ export function grantRow(grant: GrantFields): NewCloudEntry {
   };
 }
 
-/** The passage of the grant that stands just before it (LANE.md, "sensor none": the release counts as the passage). Without a unit it is on every unit. */
+/** Returns the passage of the grant just before it (LANE.md, "sensor none": the release counts as the passage). Without a unit it is on every unit. */
 export function passedRow(ticket: Readonly<Record<string, unknown>>, units: number, at: NewCloudEntry['at'] = {}) {
   return ([epoch, seq]: readonly [epoch: number, seq: number]): NewCloudEntry => ({
     kind: 'passage',

@@ -1,4 +1,4 @@
-/** Scans that came over HTTP and are no rows of the account (yet): known by their keys, waiting for their tickets, or in quarantine. */
+/** Stores scans over HTTP that are no rows yet: known by their keys, pending for their tickets, or in quarantine. */
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { cutText } from '../../contract/text.ts';
 import type { DatabaseClient } from '../db/database.ts';
@@ -9,7 +9,7 @@ export interface KnownScan {
   readonly result: string;
 }
 
-/** Those of these scans that were taken before, by key. One that waits without its event, and now comes with it, is let go and taken anew. */
+/** Returns those of these scans that were stored before, by key. A pending one without its event that now arrives with it is replaced. */
 export async function knownScans(client: DatabaseClient, device: string, items: readonly Item[]): Promise<Map<string, KnownScan>> {
   if (items.length === 0) return new Map();
   const named = items.filter(({ scan }) => scan.event_id !== undefined);
@@ -27,7 +27,7 @@ export async function knownScans(client: DatabaseClient, device: string, items: 
   return new Map(rows.map(({ scan_key, ticket_id, result }) => [scan_key, { ticketId: ticket_id, result }]));
 }
 
-/** Keeps scans until their tickets appear; answers the keys of those that were kept: as many as may wait of one device. Under the ledger's lock. */
+/** Stores scans until their tickets appear, up to the bound of one device; returns the keys of the stored ones. Under the ledger's lock. */
 export async function keepPending(client: DatabaseClient, device: string, items: readonly Item[]): Promise<ReadonlySet<string>> {
   if (items.length === 0) return new Set();
   const { rows: room } = await client.query<{ room: number }>(
@@ -58,7 +58,10 @@ export async function keepPending(client: DatabaseClient, device: string, items:
   return new Set(kept.map(({ key }) => key));
 }
 
-/** Settles what waits for these tickets and could not be settled when they appeared; answers how many. Takes the sites' cloud ledgers where there is any. */
+/**
+ * Settles pending scans of these tickets that could not be settled when the tickets appeared; returns how many. Locks the sites' cloud ledgers
+ * where there is any.
+ */
 export async function settlePending(client: DatabaseClient, ticketIds: readonly string[]): Promise<number> {
   const { rows } = await client.query<{ n: number }>('SELECT settle_pending_scans($1) AS n', [ticketIds]);
   return rows[0]?.n ?? 0;
@@ -70,7 +73,7 @@ export interface RefusedScan {
   readonly given: unknown;
 }
 
-/** Keeps what could not be recorded; answers of each whether there was room for it. */
+/** Quarantines scans that could not be recorded; returns for each whether there was room. */
 export async function quarantineScans(client: DatabaseClient, device: string, refused: readonly RefusedScan[]): Promise<readonly boolean[]> {
   if (refused.length === 0) return [];
   const { rows } = await client.query<{ kept: boolean[] }>('SELECT quarantine_scans($1, $2, $3, $4) AS kept', [

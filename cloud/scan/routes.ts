@@ -1,4 +1,4 @@
-/** Scanners over HTTP: `POST /scan` decides one code online, `POST /offline/reconcile` takes in what was decided without the cloud. */
+/** Serves scanners over HTTP: `POST /scan` decides one code online, `POST /offline/reconcile` records decisions made without the cloud. */
 import { z } from 'zod';
 import { ReconcileResponse, ScanRequest, ScanResponse } from '../../contract/http.ts';
 import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
@@ -16,7 +16,7 @@ export interface ScanRouteOptions {
   readonly verify: VerifySignature;
 }
 
-/** As the forerunner's scanners send it; scans are read one by one, so that a bad one is judged alone. */
+/** As the forerunner's scanners send it; scans are read one by one, so that an invalid one is judged alone. */
 const OfflineBody = z.looseObject({
   device_id: z.string().max(63).optional(),
   scans: z.array(z.unknown()).describe('{ticket_id, scanned_at, result: ALLOW | DENY, reason?, scan_count?, scan_id?, event_id?, direction?, units?}'),
@@ -91,7 +91,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
   );
 }
 
-/** A token speaks for its own device and no other, known or not. */
+/** Refuses a token for another device than its own, known or not. */
 function checkDevice(own: string, named: string): void {
   if (named !== own) throw new HttpProblem(403, 'OTHER_DEVICE', `Device not found under this identity: this token is ${own}'s, not ${named}'s`);
 }

@@ -1,6 +1,6 @@
 /**
- * Typed callers of the scan functions in SQL: scans that come to the cloud itself. What they decide is decided in SQL, by the
- * one account; each is one call in the caller's transaction. They refuse with errors that `refusalOf` reads (NO_SUCH_TICKET, NO_SUCH_DEVICE …).
+ * Calls the SQL entry points of scans that come to the cloud itself, with types. SQL decides; each is one call in the caller's transaction. Their
+ * errors are read by `businessErrorOf` (NO_SUCH_TICKET, NO_SUCH_DEVICE …).
  */
 import type { Reason } from '../../../contract/reasons.ts';
 import type { DatabaseClient } from '../../db/database.ts';
@@ -8,11 +8,11 @@ import { ticketRef } from '../../tickets/codes/code-hash.ts';
 
 export interface OnlineScan {
   readonly ticketId: string;
-  /** Needed where the same id stands in several events. */
+  /** Needed where several events use the same id. */
   readonly eventId?: string | undefined;
   /** `<site>/<gate>` of an enrolled device; absent: the event's site. */
   readonly device?: string | undefined;
-  /** Who scanned, as the scanner says: a name or a UUID. Stays in the log; never in a ledger. */
+  /** The scanner's user, as the scanner names it: a name or a UUID. Stays in the log; never in a ledger. */
   readonly scannedBy?: string | undefined;
 }
 
@@ -27,11 +27,11 @@ export interface ScanResult {
   readonly lastEntryAt: Date | null;
   readonly scanCount: number;
   readonly eventId: string;
-  /** [ledger, epoch, seq] of the row that it became; null where busy. */
+  /** [ledger, epoch, seq] of its row; null where busy. */
   readonly row: readonly [ledger: string, epoch: number, seq: number] | null;
 }
 
-/** One ticket at the cloud's own door: admitted or refused at once and for good, or told that it is busy. */
+/** Scans one ticket at the cloud's own entrance: admits or refuses at once and finally, or reports that it is busy. */
 export async function scanTicketAtomic(client: DatabaseClient, scan: OnlineScan): Promise<ScanResult> {
   const { rows } = await client.query<{
     allowed: boolean;
@@ -69,10 +69,10 @@ export interface OfflineScan {
   readonly scannedAt: Date;
   readonly result: 'ALLOW' | 'DENY';
   readonly reason?: string | undefined;
-  /** Names the scan; absent: device, ticket, time and result name it. */
+  /** Identifies the scan; absent: device, ticket, time and result identify it. */
   readonly scanId?: string | undefined;
   readonly scannedBy?: string | undefined;
-  /** How wrong the device's clock may be, in ms. */
+  /** Largest error of the device's clock, in ms. */
   readonly boundMs?: number | undefined;
 }
 export interface SyncedScan {
@@ -80,7 +80,7 @@ export interface SyncedScan {
   readonly message: string;
 }
 
-/** A scan that a device made while it was away. Answers ERROR instead of failing, so that one scan undoes no other. */
+/** Records a scan that a device made while disconnected. Returns ERROR instead of failing, so that one scan undoes no other. */
 export async function syncOfflineScan(client: DatabaseClient, scan: OfflineScan): Promise<SyncedScan> {
   const { rows } = await client.query<SyncedScan>('SELECT status, message FROM sync_offline_scan($1, $2, $3, $4, $5, $6, $7, $8, $9)', [
     scan.ticketId,
@@ -98,7 +98,7 @@ export async function syncOfflineScan(client: DatabaseClient, scan: OfflineScan)
 
 export interface VipScan {
   readonly eventId: string;
-  /** What the pass says; hashed here, and goes no further. */
+  /** The pass's code; hashed here and not stored. */
   readonly token: string;
   readonly device?: string | undefined;
   readonly scannedBy?: string | undefined;
@@ -108,7 +108,7 @@ export interface VipScanResult {
   readonly scanType: 'first_entry' | 'reentry' | 'refused';
   readonly reason: Reason | null;
   readonly message: string | null;
-  /** The entry before this scan: what the scanner shows at a re-entry. */
+  /** The entry before this scan: the scanner shows it at a re-entry. */
   readonly lastEntryAt: Date | null;
   readonly entries: number;
   readonly reservationId: string;
@@ -116,7 +116,7 @@ export interface VipScanResult {
   readonly guestCount: number;
 }
 
-/** The one door for VIP scans: first entry and re-entry. null: there is no such event. */
+/** Scans a VIP pass: first entry and re-entry. null: there is no such event. */
 export async function scanVip(client: DatabaseClient, scan: VipScan): Promise<VipScanResult | null> {
   const event = (await client.query<{ salt: Buffer }>('SELECT salt FROM events WHERE tenant_id = current_tenant_id() AND event_id = $1', [scan.eventId]))
     .rows[0];
