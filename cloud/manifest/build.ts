@@ -1,6 +1,6 @@
 /**
- * Builds an event's manifest file: tickets, policies and usage as of one moment, ready-made in SQLite,
- * kept in pieces in Postgres, where every machine that serves finds it.
+ * Builds an event's manifest file: tickets, policies and usage of one moment, ready-made in SQLite, stored in pieces in Postgres, where every
+ * serving machine finds it.
  */
 import { createHash } from 'node:crypto';
 import { mkdtemp, open, rm } from 'node:fs/promises';
@@ -15,18 +15,18 @@ import type { Database, DatabaseClient } from '../db/database.ts';
 import { codeKeys } from './code-keys.ts';
 import { manifestTicket, TICKET_COLUMNS, type TicketRow } from './ticket-rights.ts';
 
-/** Tickets read and written at once; between two such steps other work has its turn. */
+/** Tickets read and written at once; other work runs between two such steps. */
 const TICKETS_AT_ONCE = 5_000;
 /** Bytes of one row of manifest_pieces. */
 export const PIECE_BYTES = 512 * 1024;
-/** A file is made from the one before it where no more than this part of its tickets has changed: pages that were split are never joined again. */
+/** Largest part of changed tickets for which a file is made from the one before it: split pages are never joined again. */
 const MAX_CHANGED_PART = 1 / 20;
-/** Files kept of an event: the newest, and those that gates may still be fetching. */
+/** Files kept of an event: the newest, and those that gates may still be fetching; older ones are deleted. */
 const KEPT_MANIFESTS = 3;
-/** Refs in `revoked` (ManifestHead allows 100,000); of more, the newest. All stand in overlays and deltas anyway. */
+/** Refs in `revoked` (ManifestHead allows 100,000); of more, the newest. All are in overlays and deltas anyway. */
 const MAX_REVOKED_REFS = 100_000;
 
-/** How often, when and where the event's tickets were used, and up to which row of each ledger that counts. Called on the build's own snapshot. */
+/** Reads the usage of the event's tickets, and the row of each ledger up to which it counts. Called on the build's own snapshot. */
 export type ReadUsage = (client: DatabaseClient, eventId: string) => Promise<{ readonly upto: LedgerVector; readonly usage: readonly UsageEntry[] }>;
 
 export interface BuiltManifest {
@@ -60,8 +60,8 @@ export interface EventRow {
 export const EVENT_COLUMNS = 'event_id, name, starts_at, ends_at, time_zone, salt, policies, version';
 
 /**
- * Raises the event's version, then builds the file of that version or a later one, from the last one and what has changed since where that is little.
- * null: there is no such event. Two builds at once cost time and nothing else. `whole`: from the tickets alone.
+ * Raises the event's version, then builds the file of that version or a later one, from the last one and the changes since where they are few.
+ * Returns null for an unknown event. Two builds at once cost time and nothing else. `whole`: from the tickets alone.
  */
 export async function buildManifest(options: BuildOptions, tenantId: string, eventId: string, whole = false): Promise<BuiltManifest | null> {
   const raised = await options.database.withTenant(tenantId, (client) =>
@@ -90,8 +90,8 @@ interface Filled {
 }
 
 /**
- * From the last file and what has changed since. null: there is none, it is damaged, too much has changed, or the outcome would not hold as many tickets
- * as there are.
+ * Builds from the last file and the changes since. Returns null where there is none, it is damaged, too much has changed, or the result would not
+ * hold as many tickets as there are.
  */
 async function fillFrom(path: string, client: DatabaseClient, options: BuildOptions, eventId: string): Promise<Filled | null> {
   const last = await manifestRow(client, eventId);
@@ -139,7 +139,7 @@ async function fillFrom(path: string, client: DatabaseClient, options: BuildOpti
     file.addTickets(changed.rows.map(manifestTicket).filter((ticket): ticket is ManifestTicket => ticket !== null));
     const count = file.ticketCount();
     if (count === counted.tickets) return { file, head: await addHead(file, client, options, eventId, count), from: last.version };
-    // Somebody wrote tickets without saying which version did: the whole is made from what is there.
+    // A ticket was written without its version: the file is built from all tickets.
     file.abandon();
     await rm(path, { force: true });
     return null;
@@ -174,7 +174,7 @@ async function addEveryTicket(file: ManifestFile, client: DatabaseClient, eventI
   return count;
 }
 
-/** Usage, and what the file says of itself. */
+/** Writes usage and the file's head. */
 async function addHead(file: ManifestFile, client: DatabaseClient, options: BuildOptions, eventId: string, count: number): Promise<ManifestHead> {
   const event = await readEvent(client, eventId);
   if (event === null) throw new Error(`event ${eventId} went away while its manifest was built`);
@@ -200,12 +200,15 @@ async function addHead(file: ManifestFile, client: DatabaseClient, options: Buil
   };
 }
 
-/** null: no such event of this tenant. */
+/** Returns null for an unknown event of this tenant. */
 export async function readEvent(client: DatabaseClient, eventId: string): Promise<EventRow | null> {
   return (await client.query<EventRow>(`SELECT ${EVENT_COLUMNS} FROM events WHERE event_id = $1`, [eventId])).rows[0] ?? null;
 }
 
-/** The event's policies with what each gate serves, from its assignment, in `gates`. An assignment that says nothing leaves the policies' word. */
+/**
+ * Returns the event's policies with what each gate serves, from its assignment, in `gates`. An assignment without zones or tiers keeps the
+ * policies' value.
+ */
 export async function gatePolicies(client: DatabaseClient, event: Pick<EventRow, 'event_id' | 'policies'>): Promise<EventPolicies> {
   const assigned = await client.query<{ gate: string; zones: string[] | null; tiers: string[] | null }>(
     'SELECT gate, zones, tiers FROM gate_assignments WHERE event_id = $1 AND (zones IS NOT NULL OR tiers IS NOT NULL) ORDER BY gate',
@@ -218,7 +221,7 @@ export async function gatePolicies(client: DatabaseClient, event: Pick<EventRow,
   return { ...event.policies, gates };
 }
 
-/** Refs that were replaced: a gate can then say `revoked` rather than `invalid`. */
+/** Returns replaced refs: a gate then refuses them as `revoked` rather than `invalid`. */
 export async function revokedRefs(client: DatabaseClient, eventId: string): Promise<string[]> {
   const { rows } = await client.query<{ ref: string }>(
     "SELECT encode(ticket_ref, 'hex') AS ref FROM ticket_tombstones WHERE event_id = $1 AND reason = 'revoked' ORDER BY changed_version DESC, ticket_ref LIMIT $2",
@@ -233,7 +236,7 @@ async function keep(database: Database, tenantId: string, head: ManifestHead, pa
       "INSERT INTO manifests (tenant_id, event_id, version, sha256, size_bytes, ticket_count, generated_at, expires_at, upto) VALUES ($1, $2, $3, decode($4, 'hex'), $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
       [tenantId, head.event_id, head.version, sha256, sizeBytes, head.ticket_count, head.generated_at, head.expires_at, JSON.stringify(head.upto)],
     );
-    // Another build at the same moment gave the same version: its file stands.
+    // Another build at the same moment made the same version: its file stays.
     if (added.rowCount === 0) return;
     const handle = await open(path);
     try {
@@ -266,7 +269,7 @@ export interface ManifestRow {
   readonly expires_at: Date;
 }
 
-/** The newest file of an event, or the one of a given version; null where there is none (any more). */
+/** Returns the newest file of an event, or that of a given version; null where there is none (any more). */
 export async function manifestRow(client: DatabaseClient, eventId: string, version?: number): Promise<ManifestRow | null> {
   const { rows } = await client.query<ManifestRow>(
     'SELECT version, sha256, size_bytes, generated_at, expires_at FROM manifests WHERE event_id = $1 AND ($2::bigint IS NULL OR version = $2) ORDER BY version DESC LIMIT 1',

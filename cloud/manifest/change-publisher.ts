@@ -1,6 +1,6 @@
 /**
- * The way of rights to the gates: takes marks from the outbox, builds what must be built, publishes
- * overlays and renewed wants, in version order, at least once. Any number of these may run side by side.
+ * Publishes changed rights to the gates: leases marks from the outbox, builds files where they are due, publishes overlays and renewed wants, in
+ * version order, at least once. Any number of these may run side by side.
  */
 import { MAX_OVERLAY_TICKETS } from '../../contract/limits.ts';
 import { cutText } from '../../contract/text.ts';
@@ -10,48 +10,48 @@ import type { Log } from '../log.ts';
 import { type BuildOptions, buildManifest, manifestRow } from './build.ts';
 import { overlayMessage, type WantOptions, wantMessage } from './messages.ts';
 
-/** Marks looked at in one go. */
+/** Marks of one drain; further ones wait for the next. */
 const MARKS_AT_ONCE = 200;
-/** A mark that was taken comes due again after so long, in case its taker died. */
+/** Lease of a mark, in seconds: afterwards it is due again, in case its worker died. */
 const LEASE_S = 120;
-/** After a failure a mark waits 1, 2, 4 … s, at most this. */
+/** Largest backoff after failures (1, 2, 4 … s), in seconds. */
 const MAX_BACKOFF_S = 30;
-/** Without a notification, so often. */
+/** Polling interval without a notification, in milliseconds. */
 const POLL_MS = 1_000;
-/** How often manifests that grow old are looked for. */
+/** Interval between two looks for manifests that near their expiry, in milliseconds. */
 const RENEWAL_MS = 60_000;
 /** Changes since the last file beyond which a new one is built: a tenth of the tickets, at least this many. */
 const MIN_CHANGES_BEFORE_BUILD = 2_000;
-/** The gates keep at most 200,000 changes beside a file; long before that they get a new one. */
+/** Changes beside a file beyond which a new one is built: gates hold at most 200,000. */
 const MAX_CHANGES_BEFORE_BUILD = 50_000;
 const RENEWALS_AT_ONCE = 20;
 
-/** Sends one message; resolves when the broker has it, rejects when it can't be had within its bound. */
+/** Publishes one message; resolves when the broker has it, rejects after its timeout. */
 export type Publish = (
   topic: string,
   payload: string,
   delivery: { readonly qos: 0 | 1; readonly retain: boolean; readonly expirySeconds?: number },
 ) => Promise<void>;
-/** Calls back when something was put into the outbox, until closed. Missing calls only delay. */
+/** Calls back for each new mark in the outbox, until closed. Missing calls only delay. */
 export type Listen = (onNotice: () => void) => Promise<{ close(): Promise<void> }>;
 
 export interface OutboxOptions extends BuildOptions, WantOptions {
   readonly database: Database;
   readonly publish: Publish;
-  /** False while the broker is away: marks then wait as they are. */
+  /** False while the broker is away: marks then wait unchanged. */
   readonly canPublish: () => boolean;
   readonly listen: Listen;
   readonly log: Log;
 }
 
 export interface Outbox {
-  /** Begins: on every notice, and every second. */
+  /** Starts: on every notice, and every second. */
   open(): Promise<void>;
-  /** Ends after the work in hand. */
+  /** Ends after the running work. */
   close(): Promise<void>;
-  /** Everything that is due, once. Answers how many marks were done and how many failed (they come due again). */
+  /** Processes everything that is due, once. Returns how many marks were done and how many failed (they are due again). */
   drain(): Promise<{ readonly done: number; readonly failed: number }>;
-  /** Marks every assigned gate's want to be published anew: after a start or a reconnection, in case the broker lost what it retained. */
+  /** Marks every assigned gate's want for publication: after a start or a reconnection, in case the broker lost its retained messages. */
   republishAll(): Promise<void>;
 }
 
@@ -103,7 +103,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
     }
   }
 
-  /** Leases marks; those that another worker took meanwhile are left out. */
+  /** Leases marks; skips those that another worker leased meanwhile. */
   async function take(tenantId: string, ids: readonly number[]): Promise<Mark[]> {
     return (
       await database.withTenant(tenantId, (client) =>
@@ -153,12 +153,12 @@ export function createOutbox(options: OutboxOptions): Outbox {
         [eventId, file.version],
       );
       const { changes = 0, notified = 0, tickets = 0 } = rows[0] ?? {};
-      // What does not fit into an overlay reaches the gates soonest as a file.
+      // Changes too large for an overlay reach the gates soonest as a file.
       return notified > MAX_OVERLAY_TICKETS || changes > Math.min(MAX_CHANGES_BEFORE_BUILD, Math.max(MIN_CHANGES_BEFORE_BUILD, tickets / 10));
     });
   }
 
-  /** Overlay, then want, to every gate of the event. The publication's row is locked, so that versions leave in order. */
+  /** Publishes overlay, then want, to every gate of the event. The publication's row is locked, so that versions leave in order. */
   async function publishEvent(client: DatabaseClient, tenantId: string, eventId: string, ids: readonly number[]): Promise<void> {
     await client.query('INSERT INTO event_publications (tenant_id, event_id) SELECT $1, event_id FROM events WHERE event_id = $2 ON CONFLICT DO NOTHING', [
       tenantId,
@@ -185,7 +185,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
   async function putBack(tenantId: string, marks: readonly Mark[], error: Error): Promise<void> {
     const { kind, key, attempts } = marks[0] as Mark;
     const waitS = Math.min(MAX_BACKOFF_S, 2 ** Math.min(attempts, 10));
-    log.warn({ [kind]: key, attempts: attempts + 1, again_in_s: waitS, error: error.message }, 'gates could not be told; it is tried again');
+    log.warn({ [kind]: key, attempts: attempts + 1, again_in_s: waitS, error: error.message }, 'publishing rights failed; retrying');
     await database
       .withTenant(tenantId, (client) =>
         client.query('UPDATE outbox SET attempts = attempts + 1, due_at = now() + make_interval(secs => $2), last_error = $3 WHERE id = ANY($1)', [
@@ -194,10 +194,10 @@ export function createOutbox(options: OutboxOptions): Outbox {
           cutText(error.message, 500),
         ]),
       )
-      .catch((failure: Error) => log.warn({ error: failure.message }, 'the lease of an outbox mark runs out by itself'));
+      .catch((failure: Error) => log.warn({ error: failure.message }, 'releasing an outbox mark failed; its lease expires'));
   }
 
-  /** One drain at a time; a notice during it is another one after it. */
+  /** Runs one drain at a time; a notice during it starts another one after it. */
   function kick(): void {
     if (closed || !options.canPublish()) return;
     if (running !== null) {
@@ -205,7 +205,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
       return;
     }
     running = drain()
-      .catch((error: Error) => log.warn({ error: error.message }, 'the outbox cannot be read; it is tried again'))
+      .catch((error: Error) => log.warn({ error: error.message }, 'reading the outbox failed; retrying'))
       .finally(() => {
         running = null;
         if (again) {
@@ -226,7 +226,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
         client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, true)", [tenant_id, event_id]),
       );
   }
-  const renewSafely = () => void renew().catch((error: Error) => log.warn({ error: error.message }, 'manifests that grow old could not be looked for'));
+  const renewSafely = () => void renew().catch((error: Error) => log.warn({ error: error.message }, 'renewing manifests failed; retrying'));
 
   return {
     async open() {
@@ -253,7 +253,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
             [tenant_id],
           ),
         );
-        // What failed while the broker was away need not wait any longer.
+        // Marks that failed while the broker was away are retried at once.
         await database.withTenant(tenant_id, (client) => client.query('UPDATE outbox SET due_at = now() WHERE attempts > 0'));
       }
       kick();

@@ -1,4 +1,4 @@
-/** The public keys of an event's signed codes: added, listed, revoked; what manifests carry of them. Private halves never come here. */
+/** Manages the public keys of an event's signed codes: adds, lists, revokes; selects those that manifests carry. Private halves never come here. */
 import { createPublicKey } from 'node:crypto';
 import { KeyId } from '../../contract/ids.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
@@ -7,7 +7,7 @@ import type { DatabaseClient } from '../db/database.ts';
 
 /** Live keys of an event: the old one and the new one, of several issuers. More are refused; a manifest has room for 32 in all. */
 const MAX_LIVE_KEYS = 16;
-/** Revoked keys that a manifest still names, the newest. */
+/** Revoked keys that a manifest names, the newest; older ones are left out. */
 const MAX_REVOKED_KEYS = 8;
 
 export interface CodeKey {
@@ -23,7 +23,7 @@ export type CodeKeyResult =
   | { readonly ok: true; readonly changed: boolean }
   | { readonly ok: false; readonly code: 'NO_SUCH_EVENT' | 'NO_SUCH_KEY' | 'BAD_KEY' | 'KEY_TAKEN' | 'TOO_MANY_KEYS'; readonly message: string };
 
-/** Every key of the event, oldest first. */
+/** Returns every key of the event, oldest first. */
 export async function listCodeKeys(client: DatabaseClient, eventId: string): Promise<CodeKey[]> {
   const { rows } = await client.query<{
     key_id: string;
@@ -43,7 +43,7 @@ export async function listCodeKeys(client: DatabaseClient, eventId: string): Pro
   }));
 }
 
-/** As the event's manifest carries them: every live one, and the newest of those that were revoked, marked so. */
+/** Returns the keys for the event's manifest: every live one, and the newest of the revoked ones, marked. */
 export async function codeKeys(client: DatabaseClient, eventId: string): Promise<PublicKey[]> {
   const all = await listCodeKeys(client, eventId);
   const revoked = all.filter(({ revokedAt }) => revokedAt !== null).sort((a, b) => (b.revokedAt as Date).getTime() - (a.revokedAt as Date).getTime());
@@ -59,7 +59,7 @@ export async function codeKeys(client: DatabaseClient, eventId: string): Promise
   );
 }
 
-/** Adds a public key, in the caller's transaction, and has the event's manifest built anew. The same key again changes nothing. */
+/** Adds a public key, in the caller's transaction, and has the event's manifest built anew. A repeat changes nothing. */
 export async function addCodeKey(
   client: DatabaseClient,
   tenantId: string,
@@ -102,7 +102,7 @@ export async function addCodeKey(
   return { ok: true, changed: true };
 }
 
-/** Every code that this key has signed opens nothing from now on, as soon as gates have the new manifest. Again: changes nothing. */
+/** Revokes a key: its codes are refused as soon as gates have the new manifest. A repeat changes nothing. */
 export async function revokeCodeKey(
   client: DatabaseClient,
   tenantId: string,
@@ -124,26 +124,26 @@ export async function revokeCodeKey(
   return { ok: true, changed: true };
 }
 
-/** Holds the event until the transaction ends; false: there is none. */
+/** Locks the event until the transaction ends; false: there is none. */
 async function holdEvent(client: DatabaseClient, eventId: string): Promise<boolean> {
   return (await client.query('SELECT 1 FROM events WHERE event_id = $1 FOR UPDATE', [eventId])).rowCount > 0;
 }
 
-/** Keys stand in the head of a file: with a new version, so that the list never goes back. */
+/** Keys are in the head of a file: they change with a new version, so that the list never goes back. */
 async function rebuild(client: DatabaseClient, tenantId: string, eventId: string): Promise<void> {
   await client.query('UPDATE events SET version = next_event_version(version), updated_at = now() WHERE event_id = $1', [eventId]);
   await client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, true)", [tenantId, eventId]);
 }
 
 /**
- * An Ed25519 public key as people hand it over, as base64 of its DER SubjectPublicKeyInfo: PEM, base64 of a PEM (as pretix's settings
- * show it), or base64 of the DER. null: it is none of these.
+ * Reads an Ed25519 public key in the usual forms, as base64 of its DER SubjectPublicKeyInfo: PEM, base64 of a PEM (as pretix's settings show it),
+ * or base64 of the DER. Returns null for any other text.
  */
 export function spkiOf(text: string): string | null {
   const trimmed = text.trim();
   const pem = trimmed.startsWith('-----BEGIN') ? trimmed : Buffer.from(trimmed, 'base64').toString('latin1').trim();
   try {
-    // A private key in the file would make a public one as well: it must not be handed on by mistake.
+    // A private key in the file would give a public one as well: refused, so that nobody passes it on by mistake.
     if (pem.includes('PRIVATE KEY')) return null;
     const key = pem.startsWith('-----BEGIN') ? createPublicKey(pem) : createPublicKey({ key: Buffer.from(trimmed, 'base64'), format: 'der', type: 'spki' });
     return key.asymmetricKeyType === 'ed25519' ? key.export({ type: 'spki', format: 'der' }).toString('base64') : null;

@@ -1,4 +1,4 @@
-/** What an event and a ticket say at this moment, for a decision in the cloud: the same facts that its gates find in their manifest. */
+/** Reads the current event and ticket for a decision in the cloud: the facts that its gates find in their manifest. */
 import type { PublicKey, Tombstone } from '../../contract/manifest.ts';
 import type { TicketFacts } from '../../rules/facts.ts';
 import type { EventPolicies } from '../../rules/policy.ts';
@@ -14,13 +14,13 @@ export interface EventRights {
   readonly timeZone: string;
   readonly version: number;
   readonly salt: Buffer;
-  /** With what each gate serves. As they are stored: to be checked by readPolicies. */
+  /** With what each gate serves. As stored: readPolicies checks them. */
   readonly policies: EventPolicies;
-  /** Of signed codes. */
+  /** Keys of signed codes. */
   readonly keys: readonly PublicKey[];
 }
 
-/** null: no such event of this tenant. */
+/** Returns null for an unknown event of this tenant. */
 export async function eventRights(client: DatabaseClient, eventId: string): Promise<EventRights | null> {
   const event = await readEvent(client, eventId);
   if (event === null) return null;
@@ -36,7 +36,7 @@ export async function eventRights(client: DatabaseClient, eventId: string): Prom
   };
 }
 
-/** A ticket by its ref (hex); a reason: the ref opens nothing any more; null: nobody knows it. */
+/** Returns a ticket by its ref (hex), the reason of a revoked ref, or null for an unknown one. */
 export async function ticketRight(client: DatabaseClient, eventId: string, ref: string): Promise<TicketFacts | Tombstone['reason'] | null> {
   const key = [eventId, Buffer.from(ref, 'hex')];
   const row = (

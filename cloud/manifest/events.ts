@@ -1,4 +1,4 @@
-/** Events and their policies: what `PUT /events/:id` and `stile-cloud event put` do. */
+/** Makes and changes events and their policies, for `PUT /events/:id` and `stile-cloud event put`. */
 import { ExternalId, SiteId } from '../../contract/ids.ts';
 import { MAX_TIME_MS, MIN_TIME_MS } from '../../contract/limits.ts';
 import { unstorable } from '../../contract/parse.ts';
@@ -11,12 +11,12 @@ import type { DatabaseClient } from '../db/database.ts';
 export interface EventFields {
   readonly name?: string | undefined;
   readonly site?: string | undefined;
-  /** A known event goes to another site only where this says so: the gates that hold it stand at the old one. */
+  /** Moves a known event to another site; without it such a change is refused: the gates that hold it are at the old one. */
   readonly move?: boolean | undefined;
   readonly starts_at?: string | null | undefined;
   readonly ends_at?: string | null | undefined;
   readonly time_zone?: string | undefined;
-  /** Checked here against EventPolicies; replaces the whole. */
+  /** Checked here against EventPolicies; replaces all policies. */
   readonly policies?: unknown;
 }
 
@@ -31,14 +31,14 @@ export type EventResult =
       readonly endsAt: string | null;
       /** The end was not given: it is the beginning and DEFAULT_LENGTH_H. */
       readonly endsAtDefault: boolean;
-      /** What a person should know all the same; empty: nothing. */
+      /** Warnings for a person; empty: none. */
       readonly warnings: readonly string[];
     }
   | { readonly ok: false; readonly code: 'BAD_REQUEST' | 'ENDS_AT_NEEDED' | 'SITE_TAKEN' | 'OTHER_SITE'; readonly message: string };
 
 /**
- * Makes or changes an event in the transaction of the caller, its site with it where that is new, and
- * marks the outbox so that its gates get a new manifest. Everything that is wrong is named, and then nothing is made.
+ * Makes or changes an event in the caller's transaction, its site with it where that is new, and marks the outbox so that its gates get a new
+ * manifest. Names every error, and then makes nothing.
  */
 export async function putEvent(client: DatabaseClient, tenantId: string, eventId: string, fields: EventFields): Promise<EventResult> {
   const mistakes = checkEvent(eventId, fields);
@@ -103,7 +103,7 @@ interface Times {
   readonly ends_at: Date | null;
 }
 
-/** What is not given stays; an end that was never given goes with the beginning. */
+/** Keeps fields that are not given; an end that was never given moves with the beginning. */
 function timesOf(
   before: Times | undefined,
   fields: EventFields,
@@ -114,7 +114,7 @@ function timesOf(
   const wasDefault = before?.starts_at != null && stored !== null && stored.getTime() === defaultEndMs(before.starts_at.getTime());
   const given = fields.ends_at === undefined ? (wasDefault ? null : (stored?.toISOString() ?? null)) : iso(fields.ends_at);
   if (given !== null) return { startsAt, endsAt: given, endsAtDefault: false };
-  // Without a beginning, the end that it gave stays, unless that is taken away too.
+  // Without a beginning, its default end stays, unless that is removed too.
   if (startsAt === null) return { startsAt, endsAt: fields.ends_at === undefined ? (stored?.toISOString() ?? null) : null, endsAtDefault: false };
   return { startsAt, endsAt: new Date(defaultEndMs(Date.parse(startsAt))).toISOString(), endsAtDefault: true };
 }
@@ -143,7 +143,7 @@ function checkEvent(eventId: string, fields: EventFields): string[] {
   for (const field of ['starts_at', 'ends_at'] as const) {
     const value = fields[field];
     const at = typeof value === 'string' ? Date.parse(value) : MIN_TIME_MS;
-    // An event that is given no end ends some hours after its beginning.
+    // An event without a given end ends some hours after its beginning.
     const latest = field === 'starts_at' ? MAX_TIME_MS - 7 * 86_400_000 : MAX_TIME_MS;
     if (!(at >= MIN_TIME_MS && at <= latest))
       mistakes.push(`${field} ${JSON.stringify(value)}: not a time of an event; write it such as 2026-07-01T18:00:00.000Z`);

@@ -1,4 +1,4 @@
-/** The forerunner's JSON of a manifest, whole or as a delta (contract: OfflineManifest), signed. */
+/** Makes the forerunner's JSON of a manifest, whole or as a delta (contract: OfflineManifest), signed. */
 import { createHash } from 'node:crypto';
 import type { LedgerVector } from '../../contract/ids.ts';
 import type { OfflineManifest, OfflineTicket, PublicKey } from '../../contract/manifest.ts';
@@ -9,11 +9,11 @@ import { overlayChain, readChanges } from './messages.ts';
 import type { Signer } from './signing-key.ts';
 import { manifestTicket, rightOf, TICKET_COLUMNS, type TicketRow, type TombstoneRow } from './ticket-rights.ts';
 
-/** A whole manifest in JSON has at most so many tickets; beyond it the ready-made file is asked for. */
+/** Tickets of a whole manifest in JSON; beyond it the client needs the ready-made file. */
 export const MAX_JSON_TICKETS = 200_000;
 /** Changes of one delta; beyond it a new file is built. */
 const MAX_DELTA_CHANGES = 100_000;
-/** An unchanged answer keeps its ETag so long, as a part of its life: then it is given anew, with a later expiry. */
+/** Part of its life for which an unchanged answer keeps its ETag; afterwards it is made anew, with a later expiry. */
 const ETAG_LIFE_PARTS = 8;
 
 export interface OfflineOptions {
@@ -23,7 +23,7 @@ export interface OfflineOptions {
   readonly ttlHours: number;
 }
 
-/** Changes with the tickets, what was counted of them, and, slowly, with the time. */
+/** Returns a tag that changes with the tickets, their usage, and, slowly, with the time. */
 export function offlineEtag(event: Pick<EventRow, 'event_id' | 'version'>, since: number | null, upto: LedgerVector, ttlHours: number, nowMs: number): string {
   const bucket = Math.floor(nowMs / ((ttlHours * 3_600_000) / ETAG_LIFE_PARTS));
   const positions = Object.entries(upto).sort(([a], [b]) => (a < b ? -1 : 1));
@@ -33,7 +33,7 @@ export function offlineEtag(event: Pick<EventRow, 'event_id' | 'version'>, since
     .slice(0, 27)}"`;
 }
 
-/** Everything; null: too many tickets for JSON. On one snapshot. */
+/** Returns the whole manifest; null: too many tickets for JSON. On one snapshot. */
 export async function wholeManifest(client: DatabaseClient, options: OfflineOptions, event: EventRow, nowMs: number): Promise<OfflineManifest | null> {
   const { rows } = await client.query<TicketRow>(
     `SELECT ${TICKET_COLUMNS} FROM tickets WHERE tenant_id = current_tenant_id() AND event_id = $1 ORDER BY ticket_id LIMIT $2`,
@@ -53,7 +53,7 @@ export async function wholeManifest(client: DatabaseClient, options: OfflineOpti
   });
 }
 
-/** What changed after `since`; null: too much, a new file is due. */
+/** Returns the changes after `since`; null: too many, a new file is due. */
 export async function deltaManifest(
   client: DatabaseClient,
   options: OfflineOptions,
@@ -107,7 +107,7 @@ function offlineTicket(row: TicketRow): OfflineTicket | null {
   };
 }
 
-/** A ref that opens nothing any more. Its tier no longer matters; the field must be there. */
+/** Returns a revoked ref. Its tier no longer matters; the field must be present. */
 function removedTicket(row: TombstoneRow): OfflineTicket {
   const ref = row.ticket_ref.toString('hex');
   return {

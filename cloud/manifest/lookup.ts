@@ -1,11 +1,11 @@
-/** Facts about codes that a gate did not know: rights and usage, never a grant. */
+/** Answers lookups of codes that a gate did not know: rights and usage, never a grant. */
 import type { LookupAnswer, LookupQuestion, UsageEntry } from '../../contract/manifest.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { TICKET_COLUMNS, type TicketRow, type TombstoneRow, ticketChange, tombstone } from './ticket-rights.ts';
 
 export type ReadTicketUsage = (client: DatabaseClient, eventId: string, ticketId: string) => Promise<UsageEntry[]>;
 
-/** Of the events that the gate is assigned, and no others. What nobody knows is not in the answer. */
+/** Looks in the events that the gate is assigned, and no others. Leaves out unknown codes. */
 export async function lookUp(client: DatabaseClient, gate: string, question: LookupQuestion, readUsage: ReadTicketUsage): Promise<LookupAnswer['tickets']> {
   const found: LookupAnswer['tickets'] = [];
   for (const { event_id, ticket_ref } of question.refs) {

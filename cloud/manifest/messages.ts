@@ -1,6 +1,6 @@
 /**
- * What gates are told over MQTT about their rights: `manifest/want` (retained: which files and versions
- * they must hold) and `overlay` (what changed). Reads and signs; sending is the outbox's.
+ * Makes the MQTT messages about rights: `manifest/want` (retained: the files and versions that a gate must hold) and `overlay` (changes). Reads and
+ * signs; change-publisher.ts publishes.
  */
 import { MAX_OVERLAY_TICKETS, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { OverlayMessage, TicketChange, WantedManifest, WantMessage } from '../../contract/manifest.ts';
@@ -17,7 +17,7 @@ interface Versioned {
   readonly changed_version: number;
 }
 
-/** Changes after one version; `complete` is false where there are more than `limit`, and then none are given. */
+/** Changes after one version; `complete` is false where there are more than `limit`, and then it has none. */
 export async function readChanges(
   client: DatabaseClient,
   eventId: string,
@@ -36,7 +36,7 @@ export async function readChanges(
   return { complete: true, tickets: tickets.rows, tombstones: tombstones.rows };
 }
 
-/** The signed overlay from one version to another; without tickets where they are too many or too large. */
+/** Returns the signed overlay from one version to another; without tickets where they are too many or too large. */
 export async function overlayMessage(client: DatabaseClient, signer: Signer, eventId: string, from: number, to: number): Promise<OverlayMessage> {
   const changes = await readChanges(client, eventId, from, MAX_OVERLAY_TICKETS);
   const versions = { schema: SCHEMA_VERSION, event_id: eventId, from_version: from, to_version: to, key_id: signer.keyId } as const;
@@ -46,12 +46,12 @@ export async function overlayMessage(client: DatabaseClient, signer: Signer, eve
   return Buffer.byteLength(JSON.stringify(whole)) > MAX_PAYLOAD_BYTES ? signer.sign(versions) : whole;
 }
 
-/** The most overlays of one delta: beyond it a new file is cheaper. */
+/** Overlays of one delta, at most: beyond it a new file is cheaper. */
 const MAX_DELTA_OVERLAYS = 200;
 
 /**
- * The changes after `since` as a chain of signed overlays, gapless up to `version`; null: they don't fit
- * into overlays (too many in all, or in one version), so a new file is due.
+ * Returns the changes after `since` as a chain of signed overlays, gapless up to `version`; null: they don't fit into overlays (too many in all, or
+ * in one version), so a new file is due.
  */
 export async function overlayChain(client: DatabaseClient, signer: Signer, eventId: string, since: number, version: number): Promise<OverlayMessage[] | null> {
   const changes = await readVersionedChanges(client, eventId, since, MAX_DELTA_OVERLAYS * MAX_OVERLAY_TICKETS);
@@ -75,7 +75,7 @@ export async function overlayChain(client: DatabaseClient, signer: Signer, event
   return chain.length > MAX_DELTA_OVERLAYS || chain.some((overlay) => Buffer.byteLength(JSON.stringify(overlay)) > MAX_PAYLOAD_BYTES) ? null : chain;
 }
 
-/** Changes by the version that made them, rising; null: more than `limit`. */
+/** Returns changes by the version that made them, rising; null: more than `limit`. */
 async function readVersionedChanges(client: DatabaseClient, eventId: string, since: number, limit: number): Promise<Map<number, TicketChange[]> | null> {
   const changes = await readChanges(client, eventId, since, limit);
   if (!changes.complete) return null;
@@ -88,13 +88,16 @@ async function readVersionedChanges(client: DatabaseClient, eventId: string, sin
 
 export interface WantOptions {
   readonly signer: Signer;
-  /** How gates reach the cloud, without a slash at the end. */
+  /** URL by which gates reach the cloud, without a slash at the end. */
   readonly publicUrl: string;
 }
 
-/** What a gate must hold: every event it is assigned, as far as a file has been built. Signed as a whole, because a gate drops what is left out. */
+/**
+ * Returns the events and files that a gate must hold: every assigned event whose file has been built. Signed as a whole, because a gate drops
+ * events that are left out.
+ */
 export async function wantMessage(client: DatabaseClient, options: WantOptions, gate: string): Promise<WantMessage> {
-  // Taken before the assignments are read: a message that knows of a change is always younger than one that does not.
+  // Read before the assignments: a message that includes a change is always younger than one that does not.
   const issued = (await client.query<{ at: Date }>('SELECT statement_timestamp() AS at')).rows[0] as { at: Date };
   const assigned = await client.query<{ event_id: string; version: number }>(
     'SELECT e.event_id, e.version FROM gate_assignments a JOIN events e ON e.tenant_id = a.tenant_id AND e.event_id = a.event_id WHERE a.gate = $1 ORDER BY a.assigned_at, e.event_id LIMIT $2',

@@ -1,4 +1,4 @@
-/** `GET /offline/manifest/:eventId` in its three forms (JSON, delta, ready-made file), and `PUT /events/:id`. */
+/** Serves `GET /offline/manifest/:eventId` in its three forms (JSON, delta, ready-made file), and `PUT /events/:id`. */
 import { Readable } from 'node:stream';
 import { z } from 'zod';
 import { EventWrite } from '../../contract/http.ts';
@@ -11,9 +11,12 @@ import { putEvent } from './events.ts';
 import { deltaManifest, type OfflineOptions, offlineEtag, wholeManifest } from './json-manifest.ts';
 
 const SQLITE_TYPE = 'application/vnd.sqlite3';
-/** A gate whose version is this far ahead of the clock makes no sense, in seconds. */
+/** Largest lead of a gate's version over the clock, in seconds; a larger one is refused. */
 const MAX_AHEAD_S = 86_400;
-/** Whole manifests in JSON made at once (each holds the process for some time), and callers that wait for their turn; more are told to try again. */
+/**
+ * Whole manifests in JSON made at once (each holds the process for some time), and callers that wait for their turn; further ones are answered with
+ * 429.
+ */
 const MAX_WHOLE_WAITING = 16;
 
 export interface ManifestRouteOptions extends OfflineOptions {
@@ -23,7 +26,7 @@ export interface ManifestRouteOptions extends OfflineOptions {
 const ManifestQuery = z.object({
   device_id: z.string().max(63).optional(),
   since: z.coerce.number().pipe(z.int().min(1)).optional(),
-  /** Of the ready-made file: exactly this version, as `manifest/want` named it. */
+  /** For the ready-made file: exactly this version, as `manifest/want` named it. */
   version: z.coerce.number().pipe(z.int().min(1)).optional(),
 });
 
@@ -114,7 +117,7 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
 
   async function sendDelta(reply: HttpReply, tenantId: string, event: EventRow, since: number, known: string | undefined) {
     if (since > event.version) {
-      // The database knows less than this gate: it was restored from an older copy. Versions rise past every published one again.
+      // The database is older than this gate: it was restored from a backup. The version is raised past every published one.
       if (since < Date.now() / 1000 + MAX_AHEAD_S) await markBuild(tenantId, event.event_id);
       throw new HttpProblem(409, 'VERSION_AHEAD', `version ${since} is ahead of ${event.version}: a new manifest is being built, see manifest/want`);
     }
@@ -131,7 +134,7 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
     return sendJson(reply, answer.etag, answer.manifest);
   }
 
-  /** Once, however often it is asked for. */
+  /** Builds once for concurrent requests. */
   async function markBuild(tenantId: string, eventId: string): Promise<void> {
     await database.withTenant(tenantId, (client) =>
       client.query(
@@ -177,7 +180,7 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
       .send(Readable.from(pieces(tenantId, eventId, file, from, to)));
   }
 
-  /** A piece at a time, each in a transaction of its own: a slow gate holds no connection. */
+  /** Reads a piece at a time, each in a transaction of its own: a slow gate holds no connection. */
   async function* pieces(tenantId: string, eventId: string, file: ManifestRow, from: number, to: number): AsyncGenerator<Buffer> {
     for (let piece = Math.floor(from / PIECE_BYTES); piece * PIECE_BYTES <= to; piece++) {
       const { rows } = await database.withTenant(tenantId, (client) =>
@@ -195,7 +198,7 @@ export function registerManifestRoutes(app: App, options: ManifestRouteOptions):
   }
 }
 
-/** One after the other. */
+/** Runs one after the other. */
 function createTurns(maxWaiting: number): <T>(work: () => Promise<T>) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
   let waiting = 0;
@@ -206,7 +209,7 @@ function createTurns(maxWaiting: number): <T>(work: () => Promise<T>) => Promise
       });
     waiting += 1;
     const mine = last.then(work, work);
-    // The next in turn does not fail with this one; its caller hears it.
+    // A failure rejects its own caller, not the next in turn.
     last = mine.catch(() => {});
     try {
       return await mine;
@@ -226,7 +229,7 @@ function matches(known: string | undefined, etag: string): boolean {
   return known !== undefined && (known.trim() === '*' || known.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag));
 }
 
-/** One range of bytes; null: the whole. Several ranges are answered with the whole, as HTTP allows. */
+/** Parses one range of bytes; null: the whole. Several ranges are answered with the whole, as HTTP allows. */
 function rangeOf(header: string | undefined, size: number): { readonly from: number; readonly to: number } | 'unsatisfiable' | null {
   const match = /^bytes=(\d*)-(\d*)$/.exec(header?.trim() ?? '');
   if (match === null || (match[1] === '' && match[2] === '')) return null;

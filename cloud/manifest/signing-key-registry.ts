@@ -1,4 +1,4 @@
-/** Which keys this installation signs with, as the database remembers them: so that no second machine makes a key of its own. */
+/** Remembers in the database which keys this installation signs with, so that no second machine makes a key of its own. */
 import { existsSync } from 'node:fs';
 import type { PublicKey } from '../../contract/manifest.ts';
 import type { Database } from '../db/database.ts';
@@ -8,15 +8,15 @@ export interface RegisteredSigner {
   readonly signer: Signer;
   /** Every key in use: manifests carry them all, so that gates follow from an old key to a new one. */
   readonly keys: readonly PublicKey[];
-  /** Just made: say so loudly, and have a copy kept. */
+  /** Just made: the operator must keep a copy. */
   readonly created: boolean;
-  /** The file holds another key than the database knew: gates that pinned the old one need it once more, or enrolment. */
+  /** The file holds another key than the database: gates that pinned the old one need it once more, or enrolment. */
   readonly unknownBefore: boolean;
 }
 
 /**
- * Opens the key, makes it where this installation never had one, and remembers its public half. Throws
- * SigningKeyError where the installation has a key and its file is not here.
+ * Opens the key, makes it where this installation never had one, and records its public half. Throws SigningKeyError where the installation has a
+ * key and its file is not here.
  */
 export async function openRegisteredSigner(database: Database, file: string): Promise<RegisteredSigner> {
   const known = await database.withoutTenant((client) =>

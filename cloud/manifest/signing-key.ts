@@ -1,6 +1,6 @@
 /**
- * The key that signs manifests, wants and overlays. Gates pin its public half at enrolment; whoever
- * holds this file can tell gates what a ticket is worth, so it is readable by its owner alone.
+ * Reads and makes the key that signs manifests, wants and overlays. Gates pin its public half at enrolment; whoever holds this file can sign rights
+ * for gates, so its owner alone may read it.
  */
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { mkdirSync, readFileSync, statSync } from 'node:fs';
@@ -13,11 +13,11 @@ export interface Signer {
   readonly keyId: string;
   /** As manifests, enrolment and `stile-cloud keys` carry it. */
   readonly publicKey: PublicKey;
-  /** The payload with `signature` (base64) over its RFC 8785 bytes; any signature it had is replaced. */
+  /** Returns the payload with `signature` (base64) over its RFC 8785 bytes; any signature that it had is replaced. */
   sign<T extends Readonly<Record<string, unknown>>>(payload: T): T & { readonly signature: string };
 }
 
-/** The file is not a key that can be used; says how to mend it. */
+/** The file is no usable key; the message has the repair. */
 export class SigningKeyError extends Error {
   override name = 'SigningKeyError';
 }
@@ -35,16 +35,15 @@ export function signerOf(privateKey: KeyObject): Signer {
 }
 
 /**
- * Reads the key, or makes it (mode 600, its folder too) where there is none and `create` allows it.
- * `created` says that it was made: tell the operator to keep a copy.
- * Throws SigningKeyError for a file that is no Ed25519 key, that others can read, or that is missing.
+ * Reads the key, or makes it (mode 600, its folder too) where there is none and `create` allows it. `created` tells that it was made: the operator
+ * must keep a copy. Throws SigningKeyError for a file that is no Ed25519 key, that others can read, or that is missing.
  */
 export function openSigner(file: string, options: { readonly create: boolean }): { readonly signer: Signer; readonly created: boolean } {
   let pem: string;
   let created = false;
   try {
     const mode = statSync(file).mode & 0o777;
-    if ((mode & 0o077) !== 0) throw new SigningKeyError(`${file}: mode ${mode.toString(8)} lets others read the signing key; mend it with: chmod 600 ${file}`);
+    if ((mode & 0o077) !== 0) throw new SigningKeyError(`${file}: mode ${mode.toString(8)} lets others read the signing key: run chmod 600 ${file}`);
     pem = readFileSync(file, 'utf8');
   } catch (error) {
     if (error instanceof SigningKeyError) throw error;
@@ -67,7 +66,7 @@ function create(file: string): string {
   const pem = generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }) as string;
   try {
     mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-    // On the disk before anybody hears of it: gates pin its public half.
+    // Synced to disk before it is used: gates pin its public half.
     makeDurableFile(file, pem, 0o600);
     return pem;
   } catch (error) {

@@ -1,4 +1,4 @@
-/** From rows of Postgres to what gates are told of a ticket. Pure. */
+/** Converts rows of Postgres to the rights that gates hold. Pure. */
 import { type ManifestTicket, STATE_RIGHTS, type TicketChange, type TicketRight, type TicketState, type Tombstone } from '../../contract/manifest.ts';
 
 /** A row of `tickets`, as TICKET_COLUMNS reads it. */
@@ -29,8 +29,8 @@ export interface TombstoneRow {
 }
 
 /**
- * What the ticket may; null: nobody holds it, so no gate knows it. Of several, what can be mended
- * least comes first: ended for good, then blocked, unpaid, unapproved.
+ * Returns the right of the ticket; null: nobody holds it, so no gate knows it. Of several obstacles the hardest to remove comes first: ended for
+ * good, then blocked, unpaid, unapproved.
  */
 export function rightOf(row: Pick<TicketRow, 'status' | 'blocked' | 'approved'>): TicketRight | null {
   const right = STATE_RIGHTS[row.status];
@@ -40,7 +40,7 @@ export function rightOf(row: Pick<TicketRow, 'status' | 'blocked' | 'approved'>)
   return right;
 }
 
-/** For a manifest; null: not in it. */
+/** Returns the ticket for a manifest; null: not in it. */
 export function manifestTicket(row: TicketRow): ManifestTicket | null {
   const status = rightOf(row);
   if (status === null) return null;
@@ -59,7 +59,7 @@ export function manifestTicket(row: TicketRow): ManifestTicket | null {
   };
 }
 
-/** For an overlay or a delta: a ticket that nobody holds any more is removed. */
+/** Returns the ticket for an overlay or a delta: a ticket without a holder is removed. */
 export function ticketChange(row: TicketRow): TicketChange {
   return manifestTicket(row) ?? tombstone({ ticket_ref: row.ticket_ref, ticket_id: row.ticket_id, reason: 'invalid' });
 }
