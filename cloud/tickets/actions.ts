@@ -1,4 +1,4 @@
-/** What the ticketing side and operators do to one ticket: transfer, revoke, block, unblock, refund. */
+/** Applies an action of the ticketing side or an operator to one ticket: transfer, revoke, block, unblock, refund. */
 import type { z } from 'zod';
 import type { TicketAction as TicketActionSchema } from '../../contract/http.ts';
 import type { TicketState } from '../../contract/manifest.ts';
@@ -12,12 +12,12 @@ export type TicketActionName = z.infer<typeof TicketActionSchema>;
 
 export interface TicketAction {
   readonly ticketId: string;
-  /** Needed where the same id stands in several events. */
+  /** Needed where several events use the same id. */
   readonly eventId?: string | undefined;
   readonly action: TicketActionName;
   readonly actor: string;
   readonly reason: string;
-  /** transfer: the new holder's code; the old one opens nothing any more. */
+  /** For transfer: the new holder's code; the old one is revoked. */
   readonly code?: string | undefined;
   readonly toUserId?: string | undefined;
 }
@@ -39,11 +39,11 @@ interface Row {
   readonly blocked: boolean;
 }
 
-/** States that nothing brings back. */
+/** Final states. */
 const ENDED: ReadonlySet<TicketState> = new Set(['revoked', 'refunded', 'cancelled', 'expired']);
 const TRANSFERABLE: ReadonlySet<TicketState> = new Set(['sold', 'minted', 'active', 'transferred']);
 
-/** In the caller's transaction. What is so already changes nothing, and no version. */
+/** Applies the action in the caller's transaction. A repeat changes nothing, and no version. */
 export async function applyAction(client: DatabaseClient, tenantId: string, action: TicketAction): Promise<ActionResult> {
   const { ticketId } = action;
   const found = await client.query<{ event_id: string }>(
@@ -66,7 +66,7 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
 
   const next = nextOf(row, action.action);
   if (typeof next === 'string') return { ok: false, code: 'NOT_ALLOWED', message: `${ticketId} ${next}` };
-  // A signed code is found by its ticket id: under another ticket's it would make that bare id a code.
+  // A signed code is found by its ticket id: under another ticket it would make that bare id a code.
   if (action.action === 'transfer' && action.code !== undefined && recogniseCode(withoutMarks(action.code)).form === 'stile')
     return { ok: false, code: 'NOT_ALLOWED', message: 'a signed code belongs to one ticket id: revoke this ticket and issue a new one' };
   const ref = action.action === 'transfer' && action.code !== undefined ? ticketRef(event.salt, action.code) : row.ticket_ref;
@@ -87,7 +87,7 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
     await client.query('DELETE FROM ticket_tombstones WHERE tenant_id = $1 AND event_id = $2 AND ticket_ref = $3', [tenantId, eventId, ref]);
   }
   await client.query("SELECT set_status_change_context($1, 'user', $2, $3)", [action.actor, action.reason, action.action]);
-  // The reason of a block is shown to the staff at the gate.
+  // The staff at the gate sees the reason of a block.
   await client.query(
     'UPDATE tickets SET ticket_ref = $4, status = $5, blocked = $6, note = CASE WHEN $7 THEN $8 WHEN $9 THEN NULL ELSE note END, changed_version = $10, row_version = row_version + 1, updated_at = now() WHERE tenant_id = $1 AND event_id = $2 AND ticket_id = $3',
     [tenantId, eventId, ticketId, ref, next.status, next.blocked, action.action === 'block', action.reason, action.action === 'unblock', event.nextVersion],
@@ -106,7 +106,7 @@ export async function applyAction(client: DatabaseClient, tenantId: string, acti
   return { ok: true, eventId, ...next, version: event.nextVersion, changed: true };
 }
 
-/** What becomes of the ticket, or why it may not. */
+/** Returns the ticket's next state, or the cause of a refusal. */
 function nextOf(row: Pick<Row, 'status' | 'blocked'>, action: TicketActionName): { readonly status: TicketState; readonly blocked: boolean } | string {
   const { status, blocked } = row;
   switch (action) {

@@ -1,20 +1,20 @@
-/** Removes what is kept for a time only, tenant after tenant, now and then. Any number of these may run side by side. */
+/** Purges expired rows, tenant after tenant, at intervals. Any number of these may run side by side. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
 
 const EVERY_MS = 3_600_000;
-/** The first time, so that a start is not held up. */
+/** Delay of the first run, in milliseconds, so that it does not slow down the start. */
 const FIRST_AFTER_MS = 60_000;
-/** Rows of each kind that go in one transaction. */
+/** Rows of each kind that one transaction deletes. */
 const ROWS_AT_ONCE = 1_000;
-/** Transactions for one tenant in one go; what is left waits for the next. */
+/** Transactions for one tenant in one run; the rest waits for the next. */
 const MAX_ROUNDS = 100;
 const TENANTS_AT_ONCE = 100;
 
 export interface Housekeeping {
   open(): void;
-  /** Once, for every tenant; answers how many rows went. */
+  /** Runs once, for every tenant; returns how many rows it deleted. */
   run(): Promise<number>;
   close(): Promise<void>;
 }
@@ -47,10 +47,10 @@ export function createHousekeeping({ database, log }: { readonly database: Datab
     open() {
       loop ??= (async () => {
         for (let waitMs = FIRST_AFTER_MS; ; waitMs = EVERY_MS) {
-          // Stopped: the loop looks.
+          // The loop checks for the stop.
           await sleep(waitMs, undefined, { signal: stop.signal, ref: false }).catch(() => {});
           if (stop.signal.aborted) return;
-          await run().catch((error: Error) => log.warn({ error: error.message }, 'what is old could not be removed; it is tried again'));
+          await run().catch((error: Error) => log.warn({ error: error.message }, 'purging expired rows failed; retrying'));
         }
       })();
     },

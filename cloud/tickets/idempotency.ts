@@ -1,4 +1,4 @@
-/** The same write sent again gives the same answer and changes nothing. */
+/** Answers a repeated write with the first answer and changes nothing. */
 import { createHash } from 'node:crypto';
 import { canonicalJson } from '../../contract/hash-chain.ts';
 import type { DatabaseClient } from '../db/database.ts';
@@ -9,13 +9,12 @@ export interface Answer {
 }
 export type Idempotent = { readonly kind: 'done' | 'replayed'; readonly answer: Answer } | { readonly kind: 'other_body' };
 
-/** Answers kept are removed after their time, so many at once. */
+/** Expired answers removed at once; the rest waits for the next call. */
 const CLEAN_AT_ONCE = 100;
 
 /**
- * Does the work once for each key, in the caller's transaction: the key is kept with the answer, or with
- * nothing if the work throws. A second caller with the same key waits for the first. Without a key the
- * work is simply done.
+ * Does the work once for each key, in the caller's transaction: the key is stored with the answer, or not at all if the work throws. A second
+ * caller with the same key waits for the first. Without a key the work is done without this.
  */
 export async function once(
   client: DatabaseClient,
@@ -53,5 +52,5 @@ export async function once(
   return { kind: 'done', answer: { status: answer.status, body: inOrder(answer.body) } };
 }
 
-/** jsonb forgets the order of keys: given in one order, the first answer and its repeat are the same bytes. */
+/** jsonb loses the order of keys: both answers are written in one order, so that they are the same bytes. */
 const inOrder = (body: Record<string, unknown>) => JSON.parse(canonicalJson(body)) as Record<string, unknown>;

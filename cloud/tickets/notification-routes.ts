@@ -1,13 +1,13 @@
 /**
- * What people must be told (a transfer offered, a place on the waiting list), for the program that can reach them: it takes some, tells them, and says
- * what became of it. What it doesn't settle comes due again.
+ * Serves messages for people (a transfer offered, a place on the waiting list) to the program that delivers them: it leases some, delivers them,
+ * and reports the outcome. Unreported ones are due again.
  */
 import { z } from 'zod';
 import type { Database } from '../db/database.ts';
 import { type App, LIST_BYTES, operatorOf } from '../http/server.ts';
 
 const MAX_AT_ONCE = 1_000;
-/** How long taken notifications are nobody else's, in seconds. */
+/** Lease of notifications, in seconds; afterwards they are due again. */
 const LEASE_S = { default: 60, max: 3_600 };
 
 const Taken = z.object({
@@ -33,7 +33,7 @@ export function registerNotificationRoutes(app: App, { database }: { readonly da
       config: { who: 'operator' },
       schema: {
         tags: ['ticketing'],
-        summary: 'Takes what people must be told, the oldest first, for a while',
+        summary: 'Leases notifications for people, the oldest first',
         body: z.looseObject({
           at_most: z.int().min(1).max(MAX_AT_ONCE).default(100),
           lease_s: z.int().min(1).max(LEASE_S.max).default(LEASE_S.default),
@@ -60,7 +60,7 @@ export function registerNotificationRoutes(app: App, { database }: { readonly da
       config: { who: 'operator' },
       schema: {
         tags: ['ticketing'],
-        summary: 'Says that taken notifications were told, or (failure) why not: then they come due again later',
+        summary: 'Reports leased notifications as delivered, or (failure) why not: then they are due again later',
         body: z.looseObject({ ids: z.array(z.int().min(1)).min(1).max(MAX_AT_ONCE), failure: z.string().min(1).max(500).optional() }),
         response: { 200: z.object({ success: z.literal(true), settled: z.int() }) },
       },

@@ -1,4 +1,4 @@
-/** The ticketing side's writes over HTTP: `PUT /tickets` and what happens to one ticket. */
+/** Serves the ticketing side's writes over HTTP: `PUT /tickets` and actions on one ticket. */
 import { z } from 'zod';
 import { TicketAction, TicketActionRequest, TicketsWrite } from '../../contract/http.ts';
 import { ActorId, EventId, TicketId } from '../../contract/ids.ts';
@@ -13,7 +13,7 @@ import { lockEvent, notifyGates, writeTickets } from './write-tickets.ts';
 
 const Headers = z.looseObject({ 'idempotency-key': z.string().min(1).max(128).optional() });
 const STATUS = { NO_SUCH_TICKET: 404, AMBIGUOUS_TICKET: 409, NOT_ALLOWED: 409, WEAK_CODE: 400, CODE_TAKEN: 409 } as const;
-/** Problems named in one answer. */
+/** Problems that one answer names; further ones are left out. */
 const MAX_NAMED = 20;
 
 export function registerTicketRoutes(app: App, { database }: { readonly database: Database }): void {
@@ -22,7 +22,7 @@ export function registerTicketRoutes(app: App, { database }: { readonly database
     {
       bodyLimit: UPLOAD_BYTES,
       config: { who: 'operator' },
-      schema: { tags: ['ticketing'], summary: 'Makes or changes tickets, all or none; codes are hashed at the door', headers: Headers, body: TicketsWrite },
+      schema: { tags: ['ticketing'], summary: 'Makes or changes tickets, all or none; codes are hashed on arrival', headers: Headers, body: TicketsWrite },
     },
     async (request, reply) => {
       const { tenantId } = operatorOf(request);
@@ -105,7 +105,7 @@ function checked(ticket: Readonly<Record<string, unknown>> & { readonly event_id
   return read.ticket;
 }
 
-/** Events in the order of their ids, so that two such writes never wait for each other crosswise. */
+/** Returns events in the order of their ids, so that two such writes never deadlock. */
 async function putTickets(
   client: DatabaseClient,
   tenantId: string,

@@ -1,4 +1,4 @@
-/** One ticket as other people's files and programs write it → checked fields, or what is wrong with each. Pure. */
+/** Reads one ticket as other people's files and programs write it: checked fields, or the error of each. Pure. */
 
 import { ExternalId } from '../../contract/ids.ts';
 import { MAX_PRICE_CENTS, MAX_TEXT_CHARS, MAX_TIME_MS, MAX_UNITS, MIN_TIME_MS } from '../../contract/limits.ts';
@@ -8,10 +8,10 @@ import { cutText } from '../../contract/text.ts';
 import { recogniseCode, withoutMarks } from '../../rules/code.ts';
 import { MAX_CODE_CHARS } from './codes/code-hash.ts';
 
-/** What is known of a ticket; a field that is absent leaves a known ticket as it is. */
+/** Fields of a ticket; an absent field leaves a known ticket unchanged. */
 export interface TicketFields {
   readonly ticket_id: string;
-  /** Hashed and forgotten before anything is written. */
+  /** Hashed before anything is written; not stored. */
   readonly code?: string;
   readonly tier?: string;
   readonly zone?: string | null;
@@ -32,7 +32,7 @@ export interface TicketFields {
   readonly seat?: string | null;
 }
 
-/** `field: what: mend`, as people read it. Never holds a code. */
+/** `field: what: hint`, for people. Never holds a code. */
 export interface FieldProblem {
   readonly field: string;
   readonly what: string;
@@ -61,10 +61,10 @@ export const KNOWN_FIELDS = [
   'seat',
   'event_id',
 ] as const;
-/** Characters of a number, a seat and the like. */
+/** Longest number, seat and the like, in characters; a longer one is refused. */
 const MAX_LABEL_CHARS = 64;
 
-/** What other systems call our states. */
+/** Other systems' names of our states. */
 const STATE_NAMES: Readonly<Record<string, { readonly status?: TicketState; readonly blocked?: boolean; readonly approved?: boolean }>> = {
   ...Object.fromEntries(TICKET_STATES.map((status) => [status, { status }])),
   valid: { status: 'sold' },
@@ -81,8 +81,8 @@ const DATE_TIME = /^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]
 const UNREADABLE = /[\u0000-\u001f\u007f\ufffd]/;
 
 /**
- * Checks one ticket. Values may be text (CSV) or what JSON has. An empty text is "nothing": null where
- * a field may be empty, absent elsewhere. Every problem is named.
+ * Checks one ticket. Values may be text (CSV) or JSON. An empty text is "nothing": null where a field may be empty, absent elsewhere. Names every
+ * problem.
  */
 export function readTicketFields(
   raw: Readonly<Record<string, unknown>>,
@@ -117,7 +117,7 @@ export function readTicketFields(
     const number = Number(value);
     return Number.isInteger(number) && number >= min && number <= max
       ? number
-      : bad(field, `${quote(value)} is not a whole number from ${min} to ${max}`, 'mend the number, or leave it empty');
+      : bad(field, `${quote(value)} is not a whole number from ${min} to ${max}`, 'correct the number, or leave it empty');
   };
   const flag = (field: string): boolean | undefined => {
     const value = given(field);
@@ -187,7 +187,7 @@ export function readTicketFields(
   return { ok: true, ticket: { ticket_id: ticketId as string, ...present({ code: code as string | undefined, ...fields }) } as TicketFields };
 }
 
-/** Without what is undefined. */
+/** Removes undefined fields. */
 function present<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as { [K in keyof T]: Exclude<T[K], undefined> };
 }

@@ -1,7 +1,6 @@
 /**
- * Writes tickets of one event, in sets: what is new is added, what differs is changed, the rest is left
- * as it is. Raises the event's version when anything changed; the caller marks the outbox (`tellGates`).
- * Locks: the event, then its tickets, sorted.
+ * Writes tickets of one event, in sets: adds new ones, changes those that differ, leaves the rest. Raises the event's version when anything
+ * changed; the caller marks the outbox (`notifyGates`). Locks: the event, then its tickets, sorted.
  */
 import type { TicketState } from '../../contract/manifest.ts';
 import type { DatabaseClient } from '../db/database.ts';
@@ -12,7 +11,7 @@ export interface LockedEvent {
   readonly eventId: string;
   readonly salt: Buffer;
   readonly version: number;
-  /** What the event's version becomes when something changes. */
+  /** The event's next version, used when something changes. */
   readonly nextVersion: number;
 }
 
@@ -24,7 +23,7 @@ export interface WriteResult {
   readonly problems: ReadonlyMap<number, FieldProblem>;
 }
 
-/** A ticket as it stands, or shall stand, in Postgres. Times as ISO 8601, the ref in hex. */
+/** A ticket as it is, or shall be, in Postgres. Times as ISO 8601, the ref in hex. */
 interface Stored {
   readonly ticket_id: string;
   readonly ref: string;
@@ -86,7 +85,7 @@ const DEFAULTS = {
 } as const;
 const UNUSED_STATES: ReadonlySet<TicketState> = new Set(['sold', 'minted', 'active', 'transferred']);
 
-/** Holds the event against other writers until the transaction ends; null: no such event. */
+/** Locks the event against other writers until the transaction ends; null: no such event. */
 export async function lockEvent(client: DatabaseClient, eventId: string): Promise<LockedEvent | null> {
   const { rows } = await client.query<{ salt: Buffer; version: number; next: number }>(
     'SELECT salt, version, next_event_version(version) AS next FROM events WHERE event_id = $1 FOR UPDATE',
@@ -96,7 +95,7 @@ export async function lockEvent(client: DatabaseClient, eventId: string): Promis
   return row === undefined ? null : { eventId, salt: row.salt, version: row.version, nextVersion: row.next };
 }
 
-/** Has the gates of the event told. `build`: with a new manifest file. In the transaction of the change. */
+/** Marks the outbox, so that the event's gates are notified. `build`: with a new manifest file. In the transaction of the change. */
 export async function notifyGates(client: DatabaseClient, tenantId: string, eventId: string, build: boolean): Promise<void> {
   await client.query("INSERT INTO outbox (tenant_id, kind, key, build) VALUES ($1, 'event', $2, $3)", [tenantId, eventId, build]);
 }
@@ -113,7 +112,7 @@ ORDER BY ticket_id
 ON CONFLICT (tenant_id, event_id, ticket_id) DO UPDATE SET ticket_ref = excluded.ticket_ref, ${COLUMNS.map((name) => `${name} = excluded.${name}`).join(', ')},
   changed_version = excluded.changed_version, row_version = o.row_version + 1, updated_at = now()`;
 
-/** The codes are hashed here and go no further. `event` must have been locked in this transaction. At most some thousands at once. */
+/** Writes tickets. Codes are hashed here and not stored. `event` must have been locked in this transaction. At most some thousands at once. */
 export async function writeTickets(client: DatabaseClient, tenantId: string, event: LockedEvent, tickets: readonly TicketFields[]): Promise<WriteResult> {
   const given = tickets.map(({ code, ...rest }): Given => ({ ...rest, ref: code === undefined ? null : ticketRef(event.salt, code).toString('hex') }));
   const known = await lockTickets(
@@ -138,7 +137,7 @@ export async function writeTickets(client: DatabaseClient, tenantId: string, eve
     event.eventId,
     tiers,
   ]);
-  // The old code of a ticket that has a new one opens nothing any more; a code that is used again is no tombstone.
+  // The old code of a ticket with a new one is revoked; a code that is used again is no tombstone.
   const replaced = changed.flatMap(({ ticket_id, ref }) => {
     const old = known.get(ticket_id)?.ref;
     return old === undefined || old === ref ? [] : [{ ticketId: ticket_id, ref: old }];
@@ -149,7 +148,7 @@ export async function writeTickets(client: DatabaseClient, tenantId: string, eve
     event.eventId,
     changed.map(({ ref }) => Buffer.from(ref, 'hex')),
   ]);
-  // What the ticketing side says of its own sales is so, also where no rule would change a state that way.
+  // The ticketing side's state is authoritative for its own sales, also where no rule would change a state that way.
   await client.query("SELECT set_config('app.status_change_source', 'ticketing', true)");
   await client.query(WRITE, [tenantId, event.eventId, JSON.stringify(changed), event.nextVersion]);
   await raiseVersion(client, event);
@@ -158,7 +157,7 @@ export async function writeTickets(client: DatabaseClient, tenantId: string, eve
 
 type Given = Omit<TicketFields, 'code'> & { readonly ref: string | null };
 
-/** What is not given stays as it was. The ticketing side's "sold" is older news than the gates' "used". */
+/** Keeps fields that are not given. The ticketing side's "sold" is older than the gates' "used". */
 function merged(before: Stored | undefined, given: Given): Stored {
   const base = before ?? { ...DEFAULTS, ticket_id: given.ticket_id, ref: given.ref ?? '' };
   const fields = Object.fromEntries(COLUMNS.flatMap((name) => (given[name] === undefined ? [] : [[name, given[name]]]))) as Partial<Stored>;
@@ -167,7 +166,7 @@ function merged(before: Stored | undefined, given: Given): Stored {
   return { ...base, ...fields, ...(used ? { status: before.status } : {}), ref: given.ref ?? base.ref };
 }
 
-/** Refs that open nothing any more, told as `revoked`. */
+/** Returns revoked refs, published as `revoked`. */
 export async function bury(
   client: DatabaseClient,
   tenantId: string,
@@ -193,7 +192,7 @@ async function lockTickets(client: DatabaseClient, eventId: string, ids: readonl
   );
 }
 
-/** Finds what Postgres would refuse the whole set for. */
+/** Finds the errors for which Postgres would refuse the whole set. */
 async function findProblems(
   client: DatabaseClient,
   eventId: string,
@@ -229,7 +228,10 @@ async function findProblems(
   return problems;
 }
 
-/** Who has these ticket numbers, which are unique to a tenant; a ticket of another event is told by its event too, so that it is never this one. */
+/**
+ * Returns the owners of these ticket numbers, which are unique to a tenant; a ticket of another event includes its event, so that it never equals
+ * this one.
+ */
 async function holdersOfNumbers(client: DatabaseClient, eventId: string, given: readonly Given[]): Promise<Map<string, string>> {
   const numbers = given.flatMap(({ ticket_number }) => (ticket_number == null ? [] : [ticket_number]));
   if (numbers.length === 0) return new Map();

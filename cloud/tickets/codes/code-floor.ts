@@ -1,16 +1,16 @@
 /**
- * What is no code, however weak codes may be: what spreadsheets and forms leave behind, a header that stands among the tickets, and what anybody
- * would try first. Pure. A problem never holds the code.
+ * Recognises texts that are no code, whatever strength is required: leftovers of spreadsheets and forms, a header among the tickets, and the first
+ * guesses of anybody. Pure. A problem never holds the code.
  */
 import { recogniseCode } from '../../../rules/code.ts';
 import type { FieldProblem } from '../ticket-fields.ts';
 
-/** A shorter code is guessed at a gate within minutes. */
+/** Fewest characters of a code; a shorter one is guessed at a gate within minutes, and refused. */
 export const MIN_CODE_CHARS = 6;
-/** A code that is one piece so often is a pattern. */
+/** Repeats of one piece from which on a code is a pattern, and refused. */
 const MIN_REPEATS = 4;
 
-/** Written where there was nothing to write, in lower case without spaces and marks around them. */
+/** Placeholders for empty fields, in lower case without spaces and marks around them. */
 const PLACEHOLDERS: ReadonlySet<string> = new Set(
   [
     'n/a na n.a n.a. n/v nv n.v k.a k.a. k/a none null nil nan undefined unknown void empty blank missing pending invalid error false true no yes',
@@ -20,27 +20,27 @@ const PLACEHOLDERS: ReadonlySet<string> = new Set(
     .join(' ')
     .split(' '),
 );
-/** What the columns of ticket lists are called. */
+/** Usual names of columns in ticket lists. */
 const HEADERS: ReadonlySet<string> = new Set(
   'code codes ticket_code ticketcode ticket_id ticketid ticket barcode barcodes bar_code strichcode qr qr_code qrcode qr-code secret ticket_secret ticket_number ticketnumber number nummer ticketnummer id uuid'.split(
     ' ',
   ),
 );
-/** `#REF!`, `#N/A`, `#DIV/0!`, `#WERT!`, `Err:502`: what a spreadsheet shows in place of a value, in any language. */
+/** Matches `#REF!`, `#N/A`, `#DIV/0!`, `#WERT!`, `Err:502`: a spreadsheet's errors, in any language. */
 const SPREADSHEET_ERROR =
   /^(#\p{L}[\p{L}\p{N}_ /]{0,24}[!?]|#\p{L}{1,8}\/\p{L}|#(nv|null|num|name|ref|value|spill|calc|field|blocked|unknown|busy|connect|getting_data|wert|bezug|zahl)|err:\s?\d{1,4})$/iu;
-/** `1.00E+11`, `1,5E11`: a number that a spreadsheet made short. A point or a sign must be there: hexadecimal codes have an E too. */
+/** Matches `1.00E+11`, `1,5E11`: a number that a spreadsheet shortened. A point or a sign must be there: hexadecimal codes have an E too. */
 const SHORTENED = /^[+-]?(\d+[.,]\d*E[+-]?\d{1,3}|\d+E[+-]\d{1,3})$/i;
-/** `123456789012.0`: a number, not a text. */
+/** Matches `123456789012.0`: a number, not a text. */
 const WITH_FRACTION = /^[+-]?\d+[.,]0+$/;
 
 const EXPORT_AGAIN = 'format the column as text in the spreadsheet, and export it again';
 
-/** Why nobody may take this for a code; null: it may be one. Says nothing of how well it can be guessed, but for `tooPlain`. */
+/** Returns the problem of a text that is no code; null: it may be one. Does not judge how well it can be guessed, except by `tooPlain`. */
 export function notACode(code: string): FieldProblem | null {
   const bare = code.trim().toLowerCase();
   const bad = (what: string, hint: string): FieldProblem => ({ field: 'code', what, hint });
-  if (SPREADSHEET_ERROR.test(bare)) return bad("is a spreadsheet's error, not a code", 'mend the formula, and export it again');
+  if (SPREADSHEET_ERROR.test(bare)) return bad("is a spreadsheet's error, not a code", 'correct the formula, and export it again');
   if (SHORTENED.test(bare)) return bad('is a number in E-notation: a spreadsheet took its digits away', EXPORT_AGAIN);
   if (WITH_FRACTION.test(bare)) return bad('is a number with a fraction: a spreadsheet changed it', EXPORT_AGAIN);
   if (HEADERS.has(bare.replace(/[\s-]+/g, '_')) || HEADERS.has(bare)) return bad("is a column's name: a header stands among the tickets", 'remove the line');
@@ -49,16 +49,16 @@ export function notACode(code: string): FieldProblem | null {
   return null;
 }
 
-/** Why a code is too plain also where weak codes are taken; null: it is not. */
+/** Returns the problem of a code that is too plain even where weak codes are accepted; null: it is not. */
 export function tooPlain(code: string): FieldProblem | null {
   if (recogniseCode(code).form !== 'opaque') return null;
   if ([...code].length < MIN_CODE_CHARS)
-    return { field: 'code', what: `has fewer than ${MIN_CODE_CHARS} characters, and is guessed at once`, hint: 'issue longer random codes' };
-  if (repeats(code)) return { field: 'code', what: 'repeats itself, and is guessed at once', hint: 'issue random codes' };
+    return { field: 'code', what: `has fewer than ${MIN_CODE_CHARS} characters, and can be guessed at once`, hint: 'issue longer random codes' };
+  if (repeats(code)) return { field: 'code', what: 'repeats itself, and can be guessed at once', hint: 'issue random codes' };
   return null;
 }
 
-/** One piece again and again, such as `00000000` or `ABABABAB`. */
+/** Matches one repeated piece, such as `00000000` or `ABABABAB`. */
 function repeats(code: string): boolean {
   for (let size = 1; size * MIN_REPEATS <= code.length; size++) {
     let same = size;
@@ -70,11 +70,11 @@ function repeats(code: string): boolean {
 
 export interface ZeroWatch {
   look(code: string, line: number): void;
-  /** In words, with the first line; null: nothing points to lost zeros. */
+  /** The warning, with the first line; null: no sign of lost zeros. */
   warning(): { readonly line: number; readonly text: string } | null;
 }
 
-/** Looks over all codes of a file: where all are digits, some are shorter and none begins with 0, zeros were lost on the way. */
+/** Checks all codes of a file: where all are digits, some are shorter and none begins with 0, leading zeros were lost. */
 export function watchZeros(): ZeroWatch {
   const lengths = new Map<number, { count: number; line: number }>();
   let [other, leading] = [false, false];

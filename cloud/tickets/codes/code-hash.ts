@@ -1,17 +1,17 @@
-/** What becomes of a code at the door: a hash, and a judgement whether it can be guessed. The code itself goes no further. */
+/** Hashes a code on arrival and estimates whether it can be guessed. The code itself is not stored. */
 import { createHash } from 'node:crypto';
 import { recogniseCode, withoutMarks } from '../../../rules/code.ts';
 
-/** Fewer random bits than this and a code can be found from its hash, or guessed at a gate. */
+/** Fewest random bits of a code; a weaker one could be found from its hash, or guessed at a gate, and is refused. */
 export const MIN_CODE_BITS = 96;
-/** Longest code, in characters (a reader's frame holds no more). */
+/** Longest code, in characters; a longer one is refused (a reader's frame holds no more). */
 export const MAX_CODE_CHARS = 1024;
-/** A code of fewer different characters is a pattern, whatever its length. */
+/** Fewest different characters of a code; with fewer it is a pattern, whatever its length. */
 const MIN_DIFFERENT_CHARS = 8;
 
 /**
- * First 16 bytes of SHA-256(salt of the event ‖ UTF-8 code); of Stile's signed code the ticket id stands in place of the code.
- * A scanner's marks before it are taken off: gates and scanners look for the code without them too.
+ * Returns the first 16 bytes of SHA-256(salt of the event ‖ UTF-8 code); Stile's signed code is replaced by its ticket id. A scanner's marks before
+ * it are removed: gates and scanners look the code up without them too.
  */
 export function ticketRef(salt: Buffer, code: string): Buffer {
   return createHash('sha256')
@@ -26,8 +26,8 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-([0-9a-f])[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f
 const UUID_BITS: Readonly<Record<string, number>> = { 4: 122, 7: 74 };
 
 /**
- * How many random bits a code can hold at most, judged by its length and alphabet: an upper bound, for
- * nobody can see from a code how it was made. `sharedChars`: leading characters that all codes have in common.
+ * Returns the most random bits that a code can hold, by its length and alphabet: an upper bound, for a code does not show how it was made.
+ * `sharedChars`: leading characters that all codes have in common.
  */
 export function codeBits(written: string, sharedChars = 0): number {
   const code = withoutMarks(written);
@@ -48,7 +48,7 @@ function alphabetOf(text: string): number {
   return 94;
 }
 
-/** Leading characters that all of these codes have in common; 0 for fewer than `least` codes (chance, not a pattern). */
+/** Returns the number of leading characters that all of these codes have in common; 0 for fewer than `least` codes (chance, not a pattern). */
 export function sharedPrefixChars(written: readonly string[], least = 20): number {
   if (written.length < least) return 0;
   const codes = written.map(withoutMarks);

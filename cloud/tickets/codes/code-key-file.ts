@@ -1,4 +1,7 @@
-/** The private half of a key that signs codes: a file of whoever issues them, readable by its owner alone. It never reaches the database or a gate. */
+/**
+ * Reads and makes the private half of a key that signs codes: a file of the issuer, readable by its owner alone. It never reaches the database or a
+ * gate.
+ */
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { mkdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -7,11 +10,11 @@ import { makeDurableFile } from '../../../runtime/durable-file.ts';
 export interface CodeKeyFile {
   /** Base64 of the public half's DER SubjectPublicKeyInfo. */
   readonly spki: string;
-  /** Ed25519 over the bytes: 64 bytes. */
+  /** Signs the bytes with Ed25519: 64 bytes. */
   sign(bytes: Uint8Array): Uint8Array;
 }
 
-/** The file is no key that can be used; says how to mend it. */
+/** The file is no usable key; the message has the repair. */
 export class CodeKeyError extends Error {
   override name = 'CodeKeyError';
 }

@@ -1,6 +1,6 @@
 /**
- * New tickets with new codes: opaque (random) or signed. The codes are handed to the caller once, inside the transaction, and kept
- * nowhere: of an opaque one its hash, of a signed one its ticket id.
+ * Issues new tickets with new codes: opaque (random) or signed. The caller gets the codes once, inside the transaction; the cloud stores of an
+ * opaque one its hash, of a signed one its ticket id.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { encodeSigned } from '../../../rules/stile-code.ts';
@@ -8,7 +8,7 @@ import type { DatabaseClient } from '../../db/database.ts';
 import type { TicketFields } from '../ticket-fields.ts';
 import { lockEvent, notifyGates, writeTickets } from '../write-tickets.ts';
 
-/** Codes of one call. */
+/** Codes of one call; more are refused. */
 export const MAX_ISSUED = 100_000;
 /** Tickets written at once. */
 const BATCH_TICKETS = 5_000;
@@ -36,7 +36,10 @@ export interface IssuedCode {
   readonly code: string;
 }
 
-/** In the caller's transaction. null: no such event. Throws a RangeError for a count out of bounds, and ZodError where a signed code cannot say what was given. */
+/**
+ * Issues codes in the caller's transaction. Returns null for an unknown event. Throws a RangeError for a count out of bounds, and ZodError for
+ * values that a signed code cannot hold.
+ */
 export async function issueCodes(client: DatabaseClient, tenantId: string, eventId: string, options: IssueOptions): Promise<IssuedCode[] | null> {
   const { count, signer } = options;
   if (!Number.isInteger(count) || count < 1 || count > MAX_ISSUED) throw new RangeError(`1 to ${MAX_ISSUED} codes at once, not ${count}`);
@@ -66,7 +69,7 @@ export async function issueCodes(client: DatabaseClient, tenantId: string, event
   return issued;
 }
 
-/** 32 divides 256: every character is as likely as every other. */
+/** 32 divides 256: every character is equally likely. */
 const randomCode = (): string => Array.from(randomBytes(CODE_CHARS), (byte) => ALPHABET[byte % ALPHABET.length]).join('');
 
 function signedCode(

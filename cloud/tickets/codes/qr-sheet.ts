@@ -1,8 +1,8 @@
-/** Codes drawn as QR on one sheet, for trying gates: SVG, HTML or PNG. The only file that imports qrcode. */
+/** Draws codes as QR on one sheet, for trying gates: SVG, HTML or PNG. The only file that imports qrcode. */
 import { crc32, deflateSync } from 'node:zlib';
 import QRCode from 'qrcode';
 
-/** Codes on one sheet. */
+/** Codes on one sheet; more are refused. */
 export const MAX_SHEET_CODES = 1_000;
 /** Free modules around a code: four, as the standard says. */
 const QUIET_MODULES = 4;
@@ -12,7 +12,7 @@ const PIXELS_PER_MODULE = 6;
 const ALPHANUMERIC = /^[0-9A-Z $%*+\-./:]+$/;
 
 export interface SheetCode {
-  /** Printed under the code; PNG has no words. */
+  /** Printed under the code; PNG has no text. */
   readonly label: string;
   readonly code: string;
 }
@@ -24,7 +24,7 @@ interface Drawn {
   dark(row: number, column: number): boolean;
 }
 
-/** Throws a RangeError for none or too many codes, and where a code is longer than any QR. */
+/** Throws a RangeError for none or too many codes, and for a code longer than any QR. */
 export function drawSheet(codes: readonly SheetCode[], format: SheetFormat, columns = 4): string | Buffer {
   if (codes.length < 1 || codes.length > MAX_SHEET_CODES) throw new RangeError(`1 to ${MAX_SHEET_CODES} codes fit on a sheet, not ${codes.length}`);
   const drawn = codes.map(draw);
@@ -33,7 +33,7 @@ export function drawSheet(codes: readonly SheetCode[], format: SheetFormat, colu
   return format === 'svg' ? svgSheet(drawn, across) : htmlSheet(drawn);
 }
 
-/** Signed codes are base45: one alphanumeric segment, 5.5 bits a character. */
+/** Encodes a code. Signed codes are base45: one alphanumeric segment, 5.5 bits a character. */
 const create = (code: string) => QRCode.create(ALPHANUMERIC.test(code) ? [{ data: code, mode: 'alphanumeric' }] : code, { errorCorrectionLevel: 'M' });
 
 function draw({ label, code }: SheetCode): Drawn {
@@ -48,7 +48,7 @@ function draw({ label, code }: SheetCode): Drawn {
   return { label, size, dark: (row, column) => data[row * size + column] === 1 };
 }
 
-/** One rectangle a run of dark modules. */
+/** Draws one rectangle a run of dark modules. */
 function path(drawn: Drawn, left: number, top: number): string {
   const parts: string[] = [];
   for (let row = 0; row < drawn.size; row++)
@@ -90,7 +90,7 @@ ${figures.join('\n')}
 `;
 }
 
-/** One bit a pixel. */
+/** Encodes one bit a pixel. */
 function png(drawn: readonly Drawn[], across: number): Buffer {
   const cell = cellOf(drawn);
   const [wide, high] = [across * cell, Math.ceil(drawn.length / across) * cell];

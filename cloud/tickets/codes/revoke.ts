@@ -1,11 +1,11 @@
-/** Takes codes back by their ticket ids or by themselves, whether the cloud knows the tickets or not: gates refuse them as `revoked`. */
+/** Revokes codes by their ticket ids or by themselves, whether or not the cloud knows the tickets: gates refuse them as `revoked`. */
 import { recogniseCode, withoutMarks } from '../../../rules/code.ts';
 import type { DatabaseClient } from '../../db/database.ts';
 import { applyAction } from '../actions.ts';
 import { bury, type LockedEvent, lockEvent, notifyGates, raiseVersion } from '../write-tickets.ts';
 import { ticketRef } from './code-hash.ts';
 
-/** Codes of one call. */
+/** Codes of one call; more are refused. */
 export const MAX_REVOKED_AT_ONCE = 10_000;
 
 export type RevokedCodes =
@@ -13,21 +13,21 @@ export type RevokedCodes =
       readonly ok: true;
       readonly tickets: number;
       readonly refs: number;
-      /** Places in the list that nothing could be done for, and why. */
+      /** Places in the list that could not be revoked, with the cause. */
       readonly unable: readonly { readonly at: number; readonly why: string }[];
     }
   | { readonly ok: false; readonly code: string; readonly message: string };
 
-/** A ticket by its id, and where it is known the code that was printed for it. */
+/** A ticket by its id, with its printed code where it is known. */
 export interface TakenBack {
   readonly ticketId: string;
   readonly code?: string;
 }
 
 /**
- * In the caller's transaction; of several all or none. A known ticket is revoked as by `POST /tickets/:id/revoke`. What gates look up goes into the
- * event's revoked list, whose version rises: of Stile's signed code the ticket id, of any other code (pretix's too) the code itself. The same again
- * changes nothing.
+ * Revokes in the caller's transaction; of several all or none. A known ticket is revoked as by `POST /tickets/:id/revoke`. The text that gates look
+ * up enters the event's revoked list, whose version rises: of Stile's signed code the ticket id, of any other code (pretix's too) the code itself.
+ * A repeat changes nothing.
  */
 export async function revokeCodes(
   client: DatabaseClient,
@@ -64,7 +64,7 @@ export async function revokeCodes(
 
 type Ref = { readonly ticketId: string; readonly ref: string };
 
-/** What gates would look up, of everything that no ticket of the event is found by. */
+/** Returns the lookup texts of every code without a ticket of the event. */
 async function refsOf(client: DatabaseClient, event: LockedEvent, given: readonly TakenBack[], known: ReadonlySet<string>) {
   const keys = await client.query<{ use: string }>('SELECT DISTINCT use FROM code_keys WHERE event_id = $1 AND revoked_at IS NULL', [event.eventId]);
   const onlyPretix = keys.rows.length > 0 && keys.rows.every(({ use }) => use === 'pretix');

@@ -1,6 +1,6 @@
 /**
- * Hands a CSV on record by record, so that the parser behind it never meets one without end. A line that is too long, and one whose quote is
- * never closed, is left empty in its place (numbers of lines stay true) and told once; what stands after it is read.
+ * Passes a CSV on record by record, so that the parser never receives one without end. A line that is too long, or whose quote is never closed, is
+ * replaced by an empty one (line numbers stay true) and reported once; later lines are read.
  */
 import { isUtf8 } from 'node:buffer';
 import { Transform, type TransformCallback } from 'node:stream';
@@ -10,7 +10,7 @@ export type LineProblem = 'too_long' | 'quote_open' | 'not_utf8';
 const QUOTE = 0x22;
 const NEWLINE = 0x0a;
 const CARRIAGE_RETURN = 0x0d;
-/** Lines of one record that are looked through again when its quote turns out to be open; a file where that happens all the time is no CSV. */
+/** Open quotes of one file, and lines of one record that are read again for them; a file with more is no CSV, and fails. */
 const MAX_OPEN_QUOTES = 10_000;
 
 export interface GuardOptions {
@@ -18,7 +18,7 @@ export interface GuardOptions {
   readonly maxBytes: number;
   /** Lines end with a carriage return alone. */
   readonly oldMac?: boolean;
-  /** Is a record of several lines one record indeed? Otherwise the quote in its first line is taken for open: another line's closed it. */
+  /** Returns whether several lines form one record. Otherwise the quote in its first line is open, and another line's closed it. */
   readonly isRecord: (text: string) => boolean;
   /** Called once for each line that is left out; lines count from 1. */
   readonly onProblem: (line: number, problem: LineProblem) => void;
@@ -35,7 +35,7 @@ interface Line {
 export function guardRecords({ maxBytes, oldMac = false, isRecord, onProblem }: GuardOptions): Transform {
   const end = oldMac ? CARRIAGE_RETURN : NEWLINE;
   let number = 0;
-  /** The beginning of a line that is not all there yet. */
+  /** The beginning of an incomplete line. */
   let begun: Buffer[] = [];
   let begunBytes = 0;
   let dropping = false;
@@ -64,7 +64,7 @@ export function guardRecords({ maxBytes, oldMac = false, isRecord, onProblem }: 
     else out.push(text);
     reset();
   }
-  /** The first line of the record is the one that is wrong; the others are looked at anew. */
+  /** Rejects the first line of the record and reads the others again. */
   function giveUpFirst(out: Transform, problem: LineProblem): void {
     openQuotes += 1;
     if (openQuotes > MAX_OPEN_QUOTES) throw new Error(`${MAX_OPEN_QUOTES} lines have a quote that is not closed: is this CSV?`);

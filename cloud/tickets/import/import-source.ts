@@ -10,14 +10,14 @@ import type { FieldProblem } from '../ticket-fields.ts';
 import { guardRecords, type LineProblem } from './csv-guard.ts';
 
 export type SourceFormat = 'csv' | 'jsonl';
-/** A record as it stands in the file, or why it can't be read. Lines count from 1. */
+/** A record of the file, or its error. Lines count from 1. */
 export type SourceRecord =
   | { readonly line: number; readonly raw: Readonly<Record<string, unknown>> }
   | { readonly line: number; readonly problem: FieldProblem };
 
 /** A longer line or record is refused, in bytes. */
 const MAX_RECORD_BYTES = 64 * 1024;
-/** How much of a file is looked at to see what it is, in bytes. */
+/** Bytes of a file that are read to recognise its format. */
 const PEEK_BYTES = 16 * 1024;
 
 /** The file can't be used at all: it isn't there, is empty, or has no usable header. */
@@ -27,13 +27,13 @@ export class SourceError extends Error {
 
 export interface TicketSource {
   readonly format: SourceFormat;
-  /** Of a CSV: its columns, in order. */
+  /** For a CSV: its columns, in order. */
   readonly columns: readonly string[];
   readonly sizeBytes: number;
   records(): AsyncGenerator<SourceRecord>;
 }
 
-/** Looks at the file's beginning. Throws SourceError with what to mend. */
+/** Reads the file's beginning. Throws SourceError with the repair. */
 export async function openTicketSource(path: string, format?: SourceFormat): Promise<TicketSource> {
   const handle = await open(path).catch((error: NodeJS.ErrnoException) => {
     throw new SourceError(
@@ -73,7 +73,7 @@ export async function openTicketSource(path: string, format?: SourceFormat): Pro
   return { format: kind, columns, sizeBytes, records: () => csvRecords(path, delimiter, columns, /^[^\n]*\r(?!\n)/.test(start)) };
 }
 
-/** By its mark, or by a zero in every second byte of the first line. */
+/** Recognises UTF-16 by its mark, or by a zero in every second byte of the first line. */
 function isUtf16(bytes: Buffer): boolean {
   if (bytes.length >= 2 && (bytes.readUInt16BE(0) === 0xfeff || bytes.readUInt16BE(0) === 0xfffe)) return true;
   const head = bytes.subarray(0, 64);
@@ -91,7 +91,7 @@ const columnName = (text: string): string =>
     .replace(/[\s-]+/g, '_');
 
 async function* csvRecords(path: string, delimiter: string, columns: readonly string[], oldMac: boolean): AsyncGenerator<SourceRecord> {
-  // What is left out comes out of order; it is handed on before the next good record.
+  // Rejected lines come out of order; they are passed on before the next good record.
   const skipped: SourceRecord[] = [];
   let skippedLine = 0;
   const guard = guardRecords({
@@ -112,7 +112,7 @@ async function* csvRecords(path: string, delimiter: string, columns: readonly st
     trim: true,
     on_skip: (error) => {
       const line = Number((error as { lines?: number } | undefined)?.lines ?? 0);
-      // Once a line, however often it stumbles over it.
+      // Once a line, however many errors it has.
       if (line !== skippedLine) skipped.push({ line, problem: csvProblem(error?.code) });
       skippedLine = line;
     },

@@ -1,7 +1,6 @@
 /**
- * Imports the tickets of one event from a file, in batches: hashes codes at the door, reports every
- * mistake with its line, and changes nothing when the same file is imported again. A bad line does not
- * lose the others, unless `strict`.
+ * Imports the tickets of one event from a file, in batches: hashes codes on arrival, reports every error with its line, and changes nothing when
+ * the same file is imported again. A bad line does not lose the others, unless `strict`.
  */
 import type { Database, DatabaseClient } from '../../db/database.ts';
 import { sqlState } from '../../db/database.ts';
@@ -12,15 +11,15 @@ import { lockEvent, notifyGates, writeTickets } from '../write-tickets.ts';
 import { openTicketSource, type SourceFormat } from './import-source.ts';
 import { createOnceOnly } from './unique-ids.ts';
 
-/** Tickets of one file; what comes after so many is refused, for nobody could tell any more whether it stood there before. */
+/** Tickets of one file; later ones are refused, because repeats could no longer be recognised. */
 const MAX_FILE_TICKETS = 10_000_000;
 /** Tickets of one transaction. */
 const BATCH_TICKETS = 5_000;
-/** Mistakes told one by one; the others are counted. */
+/** Errors that are listed; further ones are counted. */
 export const MAX_REPORTED = 100;
-/** A batch that had to give way to another transaction is tried so often. */
+/** Attempts at a batch that conflicts with another transaction; then the import fails. */
 const MAX_ATTEMPTS = 5;
-/** While a long import runs, its mark waits so long, so that gates fetch once at its end; if it is cut off, they are told then. */
+/** Delay of the import's outbox mark, in seconds, so that gates fetch once at its end; an interrupted import notifies them then. */
 const MARK_WAITS_S = 600;
 
 export interface ImportOptions {
@@ -31,7 +30,7 @@ export interface ImportOptions {
   readonly format?: SourceFormat | undefined;
   /** Nothing is imported unless everything can be. */
   readonly strict?: boolean;
-  /** Codes that can be guessed are taken all the same. */
+  /** Imports guessable codes too. */
   readonly allowWeakCodes?: boolean;
   readonly onProgress?: (progress: ImportProgress) => void;
 }
@@ -45,13 +44,13 @@ export interface ImportProgress {
 }
 
 export interface ImportReport extends ImportProgress {
-  /** `file:line: field: what: mend`, the first MAX_REPORTED. */
+  /** `file:line: field: what: hint`, the first MAX_REPORTED. */
   readonly mistakes: readonly string[];
-  /** Columns of the file that mean nothing here. */
+  /** Unknown columns of the file. */
   readonly ignored: readonly string[];
-  /** `file:line: field: what`: imported all the same, but to be looked at. */
+  /** `file:line: field: what`: imported, but to be checked. */
   readonly warnings: readonly string[];
-  /** True where `strict` kept everything out. */
+  /** True where `strict` prevented the import. */
   readonly rolledBack: boolean;
 }
 
@@ -60,7 +59,7 @@ export class UnknownEventError extends Error {
   override name = 'UnknownEventError';
 }
 
-/** Ends a strict import's transaction. */
+/** Rolls back a strict import's transaction. */
 class Refused extends Error {}
 
 interface Line {
@@ -119,7 +118,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
     const lost = zeros.warning();
     return lost === null ? [] : [`${options.path}:${lost.line}: ${lost.text}`];
   };
-  /** Leaves out what is no code at all, whatever may be taken. */
+  /** Leaves out texts that are no code at all, whatever the options. */
   const real = (batch: readonly Line[]): readonly Line[] =>
     batch.filter(({ line, ticket: { code } }) => {
       const problem = code === undefined ? null : (notACode(code) ?? (options.allowWeakCodes === true ? tooPlain(code) : null));
@@ -127,7 +126,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       else if (code !== undefined) zeros.look(code, line);
       return problem === null;
     });
-  /** Leaves out what can be guessed. Codes that begin alike are judged by what differs. */
+  /** Leaves out guessable codes. A common beginning does not count. */
   const strong = (batch: readonly Line[]): readonly Line[] => {
     if (options.allowWeakCodes === true) return batch;
     const shared = sharedPrefixChars(batch.flatMap(({ ticket }) => (ticket.code === undefined ? [] : [ticket.code])));
@@ -144,7 +143,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
     });
   };
   const ids = createOnceOnly(MAX_FILE_TICKETS);
-  /** Leaves out a ticket that stood in the file before, however far away. */
+  /** Leaves out a ticket that the file held before, however far away. */
   const once = (batch: readonly Line[]): readonly Line[] =>
     batch.filter(({ line, ticket: { ticket_id } }) => {
       const found = ids.add(ticket_id);
@@ -189,7 +188,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
   }
 
   let mark: number | null = null;
-  /** A set that Postgres refuses for one of its rows is halved until that row is found. */
+  /** Halves a set that Postgres refuses for one of its rows until that row is found. */
   const writeBatch = async (batch: readonly Line[], attempt = 1): Promise<void> => {
     if (batch.length === 0) return;
     try {
@@ -207,7 +206,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       for (const [index, problem] of result.problems) refuse((batch[index] as Line).line, problem);
     } catch (error) {
       const state = sqlState(error);
-      // Gates' rows are judged at the same time, and PostgreSQL chose this transaction to give way.
+      // Gates' rows are judged at the same time, and PostgreSQL chose this transaction as the victim.
       if (state === '40P01' && attempt < MAX_ATTEMPTS) return writeBatch(batch, attempt + 1);
       if (state === null || !(state.startsWith('22') || state.startsWith('23'))) throw error;
       if (batch.length === 1) {

@@ -1,13 +1,13 @@
-/** Which texts came before, in a whole file, by eight bytes of a keyed hash each: millions fit, and nobody can make two texts alike on purpose. */
+/** Recognises repeated texts in a whole file, by eight bytes of a keyed hash each: millions fit, and nobody can construct two texts with one hash. */
 import { createHash, randomBytes } from 'node:crypto';
 
-/** Of 10 million texts, two look alike by chance in one of 400,000 files. */
+/** Of 10 million texts, two collide by chance in one of 400,000 files. */
 const FIRST_SLOTS = 1 << 12;
-/** Slots are doubled beyond this part of them. */
+/** Load beyond which the slots are doubled. */
 const MAX_LOAD = 0.6;
 
 export interface OnceOnly {
-  /** `first`: it was not here before, and is now; `again`: it was; `full`: there is no room to tell. */
+  /** `first`: new, and recorded now; `again`: repeated; `full`: no room to decide. */
   add(text: string): 'first' | 'again' | 'full';
 }
 
@@ -17,7 +17,7 @@ export function createOnceOnly(maxTexts: number): OnceOnly {
   let slots = new BigUint64Array(FIRST_SLOTS);
   let count = 0;
 
-  /** Where it is, or where it would be put. */
+  /** Returns its slot, or the free slot for it. */
   function slotOf(hash: bigint, table: BigUint64Array): number {
     const mask = table.length - 1;
     let at = Number(hash & BigInt(mask));
