@@ -1,6 +1,6 @@
 /**
- * The operators' page: three files that hold no data. What the page shows it asks with the operator's token, so it can do no more
- * than its operator. Served at /console.
+ * Serves the operators' page at /console: three files that hold no data. The page uses the operator's token for its requests, so it can do no more
+ * than its operator.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ const FILES = [
   { url: '/console/page.js', file: 'page.js', type: 'text/javascript; charset=utf-8' },
 ] as const;
 
-/** Nothing from elsewhere, nothing inline, in nobody's frame: a text that slipped through as HTML still runs nothing. */
+/** Allows nothing from elsewhere, nothing inline, no frame: a text that slipped through as HTML still runs nothing. */
 const HEADERS = {
   'content-security-policy':
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -21,7 +21,7 @@ const HEADERS = {
   'cache-control': 'no-cache',
 } as const;
 
-/** In a checkout the page lies beside this file, in a bundle beside the program. Throws where it is in neither. */
+/** Finds the page: in a checkout beside this file, in a bundle beside the program. Throws where it is in neither. */
 function pageFolder(): string {
   const folder = [join(import.meta.dirname, 'page'), join(import.meta.dirname, 'console')].find((path) => existsSync(join(path, 'index.html')));
   if (folder === undefined) throw new Error(`the console's files are not beside the program (${import.meta.dirname}): install it again`);

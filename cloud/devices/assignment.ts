@@ -1,4 +1,4 @@
-/** Gates and what they are for: making them, assigning them, revoking them. Tokens are shown once and stored as SHA-256. */
+/** Makes, assigns and revokes gates. Tokens are shown once and stored as SHA-256. */
 
 import { createHash, randomBytes } from 'node:crypto';
 import { GateName, splitGateName } from '../../contract/ids.ts';
@@ -13,7 +13,7 @@ export const DEVICE_TOKEN_PREFIX = 'stile-device-';
 export const OPERATOR_TOKEN_PREFIX = 'stile-operator-';
 export const ENROLMENT_TOKEN_PREFIX = 'stile-enrol-';
 
-/** A new secret, and what is kept of it. */
+/** A new secret, and its stored hash. */
 export function newToken(prefix: string): { readonly token: string; readonly sha256: Buffer } {
   const token = prefix + randomBytes(TOKEN_BYTES).toString('base64url');
   return { token, sha256: tokenHash(token) };
@@ -44,13 +44,16 @@ export async function ensureDevice(client: DatabaseClient, tenantId: string, nam
   return { ok: true, created: added.rowCount > 0, siteCreated: siteAdded.rowCount > 0 };
 }
 
-/** Gives the device a new token for the cloud's HTTP interface; the old one opens nothing any more. null: no such device. */
+/** Gives the device a new token for the cloud's HTTP interface and revokes the old one. null: no such device. */
 export async function renewToken(client: DatabaseClient, name: string): Promise<string | null> {
   const { token, sha256 } = newToken(DEVICE_TOKEN_PREFIX);
   return (await client.query('UPDATE devices SET token_sha256 = $2, revoked_at = NULL WHERE name = $1', [name, sha256])).rowCount > 0 ? token : null;
 }
 
-/** One enrolment token of a gate is good at a time: the new one ends those before. Null: no such gate. `revoked`: it is, and this token brings it back. */
+/**
+ * Makes an enrolment token; a gate has one valid token, so earlier ones end. null: no such gate. `revoked`: the gate is, and this token restores
+ * it.
+ */
 export async function newEnrolmentToken(
   client: DatabaseClient,
   tenantId: string,
@@ -68,14 +71,14 @@ export async function newEnrolmentToken(
   return { token, revoked: rows[0].revoked };
 }
 
-/** Has `manifest/want` published anew for this gate: whatever the broker retains in its place is replaced. Goes before a `refresh`. */
+/** Has `manifest/want` published again for this gate, in place of the broker's retained message. Goes before a `refresh`. */
 export async function republishWant(client: DatabaseClient, tenantId: string, gate: string): Promise<void> {
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
 }
 
-/** Takes the device's identity away: its token and certificate open nothing from now on. False: no such device. */
+/** Revokes the device's token and certificate. False: no such device. */
 export async function revokeDevice(client: DatabaseClient, name: string): Promise<boolean> {
-  // An enrolment token that lies about somewhere, or is being made, must not bring it back.
+  // An unused enrolment token, or one being made, must not restore it.
   await client.query('SELECT 1 FROM devices WHERE name = $1 FOR UPDATE', [name]);
   await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [name]);
   return (await client.query('UPDATE devices SET revoked_at = coalesce(revoked_at, now()), token_sha256 = NULL WHERE name = $1', [name])).rowCount > 0;
@@ -83,7 +86,7 @@ export async function revokeDevice(client: DatabaseClient, name: string): Promis
 
 export interface Assignment {
   readonly eventIds: readonly string[];
-  /** null: all; undefined: as they were for each event, all for one that is new. */
+  /** null: all; undefined: unchanged for each event, all for a new one. */
   readonly zones: readonly string[] | null | undefined;
   readonly tiers: readonly string[] | null | undefined;
 }
@@ -97,10 +100,7 @@ export type AssignmentResult =
     }
   | Refusal;
 
-/**
- * What the gate is for from now on: exactly these events. A gate that says it still has rows which the
- * cloud has not acknowledged keeps the events that those rows are about, unless `force`.
- */
+/** Assigns exactly these events to the gate. A gate that reports unacknowledged rows keeps the events of those rows, unless `force`. */
 export async function assignGate(
   client: DatabaseClient,
   tenantId: string,
@@ -147,7 +147,7 @@ export async function assignGate(
     return {
       ok: false,
       code: 'UNACKNOWLEDGED_ROWS',
-      message: `${gate} has ${device.backlog} rows that have not arrived yet: wait until its backlog is 0, or it would lose ${removed.join(', ')} while it still accounts for it`,
+      message: `${gate} has ${device.backlog} rows that have not arrived yet: wait until its backlog is 0, or it would lose ${removed.join(', ')} with rows of it unacknowledged`,
     };
   }
   await client.query('DELETE FROM gate_assignments WHERE gate = $1 AND event_id = ANY($2)', [gate, removed]);
@@ -158,7 +158,7 @@ export async function assignGate(
      WHERE ($6 AND a.zones IS DISTINCT FROM excluded.zones) OR ($7 AND a.tiers IS DISTINCT FROM excluded.tiers) RETURNING event_id`,
     [tenantId, gate, [...assignment.eventIds].sort(), zones ?? null, tiers ?? null, zones !== undefined, tiers !== undefined],
   );
-  // What a gate serves stands in the event's manifest: built anew where that changed. A gate that serves all changes no file.
+  // The event's manifest holds what a gate serves: it is built anew where that changed. A gate that serves all changes no file.
   const limits = (zones ?? null) !== null || (tiers ?? null) !== null;
   const rebuilt = changed.rows.map(({ event_id }) => event_id).filter((id) => limits || old.some(({ event_id, limited }) => limited && event_id === id));
   await client.query("INSERT INTO outbox (tenant_id, kind, key, build) SELECT $1, 'event', e, e = ANY($3) FROM unnest($2::text[]) AS e", [

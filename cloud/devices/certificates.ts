@@ -8,33 +8,33 @@ import * as x509 from '@peculiar/x509';
 import { replaceDurableFile } from '../../runtime/durable-file.ts';
 
 const DAY_MS = 86_400_000;
-/** How long a gate's certificate lasts. `health` and `info` tell when it ends; a new one is a new enrolment. */
+/** Life of a gate's certificate. `health` and `info` report its end; a new one needs a new enrolment. */
 const CERTIFICATE_DAYS = 825;
-/** Before now, for a gate whose clock is somewhat behind. */
+/** Start before now, for a gate whose clock is somewhat behind. */
 const BACKDATED_MS = DAY_MS;
-/** How long a first authority lasts, and its list of revoked certificates with it. */
+/** Life of a first authority, and of its list of revoked certificates. */
 const AUTHORITY_DAYS = 3_650;
 /** The common name by which the broker knows the cloud (cloud/mqtt/broker-acl.ts). */
 const CLOUD_NAME = '_cloud';
-/** That of programs that only take in: it commands no gate. */
+/** The common name of programs that only ingest: they command no gate. */
 const INGEST_NAME = '_ingest';
 
 export interface Authority {
-  /** PEM: what gates trust. */
+  /** PEM: the authority that gates trust. */
   readonly ca: string;
   /**
-   * A certificate for exactly this gate, whatever subject the request names. Null: the request is no signing
-   * request, or not signed by the key that it names. Throws WeakRequestError for a key or a signature that can be forged.
+   * Returns a certificate for exactly this gate, whatever subject the request names. Returns null for a text that is no signing request, or is not
+   * signed by its own key. Throws WeakRequestError for a weak key or signature.
    */
   sign(csr: string, gate: string): Promise<{ readonly certificate: string; readonly sha256: Buffer; readonly notAfter: Date } | null>;
 }
 
-/** The files are not what they should be; says which and how to mend it. */
+/** The files are invalid; the message names them and the repair. */
 export class AuthorityError extends Error {
   override name = 'AuthorityError';
 }
 
-/** The request can be read, and no certificate may come of it; says why and what to send instead. */
+/** The request is readable but refused; the message has the cause and what to send instead. */
 export class WeakRequestError extends Error {
   override name = 'WeakRequestError';
 }
@@ -81,14 +81,14 @@ export async function openAuthority(files: { readonly cert: string; readonly key
   };
 }
 
-/** Below it an RSA key is within reach of whoever pays for it; above it one signature costs everybody time. */
+/** Bits of an RSA key: a smaller one can be factored for money; a signature of a larger one costs everybody time. */
 const RSA_BITS = { min: 2_048, max: 8_192 };
-/** F4, as every program makes it. Smaller ones break with sloppy padding, larger ones only cost. */
+/** F4, as every program makes it. Smaller ones break with weak padding, larger ones only cost. */
 const RSA_EXPONENT = { min: 65_537n, max: 0xffff_ffffn };
 const CURVES: Readonly<Record<string, string>> = { prime256v1: 'P-256', secp384r1: 'P-384' };
 const HASHES: ReadonlySet<string> = new Set(['SHA-256', 'SHA-384', 'SHA-512']);
 
-/** Null: strong enough to stand for a gate or to sign for one. Else why not. */
+/** Returns null for a key that is strong enough for a gate or an authority; else the cause. */
 function weaknessOf(key: KeyObject): string | null {
   const { modulusLength, publicExponent, namedCurve } = key.asymmetricKeyDetails ?? {};
   switch (key.asymmetricKeyType) {
@@ -124,7 +124,7 @@ function readCertificate(file: string, setting = ''): x509.X509Certificate {
   }
 }
 
-/** Whoever reads it makes certificates for every gate: its owner, and where root keeps it, the service's own group. */
+/** The key's reader can make certificates for every gate: its owner may read it, and where root keeps it, the service's own group. */
 function refuseOpenKey(file: string, setting: string): void {
   const { mode, uid, gid } = statSync(file);
   const service = process.getegid?.() ?? 0;
@@ -165,12 +165,11 @@ interface Issuer {
 }
 
 /**
- * Writes what a first installation's TLS needs into `folder`: an authority for gates and broker (gates-ca), one for the cloud
- * (cloud-ca), the server's certificate for `hosts` (broker.crt, for the broker and the proxy), the cloud's own (cloud.crt; ingest.crt for
- * programs that only take in), and the
- * gates' list of revoked certificates, empty (gates.crl). Keys are their owner's alone (600). An authority or a list that is there
- * is kept; the certificates are made anew, so that this renews them as well. Answers the files that it wrote. Throws
- * AuthorityError where an authority that is there cannot be used.
+ * Writes the files of a first installation's TLS into `folder`: an authority for gates and broker (gates-ca), one for the cloud (cloud-ca), the
+ * server's certificate for `hosts` (broker.crt, for the broker and the proxy), the cloud's own (cloud.crt; ingest.crt for programs that only
+ * ingest), and the gates' list of revoked certificates, empty (gates.crl). Keys are their owner's alone (600). Existing authorities and lists are
+ * kept; certificates are made anew, so that this renews them as well. Returns the files that it wrote. Throws AuthorityError for an invalid
+ * existing authority.
  */
 export async function writeCertificates(folder: string, hosts: readonly string[]): Promise<readonly string[]> {
   x509.cryptoProvider.set(webcrypto as Crypto);
@@ -213,7 +212,7 @@ async function pairOf(file: string): Promise<KeyPair> {
 async function issuerIn(folder: string, name: string, commonName: string, put: (name: string, text: string) => void): Promise<Issuer> {
   const [cert, key] = [join(folder, `${name}.crt`), join(folder, `${name}.key`)];
   if (!existsSync(cert)) {
-    // A key alone is what a full disk left of an earlier try: its certificate is made now.
+    // A key alone was left by a full disk on an earlier try: its certificate is made now.
     const keys = existsSync(key) ? await pairOf(key) : await newKeys();
     const certificate = await x509.X509CertificateGenerator.createSelfSigned({
       name: `CN=${commonName}`,
@@ -226,7 +225,7 @@ async function issuerIn(folder: string, name: string, commonName: string, put: (
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
       ],
     });
-    // The key first: a certificate without its key would be taken for an authority that is there.
+    // The key first: a certificate without its key would count as an existing authority.
     if (!existsSync(key)) put(`${name}.key`, await keyPem(keys));
     put(`${name}.crt`, certificate.toString('pem'));
   }

@@ -1,4 +1,4 @@
-/** `POST /enroll`: a one-use token and a signing request buy a gate its certificate, its token, the authority and the keys. */
+/** Serves `POST /enroll`: a one-use token and a signing request give a gate its certificate, its token, the authority and the keys. */
 import { EnrollRequest } from '../../contract/http.ts';
 import type { PublicKey } from '../../contract/manifest.ts';
 import type { Database } from '../db/database.ts';
@@ -10,7 +10,7 @@ export interface EnrolmentOptions {
   readonly database: Database;
   /** null: this installation signs no certificates. */
   readonly authority: Authority | null;
-  /** What the gate pins. */
+  /** The keys that the gate pins. */
   readonly keys: readonly PublicKey[];
 }
 
@@ -24,7 +24,7 @@ export function registerEnrolment(app: App, { database, authority, keys }: Enrol
   app.post(
     '/enroll',
     {
-      // The token in the body is the identity: 256 random bits, good once.
+      // The token in the body is the identity: 256 random bits, valid once.
       config: { who: 'open', opensWith: async (token) => (await deviceOf(token)) !== null },
       schema: { tags: ['gates'], summary: 'A one-use token and a signing request for a certificate, the CA, the keys and the assignment', body: EnrollRequest },
     },
@@ -41,10 +41,10 @@ export function registerEnrolment(app: App, { database, authority, keys }: Enrol
       const signed = await authority.sign(request.body.csr, found.device).catch((error: unknown) => {
         throw error instanceof WeakRequestError ? new HttpProblem(400, 'BAD_REQUEST', `csr: ${error.message}`) : error;
       });
-      // The token stays good: a malformed request must not cost the technician a second trip.
+      // The token stays valid: a malformed request must not cost the technician a second trip.
       if (signed === null) throw new HttpProblem(400, 'BAD_REQUEST', 'csr: not a PKCS #10 signing request in PEM that is signed by its own key');
       const answer = await database.withTenant(found.tenant_id, async (client) => {
-        // The gate first: whoever revokes it, or makes another token for it, at this moment waits, or is waited for.
+        // The gate first: a concurrent revocation or token waits, or is waited for.
         await client.query('SELECT 1 FROM devices WHERE name = $1 FOR UPDATE', [found.device]);
         const taken = await client.query(
           `UPDATE enrolment_tokens e SET used_at = now() WHERE token_sha256 = $1 AND used_at IS NULL
@@ -52,7 +52,7 @@ export function registerEnrolment(app: App, { database, authority, keys }: Enrol
           [hash],
         );
         if (taken.rowCount === 0) throw new HttpProblem(401, 'UNAUTHENTICATED', 'this token has just been used or taken back');
-        // Another one that lies about somewhere must not make a second gate of this name.
+        // Another unused token must not make a second gate of this name.
         await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [found.device]);
         const token = await renewToken(client, found.device);
         await client.query('UPDATE devices SET certificate_sha256 = $2, enrolled_at = now() WHERE name = $1', [found.device, signed.sha256]);

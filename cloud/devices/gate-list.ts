@@ -1,4 +1,4 @@
-/** Every gate as operators see it: from its last words over MQTT, its alerts, its assignment and its ledger. */
+/** Lists every gate for operators: from its latest MQTT messages, its alerts, its assignment and its ledger. */
 import type { z } from 'zod';
 import type { GateView as GateViewSchema } from '../../contract/http.ts';
 import { MODES } from '../../contract/ledger.ts';
@@ -9,7 +9,7 @@ export type GateView = z.infer<typeof GateViewSchema>;
 /** Gates in one answer; of more, those first in the alphabet. */
 const MAX_GATES = 5_000;
 
-/** A gate says how it is every 30 s; one that missed three such words in a row is offline. */
+/** Silence, in milliseconds, after which a gate is offline: it sends health every 30 s, and missed three. */
 const SILENT_AFTER_MS = 90_000;
 
 interface GateRow {
@@ -26,7 +26,7 @@ interface GateRow {
   readonly last_row_at: Date | null;
 }
 
-/** Worst first: with alerts, offline, never seen, online, revoked; then by name. */
+/** Orders the worst first: with alerts, offline, never seen, online, revoked; then by name. */
 export async function listGates(client: DatabaseClient, site?: string): Promise<GateView[]> {
   const { rows } = await client.query<GateRow>(
     `SELECT d.name, d.state, d.state_at, d.health, d.health_at, d.revoked_at, now() AS now,
@@ -42,7 +42,7 @@ export async function listGates(client: DatabaseClient, site?: string): Promise<
   return rows.map(viewOf).sort((a, b) => rank(a) - rank(b) || (a.gate < b.gate ? -1 : 1));
 }
 
-/** What a gate sent is taken as it came: a field that isn't what it should be is not known. */
+/** A gate's fields are stored as received: an invalid one counts as unknown. */
 function viewOf(row: GateRow): GateView {
   const count = (value: unknown) => (typeof value === 'number' && Number.isInteger(value) && value >= 0 ? value : null);
   return {
@@ -59,7 +59,7 @@ function viewOf(row: GateRow): GateView {
   };
 }
 
-/** The last word heard decides: a broker that died with the gate can not say that it is gone. */
+/** Decides by the latest message: a broker that failed with the gate cannot publish its will. */
 function presenceOf({ state, state_at, health_at, revoked_at, now }: GateRow): Pick<GateView, 'state' | 'since'> {
   if (revoked_at !== null) return { state: 'revoked', since: revoked_at.toISOString() };
   if (state === null && health_at === null) return { state: 'never_seen', since: null };

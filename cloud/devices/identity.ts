@@ -1,9 +1,9 @@
-/** Who is calling: from a token, or the name in a certificate as a trusted proxy hands it on, to an identity. */
+/** Resolves a caller's identity: from a token, or the name in a certificate as a trusted proxy passes it on. */
 import type { Database } from '../db/database.ts';
 import type { Credentials, Identity } from '../http/server.ts';
 import { DEVICE_TOKEN_PREFIX, OPERATOR_TOKEN_PREFIX, tokenHash } from './assignment.ts';
 
-/** null: the credentials open nothing (unknown, replaced, expired, revoked). The tenant always comes from here, never from a request. */
+/** Returns null for invalid credentials (unknown, replaced, expired, revoked). The tenant always comes from here, never from a request. */
 export function createIdentify(database: Database): (credentials: Credentials) => Promise<Identity | null> {
   return async ({ token, deviceName }) => {
     if (token?.startsWith(OPERATOR_TOKEN_PREFIX) === true) {

@@ -1,4 +1,4 @@
-/** Commands to a gate and their answers, over MQTT: published once, never retained, answered within their life or not at all. */
+/** Sends commands to a gate and awaits their answers, over MQTT: published once, never retained, answered within their life or not at all. */
 
 import { randomUUID } from 'node:crypto';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
@@ -7,7 +7,7 @@ import { type Command, CommandArgs, REQUEST_EXPIRY_MS, ResponseMessage } from '.
 import { describeIssue } from '../../contract/schema-errors.ts';
 import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 
-/** Longer than a request lives: its answer's way back. */
+/** Time after a request's life, in milliseconds, for its answer to arrive. */
 const ANSWER_GRACE_MS = 2_000;
 /** Requests that wait for their answer at once; further ones are refused. */
 const MAX_PENDING = 1_000;
@@ -21,14 +21,14 @@ export type SendMessage = (
 export type RequestOutcome =
   | { readonly kind: 'answered'; readonly transaction: string; readonly response: ResponseMessage }
   | { readonly kind: 'malformed'; readonly message: string }
-  /** The broker took it and no answer came in time: the gate is away, or did not get it. */
+  /** The broker accepted it and no answer came in time: the gate is disconnected, or did not get it. */
   | { readonly kind: 'unanswered'; readonly transaction: string; readonly waitedMs: number }
   | { readonly kind: 'unsent'; readonly message: string };
 
 export interface GateRequests {
   /** Never throws. */
   send(gate: string, command: Command, request: { readonly actor: string; readonly reason: string; readonly args: unknown }): Promise<RequestOutcome>;
-  /** Every message of a `response/+` topic is to be handed in here. */
+  /** Receives every message of a `response/+` topic. */
   receive(topic: string, payload: Uint8Array): void;
 }
 
@@ -84,7 +84,7 @@ export function createGateRequests(options: { readonly publish: SendMessage; rea
       const message = parsePayload(ResponseMessage, payload);
       if (!message.ok || message.value.transaction === null) return;
       const waiting = pending.get(message.value.transaction);
-      // Only the gate that was asked may answer.
+      // Only the requested gate may answer.
       if (waiting !== undefined && waiting.gate === parsed.gate && waiting.command === parsed.command) waiting.answer(message.value);
     },
   };

@@ -1,4 +1,4 @@
-/** Gates over HTTP: what they are for, how they are, what they shall do. */
+/** Serves gates over HTTP: assignment, status, requests. */
 import { z } from 'zod';
 import { AssignmentWrite, ClearAlertBody, GateRequestBody, GateRequestCommand, GatesResponse } from '../../contract/http.ts';
 import { GateId, SiteId } from '../../contract/ids.ts';
@@ -26,7 +26,7 @@ export interface DeviceRouteOptions {
   readonly requests: GateRequests | null;
 }
 
-/** Throws what was refused, so that the transaction in which it was asked leaves nothing behind. */
+/** Throws the refusal, so that its transaction leaves nothing behind. */
 function taken<T extends { readonly ok: boolean }>(result: T): Extract<T, { readonly ok: true }> {
   const refused = result as T | Refusal;
   if ('code' in refused) throw new HttpProblem(STATUS[refused.code], refused.code, refused.message);
