@@ -1,6 +1,6 @@
 /**
- * The cloud's settings: from the environment to one frozen value, with every mistake reported at once.
- * Nothing else in cloud/ reads the environment.
+ * Reads the cloud's settings from the environment into one frozen value, and reports all errors at once. Nothing else in cloud/ reads the
+ * environment.
  */
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
@@ -15,34 +15,34 @@ export interface MqttSettings {
   readonly ca: string | null;
   readonly cert: string | null;
   readonly key: string | null;
-  /** Take part in a shared subscription, so that several ingesters divide the work; null: `ingest` does, `all` does not. */
+  /** Joins a shared subscription, so that several ingesters divide the work; null: `ingest` does, `all` does not. */
   readonly shared: boolean | null;
 }
 
 export interface CloudConfig {
   /** The serving login: a member of stile_service that owns nothing. */
   readonly databaseUrl: string;
-  /** The owner's login, which migrates; null: not given. Whoever has migrated forgets it (`withoutOwner`). */
+  /** The owner's login, for migrations; null: not given. Dropped after the migration (`withoutOwner`). */
   readonly migrateUrl: string | null;
-  /** null: no broker was named; only commands that need none can run. */
+  /** null: no broker is set; only commands that need none can run. */
   readonly mqtt: MqttSettings | null;
   readonly http: {
     readonly host: string;
     /** 0: any free port. */
     readonly port: number;
-    /** How gates reach this service; null: from host and port. No slash at the end. */
+    /** The URL by which gates reach this service; null: from host and port. No slash at the end. */
     readonly publicUrl: string | null;
-    /** Header in which a trusted proxy in front hands on the client certificate's common name; null: not used. */
+    /** Header in which a trusted proxy passes the client certificate's common name; null: not used. */
     readonly deviceNameHeader: string | null;
-    /** Addresses and networks of proxies: their X-Forwarded-For and the header above are believed, nobody else's. */
+    /** Addresses and networks of proxies: their X-Forwarded-For and the header above are trusted, nobody else's. */
     readonly trustedProxies: readonly string[];
     /** Requests a minute of one caller, and failures of one address; beyond it 429. */
     readonly ratePerMinute: number;
   };
-  /** Where Prometheus finds numbers; null: nowhere. Port 0: any free port. */
+  /** Address of the Prometheus endpoint; null: none. Port 0: any free port. */
   readonly metrics: { readonly host: string; readonly port: number } | null;
   readonly signingKeyFile: string;
-  /** Tenant that commands act for where none is named. */
+  /** Default tenant of commands. */
   readonly tenant: string;
   readonly logLevel: LogLevel;
   readonly manifestTtlHours: number;
@@ -52,7 +52,7 @@ export interface CloudConfig {
   readonly host: string;
 }
 
-/** What a setting is for, its default, and how it is written: shown by `stile-cloud --help` and in mistakes. */
+/** Purpose, default and form of each setting: shown by `stile-cloud --help` and in errors. */
 export const SETTINGS: readonly { readonly name: string; readonly what: string; readonly fallback: string }[] = [
   { name: 'DATABASE_URL', what: 'PostgreSQL with the login that serves, such as postgres://stile:secret@db.example/stile', fallback: 'required' },
   {
@@ -109,7 +109,7 @@ export type ConfigResult = { readonly ok: true; readonly config: CloudConfig } |
 const TENANT = /^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$/;
 const HEADER = /^[a-z0-9-]{1,64}$/;
 
-/** Reads the environment. Never throws; names every mistake with its mend. Files are only looked for, not read. */
+/** Reads the environment. Never throws; names every error with its hint. Files are only looked for, not read. */
 export function readConfig(env: Readonly<Record<string, string | undefined>>, needs: ConfigNeeds): ConfigResult {
   const mistakes: string[] = [];
   const text = (name: string): string | null => {
@@ -200,7 +200,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   };
 }
 
-/** Null: as where nothing was set. */
+/** Returns null where nothing was set. */
 function proxies(text: string | null, mistakes: string[]): readonly string[] {
   if (text === null) return LOOPBACK;
   if (text.toLowerCase() === 'none') return [];
@@ -211,7 +211,7 @@ function proxies(text: string | null, mistakes: string[]): readonly string[] {
   return all;
 }
 
-/** The same settings without the owner's login: what a process that serves goes on with. */
+/** Returns the same settings without the owner's login, for a serving process. */
 export function withoutOwner(config: CloudConfig): CloudConfig {
   return Object.freeze({ ...config, migrateUrl: null });
 }

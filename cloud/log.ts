@@ -1,10 +1,10 @@
-/** The cloud's log: structured lines on stderr. The only file of the cloud that imports pino. */
+/** Writes the cloud's log: structured lines on stderr. The only file of the cloud that imports pino. */
 import pino from 'pino';
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
-/** What the parts of the cloud log with. Never hand it a code, a token or a key. */
+/** The log of the cloud's parts. Never pass it a code, a token or a key. */
 export interface Log {
   debug(fields: object, message: string): void;
   info(fields: object, message: string): void;
@@ -13,7 +13,7 @@ export interface Log {
   child(fields: object): Log;
 }
 
-/** JSON lines on stderr, so that stdout stays for answers. */
+/** Writes JSON lines on stderr, so that stdout stays for answers. */
 export function createLog(options: { readonly level: LogLevel; readonly name: string }): Log {
   return pino(
     {
@@ -26,5 +26,5 @@ export function createLog(options: { readonly level: LogLevel; readonly name: st
   );
 }
 
-/** For tests and for commands that speak to a person: says nothing. */
+/** Discards everything: for tests and for commands with output for a person. */
 export const SILENT: Log = { debug() {}, info() {}, warn() {}, error() {}, child: () => SILENT };

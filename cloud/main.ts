@@ -1,6 +1,6 @@
 /**
- * The cloud's composition root: `serve` (HTTP, and what gates are told), `ingest` (what gates say), or
- * both in one process. Opens part after part, and releases them in reverse.
+ * Composes the cloud: `serve` (HTTP, and what gates receive), `ingest` (what gates publish), or both in one process. Opens part after part, and
+ * releases them in reverse.
  */
 import type { AddressInfo } from 'node:net';
 import { TOPIC_ROOT } from '../contract/topics.ts';
@@ -40,11 +40,11 @@ import { createHousekeeping } from './tickets/housekeeping.ts';
 import { registerNotificationRoutes } from './tickets/notification-routes.ts';
 import { registerTicketRoutes } from './tickets/routes.ts';
 
-/** How long readiness waits for the database. */
+/** Time, in milliseconds, that readiness waits for the database; later it is not ready. */
 const READINESS_TIMEOUT_MS = 2_000;
-/** How long a start waits for the broker; then it goes on without, and connects when it can. */
+/** Time, in milliseconds, that a start waits for the broker; then it goes on, and connects when it can. */
 const BROKER_WAIT_MS = 5_000;
-/** HTTP answers, tells gates and takes in at once. */
+/** Shared capacity: HTTP answers, publishes and ingest at once. */
 const MAX_CONNECTIONS = 20;
 
 export interface CloudParts {
@@ -53,22 +53,25 @@ export interface CloudParts {
 }
 
 export interface RunningCloud {
-  /** Where HTTP listens; null without `serve`. */
+  /** Address of HTTP; null without `serve`. */
   readonly url: string | null;
-  /** Where /metrics is; null where STILE_METRICS_PORT is not set. */
+  /** Address of /metrics; null where STILE_METRICS_PORT is not set. */
   readonly metricsUrl: string | null;
-  /** True while database and broker can be reached. */
+  /** Returns true while database and broker are reachable. */
   ready(): Promise<boolean>;
-  /** Stops in reverse order; again: the same promise. */
+  /** Stops in reverse order; a second call returns the same promise. */
   stop(): Promise<void>;
 }
 
-/** The database is not of this version; says what to run. */
+/** The database is not of this version; the message names the command to run. */
 export class NotMigratedError extends Error {
   override name = 'NotMigratedError';
 }
 
-/** Starts the parts. Throws what stands in the way (SigningKeyError, NotMigratedError, PostgreSQL's and the port's errors), with everything released. */
+/**
+ * Starts the parts. Throws the cause of a failure (SigningKeyError, NotMigratedError, PostgreSQL's and the port's errors), with everything
+ * released.
+ */
 export async function startCloud(config: CloudConfig, parts: CloudParts, log: Log): Promise<RunningCloud> {
   const releases: { readonly what: string; readonly release: () => Promise<void> }[] = [];
   const held = (what: string, release: () => Promise<void>) => {
@@ -93,7 +96,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     url: config.databaseUrl,
     name: 'stile-cloud',
     maxConnections: MAX_CONNECTIONS,
-    onError: (error) => log.warn({ error: error.message }, 'an idle connection to the database broke'),
+    onError: (error) => log.warn({ error: error.message }, 'an idle database connection failed'),
   });
   held('database', () => database.close());
   await checkMigrated(database);
@@ -115,8 +118,8 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     subscriptions: parts.ingest ? ingestSubscriptions(shared ? await ingestGroup(database) : null) : [`${TOPIC_ROOT}/+/+/response/+`],
     onConnection: (connected, reason) => {
       log[connected ? 'info' : 'warn']({ reason }, connected ? 'connected to the broker' : 'not connected to the broker');
-      // A broker that came back may have lost what it retained.
-      if (connected) void outbox?.republishAll().catch((error: Error) => log.warn({ error: error.message }, 'gates could not be told anew'));
+      // A broker that restarted may have lost its retained messages.
+      if (connected) void outbox?.republishAll().catch((error: Error) => log.warn({ error: error.message }, 'publishing rights again failed'));
     },
   });
   held('broker', () => broker.close());
@@ -141,12 +144,12 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
   if (signing !== null) {
     const app = await openHttp(config, { database, requests, signing, metrics, readiness, log });
     held('http', () => app.close());
-    // Before anybody hears of this process: where the port is taken, another one is at work, and its word at the broker must stay as it is.
+    // The port opens before the broker connection: where the port is taken, another process runs, and its state at the broker must stay.
     await app.listen({ host: config.http.host, port: config.http.port });
     const { port } = app.server.address() as AddressInfo;
     listening = `http://${config.http.host.includes(':') ? `[${config.http.host}]` : config.http.host}:${port}`;
   }
-  if (!(await broker.open(BROKER_WAIT_MS))) log.warn({ url: config.mqtt.url }, 'the broker cannot be reached yet; it is tried again');
+  if (!(await broker.open(BROKER_WAIT_MS))) log.warn({ url: config.mqtt.url }, 'connecting to the broker failed; retrying');
   ingest?.open();
   if (signing !== null && listening !== null) {
     outbox = createOutbox({
@@ -171,7 +174,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
   return { listening, metricsUrl: metricsPort?.url ?? null, readiness };
 }
 
-/** Answers as `readiness` does, and logs each change with its cause: whoever asks from outside is not told addresses. */
+/** Returns the same as `readiness`, and logs each change with its cause: callers from outside get no addresses. */
 function sayingWhy(readiness: () => Promise<Readonly<Record<string, string | null>>>, log: Log): typeof readiness {
   let said = '';
   return async () => {
@@ -297,6 +300,6 @@ function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, i
 
 async function releaseAll(releases: { readonly what: string; readonly release: () => Promise<void> }[], log: Log): Promise<void> {
   for (const { what, release } of releases.splice(0).reverse()) {
-    await release().catch((error: Error) => log.warn({ what, error: error.message }, 'could not be released properly'));
+    await release().catch((error: Error) => log.warn({ what, error: error.message }, 'release failed'));
   }
 }

@@ -1,10 +1,10 @@
-/** Numbers for `GET /metrics`, in Prometheus' text. The only file that imports prom-client. */
+/** Collects metrics for `GET /metrics`, in Prometheus' text. The only file that imports prom-client. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 
 export interface Metrics {
   /** Counts up. Names end in _total. */
   counter(name: string, help: string, labels?: readonly string[]): { add(count: number, labels?: Readonly<Record<string, string>>): void };
-  /** Read when asked for; a reading that fails is left out. */
+  /** Read when asked for; a failed reading is left out. */
   gauge(name: string, help: string, read: () => number | Promise<number>): void;
   /** Seconds. */
   duration(name: string, help: string, labels?: readonly string[]): { observe(seconds: number, labels?: Readonly<Record<string, string>>): void };
@@ -15,7 +15,7 @@ export interface Metrics {
 /** Upper bounds of durations, in seconds. */
 const BUCKETS_S = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
-/** A registry of its own, so that several can live in one process. */
+/** Creates a registry of its own, so that several can live in one process. */
 export function createMetrics(): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });

@@ -1,13 +1,13 @@
-/** The broker, for one command: `request`. */
+/** Connects to the broker for one command: `request`. */
 import { TOPIC_ROOT } from '../../contract/topics.ts';
 import { createGateRequests, type GateRequests } from '../devices/requests.ts';
 import { createBroker } from '../mqtt/client.ts';
 import { CliError, EXIT, type Session } from './context.ts';
 
-/** How long `request` waits for the broker. */
+/** Longest wait for the broker, in milliseconds; then the command fails. */
 const BROKER_WAIT_MS = 5_000;
 
-/** A connection to the broker for one command. */
+/** Opens a connection to the broker for one command. */
 export async function withRequests<T>(session: Session, work: (requests: GateRequests) => Promise<T>): Promise<T> {
   const { mqtt } = session.config;
   if (mqtt === null) throw new CliError(EXIT.badConfig, 'STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');

@@ -1,4 +1,4 @@
-/** `codes`: new codes, the keys that sign them, revoking, and sheets to try gates with. */
+/** Runs `codes`: new codes, the keys that sign them, revocation, and sheets for trying gates. */
 import { createHash } from 'node:crypto';
 import { readFileSync, unlinkSync } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
@@ -14,7 +14,7 @@ import { CliError, EXIT, type Session } from './context.ts';
 import { instant } from './events.ts';
 import { waitUntilGatesNotified } from './wait-published.ts';
 
-/** Where a key's private half is kept unless said otherwise: beside the installation's signing key. */
+/** The default file of a key's private half: beside the installation's signing key. */
 const keyFileOf = (session: Session, eventId: string, keyId: string): string =>
   join(dirname(session.config.signingKeyFile), 'code-keys', eventId, `${keyId}.pem`);
 
@@ -77,7 +77,7 @@ export async function issueCommand(session: Session, eventId: string, options: I
   await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
 }
 
-/** Never over a file that is there: it may hold the only copy of other codes. */
+/** Never overwrites a file: it may hold the only copy of other codes. */
 function writeCodes(path: string, codes: readonly IssuedCode[], { tier, zone }: IssueCommandOptions): void {
   const lines = codes.map(({ ticketId, code }) => `${ticketId},${code},${tier},${zone ?? ''}\n`);
   try {
@@ -128,7 +128,7 @@ export interface AddKeyOptions {
   readonly wait?: boolean;
 }
 
-/** A key of our own (made where its file is new), another issuer's public half, or pretix's. */
+/** Adds an own key (made where its file is new), another issuer's public half, or pretix's. */
 export async function keysAdd(session: Session, eventId: string, options: AddKeyOptions): Promise<void> {
   if ([options.keyFile, options.public, options.pretix].filter((file) => file !== undefined).length > 1)
     throw new CliError(EXIT.usage, 'choose one of --key-file, --public, --pretix');
@@ -206,7 +206,7 @@ export async function keysRevoke(session: Session, eventId: string, keyId: strin
   if (result.changed) await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
 }
 
-/** By ticket ids, or by a file of codes as `codes issue` writes it. */
+/** Revokes by ticket ids, or by a file of codes as `codes issue` writes it. */
 export async function revokeCommand(
   session: Session,
   eventId: string,
@@ -225,7 +225,7 @@ export async function revokeCommand(
   const tenantId = await session.tenant();
   const result = await session.database.withTenant(tenantId, (client) =>
     revokeCodes(client, tenantId, eventId, all, { actor: options.actor, reason: options.reason }).then((revoked) => {
-      // Thrown inside, so that nothing of it stays.
+      // Thrown inside, so that the transaction rolls back.
       if (!revoked.ok) throw new CliError(EXIT.failed, revoked.message);
       return revoked;
     }),
@@ -255,7 +255,7 @@ async function readCodes(path: string, most: number): Promise<SheetCode[]> {
 
 const FORMATS: Readonly<Record<string, SheetFormat>> = { '.svg': 'svg', '.png': 'png', '.html': 'html' };
 
-/** Needs no database: a file becomes another. */
+/** Needs no database: converts one file to another. */
 export async function sheetCommand(terminal: Session['terminal'], file: string, options: { readonly out: string; readonly columns?: number }): Promise<void> {
   const format = FORMATS[extname(options.out).toLowerCase()];
   if (format === undefined) throw new CliError(EXIT.usage, `--out ${options.out}: name it .svg, .png or .html`);

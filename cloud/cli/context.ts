@@ -1,4 +1,4 @@
-/** What every command needs: settings, the database, the tenant, and exit codes for what goes wrong. */
+/** Opens what every command needs: settings, the database, the tenant; maps errors to exit codes. */
 import { randomUUID } from 'node:crypto';
 import { type CloudConfig, type ConfigNeeds, readConfig } from '../config.ts';
 import { createDatabase, type Database, isTransient, sqlState } from '../db/database.ts';
@@ -18,12 +18,12 @@ export class CliError extends Error {
   }
 }
 
-/** Where a command reads and writes; tests hand in their own. */
+/** Input and output of a command; tests pass in their own. */
 export interface Terminal {
   readonly env: Readonly<Record<string, string | undefined>>;
   out(text: string): void;
   err(text: string): void;
-  /** Takes a setting out of this process's environment: what it has done its work with, its children need not know. */
+  /** Removes a setting from this process's environment after its use: its children need not know it. */
   forget?(name: string): void;
   /** stderr is a terminal that a person watches. */
   readonly interactive: boolean;
@@ -33,7 +33,7 @@ export interface Session {
   readonly config: CloudConfig;
   readonly database: Database;
   readonly terminal: Terminal;
-  /** The tenant's id. `create`: made where it is new, and said so. Throws CliError where it is not there. */
+  /** Returns the tenant's id. `create`: made where it is new, and reported. Throws CliError where it does not exist. */
   tenant(create?: boolean): Promise<string>;
 }
 
@@ -42,7 +42,7 @@ export interface SessionOptions {
   readonly mqtt?: boolean;
 }
 
-/** Reads the settings or throws a CliError (78) that names every mistake. */
+/** Reads the settings or throws a CliError (78) that names every error. */
 export function configOf(terminal: Terminal, needs: ConfigNeeds): CloudConfig {
   const result = readConfig(terminal.env, needs);
   if (!result.ok)
@@ -87,7 +87,7 @@ async function tenantOf(database: Database, terminal: Terminal, name: string, cr
   return id;
 }
 
-/** From whatever a command threw to its exit code and message. */
+/** Returns the exit code and the message of a command's error. */
 export function failureOf(error: unknown): { readonly exitCode: number; readonly message: string } {
   if (error instanceof CliError) return { exitCode: error.exitCode, message: error.message };
   if (error instanceof SigningKeyError || error instanceof SetupError) return { exitCode: EXIT.badConfig, message: error.message };

@@ -1,4 +1,4 @@
-/** `event`, `import`: what guests may, from files and the command line. */
+/** Runs `event` and `import`: rights from files and the command line. */
 import { DEFAULT_LENGTH_H, endWarning } from '../../rules/validity.ts';
 import { putEvent } from '../manifest/events.ts';
 import { type ImportReport, importTickets, UnknownEventError } from '../tickets/import/import.ts';
@@ -21,7 +21,7 @@ export interface EventOptions {
   readonly wait?: boolean;
 }
 
-/** Makes or changes an event; an option that is not given leaves it as it is. */
+/** Makes or changes an event; an absent option leaves it as it is. */
 export async function eventPut(session: Session, eventId: string, options: EventOptions): Promise<void> {
   const policies = options.policies === undefined ? undefined : readPolicies(options.policies);
   const tenantId = await session.tenant(true);
@@ -156,12 +156,12 @@ export async function importCommand(session: Session, eventId: string, path: str
     throw new CliError(
       EXIT.failed,
       report.rolledBack
-        ? 'mend the lines above and import again'
-        : 'the lines above were left out: mend them and import the file again; what is in stays as it is',
+        ? 'correct the lines above and import again'
+        : 'the lines above were left out: correct them and import the file again; imported tickets stay as they are',
     );
 }
 
-/** A time with its zone, as people write it → ISO; `none`: null. */
+/** Parses a time with its zone → ISO; `none`: null. */
 export function instant(option: string, value: string | undefined): string | null | undefined {
   if (value === undefined) return undefined;
   if (value === 'none') return null;

@@ -1,4 +1,4 @@
-/** `gate`, `assign`, `gates`, `request`: which gates there are, what they are for, how they are, what they shall do. */
+/** Runs `gate`, `assign`, `gates`, `request`: makes, assigns, lists and commands gates. */
 import { ActorId, GateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
 import { shownLine } from '../../contract/text.ts';
@@ -49,7 +49,7 @@ export async function gateRevoke(session: Session, gate: string): Promise<void> 
   );
 }
 
-/** Of an alert that the cloud raised itself: clone, ledger. Who and why is kept. */
+/** Clears an alert that the cloud raised itself: clone, ledger. Records who and why. */
 export async function gateClearAlert(
   session: Session,
   gate: string,
@@ -74,7 +74,7 @@ export interface AssignOptions extends TokenOptions {
   readonly wait?: boolean;
 }
 
-/** What gates are for from now on. `site/*`: every known gate of the site. A new gate is made, and its token shown once. */
+/** Assigns events to gates. `site/*`: every known gate of the site. A new gate is made, and its token shown once. */
 export async function assign(session: Session, gate: string, events: readonly string[], options: AssignOptions): Promise<void> {
   if (events.length === 0 && options.none !== true) throw new CliError(EXIT.usage, 'name the events that the gate is for, or --none to take it out of all');
   if (events.length > 0 && options.none === true) throw new CliError(EXIT.usage, '--none takes the gate out of all events: name none beside it');
@@ -90,7 +90,7 @@ export async function assign(session: Session, gate: string, events: readonly st
   const warnings = new Set<string>();
   for (const name of gates) {
     const assignment = { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) };
-    // In one transaction: a mistyped event or a token that cannot be written leaves no gate behind whose token nobody has.
+    // In one transaction: a mistyped event or an unwritable token leaves no gate behind whose token nobody has.
     const { made, result } = await session.database.withTenant(tenantId, async (client) => {
       const made = await makeGate(client, tenantId, name);
       const result = await assignGate(client, tenantId, name, assignment, { force: options.force ?? false });
@@ -113,7 +113,7 @@ export async function assign(session: Session, gate: string, events: readonly st
 }
 
 interface MadeGate {
-  /** null: the gate was there, and keeps its own. */
+  /** null: the gate existed, and keeps its own. */
   readonly token: string | null;
   readonly siteCreated: boolean;
   readonly kind: 'gate' | 'scanner';
@@ -130,7 +130,7 @@ function sayMade(session: Session, gate: string, made: MadeGate): void {
   if (made.token !== null) session.terminal.err(`made the ${made.kind} ${gate}\n`);
 }
 
-/** Within the transaction that makes the token: one that cannot be written must not take the place of the one before. */
+/** Within the transaction that makes the token: an unwritable one must not replace the one before. */
 function keepToken(token: string, { tokenFile }: TokenOptions): void {
   if (tokenFile === undefined) return;
   try {
@@ -152,7 +152,7 @@ function showToken(session: Session, gate: string, token: string, options: Token
   }
 }
 
-/** `all`: null, which serves all; absent: undefined, which leaves what was said. */
+/** `all`: null, which serves all; absent: undefined, which changes nothing. */
 const list = (text: string | undefined): string[] | null | undefined =>
   text === undefined
     ? undefined
@@ -178,10 +178,10 @@ export async function gates(session: Session, options: { readonly site?: string;
   session.terminal.out(alertLines(found));
 }
 
-/** Gates whose alerts are told in words; the table before ranks the worst first. */
+/** Gates whose alerts are explained; the table before ranks the worst first. */
 const MAX_EXPLAINED = 20;
 
-/** What the alerts of the worst gates say. A gate's words are shown without what a terminal would obey. */
+/** Explains the alerts of the worst gates. A gate's texts are shown without terminal controls. */
 function alertLines(found: readonly GateView[]): string {
   const explained = found.filter(({ alerts }) => alerts.length > 0).slice(0, MAX_EXPLAINED);
   const lines = explained.flatMap(({ gate, alerts, alert_messages: messages }) =>
@@ -190,7 +190,7 @@ function alertLines(found: readonly GateView[]): string {
   return lines.length === 0 ? '' : `\n${lines.join('')}`;
 }
 
-/** To the second, with its zone. */
+/** Formats a time to the second, with its zone. */
 export const utc = (at: string | null): string => (at === null ? '-' : `${at.slice(0, 19)}Z`);
 
 const gateLine = (gate: GateView): string[] => [
@@ -205,7 +205,7 @@ const gateLine = (gate: GateView): string[] => [
   gate.alerts.join(',') || '-',
 ];
 
-/** Columns as wide as they must be. */
+/** Aligns columns. */
 export function table(head: readonly string[], given: readonly (readonly string[])[]): string {
   const rows = given.map((row) => row.map(shownLine));
   const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
@@ -223,7 +223,7 @@ export interface RequestOptions {
   readonly json?: boolean;
 }
 
-/** The checked command and its arguments; numbers and true/false are taken as such. */
+/** Parses the command and its arguments; numbers and true/false become such values. */
 export function requestOf(
   gate: string,
   command: string,

@@ -1,4 +1,4 @@
-/** `import --ledger`: what a dead gate still knew, into the account. */
+/** Runs `import --ledger`: imports a dead gate's ledger. */
 import { importLedger, LedgerFileError } from '../reconcile/import-ledger.ts';
 import { CliError, EXIT, type Session } from './context.ts';
 
@@ -8,7 +8,7 @@ export interface LedgerImportCommandOptions {
   readonly json?: boolean;
 }
 
-/** Places named in the message; the others stand in the alert and in the quarantine. */
+/** Places that the message names; the others are in the alert and in the quarantine. */
 const MAX_NAMED = 10;
 
 export async function ledgerImportCommand(session: Session, path: string, options: LedgerImportCommandOptions): Promise<void> {

@@ -1,4 +1,4 @@
-/** `refusals`, `settle`: what operators ask of the account, and their word on what is not known. */
+/** Runs `refusals` and `settle`: operators' queries of the ledger, and settlements of unknown passages. */
 import { GateName, LedgerName } from '../../contract/ids.ts';
 import { settle } from '../reconcile/cloud-ledger.ts';
 import { refusals } from '../reconcile/queries.ts';
@@ -46,7 +46,7 @@ export interface SettleOptions {
   readonly reason: string;
 }
 
-/** Says of a grant whose passage is not known that the guest passed, or did not. The gates learn it from the cloud's ledger. */
+/** Settles a grant with an unknown passage: the guest passed, or did not. The gates learn it from the cloud's ledger. */
 export async function settleCommand(session: Session, gate: string, epoch: string, seq: string, outcome: string, options: SettleOptions): Promise<void> {
   if (outcome !== 'passed' && outcome !== 'returned') throw new CliError(EXIT.usage, `${JSON.stringify(outcome)}: say passed or returned`);
   const position = [Number(epoch), Number(seq)] as const;
@@ -61,7 +61,7 @@ export async function settleCommand(session: Session, gate: string, epoch: strin
   session.terminal.out(`${gate} ${epoch} ${seq} is settled as ${outcome}\n`);
 }
 
-/** `30m`, `24h`, `7d`, or a time with its zone. */
+/** Parses `30m`, `24h`, `7d`, or a time with its zone. */
 function sinceOf(text: string): Date {
   const match = /^(\d{1,6})([mhd])$/.exec(text);
   if (match !== null) return new Date(Date.now() - Number(match[1]) * { m: 60_000, h: 3_600_000, d: 86_400_000 }[match[2] as 'm' | 'h' | 'd']);

@@ -105,7 +105,7 @@ test('from an empty database to a gate with its tickets', async () => {
   try {
     await gate.subscribe('stile/1/arena/north-03/#', 1);
     await gate.wait(({ topic, payload }) => topic.endsWith('manifest/want') && JSON.parse(payload.toString()).events.length === 1);
-    expect(await cli(['assign', 'arena/*', 'concert-1'])).toMatchObject({ code: 0, err: expect.stringContaining('the gates have been told') });
+    expect(await cli(['assign', 'arena/*', 'concert-1'])).toMatchObject({ code: 0, err: expect.stringContaining('the gates are notified') });
     const asked = cli(['request', 'arena/north-03', 'mode', '--actor', 's-17', '--reason', 'end of the show', '--arg', 'mode=free']);
     const request = JSON.parse((await gate.wait(({ topic }) => topic.endsWith('/request/mode'))).payload.toString()) as { transaction: string };
     expect(request).toMatchObject({ actor: 's-17', args: { mode: 'free' } });

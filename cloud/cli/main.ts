@@ -1,11 +1,14 @@
-/** The command line `stile-cloud`: names, options and help. What commands do stands beside. The only file of the cloud that imports commander. */
+/**
+ * Defines the command line `stile-cloud`: names, options and help. The commands are in files beside it. The only file of the cloud that imports
+ * commander.
+ */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { shownText } from '../../contract/text.ts';
 import { versionText } from '../../runtime/build-info.ts';
 import { SETTINGS } from '../config.ts';
 import { CliError, EXIT, failureOf, type Session, type SessionOptions, type Terminal, withSession } from './context.ts';
 
-// Loaded when a command needs them: most commands are done sooner than the whole service is loaded.
+// Loaded when a command needs them: most commands end sooner than the whole service loads.
 const access = () => import('./operators.ts');
 const ledger = () => import('./ledger.ts');
 const codesOf = () => import('./codes.ts');
@@ -24,14 +27,14 @@ From an empty database to a gate with its tickets:
   stile-cloud import concert-1 tickets.csv
   stile-cloud assign arena/north-03 concert-1 --zones A,B     (shows the gate's token once)
   stile-cloud keys > manifest-keys.json                       (the gate pins these: cloud.keys)
-  stile-cloud all                                             (HTTP, ingest, and what gates are told)
+  stile-cloud all                                             (HTTP, ingest, and publishing to gates)
 
 Settings, from the environment:
 ${SETTINGS.map(({ name, what, fallback }) => `  ${name.padEnd(26)}${what} [${fallback}]`).join('\n')}
 
 Exit codes: 0 done, 1 failed, 2 usage, 69 not reachable, 75 try again, 78 bad configuration.`;
 
-/** Runs one command line (without node and script) and answers its exit code. Never throws. */
+/** Runs one command line (without node and script) and returns its exit code. Never throws. */
 export async function runCli(argv: readonly string[], given: Terminal): Promise<number> {
   const terminal = harmless(given);
   const program = createProgram(terminal);
@@ -46,17 +49,17 @@ export async function runCli(argv: readonly string[], given: Terminal): Promise<
   }
 }
 
-/** What gates, guests and shops have written reaches no terminal as it is, whichever command prints it. */
+/** Removes terminal controls from texts of gates, guests and shops, whichever command prints them. */
 const harmless = (terminal: Terminal): Terminal => ({
   ...terminal,
   out: (text) => terminal.out(shownText(text)),
-  // Progress begins its line anew; nothing else does.
+  // Progress rewrites its line; nothing else does.
   err: (text) => terminal.err(terminal.interactive && text.startsWith('\r') ? `\r${shownText(text.slice(1))}` : shownText(text)),
 });
 
 function createProgram(terminal: Terminal): Command {
   const program = new Command('stile-cloud')
-    .description('The cloud side of Stile: tickets, gates and the one account of what happened at them.')
+    .description('The cloud side of Stile: tickets, gates and the reconciled ledger of their passages.')
     .exitOverride()
     .version(versionText('stile-cloud'), '-V, --version', 'says which Stile this is')
     .configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
@@ -97,7 +100,7 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
     .option('--ends <time>', 'its gates close 2 h after it; not given: 12 h after the beginning')
     .option('--time-zone <zone>', 'such as Europe/Berlin')
     .option('--policies <file>', 'YAML or JSON: who may enter when (see docs/policies.yaml.example)')
-    .option('--no-wait', 'do not wait until gates are told')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
     .addHelpText(
       'after',
@@ -124,11 +127,11 @@ function addRights(program: Command, add: Add, session: Run, tenant: TenantOptio
     .option('--gate <gate>', 'with --ledger: whose ledger it must be')
     .option('--accept-broken', 'with --ledger: take it in though its chain does not hold; the broken places are flagged')
     .option('--json')
-    .option('--no-wait', 'do not wait until gates are told')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
     .addHelpText(
       'after',
-      '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed at the door and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A\n\nA dead gate:\n  stile-cloud import --ledger north-03.jsonl --gate arena/north-03',
+      '\nColumns: ticket_id and code; tier, zone, status, max_scans, units, valid_from, valid_until, vip, blocked, approved, note where there are any.\nCodes are hashed on arrival and kept nowhere. Lines that cannot be imported are named with what to mend; the others are imported.\n\nExample:\n  ticket_id,code,tier,zone\n  T-1001,Vq3mJk0TQyC2b7wEw2Xk1A,standard,A\n\nA dead gate:\n  stile-cloud import --ledger north-03.jsonl --gate arena/north-03',
     )
     .action(async (id: string | undefined, file: string | undefined, options, command: Command) => {
       if (options.ledger !== undefined) {
@@ -156,7 +159,7 @@ function addCodes(program: Command, terminal: Terminal, add: Add, session: Run, 
     .option('--signed', 'signed codes: a gate believes them also before it has the ticket')
     .option('--key <id>', "which of the event's keys signs")
     .option('--key-file <file>', "the key's private half; default: beside the signing key")
-    .option('--no-wait', 'do not wait until gates are told')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
     .addHelpText(
       'after',
@@ -167,7 +170,7 @@ function addCodes(program: Command, terminal: Terminal, add: Add, session: Run, 
     .option('--file <csv>', 'every ticket of this file')
     .requiredOption('--actor <id>', 'your staff id; it is recorded')
     .requiredOption('--reason <text>')
-    .option('--no-wait', 'do not wait until gates are told')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
     .action((id: string, tickets: string[], options, command: Command) =>
       session(command, async (open) => (await codesOf()).revokeCommand(open, id, tickets, options)),
@@ -186,7 +189,7 @@ function addCodeKeys(keys: Command, add: Add, session: Run, tenant: TenantOption
     .option('--public <file>', "another issuer's public half")
     .option('--pretix <file>', 'the public key of an event in pretix (pretix_sig1), as its settings show it')
     .option('--not-after <time>', 'good until then')
-    .option('--no-wait', 'do not wait until gates are told')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
     .action((id: string, options, command: Command) => session(command, async (open) => (await codesOf()).keysAdd(open, id, options)));
   add(keys, 'list <event>', 'every key, revoked ones too')
@@ -196,7 +199,7 @@ function addCodeKeys(keys: Command, add: Add, session: Run, tenant: TenantOption
   add(keys, 'revoke <event> <key>', 'codes that it signed open nothing any more')
     .requiredOption('--actor <id>', 'your staff id; it is recorded')
     .requiredOption('--reason <text>')
-    .option('--no-wait', 'do not wait until gates are told')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
     .action((id: string, key: string, options, command: Command) => session(command, async (open) => (await codesOf()).keysRevoke(open, id, key, options)));
 }
@@ -209,7 +212,7 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .option('--force', 'also while the gate has rows that have not arrived')
     .option('--token-file <file>', "write a new gate's token here (mode 600) instead of showing it")
     .option('--json')
-    .option('--no-wait', 'do not wait until gates are told')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
     .addHelpText('after', '\nExamples:\n  stile-cloud assign arena/north-03 concert-1 --zones A,B\n  stile-cloud assign "arena/*" concert-1 concert-2')
     .action((gate: string, events: string[], options, command: Command) =>

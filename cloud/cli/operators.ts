@@ -1,4 +1,4 @@
-/** `operator`, `keys`, `enroll`, `certificates`, `broker-acl`: who may ask the cloud, and by what gates know that it is the cloud. */
+/** Runs `operator`, `keys`, `enroll`, `certificates`, `broker-acl`: operators' tokens, and the keys and certificates of gates and cloud. */
 import { ActorId } from '../../contract/ids.ts';
 import { writeSafeFile } from '../../runtime/safe-file.ts';
 import { sqlState } from '../db/database.ts';
@@ -8,7 +8,7 @@ import { openRegisteredSigner } from '../manifest/signing-key-registry.ts';
 import { aclFile } from '../mqtt/broker-acl.ts';
 import { CliError, EXIT, type Session, type Terminal } from './context.ts';
 
-/** An enrolment token that is not used within this many hours opens nothing. */
+/** Life of an unused enrolment token, in hours. */
 const ENROLMENT_TOKEN_HOURS = 72;
 
 export interface OperatorOptions {
@@ -19,7 +19,7 @@ export interface OperatorOptions {
   readonly json?: boolean;
 }
 
-/** Gives somebody (or a service) a token for the operators' calls; shown once. */
+/** Gives a person (or a service) a token for the operators' calls; shown once. */
 export async function operatorAdd(session: Session, name: string, options: OperatorOptions): Promise<void> {
   const actor = options.anyActor === true ? null : (options.actor ?? name);
   if (actor !== null && !ActorId.safeParse(actor).success)
@@ -30,7 +30,7 @@ export async function operatorAdd(session: Session, name: string, options: Opera
   const tenantId = await session.tenant(true);
   const { token, sha256 } = newToken(OPERATOR_TOKEN_PREFIX);
   try {
-    // In one transaction: a token that cannot be written is nobody's.
+    // In one transaction: an unwritable token belongs to nobody.
     await session.database.withTenant(tenantId, async (client) => {
       await client.query(
         'INSERT INTO operator_tokens (tenant_id, token_sha256, name, actor, expires_at) VALUES ($1, $2, $3, $4, now() + make_interval(days => $5))',
@@ -73,14 +73,14 @@ export async function operatorRevoke(session: Session, name: string): Promise<vo
   session.terminal.out(`the token of ${name} opens nothing any more\n`);
 }
 
-/** The public keys that gates pin, as their key file: {"keys": [...]}. Makes the signing key where this installation has none. */
+/** Prints the public keys that gates pin, as their key file: {"keys": [...]}. Makes the signing key where this installation has none. */
 export async function keys(session: Session): Promise<void> {
   const { keys: all, created } = await openRegisteredSigner(session.database, session.config.signingKeyFile);
   if (created) session.terminal.err(`made the signing key ${session.config.signingKeyFile}: keep a copy in a safe place, gates trust manifests by it alone\n`);
   session.terminal.out(`${JSON.stringify({ keys: all }, null, 2)}\n`);
 }
 
-/** A one-use token that buys a gate its certificate at POST /enroll. */
+/** Makes a one-use token that gives a gate its certificate at POST /enroll. */
 export async function enrolToken(session: Session, gate: string, options: { readonly hours?: number; readonly json?: boolean }): Promise<void> {
   const tenantId = await session.tenant();
   const hours = options.hours ?? ENROLMENT_TOKEN_HOURS;
@@ -97,7 +97,7 @@ export async function enrolToken(session: Session, gate: string, options: { read
 
 const HOST = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$/;
 
-/** The certificates of a first installation. The server itself is always among its names: the cloud reaches the broker there. */
+/** Makes the certificates of a first installation. The server itself is always among its names: the cloud reaches the broker there. */
 export async function certificates(terminal: Terminal, folder: string, hosts: readonly string[]): Promise<void> {
   const strange = hosts.find((host) => !HOST.test(host));
   if (strange !== undefined)
@@ -113,9 +113,9 @@ export async function certificates(terminal: Terminal, folder: string, hosts: re
 }
 
 /**
- * The broker's ACL file, from enrolment: every gate of every tenant writes its own topics and reads its own inbox and
- * its site's ledgers. To a file: replaced in one step, so that the broker never reads half of it, and with the owner and the mode
- * of the file before. A new file is readable by all: it holds no secret, and Mosquitto reads it as a user of its own.
+ * Writes the broker's ACL file, from enrolment: every gate of every tenant writes its own topics and reads its own inbox and its site's ledgers. A
+ * file is replaced in one step, so that the broker never reads half of it, and keeps its owner and mode. A new file is readable by all: it holds no
+ * secret, and Mosquitto reads it as a user of its own.
  */
 export async function brokerAcl(session: Session, options: { readonly out?: string }): Promise<void> {
   const { rows } = await session.database.withoutTenant((client) =>

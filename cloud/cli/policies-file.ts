@@ -1,9 +1,9 @@
-/** Policies as people write them. The only file of the cloud that imports yaml. */
+/** Reads policies from files. The only file of the cloud that imports yaml. */
 import { readFileSync } from 'node:fs';
 import { parseDocument } from 'yaml';
 import { CliError, EXIT } from './context.ts';
 
-/** YAML (or JSON, which is YAML). What it says is checked where it is written. */
+/** Parses YAML (or JSON, which is YAML). Its content is checked where it is written. */
 export function readPolicies(file: string): unknown {
   let text: string;
   try {

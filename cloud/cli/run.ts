@@ -1,4 +1,4 @@
-/** `migrate`, `serve`, `ingest`, `all`. */
+/** Runs `migrate`, `serve`, `ingest`, `all`. */
 
 import { type CloudConfig, withoutOwner } from '../config.ts';
 import { checkServingUrl } from '../db/logins.ts';
@@ -10,7 +10,7 @@ import { SigningKeyError } from '../manifest/signing-key.ts';
 import { CliError, configOf, EXIT, type Terminal } from './context.ts';
 import { createServiceNotifier } from './service-notifier.ts';
 
-/** A stop that takes longer is cut short, in milliseconds. */
+/** Longest stop, in milliseconds; a longer one is cut short. */
 const STOP_TIMEOUT_MS = 20_000;
 
 export async function migrateCommand(terminal: Terminal): Promise<void> {
@@ -30,7 +30,7 @@ async function migrateBy(config: CloudConfig, terminal: Terminal): Promise<void>
   }
 }
 
-/** Migrates where the owner's login was given, and forgets it; then looks whether the serving one may serve. */
+/** Migrates where the owner's login was given, and drops it; then checks the serving login. */
 async function ready(terminal: Terminal): Promise<CloudConfig> {
   const config = configOf(terminal, { mqtt: true });
   if (config.migrateUrl !== null) await migrateBy(config, terminal);
@@ -52,7 +52,7 @@ export async function runCommand(terminal: Terminal, parts: CloudParts): Promise
       throw new CliError(EXIT.badConfig, error.message);
     const code = (error as { code?: unknown })?.code;
     const { host, port } = config.http;
-    // It may be free again on the next try: no mistake in the settings.
+    // The port may be free on the next try: no error in the settings.
     if (code === 'EADDRINUSE')
       throw new CliError(
         EXIT.failed,
@@ -69,7 +69,7 @@ export async function runCommand(terminal: Terminal, parts: CloudParts): Promise
   log.info({ signal }, 'stopping');
   service.stopping();
   const cut = setTimeout(() => {
-    log.error({}, 'the stop took too long and is cut short');
+    log.error({}, 'stop timed out');
     process.exit(EXIT.failed);
   }, STOP_TIMEOUT_MS);
   await running.stop();

@@ -1,4 +1,4 @@
-/** Tells systemd how the service is (sd_notify), by its own small program; does nothing where systemd does not ask. */
+/** Reports the service's state to systemd (sd_notify), by systemd's own program; does nothing where systemd does not ask. */
 import { execFile } from 'node:child_process';
 
 export interface ServiceNotifier {

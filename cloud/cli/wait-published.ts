@@ -1,13 +1,13 @@
-/** After a change: have the gates been told? */
+/** Waits after a change until the gates are notified. */
 import type { Session } from './context.ts';
 
-/** How long a command waits for `stile-cloud serve` to tell the gates, and how often it looks. */
+/** Longest wait for `stile-cloud serve` to notify the gates, and the interval between two looks, in milliseconds. */
 const WAIT_MS = 15_000;
 const LOOK_EVERY_MS = 100;
-/** If nobody has taken the marks by then, nobody is there to take them. */
+/** Marks that nobody has leased by then, in milliseconds: no worker runs. */
 const NOBODY_MS = 2_500;
 
-/** Waits until the outbox is empty of what is due, and says how it went. Never fails a command: the change is committed. */
+/** Waits until the outbox has no due mark, and reports the result. Never fails a command: the change is committed. */
 export async function waitUntilGatesNotified(session: Session, tenantId: string, wait: boolean): Promise<void> {
   const look = async () =>
     (
@@ -21,18 +21,18 @@ export async function waitUntilGatesNotified(session: Session, tenantId: string,
     (await session.database.withTenant(tenantId, (client) => client.query<{ n: number }>('SELECT count(DISTINCT gate) AS n FROM gate_assignments'))).rows[0]
       ?.n ?? 0;
   if (gates === 0) return;
-  const later = 'it is committed; the gates are told as soon as stile-cloud serve (or all) runs with its broker\n';
+  const later = 'it is committed; the gates are notified as soon as stile-cloud serve (or all) runs with its broker\n';
   if (!wait) return;
   const started = performance.now();
   for (;;) {
     const { due, taken, failed } = await look();
     const waited = performance.now() - started;
     if (due === 0) {
-      session.terminal.err('the gates have been told\n');
+      session.terminal.err('the gates are notified\n');
       return;
     }
     if (failed !== null) {
-      session.terminal.err(`it is committed; the gates could not be told yet (${failed}); it is tried again\n`);
+      session.terminal.err(`it is committed; notifying the gates failed (${failed}); the service retries\n`);
       return;
     }
     if (waited > (taken > 0 ? WAIT_MS : NOBODY_MS)) {
