@@ -2,8 +2,7 @@
 
 import { createGateClock } from '../clock/clock.ts';
 import { DEFAULT_CONFIG_FILE } from '../config/load.ts';
-import { type EarlyWorker, timestampNow } from '../decider/early-start.ts';
-import { storeIdentity } from '../decider/store-identity.ts';
+import { type EarlyWorker, storeIdentity, timestampNow } from '../decider/early-start.ts';
 import { requireConfig } from './context.ts';
 import { CliError, EXIT } from './exit-codes.ts';
 
@@ -14,7 +13,7 @@ import { CliError, EXIT } from './exit-codes.ts';
 export async function run(options: { readonly config?: string }, earlyWorker?: EarlyWorker): Promise<void> {
   const config = requireConfig(options.config ?? DEFAULT_CONFIG_FILE);
   const clock = createGateClock(config.certificate);
-  earlyWorker?.openEarly(storeIdentity(config), timestampNow(clock));
+  earlyWorker?.openEarly(storeIdentity({ path: config.store.path, gate: config.gate, verifyKeys: config.keys }), timestampNow(clock));
   // What drives the lane is loaded while the store opens.
   const [{ runGate }, { ControlError }] = await Promise.all([import('../main.ts'), import('../control/server.ts')]);
   // A signal or an error that comes while the parts still open is kept until they have.

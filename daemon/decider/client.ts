@@ -6,8 +6,8 @@ import type { LookupAnswer, PublicKey } from '../../contract/manifest.ts';
 import { withTimeout } from '../../runtime/timeout.ts';
 import type { Clock, Decider, DeciderStatus, Decision, Fault, Presentation } from '../ports.ts';
 import { parseCloudAnswer } from './cloud-answer.ts';
-import type { Question } from './decider.ts';
 import { type EarlyWorker, startWorker, timestampNow } from './early-start.ts';
+import type { LookupNeeded } from './engine.ts';
 import { monotonicUs, type StoreIdentity, type WorkerCall, type WorkerReply, type WorkerRequest } from './protocol.ts';
 import type { CloudTicket } from './resolve-ticket.ts';
 
@@ -33,7 +33,7 @@ export interface DeciderClientOptions {
   /** Told what no call returns: a database quarantined, a manifest that cannot be used, the worker gone. Never holds a code. */
   readonly notice?: (what: string, detail: string) => void;
   /** Asks the cloud about a code that no manifest knows, by its refs; null: no answer. Called only for presentations made online. */
-  readonly lookup?: (refs: Question['ask']) => Promise<LookupAnswer['tickets'] | null>;
+  readonly lookup?: (refs: LookupNeeded['ask']) => Promise<LookupAnswer['tickets'] | null>;
   /** A decision waits so long for `lookup`, ms. Default LOOKUP_BUDGET_MS. */
   readonly lookupBudgetMs?: number;
 }
@@ -146,7 +146,7 @@ export function createDeciderClient(options: DeciderClientOptions): DeciderClien
       sent(id);
     });
 
-  const decideWith = (presentation: Presentation, answer?: 'may_ask' | readonly CloudTicket[]): Promise<Decision | Question> =>
+  const decideWith = (presentation: Presentation, answer?: 'may_ask' | readonly CloudTicket[]): Promise<Decision | LookupNeeded> =>
     call({ name: 'decide', presentation, answer }, (id) => {
       deciding.set(presentation, id);
       if (abandoned.has(presentation) && worker !== null) post(worker, { name: 'abandon', decision: id });

@@ -10,7 +10,8 @@ import type { Decision, Presentation } from '../ports.ts';
 import type { Stamp } from '../store/ledger.ts';
 import type { StoreError } from '../store/sqlite.ts';
 import { parseCloudAnswer } from './cloud-answer.ts';
-import { type DeciderEngine, openDeciderEngine } from './decider.ts';
+import { openDeciderEngine } from './decider.ts';
+import type { DeciderEngine } from './engine.ts';
 import { createLateAnswerCache, LATE_ANSWER_MS, MAX_LATE_ANSWERS } from './late-answer-cache.ts';
 import type { CloudTicket } from './resolve-ticket.ts';
 import {

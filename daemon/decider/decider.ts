@@ -6,37 +6,31 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
-import { type AckMessage, EntryKey, LedgerEnvelope } from '../../contract/ledger.ts';
+import { EntryKey, LedgerEnvelope } from '../../contract/ledger.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { parsePayload } from '../../contract/parse.ts';
 import { admit } from '../../rules/admission.ts';
-import { chooseEvent } from '../../rules/choose.ts';
-import { readCode, recogniseReadings } from '../../rules/code.ts';
-import type { PlaceFacts } from '../../rules/facts.ts';
-import { DEFAULT_POLICY, effectivePolicy, type Policy } from '../../rules/policy.ts';
 import { showTime } from '../../rules/venue-time.ts';
 import { createKeyring, type Keyring } from '../../signing/keyring.ts';
-import type { DeciderStatus, Decision, ManifestResult, Note, OutboxBatch, PeerMessage, Presentation } from '../ports.ts';
+import type { Presentation } from '../ports.ts';
 import type { StoredConflict } from '../store/conflicts.ts';
 import { fireLatched, setFireLatch } from '../store/durable-state.ts';
 import { type AppendedRow, parseEntry, type RowBody, type Stamp, type StoredEntry } from '../store/ledger.ts';
-import type { EventManifest, Manifests } from '../store/manifest-store.ts';
 import { quarantineFile } from '../store/quarantine-file.ts';
 import { lockStore, type StoreError, storeError } from '../store/sqlite.ts';
-import { MAX_DIRTY_GRANTS, wholeCovered } from '../store/usage-store.ts';
+import { MAX_DIRTY_GRANTS } from '../store/usage-store.ts';
 import { describeConflict } from './describe-conflict.ts';
+import type { DeciderEngine } from './engine.ts';
+import { type CloudReply, createJudgement } from './judgement.ts';
 import { createLateAnswerCache } from './late-answer-cache.ts';
 import { decisionEntry, freeBytes, markUnknownOutcomes, noteBody, noteRow, returnedBodies } from './ledger-entries.ts';
-import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy, policiesOf } from './occupancy.ts';
-import { type DeciderEngineOptions, type Latest, openStore, type Parts, rebuild } from './open-store.ts';
-import { type CloudTicket, type Resolved, resolveTicket } from './resolve-ticket.ts';
+import { createMaintenance } from './maintenance.ts';
+import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy } from './occupancy.ts';
+import { openStore, type Parts, rebuildStore } from './open-store.ts';
+import type { Resolved } from './resolve-ticket.ts';
+import type { DeciderEngineOptions, Latest } from './store-options.ts';
 import { createTrustedTime } from './trusted-floor.ts';
 
-/** Rows of the chain checked in one idle step. */
-const VERIFY_STEP_ROWS = 200;
-/** Pages of usage checked in one idle step. */
-const VERIFY_STEP_PAGES = 64;
 /** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
 const MAX_ABANDONABLE = 64;
 /** Conflicts that a status tells of. */
@@ -45,50 +39,6 @@ const MAX_CONFLICTS_TOLD = 20;
 const MAX_RECOVERIES_AT_OPEN = 4;
 /** Rows read by people at once. */
 const MAX_ROWS_READ = 500;
-/** Effective policies kept (one a tier and event). */
-const MAX_CACHED_POLICIES = 1_000;
-
-/** A code that is not known here, to be asked of the cloud before it is decided. */
-export interface Question {
-  readonly ask: Resolved['refs'];
-}
-
-/** How long the writer's clock ran on since the stamp was taken, in µs. */
-export type ElapsedUs = () => number;
-
-export interface DeciderEngine {
-  status(stamp: Stamp): DeciderStatus;
-  /** `answer`: undefined: never ask; `may_ask`: a Question may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did not answer). */
-  decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly CloudTicket[]): Decision | Question;
-  abandon(id: number, stamp: Stamp): void;
-  /**
-   * A code is coming: everything that its decision will do is done once for a code that nobody has, without the commit.
-   * What lies cold after a pause is at hand then. Nothing changes, nothing is written; a fault is left to the decision that meets it.
-   */
-  prepare(stamp: Stamp): void;
-  /** The cloud's answer that came after its decision: for the guest's next try. */
-  remember(answers: readonly CloudTicket[], stamp: Stamp): void;
-  record(note: Note, stamp: Stamp): RowPosition;
-  setFireLatch(latched: boolean): void;
-  rememberTransaction(transaction: string, expiresAtMs: number, stamp: Stamp): boolean;
-  nextBatch(after: RowPosition | null): OutboxBatch | null;
-  rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry; readonly conflict?: string }[];
-  acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean };
-  resend(from: RowPosition | null): readonly (readonly [epoch: number, from: number, to: number])[];
-  applyPeer(message: PeerMessage): { readonly applied: number; readonly gap: boolean };
-  vector(): LedgerVector;
-  caughtUp(): void;
-  installManifest(file: string, wanted: unknown, stamp: Stamp): Promise<ManifestResult>;
-  applyOverlay(payload: Uint8Array, stamp: Stamp): ManifestResult;
-  want(payload: Uint8Array, stamp: Stamp): ReturnType<Manifests['want']>;
-  /** After a call that failed with `damaged`: sets the broken file aside and goes on without it. Throws StoreError where even that fails; then try again. */
-  recover(error: StoreError, stamp: Stamp): Promise<void>;
-  /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
-  idle(stamp: Stamp, quiet: boolean): boolean;
-  /** One bounded step of laying out the ledger's log, which no guest shall wait for; false: nothing is left to do. It syncs. Throws StoreError. */
-  preallocateWal(): boolean;
-  close(): void;
-}
 
 const NO_BYTES = new Uint8Array(0);
 /** Of no ticket: a ticket is found by a hash of 128 bits. */
@@ -128,18 +78,19 @@ function closeAll(steps: readonly (() => void)[]): void {
 async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, opened: Parts, latest: Latest, unlock: () => void): Promise<DeciderEngine> {
   let parts = opened;
   let lost = parts.ledger.meta('usage_lost') === '1';
-  /** The files whose usage was last forgotten, by their versions. */
-  let forgotten = '';
-  const policies = new Map<string, Policy>();
+  const maintenance = createMaintenance();
   /** Grants by the id of their decision, for `abandon`. */
   const grants = new Map<number, AppendedRow>();
   const lateAnswers = createLateAnswerCache();
+  const judgement = createJudgement({ gate: options.gate, keyring, lateAnswers });
+  const judge = (presentation: Omit<Presentation, 'bytes'>, bytes: Uint8Array, stamp: Stamp, answer: CloudReply) =>
+    judgement.judge({ ...parts, inside: occupancy.inside, usageComplete: !lost && !parts.usage.gaps() }, { presentation, bytes, stamp, answer });
   /** What the last grant was decided by: for a rehearsal, no code is in it. */
   let granted: Resolved | null = null;
   /** Grants whose guest was told no: returned before the next decision. */
   const abandonedGrants: AppendedRow[] = [];
 
-  /** Who is inside, of the parts as they are now. */
+  /** Counts the people inside from the current store. */
   const countPeople = () => {
     const made = createOccupancy({ gate: options.gate, ...parts });
     for (let left = COUNT_AT_OPEN_TICKETS; left > 0 && made.step(COUNT_STEP_TICKETS); ) left -= COUNT_STEP_TICKETS;
@@ -167,17 +118,6 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
     lost = value;
   };
 
-  const policyOf = (event: EventManifest | null, tier: string | null): Policy => {
-    if (event === null) return DEFAULT_POLICY;
-    const key = `${event.eventId} ${event.file.head.version} ${tier ?? ''}`;
-    const known = policies.get(key);
-    if (known !== undefined) return known;
-    const policy = effectivePolicy(policiesOf(event.file) ?? {}, tier, options.gate);
-    if (policies.size >= MAX_CACHED_POLICIES) policies.clear();
-    policies.set(key, policy);
-    return policy;
-  };
-
   const described = (conflict: StoredConflict, stamp: Stamp) =>
     describeConflict(conflict, {
       gate: options.gate,
@@ -191,41 +131,6 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       write(returnedBodies(abandonedGrants[0]), stamp);
       abandonedGrants.shift();
     }
-  };
-
-  const judge = (presentation: Omit<Presentation, 'bytes'>, bytes: Uint8Array, stamp: Stamp, answer: undefined | 'may_ask' | readonly CloudTicket[]) => {
-    const nowMs = stamp.offset === null ? stamp.wallMs : stamp.boottimeMs + stamp.offset.offsetMs;
-    const place: PlaceFacts = {
-      gate: options.gate,
-      direction: presentation.direction,
-      mode: presentation.mode,
-      nowMs,
-      clockTrusted: stamp.trusted,
-      online: presentation.online,
-      usageComplete: !lost && !parts.usage.gaps(),
-    };
-    const code = readCode(bytes);
-    const gathered = resolveTicket(
-      code.kind === 'code' ? recogniseReadings(code.text) : null,
-      {
-        manifests: parts.manifests,
-        usage: parts.usage,
-        verify: keyring.verifyBytes,
-        keyNowMs: stamp.trusted ? nowMs : null,
-        // Only where the policy asks at all: what may not be asked may not be remembered either.
-        late: (event, ref) => (policyOf(event, null).unknown === 'ask' ? lateAnswers.find(event.eventId, ref, stamp.boottimeMs) : null),
-        inside: occupancy.inside,
-        choose: (tickets) =>
-          chooseEvent(
-            tickets.map((facts) => ({ facts, policy: policyOf(parts.manifests.find(facts.event.eventId), facts.ticket.tier) })),
-            place,
-          ),
-      },
-      typeof answer === 'object' ? answer : null,
-    );
-    const { facts, event } = gathered;
-    const policy = policyOf(event, facts.kind === 'ticket' ? facts.ticket.tier : null);
-    return { nowMs, gathered, policy, place };
   };
 
   /** What is broken may not even close: it is left as it is. */
@@ -408,7 +313,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
     async installManifest(file, wanted, stamp) {
       latest.stamp = stamp;
       const result = await parts.manifests.install(file, wanted);
-      policies.clear();
+      judgement.forgetPolicies();
       // What was answered before may not be true any more: the cloud is asked again.
       lateAnswers.clear();
       if (parts.ledger.meta('usage_lost') === '1') lost = true;
@@ -423,50 +328,13 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       latest.stamp = stamp;
       return parts.manifests.want(payload);
     },
-    idle(stamp, quiet) {
-      const { ledger, outbox, usage, manifests, rowCopy } = parts;
-      // Between a guest and the passage nothing is written that the ledger could tell again: the two are one write, when nobody is at the lane.
-      if (usage.dirty() > 0 && (quiet || usage.holdsOthers())) {
-        usage.flush();
-        return true;
-      }
-      if (occupancy.step(COUNT_STEP_TICKETS)) return true;
-      if (ledger.verifyNext(VERIFY_STEP_ROWS) || usage.verifyNext(VERIFY_STEP_PAGES) || manifests.checkSome()) return true;
-      if (!quiet) return false;
-      outbox.flush();
-      trustedTime.keep(false);
-      const keeps = manifests.keeps();
-      if (
-        outbox.prune(
-          stamp.trusted ? stamp.wallMs : null,
-          keeps.map((keep) => keep.upto),
-        )
-      )
-        return true;
-      const versions = manifests
-        .current()
-        .map(({ file }) => `${file.path}`)
-        .join(' ');
-      if (versions !== forgotten) {
-        const more = usage.forget(
-          (state) =>
-            keeps.some((keep) => keep.eventId === state.eventId) && keeps.every((keep) => keep.eventId !== state.eventId || wholeCovered(keep.upto, state)),
-        );
-        if (!more) forgotten = versions;
-        return true;
-      }
-      manifests.rememberHeads();
-      ledger.maybeCheckpoint('idle');
-      usage.maybeCheckpoint('idle');
-      usage.settle();
-      return rowCopy.step();
-    },
+    idle: (stamp, quiet) => maintenance.step({ ...parts, occupancy, trustedTime }, stamp, quiet),
     preallocateWal: () => parts.ledger.preallocateWal(),
     async recover(error, stamp) {
       latest.stamp = stamp;
       if (error.file === 'manifest') {
         if (error.path !== null) parts.manifests.quarantine(error.path, stamp.wallMs);
-        policies.clear();
+        judgement.forgetPolicies();
         return;
       }
       // First, so that a power cut cannot leave usage empty and nobody told.
@@ -477,12 +345,12 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
         options.notice('ledger', `${error.fault.cause}; usage was set aside as ${quarantined.slice(quarantined.lastIndexOf('/') + 1)} and is fetched again`);
         parts = await openStore(options, keyring, latest);
       } else {
-        parts = await rebuild(options, keyring, latest, error);
+        parts = await rebuildStore(options, keyring, latest, error);
       }
       lost = parts.ledger.meta('usage_lost') === '1';
       occupancy = countPeople();
       trustedTime = createTrustedTime(parts.ledger);
-      policies.clear();
+      judgement.forgetPolicies();
       grants.clear();
     },
     close() {

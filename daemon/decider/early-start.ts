@@ -3,6 +3,7 @@
  * as the rest to load. Then its store opens while the rest of the gate is still being loaded.
  */
 import { Worker } from 'node:worker_threads';
+import { releaseName } from '../../runtime/build-info.ts';
 import type { Clock } from '../ports.ts';
 import type { Stamp } from '../store/ledger.ts';
 import { monotonicUs, type StoreIdentity, type WorkerData, type WorkerReply, type WorkerRequest } from './protocol.ts';
@@ -16,6 +17,9 @@ export interface EarlyWorker {
 
 /** No decider waits for the answer of this call. */
 const NOBODYS_CALL = 0;
+
+/** Returns which store a gate has, and which program opens it. */
+export const storeIdentity = (store: Omit<StoreIdentity, 'release'>): StoreIdentity => ({ ...store, release: releaseName() });
 
 export const timestampNow = (clock: Clock): Stamp => ({
   boottimeMs: clock.boottimeMs(),

@@ -5,7 +5,8 @@ import { afterEach, expect, test } from 'vitest';
 import type { LedgerVector } from '../../contract/ids.ts';
 import type { UsageEntry } from '../../contract/manifest.ts';
 import type { Decision } from '../ports.ts';
-import { type DeciderEngine, openDeciderEngine } from './decider.ts';
+import { openDeciderEngine } from './decider.ts';
+import type { DeciderEngine } from './engine.ts';
 import { BOOT_WALL_MS, createSigner, EVENT, GATE, makeManifest, peerMessage, refOf, show, stampAt, storeFolder, ticket } from './testing/store.ts';
 
 const PEERS = ['arena/north-02', 'arena/north-03'] as const;

@@ -1,47 +1,27 @@
 /**
  * The store's parts, put together and, where a file is damaged, put together again from what can be read.
  */
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
-import type { PublicKey } from '../../contract/manifest.ts';
 import { cutText } from '../../contract/text.ts';
 import { readPolicies } from '../../rules/policy.ts';
 import type { Keyring } from '../../signing/keyring.ts';
 import { createStanding, type Standing } from '../store/durable-state.ts';
 import { type Ledger, openLedger, parseEntry, type Stamp, TAKING_OVER } from '../store/ledger.ts';
-import { type ManifestChecks, type Manifests, openManifests, recoverManifests } from '../store/manifest-store.ts';
+import { type ManifestChecks, type Manifests, openManifests } from '../store/manifest-store.ts';
 import { LEDGER_FILE, ledgersOf } from '../store/offline-reader.ts';
 import { quarantineFile } from '../store/quarantine-file.ts';
 import { openRowCopy, type RowCopy, readRowCopy } from '../store/row-copy.ts';
 import { type Salvage, salvage } from '../store/salvage.ts';
-import { createSalvagedRows } from '../store/salvaged-rows.ts';
 import { StoreError, storeError } from '../store/sqlite.ts';
 import { createOutbox, type Outbox } from '../store/unacked-rows.ts';
 import { openUsageStore, type UsageStore } from '../store/usage-store.ts';
 import { noteBody } from './ledger-entries.ts';
+import { importSalvaged } from './rebuild-store.ts';
+import type { DeciderEngineOptions, Latest } from './store-options.ts';
 
-/** Ranges of lost rows named in one text. */
-const MAX_RANGES_TOLD = 8;
 /** Own rows taken into usage at a time. */
 const CATCH_UP_ROWS = 1_000;
-
-export interface DeciderEngineOptions {
-  /** Folder of the store. */
-  readonly path: string;
-  /** `<site>/<gate>`. */
-  readonly gate: string;
-  /** Pinned at enrolment. */
-  readonly verifyKeys: readonly PublicKey[];
-  /** Names the program that runs, exactly; null or absent: nobody knows, so what is kept is checked with every start. */
-  readonly release?: string | null;
-  /** Things a person should know that no call can return: damage, unusable files. Never holds a code. */
-  readonly notice: (what: string, detail: string) => void;
-}
-
-/** The time that came with the latest call. */
-export interface Latest {
-  stamp: Stamp;
-}
 
 export interface Parts {
   readonly ledger: Ledger;
@@ -62,12 +42,12 @@ export async function openStore(options: DeciderEngineOptions, keyring: Keyring,
   } catch (error) {
     const known = damageOf(error);
     if (known === null) throw error;
-    return rebuild(options, keyring, latest, known);
+    return rebuildStore(options, keyring, latest, known);
   }
 }
 
 /** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
-export function rebuild(options: DeciderEngineOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
+export function rebuildStore(options: DeciderEngineOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
   quarantineFile(join(options.path, LEDGER_FILE), latest.stamp.wallMs);
   return openOnce(options, keyring, latest, cause);
 }
@@ -97,7 +77,7 @@ async function openOnce(options: DeciderEngineOptions, keyring: Keyring, latest:
     const usage = openUsage(options, ledger, latest.stamp.wallMs);
     try {
       if (ledger.meta(TAKING_OVER) === '1' && quarantined !== null)
-        await importSalvaged({ options, keyring, latest, ledger, usage }, saved ?? salvageAll(quarantined), cause);
+        await importSalvaged({ options, checks: checksOf(keyring, latest), latest, ledger, usage }, saved ?? salvageAll(quarantined), cause);
       return assemble(options, keyring, ledger, usage, latest);
     } catch (error) {
       usage.abandon();
@@ -109,81 +89,11 @@ async function openOnce(options: DeciderEngineOptions, keyring: Keyring, latest:
   }
 }
 
-/**
- * Rows of epochs that were quarantined which are neither acknowledged nor saved: as `epoch/from–to` as far as anything here knows of them, and
- * as `any from epoch/seq on` where what could not be read may have held rows behind the newest that is known.
- */
-function unreadable(saved: Salvage, usage: UsageStore, name: string): { readonly ranges: string[]; readonly behind: string | null } {
-  const newest = usage.vector()[name];
-  const epochs = new Set([...saved.acked.map(({ epoch }) => epoch), ...saved.rows.map(({ epoch }) => epoch), ...(newest === undefined ? [] : [newest[0]])]);
-  let behind: string | null = null;
-  const ranges = [...epochs]
-    .sort((a, b) => a - b)
-    .flatMap((epoch) => {
-      const here = new Set(saved.rows.filter((row) => row.epoch === epoch).map(({ seq }) => seq));
-      const acked = saved.acked.find((one) => one.epoch === epoch)?.seq ?? 0;
-      const last = Math.max(
-        acked,
-        usage.ownMark(epoch),
-        saved.rows.findLast((row) => row.epoch === epoch)?.seq ?? 0,
-        saved.ends.find((one) => one.epoch === epoch)?.seq ?? 0,
-      );
-      const ranges: string[] = [];
-      for (let from = acked + 1; from <= last; from++) {
-        if (here.has(from)) continue;
-        let to = from;
-        while (to < last && !here.has(to + 1)) to++;
-        ranges.push(`${epoch}/${from}–${to}`);
-        from = to;
-      }
-      behind = saved.unread > 0 || saved.lastEpoch === 0 ? `any from ${epoch}/${last + 1} on` : null;
-      return ranges;
-    });
-  return { ranges, behind };
-}
-
-/** What a person is told of the rows that are lost; empty: none are, as far as anything here knows. */
-function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
-  const { ranges, behind } = unreadable(saved, usage, name);
-  const more = ranges.length - MAX_RANGES_TOLD;
-  const told = more > 0 ? [...ranges.slice(0, MAX_RANGES_TOLD), `${more} more ranges up to ${ranges.at(-1)}`] : ranges;
-  if (behind !== null) told.push(behind);
-  // Not even its epochs can be read, and usage knows of no own row.
-  else if (saved.lastEpoch === 0) told.push('any that the cloud has not');
-  return told.length === 0 ? '' : `, could not be read: rows ${told.join(', ')}`;
-}
-
 /** Right after a power cut, and damage otherwise: nobody can tell which, so it is said, and of which rows. */
 function reportWalEnd(options: DeciderEngineOptions, ledger: Ledger, stamp: Stamp): void {
   const [epoch, seq] = [ledger.epoch(), ledger.lastSeq()];
   const detail = `the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
-  options.notice('ledger', detail);
-}
-
-interface Opened {
-  readonly options: DeciderEngineOptions;
-  readonly keyring: Keyring;
-  readonly latest: Latest;
-  readonly ledger: Ledger;
-  readonly usage: UsageStore;
-}
-
-/** Every step may be done twice: a power cut begins them anew, until the last says that they are done. */
-async function importSalvaged({ options, keyring, latest, ledger, usage }: Opened, saved: Salvage, cause: StoreError | null): Promise<void> {
-  const { stamp } = latest;
-  ledger.setMeta('usage_lost', '1');
-  const standing = createStanding(ledger);
-  ledger.change('take over what was saved', () => {
-    for (const mode of saved.modes) standing.keepMode(mode.direction, mode.mode, mode.until_ms, mode.from_mode);
-  });
-  for (const one of saved.transactions) standing.remember(one.id, one.expires_at_ms, null);
-  createSalvagedRows(ledger).put(saved);
-  const found = await recoverManifests(join(options.path, 'manifests'), ledger, checksOf(keyring, latest));
-  const why = cause?.fault.cause ?? 'the database was damaged, and the gate ended before it was replaced';
-  const detail = `${why}; set aside as ${basename(saved.path)}; ${saved.rows.length} unacknowledged rows saved, ${found.length} manifests taken up again${gapOf(saved, usage, options.gate)}; epoch ${ledger.epoch()} begins`;
-  ledger.append([noteBody('fault', 'ledger', detail)], stamp);
-  ledger.setMeta(TAKING_OVER, '0');
   options.notice('ledger', detail);
 }
 

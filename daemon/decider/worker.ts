@@ -7,7 +7,8 @@
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import type { Stamp } from '../store/ledger.ts';
 import { StoreError, storeError } from '../store/sqlite.ts';
-import { type DeciderEngine, openDeciderEngine } from './decider.ts';
+import { openDeciderEngine } from './decider.ts';
+import type { DeciderEngine } from './engine.ts';
 import { monotonicUs, type StoreIdentity, type WorkerData, type WorkerReply, type WorkerRequest } from './protocol.ts';
 
 /** After the last call, before the first thing that can wait, in milliseconds. */

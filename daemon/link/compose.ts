@@ -5,8 +5,7 @@ import type { InfoMessage, Severity } from '../../contract/messages.ts';
 import { isBundle } from '../../runtime/build-info.ts';
 import type { Config } from '../config/load.ts';
 import { createDeciderClient } from '../decider/client.ts';
-import type { EarlyWorker } from '../decider/early-start.ts';
-import { storeIdentity } from '../decider/store-identity.ts';
+import { type EarlyWorker, storeIdentity } from '../decider/early-start.ts';
 import type { GateSync } from '../gate/gate.ts';
 import type { Log } from '../log/log.ts';
 import type { Clock, Decider, Uplink } from '../ports.ts';
@@ -53,7 +52,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
         );
 
   const decider = createDeciderClient({
-    ...storeIdentity(config),
+    ...storeIdentity({ path: config.store.path, gate: config.gate, verifyKeys: config.keys }),
     clock,
     ...(isBundle() ? { workerUrl: new URL('./stile-decider.mjs', import.meta.url) } : {}),
     ...(earlyWorker === undefined ? {} : { thread: earlyWorker }),

@@ -4,7 +4,8 @@
  */
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import type { LedgerVector } from '../../contract/ids.ts';
-import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
+import { openDeciderEngine } from '../../daemon/decider/decider.ts';
+import type { DeciderEngine } from '../../daemon/decider/engine.ts';
 import { GATE, PEER, show } from '../../daemon/decider/testing/store.ts';
 import type { DeciderStatus, Decision } from '../../daemon/ports.ts';
 import { type Stamp, type StoredEntry, sha256Text } from '../../daemon/store/ledger.ts';

@@ -10,7 +10,8 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFi
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
+import { openDeciderEngine } from '../../daemon/decider/decider.ts';
+import type { DeciderEngine } from '../../daemon/decider/engine.ts';
 import { GATE, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision } from '../../daemon/ports.ts';
 import { type StoreError, storeError } from '../../daemon/store/sqlite.ts';

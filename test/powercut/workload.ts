@@ -5,7 +5,8 @@
  *   node workload.ts <task as JSON>
  */
 import { openSync, readFileSync, writeSync } from 'node:fs';
-import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
+import { openDeciderEngine } from '../../daemon/decider/decider.ts';
+import type { DeciderEngine } from '../../daemon/decider/engine.ts';
 import { EVENT, GATE, makeManifest, makeOverlay, PEER, peerMessage, refOf, show } from '../../daemon/decider/testing/store.ts';
 import type { Decision, Note } from '../../daemon/ports.ts';
 import { createRandom, type Random } from '../../testkit/prng.ts';

@@ -4,7 +4,8 @@
  */
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { GateClock } from '../../daemon/clock/clock.ts';
-import { type DeciderEngine, openDeciderEngine } from '../../daemon/decider/decider.ts';
+import { openDeciderEngine } from '../../daemon/decider/decider.ts';
+import type { DeciderEngine } from '../../daemon/decider/engine.ts';
 import type { Decider, DeciderStatus, Decision, Note, Presentation } from '../../daemon/ports.ts';
 import { dropHandles } from './power.ts';
 import type { Owner } from './scheduler.ts';

@@ -1,6 +1,6 @@
 /** What is seen of a gate while the history runs, and what can be judged at once: I1, I2, I4, I6, I8. */
 import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
-import type { DeciderEngine } from '../../daemon/decider/decider.ts';
+import type { DeciderEngine } from '../../daemon/decider/engine.ts';
 import type { Decision, Presentation } from '../../daemon/ports.ts';
 import { atOf, messageOf } from './cloud.ts';
 import { type AccountPolicy, type AccountTicket, excessOf, grantsOf, newReplay, type Row, take } from './counts.ts';
