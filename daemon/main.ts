@@ -274,8 +274,8 @@ function createStop(releases: readonly Release[], log: ProcessLog): (reason: str
 async function panic(error: unknown, gate: Gate, board: Board, log: ProcessLog): Promise<void> {
   log.error('an error that nobody expected: the lane goes into its defined state, and the process ends', { error });
   const { latched, asserted } = gate.state().fire;
-  // The process ends with the error that began this; the stop step sets the outputs again.
   await withTimeout(
+    // The process ends with the error that began this; the stop step sets the outputs again.
     board.close({ releaseOpen: latched || asserted }).catch(() => undefined),
     PANIC_BOUND_MS,
     undefined,

@@ -72,9 +72,9 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
   const statusNow = (decider = parts.gate.state().decider) => statusOf(parts, { ...parts.gate.state(), decider }, recent, startMs);
   /** With the decider asked anew; where it does not answer in time, as last heard. */
   const status = async () => {
-    // Without an answer the status omits the decider's part; the decider reports its own failure.
     return statusNow(
       await withTimeout(
+        // Without an answer the status omits the decider's part; the decider reports its own failure.
         parts.decider.status().catch(() => undefined),
         DECIDER_TIMEOUT_MS,
         undefined,

@@ -443,3 +443,73 @@ test('fire before the decider was open: the row of it names the mode that was', 
   await world.wait(3_000);
   expect(world.words().filter((word) => word.startsWith('in '))).toEqual(['in controlled → emergency', 'in locked → emergency']);
 });
+
+const MODES = ['controlled', 'free', 'locked', 'out_of_service'] as const;
+test.each(MODES.flatMap((inMode) => MODES.map((outMode) => [inMode, outMode] as const)))(
+  'M4: a self-test moves nothing unless the way in is out of service (in %s, out %s)',
+  async (inMode, outMode) => {
+    const world = await createGateWorld({ config: { freeBy: 'hold' } });
+    await world.request('mode', { mode: inMode, direction: 'in' });
+    await world.request('mode', {
+      mode: outMode,
+      direction: 'out',
+      ...(outMode === 'locked' || outMode === 'out_of_service' ? { confirm_exit_closed: true } : {}),
+    });
+    expect([world.gate.state().in.mode, world.gate.state().out.mode]).toEqual([inMode, outMode]);
+    const before = world.writes.length;
+    const answer = await world.request('selftest');
+    const moved = world.writes.slice(before).some(([, output]) => output.startsWith('release'));
+    expect([answer.status, moved]).toEqual(inMode === 'out_of_service' ? ['ok', true] : ['error', false]);
+    expect(world.level('release_out')).toBe(outMode === 'free' && world.gate.state().out.released);
+  },
+);
+
+test('M4: a self-test keeps nobody inside: whoever shows a code outwards goes out', async () => {
+  const world = await createGateWorld();
+  await world.request('mode', { mode: 'out_of_service' });
+  const answer = world.gate.command({ command: 'selftest', actor: 'staff-1', reason: 'new lane' });
+  await world.wait(500);
+  await world.show('good', 'out');
+  expect([world.level('release_out'), world.gate.state().out.grant?.phase]).toEqual([true, 'released']);
+  await world.wait(40_000);
+  expect((await answer).status).toBe('ok');
+});
+
+test('M4: a fire latch that was reset before the store opened does not come back from the disk', async () => {
+  const world = await createGateWorld({
+    startOpen: true,
+    config: { freeBy: 'hold' },
+    before: (one) => {
+      one.disk.openFails = true;
+      one.latchOnDisk = true;
+      one.status = { modes: { in: { mode: 'emergency', untilMs: null, from: 'controlled' }, out: { mode: 'emergency', untilMs: null, from: 'controlled' } } };
+    },
+  });
+  expect(world.gate.state().in.mode).toBe('emergency');
+  await world.request('reset-emergency');
+  expect([world.gate.state().in.mode, world.latchOnDisk]).toEqual(['controlled', true]);
+  world.disk.openFails = false;
+  await world.wait(10_000);
+  expect(world.calls).toContain('decider open');
+  expect([world.gate.state().in.mode, world.gate.state().fire.latched, world.latchOnDisk, world.alerts.has('fire')]).toEqual([
+    'controlled',
+    false,
+    false,
+    false,
+  ]);
+  expect([world.level('release_in'), world.level('release_out')]).toEqual([false, false]);
+});
+
+test('M4: a fire latch on the disk that nobody reset holds when the store opens', async () => {
+  const world = await createGateWorld({
+    startOpen: true,
+    config: { freeBy: 'hold' },
+    before: (one) => {
+      one.disk.openFails = true;
+      one.latchOnDisk = true;
+    },
+  });
+  world.disk.openFails = false;
+  await world.wait(10_000);
+  expect([world.gate.state().in.mode, world.latchOnDisk, world.level('release_in')]).toEqual(['emergency', true, true]);
+});

@@ -488,6 +488,71 @@ test('the stop input is held while both directions are closed, and pulsed when n
   expect(world.driven('stop')).toBe(false);
 });
 
+const openFor = (world: LaneWorld, direction: 'in' | 'out', seq: number) => world.send({ kind: 'open', direction, units: 1, row: [1_000, seq] });
+
+type Begin = (world: LaneWorld, other: 'in' | 'out') => unknown;
+const UNDER_WAY: Readonly<Record<string, Begin>> = {
+  'is released': (world, other) => openFor(world, other, 2),
+  turns: (world, other) => {
+    openFor(world, other, 2);
+    world.line(`passage_${other}`, true);
+  },
+  'turns without a grant': (world, other) => world.line(`passage_${other}`, true),
+  'has a code before its reader': (world, other) => world.show('ticket', other),
+  'is free': (world, other) => command(world, 'free', { directions: [other] }),
+};
+
+test.each((['in', 'out'] as const).flatMap((direction) => Object.entries(UNDER_WAY).map(([name, begin]) => [direction, name, begin] as const)))(
+  'M4: the stop input stays off when a release %s expires while the other direction %s',
+  (direction, _, begin) => {
+    const world = createLaneWorld();
+    openFor(world, direction, 1);
+    world.wait(4_000);
+    begin(world, direction === 'in' ? 'out' : 'in');
+    const effects = world.wait(1_500);
+    expect(effects.filter((effect) => effect.kind === 'write' && effect.output === 'stop')).toEqual([]);
+    expect(world.state()[direction].grant?.phase).not.toBe('released');
+  },
+);
+
+test('M4: the stop input stays off in a closed lane until the passages in progress have ended', () => {
+  for (const direction of ['in', 'out'] as const) {
+    const world = createLaneWorld();
+    openFor(world, direction, 1);
+    world.line(`passage_${direction}`, true);
+    world.wait(100);
+    command(world, 'locked', { directions: ['in'] });
+    closeExit(world);
+    expect(world.driven('stop')).toBe(false);
+    world.line(`passage_${direction}`, false);
+    world.wait(100);
+    expect(world.driven('stop')).toBe(true);
+  }
+});
+
+test.each(['in', 'out'] as const)('M4: the stop input lets go in a closed lane while the button opens %s or somebody is in the arms', (direction) => {
+  const world = createLaneWorld({ button: direction });
+  command(world, 'locked', { directions: ['in'] });
+  closeExit(world);
+  expect(world.driven('stop')).toBe(true);
+  world.line('button', true);
+  world.wait(40);
+  expect([world.driven(`release_${direction}`), world.driven('stop')]).toEqual([true, false]);
+  world.wait(1_000);
+  world.line(`passage_${direction}`, true);
+  world.wait(1_000);
+  expect(world.driven('stop')).toBe(false);
+  world.line(`passage_${direction}`, false);
+  world.wait(100);
+  expect(world.driven('stop')).toBe(true);
+  world.line(`passage_${direction}`, true);
+  world.wait(100);
+  expect(world.driven('stop')).toBe(false);
+  world.line(`passage_${direction}`, false);
+  world.wait(100);
+  expect(world.driven('stop')).toBe(true);
+});
+
 test('drain: nobody new, who is under way is waited for, then idle once', () => {
   const world = createLaneWorld();
   admit(world);
