@@ -1,6 +1,6 @@
 /**
  * The demo's broker: aedes (MQTT 3.1.1), in this process, on loopback. Not for a venue: nothing it holds survives it.
- * It can be cut and mended, so that one sees gates go on without it.
+ * It can be cut and restored, so that one sees gates go on without it.
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import { Aedes } from 'aedes';
@@ -11,7 +11,7 @@ export interface DemoBroker {
   /** Drops every connection and refuses new ones. */
   cut(): Promise<void>;
   /** Listens again, on the same port. */
-  hint(): Promise<void>;
+  restore(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -47,7 +47,7 @@ export async function startDemoBroker(): Promise<DemoBroker> {
     url: `mqtt://127.0.0.1:${port}`,
     up: () => server !== null,
     cut,
-    hint: async () => {
+    restore: async () => {
       if (server === null) await listen();
     },
     close: async () => {

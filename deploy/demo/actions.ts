@@ -7,7 +7,7 @@ export interface Actions {
   /** Guests at this gate wait. */
   paused(gate: GateProcess): boolean;
   cutBroker(): Promise<void>;
-  mendBroker(): Promise<void>;
+  restoreBroker(): Promise<void>;
   brokerUp(): boolean;
   /** Pulls the reader of the gate (first the one, next time the other), or plugs it in again. Says what it did. */
   pullReader(): string;
@@ -33,7 +33,7 @@ export function createActions(parts: { readonly broker: DemoBroker; readonly gat
   const actions: Actions = {
     paused: (gate) => killed.has(gate) || pulled.has(gate) || fireAt === gate,
     cutBroker: () => broker.cut(),
-    mendBroker: () => broker.hint(),
+    restoreBroker: () => broker.restore(),
     brokerUp: () => broker.up(),
     pullReader() {
       const [out] = pulled;
@@ -98,7 +98,7 @@ export function createActions(parts: { readonly broker: DemoBroker; readonly gat
           else if (name === 'b') {
             run(async () => {
               if (!broker.up()) {
-                await broker.hint();
+                await broker.restore();
                 return 'the broker is back: what waited goes out, in order';
               }
               await broker.cut();

@@ -19,7 +19,7 @@ const SCENES: readonly Scene[] = [
   {
     atMs: 34_000,
     run: async (actions) => {
-      await actions.mendBroker();
+      await actions.restoreBroker();
       return 'the broker is back: what waited goes out in order, and counts become equal';
     },
   },

@@ -240,7 +240,7 @@ async function poll() {
     const out = gates.filter(({ state }) => state !== 'online' && state !== 'revoked').length;
     $('news').textContent =
       hindered === null
-        ? `${gates.length} gates, ${out === 0 ? 'none missing' : `${out} not online`}; as of ${timeOf(answeredAt)}`
+        ? `${gates.length} ${gates.length === 1 ? 'gate' : 'gates'}, ${out === 0 ? 'none missing' : `${out} not online`}; as of ${timeOf(answeredAt)}`
         : `What gates do now is not seen here: ${hindered}`;
   } catch (error) {
     if (error instanceof SignedOut) return signOut(error.message);
