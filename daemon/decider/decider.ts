@@ -1,5 +1,5 @@
 /**
- * Store and rules together: facts, decision, commit. Runs in the decider's worker; every call is answered in order.
+ * Decides: resolves the facts, applies the rules, commits the row. Runs in the decider's worker; every call is answered in order.
  *
  * Time comes with each call. A database that turns out damaged is quarantined within the call that met it: that call fails with its
  * fault, the next one finds a new epoch.
@@ -41,10 +41,10 @@ const MAX_RECOVERIES_AT_OPEN = 4;
 const MAX_ROWS_READ = 500;
 
 const NO_BYTES = new Uint8Array(0);
-/** Of no ticket: a ticket is found by a hash of 128 bits. */
+/** Returns a code of no ticket: a ticket is found by a hash of 128 bits. */
 const rehearsedCode = (): Uint8Array => Buffer.from(`rehearsal-${Math.random()}`);
 
-/** Opens everything; a damaged ledger is quarantined first. Throws StoreError where a person must mend something. */
+/** Opens everything; a damaged ledger is quarantined first. Throws StoreError where a person must fix something. */
 export async function openDeciderEngine(options: DeciderEngineOptions, stamp: Stamp): Promise<DeciderEngine> {
   try {
     mkdirSync(options.path, { recursive: true, mode: 0o750 });
@@ -133,7 +133,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
     }
   };
 
-  /** What is broken may not even close: it is left as it is. */
+  /** Closes the parts; one that is damaged may not even close, and is left as it is. */
   const closeParts = (): void => {
     for (const close of [() => parts.usage.close(), () => parts.manifests.close(), () => parts.ledger.close()]) {
       try {

@@ -6,7 +6,7 @@ import type { GrantConflict } from '../ports.ts';
 import type { StoredConflict } from '../store/conflicts.ts';
 import { type GrantState, keyText } from '../store/usage-merge.ts';
 
-/** What is known of the grants of one ticket, and how times are shown at its event. */
+/** The known grants of one ticket, and the time zone of its event. */
 export interface ConflictFacts {
   readonly gate: string;
   readonly states: readonly GrantState[];

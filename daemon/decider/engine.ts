@@ -7,12 +7,12 @@ import type { Manifests } from '../store/manifest-store.ts';
 import type { StoreError } from '../store/sqlite.ts';
 import type { CloudTicket, Resolved } from './resolve-ticket.ts';
 
-/** A code that is not known here, to be asked of the cloud before it is decided. */
+/** The code is not known here: the cloud is asked before it is decided. */
 export interface LookupNeeded {
   readonly ask: Resolved['refs'];
 }
 
-/** How long the writer's clock ran on since the stamp was taken, in µs. */
+/** Returns the time since the stamp was taken, by the worker's clock, µs. */
 export type ElapsedUs = () => number;
 
 export interface DeciderEngine {
@@ -40,7 +40,7 @@ export interface DeciderEngine {
   installManifest(file: string, wanted: unknown, stamp: Stamp): Promise<ManifestResult>;
   applyOverlay(payload: Uint8Array, stamp: Stamp): ManifestResult;
   want(payload: Uint8Array, stamp: Stamp): ReturnType<Manifests['want']>;
-  /** After a call that failed with `damaged`: sets the broken file aside and goes on without it. Throws StoreError where even that fails; then try again. */
+  /** After a call that failed with `damaged`: quarantines the damaged file and goes on without it. Throws StoreError where even that fails; then try again. */
   recover(error: StoreError, stamp: Stamp): Promise<void>;
   /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
   idle(stamp: Stamp, quiet: boolean): boolean;

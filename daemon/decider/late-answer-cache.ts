@@ -8,7 +8,7 @@ import type { CloudTicket } from './resolve-ticket.ts';
 
 /** Answers kept at once; the oldest gives way. A lane asks one question at a time. */
 export const MAX_LATE_ANSWERS = 256;
-/** How long an answer is good for, ms of boot time: a guest tries again within seconds, and a right may change within minutes. */
+/** Age of a usable answer, ms of boot time. At the bound: it is dropped. A guest tries again within seconds, and a right may change within minutes. */
 export const LATE_ANSWER_MS = 60_000;
 
 export interface LateAnswers {

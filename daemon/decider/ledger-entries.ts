@@ -1,4 +1,4 @@
-/** What the decider writes into the account: decisions, notes, and at start the outcomes that nobody saw. */
+/** Builds the rows that the decider writes: decisions, notes, and at start the outcomes that were never reported. */
 import { statfsSync } from 'node:fs';
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';

@@ -1,5 +1,5 @@
 /**
- * The store's parts, put together and, where a file is damaged, put together again from what can be read.
+ * Opens the store's parts; a damaged ledger is quarantined first, and a new one takes over what can be read.
  */
 import { join } from 'node:path';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
@@ -34,7 +34,7 @@ export interface Parts {
 
 /**
  * Opens the store; a damaged ledger is quarantined first, and what was begun before a power cut is brought to its end. Throws StoreError where
- * a person must mend something.
+ * a person must fix something.
  */
 export async function openStore(options: DeciderEngineOptions, keyring: Keyring, latest: Latest): Promise<Parts> {
   try {
@@ -46,7 +46,7 @@ export async function openStore(options: DeciderEngineOptions, keyring: Keyring,
   }
 }
 
-/** Sets the damaged ledger aside, begins a new one above it, and takes over what can be read. */
+/** Quarantines the damaged ledger, begins a new one above it, and takes over what can be read. */
 export function rebuildStore(options: DeciderEngineOptions, keyring: Keyring, latest: Latest, cause: StoreError): Promise<Parts> {
   quarantineFile(join(options.path, LEDGER_FILE), latest.stamp.wallMs);
   return openOnce(options, keyring, latest, cause);
@@ -89,7 +89,7 @@ async function openOnce(options: DeciderEngineOptions, keyring: Keyring, latest:
   }
 }
 
-/** Right after a power cut, and damage otherwise: nobody can tell which, so it is said, and of which rows. */
+/** Reports a commit that was cut short: after a power cut it is none, and damage otherwise; the rows are named, because nothing tells which. */
 function reportWalEnd(options: DeciderEngineOptions, ledger: Ledger, stamp: Stamp): void {
   const [epoch, seq] = [ledger.epoch(), ledger.lastSeq()];
   const detail = `the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;

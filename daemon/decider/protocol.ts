@@ -1,4 +1,4 @@
-/** What goes between the loop's thread and the decider's worker. */
+/** The messages between the loop's thread and the decider's worker. */
 
 import type { RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
@@ -21,7 +21,7 @@ export interface StoreIdentity {
   readonly release: string | null;
 }
 
-/** One call with its arguments. Answers are what the method of DeskCore answers. */
+/** One call with its arguments. Answers are what the method of DeciderEngine returns. */
 export type WorkerCall =
   | { readonly name: 'open'; readonly store: StoreIdentity }
   | { readonly name: 'close' | 'status' | 'vector' | 'caughtUp' | 'prepare' }

@@ -12,8 +12,8 @@ import type { UsageStore } from '../store/usage-store.ts';
 import { noteBody } from './ledger-entries.ts';
 import type { DeciderEngineOptions, Latest } from './store-options.ts';
 
-/** Ranges of lost rows named in one text. */
-const MAX_RANGES_TOLD = 8;
+/** Ranges of lost rows named in one text. At the bound: the rest is counted. */
+const MAX_RANGES_NAMED = 8;
 /** A new ledger, and what it takes over into. */
 export interface Opened {
   readonly options: DeciderEngineOptions;
@@ -42,7 +42,7 @@ export async function importSalvaged({ options, checks, latest, ledger, usage }:
 }
 
 /**
- * Rows of epochs that were quarantined which are neither acknowledged nor saved: as `epoch/from–to` as far as anything here knows of them, and
+ * Returns the rows of quarantined epochs that are neither acknowledged nor saved: as `epoch/from–to` as far as anything here knows of them, and
  * as `any from epoch/seq on` where what could not be read may have held rows behind the newest that is known.
  */
 function unreadable(saved: Salvage, usage: UsageStore, name: string): { readonly ranges: string[]; readonly behind: string | null } {
@@ -74,11 +74,11 @@ function unreadable(saved: Salvage, usage: UsageStore, name: string): { readonly
   return { ranges, behind };
 }
 
-/** What a person is told of the rows that are lost; empty: none are, as far as anything here knows. */
+/** Returns the text that names the lost rows; empty: none are, as far as anything here knows. */
 function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
   const { ranges, behind } = unreadable(saved, usage, name);
-  const more = ranges.length - MAX_RANGES_TOLD;
-  const told = more > 0 ? [...ranges.slice(0, MAX_RANGES_TOLD), `${more} more ranges up to ${ranges.at(-1)}`] : ranges;
+  const more = ranges.length - MAX_RANGES_NAMED;
+  const told = more > 0 ? [...ranges.slice(0, MAX_RANGES_NAMED), `${more} more ranges up to ${ranges.at(-1)}`] : ranges;
   if (behind !== null) told.push(behind);
   // Not even its epochs can be read, and usage knows of no own row.
   else if (saved.lastEpoch === 0) told.push('any that the cloud has not');

@@ -1,5 +1,5 @@
 /**
- * What a code turned out to be: the facts that the rules judge by, gathered from overlay, manifest files, signatures and usage.
+ * Resolves a scanned code to a ticket and collects the facts that the rules judge by, from overlay, manifest files, signatures and usage.
  *
  * The code's text stays inside this file's calls: it is hashed, compared and forgotten.
  */
@@ -20,7 +20,7 @@ const MAX_REFS_ASKED = 64;
 
 export type RemovedReason = 'invalid' | 'revoked' | 'canceled';
 
-/** What the cloud said of one code, in place of a manifest: facts, never a grant. */
+/** The cloud's answer on one code, in place of a manifest: facts, never a grant. */
 export interface CloudTicket {
   readonly eventId: string;
   readonly ticketRef: string;
@@ -130,7 +130,7 @@ function joined(own: readonly SnapshotEntry[], asked: readonly SnapshotEntry[]):
   return [...own.filter((entry) => !known.has(`${entry.gate} ${entry.epoch} ${entry.seq}`)), ...asked];
 }
 
-/** What one event knows of the code; null: the code cannot be of this event. */
+/** Returns what one event knows of the code; null: the code cannot be of this event. */
 function findIn(
   event: EventManifest,
   form: CodeForm,

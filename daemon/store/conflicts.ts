@@ -1,5 +1,5 @@
 /**
- * What the cloud found out about this gate's own grants: those that were beyond the ticket's right. The latest word on each, kept
+ * Stores the cloud's verdicts on this gate's own grants that were beyond the ticket's right: the latest on each, kept
  * beside usage; where that is lost, the cloud's ledger is read again. Changes no usage: the guest is inside.
  */
 import type { RowPosition } from '../../contract/ids.ts';

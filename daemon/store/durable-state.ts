@@ -1,5 +1,5 @@
 /**
- * What must survive a restart besides the account: the fire latch, the modes, the transactions of requests that were carried out.
+ * Stores what must survive a restart besides the ledger's rows: the fire latch, the modes, the transactions of requests that were carried out.
  */
 import { closeSync, existsSync, fsyncSync, openSync, unlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';

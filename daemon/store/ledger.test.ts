@@ -8,7 +8,7 @@ import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { stampAt, storeFolder } from '../decider/testing/store.ts';
 import { type Ledger, openLedger, type StoredEntry, sha256Text } from './ledger.ts';
 import { deleteChecksums } from './page-checksums.ts';
-import { assertDurable, FOLD_AFTER_COMMITS, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
+import { assertDurable, CHECKPOINT_AFTER_COMMITS, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
 import { inspectWal } from './wal-inspect.ts';
 import { LOG_ROOM_BYTES } from './wal-preallocate.ts';
 
@@ -281,18 +281,18 @@ test('the log is folded when idle once it is worth it, and is written over from 
   const write = (rows: number) => {
     for (let n = 0; n < rows; n++) ledger.append([note('x'.repeat(400))], stampAt(n));
   };
-  write(FOLD_AFTER_COMMITS / 2);
+  write(CHECKPOINT_AFTER_COMMITS / 2);
   const unfolded = size(path);
   ledger.maybeCheckpoint('idle');
   // A pause between two guests is no reason: the next one would wait for two syncs.
   expect(size(path)).toBe(unfolded);
-  write(FOLD_AFTER_COMMITS / 2);
+  write(CHECKPOINT_AFTER_COMMITS / 2);
   const grown = size(`${path}-wal`);
   ledger.maybeCheckpoint('idle');
-  expect(size(path)).toBeGreaterThan(unfolded + FOLD_AFTER_COMMITS * 400);
+  expect(size(path)).toBeGreaterThan(unfolded + CHECKPOINT_AFTER_COMMITS * 400);
   write(40);
   expect(size(`${path}-wal`)).toBe(grown);
-  expect(ledger.read(ledger.epoch(), 1, 1_000)).toHaveLength(FOLD_AFTER_COMMITS + 40);
+  expect(ledger.read(ledger.epoch(), 1, 1_000)).toHaveLength(CHECKPOINT_AFTER_COMMITS + 40);
 });
 
 test('the log is laid out while idle: no commit makes it longer, its zeros are nobody’s rows, and a log that was cut is laid out again', () => {

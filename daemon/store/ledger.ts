@@ -1,5 +1,5 @@
 /**
- * The account: append-only rows (gate, epoch, seq), each with the hash of the one before. Nothing here knows what a row means.
+ * The ledger: append-only rows (gate, epoch, seq), each with the hash of the one before. Nothing here knows what a row means.
  *
  * Numbers and the last hash live in memory and move only after the commit: a commit that fails leaves the ledger as it was.
  */
@@ -12,9 +12,9 @@ import { deleteChecksums, openPageChecksums, type PageChecksums } from './page-c
 import { migrateLedger } from './schema.ts';
 import { createCheckpointer, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
 import { inspectWal, type WalEnd } from './wal-inspect.ts';
-import { preallocateLog } from './wal-preallocate.ts';
+import { preallocateWal } from './wal-preallocate.ts';
 
-/** What time it is, as far as the gate knows; taken on the loop's thread and sent with each call. */
+/** The time as the gate knows it; taken on the loop's thread and sent with each call. */
 export interface Stamp {
   readonly boottimeMs: number;
   readonly wallMs: number;
@@ -41,7 +41,7 @@ export const TAKING_OVER = 'taking_over';
 
 export const sha256Text = (text: string): string => digest('sha256', text, 'hex');
 
-/** A chain that does not hold: the third and last thing that sets a database aside. */
+/** Returns the error of a chain that does not hold: the ledger is quarantined. */
 export function brokenChain(path: string, epoch: number, seq: number): StoreError {
   return new StoreError(
     {
@@ -103,13 +103,13 @@ export interface Ledger {
   verifyNext(rows: number): boolean;
   meta(key: string): string | undefined;
   setMeta(key: string, value: string): void;
-  /** Folds the write-ahead log into the file: when idle from FOLD_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
+  /** Checkpoints the write-ahead log: when idle from CHECKPOINT_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
   maybeCheckpoint(when: 'idle' | 'busy'): void;
   /** One step of making the log as long as it will get, so that no guest's commit makes it longer; false: done, or not possible now. Throws StoreError. */
   preallocateWal(): boolean;
   /** The log ended in a commit that is not whole: cut short by a power cut before anybody was told of it, or damaged. It was dropped. */
   readonly endTruncated: boolean;
-  /** Folds the whole log into the file. Throws StoreError. */
+  /** Checkpoints the whole log. Throws StoreError. */
   checkpointAll(): void;
   close(): void;
 }
@@ -395,7 +395,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
       if (preallocated) return false;
       // Without a beginning there is no log yet, and the first guest's commit would sync twice.
       if (!log.begun()) beginLog();
-      const more = preallocateLog(db, path);
+      const more = preallocateWal(db, path);
       preallocated = !more;
       return more;
     },
@@ -404,10 +404,10 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
     checkpointAll: log.checkpointAll,
     close: () => {
       try {
-        // SQLite would fold the log itself, and the pages' sums would not know.
+        // SQLite would checkpoint the log itself, and the page checksums would not know.
         log.checkpointAll();
       } catch {
-        // The sums are void then; a damaged file is quarantined as it is.
+        // The checksums are void then; a damaged file is quarantined as it is.
       }
       db.close();
     },
@@ -420,13 +420,13 @@ function timesOf(at: Stamp): Record<string, unknown> {
 }
 
 /** Longer words would not be read by anybody: only where a row's own cannot be written. */
-const MAX_MENDED_CHARS = 512;
+const MAX_REPLACED_CHARS = 512;
 /** The row as it is hashed. One whose words no canonical JSON holds (half a character, a number that is none) is written without what cannot be said, rather than not at all. */
 function written<Row extends object>(row: Row): { readonly bare: Row; readonly canonical: string } {
   try {
     return { bare: row, canonical: canonicalJson(row) };
   } catch {
-    const bare = plainData(row, MAX_MENDED_CHARS) as Row;
+    const bare = plainData(row, MAX_REPLACED_CHARS) as Row;
     return { bare, canonical: canonicalJson(bare) };
   }
 }

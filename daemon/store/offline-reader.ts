@@ -1,6 +1,6 @@
 /**
- * Reads the account from a folder that no gate has open: a dead gate's card, or a database that was quarantined. Works on a copy
- * in the temporary folder, so that nothing on the card changes, not even by opening it, and read-only cards can be read.
+ * Reads the ledger from a folder that no gate has open: a dead gate's disk, or a database that was quarantined. Works on a copy
+ * in the temporary folder, so that nothing on the disk changes, not even by opening it, and read-only disks can be read.
  */
 import { copyFileSync, existsSync, lstatSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';

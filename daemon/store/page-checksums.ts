@@ -2,8 +2,8 @@
  * A checksum of every page of a database's file, kept beside it as `<database>.pages`: SQLite has none, so a bit that rots in a number or a
  * name is read as if it had been written.
  *
- * The file changes only when the log is folded into it. Before that the sums are made void, after it the changed pages are summed anew, both
- * synced: a power cut between leaves no sums, which says nothing, and never wrong ones. A log has checksums of its own.
+ * The file changes only at a checkpoint of the log. Before it the checksums are made void, after it those of the changed pages are made anew, both
+ * synced: a power cut between leaves no checksums, which says nothing, and never wrong ones. A log has checksums of its own.
  */
 import { closeSync, constants, existsSync, fstatSync, fsyncSync, openSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
@@ -20,9 +20,9 @@ export const CHECKED_AT_OPEN_BYTES = 4 * 1024 * 1024;
 const SLICE_PAGES = 64;
 
 export interface PageChecksums {
-  /** Before the log is folded. Errors are the file system's. */
+  /** Makes the checksums void before a checkpoint. Throws the file system's errors. */
   before(): void;
-  /** After it: `mark` rises with what the database takes in. */
+  /** Writes the checksums after it: `mark` rises with what the database takes in. */
   after(mark: number): void;
   /** Checks up to `pages` more; false: all are checked. Throws `onDamage`'s error at the first page that is not what was written. */
   checkSome(pages: number): boolean;
@@ -31,14 +31,14 @@ export interface PageChecksums {
 export interface PageChecksumsOptions {
   /** The database. */
   readonly path: string;
-  /** What the file alone, without its log, says of how much it has taken in; null: it cannot be read. Another program may have folded the log. */
+  /** Returns how much the file alone, without its log, has taken in; null: it cannot be read. Another program may have checkpointed the log. */
   readonly markOf: () => number | null;
   readonly onDamage: (page: number) => Error;
 }
 
 export const checksumsPath = (path: string): string => `${path}.pages`;
 
-/** Of a database that is new, or goes: sums of another must never be held against it. */
+/** Deletes the checksums of a database that is new, or goes: those of another must never be held against it. */
 export const deleteChecksums = (path: string): void => rmSync(checksumsPath(path), { force: true });
 
 /** To be called before the database is opened: checks small files at once. Errors are the file system's, or `onDamage`'s. */
@@ -70,7 +70,7 @@ export function openPageChecksums({ path, markOf, onDamage }: PageChecksumsOptio
     if (wrong[0] !== undefined) {
       const all = wrongPages(1, known.checksums.length);
       const mark = markOf();
-      // Somebody folded the log who keeps no sums: an earlier release, a person with a shell. More than one page changed, and there is more in it.
+      // Another program checkpointed the log and keeps no checksums: an earlier release, a person with a shell. More than one page changed, and there is more in it.
       if (all.length > 1 && mark !== null && mark > known.mark) {
         known = null;
         return false;

@@ -86,15 +86,15 @@ function missingOf(ack: AckMessage, held: readonly HeldEpoch[]): Span[] {
 
 /** `kept`: what was owed when the process ended; `changed` is called when that is to be written anew. */
 export function createOwed(kept: readonly Span[], changed: () => void): Owed {
-  let abandonedGrants: readonly Span[] = joined(kept);
+  let owed: readonly Span[] = joined(kept);
   let handed: readonly Span[] = [];
   let left: readonly Span[] = [];
   let doubt: { readonly cloudMs: number; readonly bootMs: number; readonly spans: readonly Span[]; readonly asked: boolean } | null = null;
 
   const owe = (spans: readonly Span[]): boolean => {
-    const before = rowsOf(abandonedGrants);
-    abandonedGrants = joined([...abandonedGrants, ...spans]);
-    if (rowsOf(abandonedGrants) === before) return false;
+    const before = rowsOf(owed);
+    owed = joined([...owed, ...spans]);
+    if (rowsOf(owed) === before) return false;
     changed();
     return true;
   };
@@ -107,17 +107,17 @@ export function createOwed(kept: readonly Span[], changed: () => void): Owed {
         missing.map(([from, to]): Span => [epoch, from, to]),
       );
     });
-    const done = overlap(overlap(abandonedGrants, handed), held);
+    const done = overlap(overlap(owed, handed), held);
     if (done.length === 0) return;
-    abandonedGrants = without(abandonedGrants, done);
-    handed = overlap(handed, abandonedGrants);
+    owed = without(owed, done);
+    handed = overlap(handed, owed);
     changed();
   };
   return {
     heard(ack, held, boottimeMs) {
       settle(ack);
       left = missingOf(ack, held);
-      const out = without(left, abandonedGrants);
+      const out = without(left, owed);
       const cloudMs = Date.parse(ack.cloud_time);
       const same: readonly Span[] = doubt === null ? [] : overlap(doubt.spans, out);
       if (doubt === null || same.length === 0) {
@@ -144,9 +144,9 @@ export function createOwed(kept: readonly Span[], changed: () => void): Owed {
       owe(spans);
     },
     handedOut(epoch, from, to) {
-      if (abandonedGrants.length > 0) handed = joined([...handed, ...overlap([[epoch, from, to]], abandonedGrants)]);
+      if (owed.length > 0) handed = joined([...handed, ...overlap([[epoch, from, to]], owed)]);
     },
-    spans: () => abandonedGrants,
+    spans: () => owed,
     doubted: () => doubt?.spans ?? [],
     leftOut: () => left,
   };

@@ -15,25 +15,25 @@ import type { PageChecksums } from './page-checksums.ts';
 export type Sqlite = Database.Database;
 export type Statement<Parameters extends unknown[] | Record<string, unknown> = unknown[], Row = unknown> = Database.Statement<Parameters, Row>;
 
-/** How long a statement waits for another connection's lock (a backup, a technician's shell), in milliseconds; then it fails as `busy`. */
+/** Wait of a statement for another connection's lock (a backup, a technician's shell), ms. At the bound: it fails as `busy`. */
 export const BUSY_TIMEOUT_MS = 1_000;
-/** Size of the write-ahead log at which it is folded into the database at once, idle or not, in bytes. */
+/** Size of the write-ahead log, bytes. At the bound: it is checkpointed at once, idle or not. */
 export const WAL_LIMIT_BYTES = 16 * 1024 * 1024;
 /** Cache of one connection, in KiB: small, because the kernel's page cache stands behind it. */
 const CACHE_KIB = 2_048;
 
 const FULL = 2;
 
-/** Which of the store's files an error is about. */
+/** Names the file of the store that an error is about. */
 export type StoreFile = 'ledger' | 'usage' | 'manifest';
 
-/** A database error with the fault that says how a person mends it. `damaged`: the file itself is broken, not the disk. */
+/** A database error with the fault that tells a person how to fix it. `damaged`: the file itself is broken, not the disk. */
 export class StoreError extends Error {
   readonly fault: Fault;
   readonly code: string;
   readonly damaged: boolean;
   readonly file: StoreFile;
-  /** Of a manifest: which of them. */
+  /** Path of the manifest, where the file is one. */
   readonly path: string | null;
   constructor(fault: Fault, code: string, damaged: boolean, cause?: unknown, file: StoreFile = 'ledger', path: string | null = null) {
     super(`${fault.operation}: ${fault.cause}. ${fault.hint}`, { cause });
@@ -46,7 +46,7 @@ export class StoreError extends Error {
   }
 }
 
-/** Only these two say that the file is broken; full, busy and denied are faults to mend. */
+/** Codes that say the file itself is damaged; full, busy and denied are faults to fix. */
 const DAMAGED = /^SQLITE_(CORRUPT|NOTADB)/;
 
 const HINTS: readonly (readonly [RegExp, string, string, boolean])[] = [
@@ -132,7 +132,7 @@ function assertLogged(path: string): void {
     if (!formats.every((format) => format === LOGGED || format === UNLOGGED))
       throw Object.assign(new Error(`the file's formats read ${formats.join(' and ')}`), { code: 'SQLITE_NOTADB' });
     if (!formats.every((format) => format === LOGGED)) throw Object.assign(new Error('the change to a write-ahead log was not written'), { code: 'EIO' });
-    // What SQLite itself asked of the disk here, it did not wait for.
+    // SQLite did not wait for what it asked of the disk here.
     fdatasyncSync(file);
   } finally {
     closeSync(file);
@@ -198,16 +198,16 @@ export function lockStore(path: string): Sqlite {
   }
 }
 
-/** Of a write-ahead log, before its first frame. */
+/** Header of a write-ahead log, before its first frame, bytes. */
 const LOG_HEADER_BYTES = 32;
 /** Commits between two looks at the log's size while the lane is busy. */
 const COMMITS_BETWEEN_LOOKS = 64;
 
 /**
- * Commits that the log holds before it is folded while nobody is at the lane: about 1.5 MiB. Folding begins the log anew, and the
+ * Commits that the log holds before the worker checkpoints it while nobody is at the lane: about 1.5 MiB. A checkpoint begins the log anew, and the
  * first commit into a new log syncs twice; done in every pause between two guests, each guest would wait for both.
  */
-export const FOLD_AFTER_COMMITS = 256;
+export const CHECKPOINT_AFTER_COMMITS = 256;
 
 export interface Checkpointer {
   /** After every commit. */
@@ -215,16 +215,16 @@ export interface Checkpointer {
   /** The log's file has frames, of this run or of one before. */
   begun(): boolean;
   /**
-   * Folds the write-ahead log into the database. idle: from FOLD_AFTER_COMMITS on; the log file keeps its length and is written
+   * Checkpoints the write-ahead log. idle: from CHECKPOINT_AFTER_COMMITS on; the log file keeps its length and is written
    * over, because an append that does not grow a file syncs faster. busy: only past WAL_LIMIT_BYTES, and then the file is cut. Throws StoreError.
    */
   maybeCheckpoint(when: 'idle' | 'busy'): void;
-  /** Folds everything and cuts the file. Throws StoreError. */
+  /** Checkpoints everything and cuts the file. Throws StoreError. */
   checkpointAll(): void;
 }
 
 /**
- * What a database's file says without its log: one number, by a query; null: it cannot be read, or says none. Works on a copy beside it, so
+ * Returns what a database's file says without its log: one number, by a query; null: it cannot be read, or says none. Works on a copy beside it, so
  * that nothing of the file changes.
  */
 export function readAlone(path: string, sql: string): number | null {
@@ -258,7 +258,7 @@ export function damagedPage(path: string, page: number, file: StoreFile): StoreE
   );
 }
 
-/** `sums`: kept up with what is folded; `mark`: how much the database has taken in. `folded`: called after the log was folded while idle; a small commit there takes the new log's first sync, so that no guest waits for it. `cut`: called after the log's file was cut to nothing. */
+/** Creates the checkpointer. `checksums`: kept up with each checkpoint; `mark`: how much the database has taken in. `checkpointed`: called after a checkpoint while idle; a small commit there takes the new log's first sync, so that no guest waits for it. `cut`: called after the log's file was cut to nothing. */
 export function createCheckpointer(
   db: Sqlite,
   path: string,
@@ -283,7 +283,7 @@ export function createCheckpointer(
       try {
         checkpoint('TRUNCATE');
       } catch (error) {
-        throw storeError(`fold the log of ${path}`, error);
+        throw storeError(`checkpoint the log of ${path}`, error);
       }
       commits = 0;
       looked = 0;
@@ -293,7 +293,7 @@ export function createCheckpointer(
     },
     begun: () => logBytes() > LOG_HEADER_BYTES,
     maybeCheckpoint(when) {
-      if (when === 'idle' ? commits < FOLD_AFTER_COMMITS : commits - looked < COMMITS_BETWEEN_LOOKS) return;
+      if (when === 'idle' ? commits < CHECKPOINT_AFTER_COMMITS : commits - looked < COMMITS_BETWEEN_LOOKS) return;
       looked = commits;
       try {
         if (when === 'busy') {
@@ -303,7 +303,7 @@ export function createCheckpointer(
           checkpoint('RESTART');
         }
       } catch (error) {
-        throw storeError(`fold the log of ${path}`, error);
+        throw storeError(`checkpoint the log of ${path}`, error);
       }
       commits = 0;
       looked = 0;

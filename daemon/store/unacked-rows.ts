@@ -1,9 +1,9 @@
 /**
- * What still has to reach Postgres: acknowledgements, batches, resending, pruning.
+ * Selects the rows that still have to reach Postgres: acknowledgements, batches, resending, pruning.
  *
  * Only an acknowledgement's `upto_seq` releases rows; `missing` releases nothing. What was acknowledged is held in memory and
  * written when idle: losing it costs a resend and no more, because the acknowledgement is retained. What the cloud had and has no more
- * is sent again (owed.ts).
+ * is sent again (`rows-to-resend.ts`).
  */
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
@@ -42,7 +42,7 @@ function timeOf(row: Rows[number] | undefined): number | null {
 
 export interface Outbox {
   backlog(): number;
-  /** How far an own epoch is acknowledged; 0: not at all, or no epoch of this ledger. */
+  /** Returns the last acknowledged seq of an own epoch; 0: not at all, or no epoch of this ledger. */
   ackedSeq(epoch: number): number;
   /** Wall time of the oldest row that waits, Unix ms. */
   oldestMs(): number | null;
@@ -67,7 +67,7 @@ export function createOutbox(ledger: Ledger): Outbox {
   const { db, name } = ledger;
   const acked = new Map<number, number>();
   let owedChanged = false;
-  const abandonedGrants = createOwed(readOwed(ledger), () => {
+  const owed = createOwed(readOwed(ledger), () => {
     owedChanged = true;
   });
   const changed = new Set<number>();
@@ -78,22 +78,20 @@ export function createOutbox(ledger: Ledger): Outbox {
   const ackedOf = (epoch: number): number => acked.get(epoch) ?? 0;
   /** Rows up to here are at the cloud, as far as anybody knows. */
   const released = (epoch: number): number =>
-    Math.min(ackedOf(epoch), ...[...abandonedGrants.spans(), ...abandonedGrants.doubted()].flatMap((span) => (span[0] === epoch ? [span[1] - 1] : [])));
+    Math.min(ackedOf(epoch), ...[...owed.spans(), ...owed.doubted()].flatMap((span) => (span[0] === epoch ? [span[1] - 1] : [])));
   const keepOwed = (): void => {
     if (!owedChanged) return;
-    ledger.setMeta(OWED, JSON.stringify(abandonedGrants.spans()));
+    ledger.setMeta(OWED, JSON.stringify(owed.spans()));
     owedChanged = false;
   };
   /** Rows of an own epoch that wait: what is owed, and what was never acknowledged. */
   const unsent = (own: { readonly epoch: number; readonly firstSeq: number; readonly lastSeq: number }): Part[] =>
-    joined([...abandonedGrants.spans().filter(([epoch]) => epoch === own.epoch), [own.epoch, ackedOf(own.epoch) + 1, own.lastSeq]]).map(
-      ([epoch, from, to]) => ({
-        epoch,
-        firstSeq: Math.max(own.firstSeq, from),
-        lastSeq: Math.min(own.lastSeq, to),
-        saved: null,
-      }),
-    );
+    joined([...owed.spans().filter(([epoch]) => epoch === own.epoch), [own.epoch, ackedOf(own.epoch) + 1, own.lastSeq]]).map(([epoch, from, to]) => ({
+      epoch,
+      firstSeq: Math.max(own.firstSeq, from),
+      lastSeq: Math.min(own.lastSeq, to),
+      saved: null,
+    }));
   /** Everything that waits for an acknowledgement, oldest epoch first. */
   const waiting = (): Part[] =>
     [...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })), ...ledger.epochs().flatMap(unsent)].sort(
@@ -134,7 +132,7 @@ export function createOutbox(ledger: Ledger): Outbox {
         const rows = read(part, from, MAX_LEDGER_ENTRIES);
         if (rows.length > 0) {
           const batch = { epoch: part.epoch, fromSeq: (rows[0] as Rows[number]).seq, ...pack(part.epoch, rows) };
-          if (part.saved === null) abandonedGrants.handedOut(batch.epoch, batch.fromSeq, batch.uptoSeq);
+          if (part.saved === null) owed.handedOut(batch.epoch, batch.fromSeq, batch.uptoSeq);
           return batch;
         }
         if (part.saved === null) continue;
@@ -169,22 +167,22 @@ export function createOutbox(ledger: Ledger): Outbox {
         }
       }
       const held = ledger.epochs().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
-      return { ahead, former, highestEpoch, again: abandonedGrants.heard(ack, held, boottimeMs) };
+      return { ahead, former, highestEpoch, again: owed.heard(ack, held, boottimeMs) };
     },
     resend(from) {
       const kept = ledger.epochs().map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, Math.min(lastSeq, ackedOf(epoch))]);
       // Later epochs as well: the cloud lost everything from there on.
       const wanted =
         from === null
-          ? abandonedGrants.leftOut()
+          ? owed.leftOut()
           : kept.flatMap(([epoch, first, last]): Span[] => (epoch < from[0] ? [] : [[epoch, epoch === from[0] ? Math.max(first, from[1]) : first, last]]));
-      abandonedGrants.order(wanted);
+      owed.order(wanted);
       keepOwed();
       return waiting().flatMap((part): Span[] => (count(part) === 0 ? [] : [[part.epoch, part.firstSeq, part.lastSeq]]));
     },
     owedRows(boottimeMs) {
-      abandonedGrants.ask(boottimeMs);
-      return rowsOf(abandonedGrants.spans());
+      owed.ask(boottimeMs);
+      return rowsOf(owed.spans());
     },
     prune(nowMs, keeps) {
       const own = ledger.epochs()[0];
@@ -216,7 +214,7 @@ export function createOutbox(ledger: Ledger): Outbox {
   };
 }
 
-/** What was owed when the process ended. A setting that cannot be read owes nothing: the next acks name it again. */
+/** Reads what was owed when the process ended. A setting that cannot be read owes nothing: the next acks name it again. */
 function readOwed(ledger: Ledger): Span[] {
   try {
     const spans = JSON.parse(ledger.meta(OWED) ?? '[]') as unknown;

@@ -1,5 +1,5 @@
 /**
- * How often a ticket was used, from ledgers alone. Pure: a snapshot (what a manifest counts, up to a row of each ledger), the
+ * Computes how often a ticket was used, from ledgers alone. Pure: a snapshot (what a manifest counts, up to a row of each ledger), the
  * grants and words that rows above it tell, and out come the entries.
  *
  * Per unit the strongest word counts: settlement > passed > returned > stuck > unknown. A grant without a word counts from its
@@ -162,7 +162,7 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
 // ---------------------------------------------------------------- rows → what they say
 
 /**
- * What a row says about usage; null: nothing. `state` has the grant's key, and one word or none. Total: a row that cannot be understood, or
+ * Returns what a row says about usage; null: nothing. `state` has the grant's key, and one word or none. Total: a row that cannot be understood, or
  * is not its ledger's to write, says nothing.
  */
 export function readRow(ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): GrantState | null {
@@ -200,7 +200,7 @@ export function readRow(ledger: string, epoch: number, entry: Readonly<Record<st
   return null;
 }
 
-/** What two readings say together. Order does not matter, and nothing is added twice. */
+/** Merges two readings. Order does not matter, and nothing is added twice. */
 export function mergeStates(a: GrantState, b: GrantState): GrantState {
   const base = !a.known && b.known ? b : a;
   const other = base === a ? b : a;

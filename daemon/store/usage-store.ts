@@ -409,7 +409,7 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
     close() {
       try {
         flush();
-        // SQLite would fold the log itself, and the pages' sums would not know.
+        // SQLite would checkpoint the log itself, and the page checksums would not know.
         log.checkpointAll();
       } finally {
         db.close();

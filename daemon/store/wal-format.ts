@@ -7,9 +7,9 @@ export const HEADER_BYTES = 32;
 export const FRAME_HEADER_BYTES = 24;
 /** The last bit says in which order the checksums' words are read. */
 export const MAGIC = 0x377f0682;
-/** Where a frame's header has them: the checksums do not cover the salts. */
+/** Offsets in a frame's header; the checksums do not cover the salts. */
 export const SALTS_AT = 8;
-export const SUMS_AT = 16;
+export const CHECKSUM_AT = 16;
 
 export type Checksum = readonly [number, number];
 
@@ -35,16 +35,16 @@ export function isHeaderValid(header: Buffer): boolean {
   return header.readUInt32BE(24) === a && header.readUInt32BE(28) === b;
 }
 
-/** What a frame's checksums must be where `sums` are those of the frame before. */
+/** Returns the checksum that a frame must carry where `checksums` is that of the frame before. */
 export const checksumOf = (frame: Buffer, checksums: Checksum, bigEndian: boolean): Checksum =>
   checksum(frame.subarray(FRAME_HEADER_BYTES), checksum(frame.subarray(0, SALTS_AT), checksums, bigEndian), bigEndian);
 
-/** What a frame says that they are. */
-export const storedChecksum = (frame: Buffer): Checksum => [frame.readUInt32BE(SUMS_AT), frame.readUInt32BE(SUMS_AT + 4)];
+/** Returns the checksum that a frame carries. */
+export const storedChecksum = (frame: Buffer): Checksum => [frame.readUInt32BE(CHECKSUM_AT), frame.readUInt32BE(CHECKSUM_AT + 4)];
 
-export const saltsOf = (frame: Buffer): Buffer => frame.subarray(SALTS_AT, SUMS_AT);
+export const saltsOf = (frame: Buffer): Buffer => frame.subarray(SALTS_AT, CHECKSUM_AT);
 export const pageNumberOf = (frame: Buffer): number => frame.readUInt32BE(0);
-/** Of the last frame of a commit: the database's size in pages; 0: more frames follow. */
+/** Returns the commit mark: in the last frame of a commit the database's size in pages; 0: more frames follow. */
 export const commitPagesOf = (frame: Buffer): number => frame.readUInt32BE(4);
 export const pageOf = (frame: Buffer): Buffer => frame.subarray(FRAME_HEADER_BYTES);
 

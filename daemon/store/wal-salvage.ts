@@ -4,6 +4,7 @@
  */
 import { closeSync, existsSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
 import {
+  CHECKSUM_AT,
   type Checksum,
   checksum,
   checksumOf,
@@ -16,7 +17,6 @@ import {
   isHeaderValid,
   MAGIC,
   pageNumberOf,
-  SUMS_AT,
   saltsOf,
   storedChecksum,
   type Wal,
@@ -96,7 +96,7 @@ function rechecksumFrames(log: Wal): void {
     if (isEnd(log, n) && !isChecksumRight(log, n, before)) break;
     salts.copy(log.frame(n), 8);
     before = checksumOf(log.frame(n), before, isBigEndian(log.bytes));
-    writeChecksum(log.frame(n), SUMS_AT, before);
+    writeChecksum(log.frame(n), CHECKSUM_AT, before);
   }
 }
 

@@ -16,7 +16,7 @@ interface Plant {
 export const PLANTS: Readonly<Record<string, readonly Plant[]>> = {
   /** Not a fault: folds the log after a few commits, and cuts it when it is small. */
   small: [
-    { file: 'daemon/store/sqlite.ts', from: 'FOLD_AFTER_COMMITS = 256', to: 'FOLD_AFTER_COMMITS = 9' },
+    { file: 'daemon/store/sqlite.ts', from: 'CHECKPOINT_AFTER_COMMITS = 256', to: 'CHECKPOINT_AFTER_COMMITS = 9' },
     { file: 'daemon/store/sqlite.ts', from: 'WAL_LIMIT_BYTES = 16 * 1024 * 1024', to: 'WAL_LIMIT_BYTES = 96 * 1024' },
     { file: 'daemon/store/sqlite.ts', from: 'COMMITS_BETWEEN_LOOKS = 64', to: 'COMMITS_BETWEEN_LOOKS = 7' },
     { file: 'daemon/store/wal-preallocate.ts', from: 'LOG_ROOM_BYTES = 2 * 1024 * 1024', to: 'LOG_ROOM_BYTES = 64 * 1024' },
