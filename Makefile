@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release mutants lint format types hooks clean schema
+.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release prove-tests mutants lint format types hooks clean schema
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -71,6 +71,9 @@ hooks: ## types and lint before each commit in this checkout; `git config --unse
 
 types: setup ## the compiler's types
 	@node_modules/.bin/tsc -p .
+
+prove-tests: setup-test ## every test in its long form: more histories, more rounds (an hour)
+	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run
 
 mutants: setup-test ## faults planted in the product one at a time, each with the tests that must notice it; ONLY="part of a name" for some (half an hour)
 	@node test/mutants/run.ts $(if $(ONLY),--only "$(ONLY)")

@@ -37,6 +37,7 @@ test('a code before the reader opens the lane; the same code again does not; an 
   );
   // Within the time in which a code that is held before the reader counts as one presentation, it shows the same again and writes nothing.
   await new Promise((resolve) => setTimeout(resolve, 4_200));
+  await until(at.status, (found) => found.signals.in === 'ready');
   at.show(codeOf(1));
   const now = await until(at.status, (found) => found.totals.refusals === 2);
   expect(now.totals).toMatchObject({ admissions: 1, refusals: 2, passages: 1 });

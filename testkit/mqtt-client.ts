@@ -18,7 +18,7 @@ export interface Peer {
   end(abrupt?: boolean): Promise<void>;
 }
 
-const WAIT_MS = 10_000;
+const WAIT_MS = 60_000;
 
 export async function connectPeer(url: string, options: IClientOptions = {}): Promise<Peer> {
   const client = await mqtt.connectAsync(url, { protocolVersion: 5, reconnectPeriod: 0, ...options }, false);

@@ -157,6 +157,21 @@ describe.each(CONTRACT_LANES)('the onoff board, on a stand-in tree, $polarity, k
   });
 });
 
+test('an edge is told as it comes, whichever level is active, before any level is read again (M4)', async () => {
+  const kernel = standIn();
+  const board = boardOn(kernel);
+  const events: string[] = [];
+  await board.open(
+    ({ input, active }) => events.push(`${input} ${active}`),
+    () => {},
+  );
+  events.length = 0;
+  for (const level of ['low', 'high'] as const) kernel.set(inputLine('fire'), level);
+  for (const level of ['high', 'low'] as const) kernel.set(inputLine('button'), level);
+  expect(events).toEqual(['fire true', 'fire false', 'button true', 'button false']);
+  await board.close({ releaseOpen: true });
+});
+
 test('a missed edge is found by its level', async () => {
   const kernel = standIn();
   const board = boardOn(kernel);

@@ -139,7 +139,7 @@ test('any guests, disks and operators', async () => {
       expect([...world.alerts.keys()].filter((id) => id !== 'manifest')).toEqual([]);
       expect(world.latchOnDisk ?? false).toBe(false);
     }),
-    { numRuns: 400 },
+    { numRuns: process.env['STILE_PROVE'] === '1' ? 800 : 150 },
   );
 });
 

@@ -553,6 +553,29 @@ test.each(['in', 'out'] as const)('M4: the stop input lets go in a closed lane w
   expect(world.driven('stop')).toBe(true);
 });
 
+test('an emergency ends a pulse of the stop input at once', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.wait(5_000);
+  expect(world.driven('stop')).toBe(true);
+  world.line('fire', true);
+  world.wait(0);
+  expect([world.driven('stop'), world.driven('release_in')]).toEqual([false, true]);
+});
+
+test('the verdict of a presentation that was given up opens nothing, and that of the next one is waited for', () => {
+  const world = createLaneWorld();
+  const first = world.show('slow');
+  world.wait(3_000);
+  world.wait(5_000);
+  const second = world.show('next');
+  expect(kinds(second.effects)).toContain('decide');
+  expect(world.grant(first.presentation).effects).toEqual([]);
+  expect(world.driven('release_in')).toBe(false);
+  world.grant(second.presentation);
+  expect(world.driven('release_in')).toBe(true);
+});
+
 test('drain: nobody new, who is under way is waited for, then idle once', () => {
   const world = createLaneWorld();
   admit(world);

@@ -271,7 +271,7 @@ test("any order of own rows, peers' rows, snapshots, restarts and crashes counts
         home.remove();
       }
     }),
-    { numRuns: 150 },
+    { numRuns: process.env['STILE_PROVE'] === '1' ? 300 : 50 },
   );
 });
 

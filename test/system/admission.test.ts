@@ -49,10 +49,10 @@ test('a code written to the reader opens the lane once, and its rows stand in Po
 
 test('the same ticket at the second gate is refused within a second, and the words name when and where', async () => {
   const ticket = venue.ticket();
-  await south.until(ready, 5_000);
+  await south.until(ready, 90_000);
   const first = await show(north, ticket.code);
   await sleep(SECOND_GATE_MS / 2);
-  const answer = south.line(({ kind }) => kind === 'granted' || kind === 'refused', 10_000);
+  const answer = south.line(({ kind }) => kind === 'granted' || kind === 'refused', 90_000);
   south.show(ticket.code);
   const second = await answer;
   expect(first.kind).toBe('granted');
@@ -106,11 +106,11 @@ test('a reader that is pulled out is told of, and works again under its path whe
       ({ topic: at, payload }) => at === `stile/1/${south.gate}/health` && (JSON.parse(payload.toString()) as { reader_ok: number }).reader_ok === value,
       40_000,
     );
-  await south.until(({ readers }) => readers.every(({ ok }) => ok), 5_000);
+  await south.until(({ readers }) => readers.every(({ ok }) => ok), 90_000);
   const path = south.reader.readerPath;
   venue.spy.heard.length = 0;
   south.reader.unplug();
-  await south.until(({ readers }) => readers.some(({ name, ok }) => name === 'in' && !ok), 10_000);
+  await south.until(({ readers }) => readers.some(({ name, ok }) => name === 'in' && !ok), 90_000);
   const raised = await venue.spy.wait((heard) => heard.topic === topic && heard.payload.length > 0);
   expect(JSON.parse(raised.payload.toString())).toMatchObject({ severity: expect.any(String), message: expect.stringContaining('in') });
   // Its words change when the port is tried again: kept are the latest.
@@ -124,7 +124,7 @@ test('a reader that is pulled out is told of, and works again under its path whe
   venue.spy.heard.length = 0;
   south.reader.plug();
   expect(south.reader.readerPath).toBe(path);
-  await south.until(({ readers }) => readers.every(({ ok }) => ok), 20_000);
+  await south.until(({ readers }) => readers.every(({ ok }) => ok), 90_000);
   await venue.spy.wait((heard) => heard.topic === topic && heard.payload.length === 0);
   expect(await retained(topic)).toBeNull();
   expect((await enter(south, venue.ticket())).kind).toBe('granted');

@@ -81,7 +81,7 @@ test('takes over the store of a gate run from a checkout, admits a guest without
   const log = openSync(join(folder, 'gate.log'), 'a');
   bundled = spawn(launcher, ['run', '--config', gate.configFile], { env: BARE, cwd: folder, stdio: ['ignore', log, log] });
   closeSync(log);
-  await eventually('the bundled gate', async () => (await status())?.manifests.length, 30_000);
+  await eventually('the bundled gate', async () => (await status())?.manifests.length, 90_000);
   const ticket = venue.ticket();
   const wires = await openWires(gate);
   gate.show(ticket.code);

@@ -31,7 +31,7 @@ async function changed(work: () => Promise<unknown>): Promise<void> {
   await eventually(
     'the gate to have the change',
     async () => (await gate.fresh()).manifests.some(({ overlay_version }) => overlay_version >= Number(event?.version)),
-    20_000,
+    90_000,
   );
 }
 const rowsOf = async (ticketId: string) => (await venue.settled()).filter(({ entry }) => entry['ticket_id'] === ticketId).map(({ entry }) => entry);

@@ -124,7 +124,7 @@ export async function openVenue(options: VenueOptions = {}): Promise<Venue> {
     await spy.subscribe(options.tls === true ? 'stile/1/#' : '#');
     await house.startCloud();
     await Promise.all(gates.map((gate) => gate.start()));
-    await Promise.all(gates.map((gate) => gate.until(ready, 30_000)));
+    await Promise.all(gates.map((gate) => gate.until(ready, 90_000)));
 
     const ask = <T>(sql: string, values: readonly unknown[] = []) =>
       database.database.asOwner((client) => client.query<T>(sql, [...values])).then(({ rows }) => rows as T[]);

@@ -47,7 +47,7 @@ test(`the broker is away for the whole of ${SCANS} scans at two gates: nobody wa
   // Shown at both gates while neither can hear of the other: both admit, and the account says so.
   const twice = [venue.ticket(), venue.ticket(), venue.ticket()];
   await venue.broker.kill();
-  await Promise.all(venue.gates.map((gate) => gate.until(({ uplink }) => !uplink.online, 10_000)));
+  await Promise.all(venue.gates.map((gate) => gate.until(({ uplink }) => !uplink.online, 90_000)));
 
   const told = await Promise.all(
     venue.gates.map(async (gate) => {
@@ -64,7 +64,8 @@ test(`the broker is away for the whole of ${SCANS} scans at two gates: nobody wa
   );
   expect(told.flat()).toHaveLength(SCANS);
   await Promise.all(venue.gates.map((gate) => eventually('an idle lane', async () => ready(await gate.fresh()))));
-  expect(await venue.stored()).toHaveLength(before.length);
+  const decisions = (rows: readonly { readonly kind: string }[]) => rows.filter(({ kind }) => kind === 'grant' || kind === 'refusal').length;
+  expect(decisions(await venue.stored())).toBe(decisions(before));
   const own = (await Promise.all(venue.gates.map(ownLedger))).flat();
   expect(
     own.filter(({ kind }) => kind === 'grant' || kind === 'refusal').length - before.filter(({ kind }) => kind === 'grant' || kind === 'refusal').length,
@@ -82,7 +83,7 @@ test(`the broker is away for the whole of ${SCANS} scans at two gates: nobody wa
   await eventually(
     'the backlog to be acknowledged',
     async () => (await Promise.all(venue.gates.map((gate) => gate.fresh()))).every(({ ledger }) => ledger.backlog === 0),
-    30_000,
+    90_000,
   );
   const verdicts = await venue.ask<{ verdict: string; n: number }>(
     'SELECT verdict, count(*)::int AS n FROM admissions WHERE ticket_id = ANY($1) GROUP BY 1 ORDER BY 1',
@@ -170,7 +171,7 @@ test('a gate is killed between commit and acknowledgement: every row arrives onc
 
   await north.start();
   wires = await openWires(north);
-  await north.until(ready, 10_000);
+  await north.until(ready, 90_000);
   const again = await show(north, lost.code);
   expect(again).toMatchObject({ kind: 'refused', words: expect.stringContaining('already used') });
   const after = await ownLedger(north);
@@ -228,5 +229,5 @@ test('a gate that is restarted with a backlog goes on with its ledger, and sends
   const held = (await venue.settled()).filter(({ gate }) => gate === south.gate);
   expect(difference(before, held.slice(0, before.length))).toBe('');
   expect(new Set(held.map((row) => row.epoch)).size).toBe(1);
-  await eventually('the backlog to be acknowledged', async () => (await south.fresh()).ledger.backlog === 0, 30_000);
+  await eventually('the backlog to be acknowledged', async () => (await south.fresh()).ledger.backlog === 0, 90_000);
 });

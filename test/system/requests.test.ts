@@ -19,7 +19,7 @@ let wires: Wires;
 beforeAll(async () => {
   venue = await openVenue({ gates: ['north'] });
   [gate] = venue.gates as [GateProcess];
-  await gate.until(({ clock }) => clock.trusted, 15_000);
+  await gate.until(({ clock }) => clock.trusted, 90_000);
   wires = await openWires(gate);
 });
 afterAll(async () => {
@@ -53,8 +53,13 @@ const overrides = async () => (await venue.stored()).filter(({ kind }) => kind =
 const idle = () => eventually('an idle lane', async () => ready(await gate.fresh()));
 
 test('a good open opens the lane once, and stands in Postgres with who and why; the same again is refused', async () => {
-  const body = envelope();
-  const response = await request(body);
+  let body = envelope();
+  let response = await request(body);
+  // A request lives for seconds: on a busy machine one may come too late, and is refused as it must be.
+  for (let again = 0; again < 5 && response.error?.code === 'late'; again++) {
+    body = envelope();
+    response = await request(body);
+  }
   expect(response).toMatchObject({ transaction: body.transaction, status: 'ok', data: { direction: 'in', units: 1 } });
   await eventually('the passage', async () => (await venue.stored()).some(({ kind }) => kind === 'passage'));
   expect(wires.releases()).toBe(1);
@@ -106,7 +111,7 @@ test('a request that stands retained when a gate comes up, and one that was repl
   wires = await openWires(gate);
   expect(again).toMatchObject({ transaction: standing.transaction, status: 'error', error: { code: 'retained' } });
   await venue.spy.publish(topic('open'), '', { qos: 1, retain: true });
-  await gate.until(({ clock, uplink }) => clock.trusted && uplink.online, 15_000);
+  await gate.until(({ clock, uplink }) => clock.trusted && uplink.online, 90_000);
   expect(await request(done, 'mode')).toMatchObject({ transaction: done.transaction, status: 'error', error: { code: 'replayed' } });
   expect(wires.releases()).toBe(0);
 });
@@ -123,13 +128,13 @@ test('an empty want of anybody takes no ticket away, and refresh puts the right 
   // Also one that comes up with it in the broker.
   await gate.kill();
   await gate.start();
-  await gate.until(({ uplink }) => uplink.online, 30_000);
+  await gate.until(({ uplink }) => uplink.online, 90_000);
   await enter(gate, venue.ticket());
   wires.close();
   wires = await openWires(gate);
 
   venue.spy.heard.length = 0;
-  await gate.until(({ clock }) => clock.trusted, 15_000);
+  await gate.until(({ clock }) => clock.trusted, 90_000);
   const asked = await venue.house.tryCloud('request', gate.gate, 'refresh', '--actor', 'staff-9', '--reason', 'an empty list was published', '--json');
   expect(asked.code, asked.stderr).toBe(0);
   await eventually('the right want', () =>

@@ -32,7 +32,7 @@ test('a restored database: both sides say how many rows are missing, every row c
   await withDatabaseAlone((admin, name) => admin.query(`CREATE DATABASE ${name}_copy OWNER stile_owner TEMPLATE ${name}`).then(() => undefined));
   for (let guest = 0; guest < 4; guest++) await enter(north, venue.ticket());
   const whole = await venue.settled();
-  await north.until(({ ledger }) => ledger.backlog === 0, 20_000);
+  await north.until(({ ledger }) => ledger.backlog === 0, 90_000);
   await withDatabaseAlone(async (admin, name) => {
     await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
     await admin.query(`ALTER DATABASE ${name}_copy RENAME TO ${name}`);
@@ -48,7 +48,7 @@ test('a restored database: both sides say how many rows are missing, every row c
   const said = await alert;
   expect(said.ledger.backlog).toBeGreaterThan(0);
   expect((await venue.settled()).length).toBeGreaterThan(whole.length);
-  await north.until(({ ledger, alerts }) => ledger.backlog === 0 && !alerts.some(({ id }) => id === 'ledger'), 20_000);
+  await north.until(({ ledger, alerts }) => ledger.backlog === 0 && !alerts.some(({ id }) => id === 'ledger'), 90_000);
   const log = logOf(venue.house.cloudLog);
   expect(log).toMatch(/\d+ rows of arena\/north are missing/);
   expect(log).toContain('no row of arena/north is missing any more');

@@ -22,7 +22,7 @@ async function changed<T>(sql: string, values: readonly unknown[]): Promise<T[]>
   await eventually(
     'the gate to have the change',
     async () => (await gate.fresh()).manifests.some(({ overlay_version }) => overlay_version >= Number(after?.version)),
-    20_000,
+    90_000,
   );
   return rows as T[];
 }

@@ -61,7 +61,7 @@ test.each([
   const publicUrl = await addressOf();
   await withWrongAddress(name, publicUrl, async (house, gate) => {
     const cli = (...args: readonly string[]) => run(STILE_GATE, [...args, '--config', gate.configFile], process.env);
-    await eventually('the failed fetch', async () => (JSON.parse((await cli('status', '--json')).stdout) as GateStatus).fetch_problem, 30_000);
+    await eventually('the failed fetch', async () => (JSON.parse((await cli('status', '--json')).stdout) as GateStatus).fetch_problem, 90_000);
     const named = (text: string) => expect(text).toMatch(new RegExp(`from ${publicUrl.replaceAll('.', '\\.')}/.*${cause}`));
     named((await cli('status')).stdout);
     named((await cli('manifest', 'show')).stdout);
@@ -74,6 +74,6 @@ test.each([
     named(part);
     expect(part).toContain('STILE_PUBLIC_URL');
     expect(part).not.toContain('assign');
-    named(await eventually('the alert at the cloud', async () => /^.* manifest: .*$/m.exec(await house.cloud('gates'))?.[0], 30_000));
+    named(await eventually('the alert at the cloud', async () => /^.* manifest: .*$/m.exec(await house.cloud('gates'))?.[0], 90_000));
   });
 });

@@ -47,7 +47,9 @@ export function unheldPromises(root: string, concerned: (file: string) => boolea
       for (const [index, type] of types.entries())
         if (type !== undefined && isPromise(checker, type, promises)) findings.push(at(statements[index] as Node, 'floating'));
       for (const empty of silentCatches(file)) findings.push(at(empty, 'silent'));
-      for (const call of functionsGiven(file)) if (resultIsLost(checker, call, promises)) findings.push(at(call, 'misused'));
+      const given = functionsGiven(file).filter(mayReturnPromise);
+      const own = given.length === 0 ? [] : checker.getTypeAtLocation(given);
+      for (const [index, one] of given.entries()) if (resultIsLost(checker, one, own[index], promises)) findings.push(at(one, 'misused'));
     }
     return findings;
   } finally {
@@ -103,22 +105,25 @@ function handled(call: CallExpression): boolean {
 function silentCatches(file: SourceFile): Node[] {
   const found: Node[] = [];
   const lines = file.text.split('\n');
-  const explained = (node: Node): boolean => {
+  /** By a comment in it, beside it, above it, or above the statement that it belongs to. */
+  const explained = (node: Node, statement: Node | undefined): boolean => isExplained(node) || (statement !== undefined && isExplained(statement, node));
+  const isExplained = (node: Node, end: Node = node): boolean => {
     const first = file.text.slice(0, node.getStart(file)).split('\n').length - 1;
-    const last = file.text.slice(0, node.end).split('\n').length - 1;
+    const last = file.text.slice(0, end.end).split('\n').length - 1;
     return lines.slice(Math.max(first - 1, 0), last + 1).some((line, index) => (index === 0 && first > 0 ? /^\s*(\/\/|\/?\*)/ : /\/\/|\/\*/).test(line));
   };
   const empty = (body: Node): boolean =>
     is.isBlock(body) ? body.statements.length === 0 : is.isIdentifier(body) ? body.text === 'undefined' : is.isVoidExpression(body);
-  const visit = (node: Node): void => {
-    if (is.isCatchClause(node) && empty(node.block) && !explained(node)) found.push(node);
+  const visit = (node: Node, outer: Node | undefined): void => {
+    const statement = is.isExpressionStatement(node) || is.isReturnStatement(node) || is.isVariableStatement(node) ? node : outer;
+    if (is.isCatchClause(node) && empty(node.block) && !explained(node, undefined)) found.push(node);
     if (is.isCallExpression(node) && is.isPropertyAccessExpression(node.expression) && node.expression.name.text === 'catch') {
       const given = node.arguments[0];
-      if (given !== undefined && is.isArrowFunction(given) && empty(given.body) && !explained(given)) found.push(given);
+      if (given !== undefined && is.isArrowFunction(given) && empty(given.body) && !explained(given, statement)) found.push(given);
     }
-    node.forEachChild(visit);
+    node.forEachChild((child) => visit(child, statement));
   };
-  visit(file);
+  visit(file, undefined);
   return found;
 }
 
@@ -133,8 +138,36 @@ function functionsGiven(file: SourceFile): Expression[] {
   return found;
 }
 
-function resultIsLost(checker: Checker, given: Expression, known: Map<number, boolean>): boolean {
-  const own = checker.getTypeAtLocation(given);
+/** Leaves out functions whose text shows that they return nothing, or no promise: each type that is asked for costs a call to the compiler. */
+function mayReturnPromise(given: Expression): boolean {
+  if (!is.isArrowFunction(given) && !is.isFunctionExpression(given)) return false;
+  if (given.modifiers?.some(({ kind }) => kind === SyntaxKind.AsyncKeyword) === true) return true;
+  let { body } = given;
+  if (body === undefined) return false;
+  while (is.isParenthesizedExpression(body)) body = body.expression;
+  if (is.isBlock(body)) return returnsValue(body);
+  return (
+    is.isCallExpression(body) ||
+    is.isConditionalExpression(body) ||
+    is.isBinaryExpression(body) ||
+    is.isIdentifier(body) ||
+    is.isPropertyAccessExpression(body) ||
+    is.isNewExpression(body)
+  );
+}
+
+function returnsValue(body: Node): boolean {
+  let found = false;
+  const visit = (node: Node): void => {
+    if (found || is.isArrowFunction(node) || is.isFunctionExpression(node) || is.isFunctionDeclaration(node)) return;
+    if (is.isReturnStatement(node) && node.expression !== undefined) found = true;
+    else node.forEachChild(visit);
+  };
+  body.forEachChild(visit);
+  return found;
+}
+
+function resultIsLost(checker: Checker, given: Expression, own: Type | undefined, known: Map<number, boolean>): boolean {
   if (own === undefined || !returns(checker, own).some((type) => isPromise(checker, type, known))) return false;
   const expected = checker.getContextualType(given);
   if (expected === undefined) return false;
