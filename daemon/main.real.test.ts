@@ -25,7 +25,7 @@ test('a code before the reader opens the lane; the same code again does not; an 
     () => outputs.seen,
     (seen) => seen.includes('release_in on') && seen.includes('green_in on'),
   );
-  await until(at.status, (now) => now.totals.passages === 1);
+  await until(at.status, (now) => now.totals.passages === 1 && now.signals.in === 'ready');
   at.show('NOT-A-TICKET-OF-OURS-0001');
   await until(
     () => outputs.seen,

@@ -64,7 +64,7 @@ test('beside a running gate nothing happens under its name', async () => {
   const gate = await at.start();
   await until(at.status, (now) => now.uplink.online);
   at.show(codeOf(1));
-  await until(at.status, (now) => now.totals.passages === 1);
+  await until(at.status, (now) => now.totals.passages === 1 && now.signals.in === 'ready');
   const { part } = await examine();
   expect(part('broker')).toMatchObject({ result: 'ok', cause: expect.stringContaining('online') });
   expect(part('reader in')).toMatchObject({ result: 'ok' });

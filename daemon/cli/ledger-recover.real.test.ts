@@ -47,7 +47,7 @@ test("a dead gate's card: every row, from the log too, and nothing on the card c
   const gate = await at.start();
   for (const n of [1, 2, 3]) {
     at.show(codeOf(n));
-    await until(at.status, (now) => now.totals.passages === n);
+    await until(at.status, (now) => now.totals.passages === n && now.signals.in === 'ready');
   }
   const live = messages((await at.cli('ledger', 'export')).stdout);
   expect(await at.cli('ledger', 'export', '--store', join(at.dir, 'store'))).toMatchObject({ code: 75, stderr: expect.stringContaining('a gate is running') });
@@ -70,7 +70,7 @@ test('a damaged database is listed with what is in it, and its rows are exported
   for (let n = 4; n < 12; n++) {
     at.show(codeOf(n));
     await until(at.status, (now) => now.recent.some(({ words }) => words.includes(`ticket t-${n}`)));
-    await until(at.status, (now) => !now.lamps.in.green);
+    await until(at.status, (now) => now.signals.in === 'ready');
   }
   const rows = JSON.parse((await at.cli('ledger', 'ls', '-n', '1000', '--json')).stdout) as { entry: { hash: string } }[];
   await at.end(gate, 'SIGTERM');

@@ -40,7 +40,7 @@ test('with a running gate: every part is there, and neither code nor secret in a
   const gate = await at.start();
   for (const n of [1, 2]) {
     at.show(codeOf(n));
-    await until(at.status, (now) => now.totals.passages === n);
+    await until(at.status, (now) => now.totals.passages === n && now.signals.in === 'ready');
   }
   at.show('NOT-A-TICKET-OF-OURS-0001');
   await until(at.status, (now) => now.totals.refusals === 1);
