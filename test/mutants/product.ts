@@ -306,7 +306,13 @@ const DECIDER_STORE: readonly Mutant[] = [
 ];
 
 const GATE_CONTROL: readonly Mutant[] = [
-  unit('pending entries have no bound', 'daemon/gate/pending-entries.ts', '        if (waiting.length >= MAX_PENDING_NOTES) evictOne();\n', '', 'daemon/gate'),
+  unit(
+    'pending entries have no bound',
+    'daemon/gate/pending-entries.ts',
+    '        if (waiting.length >= MAX_PENDING_ENTRIES) evictOne();\n',
+    '',
+    'daemon/gate',
+  ),
   unit(
     'an alert that changes its text keeps the old one',
     'daemon/gate/alerts.ts',
