@@ -15,7 +15,7 @@ const PLACEHOLDERS: ReadonlySet<string> = new Set(
   [
     'n/a na n.a n.a. n/v nv n.v k.a k.a. k/a none null nil nan undefined unknown void empty blank missing pending invalid error false true no yes',
     'tbd tba tbc t.b.d todo to-do tbd. fixme test dummy sample example placeholder changeme default unbekannt keine kein keiner leer fehlt offen folgt',
-    'nicht-vorhanden not-available not-applicable not-assigned not-set no-code nocode xxx xxxx xxxxx xxxxxx 000000 sans aucun vide ninguno nulo ukjent',
+    'nicht-vorhanden not-available not-applicable not-assigned unassigned not-set no-code nocode xxx xxxx xxxxx xxxxxx 000000 sans aucun vide ninguno nulo ukjent',
   ]
     .join(' ')
     .split(' '),
@@ -28,11 +28,18 @@ const HEADERS: ReadonlySet<string> = new Set(
 );
 /** Matches `#REF!`, `#N/A`, `#DIV/0!`, `#WERT!`, `Err:502`: a spreadsheet's errors, in any language. */
 const SPREADSHEET_ERROR =
-  /^(#\p{L}[\p{L}\p{N}_ /]{0,24}[!?]|#\p{L}{1,8}\/\p{L}|#(nv|null|num|name|ref|value|spill|calc|field|blocked|unknown|busy|connect|getting_data|wert|bezug|zahl)|err:\s?\d{1,4})$/iu;
+  /^(#[¡¿]?\p{L}[\p{L}\p{N}_ /]{0,24}[!?]|#\p{L}{1,8}\/\p{L}|#(nv|null|num|name|ref|value|spill|calc|field|blocked|unknown|busy|connect|getting_data|wert|bezug|zahl)|err:\s?\d{1,4})$/iu;
 /** Matches `1.00E+11`, `1,5E11`: a number that a spreadsheet shortened. A point or a sign must be there: hexadecimal codes have an E too. */
 const SHORTENED = /^[+-]?(\d+[.,]\d*E[+-]?\d{1,3}|\d+E[+-]\d{1,3})$/i;
 /** Matches `123456789012.0`: a number, not a text. */
 const WITH_FRACTION = /^[+-]?\d+[.,]0+$/;
+
+/** `2026-07-01`, `01/07/2026`, `1.7.2026`, `01-Jul-26`, `20:15:00`: a spreadsheet takes much for a date or a time. */
+const DAY = '(0?[1-9]|[12]\\d|3[01])';
+const MONTH = '(0?[1-9]|1[0-2])';
+const DATE_OR_TIME = new RegExp(
+  `^(\\d{4}([-/.])${MONTH}\\2${DAY}|(${DAY}([-/.])${MONTH}|${MONTH}([-/.])${DAY})[-/.](19|20)\\d\\d|${DAY}[- ](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[- ](\\d{2}|\\d{4})|([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d)?)$`,
+);
 
 const EXPORT_AGAIN = 'format the column as text in the spreadsheet, and export it again';
 
@@ -43,6 +50,7 @@ export function notACode(code: string): FieldProblem | null {
   if (SPREADSHEET_ERROR.test(bare)) return bad("is a spreadsheet's error, not a code", 'correct the formula, and export it again');
   if (SHORTENED.test(bare)) return bad('is a number in E-notation: a spreadsheet took its digits away', EXPORT_AGAIN);
   if (WITH_FRACTION.test(bare)) return bad('is a number with a fraction: a spreadsheet changed it', EXPORT_AGAIN);
+  if (DATE_OR_TIME.test(bare)) return bad('is a date or a time: a spreadsheet changed it', EXPORT_AGAIN);
   if (HEADERS.has(bare.replace(/[\s-]+/g, '_')) || HEADERS.has(bare)) return bad("is a column's name: a header stands among the tickets", 'remove the line');
   const plain = bare.replace(/^[\s([{<"'*]+|[\s)\]}>"'*]+$/g, '').replace(/[\s_]+/g, '-');
   if (PLACEHOLDERS.has(plain) || /^[\p{P}\p{S}\s]*$/u.test(bare)) return bad('stands for "no code"', "leave the field empty, or write the ticket's code");
