@@ -60,7 +60,7 @@ test.each([
       args: {},
     };
     const payload = Buffer.from(JSON.stringify(request));
-    expect(validateRequest({ word: 'refresh', payload, retained: false, nowMs: clock.trusted() ? clock.wallMs() : null })).toMatchObject({ accept: true });
+    expect(validateRequest({ command: 'refresh', payload, retained: false, nowMs: clock.trusted() ? clock.wallMs() : null })).toMatchObject({ accept: true });
   },
   60_000,
 );

@@ -1,11 +1,11 @@
-/** Waiting between attempts: exponential, with jitter so that fifty gates do not come back in the same instant. */
+/** Spaces attempts: exponential backoff, with jitter so that fifty gates do not reconnect in the same instant. */
 
 export interface Backoff {
-  /** How long to wait before the next attempt, in ms. Each call counts one more failure. */
+  /** Counts one failure. Returns the wait before the next attempt, in ms. */
   next(): number;
-  /** The last attempt succeeded: the next wait is short again. */
+  /** Resets the wait after a success. */
   reset(): void;
-  /** Failures since the last success. */
+  /** Returns the failures since the last success. */
   failures(): number;
 }
 

@@ -1,4 +1,4 @@
-/** Decider, uplink and fetching, put together: they know one another only here. What MQTT and HTTP need is loaded after the readers are open. */
+/** Connects decider, uplink and manifest sync, which know one another only here. Loads the libraries of MQTT and HTTP after the readers are open. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { InfoMessage, Severity } from '../../contract/messages.ts';
@@ -17,11 +17,11 @@ export interface Link {
   readonly decider: Decider;
   readonly uplink: Uplink;
   readonly sync: GateSync;
-  /** Ends what is being fetched. The uplink and the decider are the gate's to close. */
+  /** Ends fetching. The gate closes uplink and decider itself. */
   close(): Promise<void>;
 }
 
-/** Does nothing yet: the gate opens decider and uplink. `info` is asked for when the uplink is loaded. `deskThread`: the decider's worker, where it runs already. */
+/** Composes without opening: the gate opens decider and uplink. Calls `info` when the uplink is loaded. `earlyWorker`: the decider's worker, if it runs already. */
 export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoMessage, 'schema'>, log: Log, earlyWorker?: EarlyWorker): Link {
   const { mqtt, cloud, gate } = config;
   const lookupBudgetMs = mqtt?.lookupMs ?? 0;
@@ -48,7 +48,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
               lateAnswer: ({ tickets }) => void decider.remember(tickets),
             });
           },
-          (error) => log.error('the uplink could not be loaded: the gate works alone', { error }),
+          (error) => log.error('loading the uplink failed: the gate works alone', { error }),
         );
 
   const decider = createDeciderClient({
@@ -56,14 +56,14 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
     clock,
     ...(isBundle() ? { workerUrl: new URL('./stile-decider.mjs', import.meta.url) } : {}),
     ...(earlyWorker === undefined ? {} : { thread: earlyWorker }),
-    notice: (what, detail) => log.warn('the store says', { what, detail }),
+    notice: (what, detail) => log.warn('store event', { what, detail }),
     ...(lookupBudgetMs === 0 ? {} : { lookupBudgetMs, lookup: async (refs) => (await uplink.loaded?.()?.ask([...refs], lookupBudgetMs))?.tickets ?? null }),
   });
 
   let fetching: Promise<ManifestSync> | null = null;
   let changed: () => void = () => undefined;
   let problem: string | null = null;
-  // One alert says how it is with the tickets, and the gate words it: what stands here, what is too old, and why no other was fetched.
+  // The gate raises one alert about its tickets, and puts this cause into it.
   const problems = {
     raise: (_alert: 'manifest', _severity: Severity, message: string) => {
       problem = message;
@@ -96,8 +96,8 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
           overlay: async (payload) => (await late()).overlay(payload),
           gap: async () => (await late()).gap(),
           async refresh() {
-            const asked = (await uplink.loaded?.()?.askWant()) ?? false;
-            return { want_came: asked, ...(await (await late()).refresh()) };
+            const received = (await uplink.loaded?.()?.requestWant()) ?? false;
+            return { want_came: received, ...(await (await late()).refresh()) };
           },
           problem: () => problem,
           changed(listener) {
@@ -109,7 +109,7 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
     if (cloud !== null)
       late().then(
         (loaded) => loaded.connected(),
-        (error) => log.error('fetching could not be loaded', { error }),
+        (error) => log.error('loading the manifest sync failed', { error }),
       );
   };
   return {
@@ -127,28 +127,33 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
   };
 }
 
-/** The decider, and who is told after each call that may change what it knows of tickets or peers. */
+/** Wraps the decider: calls `changed` after each call that may change its manifests or usage. */
 function notifyOnChange(decider: Decider, changed: () => void): Decider {
-  const told =
+  const notifying =
     <A extends readonly unknown[], R>(work: (...args: A) => Promise<R>) =>
     (...args: A) =>
       work(...args).finally(changed);
-  return { ...decider, installManifest: told(decider.installManifest), applyOverlay: told(decider.applyOverlay), caughtUp: told(decider.caughtUp) };
+  return {
+    ...decider,
+    installManifest: notifying(decider.installManifest),
+    applyOverlay: notifying(decider.applyOverlay),
+    caughtUp: notifying(decider.caughtUp),
+  };
 }
 
 const bytes = (path: string | null): Buffer | undefined => (path === null ? undefined : readFileSync(path));
 const secret = (path: string | null): string | undefined => (path === null ? undefined : readFileSync(path, 'utf8').trim());
 
-/** Without a cloud to fetch from: what comes by itself is taken, the rest can't be had. */
+/** Returns a sync for a gate without a cloud: applies what the broker delivers and fetches nothing. */
 function createLocalSync(decider: Decider, log: Log): GateSync {
   return {
     async want(payload) {
       const missing = await decider.want(payload);
-      if (missing.length > 0) log.warn('tickets are wanted that cannot be fetched: no cloud is configured', { events: missing.map(({ eventId }) => eventId) });
+      if (missing.length > 0) log.warn('fetching manifests failed: no cloud is configured', { events: missing.map(({ eventId }) => eventId) });
     },
     overlay: async (payload) => void (await decider.applyOverlay(payload)),
     async gap() {
-      log.warn("rows of the site's other gates are missing and cannot be fetched: no cloud is configured");
+      log.warn("fetching peers' rows failed: no cloud is configured");
     },
     async refresh() {
       return { fetched: 0, why: 'no cloud is configured' };

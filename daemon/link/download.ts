@@ -1,16 +1,16 @@
-/** One file from the cloud to the disk: bounded, resumed where it broke off, and only then whole when its SHA-256 is right. */
+/** Downloads one file from the cloud: bounded, resumed after an interruption, checked by SHA-256. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rm, stat, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 
-/** Left free on the disk whatever is fetched: the ledger must go on. The decider keeps a copy, so a file needs its size twice. */
+/** Disk space, in bytes, that a download leaves free for the ledger; with less, it fails. The decider keeps a copy, so a file needs its size twice. */
 export const DISK_RESERVE_BYTES = 64 * 1024 * 1024;
 
 export interface Download {
   readonly url: string;
-  /** Where to put it; what a broken attempt left there is continued. Name it after the content. */
+  /** Path of the file; a partial one is resumed. Name it after the content. */
   readonly path: string;
   readonly sizeBytes: number;
   readonly sha256: string;
@@ -19,10 +19,10 @@ export interface Download {
   readonly progress: (receivedBytes: number) => void;
 }
 
-/** `lasting`: trying again will not help until something else is wanted. */
+/** `lasting`: a retry fails as well until another file is wanted. */
 export type Downloaded = { readonly ok: true } | { readonly ok: false; readonly lasting: boolean; readonly message: string };
 
-/** Never rejects. What was received stays at `path` for the next attempt, unless it was wrong. */
+/** Downloads. Never rejects. Keeps a partial file at `path` for the next attempt; deletes a corrupt one. */
 export async function download(client: CloudClient, file: Download): Promise<Downloaded> {
   try {
     const have = await sizeOf(file.path);
@@ -33,7 +33,7 @@ export async function download(client: CloudClient, file: Download): Promise<Dow
         return {
           ok: false,
           lasting: false,
-          message: `not enough room on the disk: ${mib(free)} MiB free, twice ${mib(file.sizeBytes)} MiB and a reserve are needed`,
+          message: `not enough disk space: ${mib(free)} MiB free, twice ${mib(file.sizeBytes)} MiB and a reserve are needed`,
         };
       const failed = await receive(client, file, have);
       if (failed !== null) return failed;
@@ -57,14 +57,14 @@ async function receive(client: CloudClient, file: Download, have: number): Promi
   if (status !== 200 && status !== 206) {
     const problem = await problemOf(response);
     if (status === 416) await rm(file.path, { force: true });
-    // Gone or forbidden: a newer manifest/want will name what is there now.
+    // Gone or forbidden: a newer manifest/want names the present file.
     return { ok: false, lasting: status === 404 || status === 403 || status === 410, message: problem.text };
   }
   const resumed = status === 206;
   if (resumed && !(response.headers['content-range'] ?? '').startsWith(`bytes ${have}-`)) {
     body.destroy();
     await rm(file.path, { force: true });
-    return { ok: false, lasting: false, message: 'the cloud continued at another place than asked' };
+    return { ok: false, lasting: false, message: 'the cloud answered with another range than requested' };
   }
   let received = resumed ? have : 0;
   const handle = await open(file.path, resumed ? 'a' : 'w', 0o600);
@@ -82,7 +82,7 @@ async function receive(client: CloudClient, file: Download, have: number): Promi
   } finally {
     await handle.close();
   }
-  return received === file.sizeBytes ? null : { ok: false, lasting: false, message: `broke off after ${received} of ${file.sizeBytes} bytes` };
+  return received === file.sizeBytes ? null : { ok: false, lasting: false, message: `the connection ended after ${received} of ${file.sizeBytes} bytes` };
 }
 
 const mib = (bytes: number): number => Math.floor(bytes / 1_048_576);

@@ -9,7 +9,7 @@ const GATE = 'arena/north-03';
 const sort = (topic: string, over: { payload?: Uint8Array; retained?: boolean } = {}) =>
   classifyMessage({ topic, payload: over.payload ?? Buffer.from('{}'), retained: over.retained ?? false }, GATE);
 
-test('subscribes to what the broker lets it read, and to nothing else', () => {
+test('subscriptionsOf returns exactly the topics that the ACL allows', () => {
   expect(
     subscriptionsOf(GATE)
       .map(({ filter }) => filter)
@@ -17,15 +17,15 @@ test('subscribes to what the broker lets it read, and to nothing else', () => {
   ).toEqual([...gateReads(GATE)].sort());
 });
 
-test('knows what is meant for it, and drops what is not', () => {
+test('classifyMessage ignores messages that are not for this gate', () => {
   const own = `stile/1/${GATE}`;
   expect(sort(`${own}/ack`, { retained: true })).toEqual({ kind: 'ack' });
   expect(sort(`${own}/manifest/want`)).toEqual({ kind: 'want' });
   expect(sort(`${own}/overlay`)).toEqual({ kind: 'overlay' });
   expect(sort(`${own}/time/7`)).toEqual({ kind: 'time_answer', n: 7 });
   expect(sort(`${own}/lookup/7`)).toEqual({ kind: 'lookup_answer', n: 7 });
-  expect(sort(`${own}/request/open`)).toEqual({ kind: 'request', word: 'open' });
-  expect(sort('stile/1/arena/_all/request/mode')).toEqual({ kind: 'request', word: 'mode' });
+  expect(sort(`${own}/request/open`)).toEqual({ kind: 'request', command: 'open' });
+  expect(sort('stile/1/arena/_all/request/mode')).toEqual({ kind: 'request', command: 'mode' });
   expect(sort('stile/1/arena/north-04/ledger')).toEqual({ kind: 'peer', ledger: 'arena/north-04' });
   expect(sort('stile/1/arena/cloud/ledger')).toEqual({ kind: 'peer', ledger: 'arena/cloud' });
   expect(sort(`${own}/alert/disk`, { retained: true })).toEqual({ kind: 'own_alert', alert: 'disk' });
@@ -49,7 +49,7 @@ test('is total', () => {
   fc.assert(fc.property(fc.string(), fc.boolean(), (topic, retained) => typeof sort(topic, { retained }).kind === 'string'));
 });
 
-test("holds peers' rows within its bounds, and says that some must be fetched", async () => {
+test('the peer queue drops messages above its bound and reports the gap', async () => {
   const applied: number[] = [];
   let dropped = 0;
   const gates: (() => void)[] = [];
@@ -73,12 +73,12 @@ test("holds peers' rows within its bounds, and says that some must be fetched", 
     }
   };
   await release();
-  await until('told', () => dropped === 1);
+  await until('reported', () => dropped === 1);
   expect(applied).toHaveLength(MAX_PEER_MESSAGES + 1);
   const large = Buffer.alloc(250_000);
   for (let i = 0; i < 60; i++) queue.push({ ledger: 'arena/north-04', payload: large });
   await release();
-  await until('told again', () => dropped === 2);
+  await until('reported again', () => dropped === 2);
   expect((applied.length - MAX_PEER_MESSAGES - 2) * large.length).toBeLessThanOrEqual(MAX_PEER_BYTES);
   queue.push({ ledger: 'arena/north-04', payload: Buffer.alloc(1) });
   await release();

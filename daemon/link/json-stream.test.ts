@@ -17,7 +17,7 @@ function take(text: string, paths: string[], cuts: number[] = [], max = MAX): { 
   return got;
 }
 
-test('takes the rows and the word that follows them', () => {
+test('createJsonItems returns rows and the value that follows them', () => {
   expect(take('{"success":true,"rows":[{"gate":"a","entry":{"seq":1,"more":5}}, {"rows":[1]}],"more":false}', ['rows.*', 'more'])).toEqual([
     { path: 'rows.*', value: { gate: 'a', entry: { seq: 1, more: 5 } } },
     { path: 'rows.*', value: { rows: [1] } },
@@ -27,7 +27,7 @@ test('takes the rows and the word that follows them', () => {
   expect(take('{"rows":[1, "two\\"]," ,null , [ ]]\n}', ['rows.*']).map(({ value }) => value)).toEqual([1, 'two"],', null, []]);
 });
 
-test('gives what JSON.parse gives, wherever the text is cut', () => {
+test('createJsonItems returns what JSON.parse returns, wherever the text is cut', () => {
   const pretty = fc.constantFrom(undefined, 1, '\t');
   fc.assert(
     fc.property(
@@ -47,7 +47,7 @@ test('gives what JSON.parse gives, wherever the text is cut', () => {
   );
 });
 
-test('refuses what has no end, no bound or no sense', () => {
+test('createJsonItems refuses truncated, oversized and invalid text', () => {
   expect(() => take('{"rows":[1,2', ['rows.*'])).toThrow(/ended in the middle/);
   expect(() => take('', ['rows.*'])).toThrow(/ended in the middle/);
   expect(() => take('{"rows":["a"]} extra', ['rows.*'])).toThrow(/follows/);
@@ -58,7 +58,7 @@ test('refuses what has no end, no bound or no sense', () => {
   expect(() => take('<html>', ['rows.*'])).toThrow(/neither/);
 });
 
-test('never fails otherwise than by saying so', () => {
+test('createJsonItems throws its own error on random bytes', () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
       const items = createJsonItems(['a.*', 'a'], 50);

@@ -1,12 +1,12 @@
 /**
- * Takes values out of a long JSON text as it arrives, without ever holding or parsing the whole: the loop that owns the relays must
- * not stand still over a site's ledger of a day. Values are handed on as bytes; who takes them parses and checks them.
+ * Extracts values from a long JSON text while it arrives, without holding or parsing the whole: a site's ledger of a day must not
+ * block the loop that drives the relays. Returns values as bytes; the caller parses and checks them.
  */
 
 export interface JsonItems {
-  /** The next bytes. Answers the values that ended in them. Throws where a value is too large or the text is no JSON. */
+  /** Takes the next bytes. Returns the values that end in them. Throws on a value that is too large or on invalid JSON. */
   push(chunk: Uint8Array): readonly JsonItem[];
-  /** Throws where the text ended in the middle. */
+  /** Throws when the text ended early. */
   end(): void;
 }
 export interface JsonItem {
@@ -14,15 +14,15 @@ export interface JsonItem {
   readonly bytes: Uint8Array;
 }
 
-/** Nesting that is still followed; our answers have 8. */
+/** Deepest nesting; a deeper text is refused. The cloud's answers have 8. */
 const MAX_DEPTH = 64;
 const MAX_KEY_BYTES = 128;
 
 const [QUOTE, BACKSLASH, COMMA, COLON, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY] = [0x22, 0x5c, 0x2c, 0x3a, 0x7b, 0x7d, 0x5b, 0x5d];
 
 /**
- * `paths`: what is wanted, keys joined by dots, `*` for every element of an array: `more`, `rows.*`, `manifest.overlays.*`. One value has at most
- * `maxItemBytes`.
+ * Extracts the values at `paths`: keys joined by dots, `*` for every element of an array: `more`, `rows.*`, `manifest.overlays.*`.
+ * Throws on a value above `maxItemBytes`.
  */
 export function createJsonItems(paths: readonly string[], maxItemBytes: number): JsonItems {
   const wanted = new Set(paths);
@@ -43,7 +43,7 @@ export function createJsonItems(paths: readonly string[], maxItemBytes: number):
     return top.path === '' ? last : `${top.path}.${last}`;
   };
   const bad = (why: string): never => {
-    throw new Error(`the answer is no JSON of ours: ${why}`);
+    throw new Error(`the answer is not valid JSON: ${why}`);
   };
 
   return {
@@ -89,7 +89,7 @@ export function createJsonItems(paths: readonly string[], maxItemBytes: number):
           if (capture?.scalar && capture.depth === stack.length) finish(i);
           continue;
         }
-        if (over) bad('something follows its end');
+        if (over) bad('data follows its end');
         const top = stack.at(-1);
         const within = inScalar;
         inScalar = false;
@@ -136,7 +136,7 @@ export function createJsonItems(paths: readonly string[], maxItemBytes: number):
       return items;
     },
     end() {
-      if (!begun || !over || inString !== null) bad('it ended in the middle');
+      if (!begun || !over || inString !== null) bad('it ended early');
     },
   };
 }

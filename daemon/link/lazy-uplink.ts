@@ -1,11 +1,11 @@
 /**
- * Two stand-ins for the uplink: one that is loaded after the readers are open, because MQTT's library takes longer to load
- * than the whole rest to decide its first guest; and none, for a gate that works alone.
+ * Implements the uplink twice: lazily, loaded after the readers are open, because MQTT's library takes longer to load than the rest
+ * of the start; and as none, for a gate that works alone.
  */
 import type { AlertId, Severity } from '../../contract/messages.ts';
 import type { Uplink, UplinkEvent } from '../ports.ts';
 
-/** Until `load` has given the real one, alerts are kept, and what may be lost is dropped. `failed`: it could not be loaded. */
+/** Keeps alerts and drops other messages until `load` has returned the uplink. Calls `failed` when loading fails. */
 export function createLazyUplink<U extends Uplink>(
   load: () => Promise<U>,
   failed: (error: unknown) => void,
@@ -50,7 +50,7 @@ export function createLazyUplink<U extends Uplink>(
   };
 }
 
-/** No broker is configured: rows stay in the ledger. */
+/** Returns an uplink without a broker: rows stay in the ledger. */
 export function createNoUplink(): Uplink {
   const nothing = () => undefined;
   return {

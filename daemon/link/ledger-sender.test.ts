@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { AckMessage } from '../../contract/ledger.ts';
-import { createOutbox, type OutboxOptions } from './ledger-sender.ts';
+import { createLedgerSender, type LedgerSenderOptions } from './ledger-sender.ts';
 import type { Published } from './mqtt-session.ts';
 import { testDecider } from './testing/ports.ts';
 
@@ -19,13 +19,13 @@ const ack = (epoch: number, upto_seq: number): AckMessage => ({
 const seqOf = (payload: Uint8Array): number => JSON.parse(Buffer.from(payload).toString()).entries[0].seq;
 
 /** An outbox on a ledger in memory, and the first seq of everything that it sent. */
-function rig(over: Partial<OutboxOptions> = {}) {
+function rig(over: Partial<LedgerSenderOptions> = {}) {
   const decider = testDecider('arena/north-03', 7);
   const sent: number[] = [];
   const refusals: number[] = [];
   const failures: string[] = [];
   let answer: Published = { result: 'sent' };
-  const outbox = createOutbox({
+  const outbox = createLedgerSender({
     nextBatch: (after) => decider.nextBatch(after),
     nowMs: () => Date.now(),
     refused: (code) => refusals.push(code),
@@ -58,7 +58,7 @@ function rig(over: Partial<OutboxOptions> = {}) {
 }
 const settle = () => vi.advanceTimersByTimeAsync(0);
 
-test('fills the window in order, and moves it with each ack', async () => {
+test('the ledger sender fills the window in order and moves it with each ack', async () => {
   const { decider, outbox, sent, start, acknowledge } = rig();
   decider.write(1_050);
   start();
@@ -73,7 +73,7 @@ test('fills the window in order, and moves it with each ack', async () => {
   expect(outbox.inFlight()).toBe(2);
 });
 
-test('an ack of another epoch, or of less than a batch, frees nothing', async () => {
+test('an ack of another epoch, or of less than a batch, releases nothing', async () => {
   const { decider, outbox, sent, start } = rig();
   decider.write(900);
   start();
@@ -85,7 +85,7 @@ test('an ack of another epoch, or of less than a batch, frees nothing', async ()
   expect(sent).toHaveLength(8);
 });
 
-test('sends the oldest again ever more slowly, then the rest once an ack has answered it', async () => {
+test('the ledger sender resends the oldest batch with backoff, and the rest after an ack', async () => {
   const { decider, sent, start, acknowledge } = rig();
   decider.write(300);
   start();
@@ -104,7 +104,7 @@ test('sends the oldest again ever more slowly, then the rest once an ack has ans
   expect(sent.slice(before)).toEqual([101, 201]);
 });
 
-test('keeps nothing over the end of a connection, and begins where the ledger says', async () => {
+test('the ledger sender begins with the oldest unacknowledged row on a new connection', async () => {
   const { decider, outbox, sent, start, acknowledge } = rig();
   decider.write(500);
   start();
@@ -143,7 +143,7 @@ test('rows before those in flight are sent at once when the window is emptied (T
   expect(sent.slice(1)).toEqual([101, 201]);
 });
 
-test('a refused batch is reported and tried again like a lost one', async () => {
+test('the ledger sender reports and retries a refused batch', async () => {
   const r = rig();
   r.decider.write(10);
   r.answer({ result: 'refused', code: 135 });
@@ -155,7 +155,7 @@ test('a refused batch is reported and tried again like a lost one', async () => 
   expect(r.sent).toEqual([1, 1]);
 });
 
-test('a ledger that cannot be read is asked again', async () => {
+test('the ledger sender retries when reading the ledger fails', async () => {
   let broken = true;
   const decider = testDecider('arena/north-03', 7);
   decider.write(5);
@@ -209,7 +209,7 @@ test('a thousand kicks cost one read', async () => {
   expect(reads).toBeLessThanOrEqual(3);
 });
 
-test('while the cloud is silent new rows still go out, each once, for the other gates; the cloud gets the rest when it speaks', async () => {
+test('the ledger sender sends new rows once to other gates without acks, and resends the rest after an ack', async () => {
   const { decider, outbox, sent, start, acknowledge } = rig();
   start();
   for (let row = 1; row <= 30; row++) {
@@ -226,7 +226,7 @@ test('while the cloud is silent new rows still go out, each once, for the other 
   expect(sent.slice(before)).toEqual([2]);
 });
 
-test('an ack out of the blue, as from a cloud that is back, is met by the oldest batch at once; one that answers it is not', async () => {
+test('an ack without a probe makes the ledger sender probe at once; an ack after a probe does not', async () => {
   const { decider, outbox, sent, start, acknowledge } = rig({ resendFirstMs: 60_000, resendMaxMs: 60_000 });
   decider.write(150);
   start();
@@ -245,7 +245,7 @@ test('an ack out of the blue, as from a cloud that is back, is met by the oldest
   expect(sent.slice(before)).toEqual([1, 101]);
 });
 
-test('the window does not slide over what the broker has not taken', async () => {
+test('the window does not slide over a batch that the broker has not acknowledged', async () => {
   const { decider, outbox, sent, start, answer } = rig();
   answer({ result: 'refused', code: 135 });
   start();

@@ -1,12 +1,12 @@
 /**
- * Sends the ledger: batches in order, a bounded number under way, each released only by the cloud's own `ack`.
+ * Sends the ledger: batches in order, a bounded number in flight, each released by the cloud's `ack` alone.
  *
- * A PUBACK is the broker's word and frees nothing (a killed broker loses what it has acknowledged). When no ack comes, the oldest
- * batch is sent again as a probe, ever more slowly; once an ack answers a probe, whatever else was sent before it goes out again.
- * Nothing survives a connection: the next one begins with what the ledger says is unacknowledged.
+ * A PUBACK releases nothing: a killed broker loses messages that it has acknowledged. Without an ack, the sender resends the oldest
+ * batch as a probe, with backoff; when an ack answers a probe, it resends all batches sent before the probe.
+ * No state survives a connection: the next one begins with the ledger's oldest unacknowledged row.
  *
- * The site's other gates read the same messages, and must hear of a guest at once even when the cloud is down. So while the cloud
- * is silent the window slides: what the broker has taken makes room for newer rows, and goes out again when the cloud speaks.
+ * The site's other gates read the same messages and need a guest's rows at once, even when the cloud is down. So while no ack
+ * arrives the window slides: batches that the broker has taken are evicted for newer rows, and are resent after the next ack.
  */
 import type { RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
@@ -16,21 +16,21 @@ import { systemTimers, type Timers } from '../timers.ts';
 import { createBackoff } from './backoff.ts';
 import type { Published } from './mqtt-session.ts';
 
-/** No ack for so long: the oldest batch is sent again; doubles to RESEND_MAX_MS. */
+/** Wait for an ack, in ms, before the sender resends the oldest batch; doubles to RESEND_MAX_MS. */
 export const RESEND_FIRST_MS = 5_000;
 export const RESEND_MAX_MS = 60_000;
-/** The ledger could not be read (a disk fault): asked again after this, doubling to RESEND_MAX_MS. */
+/** Wait, in ms, before the sender retries a failed read of the ledger; doubles to RESEND_MAX_MS. */
 export const READ_RETRY_FIRST_MS = 1_000;
-/** Rows that an ack has just named and the decider still offers are not sent again within this time: its own acknowledgement is on its way. */
+/** Time, in ms, in which the sender does not resend rows that an ack has just released but the decider still returns. */
 const SETTLE_MS = 1_000;
 
-export interface OutboxOptions {
+export interface LedgerSenderOptions {
   readonly nextBatch: (after: RowPosition | null) => Promise<OutboxBatch | null>;
   /** A monotonic clock, ms. */
   readonly nowMs: () => number;
-  /** The broker refused a batch with this MQTT reason code. It is tried again like a lost one. */
+  /** Reports that the broker refused a batch with this MQTT reason code. The sender retries it. */
   readonly refused: (code: number) => void;
-  /** The ledger could not be read. */
+  /** Reports that reading the ledger failed. */
   readonly failed: (error: Error) => void;
   readonly resendFirstMs?: number;
   readonly resendMaxMs?: number;
@@ -40,37 +40,37 @@ export interface OutboxOptions {
   readonly random?: () => number;
 }
 
-export interface Outbox {
-  /** A connection is up: begins anew from the oldest unacknowledged row. */
+export interface LedgerSender {
+  /** Starts on a new connection, with the oldest unacknowledged row. */
   start(send: (payload: Uint8Array) => Promise<Published>): void;
-  /** The connection is gone. Nothing is kept. */
+  /** Stops: the connection has ended. Keeps no state. */
   stop(): void;
-  /** New rows wait. Cheap, may be called after every commit. `again`: older ones than those in flight, so the window is emptied and begins with the oldest. */
+  /** Sends new rows. Cheap: call it after every commit. `again`: empties the window and begins with the oldest row. */
   kick(again?: boolean): void;
-  /** What the cloud has; call it after the decider was given the same ack. */
+  /** Releases acknowledged batches. Call it after the decider has applied the same ack. */
   acknowledged(ack: AckMessage): void;
   inFlight(): number;
 }
 
-interface Flying {
+interface InFlight {
   readonly epoch: number;
   readonly fromSeq: number;
   readonly uptoSeq: number;
   readonly payload: Uint8Array;
-  /** Last sent, and first sent. */
+  /** Time of the last send and of the first. */
   sentMs: number;
   readonly sinceMs: number;
-  /** The broker has it: other gates had their chance to hear of it. */
+  /** The broker has taken it, so other gates can receive it. */
   taken: boolean;
 }
 
-export function createOutbox(options: OutboxOptions): Outbox {
+export function createLedgerSender(options: LedgerSenderOptions): LedgerSender {
   const { nowMs, timers = systemTimers(), random = Math.random } = options;
   const silentMs = options.resendFirstMs ?? RESEND_FIRST_MS;
   const resend = createBackoff({ firstMs: options.resendFirstMs ?? RESEND_FIRST_MS, maxMs: options.resendMaxMs ?? RESEND_MAX_MS, random });
   const reading = createBackoff({ firstMs: READ_RETRY_FIRST_MS, maxMs: RESEND_MAX_MS, random });
   let send: ((payload: Uint8Array) => Promise<Published>) | null = null;
-  let flying: Flying[] = [];
+  let inFlight: InFlight[] = [];
   let connection = 0;
   let pumping = false;
   let again = false;
@@ -81,7 +81,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
   let slid = false;
   let released: { epoch: number; uptoSeq: number; atMs: number } | null = null;
 
-  const transmit = (batch: Flying) => {
+  const transmit = (batch: InFlight) => {
     batch.sentMs = nowMs();
     void send?.(batch.payload).then((published) => {
       if (published.result === 'refused') options.refused(published.code);
@@ -90,22 +90,22 @@ export function createOutbox(options: OutboxOptions): Outbox {
       if (slid) void pump();
     });
   };
-  /** Is there room for one more batch? Makes some where the cloud has been silent for long. The oldest stays: it is the probe. */
+  /** Returns whether the window has room for a batch. Evicts the second oldest when no ack has arrived for long; the oldest stays as the probe. */
   const room = (): boolean => {
-    if (flying.length < MAX_BATCHES_IN_FLIGHT) return true;
-    const [oldest, next, ...rest] = flying;
+    if (inFlight.length < MAX_BATCHES_IN_FLIGHT) return true;
+    const [oldest, next, ...rest] = inFlight;
     if (oldest === undefined || next === undefined || nowMs() - oldest.sinceMs < silentMs) return false;
     slid = true;
     if (!next.taken) return false;
-    flying = [oldest, ...rest];
+    inFlight = [oldest, ...rest];
     return true;
   };
   const armResend = () => {
     resendTimer?.cancel();
-    if (flying.length > 0 && send !== null) resendTimer = timers.after(resend.next(), probe);
+    if (inFlight.length > 0 && send !== null) resendTimer = timers.after(resend.next(), probe);
   };
   const probe = () => {
-    const oldest = flying[0];
+    const oldest = inFlight[0];
     if (oldest === undefined || send === null) return;
     probedMs = nowMs();
     transmit(oldest);
@@ -117,22 +117,22 @@ export function createOutbox(options: OutboxOptions): Outbox {
     retryTimer = timers.after(ms, () => void pump());
   };
 
-  /** Fills the window. True: stopped because there is nothing more, or no more room. */
+  /** Fills the window. */
   const fill = async (): Promise<void> => {
     while (send !== null && room()) {
       const mine = connection;
-      const last = flying.at(-1);
+      const last = inFlight.at(-1);
       const batch = await options.nextBatch(last === undefined ? null : [last.epoch, last.uptoSeq]);
       if (mine !== connection) continue;
       reading.reset();
       if (batch === null) return;
-      if (last !== undefined && flying.at(-1) !== last) continue;
+      if (last !== undefined && inFlight.at(-1) !== last) continue;
       if (released !== null && batch.epoch === released.epoch && batch.fromSeq <= released.uptoSeq && nowMs() - released.atMs < SETTLE_MS)
         return later(SETTLE_MS);
-      const next: Flying = { ...batch, sentMs: 0, sinceMs: nowMs(), taken: false };
-      flying.push(next);
+      const next: InFlight = { ...batch, sentMs: 0, sinceMs: nowMs(), taken: false };
+      inFlight.push(next);
       transmit(next);
-      if (flying.length === 1) armResend();
+      if (inFlight.length === 1) armResend();
     }
   };
   const pump = async () => {
@@ -155,7 +155,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
   return {
     start(sender) {
       send = sender;
-      flying = [];
+      inFlight = [];
       slid = false;
       connection += 1;
       probedMs = null;
@@ -165,14 +165,14 @@ export function createOutbox(options: OutboxOptions): Outbox {
     },
     stop() {
       send = null;
-      flying = [];
+      inFlight = [];
       connection += 1;
       resendTimer?.cancel();
       retryTimer?.cancel();
     },
     kick(again = false) {
       if (again) {
-        flying = [];
+        inFlight = [];
         slid = false;
         released = null;
         probedMs = null;
@@ -181,26 +181,26 @@ export function createOutbox(options: OutboxOptions): Outbox {
     },
     acknowledged(ack) {
       const upto = new Map(ack.epochs.map(({ epoch, upto_seq }) => [epoch, upto_seq]));
-      const done = flying.filter(({ epoch, uptoSeq }) => uptoSeq <= (upto.get(epoch) ?? 0));
+      const done = inFlight.filter(({ epoch, uptoSeq }) => uptoSeq <= (upto.get(epoch) ?? 0));
       const last = done.at(-1);
       if (last === undefined) {
-        // Not an answer to what was sent last: the cloud is back from where it was, and need not wait until its silence is over.
-        const oldest = flying[0];
+        // The ack releases nothing in flight: the cloud is back, so probe now instead of after the wait.
+        const oldest = inFlight[0];
         if (oldest !== undefined && nowMs() - oldest.sentMs >= SETTLE_MS) probe();
         return;
       }
-      // After sliding, rows between those in flight are not: begin anew from what the ledger says.
-      flying = slid ? [] : flying.filter((batch) => !done.includes(batch));
+      // After sliding, the window has holes: begin again with the ledger's oldest unacknowledged row.
+      inFlight = slid ? [] : inFlight.filter((batch) => !done.includes(batch));
       slid = false;
       released = { epoch: last.epoch, uptoSeq: last.uptoSeq, atMs: nowMs() };
       resend.reset();
       if (probedMs !== null) {
-        for (const batch of flying) if (batch.sentMs < probedMs) transmit(batch);
+        for (const batch of inFlight) if (batch.sentMs < probedMs) transmit(batch);
         probedMs = null;
       }
       armResend();
       void pump();
     },
-    inFlight: () => flying.length,
+    inFlight: () => inFlight.length,
   };
 }

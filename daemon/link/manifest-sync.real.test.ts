@@ -155,7 +155,7 @@ function serve(response: ServerResponse, request: IncomingMessage, bytes: Buffer
   response.write(bytes.subarray(from, from + breakAfter), () => setTimeout(() => response.destroy(), 20));
 }
 
-test('fetches what is wanted with the device’s name and token, and installs it', async () => {
+test('manifest sync fetches a wanted manifest with the device’s id and token, and installs it', async () => {
   const c = await cloud((request, response) => serve(response, request, file));
   const { decider, held } = deciderOf();
   const s = sync(c.url, decider);
@@ -169,7 +169,7 @@ test('fetches what is wanted with the device’s name and token, and installs it
   expect(s.sync.status()).toEqual({ fetching: null, failing: null, ledgerFailing: null });
 });
 
-test('continues where it broke off, also after a restart', async () => {
+test('manifest sync resumes a partial download, also after a restart', async () => {
   let breaks = 3;
   const c = await cloud((request, response) => serve(response, request, file, breaks-- > 0 ? 150_000 : Infinity));
   const { decider, held } = deciderOf();
@@ -184,7 +184,7 @@ test('continues where it broke off, also after a restart', async () => {
   await until('no alert remains', () => s.alerts.size === 0);
 });
 
-test('takes no other bytes than those that were named: wrong ones are fetched anew, endless ones cut off, with an alert that clears', async () => {
+test('manifest sync refuses corrupt and endless files with an alert, and clears it after a good one', async () => {
   let attempt = 0;
   const c = await cloud((request, response) => {
     attempt += 1;
@@ -209,7 +209,7 @@ test('takes no other bytes than those that were named: wrong ones are fetched an
   await until('cleared', () => s.alerts.size === 0);
 });
 
-test('a forged entry is told at once and keeps no other event waiting', async () => {
+test('a forged entry raises the alert at once and delays no other event', async () => {
   const other = randomBytes(1_000);
   const c = await cloud((request, response, url) => serve(response, request, url.pathname.endsWith('ev-2') ? other : file));
   const { decider, held } = deciderOf();
@@ -228,7 +228,7 @@ test('a forged entry is told at once and keeps no other event waiting', async ()
   await until('cleared', () => s.alerts.size === 0);
 });
 
-test('a newer want ends the fetching of what it no longer names', async () => {
+test('a newer manifest/want aborts a download that it no longer names', async () => {
   const newer = randomBytes(2_000);
   const c = await cloud((request, response, url) => {
     if (url.searchParams.get('version') === '6') return serve(response, request, newer);
@@ -244,7 +244,7 @@ test('a newer want ends the fetching of what it no longer names', async () => {
   await until('tidied', () => readdirSync(s.folder).length === 0);
 });
 
-test('fetches the signed overlays of a gap, whoever notices it', async () => {
+test('manifest sync fetches the signed overlays of a gap', async () => {
   const c = await cloud((request, response, url) => {
     const since = url.searchParams.get('since');
     if (since === null) return serve(response, request, file);
@@ -276,7 +276,7 @@ test('fetches the signed overlays of a gap, whoever notices it', async () => {
   expect(c.seen).toHaveLength(asked);
 });
 
-test('reads the site’s ledger page by page, hands it on in messages, and says when it is at its end', async () => {
+test('manifest sync reads the site’s ledger page by page to its end', async () => {
   const rows = [
     ...Array.from({ length: 250 }, (_, i) => ({
       gate: 'arena/north-04',
@@ -313,7 +313,7 @@ test('reads the site’s ledger page by page, hands it on in messages, and says 
   expect(d.caughtUp()).toBe(3);
 });
 
-test('a ledger that says "more" for ever, breaks off or lies is not believed, and not asked in a frenzy', async () => {
+test('manifest sync backs off when the site’s ledger is endless, truncated or malformed', async () => {
   let answer = '{"success":true,"rows":[],"more":true}';
   const c = await cloud((_request, response) => {
     response.writeHead(200).end(answer);
@@ -335,7 +335,7 @@ test('a ledger that says "more" for ever, breaks off or lies is not believed, an
   expect(c.seen.length).toBeLessThan(100);
 });
 
-test('gives its identity to the cloud alone, over TLS with its certificate', async () => {
+test('the cloud client sends its identity to the cloud alone, over TLS', async () => {
   const ca = await createTestCa();
   const device = await ca.issue(GATE);
   const names: string[] = [];
@@ -362,7 +362,7 @@ test('gives its identity to the cloud alone, over TLS with its certificate', asy
   await until('refused', () => stranger.sync.status().failing !== null);
 });
 
-test('closes at once in the midst of everything, and leaves the half file for next time', async () => {
+test('manifest sync closes at once during a download and keeps the partial file', async () => {
   const c = await cloud((_request, response) => {
     response.writeHead(200);
     response.write(file.subarray(0, 50_000));

@@ -1,7 +1,7 @@
 /**
- * Brings what the gate shall know of tickets onto its card, and what it missed of its peers: on `manifest/want` the files that the decider asks
- * for, on a gap the signed overlays in between, on a gap among peers' rows the site's ledger. Works in the background, one thing
- * at a time, tries again until it is so, and says by the alert `manifest` when it is not.
+ * Fetches manifests, overlays and peers' rows: on `manifest/want` the files that the decider lacks, on a gap in a manifest the signed
+ * overlays, on a gap in peers' rows the site's ledger. Works in the background, one fetch at a time, retries until it succeeds, and
+ * raises the alert `manifest` while it fails.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -15,20 +15,20 @@ import { type CloudClient, problemOf } from './cloud-client.ts';
 import { download } from './download.ts';
 import { createJsonItems } from './json-stream.ts';
 import { readSiteLedger } from './peer-catchup.ts';
-import { attempted, createRetryWorker, type Outcome } from './retry-loop.ts';
+import { attempted, createRetryLoop, type Outcome } from './retry-loop.ts';
 
-/** Waits between attempts. */
+/** Waits between attempts, in ms: from the first, doubled, to the longest. */
 export const RETRY_FIRST_MS = 1_000;
 export const RETRY_MAX_MS = 60_000;
-/** A larger file is not fetched. */
+/** Largest manifest, in bytes; a larger one is not fetched. */
 export const MAX_MANIFEST_BYTES = 1024 * 1024 * 1024;
-/** Failures in a row before operators are told; a forged or unreadable file is told at once. */
+/** Consecutive failures before the alert; a forged or malformed file raises it at once. */
 const FAILURES_BEFORE_ALERT = 2;
-/** Of what operators are told of a failure; the gate says more around it. */
+/** Longest cause in the alert, in characters; longer ones are cut. */
 const MAX_PROBLEM_CHARS = 400;
-/** In one round: the files, then the overlays after them, then what came meanwhile. */
+/** Most passes in one round, when manifest/want changes meanwhile; then the round fails and is retried. */
 const MAX_STEPS_PER_ROUND = 16;
-/** The site's ledger is read when the link comes up, once more after this (rows that were on their way meanwhile), then every CATCH_UP_PERIOD_MS. */
+/** The gate reads the site's ledger on connect, again after this wait in ms (for rows in flight meanwhile), then every CATCH_UP_PERIOD_MS. */
 export const CATCH_UP_AGAIN_MS = 20_000;
 export const CATCH_UP_PERIOD_MS = 300_000;
 const SQLITE_TYPE = 'application/vnd.sqlite3';
@@ -38,7 +38,7 @@ export interface ManifestSyncOptions {
   readonly client: CloudClient;
   readonly decider: Pick<Decider, 'want' | 'installManifest' | 'applyOverlay' | 'applyPeer' | 'vector' | 'caughtUp' | 'status'>;
   readonly alerts: { raise(alert: 'manifest', severity: 'warning', message: string): void; clear(alert: 'manifest'): void };
-  /** For files that are on their way, such as `<store>/incoming`. Emptied of what is not wanted any more. */
+  /** Folder of partial downloads, such as `<store>/incoming`. Unwanted ones are deleted. */
   readonly folder: string;
   readonly log: Log;
   /** Shorter waits for tests. */
@@ -46,38 +46,38 @@ export interface ManifestSyncOptions {
 }
 
 export interface SyncStatus {
-  /** The file on its way. */
+  /** The download in progress. */
   readonly fetching: { readonly eventId: string; readonly receivedBytes: number; readonly sizeBytes: number } | null;
-  /** Why the last attempt failed; null: everything that is wanted is here. */
+  /** Cause of the last failure; null: every wanted manifest is installed. */
   readonly failing: string | null;
-  /** Why the site's ledger could not be read; null: read to its end. */
+  /** Cause of the last failure to read the site's ledger; null: read to its end. */
   readonly ledgerFailing: string | null;
 }
 
-/** None of these throws or rejects; what takes long goes on in the background. */
+/** Never throws or rejects; long work continues in the background. */
 export interface ManifestSync {
-  /** `manifest/want` as it came. */
+  /** Handles a payload of `manifest/want`. */
   want(payload: Uint8Array): Promise<void>;
-  /** An overlay as it came. */
+  /** Handles a payload of `overlay`. */
   overlay(payload: Uint8Array): Promise<void>;
-  /** Rows of peers are missing: read the site's ledger. */
+  /** Reads the site's ledger, because peers' rows are missing. */
   gap(): Promise<void>;
-  /** The link came up. */
+  /** Reads the site's ledger after a connect. */
   connected(): void;
-  /** Everything anew, and waits for it; answers how it stands then. */
+  /** Fetches everything again and waits for it. Returns the status. */
   refresh(): Promise<SyncStatus>;
   status(): SyncStatus;
-  /** Stops what is under way; a file that is half here is continued next time. */
+  /** Stops. The next start resumes a partial download. */
   close(): Promise<void>;
 }
 
-type Brought = { readonly ok: true; readonly applied: number } | Extract<Outcome, { ok: false }>;
+type OverlaysFetched = { readonly ok: true; readonly applied: number } | Extract<Outcome, { ok: false }>;
 
 export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   const { decider, client, gate, log, timing = {} } = options;
   const waits = { firstMs: timing.retryFirstMs ?? RETRY_FIRST_MS, maxMs: timing.retryMaxMs ?? RETRY_MAX_MS };
   const stopped = new AbortController();
-  /** Events whose overlays have a gap that the last want may not know of. */
+  /** Events whose overlays have a gap. */
   const gaps = new Set<string>();
   let want: Uint8Array | null = null;
   let fetching: SyncStatus['fetching'] = null;
@@ -87,28 +87,28 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   let periodic: NodeJS.Timeout | undefined;
   let again: NodeJS.Timeout | undefined;
 
-  const manifests = createRetryWorker({ ...waits, stopped: stopped.signal, round: bringManifests, failed: manifestsFail, done: manifestsDone });
-  const ledger = createRetryWorker({
+  const manifests = createRetryLoop({ ...waits, stopped: stopped.signal, round: updateManifests, failed: manifestsFail, done: manifestsDone });
+  const ledger = createRetryLoop({
     ...waits,
     stopped: stopped.signal,
-    round: bringLedger,
+    round: fetchLedger,
     failed: (message, failures) => {
-      if (failures === 1) log.warn("the site's ledger could not be read to its end; it is tried again", { cause: message });
+      if (failures === 1) log.warn("fetching the site's ledger failed; the gate retries", { cause: message });
     },
     done: () => undefined,
   });
 
-  async function bringManifests(): Promise<Outcome> {
+  async function updateManifests(): Promise<Outcome> {
     await mkdir(options.folder, { recursive: true, mode: 0o700 });
     for (let step = 0; step < MAX_STEPS_PER_ROUND; step++) {
       const wanted = want;
       const needs = wanted === null ? [] : await decider.want(wanted);
-      if (step === 0) await maybeCheckpoint(needs.map(({ wanted: one }) => WantedManifest.safeParse(one).data?.sha256));
+      if (step === 0) await removeUnwanted(needs.map(({ wanted: one }) => WantedManifest.safeParse(one).data?.sha256));
       if (needs.length === 0 && gaps.size === 0) return { ok: true };
       const failures: Extract<Outcome, { ok: false }>[] = [];
       for (const need of needs) {
         if (want !== wanted) break;
-        const outcome = await attempted(bring(need));
+        const outcome = await attempted(fetchNeeded(need));
         if (!outcome.ok) failures.push(outcome);
       }
       for (const eventId of [...gaps]) {
@@ -116,27 +116,26 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
         if (outcome.ok) gaps.delete(eventId);
         else failures.push(outcome);
       }
-      // Where something newer is wanted meanwhile, what failed may not matter any more.
+      // A failure does not count when manifest/want has changed meanwhile.
       if (failures.length > 0 && want === wanted)
         return { ok: false, lasting: failures.every(({ lasting }) => lasting), message: failures.map(({ message }) => message).join('; ') };
     }
-    return { ok: false, lasting: false, message: 'what is wanted changes faster than it can be fetched' };
+    return { ok: false, lasting: false, message: 'manifest/want changes faster than the gate can fetch' };
   }
 
-  async function bring(need: Awaited<ReturnType<Decider['want']>>[number]): Promise<Outcome> {
+  async function fetchNeeded(need: Awaited<ReturnType<Decider['want']>>[number]): Promise<Outcome> {
     const wanted = WantedManifest.safeParse(need.wanted);
-    if (!wanted.success) return { ok: false, lasting: true, message: `${need.eventId}: what is wanted cannot be read` };
+    if (!wanted.success) return { ok: false, lasting: true, message: `${need.eventId}: manifest/want is malformed` };
     if (need.since === null) return bringFile(wanted.data);
-    const brought = await bringOverlays(need.eventId, need.since);
+    const brought = await fetchOverlays(need.eventId, need.since);
     return brought.ok && brought.applied === 0
-      ? { ok: false, lasting: false, message: `${need.eventId}: the cloud gave no changes after version ${need.since}` }
+      ? { ok: false, lasting: false, message: `${need.eventId}: the cloud returned no changes after version ${need.since}` }
       : brought;
   }
 
   async function bringFile(wanted: WantedManifest): Promise<Outcome> {
     const { event_id: eventId, sha256, size } = wanted;
-    if (size > MAX_MANIFEST_BYTES)
-      return { ok: false, lasting: true, message: `${eventId}: ${size} bytes are more than this gate takes (${MAX_MANIFEST_BYTES})` };
+    if (size > MAX_MANIFEST_BYTES) return { ok: false, lasting: true, message: `${eventId}: ${size} bytes exceed the limit (${MAX_MANIFEST_BYTES})` };
     const path = join(options.folder, `${sha256}.part`);
     const abort = new AbortController();
     abortFetch = abort;
@@ -157,7 +156,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
       if (!got.ok) return { ...got, message: `${eventId} version ${wanted.version} from ${client.addressOf(wanted.url)}: ${got.message}` };
       const installed = await decider.installManifest(path, wanted);
       if (installed.ok || installed.why !== 'io') await rm(path, { force: true });
-      if (installed.ok) log.info('a manifest is in force', { event_id: eventId, version: installed.version, size_bytes: size });
+      if (installed.ok) log.info('manifest installed', { event_id: eventId, version: installed.version, size_bytes: size });
       return judged(eventId, installed);
     } finally {
       fetching = null;
@@ -166,8 +165,8 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     }
   }
 
-  /** The signed overlays from `since` on, as the topic `overlay` would have brought them. */
-  async function bringOverlays(eventId: string, since: number): Promise<Brought> {
+  /** Fetches and applies the signed overlays from version `since` on. */
+  async function fetchOverlays(eventId: string, since: number): Promise<OverlaysFetched> {
     const path = `/offline/manifest/${encodeURIComponent(eventId)}`;
     const what = `${eventId} changes since version ${since} from ${client.addressOf(path)}`;
     const response = await client.get(withDevice(`${path}?since=${since}`), { accept: 'application/json', signal: stopped.signal }).catch((error: Error) => {
@@ -175,7 +174,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     });
     if (response.status !== 200) {
       const problem = await problemOf(response);
-      // The cloud builds a new file now, and will say so in manifest/want.
+      // The cloud is building a new file and will publish manifest/want.
       return { ok: false, lasting: response.status === 409, message: `${what}: ${problem.text}` };
     }
     const items = createJsonItems(['manifest.overlays.*'], MAX_PAYLOAD_BYTES);
@@ -197,13 +196,13 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
 
   async function closeGap(eventId: string): Promise<Outcome> {
     const held = (await decider.status()).manifests.find((manifest) => manifest.eventId === eventId);
-    // Without a file there is nothing to change: manifest/want brings one.
-    return held === undefined ? { ok: true } : await bringOverlays(eventId, held.overlayVersion);
+    // Without a manifest there is nothing to change; manifest/want names one.
+    return held === undefined ? { ok: true } : await fetchOverlays(eventId, held.overlayVersion);
   }
 
-  async function bringLedger(): Promise<Outcome> {
+  async function fetchLedger(): Promise<Outcome> {
     const rows = await readSiteLedger({ gate, client, decider }, stopped.signal);
-    if (rows > 0) log.info("rows were taken from the cloud's copy of the site's ledger", { rows });
+    if (rows > 0) log.info("peers' rows fetched from the cloud", { rows });
     return { ok: true };
   }
 
@@ -214,17 +213,17 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     return absolute ? url.href : url.pathname + url.search;
   }
 
-  /** Removes half files that nobody wants any more. */
-  async function maybeCheckpoint(wanted: readonly (string | undefined)[]): Promise<void> {
+  /** Deletes partial downloads of unwanted files. */
+  async function removeUnwanted(wanted: readonly (string | undefined)[]): Promise<void> {
     for (const name of await readdir(options.folder))
       if (name.endsWith('.part') && !wanted.includes(name.slice(0, -'.part'.length))) await rm(join(options.folder, name), { force: true });
   }
 
   function manifestsFail(message: string, failures: number, lasting: boolean): void {
-    if (failures === 1) log.warn('manifests could not be brought up to date; it is tried again', { cause: message });
+    if (failures === 1) log.warn('updating manifests failed; the gate retries', { cause: message });
     if (failures < FAILURES_BEFORE_ALERT && !lasting) return;
     alerted = true;
-    options.alerts.raise('manifest', 'warning', cutText(`It could not be fetched: ${message}`, MAX_PROBLEM_CHARS));
+    options.alerts.raise('manifest', 'warning', cutText(`Fetching failed: ${message}`, MAX_PROBLEM_CHARS));
   }
   function manifestsDone(): void {
     if (!alerted) return;
@@ -235,8 +234,8 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   return {
     async want(payload) {
       want = payload;
-      // A download that is still wanted goes on; another one makes room.
-      if (fetchingSha !== null && !Buffer.from(payload).includes(fetchingSha)) abortFetch?.abort(new Error('something newer is wanted'));
+      // Aborts a download that is no longer wanted.
+      if (fetchingSha !== null && !Buffer.from(payload).includes(fetchingSha)) abortFetch?.abort(new Error('a newer manifest is wanted'));
       manifests.kick();
     },
     async overlay(payload) {
@@ -245,18 +244,18 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
         if (result.ok || result.why === 'not_newer') return;
         const overlay = parsePayload(OverlayMessage, payload);
         if (result.why !== 'gap' || !overlay.ok) {
-          log.error('an overlay was refused', { why: result.why, cause: result.message });
-          if (result.why !== 'gap' && result.why !== 'io') manifestsFail(`an overlay was refused: ${result.message}`, FAILURES_BEFORE_ALERT, true);
+          log.error('applying an overlay failed', { why: result.why, cause: result.message });
+          if (result.why !== 'gap' && result.why !== 'io') manifestsFail(`applying an overlay failed: ${result.message}`, FAILURES_BEFORE_ALERT, true);
         }
         if (overlay.ok && (result.why === 'gap' || result.why === 'io')) gaps.add(overlay.value.event_id);
         manifests.kick();
       } catch (error) {
-        log.error('an overlay could not be applied', { cause: (error as Error).message });
+        log.error('applying an overlay failed', { cause: (error as Error).message });
       }
     },
     async gap() {
       ledger.kick();
-      // What is missing may still be on its way to the cloud as well: its copy is read once more, or the hole would stay until the next period.
+      // The cloud may not have the missing rows yet: read its copy once more, or the gap would stay until the next period.
       clearTimeout(again);
       again = setTimeout(() => ledger.kick(), timing.catchUpAgainMs ?? CATCH_UP_AGAIN_MS);
     },
@@ -281,7 +280,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   };
 }
 
-/** not_newer is as good as done; a gap or a disk fault may pass; a bad signature or content does not until something else is wanted. */
+/** Returns the outcome: not_newer is a success, a gap or a disk fault is retried soon, a bad signature or content is lasting. */
 function judged(eventId: string, result: ManifestResult): Outcome {
   if (result.ok || result.why === 'not_newer') return { ok: true };
   return { ok: false, lasting: result.why !== 'io' && result.why !== 'gap', message: `${eventId}: ${result.message} (${result.why})` };

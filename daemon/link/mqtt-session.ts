@@ -1,8 +1,8 @@
 /**
- * One MQTT connection, from CONNECT to its end: the only file of the daemon that knows the mqtt library and the one that writes its packets.
+ * Runs one MQTT connection, from CONNECT to its end. The only file of the daemon that imports the libraries mqtt and mqtt-packet.
  *
- * The library's own reconnection, resubscription and offline queue are all switched off: every connection is a new client with
- * a new last will, so that nothing of an old one survives in memory. What must not be lost is in the ledger, not here.
+ * Turns off the library's reconnect, resubscribe and offline queue: every connection is a new client with a new last will, so no
+ * state of an old one survives in memory. The ledger holds all rows that must not be lost.
  */
 import mqtt, { type IClientOptions, type IPublishPacket, type MqttClient } from 'mqtt';
 import { writeToStream } from 'mqtt-packet';
@@ -26,16 +26,16 @@ export interface SessionOptions extends TlsIdentity {
   readonly will: { readonly topic: string; readonly payload: Uint8Array };
 }
 
-/** Why a connection ended, or never began. */
+/** Cause of the end of a connection, or of a failed connect. */
 export interface SessionEnd {
   /**
-   * unreachable: no TCP or TLS connection. silent: connected, then closed or mute before CONNACK. protocol: the broker does not
-   * speak this version. refused: CONNACK with another code. lost: after CONNACK. taken_over: another client came with our name.
-   * ended: by us.
+   * unreachable: no TCP or TLS connection. silent: connected, then closed or no answer before CONNACK. protocol: the broker does not
+   * support this version. refused: CONNACK with another code. lost: after CONNACK. taken_over: another client connected under the
+   * gate's name. ended: by the gate.
    */
   readonly kind: 'unreachable' | 'silent' | 'protocol' | 'refused' | 'lost' | 'taken_over' | 'ended';
   readonly cause: string;
-  /** MQTT reason code, where there was one. */
+  /** MQTT reason code, if any. */
   readonly code: number | null;
 }
 
@@ -53,7 +53,7 @@ export interface PublishOptions {
   readonly expiryS?: number | undefined;
   readonly correlationData?: Uint8Array | null;
 }
-/** sent: written (QoS 0) or taken by the broker (QoS 1). dropped: a bound was reached. refused: the broker said no. lost: the connection ended first. */
+/** sent: written (QoS 0) or acknowledged by the broker (QoS 1). dropped: a bound was reached. refused: by the broker. lost: the connection ended first. */
 export type Published = { readonly result: 'sent' | 'dropped' | 'lost' } | { readonly result: 'refused'; readonly code: number };
 
 export interface SubscribeRequest {
@@ -66,9 +66,9 @@ export interface SubscribeRequest {
 export interface Session {
   readonly protocol: ProtocolVersion;
   publish(topic: string, payload: Uint8Array | string, options: PublishOptions): Promise<Published>;
-  /** Answers the filters that the broker refused. Rejects when the connection ends first. */
+  /** Subscribes. Returns the filters that the broker refused. Rejects when the connection ends first. */
   subscribe(requests: readonly SubscribeRequest[]): Promise<readonly string[]>;
-  /** Disconnects in order (no will is published), waiting at most `boundMs` for what is under way. */
+  /** Disconnects cleanly (the broker publishes no will), after at most `boundMs` for messages in flight. */
   end(boundMs: number): Promise<void>;
   /** Drops the connection at once: the broker publishes the will. */
   abort(cause: string): void;
@@ -77,29 +77,29 @@ export interface Session {
 export interface SessionHandlers {
   readonly connected: (session: Session) => void;
   readonly message: (message: Incoming) => void;
-  /** Exactly once, as the last call. */
+  /** Called exactly once, as the last call. */
   readonly ended: (end: SessionEnd) => void;
 }
 
-/** From the first SYN to CONNACK; a card in a bad network gets this long, then tries anew. */
+/** Longest wait for CONNACK, in ms; then the connect fails and the gate retries. */
 export const CONNECT_TIMEOUT_MS = 10_000;
-/** The broker publishes our will 1.5 times this after we fell silent. */
+/** Keepalive, in s; the broker publishes the will after 1.5 times this without a packet. */
 export const KEEPALIVE_S = 15;
-/** QoS 1 messages that the broker has not yet taken, where it names no smaller bound (Mosquitto: 20); further ones wait. */
-export const MAX_UNTAKEN = 20;
-/** QoS 1 messages that wait for room; further ones are dropped. */
+/** Most QoS 1 messages in flight, unless the broker sets a smaller bound (Mosquitto: 20); further ones wait. */
+export const MAX_PUBLISHES_IN_FLIGHT = 20;
+/** Most QoS 1 messages that wait; further ones are dropped. */
 export const MAX_WAITING_PUBLISHES = 64;
-/** Bytes written but not yet accepted by the network; beyond, QoS 0 is dropped. */
+/** Most bytes in the socket's buffer; above, QoS 0 messages are dropped. */
 export const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
-/** Topic and properties beside the payload. */
+/** Allowance for topic and properties of a packet, in bytes. */
 const PACKET_OVERHEAD_BYTES = 4096;
 
 const UNSUPPORTED_PROTOCOL = new Set([0x01, 0x84]);
 const TAKEN_OVER = 0x8e;
 
-/** Begins to connect; everything that happens is told to the handlers. The first `ended` is the last word. */
+/** Starts to connect; calls the handlers with every event. `ended` is called once. */
 export function openSession(options: SessionOptions, handlers: SessionHandlers): Session {
-  // A ready-made buffer for each of 65,536 packet numbers: 20 MB that a gate has no use for, made in the moment when it first connects.
+  // The library would cache a buffer for each of 65,536 packet numbers: 20 MB, on the first connect.
   writeToStream.cacheNumbers = false;
   const client = mqtt.connect(options.url, clientOptions(options));
   let phase: 'reaching' | 'greeting' | 'up' | 'over' = 'reaching';
@@ -126,7 +126,7 @@ export function openSession(options: SessionOptions, handlers: SessionHandlers):
     if (code === null) return over({ kind: 'silent', cause, code });
     return over({ kind: UNSUPPORTED_PROTOCOL.has(code) ? 'protocol' : 'refused', cause, code });
   };
-  // The library's own connect timer stops at a CONNACK that it cannot read; ours does not.
+  // The library's connect timer stops at a CONNACK that it cannot parse; this one does not.
   const deadline = setTimeout(() => {
     failure ??= { cause: `no answer within ${CONNECT_TIMEOUT_MS} ms`, code: null };
     ended();
@@ -168,7 +168,7 @@ export function openSession(options: SessionOptions, handlers: SessionHandlers):
     publish(topic, payload, how) {
       if (phase !== 'up' || client.disconnecting) return Promise.resolve({ result: 'lost' });
       if (how.qos === 0) return client.stream.writableLength > MAX_UNSENT_BYTES ? Promise.resolve({ result: 'dropped' }) : transmit(topic, payload, how);
-      if (untaken < Math.min(MAX_UNTAKEN, client.serverProperties?.receiveMaximum ?? MAX_UNTAKEN)) return transmit(topic, payload, how);
+      if (untaken < Math.min(MAX_PUBLISHES_IN_FLIGHT, client.serverProperties?.receiveMaximum ?? MAX_PUBLISHES_IN_FLIGHT)) return transmit(topic, payload, how);
       if (waiting.length >= MAX_WAITING_PUBLISHES) return Promise.resolve({ result: 'dropped' });
       return new Promise((resolve) => {
         waiting.push({

@@ -29,7 +29,7 @@ const peer = async (url: string, options: Parameters<typeof connectPeer>[1] = {}
   return made;
 };
 
-/** A gate's uplink whose decider takes acks, and everything it was told. */
+/** A gate's uplink whose decider takes acks, and the events that it receives. */
 function gate(url: string, over: Partial<UplinkOptions> = {}) {
   const clock = testClock();
   const decider = testDecider(GATE);
@@ -122,7 +122,7 @@ test('publishes state and info retained, speaks MQTT 5, and says offline with it
   });
 });
 
-test('leaves a will: a gate that vanishes is shown offline with the session that it had', async () => {
+test('the broker publishes the will of a gate that disappears, with its session', async () => {
   const b = await broker();
   const { uplink, open } = gate(b.url, { timing: { reconnectFirstMs: 20_000, reconnectMaxMs: 20_000 } });
   const side = await peer(b.url);
@@ -133,11 +133,11 @@ test('leaves a will: a gate that vanishes is shown offline with the session that
   const clone = await peer(b.url, { clientId: GATE });
   const will = JSON.parse((await side.wait(({ payload }) => payload.includes('offline'))).payload.toString());
   expect(will).toMatchObject({ state: 'offline', reason: 'connection lost', session: online.session });
-  await until('told', () => !uplink.online());
+  await until('offline reported', () => !uplink.online());
   await clone.end();
 });
 
-test('sends the ledger in order, a bounded number of batches under way, each released only by the ack', async () => {
+test('the uplink sends the ledger in order, with bounded batches in flight, released by the ack alone', async () => {
   const b = await broker();
   const g = gate(b.url, { timing: { resendFirstMs: 60_000 } });
   const cloud = await cloudOn(b, g.decider.epoch, { answering: false });
@@ -160,7 +160,7 @@ test('sends the ledger in order, a bounded number of batches under way, each rel
   await until('the new row', () => g.decider.backlog() === 0);
 });
 
-test('sends the oldest again when no ack comes, and everything once the cloud is back', async () => {
+test('the uplink resends the oldest batch without an ack, and all batches once the cloud is back', async () => {
   const b = await broker();
   const g = gate(b.url);
   const cloud = await cloudOn(b, g.decider.epoch, { answering: false });
@@ -193,11 +193,11 @@ test('begins again after the acknowledged rows when the broker was killed and ca
   expect(ledgerOf(cloud.side).every(({ payload }) => firstSeq(payload) > 150)).toBe(true);
 });
 
-test('keeps trying when nobody listens, and after a refused CONNACK', async () => {
+test('the uplink retries without a listener and after a refused CONNACK', async () => {
   const port = await freePort();
   const g = gate(`mqtt://127.0.0.1:${port}`);
   g.open();
-  await until('told offline', () => g.events.some(({ kind }) => kind === 'offline'));
+  await until('offline reported', () => g.events.some(({ kind }) => kind === 'offline'));
   expect(g.events.find((event) => event.kind === 'offline')).toMatchObject({ fault: { cause: expect.stringContaining('ECONNREFUSED'), healsItself: true } });
   // 3.1.1's "not authorized", three times, from a broker of a few bytes; then the real one.
   let refusals = 0;
@@ -235,7 +235,7 @@ test('falls back to MQTT 3.1.1 with a broker that knows no other, and does the s
   expect(cloud.book.rows.size).toBe(300);
 });
 
-test('publishes alerts as they are now, and clears those that are retained from before', async () => {
+test('the uplink publishes present alerts and clears retained ones that have ended', async () => {
   const b = await broker();
   const side = await peer(b.url);
   await side.subscribe(`${own}/alert/+`);
@@ -261,7 +261,7 @@ test('publishes alerts as they are now, and clears those that are retained from 
   expect(late.heard).toEqual([]);
 });
 
-test('keeps nothing for later while offline but present truth: 200,000 publishes cost no memory', async () => {
+test('the uplink queues nothing offline: 200,000 publishes cost no memory', async () => {
   const g = gate(`mqtt://127.0.0.1:${await freePort()}`);
   g.open();
   const event = { type: 'grant', severity: 'info', ts: new Date().toISOString(), detail: { text: 'x'.repeat(200) } } as const;
@@ -294,7 +294,7 @@ const request = (over: object = {}) => {
   };
 };
 
-test('hands on good requests once, and answers every bad one with why', async () => {
+test('the uplink delivers each valid request once and answers every invalid one with the cause', async () => {
   const b = await broker();
   const retainedOnes = await peer(b.url);
   const left = request();
@@ -439,19 +439,19 @@ test("hands on peers' and the cloud's rows one at a time, never its own; wants a
 test.each([5, 4] as const)('asks again for the retained want, over MQTT version %i', async (version) => {
   const b = version === 5 ? await broker() : await brokerOf311();
   const { uplink, open, events } = gate(b.url);
-  expect(await uplink.askWant()).toBe(false);
+  expect(await uplink.requestWant()).toBe(false);
   open();
   await until('online', () => uplink.online());
-  expect(await uplink.askWant()).toBe(false);
+  expect(await uplink.requestWant()).toBe(false);
   const side = await peer(b.url, { clientId: 'cloud', protocolVersion: version });
   await side.publish(`${own}/manifest/want`, '{"schema":1,"events":[]}', { qos: 1, retain: true });
   const wants = () => events.filter(({ kind }) => kind === 'want').length;
-  await until('told', () => wants() === 1);
-  expect(await uplink.askWant()).toBe(true);
+  await until('offline reported', () => wants() === 1);
+  expect(await uplink.requestWant()).toBe(true);
   expect(wants()).toBe(2);
 });
 
-test('over TLS and the ACL: a gate that is not named is told so and loses nothing; once it is, its rows go out', async () => {
+test('a gate that the ACL does not name reports it, loses nothing, and sends its rows once the ACL names it', async () => {
   const b = await broker({ tls: true, acl: [] });
   const ca = b.ca;
   if (ca === null) throw new Error('no CA');
@@ -481,28 +481,28 @@ test('over TLS and the ACL: a gate that is not named is told so and loses nothin
   // Without its certificate there is no connection, and the reason is said.
   const stranger = gate(b.url, { ca: ca.ca });
   stranger.open();
-  await until('told', () => stranger.events.some(({ kind }) => kind === 'offline'));
+  await until('offline reported', () => stranger.events.some(({ kind }) => kind === 'offline'));
   const wrongCa = gate(b.url, { ca: ca.cloudCa, ...identity });
   wrongCa.open();
-  await until('told', () => wrongCa.events.some((event) => event.kind === 'offline' && event.fault.hint.includes('mqtt.ca')));
+  await until('offline reported', () => wrongCa.events.some((event) => event.kind === 'offline' && event.fault.hint.includes('mqtt.ca')));
 });
 
-test('a key that cannot be read is a fault, not a crash', async () => {
+test('an unreadable key is a fault, not a crash', async () => {
   const b = await broker();
   const g = gate(b.url.replace('mqtt:', 'mqtts:'), { cert: 'rubbish', key: 'rubbish' });
   g.open();
-  await until('told', () => g.events.some((event) => event.kind === 'offline' && event.fault.hint !== ''));
+  await until('offline reported', () => g.events.some((event) => event.kind === 'offline' && event.fault.hint !== ''));
   expect(g.uplink.online()).toBe(false);
 });
 
-test('two gates of one name push each other off ever more slowly, and say what it may be', async () => {
+test('two gates under one name reconnect with backoff and report the cause', async () => {
   const b = await broker();
   const first = gate(b.url);
   const second = gate(b.url);
   first.open();
   await until('online', () => first.uplink.online());
   second.open();
-  await until('told', () => first.events.some((event) => event.kind === 'offline' && event.fault.hint.includes('copied card')));
+  await until('offline reported', () => first.events.some((event) => event.kind === 'offline' && event.fault.hint.includes('copied SD card')));
   await new Promise((resolve) => setTimeout(resolve, 2_000));
   // Their waits grow to 400 ms here (30 s in a venue): without that it would be hundreds.
   expect(first.events.filter(({ kind }) => kind === 'online').length).toBeLessThan(30);

@@ -1,11 +1,9 @@
 /**
- * The gate's side of MQTT: keeps a connection, publishes present truth and the ledger, and hands on what the cloud and the
- * peers say after it was checked.
+ * Connects the gate to MQTT: keeps a connection, publishes status and ledger, checks received messages and passes them on.
  *
- * Every connection starts clean, with no session at the broker: what the gate must know is retained (`ack`, `manifest/want`), what it
- * missed of its peers it fetches, and requests that could not be delivered are not wanted later. So a broker never holds a queue
- * for a gate, and a gate never holds one for a broker: unsent rows are in the ledger; alerts, state and info are kept as they
- * are now and published anew; the rest is dropped while there is no connection.
+ * Every connection starts clean, with no session at the broker: the broker retains `ack` and `manifest/want`, the gate fetches
+ * missed peers' rows, and undelivered requests expire. So a broker never queues for a gate, and a gate never for a broker: unsent
+ * rows are in the ledger; the present alerts, state and info are published again on connect; other messages are dropped offline.
  */
 import { randomUUID } from 'node:crypto';
 import { AckMessage } from '../../contract/ledger.ts';
@@ -21,7 +19,7 @@ import type { Clock, Decider, Uplink, UplinkEvent } from '../ports.ts';
 import { systemTimers, type Timers } from '../timers.ts';
 import { createBackoff } from './backoff.ts';
 import { classifyMessage, subscriptionsOf } from './incoming-messages.ts';
-import { createOutbox } from './ledger-sender.ts';
+import { createLedgerSender } from './ledger-sender.ts';
 import { type Incoming, openSession, type ProtocolVersion, type Session, type SessionEnd, type TlsIdentity } from './mqtt-session.ts';
 import { createPeerQueue } from './peer-queue.ts';
 import { learnProtocol, linkFault, RECONNECT_FIRST_MS, RECONNECT_MAX_MS, STEADY_AFTER_MS, TAKEN_OVER_WAIT_MS, UNKNOWN_PROTOCOL } from './reconnect-policy.ts';
@@ -30,16 +28,16 @@ import { createStatusPublisher } from './status-publisher.ts';
 import { createTicketLookup } from './ticket-lookup.ts';
 import { createTimeSync } from './time-sync.ts';
 
-/** `close` waits so long for the broker to take the last state, and again so long for the end of the connection. */
+/** Longest wait of `close`, in ms: once for the broker to take the last state, once for the end of the connection. */
 export const CLOSE_BOUND_MS = 2_000;
-/** After SUBACK, the ledger waits so long for the retained `ack` before it sends rows that may be acknowledged already. */
+/** Wait for the retained `ack` after SUBACK, in ms; then the ledger is sent without it. */
 export const FIRST_ACK_WAIT_MS = 250;
-/** No SUBACK within this time: the connection is dropped and made anew. */
+/** Longest wait for SUBACK, in ms; then the gate reconnects. */
 export const SUBSCRIBE_TIMEOUT_MS = 10_000;
-/** `askWant` waits so long for the retained message. */
+/** Longest wait of `requestWant` for the retained message, in ms; then it returns false. */
 export const WANT_WAIT_MS = 1_000;
 const MAX_LOGGED_TOPIC = 200;
-/** MQTT 5's reason code, which 3.1.1 has no word for. */
+/** MQTT 5 reason code; 3.1.1 has none. */
 const NOT_AUTHORIZED = 0x87;
 
 export interface UplinkOptions extends TlsIdentity {
@@ -47,19 +45,19 @@ export interface UplinkOptions extends TlsIdentity {
   readonly gate: string;
   /** `mqtts://host:port` (with ca, cert, key) or `mqtt://host:port` (demo). */
   readonly url: string;
-  /** Only where the broker asks for a name other than the gate's (a test). */
+  /** User name at the broker; default: the gate's name. */
   readonly username?: string | undefined;
   readonly password?: string | undefined;
   readonly clock: Clock;
   readonly decider: Pick<Decider, 'nextBatch' | 'rememberTransaction'>;
-  /** Published, retained, with every connection; `info()` replaces it. */
+  /** Published, retained, on every connect; `info()` replaces it. */
   readonly info: Omit<InfoMessage, 'schema'>;
   readonly log: Log;
-  /** A lookup's answer that came after its budget: facts for the overlay. */
+  /** Receives a lookup's answer that arrived after its budget. */
   readonly lateAnswer?: (answer: LookupAnswer) => void;
-  /** More of the peers' rows came than could be applied, and some were dropped: fetch the site's ledger. */
+  /** Called when peers' rows were dropped: fetch the site's ledger. */
   readonly peersDropped?: () => void;
-  /** Shorter waits for tests; the defaults are the constants of outbox.ts, connection.ts and questions.ts. */
+  /** Shorter waits for tests; the defaults are the constants of ledger-sender.ts, reconnect-policy.ts and time-sync.ts. */
   readonly timing?: {
     readonly reconnectFirstMs?: number;
     readonly reconnectMaxMs?: number;
@@ -68,45 +66,45 @@ export interface UplinkOptions extends TlsIdentity {
     readonly timePeriodMs?: number;
     readonly timeBurst?: number;
   };
-  /** What a simulation puts in place of the network, the timers and Math.random. */
+  /** Replaces network, timers and Math.random in the simulation. */
   readonly world?: { readonly openSession: typeof openSession; readonly timers: Timers; readonly random: () => number };
 }
 
 export interface MqttUplink extends Uplink {
-  /** Asks the cloud about an unknown code. null: offline, no answer within `budgetMs`, or too many questions wait. Never rejects. */
+  /** Asks the cloud about an unknown code. Returns null offline, without an answer within `budgetMs`, or with too many lookups in flight. Never rejects. */
   ask(refs: LookupQuestion['refs'], budgetMs: number): Promise<LookupAnswer | null>;
-  /** Asks the broker for the retained `manifest/want` again. True: it came and was handed on. False: offline, none is retained, or not within WANT_WAIT_MS. Never rejects. */
-  askWant(): Promise<boolean>;
-  /** The protocol of the present connection; null: offline. */
+  /** Requests the retained `manifest/want` from the broker. Returns true when it arrived and was handled; false offline, without one, or after WANT_WAIT_MS. Never rejects. */
+  requestWant(): Promise<boolean>;
+  /** Returns the protocol of the connection; null: offline. */
   protocol(): ProtocolVersion | null;
-  /** Batches sent and not yet acknowledged by the cloud. */
+  /** Returns the number of batches that the cloud has not acknowledged. */
   inFlight(): number;
 }
 
-/** Nothing happens before `open`. */
+/** Creates an uplink; it starts with `open`. */
 export function createUplink(options: UplinkOptions): MqttUplink {
   const { gate, clock, log, timing = {} } = options;
   const { timers, random, openSession: connectTo } = options.world ?? { timers: systemTimers(), random: Math.random, openSession };
   const backoff = createBackoff({ firstMs: timing.reconnectFirstMs ?? RECONNECT_FIRST_MS, maxMs: timing.reconnectMaxMs ?? RECONNECT_MAX_MS, random });
   let listener: (event: UplinkEvent) => void | Promise<void> = () => {};
   let attempt: Session | null = null;
-  /** The connection, from CONNACK on. `subscribed` is what `online` means; the ledger flows from its first ack or a short wait on. */
+  /** The connection, from CONNACK on. `subscribed`: online. `ledger`: the sender runs, from the first ack or FIRST_ACK_WAIT_MS on. */
   let live: { readonly session: Session; readonly sinceMs: number; subscribed: boolean; ledger: boolean } | null = null;
   let known = UNKNOWN_PROTOCOL;
   let reconnectTimer: { cancel(): void } | undefined;
   let ledgerTimer: { cancel(): void } | undefined;
   let closing = false;
-  let told: string | null = null;
+  let loggedCause: string | null = null;
   let shortLived = 0;
-  /** Who waits for the retained want. */
-  const wantReceived = new Set<(came: boolean) => void>();
+  /** Callers of `requestWant`. */
+  const wantWaiters = new Set<(came: boolean) => void>();
 
   const publisher = createStatusPublisher({ gate, clock, info: options.info, log });
-  const outbox = createOutbox({
+  const sender = createLedgerSender({
     nextBatch: (after) => options.decider.nextBatch(after),
     nowMs: () => clock.boottimeMs(),
     refused: (code) => publisher.refused('ledger', code),
-    failed: (error) => log.error('the ledger cannot be read for sending; it is tried again', { cause: error.message }),
+    failed: (error) => log.error('reading the ledger for sending failed; the gate retries', { cause: error.message }),
     timers,
     random,
     ...(timing.resendFirstMs === undefined ? {} : { resendFirstMs: timing.resendFirstMs }),
@@ -121,7 +119,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     ...(timing.timeBurst === undefined ? {} : { burst: timing.timeBurst }),
   });
   const lookups = createTicketLookup({ late: (answer) => options.lateAnswer?.(answer), log: (message) => log.warn(message) });
-  const question = (kind: 'time' | 'lookup', payload: string) => {
+  const publishQuery = (kind: 'time' | 'lookup', payload: string) => {
     void publisher.publish({ kind, gate }, payload);
   };
   const peers = createPeerQueue({ apply: (message) => listener({ kind: 'peer', ...message }), dropped: () => options.peersDropped?.(), log });
@@ -131,7 +129,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     log,
     remember: (transaction, untilMs) => options.decider.rememberTransaction(transaction, untilMs),
     deliver: (event) => {
-      // It notes its own failure.
+      // `emit` logs its own failure.
       void emit(event);
     },
     answer: (topicText, payload, correlationData) => {
@@ -154,7 +152,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     const what = classifyMessage(message, gate);
     switch (what.kind) {
       case 'request':
-        return requests.received(what.word, message);
+        return requests.received(what.command, message);
       case 'peer':
         return peers.push({ ledger: what.ledger, payload });
       case 'ack':
@@ -165,7 +163,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
         return lookups.answered(what.n, payload);
       case 'want':
         return void Promise.resolve(emit({ kind: 'want', payload })).then(() => {
-          for (const heard of [...wantReceived]) heard(true);
+          for (const settle of [...wantWaiters]) settle(true);
         });
       case 'overlay':
         return void emit({ kind: 'overlay', payload });
@@ -177,10 +175,10 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   };
   const acknowledged = (payload: Uint8Array) => {
     const ack = parsePayload(AckMessage, payload);
-    if (!ack.ok) return log.warn(`an ack cannot be read and releases nothing: ${ack.message}`);
-    // The decider is told first, so that it never offers again what this ack has released.
+    if (!ack.ok) return log.warn(`reading an ack failed: ${ack.message}; it releases nothing`);
+    // The decider applies the ack first, so that it does not return released rows again.
     void Promise.resolve(emit({ kind: 'ack', ack: ack.value })).then(() => {
-      outbox.acknowledged(ack.value);
+      sender.acknowledged(ack.value);
       startLedger();
     });
   };
@@ -188,7 +186,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     if (live === null || live.ledger) return;
     ledgerTimer?.cancel();
     live.ledger = true;
-    outbox.start((payload) => publisher.publish({ kind: 'ledger', gate }, payload));
+    sender.start((payload) => publisher.publish({ kind: 'ledger', gate }, payload));
   };
 
   const connect = () => {
@@ -216,7 +214,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
         },
       );
     } catch (error) {
-      // A key or certificate that cannot be read makes the library throw at once.
+      // The library throws on a malformed key or certificate.
       ended(protocol, { kind: 'unreachable', cause: (error as Error).message, code: null });
     }
   };
@@ -231,13 +229,13 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       live.subscribed = true;
       for (const filter of refused) publisher.refused(`subscription to ${filter}`, NOT_AUTHORIZED);
       publisher.arrive();
-      told = null;
+      loggedCause = null;
       log.info('connected to the broker', { protocol: session.protocol === 5 ? 'MQTT 5' : 'MQTT 3.1.1', session: id });
-      // First who hears of it, so that an alert about the link itself is gone before alerts are published.
+      // The listener comes first: it clears alerts about the link before alerts are published.
       void emit({ kind: 'online' });
       publisher.alerts();
-      time.start(question);
-      // The retained ack comes first, else rows would be sent that are acknowledged already.
+      time.start(publishQuery);
+      // Waits for the retained ack, so that acknowledged rows are not sent again.
       ledgerTimer = timers.after(FIRST_ACK_WAIT_MS, startLedger);
     } catch (error) {
       timeout.cancel();
@@ -251,7 +249,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     attempt = null;
     publisher.detach();
     ledgerTimer?.cancel();
-    outbox.stop();
+    sender.stop();
     time.stop();
     lookups.stop();
     if (closing) return;
@@ -261,22 +259,22 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     const wait = end.kind === 'protocol' && backoff.failures() === 0 ? 0 : Math.max(backoff.next(), end.kind === 'taken_over' ? TAKEN_OVER_WAIT_MS : 0);
     reconnectTimer = timers.after(wait, connect);
     const fault = linkFault(options.url, end, shortLived);
-    if (!wasOnline && (fault.cause === told || end.kind === 'protocol')) return;
-    told = fault.cause;
-    log.warn(`no connection to the broker: ${fault.cause}`, { hint: fault.hint, retry_ms: Math.round(wait) });
+    if (!wasOnline && (fault.cause === loggedCause || end.kind === 'protocol')) return;
+    loggedCause = fault.cause;
+    log.warn(`connecting to the broker failed: ${fault.cause}`, { hint: fault.hint, retry_ms: Math.round(wait) });
     void emit({ kind: 'offline', fault });
   };
 
   return {
-    open(heard) {
-      listener = heard;
+    open(receive) {
+      listener = receive;
       closing = false;
       connect();
     },
     async close(reason) {
       closing = true;
       reconnectTimer?.cancel();
-      outbox.stop();
+      sender.stop();
       time.stop();
       const session = attempt;
       if (live?.subscribed) {
@@ -287,31 +285,31 @@ export function createUplink(options: UplinkOptions): MqttUplink {
     },
     online: () => live?.subscribed === true,
     kick: (again) => {
-      if (live?.ledger) outbox.kick(again);
+      if (live?.ledger) sender.kick(again);
     },
     health: (body) => publisher.health(body),
-    stats: (stats) => publisher.tell({ kind: 'stats', gate }, stats),
+    stats: (stats) => publisher.publishMessage({ kind: 'stats', gate }, stats),
     info: (info) => publisher.info(info),
-    event: (event) => publisher.tell({ kind: 'event', gate }, event),
+    event: (event) => publisher.publishMessage({ kind: 'event', gate }, event),
     raise: (alert, severity, message) => publisher.raise(alert, severity, message),
     clear: (alert) => publisher.clear(alert),
-    ask: (refs, budgetMs) => (live?.subscribed !== true ? Promise.resolve(null) : lookups.ask(refs, budgetMs, question)),
-    async askWant() {
+    ask: (refs, budgetMs) => (live?.subscribed !== true ? Promise.resolve(null) : lookups.ask(refs, budgetMs, publishQuery)),
+    async requestWant() {
       if (live?.subscribed !== true) return false;
       const { session } = live;
       return new Promise<boolean>((resolve) => {
-        const heard = (came: boolean) => {
+        const settle = (received: boolean) => {
           clearTimeout(none);
-          wantReceived.delete(heard);
-          resolve(came);
+          wantWaiters.delete(settle);
+          resolve(received);
         };
-        const none = setTimeout(() => heard(false), WANT_WAIT_MS);
-        wantReceived.add(heard);
-        // Subscribing again to the same topic makes a broker send what it retains.
-        session.subscribe(subscriptionsOf(gate).filter(({ filter }) => parseTopic(filter)?.kind === 'want')).catch(() => heard(false));
+        const none = setTimeout(() => settle(false), WANT_WAIT_MS);
+        wantWaiters.add(settle);
+        // A broker sends the retained message on every subscribe.
+        session.subscribe(subscriptionsOf(gate).filter(({ filter }) => parseTopic(filter)?.kind === 'want')).catch(() => settle(false));
       });
     },
     protocol: () => (live?.subscribed !== true ? null : live.session.protocol),
-    inFlight: () => outbox.inFlight(),
+    inFlight: () => sender.inFlight(),
   };
 }

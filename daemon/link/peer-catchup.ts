@@ -1,6 +1,6 @@
 /**
- * Fills gaps in what is known of the site's other ledgers: reads the cloud's copy from the decider's vector on, page by page, and
- * hands it to the decider as ledger messages, until there is no more.
+ * Closes gaps in peers' ledgers: reads the cloud's copy from the decider's vector on, page by page, and passes it to the decider as
+ * ledger messages, to the end.
  */
 import { splitGateName } from '../../contract/ids.ts';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
@@ -8,9 +8,9 @@ import type { Decider } from '../ports.ts';
 import { type CloudClient, problemOf } from './cloud-client.ts';
 import { createJsonItems } from './json-stream.ts';
 
-/** One row of an answer: its entry has at most 256 KiB, gate and epoch stand beside it. */
+/** Largest row of an answer, in bytes: an entry of at most 256 KiB with gate and epoch; a larger one fails the fetch. */
 const MAX_ROW_BYTES = MAX_PAYLOAD_BYTES + 1024;
-/** Room for the envelope around the entries of one message. */
+/** Most bytes of entries in one message; further ones go into the next. */
 const MAX_ENTRIES_BYTES = MAX_PAYLOAD_BYTES - 1024;
 
 export interface SiteLedgerOptions {
@@ -26,13 +26,13 @@ interface Group {
   bytes: number;
 }
 
-/** Reads to the end. Answers how many rows came. Rejects with why where it cannot; what was applied stays applied. */
+/** Reads to the end. Returns the number of rows. Rejects with the cause; applied rows stay applied. */
 export async function readSiteLedger(options: SiteLedgerOptions, signal: AbortSignal): Promise<number> {
   let rows = 0;
   let before = '';
   for (;;) {
     const vector = JSON.stringify(await options.decider.vector());
-    if (vector === before) throw new Error('the cloud says that there is more, but brings nothing new');
+    if (vector === before) throw new Error('the cloud announces more rows but returns none');
     before = vector;
     const page = await readPage(options, vector, signal);
     rows += page.rows;
@@ -45,7 +45,7 @@ export async function readSiteLedger(options: SiteLedgerOptions, signal: AbortSi
 async function readPage(options: SiteLedgerOptions, vector: string, signal: AbortSignal): Promise<{ readonly rows: number; readonly more: boolean }> {
   const { site } = splitGateName(options.gate);
   const response = await options.client.get(`/sites/${site}/ledger?after=${encodeURIComponent(vector)}`, { accept: 'application/json', signal });
-  if (response.status !== 200) throw new Error(`the site's ledger cannot be fetched: ${(await problemOf(response)).text}`);
+  if (response.status !== 200) throw new Error(`${(await problemOf(response)).text}`);
   const items = createJsonItems(['rows.*', 'more'], MAX_ROW_BYTES);
   let group: Group | null = null;
   let rows = 0;
@@ -84,6 +84,6 @@ async function readPage(options: SiteLedgerOptions, vector: string, signal: Abor
   }
   items.end();
   await flush();
-  if (more === null) throw new Error("the cloud's answer does not say whether there is more");
+  if (more === null) throw new Error("the cloud's answer lacks `more`");
   return { rows, more };
 }

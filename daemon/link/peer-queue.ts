@@ -1,6 +1,6 @@
 /**
- * Peers' rows wait here for the decider, one message at a time, so that a stalled card holds back neither requests nor
- * acknowledgements. Bounded: what does not fit is dropped, leaves a gap, and is fetched over HTTP.
+ * Queues peers' rows for the decider, one message at a time, so that a stalled disk delays neither requests nor acknowledgements.
+ * Bounded: further messages are dropped, and the gate fetches their rows over HTTP.
  */
 
 import type { Log } from '../log/log.ts';
@@ -30,12 +30,12 @@ export function createPeerQueue(options: {
       try {
         await options.apply(message);
       } catch (error) {
-        options.log.error("a peer's rows could not be applied", { cause: (error as Error).message });
+        options.log.error("applying a peer's rows failed", { cause: (error as Error).message });
       }
     }
     working = false;
     if (dropped === 0) return;
-    options.log.warn(`${dropped} messages of peers came faster than they could be applied; the site's ledger is fetched instead`);
+    options.log.warn(`${dropped} messages of peers dropped: the queue was full; the gate fetches the site's ledger instead`);
     dropped = 0;
     options.dropped();
   };

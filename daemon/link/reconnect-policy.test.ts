@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { createBackoff } from './backoff.ts';
 import { learnProtocol, linkFault, UNKNOWN_PROTOCOL } from './reconnect-policy.ts';
 
-test('tries MQTT 5 first, and remembers a broker that says it lacks it', () => {
+test('learnProtocol tries MQTT 5 first and keeps 3.1.1 for a broker that refuses 5', () => {
   expect(UNKNOWN_PROTOCOL.next).toBe(5);
   const lacks = learnProtocol(UNKNOWN_PROTOCOL, 5, 'protocol');
   expect(lacks.next).toBe(4);
@@ -11,21 +11,21 @@ test('tries MQTT 5 first, and remembers a broker that says it lacks it', () => {
   expect(learnProtocol(lacks, 4, 'protocol').next).toBe(5);
 });
 
-test('takes silence for a guess only: the other version next, 5 first again after a loss', () => {
+test('learnProtocol tries the other version after silence, and 5 again after a loss', () => {
   const guess = learnProtocol(UNKNOWN_PROTOCOL, 5, 'silent');
   expect(guess.next).toBe(4);
   expect(learnProtocol(guess, 4, 'silent').next).toBe(5);
   expect(learnProtocol(guess, 4, 'lost').next).toBe(5);
 });
 
-test('says how to mend it, without what is secret in the address', () => {
+test('linkFault gives a hint and hides secrets of the address', () => {
   const fault = linkFault('mqtts://user:secret@broker.example:8883', { kind: 'unreachable', cause: 'certificate is not yet valid', code: null });
   expect(fault.operation).toBe('connect to mqtts://broker.example:8883');
   expect(fault.hint).toMatch(/clock/);
   expect(JSON.stringify(fault)).not.toContain('secret');
   expect(linkFault('mqtt://x', { kind: 'taken_over', cause: '', code: 0x8e })).toMatchObject({
     healsItself: false,
-    hint: expect.stringMatching(/copied card/),
+    hint: expect.stringMatching(/copied SD card/),
   });
   expect(linkFault('mqtt://x', { kind: 'refused', cause: '', code: 0x87 }).hint).toMatch(/ACL/);
 });

@@ -1,18 +1,18 @@
-/** Pure steps of keeping a connection: which protocol to try, how long to wait, what to tell a technician. */
+/** Chooses protocol and wait for the next connect, and explains a failed one. Pure. */
 import type { Fault } from '../ports.ts';
 import type { ProtocolVersion, SessionEnd } from './mqtt-session.ts';
 
-/** The first wait after a lost or refused connection; doubles to RECONNECT_MAX_MS. */
+/** First wait after a lost or refused connection, in ms; doubles to RECONNECT_MAX_MS. */
 export const RECONNECT_FIRST_MS = 500;
 export const RECONNECT_MAX_MS = 30_000;
-/** A connection that lasted so long was a good one: the next wait is short again. */
+/** Age of a connection, in ms, from which on its loss resets the wait. */
 export const STEADY_AFTER_MS = 10_000;
-/** So many connections in a row that were lost before they were steady look like two devices that push each other off: not every broker says so. */
+/** Consecutive short connections after which the gate suspects a second device under its name; not every broker reports that. */
 export const SHORT_LIVED_SUSPECT = 3;
-/** Somebody else is connected under our name: two that push each other out do it slowly. */
+/** Wait after a take-over, in ms, so that two devices under one name do not evict each other in a tight loop. */
 export const TAKEN_OVER_WAIT_MS = 30_000;
 
-/** What is known of the broker's protocol. `lacks5`: it said so itself. */
+/** Knowledge of the broker's protocol. `lacks5`: the broker refused version 5. */
 export interface ProtocolKnowledge {
   readonly next: ProtocolVersion;
   readonly lacks5: boolean;
@@ -20,8 +20,8 @@ export interface ProtocolKnowledge {
 export const UNKNOWN_PROTOCOL: ProtocolKnowledge = { next: 5, lacks5: false };
 
 /**
- * 5 first. A broker that refuses the version is remembered as 3.1.1; one that falls silent before CONNACK may mean the version, so
- * the other is tried next, but 5 comes first again after a connection that 3.1.1 won only by such a guess.
+ * Tries 5 first. Keeps 3.1.1 for a broker that refuses the version. A broker that is silent before CONNACK may mean the version, so
+ * the other is next; 5 comes first again after a connection that 3.1.1 got by that guess alone.
  */
 export function learnProtocol(known: ProtocolKnowledge, tried: ProtocolVersion, end: SessionEnd['kind']): ProtocolKnowledge {
   if (end === 'protocol') return tried === 5 ? { next: 4, lacks5: true } : { next: 5, lacks5: false };
@@ -32,13 +32,13 @@ export function learnProtocol(known: ProtocolKnowledge, tried: ProtocolVersion, 
 
 const NOT_AUTHORIZED = new Set([0x04, 0x05, 0x86, 0x87]);
 
-/** Words for why there is no connection, and how to mend it. `shortLived`: connections in a row that did not last. */
+/** Explains why there is no connection, and how to fix it. `shortLived`: consecutive short connections. */
 export function linkFault(url: string, end: SessionEnd, shortLived = 0): Fault {
   if (end.kind === 'lost' && shortLived >= SHORT_LIVED_SUSPECT) {
     return {
       operation: `connect to ${withoutSecrets(url)}`,
       cause: `${end.cause}, ${shortLived} times in a row soon after it was made`,
-      hint: "Perhaps another device connects under the name of this gate (a copied card): look for the gate's name in the broker's log.",
+      hint: "Perhaps another device connects under this gate's name (a copied SD card): look for the name in the broker's log.",
       healsItself: true,
     };
   }
@@ -46,7 +46,7 @@ export function linkFault(url: string, end: SessionEnd, shortLived = 0): Fault {
 }
 
 function hintFor(end: SessionEnd): string {
-  if (end.kind === 'taken_over') return 'Another device connects under the name of this gate: find the copied card, or revoke and enroll again.';
+  if (end.kind === 'taken_over') return "Another device connects under this gate's name: find the copied SD card, or revoke and enrol again.";
   if (end.kind === 'protocol') return 'The broker speaks neither MQTT 5 nor 3.1.1: use one that does.';
   if (end.kind === 'refused') {
     return end.code !== null && NOT_AUTHORIZED.has(end.code)
@@ -62,7 +62,7 @@ function hintFor(end: SessionEnd): string {
   if (/ENOTFOUND|EAI_AGAIN/i.test(end.cause)) return 'The name in mqtt.url cannot be resolved: check DNS and the spelling.';
   if (/certificate|alert|SSL|TLS/i.test(end.cause)) return 'TLS failed: check mqtt.ca, mqtt.cert and mqtt.key, and that the certificate is not revoked.';
   if (end.kind === 'silent') return 'The broker was reached but did not answer as one: check the port (TLS or plain) and the certificate.';
-  return 'Check the cable, the address and port in mqtt.url, and that the broker runs. It is tried again.';
+  return 'Check the cable, the address and port in mqtt.url, and that the broker runs. The gate retries.';
 }
 
 function withoutSecrets(url: string): string {

@@ -1,6 +1,5 @@
 /**
- * Requests from their arrival to their answer: judged, remembered, handed to the gate, answered exactly once, with
- * how long it took.
+ * Handles requests: validates each, stores its transaction, passes it to the gate, and answers exactly once, with the duration.
  */
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { RequestError, ResponseMessage } from '../../contract/requests.ts';
@@ -11,17 +10,17 @@ import type { Clock, UplinkEvent } from '../ports.ts';
 import type { Incoming } from './mqtt-session.ts';
 import { validateRequest } from './request-validation.ts';
 
-/** Requests that are not answered yet; a further one is refused. */
-export const MAX_REQUESTS_IN_HAND = 32;
-/** The gate did not answer within this time: the asker is told so. */
+/** Most requests in flight; a further one is refused. */
+export const MAX_REQUESTS_IN_FLIGHT = 32;
+/** Longest wait for the gate's answer, in ms; then the request fails. */
 export const ANSWER_WAIT_MS = 120_000;
 const MAX_MESSAGE_CHARS = 512;
 
 type Answer = Pick<ResponseMessage, 'status' | 'data' | 'error'>;
 
 export interface RequestHandler {
-  received(word: string, message: Incoming): void;
-  /** Forgets who still waits. */
+  received(command: string, message: Incoming): void;
+  /** Drops pending requests without an answer. */
   close(): void;
 }
 
@@ -34,18 +33,18 @@ export function createRequestHandler(options: {
   readonly answer: (topic: string, payload: string, correlationData: Uint8Array | null) => void;
 }): RequestHandler {
   const { clock, gate } = options;
-  const inHand = new Set<NodeJS.Timeout>();
+  const pending = new Set<NodeJS.Timeout>();
   const prefix = `${TOPIC_ROOT}/${gate}/response/`;
-  /** The cloud's time as well as it is known: it is the cloud that wrote `expires_at`. */
+  /** Returns the best estimate of the cloud's time, since the cloud set `expires_at`; null: not trusted. */
   const nowMs = () => {
     if (!clock.trusted()) return null;
     const offset = clock.offset();
     return offset === null ? clock.wallMs() : clock.boottimeMs() + offset.offsetMs;
   };
 
-  const received = async (word: string, message: Incoming) => {
+  const received = async (requested: string, message: Incoming) => {
     const startedMs = clock.boottimeMs();
-    const topic = message.responseTopic?.startsWith(prefix) ? message.responseTopic : prefix + word;
+    const topic = message.responseTopic?.startsWith(prefix) ? message.responseTopic : prefix + requested;
     const answer = (transaction: string | null, body: Answer) => {
       const whole: ResponseMessage = { schema: SCHEMA_VERSION, transaction, ...body, duration_ms: Math.max(0, clock.boottimeMs() - startedMs) };
       const text = JSON.stringify(whole);
@@ -53,20 +52,20 @@ export function createRequestHandler(options: {
         topic,
         Buffer.byteLength(text) <= MAX_PAYLOAD_BYTES
           ? text
-          : JSON.stringify({ ...whole, status: 'error', data: undefined, error: { code: 'failed', message: 'done, but the answer is too large to be sent' } }),
+          : JSON.stringify({ ...whole, status: 'error', data: undefined, error: { code: 'failed', message: 'done, but the answer is too large to send' } }),
         message.correlationData,
       );
     };
     const refuse = (transaction: string | null, code: RequestError, why: string) => {
-      options.log.warn(`request ${word} refused: ${code}`, { transaction, why });
+      options.log.warn(`request ${requested} refused: ${code}`, { transaction, why });
       answer(transaction, { status: 'error', error: { code, message: cutText(why, MAX_MESSAGE_CHARS) } });
     };
 
-    const judgement = validateRequest({ word, payload: message.payload, retained: message.retained, nowMs: nowMs() });
+    const judgement = validateRequest({ command: requested, payload: message.payload, retained: message.retained, nowMs: nowMs() });
     if (!judgement.accept) return refuse(judgement.transaction, judgement.code, judgement.message);
     const { request, command } = judgement;
     const { transaction } = request;
-    if (inHand.size >= MAX_REQUESTS_IN_HAND) return refuse(transaction, 'refused', `${MAX_REQUESTS_IN_HAND} requests are being worked on; try again`);
+    if (pending.size >= MAX_REQUESTS_IN_FLIGHT) return refuse(transaction, 'refused', `${MAX_REQUESTS_IN_FLIGHT} requests are in flight; try again`);
 
     let open = true;
     const respond = (given: object) => {
@@ -74,7 +73,7 @@ export function createRequestHandler(options: {
       if (!open) return;
       open = false;
       clearTimeout(timer);
-      inHand.delete(timer);
+      pending.delete(timer);
       if (body.status === 'error') refuse(transaction, body.error?.code ?? 'failed', body.error?.message ?? 'failed');
       else answer(transaction, body);
     };
@@ -83,26 +82,26 @@ export function createRequestHandler(options: {
       ANSWER_WAIT_MS,
     );
     timer.unref();
-    inHand.add(timer);
+    pending.add(timer);
     try {
-      // Durable before anything moves: a replay after a power cut is still one.
+      // Stored before the gate acts, so that a replay after a power cut is recognised.
       const isNew = await options.remember(transaction, judgement.expiresAtMs);
       const afterwards = nowMs();
-      if (!isNew) return respond({ status: 'error', error: { code: 'replayed', message: 'this transaction has been seen before' } });
+      if (!isNew) return respond({ status: 'error', error: { code: 'replayed', message: 'this transaction was already received' } });
       if (afterwards === null || afterwards >= judgement.expiresAtMs)
-        return respond({ status: 'error', error: { code: 'late', message: 'expired while the gate was remembering it' } });
+        return respond({ status: 'error', error: { code: 'late', message: 'expired while the gate stored the transaction' } });
     } catch (error) {
-      return respond({ status: 'error', error: { code: 'failed', message: `the transaction could not be remembered: ${(error as Error).message}` } });
+      return respond({ status: 'error', error: { code: 'failed', message: `storing the transaction failed: ${(error as Error).message}` } });
     }
     options.deliver({ kind: 'request', request, command, respond });
   };
   return {
-    received(word, message) {
-      void received(word, message);
+    received(command, message) {
+      void received(command, message);
     },
     close() {
-      for (const timer of inHand) clearTimeout(timer);
-      inHand.clear();
+      for (const timer of pending) clearTimeout(timer);
+      pending.clear();
     },
   };
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { requestWord, validateRequest } from './request-validation.ts';
+import { commandOfTopic, validateRequest } from './request-validation.ts';
 
 const NOW = Date.parse('2026-06-01T20:00:00.000Z');
 const iso = (ms: number) => new Date(ms).toISOString();
@@ -14,18 +14,18 @@ const envelope = (over: object = {}) => ({
   args: {},
   ...over,
 });
-const judge = (over: { word?: string; body?: unknown; retained?: boolean; nowMs?: number | null } = {}) =>
+const judge = (over: { command?: string; body?: unknown; retained?: boolean; nowMs?: number | null } = {}) =>
   validateRequest({
-    word: over.word ?? 'open',
+    command: over.command ?? 'open',
     payload: Buffer.from(typeof over.body === 'string' ? over.body : JSON.stringify(over.body ?? envelope())),
     retained: over.retained ?? false,
     nowMs: over.nowMs === undefined ? NOW : over.nowMs,
   });
 
 test('knows its own requests and those of its site by the topic', () => {
-  expect(requestWord('stile/1/arena/north-03/request/open', 'arena/north-03')).toBe('open');
-  expect(requestWord('stile/1/arena/_all/request/mode', 'arena/north-03')).toBe('mode');
-  expect(requestWord('stile/1/arena/north-03/request/self-destruct', 'arena/north-03')).toBe('self-destruct');
+  expect(commandOfTopic('stile/1/arena/north-03/request/open', 'arena/north-03')).toBe('open');
+  expect(commandOfTopic('stile/1/arena/_all/request/mode', 'arena/north-03')).toBe('mode');
+  expect(commandOfTopic('stile/1/arena/north-03/request/self-destruct', 'arena/north-03')).toBe('self-destruct');
   for (const topic of [
     'stile/1/arena/north-04/request/open',
     'stile/1/stadium/_all/request/open',
@@ -33,36 +33,36 @@ test('knows its own requests and those of its site by the topic', () => {
     'stile/1/arena/north-03/request/',
     'stile/1/arena/north-03/response/open',
   ])
-    expect(requestWord(topic, 'arena/north-03'), topic).toBeNull();
+    expect(commandOfTopic(topic, 'arena/north-03'), topic).toBeNull();
 });
 
-test('accepts what is complete and in time, with the defaults of its command', () => {
+test('validateRequest accepts a complete request in time and applies defaults', () => {
   expect(judge()).toMatchObject({ accept: true, command: 'open', expiresAtMs: NOW + 4_900, request: { args: { direction: 'in', units: 1 } } });
-  expect(judge({ word: 'mode', body: envelope({ args: { mode: 'locked' } }) })).toMatchObject({ accept: true, command: 'mode' });
+  expect(judge({ command: 'mode', body: envelope({ args: { mode: 'locked' } }) })).toMatchObject({ accept: true, command: 'mode' });
 });
 
-test('refuses each kind of bad request by its own code', () => {
+test('validateRequest refuses each kind of bad request with its own code', () => {
   const refused = (judgement: ReturnType<typeof judge>) => (judgement.accept ? 'accepted' : judgement.code);
   expect(refused(judge({ retained: true }))).toBe('retained');
-  expect(refused(judge({ word: 'explode' }))).toBe('unknown_command');
+  expect(refused(judge({ command: 'explode' }))).toBe('unknown_command');
   expect(refused(judge({ body: 'no json' }))).toBe('malformed');
   expect(refused(judge({ body: envelope({ actor: undefined }) }))).toBe('malformed');
   expect(refused(judge({ body: envelope({ args: { direction: 'up' } }) }))).toBe('malformed');
   expect(refused(judge({ body: envelope({ args: { units: 1, extra: 1 } }) }))).toBe('malformed');
   expect(refused(judge({ body: envelope({ schema: 2 }) }))).toBe('malformed');
   expect(refused(judge({ body: envelope({ issued_at: iso(NOW + 60_000), expires_at: iso(NOW + 61_000) }) }))).toBe('malformed');
-  expect(refused(judge({ word: 'mode', body: envelope({ args: { mode: 'emergency' } }) }))).toBe('malformed');
+  expect(refused(judge({ command: 'mode', body: envelope({ args: { mode: 'emergency' } }) }))).toBe('malformed');
   expect(refused(judge({ nowMs: null }))).toBe('clock_untrusted');
   expect(refused(judge({ nowMs: NOW + 4_900 }))).toBe('late');
   expect(refused(judge({ body: '['.repeat(300_000) }))).toBe('malformed');
 });
 
-test('keeps the transaction for the answer where it can be read, and only there', () => {
+test('validateRequest returns the transaction when it is readable', () => {
   expect(judge({ body: envelope({ args: 5 }) })).toMatchObject({ accept: false, transaction: 'abcdefgh-1' });
   expect(judge({ body: envelope({ transaction: 'x' }) })).toMatchObject({ accept: false, transaction: null });
 });
 
-test('lets no request live longer than its command may, whatever it says', () => {
+test('validateRequest limits the life of a request by its command', () => {
   const eternal = envelope({ expires_at: '9999-12-31T23:59:59.999Z' });
   expect(judge({ body: eternal })).toMatchObject({ accept: true, expiresAtMs: NOW - 100 + 5_000 });
   expect(judge({ body: eternal, nowMs: NOW + 5_000 })).toMatchObject({ accept: false, code: 'late' });
@@ -70,8 +70,8 @@ test('lets no request live longer than its command may, whatever it says', () =>
 
 test('is total: any bytes are judged, none are accepted by chance', () => {
   fc.assert(
-    fc.property(fc.uint8Array({ maxLength: 300 }), fc.string(), fc.boolean(), (payload, word, retained) => {
-      expect(validateRequest({ word, payload, retained, nowMs: NOW }).accept).toBe(false);
+    fc.property(fc.uint8Array({ maxLength: 300 }), fc.string(), fc.boolean(), (payload, command, retained) => {
+      expect(validateRequest({ command, payload, retained, nowMs: NOW }).accept).toBe(false);
     }),
   );
 });

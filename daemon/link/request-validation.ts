@@ -1,24 +1,23 @@
 /**
- * What makes a request worth handing to the gate: pure judgement of one message, given the time. Replays are told apart by
- * the decider (durably); everything else is decided here.
+ * Validates one request, given the time. Pure. The decider recognises replays durably; all other checks are here.
  */
 import { parsePayload } from '../../contract/parse.ts';
 import { Command, REQUEST_EXPIRY_MS, type Request, RequestEnvelope, type RequestError, requestSchema } from '../../contract/requests.ts';
 import { TOPIC_ROOT } from '../../contract/topics.ts';
 
-/** How far a request's `issued_at` may lie ahead of the gate's time. */
+/** Most that `issued_at` may lie ahead of the gate's time, in ms; beyond, the request is malformed. */
 export const ISSUED_AHEAD_MS = 5_000;
 
-/** What can be answered to: the last part of the topic, where it can stand in the answer's topic as well. */
-const COMMAND_WORD = /^[a-z][a-z0-9-]{0,31}$/;
+/** Last part of a topic that can also stand in the answer's topic. */
+const COMMAND_PART = /^[a-z][a-z0-9-]{0,31}$/;
 
-/** The command word of a topic in this gate's inbox or its site's; null: not a request to us. */
-export function requestWord(topic: string, gate: string): string | null {
+/** Returns the command of a topic in the inbox of this gate or its site; null: not a request. */
+export function commandOfTopic(topic: string, gate: string): string | null {
   const site = gate.slice(0, gate.indexOf('/'));
   for (const prefix of [`${TOPIC_ROOT}/${gate}/request/`, `${TOPIC_ROOT}/${site}/_all/request/`]) {
     if (topic.startsWith(prefix)) {
-      const word = topic.slice(prefix.length);
-      return COMMAND_WORD.test(word) ? word : null;
+      const command = topic.slice(prefix.length);
+      return COMMAND_PART.test(command) ? command : null;
     }
   }
   return null;
@@ -34,11 +33,11 @@ export type Judgement =
   | { readonly accept: false; readonly transaction: string | null; readonly code: RequestError; readonly message: string };
 
 /**
- * Total: any bytes, any word. `nowMs`: best known cloud time, Unix ms; null: the clock is not trusted, and every request is refused.
- * A request lives until `expires_at`, but never longer than its command allows after `issued_at`.
+ * Validates any bytes and any command. `nowMs`: estimate of the cloud's time, Unix ms; null: the clock is not trusted, and every
+ * request is refused. A request lives until `expires_at`, but no longer than its command allows after `issued_at`.
  */
 export function validateRequest(input: {
-  readonly word: string;
+  readonly command: string;
   readonly payload: Uint8Array;
   readonly retained: boolean;
   readonly nowMs: number | null;
@@ -48,8 +47,8 @@ export function validateRequest(input: {
   const refuse = (code: RequestError, message: string): Judgement => ({ accept: false, transaction, code, message });
 
   if (input.retained) return refuse('retained', 'requests are never retained: publish it again without the retain flag, and clear the topic');
-  const command = Command.safeParse(input.word);
-  if (!command.success) return refuse('unknown_command', `this gate knows ${Command.options.join(', ')}`);
+  const command = Command.safeParse(input.command);
+  if (!command.success) return refuse('unknown_command', `this gate supports ${Command.options.join(', ')}`);
   if (!envelope.ok) return refuse('malformed', envelope.error === 'malformed' ? envelope.message : `${envelope.error}: ${envelope.message}`);
   const whole = parsePayload(requestSchema(command.data), input.payload);
   if (!whole.ok) return refuse('malformed', whole.message);
@@ -57,7 +56,7 @@ export function validateRequest(input: {
   if (input.nowMs === null)
     return refuse(
       'clock_untrusted',
-      "the gate's clock is not trusted yet, so it cannot tell whether this request is late; try again once health says clock_trusted 1",
+      "the gate's clock is not trusted yet, so the gate cannot check whether this request is late; try again when health says clock_trusted 1",
     );
   const issuedMs = Date.parse(envelope.value.issued_at);
   const expiresAtMs = Math.min(Date.parse(envelope.value.expires_at), issuedMs + REQUEST_EXPIRY_MS[command.data]);

@@ -1,33 +1,33 @@
-/** Work in the background that must succeed in the end: one round at a time, again with backoff until it does. */
+/** Runs background work until it succeeds: one round at a time, with backoff. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '../../runtime/error-text.ts';
 import { createBackoff } from './backoff.ts';
 
-/** `lasting`: trying again soon will not help. */
+/** `lasting`: an early retry fails as well. */
 export type Outcome = { readonly ok: true } | { readonly ok: false; readonly lasting: boolean; readonly message: string };
 
-/** A rejection is a failure that may pass. */
+/** Turns a rejection into a failure that is retried. */
 export const attempted = (work: Promise<Outcome>): Promise<Outcome> =>
   work.catch((error: unknown): Outcome => ({ ok: false, lasting: false, message: errorText(error) }));
 
-export interface RetryWorker {
-  /** There is something to do. A wait between attempts is cut short. */
+export interface RetryLoop {
+  /** Starts a round, and ends a wait between attempts. */
   kick(): void;
-  /** Does it now, and answers when one attempt is over. */
+  /** Starts a round and resolves after one attempt. */
   attempt(): Promise<void>;
   idle(): Promise<void>;
   failing(): string | null;
 }
 
-/** One round at a time; again with backoff until it succeeds. A `lasting` failure waits the longest, or until it is kicked. */
-export function createRetryWorker(options: {
+/** Creates a worker. A `lasting` failure waits the longest time, or until `kick`. */
+export function createRetryLoop(options: {
   readonly firstMs: number;
   readonly maxMs: number;
   readonly stopped: AbortSignal;
   readonly round: () => Promise<Outcome>;
   readonly failed: (message: string, failures: number, lasting: boolean) => void;
   readonly done: () => void;
-}): RetryWorker {
+}): RetryLoop {
   const backoff = createBackoff(options);
   let running: Promise<void> | null = null;
   let kicked = false;
@@ -59,7 +59,7 @@ export function createRetryWorker(options: {
   const interrupted = async (ms: number) => {
     const woken = new AbortController();
     wake = () => woken.abort();
-    // Woken or stopped: the loop looks.
+    // Woken or stopped: the loop checks both.
     await sleep(ms, undefined, { signal: AbortSignal.any([woken.signal, options.stopped]) }).catch(() => undefined);
     wake = null;
   };

@@ -1,6 +1,6 @@
 /**
- * What the gate says of itself: state, info, health, alerts. Kept as it is now, published anew with every connection; nothing of
- * it is queued. All publishing goes through here, so that a broker's refusal is noticed once and told.
+ * Publishes the gate's status: state, info, health, alerts. Keeps the present values, publishes them again on every connect, and
+ * queues nothing. All messages are published here, so that a broker's refusal is logged once.
  */
 import { MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { AlertId, AlertMessage, HealthMessage, InfoMessage, Severity, StateMessage } from '../../contract/messages.ts';
@@ -10,35 +10,35 @@ import type { Log } from '../log/log.ts';
 import type { Clock } from '../ports.ts';
 import type { Published, Session } from './mqtt-session.ts';
 
-/** A health that is no older than this is published when a connection comes up; the next one is due then anyway. */
+/** Oldest health, in ms, that is published again on connect; an older one is skipped, since the next is due. */
 export const HEALTH_HOLDS_MS = 30_000;
 
 export interface StatusPublisher {
-  /** The will of a connection: what the broker says when it is lost. */
+  /** Returns the will, which the broker publishes when the connection is lost. */
   will(sessionId: string): { readonly topic: string; readonly payload: Uint8Array };
-  /** From now on everything goes to this connection. */
+  /** Publishes on this connection from now on. */
   attach(session: Session, sessionId: string): void;
   detach(): void;
-  /** The inbox is subscribed: says online, info, health. */
+  /** Publishes online, info and health, once the inbox is subscribed. */
   arrive(): void;
-  /** Says which alerts stand. */
+  /** Publishes the active alerts. */
   alerts(): void;
-  /** Says offline, and why. Resolves when the broker has taken it, or cannot. */
+  /** Publishes offline with the reason. Resolves when the broker has acknowledged it, or cannot. */
   leave(reason: string): Promise<Published>;
   publish(
     topic: Topic,
     payload: string | Uint8Array,
     extra?: { readonly topicText?: string; readonly correlationData?: Uint8Array | null },
   ): Promise<Published>;
-  /** A message with its `schema`. */
-  tell(topic: Topic, payload: object): void;
+  /** Publishes a message with its `schema`. */
+  publishMessage(topic: Topic, payload: object): void;
   raise(alert: AlertId, severity: Severity, message: string): void;
   clear(alert: AlertId): void;
-  /** The broker has this alert retained, from before. */
+  /** Clears an alert that the broker retained and that is no longer active. */
   kept(alert: string): void;
   info(info: Omit<InfoMessage, 'schema'>): void;
   health(health: Omit<HealthMessage, 'schema'>): void;
-  /** The broker's no, by MQTT reason code: logged and raised as the alert `uplink` once per kind and connection. */
+  /** Logs a refusal of the broker and raises the alert `uplink`, once per kind and connection. */
   refused(kind: string, code: number): void;
 }
 
@@ -61,7 +61,7 @@ export function createStatusPublisher(options: {
   const publish: StatusPublisher['publish'] = (topic, payload, extra = {}) => {
     if (live === null) return Promise.resolve({ result: 'lost' });
     if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) {
-      log.error(`a ${topic.kind} is too large to be sent`, { size_bytes: Buffer.byteLength(payload) });
+      log.error(`publishing ${topic.kind} failed: it is too large`, { size_bytes: Buffer.byteLength(payload) });
       return Promise.resolve({ result: 'dropped' });
     }
     const { qos, retain, expiry_s } = DELIVERY[topic.kind];
@@ -76,12 +76,12 @@ export function createStatusPublisher(options: {
     });
     return sent;
   };
-  const tell = (topic: Topic, payload: object) => void publish(topic, JSON.stringify({ schema: SCHEMA_VERSION, ...payload }));
-  const silence = (alert: string) => void publish({ kind: 'alert', gate, alert }, '');
+  const publishMessage = (topic: Topic, payload: object) => void publish(topic, JSON.stringify({ schema: SCHEMA_VERSION, ...payload }));
+  const clearRetained = (alert: string) => void publish({ kind: 'alert', gate, alert }, '');
   const refused = (kind: string, code: number) => {
     if (refusedKinds.has(kind)) return;
     refusedKinds.add(kind);
-    log.error(`the broker refuses this gate's ${kind} (reason code ${code}); check its ACL`);
+    log.error(`publishing ${kind} failed: the broker refused it (reason code ${code}); check its ACL`);
     raise('uplink', 'critical', `The broker refuses this gate's ${kind} (reason code ${code}): its ACL does not name this gate, or a quota is full.`);
   };
   const raise: StatusPublisher['raise'] = (alert, severity, text) => {
@@ -90,14 +90,14 @@ export function createStatusPublisher(options: {
     if (before?.severity === severity && before.message === message) return;
     const body = { since: before?.since ?? now(), severity, message };
     alerts.set(alert, body);
-    tell({ kind: 'alert', gate, alert }, body);
+    publishMessage({ kind: 'alert', gate, alert }, body);
   };
 
   return {
     will: (id) => ({ topic: topicOf({ kind: 'state', gate }), payload: Buffer.from(stateText('offline', id, now(), 'connection lost')) }),
     attach(session, id) {
       live = { session, id, since: now() };
-      // A refusal of the last connection is said again if it lasts.
+      // A refusal on the last connection is reported again if it recurs.
       if (refusedKinds.size > 0) alerts.delete('uplink');
       refusedKinds.clear();
     },
@@ -107,29 +107,29 @@ export function createStatusPublisher(options: {
     arrive() {
       if (live === null) return;
       void publish({ kind: 'state', gate }, stateText('online', live.id, live.since, 'connected'));
-      tell({ kind: 'info', gate }, info);
-      if (health !== null && clock.boottimeMs() - health.atMs <= HEALTH_HOLDS_MS) tell({ kind: 'health', gate }, health.body);
+      publishMessage({ kind: 'info', gate }, info);
+      if (health !== null && clock.boottimeMs() - health.atMs <= HEALTH_HOLDS_MS) publishMessage({ kind: 'health', gate }, health.body);
     },
     alerts() {
-      for (const [alert, body] of alerts) tell({ kind: 'alert', gate, alert }, body);
+      for (const [alert, body] of alerts) publishMessage({ kind: 'alert', gate, alert }, body);
     },
     leave: (reason) => (live === null ? Promise.resolve({ result: 'lost' }) : publish({ kind: 'state', gate }, stateText('offline', live.id, now(), reason))),
     publish,
-    tell,
+    publishMessage,
     raise,
     clear(alert) {
-      if (alerts.delete(alert)) silence(alert);
+      if (alerts.delete(alert)) clearRetained(alert);
     },
     kept(alert) {
-      if (!alerts.has(alert)) silence(alert);
+      if (!alerts.has(alert)) clearRetained(alert);
     },
     info(present) {
       info = present;
-      tell({ kind: 'info', gate }, info);
+      publishMessage({ kind: 'info', gate }, info);
     },
     health(body) {
       health = { body, atMs: clock.boottimeMs() };
-      tell({ kind: 'health', gate }, body);
+      publishMessage({ kind: 'health', gate }, body);
     },
     refused,
   };

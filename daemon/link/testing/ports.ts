@@ -1,4 +1,4 @@
-/** Small, true implementations of the ports that the link's tests stand on: a clock, a ledger in memory, a wait. */
+/** Implements the ports for tests of link: a clock, a ledger in memory, a cloud, a wait. */
 import type { RowPosition } from '../../../contract/ids.ts';
 import { type AckMessage, LedgerMessage } from '../../../contract/ledger.ts';
 import { MAX_LEDGER_ENTRIES, SCHEMA_VERSION } from '../../../contract/limits.ts';
@@ -6,7 +6,7 @@ import type { InfoMessage } from '../../../contract/messages.ts';
 import type { Log, LogLevel } from '../../log/log.ts';
 import type { Clock, OutboxBatch } from '../../ports.ts';
 
-/** The machine's own clocks; trusted, unless told otherwise. */
+/** Returns the machine's own clocks; trusted unless `trust` is false. */
 export function testClock(): Clock & { trust: boolean; readonly samples: unknown[] } {
   let best: { offsetMs: number; boundMs: number } | null = null;
   return {
@@ -28,7 +28,7 @@ export function testClock(): Clock & { trust: boolean; readonly samples: unknown
   };
 }
 
-/** A ledger of one epoch in memory: rows 1..n, acknowledged up to some of them; transactions that were seen. */
+/** Returns a ledger of one epoch in memory, with its acknowledgements and transactions. */
 export function testDecider(gate: string, epoch = 1_700_000_000) {
   let rows = 0;
   let acknowledged = 0;
@@ -63,7 +63,7 @@ export function testDecider(gate: string, epoch = 1_700_000_000) {
   return decider;
 }
 
-/** The cloud's bookkeeping: which rows came, and the ack that says so. */
+/** Returns a cloud that counts received rows and builds the ack. */
 export function testCloud(epoch: number) {
   const rows = new Map<number, number>();
   return {
@@ -95,7 +95,7 @@ export const TEST_INFO: Omit<InfoMessage, 'schema'> = {
   cert_expires_at: null,
 };
 
-/** Waits until it is so; fails after `timeoutMs` with what was waited for. */
+/** Waits until the condition holds; fails after `timeoutMs`. */
 export async function until(what: string, so: () => boolean, timeoutMs = 10_000): Promise<void> {
   const end = Date.now() + timeoutMs;
   while (!so()) {
