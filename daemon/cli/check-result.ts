@@ -1,10 +1,10 @@
-/** One line of doctor: a part, how it is, why, and what mends it. */
+/** One line of doctor: part, result, cause and hint. */
 
 export interface Check {
   readonly part: string;
   readonly result: 'ok' | 'warn' | 'fail';
   readonly cause: string;
-  /** Empty where all is well. */
+  /** Empty when the result is ok. */
   readonly hint: string;
 }
 

@@ -1,4 +1,4 @@
-/** check-config and config. */
+/** Implements check-config and config. */
 import { firmwareLines, normaliseLines } from '../board/pin-map.ts';
 import { formatMistake } from '../config/fields.ts';
 import { effectiveSettings, formatMistakes, loadConfig } from '../config/load.ts';
@@ -23,7 +23,7 @@ export function checkConfig(options: CommonOptions & { readonly skipFiles?: bool
 }
 
 export function showConfig(options: CommonOptions & { readonly bootLines?: boolean }): void {
-  // The lines are asked for by the installer too, into a card whose certificates are not there yet.
+  // The installer calls this too, on an SD card that has no certificates yet.
   const config = requireConfig(options.config, { skipFiles: options.bootLines === true });
   if (options.bootLines === true) {
     const lines = config.board.driver === 'gpio' ? firmwareLines(normaliseLines(config.board)) : [];
@@ -50,5 +50,5 @@ function flat(value: unknown, key = ''): [string, unknown][] {
   return [[key, value]];
 }
 
-/** Where a setting was given; a default inside a given section stays a default. */
+/** Returns the origin of a setting; undefined for a default. */
 const nearest = (origins: ReadonlyMap<string, { file: string; line: number | null }>, key: string) => origins.get(key);

@@ -1,15 +1,15 @@
-/** How fast the store's card keeps what is written to it, and whether that can be true. */
+/** Measures how fast the store's disk syncs writes, and whether that is credible. */
 import { randomBytes } from 'node:crypto';
 import { closeSync, fdatasyncSync, fsyncSync, openSync, rmSync, statfsSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** As large as a page of the ledger's log. */
+/** Bytes of one write: a page of the WAL. */
 const BLOCK_BYTES = 4_096;
-/** At most so many flushes … */
+/** Most synced writes of one measurement. */
 const FLUSHES = 64;
-/** … and so long, ms: a card in use by a running gate is soon left alone again. */
+/** Longest measurement, in ms, so that it disturbs a running gate briefly. */
 const BOUND_MS = 3_000;
-/** No SD card, eMMC or disk without a protected cache keeps 4 KiB faster than this, ms. */
+/** Fastest credible sync of 4 KiB, in ms, for an SD card, eMMC or disk without a protected cache. */
 const INCREDIBLE_MS = 0.1;
 const TMPFS = 0x01021994;
 
@@ -17,13 +17,13 @@ export interface DiskSpeed {
   readonly p50Ms: number;
   readonly p99Ms: number;
   readonly flushes: number;
-  /** The folder is in memory: nothing of it outlives a power cut. */
+  /** The folder is in memory: a power cut erases it. */
   readonly inMemory: boolean;
-  /** Faster than a card can be. */
+  /** Faster than any SD card or disk can sync. */
   readonly incredible: boolean;
 }
 
-/** Writes blocks in place, as the ledger's log does, each kept before the next. Removes its file. Throws the file system's error. */
+/** Writes blocks in place, as the WAL does, and syncs each before the next. Removes its file. Throws the file system's error. */
 export function measureDisk(folder: string): DiskSpeed {
   const path = join(folder, `.doctor-${process.pid}`);
   const block = randomBytes(BLOCK_BYTES);

@@ -1,4 +1,4 @@
-/** doctor: what is plugged into this machine: readers, lines, the card. */
+/** Checks the hardware for doctor: readers, GPIO lines, disk. */
 import { accessSync, constants, existsSync, readFileSync, realpathSync, statfsSync, statSync } from 'node:fs';
 import { gpioOffer } from '../board/gpio-board.ts';
 import { firmwareLines, normaliseLines, powerOnLevel } from '../board/pin-map.ts';
@@ -18,7 +18,7 @@ export function readerChecks(config: Config, running: GateStatus | null): Check[
   const keyboards = findKeyboardReaders(textOf(INPUT_DEVICES) ?? '');
   const checks = config.readers.map((reader) => readerCheck(reader, running, keyboards.length > 0));
   const named = keyboards.map(({ name, usb, hint }) =>
-    warn('reader', `${name} (${usb}) is plugged in as a keyboard: it types codes and has no serial port`, `put it into serial mode: ${hint}`),
+    warn('reader', `${name} (${usb}) is in keyboard mode: it types codes and has no serial port`, `put it into serial mode: ${hint}`),
   );
   return [...checks, ...named];
 }
@@ -32,7 +32,7 @@ function readerCheck({ name, path }: Config['readers'][number], running: GateSta
       part,
       `${path} is not there`,
       keyboardThere
-        ? 'a reader is there in keyboard mode (below): put it into serial mode'
+        ? 'a reader is in keyboard mode (below): put it into serial mode'
         : 'plug the reader in, or name its port in readers (ls -l /dev/serial/by-id); two equal readers: stile-gate readers assign',
     );
   try {
@@ -53,7 +53,7 @@ export function boardChecks(config: Config, running: GateStatus | null): Check[]
     checks.push(
       running === null || running.board.ok
         ? warn('board', 'is a software turnstile: no real lane moves', 'set board.driver to gpio on a gate')
-        : fail('board', 'the software turnstile reports a fault', 'clear what was planted on its socket'),
+        : fail('board', 'the software turnstile reports a fault', 'clear the fault on its socket'),
     );
   else if (running !== null)
     checks.push(
@@ -71,7 +71,7 @@ export function boardChecks(config: Config, running: GateStatus | null): Check[]
     : checks;
 }
 
-/** Can the way out be kept open when the process is dead? */
+/** Checks whether the way out opens when the process is dead. */
 export function exitWithoutProcess({ board, turnstile }: Pick<Config, 'board' | 'turnstile'>): Check[] {
   const out = board.outputs.release_out;
   if (out === undefined) return [];
@@ -94,7 +94,7 @@ export function exitWithoutProcess({ board, turnstile }: Pick<Config, 'board' | 
   ];
 }
 
-/** `bootFile`: the Pi's config.txt, where there is one: lines that the firmware holds are safe from power-on. */
+/** Checks the lines' levels from power-on. `bootFile`: the Pi's config.txt, if any; lines that it sets are safe from power-on. */
 export function bootLevels(config: Pick<Config, 'board'>, bootFile: string | null): Check[] {
   const lines = normaliseLines(config.board);
   const held = new Set((bootFile ?? '').split('\n').map((text) => text.trim()));
@@ -118,8 +118,8 @@ export function diskCheck({ store }: Config): Check {
     accessSync(store.path, constants.R_OK | constants.X_OK);
     const { bavail, bsize } = statfsSync(store.path);
     const freeMb = Math.floor((bavail * bsize) / 1_048_576);
-    if (freeMb < FULL_DISK_MB) return fail('disk', `${freeMb} MB free in ${store.path}: admissions will soon not be recorded, and then not given`, 'make room');
-    return freeMb < LOW_DISK_MB ? warn('disk', `${freeMb} MB free in ${store.path}`, 'make room') : ok('disk', `${freeMb} MB free in ${store.path}`);
+    if (freeMb < FULL_DISK_MB) return fail('disk', `${freeMb} MB free in ${store.path}: admissions will soon not be recorded, and then not given`, 'free disk space');
+    return freeMb < LOW_DISK_MB ? warn('disk', `${freeMb} MB free in ${store.path}`, 'free disk space') : ok('disk', `${freeMb} MB free in ${store.path}`);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     return code === 'ENOENT'
@@ -128,36 +128,36 @@ export function diskCheck({ store }: Config): Check {
   }
 }
 
-/** Writes a few hundred kilobytes, for at most three seconds. */
+/** Measures the disk: writes a few hundred kilobytes, for at most three seconds. */
 export function storageCheck({ store, board, turnstile }: Config): Check[] {
   if (!existsSync(store.path)) return [];
   try {
     const { p50Ms, p99Ms, flushes, inMemory, incredible } = measureDisk(store.path);
-    const measured = `${flushes} writes, each kept after ${shownMs(p50Ms)} (half of them), ${shownMs(p99Ms)} (the slowest of a hundred)`;
+    const measured = `${flushes} writes, each synced after ${shownMs(p50Ms)} (half of them), ${shownMs(p99Ms)} (the slowest of a hundred)`;
     if (inMemory)
       return [
         (board.driver === 'sim' ? warn : fail)(
           'card',
-          `${store.path} is in memory: what is recorded there is gone with the power`,
-          'give store.path a folder on the card',
+          `${store.path} is in memory: a power cut erases it`,
+          'set store.path to a folder on disk',
         ),
       ];
     if (incredible)
       return [
         warn(
           'card',
-          `${measured}: faster than any card can be`,
-          'it may say "kept" before it is: take a card or disk that is honest (a protected cache, as in servers, is fine), or test it by cutting the power',
+          `${measured}: faster than any SD card can sync`,
+          'it may report a sync before the data is safe: use another SD card or disk (a protected cache, as in servers, is fine), or test it by cutting the power',
         ),
       ];
     if (p99Ms > turnstile.waitAfterMs)
-      return [warn('card', `${measured}: guests will see "wait"`, 'take a faster card (class A2, industrial), and see what else writes to this one')];
+      return [warn('card', `${measured}: guests will see "wait"`, 'use a faster SD card (class A2, industrial), and see what else writes to this one')];
     return [ok('card', measured)];
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     return code === 'EACCES' || code === 'EPERM'
       ? [warn('card', `not measured: this user may not write in ${store.path}`, "run this as the gate's user: sudo -u stile-gate stile-gate doctor")]
-      : [fail('card', `${store.path} takes no writes (${code})`, 'see dmesg; a card that has gone read-only is worn out: replace it')];
+      : [fail('card', `${store.path} is not writable (${code})`, 'see dmesg; an SD card that has gone read-only is worn out: replace it')];
   }
 }
 

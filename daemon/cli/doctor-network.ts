@@ -1,4 +1,4 @@
-/** doctor: broker and cloud, met as the gate itself meets them. Never beside a running gate: a second connection would push it off. */
+/** Checks broker and cloud for doctor, as the gate connects. Connects never beside a running gate: the broker would end the gate's connection. */
 import { readFileSync } from 'node:fs';
 import { connect as connectTls } from 'node:tls';
 import { SCHEMA_VERSION } from '../../contract/limits.ts';
@@ -11,25 +11,25 @@ import { openSession, type ProtocolVersion, type SessionEnd } from '../link/mqtt
 import { linkFault } from '../link/reconnect-policy.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
 
-/** How long the broker and the cloud are waited for, ms. */
+/** Longest wait for broker and cloud, in ms; then the check fails. */
 const NETWORK_WAIT_MS = 10_000;
-/** Of an answer that is read to check its signature. */
+/** Largest answer, in bytes, whose signature is checked; a larger one fails. */
 const MAX_ANSWER_BYTES = 8 * 1024 * 1024;
 const GOES_ON = 'Admissions go on, and rows wait on this gate.';
-/** The mend of whatever a wrong clock causes. */
+/** Hint for every fault that a wrong clock causes. */
 export const SET_CLOCK = 'let a time server be reached (NTP, UDP port 123), or set the time: timedatectl set-time';
 const NOT_YET_VALID = /not yet valid|NOT_YET_VALID/i;
 
 type Mqtt = NonNullable<Config['mqtt']>;
 
-/** `occupied`: a gate runs that may not be asked. */
+/** Checks the broker. `occupied`: a gate runs that this user may not ask. */
 export async function brokerCheck({ mqtt, gate }: Config, running: GateStatus | null, occupied: boolean): Promise<Check> {
   if (mqtt === null) return warn('broker', 'none is configured: rows stay on this gate', 'give mqtt.url');
   if (running?.uplink.online === true) return ok('broker', `online at ${mqtt.url}`);
   if (running !== null || occupied) {
     const alert = running?.alerts.find(({ id }) => id === 'uplink');
     if (alert !== undefined) return clockFault(alert.message) ?? fail('broker', alert.message, `${GOES_ON} The gate tries again by itself`);
-    // It has not said why yet: as far as can be seen without its name.
+    // The gate has raised no alert yet: try TLS without its name.
     const cause = mqtt.url.startsWith('mqtts:') ? await shakeHands(mqtt) : null;
     return cause === null
       ? warn(
@@ -54,7 +54,7 @@ const clockFault = (cause: string): Check | null =>
     ? fail('clock', `a certificate is not yet valid, by this machine's clock (${new Date().toISOString()}): ${cause}`, SET_CLOCK)
     : null;
 
-/** Connects under the gate's own name and goes away in order. null: it was let in. */
+/** Connects under the gate's own name and disconnects cleanly. Returns null when the broker accepts. */
 function tryBroker(mqtt: Mqtt, gate: string, protocol: ProtocolVersion): Promise<SessionEnd | null> {
   const password = mqtt.passwordFile === null ? undefined : readFileSync(mqtt.passwordFile, 'utf8').trim();
   return new Promise((resolve) => {
@@ -73,7 +73,7 @@ function tryBroker(mqtt: Mqtt, gate: string, protocol: ProtocolVersion): Promise
   });
 }
 
-/** Never published: the connection ends in order, unless it is lost in that very moment; the gate is not running, so it says the truth then. */
+/** Returns a will. The broker publishes it only if the connection is lost meanwhile; it is true then, since the gate does not run. */
 const willOf = (gate: string) => ({
   topic: topicOf({ kind: 'state', gate }),
   payload: Buffer.from(JSON.stringify({ schema: SCHEMA_VERSION, state: 'offline', session: 'doctor', since: new Date().toISOString(), reason: 'lost' })),
@@ -82,7 +82,7 @@ const willOf = (gate: string) => ({
 const file = (path: string | null): Buffer | undefined => (path === null ? undefined : readFileSync(path));
 const identityOf = ({ ca, cert, key }: Mqtt) => ({ ca: file(ca), cert: file(cert), key: file(key) });
 
-/** TLS alone. null: it stands; else why not. */
+/** Tries TLS alone. Returns null on success, else the cause. */
 function shakeHands(mqtt: Mqtt): Promise<string | null> {
   const { hostname, port } = new URL(mqtt.url);
   return new Promise((resolve) => {
@@ -98,7 +98,7 @@ function shakeHands(mqtt: Mqtt): Promise<string | null> {
   });
 }
 
-/** Is it reached, is the token taken, and do its signatures fit the pinned keys? Stops at the first that fails. */
+/** Checks that the cloud answers, accepts the token, and signs with a pinned key. Stops at the first failure. */
 export async function cloudChecks(config: Config, running: GateStatus | null): Promise<Check[]> {
   const { cloud, mqtt, gate, site } = config;
   if (cloud === null) return [warn('cloud', 'none is configured: no tickets can be fetched', 'give cloud.url')];
@@ -176,7 +176,7 @@ export function causeOf(error: unknown): string {
   return message !== '' ? message : (errors?.[0]?.message ?? code ?? name);
 }
 
-/** What mends a connection that failed like this, in the words of a technician. */
+/** Returns a hint for a connection that failed with this cause. */
 export function networkHint(cause: string): string {
   if (/expired/i.test(cause)) return 'its certificate has expired: renew it, or check that the clock is not ahead';
   if (/self.signed|unable to (verify|get)|UNABLE_TO|SELF_SIGNED/i.test(cause))

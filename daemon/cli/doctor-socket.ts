@@ -1,4 +1,4 @@
-/** doctor: can the control socket be made, and who may use it? Without it the gate does not start. */
+/** Checks for doctor whether the gate can create the control socket, and who may use it. Without it the gate does not start. */
 import { accessSync, constants, type Stats, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Config } from '../config/load.ts';
@@ -6,11 +6,11 @@ import { groupId } from '../platform/groups.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
 
 const PART = 'control';
-/** Made at every boot by the package (systemd/tmpfiles.d). */
+/** Folder that the package creates at every boot (systemd/tmpfiles.d). */
 const PACKAGE_FOLDER = '/run/stile';
 const OTHER_PLACE = 'or set control.socket to a place that there is';
 
-/** `occupied`: a gate answers or listens there, so it could be made. */
+/** Checks the socket. `occupied`: a gate listens there already. */
 export function socketCheck({ control }: Pick<Config, 'control'>, occupied: boolean): Check {
   const { socket, group } = control;
   const there = look(socket);
@@ -32,7 +32,7 @@ export function socketCheck({ control }: Pick<Config, 'control'>, occupied: bool
     try {
       accessSync(folder, constants.W_OK | constants.X_OK);
     } catch {
-      // Whether the gate's own user may cannot be told from here.
+      // This user cannot check the rights of the gate's user.
       return process.getuid?.() === parent.uid
         ? fail(PART, `${folder} takes no new files: ${socket} cannot be made, and the gate will not start`, `chmod u+wx ${folder}, ${OTHER_PLACE}`)
         : warn(PART, `this user may not make ${socket}`, "run this as the gate's user: sudo -u stile-gate stile-gate doctor");

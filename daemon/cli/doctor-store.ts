@@ -1,4 +1,4 @@
-/** doctor: is the record whole, and does it reach the cloud? Asked of the running gate, else read from a copy. */
+/** Checks for doctor that the ledger is complete and reaches the cloud. Asks the running gate, else reads a copy. */
 import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Config } from '../config/load.ts';
@@ -11,13 +11,13 @@ import { CliError } from './exit-codes.ts';
 import { age, plural } from './format.ts';
 import { allRows, verifyChain } from './ledger.ts';
 import type { CommonOptions } from './options.ts';
-import { backlogWords } from './status.ts';
+import { backlogText } from './status.ts';
 
-/** The newest rows, of which the chain is checked here; `ledger verify` checks all. */
+/** Most rows, the newest, whose chain doctor checks; `ledger verify` checks all. */
 const CHECKED_ROWS = 2_000;
-/** A larger database is not copied for a look. */
+/** Largest database, in bytes, that doctor copies; it does not read a larger one. */
 const MAX_COPIED_BYTES = 256 * 1024 * 1024;
-/** Rows that wait longer while the broker is online do so for a reason. */
+/** Age of the backlog, in s, above which doctor warns while the broker is online. */
 const OLD_BACKLOG_S = 600;
 
 export async function ledgerChecks(config: Config, options: CommonOptions, running: GateStatus | null, occupied: boolean): Promise<Check[]> {
@@ -27,12 +27,12 @@ export async function ledgerChecks(config: Config, options: CommonOptions, runni
       checks.push(
         warn(
           'ledger',
-          `${basename(file)} was set aside as damaged`,
-          'see what is in it: stile-gate ledger recover; a card that damages files wants to be replaced',
+          `${basename(file)} is quarantined as corrupt`,
+          'see its contents: stile-gate ledger recover; replace an SD card that corrupts files',
         ),
       );
   } catch {
-    // The disk's own check says what is wrong with the folder.
+    // The disk check reports a fault of the folder.
   }
   return checks;
 }
@@ -49,13 +49,13 @@ async function ofRunning(options: CommonOptions, status: GateStatus): Promise<Ch
     checks.push(
       result.ok
         ? ok('ledger', result.rows === 0 ? 'has just begun' : `the newest ${plural(result.rows, 'row')}: none missing, none changed`)
-        : fail('ledger', String(result.problem), 'keep the card; stile-gate ledger export, and ask the cloud what it has'),
+        : fail('ledger', String(result.problem), 'keep the SD card; stile-gate ledger export, and ask the cloud what it has'),
     );
   } catch (error) {
     if (!(error instanceof CliError)) throw error;
     checks.push(fail('ledger', `cannot be read: ${error.message}`, "see the alert disk and the gate's journal"));
   }
-  const waits = backlogWords(status);
+  const waits = backlogText(status);
   checks.push(
     uplink.online && (ledger.backlog_oldest_s ?? 0) > OLD_BACKLOG_S
       ? warn('backlog', `${waits}, though the broker is online`, "is the cloud's ingest running? GET /gates shows what it has")
@@ -63,7 +63,7 @@ async function ofRunning(options: CommonOptions, status: GateStatus): Promise<Ch
   );
   if (!ledger.usage_complete)
     checks.push(
-      warn('usage', 'what other gates admitted is not known whole: the policy usage_lost decides', 'let broker and cloud be reached: it is fetched by itself'),
+      warn('usage', 'usage of other gates is incomplete: the policy usage_lost decides', 'make broker and cloud reachable: the gate fetches it by itself'),
     );
   return checks;
 }
@@ -71,7 +71,7 @@ async function ofRunning(options: CommonOptions, status: GateStatus): Promise<Ch
 function ofFile(path: string): Check[] {
   if (!existsSync(path)) return [];
   if (ledgerBytes(path) > MAX_COPIED_BYTES)
-    return [ok('ledger', `${Math.round(ledgerBytes(path) / 1_048_576)} MB, not looked into while the gate is not running`)];
+    return [ok('ledger', `${Math.round(ledgerBytes(path) / 1_048_576)} MB, not read while the gate is not running`)];
   try {
     const offlineLedger = openOfflineLedger(path);
     try {
@@ -88,7 +88,7 @@ function ofFile(path: string): Check[] {
           ? fail(
               'ledger',
               `${plural(offlineLedger.unreadable(), 'row')} cannot be read or were changed`,
-              'start the gate: it sets the database aside and goes on; keep the card',
+              'start the gate: it quarantines the database and goes on; keep the SD card',
             )
           : ok('ledger', `${plural(rows, 'row')}: none missing, none changed`),
         ok(

@@ -50,7 +50,7 @@ test('without a gate: the broker lets its name in, the card is measured, the rec
   await identity();
   const { code, part } = await examine();
   expect(part('broker')).toEqual({ part: 'broker', result: 'ok', cause: `${broker.url} lets ${GATE} in`, hint: '' });
-  expect(part('card')?.cause).toMatch(/writes, each kept after|is in memory/);
+  expect(part('card')?.cause).toMatch(/writes, each synced after|is in memory/);
   expect(part('gate')).toMatchObject({ result: 'warn', cause: 'is not running' });
   expect(part('tickets')?.cause).toContain('concert: version 1');
   expect(part('certificate')).toMatchObject({ result: 'ok' });

@@ -1,6 +1,6 @@
 /**
- * doctor: every part, ok or warn or fail, with the cause and the hint. What the running gate knows is asked of it (the
- * port and the lines are its own); without one, as much as can be seen from outside. Changes nothing; times the card with a file of its own.
+ * Checks every part for doctor: ok, warn or fail, with cause and hint. Asks the running gate about ports and lines, which it holds;
+ * without one, checks what is visible from outside. Changes nothing; measures the disk with a file of its own.
  */
 
 import { X509Certificate } from 'node:crypto';
@@ -19,7 +19,7 @@ import { CliError, EXIT, print } from './exit-codes.ts';
 import { age, ageOf, columns } from './format.ts';
 import type { CommonOptions } from './options.ts';
 
-/** A certificate that ends within so long wants to be renewed. */
+/** Remaining life of a certificate, in ms, below which doctor warns. */
 const RENEW_MS = 30 * 86_400_000;
 
 export interface Examination {
@@ -29,14 +29,14 @@ export interface Examination {
 
 export async function doctor(options: CommonOptions): Promise<void> {
   const { result, checks, configOk } = await examine(options);
-  print(options.json, { result, checks } satisfies Examination, () => examinationWords({ result, checks }));
+  print(options.json, { result, checks } satisfies Examination, () => examinationText({ result, checks }));
   if (result === 'fail') process.exitCode = configOk ? EXIT.failed : EXIT.badConfig;
 }
 
-export const examinationWords = ({ result, checks }: Examination): string =>
-  `${columns(checks.map(({ part, result: how, cause, hint }) => [how.padEnd(4), part, hint === '' ? cause : `${cause}; ${hint}`]))}\n${result === 'ok' ? 'all is well' : result === 'warn' ? 'it works, but see the warnings' : 'something must be mended'}`;
+export const examinationText = ({ result, checks }: Examination): string =>
+  `${columns(checks.map(({ part, result: how, cause, hint }) => [how.padEnd(4), part, hint === '' ? cause : `${cause}; ${hint}`]))}\n${result === 'ok' ? 'all is well' : result === 'warn' ? 'it works, but see the warnings' : 'something must be fixed'}`;
 
-/** Looks at everything. Takes seconds where the network does not answer. */
+/** Checks everything. Takes seconds when the network does not answer. */
 export async function examine(options: CommonOptions): Promise<Examination & { readonly configOk: boolean }> {
   const loaded = loadConfig(options.config, process.env);
   const checks: Check[] = [];
@@ -46,16 +46,16 @@ export async function examine(options: CommonOptions): Promise<Examination & { r
     checks.push(ok('config', `${loaded.config.files.join(', ')}: gate ${loaded.config.gate}`));
     for (const warning of loaded.warnings) checks.push(warn('config', `${warning.key}: ${warning.what}`, warning.hint));
   }
-  const asked = await askGate(options);
-  checks.push(asked.check);
-  if (loaded.ok) checks.push(...(await partsOf(loaded.config, options, asked)));
+  const answer = await askGate(options);
+  checks.push(answer.check);
+  if (loaded.ok) checks.push(...(await partsOf(loaded.config, options, answer)));
   const worst = checks.some(({ result }) => result === 'fail') ? 'fail' : checks.some(({ result }) => result === 'warn') ? 'warn' : 'ok';
   return { result: worst, checks, configOk: loaded.ok };
 }
 
 interface Asked {
   readonly running: GateStatus | null;
-  /** A gate is there that did not answer: nothing may be done under its name. */
+  /** A gate runs, answering or not: doctor must not connect under its name. */
   readonly occupied: boolean;
   readonly check: Check;
 }
@@ -98,8 +98,8 @@ async function partsOf(config: Config, options: CommonOptions, { running, occupi
   ];
 }
 
-/** The address comes from the cloud: where it is wrong, nothing on this gate mends it. */
-const fetchMend = (problem: string): string =>
+/** Returns a hint: the cloud names the address, so a wrong one must be fixed there. */
+const fetchHint = (problem: string): string =>
   `${networkHint(problem)}. The cloud names this address: STILE_PUBLIC_URL on the server must be how gates reach it`;
 
 function manifestChecks(running: GateStatus | null): Check[] {
@@ -108,7 +108,7 @@ function manifestChecks(running: GateStatus | null): Check[] {
     return [
       running.fetch_problem === null
         ? fail('tickets', 'there are none: every code is refused', 'assign an event to this gate (stile-cloud assign), and see broker and cloud below')
-        : fail('tickets', `there are none: every code is refused. ${running.fetch_problem}`, fetchMend(running.fetch_problem)),
+        : fail('tickets', `there are none: every code is refused. ${running.fetch_problem}`, fetchHint(running.fetch_problem)),
     ];
   return running.manifests.map((one) => {
     const what = `${one.event_id}: ${one.tickets} tickets, version ${one.overlay_version}, made ${ageOf(one.generated_at)} ago`;
@@ -116,14 +116,14 @@ function manifestChecks(running: GateStatus | null): Check[] {
       ? warn('tickets', `${what}, expired ${ageOf(one.expires_at)} ago`, 'see broker and cloud below: the gate fetches new ones by itself')
       : running.fetch_problem === null
         ? ok('tickets', what)
-        : warn('tickets', `${what}. ${running.fetch_problem}`, fetchMend(running.fetch_problem));
+        : warn('tickets', `${what}. ${running.fetch_problem}`, fetchHint(running.fetch_problem));
   });
 }
 
 function clockCheck({ certificate, mqtt }: Config, running: GateStatus | null): Check {
   const own = createClock();
   const { trusted, why, wall } = running?.clock ?? { trusted: own.trusted(), why: own.why(), wall: new Date(own.wallMs()).toISOString() };
-  // The running gate shows no time below its floor: what certificates are judged by is the system's own.
+  // Uses the system's clock, which decides about certificates; the running gate shows no time below its floor.
   const systemMs = Date.now();
   const begins = [
     ['its own certificate', certificate?.notBeforeMs ?? null],

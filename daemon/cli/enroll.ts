@@ -1,6 +1,6 @@
 /**
- * enroll: a one-use token buys this gate its certificate. The key is made here and never leaves the machine. Everything that can be
- * checked is checked before the token is spent; the files take the place of the old ones only when all of them are there.
+ * Enrols this gate: exchanges a one-use token for a certificate. Creates the key here; it never leaves the machine. Checks everything
+ * before it uses the token, and replaces the old files only when all new ones are written.
  */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { accessSync, chownSync, constants, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -19,11 +19,11 @@ import { causeOf, networkHint } from './doctor-network.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import type { CommonOptions } from './options.ts';
 
-/** Where a card's first start finds what the office prepared. */
+/** Files in which an SD card's first start finds its enrolment. */
 export const BOOT_FILES = ['/boot/firmware/stile-enroll.yaml', '/boot/stile-enroll.yaml'];
 const ANSWER_WAIT_MS = 30_000;
 const MAX_ANSWER_BYTES = 256 * 1024;
-/** A certificate that lasts longer is not replaced without --force. */
+/** Remaining life of a certificate, in ms, above which enroll needs --force. */
 const RENEW_MS = 30 * 86_400_000;
 const GROUP = 'stile-gate';
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
@@ -37,14 +37,14 @@ export interface EnrollOptions extends CommonOptions {
   readonly force?: boolean;
 }
 
-/** What is needed, from the command line, the file, and what is configured already, in this order. */
+/** Settings of an enrolment: from the command line, the file, and the configuration, in this order. */
 interface Wanted {
   readonly token: string;
   readonly cloud: string;
   readonly broker: string;
-  /** PEM of the cloud's authority; null: the system's. */
+  /** PEM of the cloud's authority; null: the system's authorities. */
   readonly ca: string | null;
-  /** As configured; null: not yet. */
+  /** Configured name; null: none. */
   readonly gate: string | null;
   /** The file that named the token. */
   readonly from: string | null;
@@ -69,10 +69,10 @@ export async function enroll(options: EnrollOptions): Promise<void> {
       `this is ${gate} now, with a certificate until ${until.slice(0, 10)}`,
       ...files.map((file) => `  ${file}`),
       assignment.event_ids.length === 0 ? 'it is assigned to no event yet: stile-cloud assign' : `it is assigned to ${assignment.event_ids.join(', ')}`,
-      ...(wanted.from === null ? [] : [`${wanted.from} has done its service: the token in it is used up, and the file may be deleted`]),
+      ...(wanted.from === null ? [] : [`${wanted.from} is no longer needed: its token is used, and the file may be deleted`]),
       loaded.ok
         ? 'next: systemctl restart stile-gate, then stile-gate doctor'
-        : `next, mend what the configuration still lacks:\n${formatMistakes(loaded.mistakes).trimEnd()}`,
+        : `next, fix the configuration:\n${formatMistakes(loaded.mistakes).trimEnd()}`,
     ].join('\n'),
   );
 }
@@ -139,7 +139,7 @@ function readCa(path: string): string {
   }
 }
 
-/** Before the token is spent: may the files be written, and is there anything that must not be lost? */
+/** Checks before the token is used that the files are writable and that no lasting certificate is lost. */
 function prepare(folder: string, force: boolean): void {
   const certificate = join(folder, 'tls/gate.pem');
   if (!force && existsSync(certificate)) {
@@ -183,10 +183,10 @@ async function buy({ token, cloud, ca }: Wanted, csr: string): Promise<Answer> {
   }
   if (answer.status !== 200) {
     const { error, message } = (body ?? {}) as { error?: string; message?: string };
-    const said = message ?? `it answers with ${answer.status}, and not as Stile's cloud does`;
+    const reason = message ?? `it answers with ${answer.status}, and not as Stile's cloud does`;
     throw new CliError(
       answer.status === 503 || answer.status === 429 ? EXIT.tryAgain : EXIT.failed,
-      `the cloud refuses${error === undefined ? '' : ` (${error})`}: ${said}`,
+      `the cloud refuses${error === undefined ? '' : ` (${error})`}: ${reason}`,
     );
   }
   const parsed = EnrollResponse.safeParse(body);
@@ -195,7 +195,7 @@ async function buy({ token, cloud, ca }: Wanted, csr: string): Promise<Answer> {
   return parsed.data;
 }
 
-/** The token goes ahead of the body too: the cloud lets it in where others at this address fail too often to be heard. */
+/** Posts the request. Sends the token in a header too: the cloud accepts it even when it blocks the address after failed attempts. */
 function post(url: URL, body: string, token: string, ca: string | null): Promise<{ status: number; text: string }> {
   return new Promise((done, reject) => {
     const tls = ca === null ? {} : { ca };
@@ -229,7 +229,7 @@ function post(url: URL, body: string, token: string, ca: string | null): Promise
   });
 }
 
-/** null: it fits this gate and its key. */
+/** Checks the answer. Returns null when it fits this gate and its key. */
 function checkAnswer(answer: Answer, key: string, configured: string | null): { what: string; hint: string } | null {
   if (configured !== null && answer.gate !== configured)
     return {
@@ -253,7 +253,7 @@ function checkAnswer(answer: Answer, key: string, configured: string | null): { 
   return null;
 }
 
-/** Writes everything beside the old files, then puts it in their place. Answers the files. */
+/** Writes new files beside the old ones, then replaces them. Returns their paths. */
 function place(folder: string, { cloud, broker, ca, gate: configured }: Wanted, answer: Answer, key: string): string[] {
   const plain = broker.startsWith('mqtt:');
   const quoted = (text: string) => JSON.stringify(text);
@@ -281,7 +281,7 @@ function place(folder: string, { cloud, broker, ca, gate: configured }: Wanted, 
     ['conf.d/50-enrolment.yaml', lines.join('\n')],
   ];
   const gid = process.getuid?.() === 0 ? groupId(GROUP) : null;
-  // The gate reads its files and changes none; nobody else reads them.
+  // The gate reads these files and changes none; other users cannot read them.
   const access = gid === null ? { mode: 0o600 } : { mode: 0o640, owner: { uid: 0, gid } };
   const begun: SafeFile[] = [];
   try {

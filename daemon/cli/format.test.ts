@@ -1,13 +1,13 @@
 import { expect, test, vi } from 'vitest';
 import { CliError, EXIT, print, printFailure } from './exit-codes.ts';
 import { clockTime, columns, dayTime } from './format.ts';
-import { lineWords } from './lane-view.ts';
+import { lineText } from './lane-view.ts';
 
 const EVIL = 'x\x1b[2J\u009b31m\r\ny';
 
 test("S6: a row's, a reader's and a lane's words are shown, never obeyed by a terminal", () => {
   expect(columns([['1/1', EVIL]])).toBe('1/1  x\\u001b[2J\\u009b31m\\u000d\\ny');
-  expect(lineWords({ at: '2026-05-01T12:00:00.000Z', direction: 'in', kind: 'refused', words: EVIL } as Parameters<typeof lineWords>[0])).toContain(
+  expect(lineText({ at: '2026-05-01T12:00:00.000Z', direction: 'in', kind: 'refused', words: EVIL } as Parameters<typeof lineText>[0])).toContain(
     'x\\u001b[2J',
   );
   let said = '';
@@ -38,7 +38,7 @@ test('T15: a time of this machine names its zone, and its date is of that zone',
       process.env['TZ'] = name;
       const at = '2026-06-30T22:30:00.000Z';
       expect([clockTime(at), dayTime(at)], name).toEqual([time, `${day} ${time}`]);
-      expect(lineWords({ at, direction: 'in', kind: 'refused', words: 'already used at 00:29' } as Parameters<typeof lineWords>[0])).toBe(
+      expect(lineText({ at, direction: 'in', kind: 'refused', words: 'already used at 00:29' } as Parameters<typeof lineText>[0])).toBe(
         `${time} in  already used at 00:29`,
       );
     }

@@ -1,4 +1,4 @@
-/** Numbers and times in words, for people at a terminal. */
+/** Formats numbers and times as text for a terminal. */
 import { shownLine } from '../../contract/text.ts';
 
 export function age(seconds: number): string {
@@ -11,20 +11,20 @@ export function age(seconds: number): string {
 
 export const ageOf = (timestamp: string, nowMs = Date.now()): string => age(Math.max(0, nowMs - Date.parse(timestamp)) / 1000);
 
-/** HH:MM:SS of this machine's time, with its zone: an explanation beside it has the event's. */
+/** Returns HH:MM:SS of this machine with its zone: an explanation beside it has the event's. */
 export function clockTime(timestamp: string): string {
   const at = new Date(timestamp);
   return `${at.toTimeString().slice(0, 8)} ${zoneOf(at)}`;
 }
 
-/** Date and time of this machine, with its zone. */
+/** Returns date and time of this machine with its zone. */
 export function dayTime(timestamp: string): string {
   const at = new Date(timestamp);
   const two = (number: number) => String(number).padStart(2, '0');
   return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${clockTime(timestamp)}`;
 }
 
-/** UTC, UTC+2 or UTC-3:30. */
+/** Returns the zone: UTC, UTC+2 or UTC-3:30. */
 function zoneOf(at: Date): string {
   const minutes = -at.getTimezoneOffset();
   if (minutes === 0) return 'UTC';
@@ -34,7 +34,7 @@ function zoneOf(at: Date): string {
 
 export const plural = (count: number, one: string, many = `${one}s`): string => `${count} ${count === 1 ? one : many}`;
 
-/** Columns as wide as their widest cell. */
+/** Returns rows in columns, each as wide as its widest cell. */
 export function columns(given: readonly (readonly string[])[]): string {
   const rows = given.map((row) => row.map(shownLine));
   const widths: number[] = [];

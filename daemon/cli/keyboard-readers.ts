@@ -1,13 +1,13 @@
 /**
- * Readers that are shipped as keyboards: they type what they read and have no serial port. Recognised in the kernel's list of input
- * devices, with what puts the known makes into serial mode.
+ * Finds readers in keyboard mode, which type codes and have no serial port, in the kernel's list of input devices, and says how to
+ * put known makes into serial mode.
  */
 
 export interface KeyboardReader {
   readonly name: string;
   /** USB ids, hex: `0c2e:0b61`. */
   readonly usb: string;
-  /** How it is put into serial mode. */
+  /** Instruction that puts it into serial mode. */
   readonly hint: string;
 }
 
@@ -21,11 +21,11 @@ const MAKERS: Readonly<Record<string, string>> = {
   '26f1': 'read the manual\'s code for "USB virtual serial port" (GM6x and like modules: chapter communication interface)',
 };
 const ANY_MAKE = 'read the code for "USB serial", "virtual COM port" or "CDC" from its manual';
-/** Names under which makers without a well-known id sell theirs. */
+/** Names of devices whose makers have no well-known id. */
 const NAMES = /bar ?code|scanner|\bqr\b|hid ?kbw|usbkey|\b2d\b|symbol|newland|honeywell|metrologic|datalogic|\bgm[68]\d/i;
 const USB_BUS = '0003';
 
-/** `text`: /proc/bus/input/devices. Ordinary keyboards are not named. */
+/** Returns the readers in `text` (/proc/bus/input/devices), without ordinary keyboards. */
 export function findKeyboardReaders(text: string): readonly KeyboardReader[] {
   return text.split(/\n\s*\n/).flatMap((block): KeyboardReader[] => {
     const ids = /^I: Bus=(\w+) Vendor=(\w+) Product=(\w+)/m.exec(block);

@@ -1,4 +1,4 @@
-/** ledger recover, and ledger export of a card: rows of databases that no gate has open. Nothing on the card is changed. */
+/** Reads rows of databases that no gate has open, for ledger recover and ledger export --store. Changes nothing in the store. */
 import { createWriteStream, existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { finished } from 'node:stream/promises';
@@ -18,7 +18,7 @@ interface OfflineLedgerOptions extends CommonOptions {
   readonly gate?: string;
 }
 
-/** What one database says of itself. */
+/** Summary of one database. */
 export interface Recovered {
   readonly file: string;
   readonly gate: string | null;
@@ -29,24 +29,24 @@ export interface Recovered {
   readonly unreadable: number;
 }
 
-/** Every kept row of a dead gate's card to standard output. */
+/** Writes every kept row of a dead gate's store to standard output. */
 export async function exportOffline(folder: string, options: OfflineLedgerOptions): Promise<void> {
   const { present, quarantine } = foldersLedgers(folder);
   if (present === null)
     throw new CliError(
       EXIT.failed,
       `there is no ledger in ${folder}`,
-      quarantine.length > 0 ? 'there are set-aside ones: stile-gate ledger recover --store' : "name the gate's store folder, such as /mnt/card/var/lib/stile",
+      quarantine.length > 0 ? 'there are quarantined ones: stile-gate ledger recover --store' : "name the gate's store folder, such as /mnt/sd/var/lib/stile",
     );
   const unreadable = await withOfflineLedger(present, async (offlineLedger) => {
     const count = await writeMessages(nameOf(offlineLedger, options), rowsOf(offlineLedger, false), process.stdout);
     if (count === 0 && offlineLedger.gate === null)
-      throw new CliError(EXIT.failed, `nothing in ${present} can be read`, 'keep the card as it is; ask the cloud what it has');
+      throw new CliError(EXIT.failed, `nothing in ${present} can be read`, 'keep the SD card as it is; ask the cloud what it has');
     return offlineLedger.unreadable();
   });
   for (const file of quarantine) process.stderr.write(`note: ${basename(file)} lies beside it: stile-gate ledger recover --store ${folder}\n`);
   if (unreadable > 0)
-    throw new CliError(EXIT.failed, `${plural(unreadable, 'row')} could not be read; all others are written`, 'keep the card: the cloud may have those rows');
+    throw new CliError(EXIT.failed, `${plural(unreadable, 'row')} could not be read; all others are written`, 'keep the SD card: the cloud may have those rows');
 }
 
 export async function recover(
@@ -61,7 +61,7 @@ export async function recover(
   try {
     const { found, exported } = await readAll(wanted, file, options);
     file?.commit();
-    print(options.json, { store: folder, databases: found, exported: file === null ? null : exported }, () => words(folder, found, options.export, exported));
+    print(options.json, { store: folder, databases: found, exported: file === null ? null : exported }, () => summaryText(folder, found, options.export, exported));
   } finally {
     file?.abandon();
   }
@@ -89,7 +89,7 @@ async function readAll(
 ): Promise<{ readonly found: readonly Recovered[]; readonly exported: number }> {
   const out = target === null ? null : createWriteStream('', { fd: target.fd, autoClose: false });
   const failed = out === null ? null : finished(out);
-  // Heard where it is awaited, below.
+  // Handled where it is awaited, below.
   failed?.catch(() => undefined);
   const found: Recovered[] = [];
   let exported = 0;
@@ -112,8 +112,8 @@ async function readAll(
   return { found, exported };
 }
 
-function words(folder: string, found: readonly Recovered[], file: string | undefined, exported: number): string {
-  if (found.length === 0) return `no database was ever set aside in ${folder}`;
+function summaryText(folder: string, found: readonly Recovered[], file: string | undefined, exported: number): string {
+  if (found.length === 0) return `no database is quarantined in ${folder}`;
   const table = columns([
     ['file', 'gate', 'rows', 'not acknowledged', 'not readable', 'epochs'],
     ...found.map((one) => [

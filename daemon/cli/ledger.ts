@@ -1,4 +1,4 @@
-/** ledger ls, verify, export: the record, read through the running gate a page at a time. */
+/** Implements ledger ls, verify and export: reads the ledger through the running gate, a page at a time. */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import type { Writable } from 'node:stream';
@@ -11,12 +11,12 @@ import { CliError, EXIT, print } from './exit-codes.ts';
 import { columns, dayTime, plural } from './format.ts';
 import type { CommonOptions } from './options.ts';
 
-/** Rows asked for at once: the gate's bound. */
+/** Rows of one page: the gate's bound. */
 const PAGE_ROWS = 500;
-/** Of a ledger message, beside its entries. */
+/** Allowance for the envelope of a ledger message, in bytes. */
 const ENVELOPE_BYTES = 512;
 
-/** Every kept row in order. */
+/** Returns every kept row in order. */
 export async function* allRows(gate: GateClient, after: readonly [number, number] | null = null): AsyncGenerator<LedgerRow> {
   for (let from = after; ; ) {
     const page: LedgerRow[] = [];
@@ -31,7 +31,7 @@ export async function* allRows(gate: GateClient, after: readonly [number, number
 export async function list(options: CommonOptions & { readonly last: number; readonly kind?: string }): Promise<void> {
   const rows = await withGate(options, async (gate) => {
     const { ledger } = await gate.call<GateStatus>('status');
-    // Rows before the current epoch are only read when they are asked for.
+    // Reads older epochs only when the current one has too few rows.
     const fits = options.kind === undefined && ledger.last_seq > options.last;
     const kept: LedgerRow[] = [];
     for await (const row of allRows(gate, fits ? [ledger.epoch, ledger.last_seq - options.last] : null)) {
@@ -49,7 +49,7 @@ export async function list(options: CommonOptions & { readonly last: number; rea
             `${row.epoch}/${row.entry.seq}`,
             dayTime(String(row.entry.ts)),
             row.entry.kind,
-            `${rowWords(row.entry)}${row.conflict === undefined ? '' : ` — ${row.conflict}`}`,
+            `${rowText(row.entry)}${row.conflict === undefined ? '' : ` — ${row.conflict}`}`,
           ]),
         ),
   );
@@ -57,8 +57,8 @@ export async function list(options: CommonOptions & { readonly last: number; rea
 
 const HIDDEN = new Set(['seq', 'kind', 'ts', 'hash', 'boot_id', 'boottime_ms', 'clock_offset_ms', 'clock_bound_ms', 'seen', 'facts']);
 
-/** A row's own fields; refusals by their explanation. */
-function rowWords(entry: LedgerRow['entry']): string {
+/** Formats the fields of a row; a refusal by its explanation. */
+function rowText(entry: LedgerRow['entry']): string {
   if (entry.kind === 'refusal') return `${entry.reason}: ${entry.explanation}${entry.ticket_id === undefined ? '' : ` (ticket ${entry.ticket_id})`}`;
   return Object.entries(entry)
     .filter(([key]) => !HIDDEN.has(key))
@@ -72,11 +72,11 @@ export interface Verification {
   readonly ok: boolean;
   readonly rows: number;
   readonly epochs: readonly { readonly epoch: number; readonly from_seq: number; readonly upto_seq: number }[];
-  /** The first thing that is wrong. */
+  /** The first fault found. */
   readonly problem: string | null;
 }
 
-/** Checks numbers and hashes. Epochs may begin above 1 where older rows were pruned; their first row's predecessor is then not here. */
+/** Checks numbers and hashes. An epoch may begin above 1 when older rows were pruned; its first row's predecessor is then absent. */
 export function verifyChain(gate: string): { add(row: LedgerRow): boolean; result(): Verification } {
   const epochs: { epoch: number; from_seq: number; upto_seq: number }[] = [];
   let rows = 0;
@@ -119,8 +119,8 @@ export async function verify(options: CommonOptions): Promise<void> {
     else
       throw new CliError(
         EXIT.failed,
-        'the ledger does not hold',
-        'keep the card; export what there is (stile-gate ledger export), and ask the cloud what it has',
+        'verifying the ledger failed',
+        'keep the SD card; export the rows (stile-gate ledger export), and ask the cloud what it has',
       );
   }
 }
@@ -133,7 +133,7 @@ export async function exportRows(options: CommonOptions & { readonly store?: str
   });
 }
 
-/** Rows as ledger messages, one a line, as `stile-cloud import --ledger` takes them; waits where the reader of it is slow. Answers how many rows. */
+/** Writes rows as ledger messages, one a line, for `stile-cloud import --ledger`; waits for a slow reader. Returns the number of rows. */
 export async function writeMessages(gate: string, rows: AsyncIterable<LedgerRow> | Iterable<LedgerRow>, to: Writable): Promise<number> {
   let entries: LedgerRow['entry'][] = [];
   let bytes = 0;

@@ -1,7 +1,6 @@
 /**
- * stile-gate: the command line of one gate. Only `run` is the gate; everything else talks to the running one, or
- * looks at files. The only file of the daemon that imports commander. Subcommands are loaded when they are used, so that
- * `run` starts fast.
+ * Defines the command line stile-gate. Only `run` is the gate; other commands call the running gate or read files. The only file of
+ * the daemon that imports commander. Loads a subcommand when it is used, so that `run` starts fast.
  */
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
@@ -25,18 +24,18 @@ function command(parent: Command, name: string, summary: string, examples: reado
     .addHelpText('after', `\nFor example:\n${examples.map((example) => `  ${example}`).join('\n')}`);
 }
 const socket = () => new Option('--socket <path>', "the running gate's control socket, where it is not the configured one").env('STILE_SOCKET');
-const json = () => new Option('--json', 'for programs: JSON instead of words');
+const json = () => new Option('--json', 'for programs: JSON instead of text');
 const direction = () => new Option('--direction <direction>', 'in or out').choices(['in', 'out']);
-/** What a gate writes itself; the schemas (contract/ledger.ts) are too slow to load for this. A test holds them together. */
+/** Kinds of rows that a gate writes. A test compares them with contract/ledger.ts, which is too slow to load here. */
 const OWN_KINDS = ['grant', 'refusal', 'passage', 'exit_unmatched', 'override', 'mode', 'fault', 'alarm', 'clock'];
-/** As the gate takes it: recorded in a row, so neither empty nor long. */
-const words = (value: string): string => {
-  if (value.trim() === '') throw new InvalidArgumentError('it must not be empty: it is recorded, say why');
+/** Parses a text that the gate records: not empty and not too long. */
+const recordedText = (value: string): string => {
+  if (value.trim() === '') throw new InvalidArgumentError('it must not be empty: give the reason that is recorded');
   if (value.length > MAX_TEXT_CHARS) throw new InvalidArgumentError(`it has at most ${MAX_TEXT_CHARS} characters`);
   return value;
 };
 const person = (to: Command): Command =>
-  to.requiredOption('--reason <words>', 'why; it is recorded', words).option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
+  to.requiredOption('--reason <text>', 'why; it is recorded', recordedText).option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
 
 function program(): Command {
   const root = new Command('stile-gate')
@@ -49,12 +48,12 @@ Exit codes: 0 done, 1 failed, 2 usage, 69 gate not reachable, 75 try again, 78 b
 First steps:
   stile-gate enroll                    get this gate its certificate, with a token from the office
   stile-gate check-config              is /etc/stile/gate.yaml right?
-  stile-gate doctor                    is every part well, and if not, what mends it?
+  stile-gate doctor                    checks every part and says how to fix it
   stile-gate watch                     see what guests and lamps do, live
   stile-gate sim                       be the guest at a simulated lane
   stile-gate open --reason "wheelchair"`,
     )
-    .option('-V, --version', 'says which Stile this is')
+    .option('-V, --version', 'prints the version')
     .on('option:version', () => {
       const { version, commit } = stileVersion();
       process.stdout.write(`stile-gate ${version} (${commit})\n`);
@@ -63,10 +62,10 @@ First steps:
     .showHelpAfterError('(stile-gate --help says more)')
     .exitOverride();
 
-  command(root, 'run', 'Runs the gate until it is told to stop (SIGTERM, SIGINT).', ['stile-gate run', 'stile-gate run --config ./gate.yaml']).action(
+  command(root, 'run', 'Runs the gate until SIGTERM or SIGINT.', ['stile-gate run', 'stile-gate run --config ./gate.yaml']).action(
     async (options: CommonOptions) => (await import('./run.ts')).run(options),
   );
-  command(root, 'check-config', 'Says whether the configuration is right, and every mistake in it with file, line and mend.', [
+  command(root, 'check-config', 'Checks the configuration and lists every error with file, line and hint.', [
     'stile-gate check-config',
     'stile-gate check-config --config ./gate.yaml --json',
   ])
@@ -83,17 +82,17 @@ First steps:
   command(
     root,
     'doctor',
-    'Looks at every part and says ok, warn or fail, with the cause and the mend. Changes nothing; times the card with a small file of its own.',
+    'Checks every part: ok, warn or fail, with cause and hint. Changes nothing; measures the disk with a small file of its own.',
     ['stile-gate doctor', 'stile-gate doctor --json | jq \'.checks[] | select(.result != "ok")\''],
   )
     .addOption(socket())
     .addOption(json())
     .action(async (options: CommonOptions) => (await import('./doctor.ts')).doctor(options));
-  command(root, 'status', 'Says how the running gate is.', ['stile-gate status', 'stile-gate status --json | jq .ledger.backlog'])
+  command(root, 'status', 'Shows the status of the running gate.', ['stile-gate status', 'stile-gate status --json | jq .ledger.backlog'])
     .addOption(socket())
     .addOption(json())
     .action(async (options: CommonOptions) => (await import('./status.ts')).status(options));
-  command(root, 'watch', 'Shows lamps, mode, the last decisions in words, backlog and health, live. q or Ctrl-C ends it.', [
+  command(root, 'watch', 'Shows lamps, mode, the last decisions, backlog and health, live. q or Ctrl-C ends it.', [
     'stile-gate watch',
     'stile-gate watch --json    (a line of JSON for everything that happens)',
   ])
@@ -148,7 +147,7 @@ function operations(root: Command): void {
 }
 
 function records(root: Command): void {
-  const ledger = root.command('ledger').description("Reads the gate's record of what happened. Changes nothing.");
+  const ledger = root.command('ledger').description("Reads the gate's ledger. Changes nothing.");
   command(ledger, 'ls', 'Lists rows, the newest last.', ['stile-gate ledger ls', 'stile-gate ledger ls -n 500 --kind refusal'])
     .option('-n, --last <n>', 'so many rows', wholeNumber(1, 100_000), 20)
     .addOption(new Option('--kind <kind>', 'only rows of this kind').choices(OWN_KINDS))
@@ -161,33 +160,33 @@ function records(root: Command): void {
     .action(async (options) => (await import('./ledger.ts')).verify(options));
   command(ledger, 'export', 'Writes every kept row as ledger messages, one JSON object a line; stile-cloud import --ledger takes it.', [
     'stile-gate ledger export > north-03.jsonl',
-    "stile-gate ledger export --store /mnt/card/var/lib/stile > north-03.jsonl    (a dead gate's card; nothing on it changes)",
+    "stile-gate ledger export --store /mnt/sd/var/lib/stile > north-03.jsonl      (a dead gate's SD card; nothing on it changes)",
   ])
-    .option('--store <folder>', "read this store folder instead of the running gate's record")
-    .option('--gate <site/gate>', 'with --store: whose it is, where the card cannot say it')
+    .option('--store <folder>', "read this store folder instead of the running gate's ledger")
+    .option('--gate <site/gate>', 'with --store: the gate, when the store does not name it')
     .addOption(socket())
     .action(async (options) => (await import('./ledger.ts')).exportRows(options));
-  command(ledger, 'recover', 'Lists databases that were set aside as damaged, says what is in them, and exports what can be read. Changes nothing.', [
+  command(ledger, 'recover', 'Lists quarantined databases and their contents, and exports their readable rows. Changes nothing.', [
     'stile-gate ledger recover',
     'stile-gate ledger recover --export saved.jsonl    (then: stile-cloud import --ledger saved.jsonl)',
     'stile-gate ledger recover ledger.damaged-20260701T080000-123Z.sqlite --export saved.jsonl --unacknowledged',
   ])
     .argument('[files...]', 'only these of them')
     .option('--store <folder>', 'the folder to look in (default: store.path)')
-    .option('--export <file>', 'write their readable rows there; rows that the cloud has already are no harm')
-    .option('--unacknowledged', 'export only rows that the cloud had not acknowledged, as far as they knew')
-    .option('--gate <site/gate>', 'whose they are, where they cannot say it')
+    .option('--export <file>', 'write their readable rows to this file; the cloud ignores rows that it has')
+    .option('--unacknowledged', 'export only rows without an acknowledgement of the cloud')
+    .option('--gate <site/gate>', 'the gate, when a database does not name it')
     .addOption(json())
     .action(async (files: string[], options) => (await import('./ledger-recover.ts')).recover(files, options));
-  const manifest = root.command('manifest').description('Reads what this gate knows of the tickets.');
-  command(manifest, 'show', 'Says which events this gate admits for, and how old its tickets are.', ['stile-gate manifest show'])
+  const manifest = root.command('manifest').description('Reads the manifests of this gate.');
+  command(manifest, 'show', 'Lists the events of this gate and the age of their tickets.', ['stile-gate manifest show'])
     .addOption(socket())
     .addOption(json())
     .action(async (options) => (await import('./status.ts')).manifestShow(options));
 }
 
 function support(root: Command): void {
-  command(root, 'support-bundle', 'Puts configuration, status, doctor, log and a check of the record into one archive. No codes, no secrets.', [
+  command(root, 'support-bundle', 'Writes configuration, status, doctor, log and a check of the ledger into one archive. No codes, no secrets.', [
     'sudo stile-gate support-bundle',
     'stile-gate support-bundle --out /tmp/north-03.tar.gz',
   ])
@@ -228,7 +227,7 @@ A reader whose path does not exist is plugged in there by this program, as a pse
 }
 
 function readers(root: Command): void {
-  const group = root.command('readers').description('Tells equal readers apart.');
+  const group = root.command('readers').description('Distinguishes equal readers.');
   command(group, 'assign', 'Binds each reader to the USB socket that it is plugged into: show a code to each as it is asked for. The gate must run.', [
     'stile-gate mode out_of_service --reason "binding readers"    (codes are refused meanwhile)',
     'sudo stile-gate readers assign',
@@ -244,7 +243,7 @@ function readers(root: Command): void {
     .action(async (names: string[], options) => (await import('./readers-assign.ts')).assign(names, options));
 }
 
-/** What is needed once: to set a gate up, to try it, to find what ails it. */
+/** Adds the commands of a technician: set up, test, diagnose. */
 function technician(root: Command): void {
   command(root, 'selftest', 'Tries lamps, buzzer, inputs, releases and readers one after the other, and writes a report. The lane must be out of service.', [
     'stile-gate mode out_of_service --reason commissioning',
@@ -252,10 +251,10 @@ function technician(root: Command): void {
     'stile-gate mode controlled --reason "commissioned"',
     'stile-gate selftest --check selftest-arena-north-03-20260701T080000Z.json',
   ])
-    .option('--reason <words>', 'why; it is recorded', words)
+    .option('--reason <text>', 'why; it is recorded', recordedText)
     .option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)')
     .option('--report <folder>', 'where the report goes, as .txt and .json', '.')
-    .option('--check <file>', 'moves nothing: says whether this report is as its gate signed it')
+    .option('--check <file>', 'moves nothing: checks the signature of this report')
     .addOption(socket())
     .addOption(json())
     .action(async (options) => {
@@ -267,7 +266,7 @@ function technician(root: Command): void {
 }
 
 function setUp(root: Command): void {
-  command(root, 'enroll', 'Buys this gate its certificate with a one-use token, and writes what it needs to reach broker and cloud.', [
+  command(root, 'enroll', 'Exchanges a one-use token for this gate’s certificate, and writes the settings for broker and cloud.', [
     'stile-cloud enroll arena/north-03        (in the office: prints the token)',
     'stile-gate enroll --cloud https://cloud.example --broker mqtts://broker.example:8883 --token stile-enrol-…',
     'stile-gate enroll                        (from /boot/firmware/stile-enroll.yaml, which holds cloud, broker and token)',
@@ -278,20 +277,20 @@ function setUp(root: Command): void {
     .option('--broker <url>', "the broker's address (default: mqtt.url)")
     .option('--ca <file>', "certificate of the cloud's authority, PEM, where the system does not know it")
     .option('--file <file>', 'YAML with cloud, broker, token and ca')
-    .option('--force', 'also where there is a certificate that lasts')
+    .option('--force', 'also when the certificate is still valid for long')
     .addOption(json())
     .action(async (options) => (await import('./enroll.ts')).enroll(options));
 }
 
-/** Runs a command line; answers the exit code. */
+/** Runs a command line. Returns the exit code. */
 export async function main(argv: readonly string[]): Promise<number> {
-  // Whoever reads has seen enough (`| head`): that is no failure.
+  // A reader that closes the pipe early (`| head`) is no failure.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? EXIT.done : EXIT.failed));
   try {
     await program().parseAsync(argv);
     return Number(process.exitCode ?? EXIT.done);
   } catch (error) {
-    // commander has written its message already; help and version count as done.
+    // commander has printed its message already; help and version are no failure.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
     return printFailure(error);
   }

@@ -1,4 +1,4 @@
-/** open, mode, reset-emergency: a person's hand on the lane. Each is recorded with actor and reason, also offline. */
+/** Implements open, mode and reset-emergency. The gate records each with actor and reason, also offline. */
 import { userInfo } from 'node:os';
 import { ActorId } from '../../contract/ids.ts';
 import { withGate } from './context.ts';
@@ -43,7 +43,7 @@ export async function mode(
     options.json,
     data,
     () =>
-      `${options.direction === undefined ? 'the lane' : `direction ${options.direction}`} is told to be ${name}${until === undefined ? '' : ` until ${until}`}; recorded under ${args.actor}`,
+      `${options.direction === undefined ? 'the lane' : `direction ${options.direction}`} is set to ${name}${until === undefined ? '' : ` until ${until}`}; recorded under ${args.actor}`,
   );
 }
 
@@ -52,7 +52,7 @@ export async function resetEmergency(options: PersonOptions): Promise<void> {
   print(options.json, data, () => 'the emergency is over; the lane is back in its mode');
 }
 
-/** Who is recorded. Throws CliError 2. */
+/** Returns the actor that is recorded. Throws CliError 2. */
 export function actorOf(options: { readonly actor?: string }): string {
   const actor = options.actor ?? process.env.SUDO_USER ?? userInfo().username;
   if (!ActorId.safeParse(actor).success)
@@ -60,7 +60,7 @@ export function actorOf(options: { readonly actor?: string }): string {
   return actor;
 }
 
-/** HH:MM is the next such time by this machine's clock; anything else is ISO 8601. Answers UTC with milliseconds. */
+/** Parses HH:MM as the next such time of this machine, or ISO 8601. Returns UTC with milliseconds. */
 export function untilTime(text: string, now = new Date()): string {
   const short = /^([01]?\d|2[0-3]):([0-5]\d)$/.exec(text);
   if (short !== null) {
@@ -71,6 +71,6 @@ export function untilTime(text: string, now = new Date()): string {
   }
   const at = /^\d{4}-\d{2}-\d{2}T/.test(text) ? Date.parse(text) : Number.NaN;
   if (Number.isNaN(at)) throw new CliError(EXIT.usage, `"${text}" is no time`, 'give HH:MM, or such as 2026-07-01T18:00:00+02:00');
-  if (at <= now.getTime()) throw new CliError(EXIT.usage, `${text} has passed`, 'give a time to come');
+  if (at <= now.getTime()) throw new CliError(EXIT.usage, `${text} has passed`, 'give a time in the future');
   return new Date(at).toISOString();
 }

@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest';
-import { readRunLine } from './parse-run-args.ts';
+import { parseRunArgs } from './parse-run-args.ts';
 
 test('run with at most a configuration is known at sight', () => {
-  expect(readRunLine(['run'], {})).toEqual({ config: undefined });
-  expect(readRunLine(['run'], { STILE_CONFIG: '/a' })).toEqual({ config: '/a' });
+  expect(parseRunArgs(['run'], {})).toEqual({ config: undefined });
+  expect(parseRunArgs(['run'], { STILE_CONFIG: '/a' })).toEqual({ config: '/a' });
   for (const line of [['--config', '/b'], ['-c', '/b'], ['--config=/b']])
-    expect(readRunLine(['run', ...line], { STILE_CONFIG: '/a' })).toEqual({ config: '/b' });
+    expect(parseRunArgs(['run', ...line], { STILE_CONFIG: '/a' })).toEqual({ config: '/b' });
 });
 
 test('whatever else is asked is read by the library', () => {
@@ -19,5 +19,5 @@ test('whatever else is asked is read by the library', () => {
     ['run', '/b'],
     ['--config', '/b', 'run'],
   ])
-    expect(readRunLine(line, {})).toBeNull();
+    expect(parseRunArgs(line, {})).toBeNull();
 });

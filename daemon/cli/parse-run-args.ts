@@ -1,10 +1,10 @@
 /**
- * The command line of a service: `run`, and at most the file with the configuration. Known without the library that reads command lines,
- * which takes longer to load than it takes to be ready for a guest.
+ * Parses the command line of the service: `run`, and at most the configuration file. Avoids commander, which takes longer to load
+ * than the gate takes to start.
  */
 
-/** The configuration that `run` is given (undefined: the usual one); null: any other line, for the library to read. `args`: without runtime and program. */
-export function readRunLine(args: readonly string[], env: Readonly<Record<string, string | undefined>>): { readonly config: string | undefined } | null {
+/** Returns the configuration file of `run` (undefined: the default); null for any other command line. `args`: without runtime and program. */
+export function parseRunArgs(args: readonly string[], env: Readonly<Record<string, string | undefined>>): { readonly config: string | undefined } | null {
   const [command, option, value, ...more] = args;
   if (command !== 'run' || more.length > 0) return null;
   if (option === undefined) return { config: env['STILE_CONFIG'] };

@@ -1,4 +1,4 @@
-/** readers assign: two equal readers share one name, so each is bound to the USB socket that a code came from when it was shown to it. */
+/** Implements readers assign: binds each of several equal readers to the USB socket from which its code arrives. */
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
@@ -13,16 +13,16 @@ import type { CommonOptions } from './options.ts';
 import { bindingRules, readerLink, type UsbPort, usbPorts } from './usb-ports.ts';
 
 export const RULES_FILE = '/etc/udev/rules.d/61-stile-readers.rules';
-/** The gate opens at most so many ports beside its own. */
+/** Most ports that the gate opens for this; with more the command fails. */
 const MAX_PORTS = 8;
 
 export interface AssignOptions extends CommonOptions {
   readonly rules: string;
-  /** Seconds for each reader. */
+  /** Longest wait for each reader, in s. */
   readonly wait: number;
   /** Only print the rules. */
   readonly print?: boolean;
-  /** Where /sys and /run of the machine are. */
+  /** Root of /sys and /run. */
   readonly machineRoot?: string;
 }
 
@@ -72,22 +72,22 @@ export async function assign(names: readonly string[], options: AssignOptions): 
   );
 }
 
-/** Asks for a code at each reader in turn. Throws CliError where none comes in time. */
+/** Asks for a code at each reader in turn. Throws CliError when none arrives in time. */
 async function listen(gate: GateClient, wanted: readonly string[], ports: readonly UsbPort[], options: AssignOptions): Promise<Bound[]> {
   const say = (text: string) => void (options.json !== true && process.stdout.write(shownText(`${text}\n`)));
   const faults = new Map<string, string>();
-  let heard: (port: string) => void = () => undefined;
+  let onCode: (port: string) => void = () => undefined;
   const ended = gate
     .call('hear', { ports: ports.map(({ dev }) => dev) }, (item) => {
       const news = item as ReaderTapItem;
       if ('fault' in news) faults.set(news.port, news.fault);
       else {
         faults.delete(news.port);
-        heard(news.port);
+        onCode(news.port);
       }
     })
     .then(
-      () => new CliError(EXIT.failed, 'the gate has stopped listening', 'try again'),
+      () => new CliError(EXIT.failed, 'the gate ended the call', 'try again'),
       (error: unknown) => error,
     );
   say(`${plural(ports.length, 'port')}: ${ports.map(({ dev, usb, product }) => `${dev} (USB ${usb}${product === '' ? '' : `, ${product}`})`).join(', ')}`);
@@ -100,10 +100,10 @@ async function listen(gate: GateClient, wanted: readonly string[], ports: readon
         clearTimeout(timer);
         reject(error);
       });
-      heard = (from) => {
+      onCode = (from) => {
         const found = ports.find(({ dev }) => dev === from);
         const before = bound.find((one) => one.port.dev === from);
-        // The same reader again, or the code is still held before the one just bound.
+        // The same reader again, or the code is still before the one just bound.
         if (before !== undefined) return say(`  that is the reader ${before.reader} again: show it to the other one`);
         if (found === undefined) return say(`  that code came from ${from}, which is not on USB and needs no binding`);
         clearTimeout(timer);
@@ -113,7 +113,7 @@ async function listen(gate: GateClient, wanted: readonly string[], ports: readon
     bound.push({ reader, port });
     say(`  reader ${reader} is at USB ${port.usb} (${port.dev})`);
   }
-  heard = () => undefined;
+  onCode = () => undefined;
   return bound;
 }
 
@@ -134,7 +134,7 @@ function existing(path: string): string {
   }
 }
 
-/** False: not allowed, so the rules are printed. */
+/** Writes the rules. Returns false when this user may not: the command then prints them. */
 function write(path: string, rules: string): boolean {
   try {
     writeSafeFile(path, rules, { mode: 0o644 });

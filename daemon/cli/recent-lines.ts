@@ -1,16 +1,16 @@
-/** What a screen of one gate shows: the status as last heard, and the last lines. Shared by `watch` and `sim`. */
+/** Keeps the last status and the last lines of one gate, for `watch` and `sim`. */
 import type { GateStatus, RecentLine, WatchItem } from '../control/protocol.ts';
 import { paintedLine } from './lane-view.ts';
 
-/** Kept for a screen that is made higher. */
+/** Most lines kept, for a screen that grows; the oldest is dropped. */
 export const KEPT_LINES = 200;
 
 export interface LastLines {
-  /** An item of the gate's `watch` call. The first status brings the lines of before. */
+  /** Adds an item of the gate's `watch` call. The first status brings earlier lines. */
   take(item: WatchItem): void;
-  /** Null before the first one came. */
+  /** Returns the last status; null before the first. */
   status(): GateStatus | null;
-  /** Coloured, the newest last: as many as fit below `head` on a screen of `rows` rows, one at least. */
+  /** Returns coloured lines, the newest last: as many as fit below `head` on a screen of `rows` rows, at least one. */
   below(head: readonly string[], rows: number): readonly string[];
 }
 

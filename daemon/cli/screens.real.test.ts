@@ -73,7 +73,7 @@ test('watch: a gate that goes away is told with its exit code', async () => {
   await screen.shows(/controlled, ready/);
   await at.end(gate, 'SIGKILL');
   expect(await screen.ended).toBe(69);
-  await until(screen.raw, (text) => text.includes('the gate has gone'));
+  await until(screen.raw, (text) => text.includes('the gate closed the connection'));
 });
 
 test('sim: a person shows codes, walks, stands still, gets stuck, presses the button, rings the fire loop', async () => {

@@ -1,10 +1,10 @@
-/** Reports that a gate signs with the key of its certificate, and how anyone checks them later. */
+/** Signs reports with the key of the gate's certificate, and verifies them. */
 import { createPrivateKey, type KeyObject, sign, verify, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { signedText } from '../../contract/hash-chain.ts';
 import type { Config } from '../config/load.ts';
 
-/** `certificate` and `signature` are null where the report is not signed; `unsigned_because` says why. */
+/** Signature of a report. `certificate` and `signature` are null when it is not signed; `unsigned_because` gives the cause. */
 export interface Signed {
   readonly certificate: string | null;
   readonly unsigned_because: string | null;
@@ -14,7 +14,7 @@ export interface Signed {
 
 const digestOf = (key: KeyObject): string | null => (key.asymmetricKeyType === 'ed25519' || key.asymmetricKeyType === 'ed448' ? null : 'sha256');
 
-/** Never throws: a gate without certificate or without a readable key gives an unsigned report that says so. */
+/** Signs. Never throws: without a certificate or a readable key it returns an unsigned report with the cause. */
 export function signReport<T extends object>(report: T, mqtt: Pick<NonNullable<Config['mqtt']>, 'cert' | 'key'> | null): T & Signed {
   const unsigned = (why: string) => ({ ...report, certificate: null, unsigned_because: why, signature: null });
   if (mqtt === null || mqtt.key === null || mqtt.cert === null) return unsigned('this gate has no certificate (mqtt.cert, mqtt.key): enrol it first');
@@ -28,7 +28,7 @@ export function signReport<T extends object>(report: T, mqtt: Pick<NonNullable<C
   }
 }
 
-/** `ca`: PEM of the installation's authority, where it is known. Answers what is wrong; null: the gate that it names has signed it. */
+/** Verifies. `ca`: PEM of the installation's authority, if known. Returns the fault; null: the named gate has signed the report. */
 export function checkReport(report: Readonly<Record<string, unknown>>, ca: string | null): string | null {
   const { certificate: pem, signature, gate } = report;
   if (typeof signature !== 'string' || typeof pem !== 'string')

@@ -1,10 +1,10 @@
-/** A person's end of the software turnstile's socket (daemon/board/sim-board.ts says what it speaks). */
+/** Connects to the simulated turnstile's socket (daemon/board/sim-board.ts has the protocol). */
 import { connect, type Socket } from 'node:net';
 import { CliError, EXIT } from './exit-codes.ts';
 
 export interface Turnstile {
-  /** Rejects with what the turnstile says. */
-  tell(command: object): Promise<void>;
+  /** Sends a command. Rejects with the turnstile's error. */
+  send(command: object): Promise<void>;
   input(name: string): boolean;
   active(): readonly string[];
   walk(): string;
@@ -13,7 +13,7 @@ export interface Turnstile {
   close(): void;
 }
 
-/** The software turnstile's socket (daemon/board/sim-board.ts says what it speaks). Throws CliError 69. */
+/** Connects. Throws CliError 69. */
 export async function connectTurnstile(path: string): Promise<Turnstile> {
   const socket = await new Promise<Socket>((resolve, reject) => {
     const attempt = connect(path, () => resolve(attempt));
@@ -24,7 +24,7 @@ export async function connectTurnstile(path: string): Promise<Turnstile> {
   const inputs = new Map<string, boolean>();
   const waiting: { readonly resolve: () => void; readonly reject: (error: Error) => void; readonly walk: string | undefined }[] = [];
   let walk = 'auto';
-  let tellChanged: () => void = () => undefined;
+  let notifyChanged: () => void = () => undefined;
   let text = '';
   const take = (line: string) => {
     const message = JSON.parse(line) as {
@@ -46,7 +46,7 @@ export async function connectTurnstile(path: string): Promise<Turnstile> {
         first?.resolve();
       }
     }
-    tellChanged();
+    notifyChanged();
   };
   socket.setEncoding('utf8').on('data', (chunk: string) => {
     text += chunk;
@@ -58,7 +58,7 @@ export async function connectTurnstile(path: string): Promise<Turnstile> {
   });
   socket.on('error', () => undefined);
   return {
-    tell: (command) =>
+    send: (command) =>
       new Promise((resolve, reject) => {
         waiting.push({ resolve, reject, walk: (command as { walk?: { mode?: string } }).walk?.mode });
         socket.write(`${JSON.stringify(command)}\n`);
@@ -67,7 +67,7 @@ export async function connectTurnstile(path: string): Promise<Turnstile> {
     active: () => [...inputs].filter(([, active]) => active).map(([name]) => name),
     walk: () => walk,
     changed(listener) {
-      tellChanged = listener;
+      notifyChanged = listener;
     },
     gone: (listener) => void socket.once('close', listener),
     close: () => void socket.destroy(),

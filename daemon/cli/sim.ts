@@ -1,6 +1,6 @@
 /**
- * sim: a person plays guest at a simulated lane, in the terminal. Codes go through the reader's wire, everything else through the
- * software turnstile's socket; the gate itself does not know that nobody is there.
+ * Implements sim: a person plays guest at a simulated lane, in the terminal. Sends codes through the reader's wire and everything
+ * else through the simulated turnstile's socket; the gate runs as on a real lane.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -16,9 +16,9 @@ import { connectTurnstile, type Turnstile } from './sim-client.ts';
 import { hasTerminal, openScreen, paint } from './terminal.ts';
 
 const REDRAW_MS = 1_000;
-/** A finger on the staff button, ms. */
+/** Length of a press of the staff button, in ms. */
 const BUTTON_MS = 250;
-/** A code typed by hand. */
+/** Longest typed code, in characters; further ones are ignored. */
 const MAX_CODE_CHARS = 1_024;
 const MAX_SAMPLES = 9;
 
@@ -32,9 +32,9 @@ export interface SimOptions extends CommonOptions {
 interface Wire {
   readonly reader: string;
   readonly direction: string;
-  /** What a guest writes into. */
+  /** Path that guests write to. */
   readonly path: string;
-  /** The reader was not there: it is ours, and can be pulled out. */
+  /** The reader that this program created, which it can unplug; null: it existed already. */
   readonly pair: PtyPair | null;
 }
 
@@ -77,24 +77,24 @@ interface Play {
 async function play({ samples, turnstile, wires, watch, close }: Play): Promise<void> {
   let ending = false;
   let chosen = 0;
-  /** What is being typed; null: keys are orders. */
+  /** Code being typed; null: keys are commands. */
   let typed: string | null = null;
-  let said = '';
+  let message = '';
   const last = createLastLines();
   const wire = () => wires[chosen] as Wire;
 
   const show = (code: string, what: string) => {
     try {
       writeFileSync(wire().path, `${code}\r\n`);
-      said = `showed ${what} to the reader ${wire().reader}`;
+      message = `showed ${what} to the reader ${wire().reader}`;
     } catch (error) {
-      said = `the reader ${wire().reader} cannot be reached: ${(error as Error).message}`;
+      message = `the reader ${wire().reader} cannot be reached: ${(error as Error).message}`;
     }
   };
-  const tell = (command: object, words: string) => {
-    said = words;
-    turnstile.tell(command).catch((error: Error) => {
-      said = error.message;
+  const send = (command: object, text: string) => {
+    message = text;
+    turnstile.send(command).catch((error: Error) => {
+      message = error.message;
       draw();
     });
   };
@@ -104,32 +104,32 @@ async function play({ samples, turnstile, wires, watch, close }: Play): Promise<
     },
     '\t': () => {
       chosen = (chosen + 1) % wires.length;
-      said = `now at the reader ${wire().reader}`;
+      message = `now at the reader ${wire().reader}`;
     },
-    w: () => tell({ walk: { mode: 'auto' } }, 'guests walk through when they may'),
-    n: () => tell({ walk: { mode: 'nobody' } }, 'guests do not walk through'),
-    s: () => tell({ walk: { mode: 'stuck' } }, 'guests get stuck in the arms'),
-    u: () => tell({ unstick: true }, 'whoever was stuck goes on'),
-    g: () => tell({ guest: wire().direction }, 'a guest pushes'),
-    j: () => tell({ guest: wire().direction, force: true }, 'a guest forces the arms'),
+    w: () => send({ walk: { mode: 'auto' } }, 'guests walk through when they may'),
+    n: () => send({ walk: { mode: 'nobody' } }, 'guests do not walk through'),
+    s: () => send({ walk: { mode: 'stuck' } }, 'guests get stuck in the arms'),
+    u: () => send({ unstick: true }, 'whoever was stuck goes on'),
+    g: () => send({ guest: wire().direction }, 'a guest pushes'),
+    j: () => send({ guest: wire().direction, force: true }, 'a guest forces the arms'),
     b: () => {
-      tell({ input: 'button', active: true }, 'the staff button was pressed');
-      setTimeout(() => tell({ input: 'button', active: false }, said), BUTTON_MS);
+      send({ input: 'button', active: true }, 'the staff button was pressed');
+      setTimeout(() => send({ input: 'button', active: false }, message), BUTTON_MS);
     },
     f: () => toggle('fire', 'the fire loop is cut', 'the fire loop is closed again'),
     t: () => toggle('tamper', 'the lid is open', 'the lid is shut'),
     p: () => {
       const { pair, reader } = wire();
-      if (pair === null) said = `the reader ${reader} is not plugged in by this program, so it cannot pull it out`;
+      if (pair === null) message = `the reader ${reader} is not plugged in by this program, so it cannot pull it out`;
       else if (pair.plugged) pair.unplug();
       else pair.plug();
-      if (pair !== null) said = `the reader ${reader} is ${pair.plugged ? 'plugged in' : 'pulled out'}`;
+      if (pair !== null) message = `the reader ${reader} is ${pair.plugged ? 'plugged in' : 'pulled out'}`;
     },
     q: () => end(),
   };
   const toggle = (input: string, on: string, off: string) => {
     const active = !turnstile.input(input);
-    tell({ input, active }, active ? on : off);
+    send({ input, active }, active ? on : off);
   };
   const key = (pressed: string) => {
     if (typed !== null) typed = typing(typed, pressed, (code) => show(code, 'your own code'));
@@ -152,7 +152,7 @@ async function play({ samples, turnstile, wires, watch, close }: Play): Promise<
       '',
       ...help(samples, wires),
       '',
-      typed === null ? said : `code: ${typed}▏  (Enter shows it, Esc does not)`,
+      typed === null ? message : `code: ${typed}▏  (Enter shows it, Esc does not)`,
       '',
       ...healthPicture(status),
       '',
@@ -185,7 +185,7 @@ function help(samples: readonly string[], wires: readonly Wire[]): readonly stri
   ].map((line) => paint('grey', line));
 }
 
-/** What stands there after a key; null: no longer typing. */
+/** Returns the typed code after a key; null: typing has ended. */
 function typing(typed: string, key: string, done: (code: string) => void): string | null {
   if (key === '\r' || key === '\n') {
     if (typed !== '') done(typed);
@@ -207,9 +207,9 @@ function samplesOf({ code = [], codes }: SimOptions): readonly string[] {
   return [...code, ...fromFile].filter((one) => one.trim() !== '').slice(0, MAX_SAMPLES);
 }
 
-/** Where guests write for each reader: as told, else beside the reader's port, else a reader of our own, plugged in there. */
-function wiresOf(config: Config, told: readonly string[]): readonly Wire[] {
-  const named = new Map(told.map((one) => [one.slice(0, one.indexOf('=')), one.slice(one.indexOf('=') + 1)] as const));
+/** Returns the path that guests write to for each reader: as given, else beside the reader's port, else a new simulated reader. */
+function wiresOf(config: Config, given: readonly string[]): readonly Wire[] {
+  const named = new Map(given.map((one) => [one.slice(0, one.indexOf('=')), one.slice(one.indexOf('=') + 1)] as const));
   for (const name of named.keys())
     if (!config.readers.some((reader) => reader.name === name))
       throw new CliError(EXIT.usage, `no reader is called ${name}`, `say --guest ${config.readers[0]?.name}=<path>`);

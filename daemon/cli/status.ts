@@ -1,4 +1,4 @@
-/** status and manifest show. */
+/** Implements status and manifest show. */
 import type { GateStatus, ManifestStatus } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { print } from './exit-codes.ts';
@@ -7,14 +7,14 @@ import type { CommonOptions } from './options.ts';
 
 export async function status(options: CommonOptions): Promise<void> {
   const found = await withGate(options, (gate) => gate.call<GateStatus>('status'));
-  print(options.json, found, () => statusWords(found));
+  print(options.json, found, () => statusText(found));
 }
 
-/** Of the newest conflicts. */
+/** Most conflicts shown, the newest. */
 const CONFLICTS_SHOWN = 5;
 
-/** The whole status, a line a part. */
-export function statusWords(found: GateStatus): string {
+/** Formats the status, a line for each part. */
+export function statusText(found: GateStatus): string {
   const out = found.readers.some((reader) => reader.direction === 'out') || found.modes.in.mode !== found.modes.out.mode;
   const mode = (direction: 'in' | 'out') => {
     const { mode: name, until } = found.modes[direction];
@@ -26,7 +26,7 @@ export function statusWords(found: GateStatus): string {
     ['fire', found.fire.asserted ? 'ALARM' : found.fire.latched ? 'cleared, waits for reset-emergency' : 'quiet'],
     ['readers', found.readers.map((reader) => `${reader.name} ${reader.ok ? 'ok' : `DOWN (${reader.path})`}`).join(', ')],
     ['board', `${found.board.by} ${found.board.ok ? 'ok' : 'FAULT'}`],
-    ['tickets', found.manifests.length === 0 ? 'NONE: every code is refused' : found.manifests.map(manifestWords).join('; ')],
+    ['tickets', found.manifests.length === 0 ? 'NONE: every code is refused' : found.manifests.map(manifestText).join('; ')],
     ...(found.fetch_problem === null ? [] : [['', found.fetch_problem]]),
     ['counted', `${plural(found.totals.admissions, 'admission')}, ${plural(found.totals.refusals, 'refusal')}, ${plural(found.totals.passages, 'passage')}`],
     ...(found.conflicts.standing === 0
@@ -38,7 +38,7 @@ export function statusWords(found: GateStatus): string {
             .slice(-CONFLICTS_SHOWN)
             .map((one) => ['', `row ${one.row.join('/')}, ticket ${one.ticket_id ?? 'unknown'}: ${one.words}`]),
         ]),
-    ['ledger', `epoch ${found.ledger.epoch}, row ${found.ledger.last_seq}, ${backlogWords(found)}${found.ledger.usage_complete ? '' : ', USAGE INCOMPLETE'}`],
+    ['ledger', `epoch ${found.ledger.epoch}, row ${found.ledger.last_seq}, ${backlogText(found)}${found.ledger.usage_complete ? '' : ', USAGE INCOMPLETE'}`],
     ['broker', found.uplink.url === null ? 'none configured: this gate works alone' : `${found.uplink.url} ${found.uplink.online ? 'online' : 'OFFLINE'}`],
     ['clock', `${found.clock.wall} ${found.clock.trusted ? 'trusted' : 'NOT TRUSTED'}: ${found.clock.why}`],
     ['disk', `${found.disk_free_mb} MB free`],
@@ -47,12 +47,12 @@ export function statusWords(found: GateStatus): string {
   return columns(rows);
 }
 
-export const backlogWords = ({ ledger }: GateStatus): string =>
+export const backlogText = ({ ledger }: GateStatus): string =>
   ledger.backlog === 0
     ? 'all of it acknowledged by the cloud'
     : `${plural(ledger.backlog, 'row')} not acknowledged yet${ledger.backlog_oldest_s === null ? '' : `, the oldest ${age(ledger.backlog_oldest_s)} old`}`;
 
-const manifestWords = (one: ManifestStatus): string => `${one.event_id} version ${one.overlay_version}, ${plural(one.tickets, 'ticket')}`;
+const manifestText = (one: ManifestStatus): string => `${one.event_id} version ${one.overlay_version}, ${plural(one.tickets, 'ticket')}`;
 
 export async function manifestShow(options: CommonOptions): Promise<void> {
   const { manifests, fetch_problem: problem } = await withGate(options, (gate) => gate.call<Pick<GateStatus, 'manifests' | 'fetch_problem'>>('manifest'));

@@ -1,6 +1,6 @@
 /**
- * support-bundle: what whoever helps from afar wants to see, in one archive. Never a code (the gate keeps none), never a secret:
- * secrets' files are not read into it, and what they hold is masked wherever else it should stand.
+ * Implements support-bundle: one archive for remote support. Holds no code (the gate keeps none) and no secret: it does not read
+ * secret files into the archive, and masks their contents everywhere else.
  */
 import { execFile, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,26 +13,26 @@ import { type Config, effectiveSettings, loadConfig } from '../config/load.ts';
 import type { GateStatus } from '../control/protocol.ts';
 import { openOfflineLedger } from '../store/offline-reader.ts';
 import { connect, withGate } from './context.ts';
-import { examinationWords, examine } from './doctor.ts';
+import { examinationText, examine } from './doctor.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
 import { allRows, verifyChain } from './ledger.ts';
 import type { CommonOptions } from './options.ts';
 import { usbPorts } from './usb-ports.ts';
 
-/** Of the log, the last lines. */
+/** Most lines of the log, the newest. */
 const LOG_LINES = 2_000;
 const MAX_LOG_BYTES = 8 * 1024 * 1024;
-/** Rows whose chain is checked; a longer record is checked from its beginning up to here. */
+/** Most rows whose chain is checked; a longer ledger is checked from its beginning up to this. */
 const MAX_VERIFIED_ROWS = 200_000;
-/** A shorter secret is not looked for: it would mask ordinary words. */
+/** Shortest secret, in characters, that is masked; a shorter one would mask ordinary text. */
 const MIN_SECRET_CHARS = 6;
 
 const README = `What this archive holds, and what it does not:
 versions.json  program, runtime, kernel, machine
 config.json    the settings in effect and where each came from; files with secrets are named, not read
 status.json    how the gate is, as stile-gate status says it
-doctor.txt     every part, with cause and mend; doctor.json the same for programs
+doctor.txt     every part, with cause and hint; doctor.json the same for programs
 ledger.json    is the record whole? No rows are in here
 ports.json     serial ports on USB, and readers in keyboard mode
 log.txt        the last lines of the gate's log
@@ -53,7 +53,7 @@ export async function supportBundle(options: CommonOptions & { readonly out?: st
     ),
     'status.json': json(await orError(() => statusOf(options))),
     'doctor.json': json(examination),
-    'doctor.txt': `${examinationWords(examination)}\n`,
+    'doctor.txt': `${examinationText(examination)}\n`,
     'ledger.json': json(await orError(() => ledgerSummary(options, config))),
     'ports.json': json({ usb: usbPorts(), keyboards: findKeyboardReaders(textOf('/proc/bus/input/devices')) }),
     'log.txt': await lastLines(options.log),
@@ -76,18 +76,18 @@ export async function supportBundle(options: CommonOptions & { readonly out?: st
   );
 }
 
-/** tar writes to a descriptor: where the archive appears is not its business, and no link that lies there is followed. */
+/** Packs with tar, which writes to a descriptor, so that it follows no planted link. */
 async function pack(stage: string, name: string, archive: string): Promise<void> {
   const file = openSafeFile(archive, { mode: 0o600 });
   try {
     await new Promise<void>((done, fail) => {
-      let said = '';
+      let stderr = '';
       const tar = spawn('tar', ['-C', stage, '--owner=0', '--group=0', '-czf', '-', name], { stdio: ['ignore', file.fd, 'pipe'] });
       tar.stderr?.setEncoding('utf8').on('data', (text: string) => {
-        said = (said + text).slice(-1_000);
+        stderr = (stderr + text).slice(-1_000);
       });
       tar.once('error', fail);
-      tar.once('close', (code) => (code === 0 ? done() : fail(new Error(`tar ended with ${code}: ${said.trim()}`))));
+      tar.once('close', (code) => (code === 0 ? done() : fail(new Error(`tar ended with ${code}: ${stderr.trim()}`))));
     });
     file.commit();
   } finally {
@@ -97,7 +97,7 @@ async function pack(stage: string, name: string, archive: string): Promise<void>
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
 
-/** What could not be had is said in its place: the rest is wanted all the more then. */
+/** Returns the result, or the error in its place, so that the rest is still collected. */
 async function orError(work: () => Promise<unknown>): Promise<unknown> {
   try {
     return await work();
@@ -125,7 +125,7 @@ function versions(): Record<string, unknown> {
 
 const statusOf = (options: CommonOptions): Promise<GateStatus> => withGate(options, (gate) => gate.call<GateStatus>('status'));
 
-/** With the running gate, else from a copy. */
+/** Summarises the ledger through the running gate, else from a copy. */
 async function ledgerSummary(options: CommonOptions, config: Config | null): Promise<unknown> {
   const gate = await connect(options).catch(() => null);
   if (gate === null) {
@@ -157,7 +157,7 @@ async function ledgerSummary(options: CommonOptions, config: Config | null): Pro
   }
 }
 
-/** Of the journal, or of a file. */
+/** Returns the last lines of the journal, or of a file. */
 async function lastLines(file: string | undefined): Promise<string> {
   try {
     const text =
@@ -174,12 +174,12 @@ async function lastLines(file: string | undefined): Promise<string> {
   }
 }
 
-/** What the files of secrets hold, to be masked should it stand anywhere. */
+/** Returns the contents of secret files, to mask them. */
 function secretsOf({ mqtt, cloud }: Config): readonly string[] {
   return [mqtt?.passwordFile, cloud?.tokenFile].map((path) => (path == null ? '' : textOf(path).trim())).filter((secret) => secret.length >= MIN_SECRET_CHARS);
 }
 
-/** Known secrets, and whatever looks like one. */
+/** Masks known secrets and text that looks like one. */
 export function mask(text: string, secrets: readonly string[]): string {
   return secrets
     .reduce((masked, secret) => masked.replaceAll(secret, '***'), text)

@@ -1,23 +1,23 @@
-/** A screen on a terminal: whole pictures, keys one by one, and the terminal as it was afterwards, however it ends. */
+/** Draws on a terminal and reads keys; restores the terminal at the end, however it ends. */
 
 const COLOUR = { green: 32, red: 31, amber: 33, grey: 90, bold: 1 } as const;
 export type Colour = keyof typeof COLOUR;
-/** Colours are left out where NO_COLOR is set. */
+/** Colours text, unless NO_COLOR is set. */
 export const paint = (colour: Colour, text: string): string => (process.env.NO_COLOR ? text : `\x1b[${COLOUR[colour]}m${text}\x1b[0m`);
 
 export interface Screen {
   readonly rows: () => number;
-  /** Lines beyond the screen's height are left out, longer ones are cut at its width. */
+  /** Draws lines: omits those below the screen and cuts long ones. */
   draw(lines: readonly string[]): void;
   close(): void;
 }
 
-/** Is there a terminal to draw on? */
+/** Returns whether standard output is a terminal. */
 export const hasTerminal = (): boolean => process.stdout.isTTY === true;
 
 /**
- * `key`: a key or a key's sequence. Ctrl-C is given to `end`, like the signals. `resized`: draw again. Keys come only where standard
- * input is a terminal as well.
+ * Opens the screen. `key`: receives a key or its sequence, when standard input is a terminal as well. `end`: called on Ctrl-C and signals.
+ * `resized`: draw again.
  */
 export function openScreen(options: { readonly key?: (key: string) => void; readonly end: () => void; readonly resized: () => void }): Screen {
   const { stdin, stdout } = process;
@@ -51,14 +51,14 @@ export function openScreen(options: { readonly key?: (key: string) => void; read
     draw(lines) {
       if (!open) return;
       const shown = lines.slice(0, Math.max(1, (stdout.rows ?? 24) - 1));
-      // Drawn over, line by line: nothing flickers.
+      // Draws over line by line, to avoid flicker.
       stdout.write(`\x1b[H${shown.map((line) => `${cut(line, stdout.columns ?? 80)}\x1b[K`).join('\r\n')}\x1b[J`);
     },
     close,
   };
 }
 
-/** At most so many visible characters; colours take no room. */
+/** Cuts a line to `columns` visible characters; colours do not count. */
 export function cut(line: string, columns: number): string {
   let visible = 0;
   let result = '';

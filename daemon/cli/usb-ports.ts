@@ -1,21 +1,21 @@
-/** Serial ports on USB, and where each is plugged in: read from the kernel's and udev's own files. */
+/** Lists serial ports on USB with their sockets, from the files of kernel and udev. */
 import { readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 
 export interface UsbPort {
-  /** `/dev/ttyACM0`: another after the next plugging. */
+  /** `/dev/ttyACM0`: may change when it is plugged in again. */
   readonly dev: string;
   /** Of the interface: `1-1.3:1.0`. The same as long as it is plugged into the same socket. */
   readonly usb: string;
-  /** udev's ID_PATH, which names the controller as well; null: udev has not said. */
+  /** udev's ID_PATH, which names the controller as well; null: udev has none. */
   readonly idPath: string | null;
-  /** What the device calls itself; empty: nothing. */
+  /** Product name of the device; may be empty. */
   readonly product: string;
 }
 
 const INTERFACE = /^\d+-\d+(\.\d+)*:\d+\.\d+$/;
 
-/** `root`: of another machine's files, for tests. Empty where there are none. */
+/** Returns the ports. `root`: root of /sys and /run, for tests. */
 export function usbPorts(root = '/'): readonly UsbPort[] {
   const folder = join(root, 'sys/class/tty');
   return namesIn(folder)
@@ -51,13 +51,13 @@ function attempt<T>(work: () => T): T | undefined {
   }
 }
 
-/** The link that a bound reader has from now on, whatever its device is called. */
+/** Returns the link of a bound reader, which does not depend on its device name. */
 export const readerLink = (name: string): string => `/dev/stile-reader-${name}`;
 
 const RULE = /^SUBSYSTEM=="tty", (\S+)=="([^"]+)", SYMLINK\+="stile-reader-([a-z0-9-]+)"$/;
 const HEAD = '# Readers by the USB socket that they are plugged into. Written by stile-gate readers assign.';
 
-/** The udev rules file with these bindings; what `before` bound and is not bound anew stays. */
+/** Returns the udev rules with these bindings; keeps other bindings of `before`. */
 export function bindingRules(before: string, bound: readonly { readonly reader: string; readonly port: UsbPort }[]): string {
   const fresh = bound.map(({ reader, port }) => ({
     key: port.idPath === null ? 'KERNELS' : 'ENV{ID_PATH}',

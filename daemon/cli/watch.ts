@@ -1,15 +1,15 @@
-/** watch: the lane, live. On a terminal a screen; else, or with --json, a line for everything that happens. */
+/** Implements watch: shows the lane live. On a terminal a screen; else, or with --json, a line for each event. */
 import { shownText } from '../../contract/text.ts';
 import type { GateStatus, WatchItem } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError } from './exit-codes.ts';
 import { clockTime } from './format.ts';
-import { healthPicture, lanePicture, lineWords, summary } from './lane-view.ts';
+import { healthPicture, lanePicture, lineText, summary } from './lane-view.ts';
 import type { CommonOptions } from './options.ts';
 import { createLastLines, type LastLines } from './recent-lines.ts';
 import { hasTerminal, openScreen, paint } from './terminal.ts';
 
-/** Without news the screen is drawn so often, for the ages on it, ms. */
+/** Longest time between two draws, in ms, since ages on the screen change. */
 const REDRAW_MS = 1_000;
 
 export async function watch(options: CommonOptions): Promise<void> {
@@ -33,7 +33,7 @@ export async function watch(options: CommonOptions): Promise<void> {
         draw();
       });
     } catch (error) {
-      // Closed by ourselves: that is how it ends.
+      // This command closed the connection itself: a normal end.
       if (!ending || !(error instanceof CliError)) throw error;
     } finally {
       clearInterval(steady);
@@ -53,8 +53,8 @@ async function inLines(json: boolean, call: (item: (item: unknown) => void) => P
   await call((item) => {
     const news = item as WatchItem;
     if (json) return void process.stdout.write(shownText(`${JSON.stringify(news)}\n`));
-    if ('line' in news) return void process.stdout.write(`${lineWords(news.line)}\n`);
-    if (!begun) process.stdout.write(`${[summary(news.status), ...news.status.recent.map(lineWords)].join('\n')}\n`);
+    if ('line' in news) return void process.stdout.write(`${lineText(news.line)}\n`);
+    if (!begun) process.stdout.write(`${[summary(news.status), ...news.status.recent.map(lineText)].join('\n')}\n`);
     begun = true;
   });
 }

@@ -321,9 +321,9 @@ test('manifest sync backs off when the site’s ledger is endless, truncated or 
   const d = deciderOf();
   const s = sync(c.url, d.decider);
   await s.sync.gap();
-  await until('failing', () => s.sync.status().ledgerFailing?.includes('nothing new') ?? false);
+  await until('failing', () => s.sync.status().ledgerFailing?.includes('returns none') ?? false);
   for (const [text, why] of [
-    ['{"success":true,"rows":[', 'middle'],
+    ['{"success":true,"rows":[', 'early'],
     ['{"success":true,"rows":[]}', 'more'],
     ['<html>', 'JSON'],
     [`{"rows":["${'x'.repeat(300_000)}"]}`, 'bytes'],

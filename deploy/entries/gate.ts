@@ -2,11 +2,11 @@
  * Where the bundle begins. Small, so that the service's two threads start side by side, each with its compiled code at hand, before the
  * rest is read (docs/decisions/0111-bundle-in-parts.md).
  */
-import { readRunLine } from '../../daemon/cli/parse-run-args.ts';
+import { parseRunArgs } from '../../daemon/cli/parse-run-args.ts';
 import { startWorkerEarly } from '../../daemon/decider/early-start.ts';
 import { keepCompiled } from '../compile-cache.ts';
 
-const line = readRunLine(process.argv.slice(2), process.env);
+const line = parseRunArgs(process.argv.slice(2), process.env);
 if (line === null) await import('../../daemon/cli/main.ts');
 else {
   const earlyWorker = startWorkerEarly(new URL('./stile-decider.mjs', import.meta.url));
