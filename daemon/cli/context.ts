@@ -24,14 +24,14 @@ export function socketOf(options: { readonly config: string; readonly socket?: s
   throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(loaded.mistakes).trimEnd()}`, "or name the gate's socket with --socket");
 }
 
-/** Connects. Throws CliError when no gate answers. */
+/** Connects. Throws CliError when no gate answers, and from every call that fails. */
 export async function connect(options: { readonly config: string; readonly socket?: string }): Promise<GateClient> {
   const socket = socketOf(options);
-  try {
-    return await connectGate(socket);
-  } catch (error) {
+  const asCliError = (error: unknown): never => {
     throw cliErrorOf(error);
-  }
+  };
+  const gate = await connectGate(socket).catch(asCliError);
+  return { call: <T>(...call: Parameters<GateClient['call']>) => gate.call<T>(...call).catch(asCliError), close: () => gate.close() };
 }
 
 /** Connects, does the work, closes. Throws CliError when the gate does not answer or refuses. */
@@ -39,8 +39,6 @@ export async function withGate<T>(options: { readonly config: string; readonly s
   const gate = await connect(options);
   try {
     return await work(gate);
-  } catch (error) {
-    throw cliErrorOf(error);
   } finally {
     gate.close();
   }
