@@ -118,7 +118,8 @@ export function diskCheck({ store }: Config): Check {
     accessSync(store.path, constants.R_OK | constants.X_OK);
     const { bavail, bsize } = statfsSync(store.path);
     const freeMb = Math.floor((bavail * bsize) / 1_048_576);
-    if (freeMb < FULL_DISK_MB) return fail('disk', `${freeMb} MB free in ${store.path}: admissions will soon not be recorded, and then not given`, 'free disk space');
+    if (freeMb < FULL_DISK_MB)
+      return fail('disk', `${freeMb} MB free in ${store.path}: admissions will soon not be recorded, and then not given`, 'free disk space');
     return freeMb < LOW_DISK_MB ? warn('disk', `${freeMb} MB free in ${store.path}`, 'free disk space') : ok('disk', `${freeMb} MB free in ${store.path}`);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
@@ -135,13 +136,7 @@ export function storageCheck({ store, board, turnstile }: Config): Check[] {
     const { p50Ms, p99Ms, flushes, inMemory, incredible } = measureDisk(store.path);
     const measured = `${flushes} writes, each synced after ${shownMs(p50Ms)} (half of them), ${shownMs(p99Ms)} (the slowest of a hundred)`;
     if (inMemory)
-      return [
-        (board.driver === 'sim' ? warn : fail)(
-          'card',
-          `${store.path} is in memory: a power cut erases it`,
-          'set store.path to a folder on disk',
-        ),
-      ];
+      return [(board.driver === 'sim' ? warn : fail)('card', `${store.path} is in memory: a power cut erases it`, 'set store.path to a folder on disk')];
     if (incredible)
       return [
         warn(

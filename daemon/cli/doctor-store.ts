@@ -25,11 +25,7 @@ export async function ledgerChecks(config: Config, options: CommonOptions, runni
   try {
     for (const file of ledgersOf(config.store.path).quarantine)
       checks.push(
-        warn(
-          'ledger',
-          `${basename(file)} is quarantined as corrupt`,
-          'see its contents: stile-gate ledger recover; replace an SD card that corrupts files',
-        ),
+        warn('ledger', `${basename(file)} is quarantined as corrupt`, 'see its contents: stile-gate ledger recover; replace an SD card that corrupts files'),
       );
   } catch {
     // The disk check reports a fault of the folder.
@@ -70,8 +66,7 @@ async function ofRunning(options: CommonOptions, status: GateStatus): Promise<Ch
 
 function ofFile(path: string): Check[] {
   if (!existsSync(path)) return [];
-  if (ledgerBytes(path) > MAX_COPIED_BYTES)
-    return [ok('ledger', `${Math.round(ledgerBytes(path) / 1_048_576)} MB, not read while the gate is not running`)];
+  if (ledgerBytes(path) > MAX_COPIED_BYTES) return [ok('ledger', `${Math.round(ledgerBytes(path) / 1_048_576)} MB, not read while the gate is not running`)];
   try {
     const offlineLedger = openOfflineLedger(path);
     try {

@@ -70,9 +70,7 @@ export async function enroll(options: EnrollOptions): Promise<void> {
       ...files.map((file) => `  ${file}`),
       assignment.event_ids.length === 0 ? 'it is assigned to no event yet: stile-cloud assign' : `it is assigned to ${assignment.event_ids.join(', ')}`,
       ...(wanted.from === null ? [] : [`${wanted.from} is no longer needed: its token is used, and the file may be deleted`]),
-      loaded.ok
-        ? 'next: systemctl restart stile-gate, then stile-gate doctor'
-        : `next, fix the configuration:\n${formatMistakes(loaded.mistakes).trimEnd()}`,
+      loaded.ok ? 'next: systemctl restart stile-gate, then stile-gate doctor' : `next, fix the configuration:\n${formatMistakes(loaded.mistakes).trimEnd()}`,
     ].join('\n'),
   );
 }

@@ -46,7 +46,11 @@ export async function exportOffline(folder: string, options: OfflineLedgerOption
   });
   for (const file of quarantine) process.stderr.write(`note: ${basename(file)} lies beside it: stile-gate ledger recover --store ${folder}\n`);
   if (unreadable > 0)
-    throw new CliError(EXIT.failed, `${plural(unreadable, 'row')} could not be read; all others are written`, 'keep the SD card: the cloud may have those rows');
+    throw new CliError(
+      EXIT.failed,
+      `${plural(unreadable, 'row')} could not be read; all others are written`,
+      'keep the SD card: the cloud may have those rows',
+    );
 }
 
 export async function recover(
@@ -61,7 +65,9 @@ export async function recover(
   try {
     const { found, exported } = await readAll(wanted, file, options);
     file?.commit();
-    print(options.json, { store: folder, databases: found, exported: file === null ? null : exported }, () => summaryText(folder, found, options.export, exported));
+    print(options.json, { store: folder, databases: found, exported: file === null ? null : exported }, () =>
+      summaryText(folder, found, options.export, exported),
+    );
   } finally {
     file?.abandon();
   }

@@ -35,7 +35,9 @@ const recordedText = (value: string): string => {
   return value;
 };
 const person = (to: Command): Command =>
-  to.requiredOption('--reason <text>', 'why; it is recorded', recordedText).option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
+  to
+    .requiredOption('--reason <text>', 'why; it is recorded', recordedText)
+    .option('--actor <id>', 'who, as a staff id; it is recorded (default: your login name)');
 
 function program(): Command {
   const root = new Command('stile-gate')
@@ -79,12 +81,10 @@ First steps:
     .addOption(json())
     .option('--boot-lines', "the gpio= lines for the Pi's config.txt, which hold the outputs from power-on")
     .action(async (options: CommonOptions & { bootLines?: boolean }) => (await import('./config.ts')).showConfig(options));
-  command(
-    root,
-    'doctor',
-    'Checks every part: ok, warn or fail, with cause and hint. Changes nothing; measures the disk with a small file of its own.',
-    ['stile-gate doctor', 'stile-gate doctor --json | jq \'.checks[] | select(.result != "ok")\''],
-  )
+  command(root, 'doctor', 'Checks every part: ok, warn or fail, with cause and hint. Changes nothing; measures the disk with a small file of its own.', [
+    'stile-gate doctor',
+    'stile-gate doctor --json | jq \'.checks[] | select(.result != "ok")\'',
+  ])
     .addOption(socket())
     .addOption(json())
     .action(async (options: CommonOptions) => (await import('./doctor.ts')).doctor(options));

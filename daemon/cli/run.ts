@@ -41,7 +41,11 @@ export async function run(options: { readonly config?: string }, earlyWorker?: E
   const opened = await Promise.race([opening, failed]);
   if ('error' in opened) crash(opened.error);
   const gate = opened;
-  const end = await Promise.race([stopRequested.promise.then((reason) => ({ reason })), gate.restartAsked.then(() => ({ reason: 'restart asked for' })), failed]);
+  const end = await Promise.race([
+    stopRequested.promise.then((reason) => ({ reason })),
+    gate.restartAsked.then(() => ({ reason: 'restart asked for' })),
+    failed,
+  ]);
   if ('error' in end) {
     await gate.panic(end.error);
     process.exit(EXIT.failed);

@@ -463,7 +463,7 @@ test('a gate that the ACL does not name reports it, loses nothing, and sends its
   g.decider.write(120);
   g.open();
   await until('online', () => g.uplink.online());
-  await until('refused', () => g.logged.some((line) => line.includes("publishing ledger failed") && line.includes('135')));
+  await until('refused', () => g.logged.some((line) => line.includes('publishing ledger failed') && line.includes('135')));
   expect(g.decider.backlog()).toBe(120);
   expect(side.heard).toEqual([]);
   await b.reload([{ gate: GATE, revoked: false }]);
