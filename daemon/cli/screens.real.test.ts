@@ -62,7 +62,8 @@ test('watch: lamps, mode, decisions with reasons, backlog, health; fits the term
   );
   screen.press('q');
   expect(await screen.ended).toBe(0);
-  expect(screen.raw()).toMatch(/\x1b\[\?25h\x1b\[\?1049l$/);
+  // The terminal's last bytes may come after the exit code.
+  await until(screen.raw, (text) => /\x1b\[\?25h\x1b\[\?1049l$/.test(text));
   await at.cli('mode', 'controlled', '--reason', 'on', '--actor', 'anna-7');
   await at.end(gate, 'SIGTERM');
 });

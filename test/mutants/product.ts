@@ -22,14 +22,14 @@ const RULES: readonly Mutant[] = [
   unit('a party is a visit for each of its units', 'rules/visits.ts', 'expected = units;', 'expected = 1;', 'rules/'),
   unit(
     "the end of a code's key is not judged (M3)",
-    'rules/stile-code.ts',
+    'rules/signature-check.ts',
     'nowMs === null || key.not_after === null || nowMs <= Date.parse(key.not_after)',
     'key !== null',
     'rules/',
   ),
   unit(
     'any key of the event signs any code',
-    'rules/stile-code.ts',
+    'rules/signature-check.ts',
     "key.use === 'code' && key.key_id === form.keyId",
     "key.use === 'code'",
     'rules/',
@@ -174,8 +174,8 @@ const LINK: readonly Mutant[] = [
   unit(
     'batches are sent without a bound',
     'daemon/link/ledger-sender.ts',
-    'if (flying.length < MAX_BATCHES_IN_FLIGHT) return true;',
-    'if (flying.length < 1_000) return true;',
+    'if (inFlight.length < MAX_BATCHES_IN_FLIGHT) return true;',
+    'if (inFlight.length < 1_000) return true;',
     'daemon/link',
   ),
   unit(
@@ -335,13 +335,13 @@ const GATE_CONTROL: readonly Mutant[] = [
     'daemon/control',
     'daemon/cli',
   ),
-  unit(
+  real(
     'a line without an end holds memory',
     'daemon/control/server.ts',
     'if (waiting.length > MAX_LINE_BYTES) client.destroy();',
     '',
-    'daemon/control',
-    'daemon/cli',
+    'daemon/main.real.test.ts',
+    'daemon/cli/usage.real.test.ts',
   ),
   unit(
     'the clock is trusted though two witnesses differ',

@@ -107,7 +107,7 @@ test('a token from the boot partition makes it a gate: certificate, keys, ticket
   gate = spawn(STILE_GATE, ['run', '--config', join(folder, 'gate.yaml')], { stdio: 'ignore' });
   await eventually(
     'the gate is online and has its tickets',
-    until((now) => now.uplink?.online === true && now.manifests.length === 1),
+    until((now) => now.uplink?.online === true && now.manifests.length === 1 && now.signals.in === 'ready'),
   );
   writeFileSync(join(dir, 'guest'), `${CODE}\r\n`);
   await eventually(
