@@ -314,3 +314,19 @@ export interface Uplink {
   raise(alert: AlertId, severity: Severity, message: string): void;
   clear(alert: AlertId): void;
 }
+
+/** Fetches manifests and the site's ledger over HTTP; the link implements it. */
+export interface GateSync {
+  /** `manifest/want` as it came. */
+  want(payload: Uint8Array): Promise<void>;
+  /** A signed overlay as it came. */
+  overlay(payload: Uint8Array): Promise<void>;
+  /** Fetches the site's ledger: a peer's rows have a gap. */
+  gap(): Promise<void>;
+  /** Fetches what is wanted now; its result goes into the answer. */
+  refresh(): Promise<unknown>;
+  /** Returns the cause for which the last fetch failed, with its address; null: no failure is known. */
+  problem?(): string | null;
+  /** Calls `listener` when `problem`, the decider's tickets or the peers' usage change. Without it the gate finds out within STATUS_MS. */
+  changed?(listener: () => void): void;
+}

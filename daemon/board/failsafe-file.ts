@@ -13,9 +13,6 @@ import { dirname } from 'node:path';
 import type { Board } from '../ports.ts';
 import type { Level } from './pin-map.ts';
 
-/** Where the unit's stop step looks. */
-export const RELEASE_FILE = '/run/stile/release.conf';
-
 export type ReleaseTarget =
   | { readonly kind: 'sysfs'; readonly number: number; readonly level: Level }
   | { readonly kind: 'chip'; readonly path: string; readonly line: number; readonly level: Level }

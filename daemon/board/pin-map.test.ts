@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 import { formatReleaseFile, writeReleaseFile } from './failsafe-file.ts';
 import { findChip } from './gpio-chip.ts';
 import { drawLamps } from './lamp-line.ts';
-import { duplicateLines, firmwareLines, normaliseLines, powerOnLevel, safeLevel } from './pin-map.ts';
+import { firmwareLines, normaliseLines, powerOnLevel, safeLevel } from './pin-map.ts';
 
 const lane = normaliseLines({
   outputs: {
@@ -27,15 +27,6 @@ test('an output without a defined state rests inactive on its wire', () => {
 test('in a fire releases stand open and stop is let go; lamps keep their state', () => {
   expect(lane.outputs.map((line) => safeLevel(line, true))).toEqual(['low', 'low', 'low']);
   expect(lane.outputs.map((line) => safeLevel(line, false))).toEqual(['high', 'high', 'low']);
-});
-
-test('finds a line that was given twice', () => {
-  expect(duplicateLines(lane)).toEqual([]);
-  const twice = normaliseLines({
-    outputs: { release_in: { line: 17, active: 'high', safe: null } },
-    inputs: { fire: { line: 17, active: 'low', bias: 'pull-down', debounceMs: null } },
-  });
-  expect(duplicateLines(twice)).toEqual([{ line: 17, names: ['release_in', 'fire'] }]);
 });
 
 test('tells the firmware levels and bias', () => {

@@ -59,13 +59,6 @@ export function normaliseLines(config: Pick<BoardConfig, 'outputs' | 'inputs'>):
   return { outputs, inputs };
 }
 
-/** Lines that are given to more than one name: a mistake, since one of them would silently drive or read the other. */
-export function duplicateLines({ outputs, inputs }: Lines): { readonly line: number; readonly names: readonly string[] }[] {
-  const byLine = new Map<number, string[]>();
-  for (const { line, name } of [...outputs, ...inputs]) byLine.set(line, [...(byLine.get(line) ?? []), name]);
-  return [...byLine].filter(([, names]) => names.length > 1).map(([line, names]) => ({ line, names }));
-}
-
 /** The wire's level for an output that is logically `active`, and back. */
 export const wireLevel = (line: Pick<OutputLine, 'active'>, active: boolean): Level => (active ? line.active : opposite(line.active));
 

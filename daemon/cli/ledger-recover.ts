@@ -11,7 +11,7 @@ import { StoreError } from '../store/sqlite.ts';
 import { requireConfig } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { columns, plural } from './format.ts';
-import { writeMessages } from './ledger.ts';
+import { writeMessages } from './ledger-messages.ts';
 import type { CommonOptions } from './options.ts';
 
 interface OfflineLedgerOptions extends CommonOptions {

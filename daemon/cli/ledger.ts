@@ -1,20 +1,16 @@
 /** Implements ledger ls, verify and export: reads the ledger through the running gate, a page at a time. */
 import { createHash } from 'node:crypto';
-import { once } from 'node:events';
-import type { Writable } from 'node:stream';
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
-import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { GateClient } from '../control/client.ts';
 import type { GateStatus, LedgerRow } from '../control/protocol.ts';
 import { withGate } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import { columns, dayTime, plural } from './format.ts';
+import { writeMessages } from './ledger-messages.ts';
 import type { CommonOptions } from './options.ts';
 
 /** Rows of one page: the gate's bound. */
 const PAGE_ROWS = 500;
-/** Allowance for the envelope of a ledger message, in bytes. */
-const ENVELOPE_BYTES = 512;
 
 /** Returns every kept row in order. */
 export async function* allRows(gate: GateClient, after: readonly [number, number] | null = null): AsyncGenerator<LedgerRow> {
@@ -131,27 +127,4 @@ export async function exportRows(options: CommonOptions & { readonly store?: str
     const { gate: name } = await gate.call<GateStatus>('status');
     await writeMessages(name, allRows(gate), process.stdout);
   });
-}
-
-/** Writes rows as ledger messages, one a line, for `stile-cloud import --ledger`; waits for a slow reader. Returns the number of rows. */
-export async function writeMessages(gate: string, rows: AsyncIterable<LedgerRow> | Iterable<LedgerRow>, to: Writable): Promise<number> {
-  let entries: LedgerRow['entry'][] = [];
-  let bytes = 0;
-  let epoch = 0;
-  let count = 0;
-  const write = async () => {
-    if (entries.length > 0 && !to.write(`${JSON.stringify({ schema: SCHEMA_VERSION, gate, epoch, entries })}\n`)) await once(to, 'drain');
-    entries = [];
-    bytes = 0;
-  };
-  for await (const row of rows) {
-    const size = Buffer.byteLength(JSON.stringify(row.entry)) + 1;
-    if (row.epoch !== epoch || entries.length >= MAX_LEDGER_ENTRIES || bytes + size > MAX_PAYLOAD_BYTES - ENVELOPE_BYTES) await write();
-    epoch = row.epoch;
-    entries.push(row.entry);
-    bytes += size;
-    count++;
-  }
-  await write();
-  return count;
 }

@@ -4,8 +4,7 @@ import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import type { AlertId, Severity } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
 import type { Clock, Uplink } from '../ports.ts';
-import type { ActiveAlert } from './live-feed.ts';
-import type { Report } from './outcomes.ts';
+import type { ActiveAlert, Report } from './outcome.ts';
 
 /** The clock alert is raised when the clock has been untrusted for this long, ms: without a time server a gate trusts its clock only after the first round trip with the cloud. */
 export const CLOCK_ALERT_AFTER_MS = 15_000;

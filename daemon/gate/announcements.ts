@@ -4,8 +4,7 @@ import type { Severity } from '../../contract/messages.ts';
 import { explain, type Reason } from '../../contract/reasons.ts';
 import type { Grant } from '../../rules/facts.ts';
 import type { Clock, Decision, GrantConflict, Note, Presentation, Uplink } from '../ports.ts';
-import type { ShownDecision } from './live-feed.ts';
-import type { Report } from './outcomes.ts';
+import type { Report, ShownDecision } from './outcome.ts';
 import type { GateStats } from './stats.ts';
 
 /** Bounds the override rows kept, so that their passages are not counted as admissions; the oldest is evicted. */

@@ -9,13 +9,11 @@ import { describeIssue } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 import { isIdle, openRefusal } from '../lane/state-machine.ts';
 import { BOTH, closes, effectiveMode, type LaneNote, type LaneState } from '../lane/types.ts';
-import type { Clock, Decider, Uplink } from '../ports.ts';
+import type { Clock, Decider, GateSync, Uplink } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { UntimedInput } from './loop.ts';
-import { causeOf, type Report } from './outcomes.ts';
+import { causeOf, type Report, type UntimedInput } from './outcome.ts';
 import type { PendingEntries } from './pending-entries.ts';
 import type { SelftestWatcher } from './selftest.ts';
-import type { GateSync } from './uplink-events.ts';
 
 /** One command. `args` as in contract/requests.ts, checked here once more. */
 export interface GateCommand {

@@ -2,7 +2,7 @@
 import type { LaneEffect } from '../lane/types.ts';
 import type { Announcer } from './announcements.ts';
 import type { LaneTimers } from './loop.ts';
-import type { Report } from './outcomes.ts';
+import type { Report } from './outcome.ts';
 import type { Outputs } from './outputs.ts';
 import type { Decisions } from './pending-decisions.ts';
 import type { PendingEntries } from './pending-entries.ts';

@@ -11,7 +11,7 @@ import type { LaneConfig } from '../lane/config.ts';
 import { isDriven } from '../lane/release.ts';
 import { BOTH } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
-import type { Board, Clock, Decider, Reader, Uplink } from '../ports.ts';
+import type { Board, Clock, Decider, GateSync, Reader, Uplink } from '../ports.ts';
 import type { Timers } from '../timers.ts';
 import { createAlerts, createClockAlert } from './alerts.ts';
 import { createAnnouncer } from './announcements.ts';
@@ -20,7 +20,8 @@ import { createDevices } from './devices.ts';
 import { createEffects } from './effects.ts';
 import { createLiveFeed, type GateEvent, type GateSnapshot } from './live-feed.ts';
 import { createLaneTimers, createLoop } from './loop.ts';
-import { createOutcomeHandler, type Report } from './outcomes.ts';
+import type { Report } from './outcome.ts';
+import { createOutcomeHandler } from './outcomes.ts';
 import { createOutputs } from './outputs.ts';
 import { createDecisions } from './pending-decisions.ts';
 import { createPendingEntries } from './pending-entries.ts';
@@ -28,7 +29,7 @@ import { createSelftest } from './selftest.ts';
 import { type GateParts, type HostHealth, healthOf, snapshotOf } from './snapshot.ts';
 import { createStats } from './stats.ts';
 import { createStoreSupervisor } from './store-supervisor.ts';
-import { createUplinkHandler, type GateSync } from './uplink-events.ts';
+import { createUplinkHandler } from './uplink-events.ts';
 
 /** `close` waits this long for a passage in progress, ms; then it records open grants as returned. */
 export const CLOSE_WAIT_MS = 8_000;

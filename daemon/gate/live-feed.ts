@@ -10,30 +10,7 @@ import type { Lamps } from '../lane/signals.ts';
 import type { Signal } from '../lane/types.ts';
 import type { DeciderStatus, GrantConflict } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { Report } from './outcomes.ts';
-
-/** A verdict as the guest saw it, with its reason. */
-export interface ShownDecision {
-  /** Rises by one with each, from 1. */
-  readonly n: number;
-  readonly wallMs: number;
-  readonly direction: Direction;
-  readonly reader: string | null;
-  /** `exit_unmatched`: the gate let the guest out all the same. */
-  readonly outcome: 'grant' | 'refusal' | 'exit_unmatched' | 'override';
-  readonly reason: Reason | null;
-  /** "admitted", "already used at 18:02, gate north-03". */
-  readonly words: string;
-  readonly eventId: string | null;
-  readonly ticketId: string | null;
-  readonly ticketRef: string | null;
-  readonly units: number;
-  readonly flags: readonly string[];
-  readonly row: RowPosition | null;
-  /** Last byte of the code → verdict in the loop, release driven. µs; null: no code. */
-  readonly latencyUs: number | null;
-  readonly stages: { readonly lookup_us: number; readonly decision_us: number; readonly commit_us: number } | null;
-}
+import type { ActiveAlert, Report, ShownDecision } from './outcome.ts';
 
 export interface DirectionView {
   readonly mode: Mode;
@@ -47,13 +24,6 @@ export interface DirectionView {
   /** Of the open grant: which unit of how many. */
   readonly grant: { readonly unit: number; readonly units: number; readonly phase: 'released' | 'grace' | 'passing' } | null;
   readonly deciding: boolean;
-}
-
-export interface ActiveAlert {
-  readonly id: AlertId;
-  readonly severity: Severity;
-  readonly message: string;
-  readonly sinceWallMs: number;
 }
 
 export interface GateSnapshot {

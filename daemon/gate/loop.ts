@@ -7,13 +7,10 @@ import { initialLane, step } from '../lane/state-machine.ts';
 import type { LaneEffect, LaneInput, LaneState, TimerName } from '../lane/types.ts';
 import type { Clock } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { Report } from './outcomes.ts';
+import type { Report, UntimedInput } from './outcome.ts';
 
 /** Interval of the housekeeping tick: failed writes, alerts, and the watchdog's proof that the loop turns. ms */
 export const TICK_MS = 250;
-
-/** A lane input without its times: the loop adds them. */
-export type UntimedInput = LaneInput extends infer I ? (I extends LaneInput ? Omit<I, 'atMs' | 'wallMs'> : never) : never;
 
 /** The lane's timers: each comes back as an input. */
 export interface LaneTimers {

@@ -10,52 +10,15 @@ import type { DeciderStatus, Decision, Fault, GrantConflict, Note, OutputName, P
 import type { Alerts, ClockAlert } from './alerts.ts';
 import type { Announcer } from './announcements.ts';
 import type { Devices } from './devices.ts';
-import type { ActiveAlert, LiveFeed, ShownDecision } from './live-feed.ts';
-import type { Loop, UntimedInput } from './loop.ts';
+import type { LiveFeed } from './live-feed.ts';
+import type { Loop } from './loop.ts';
+import type { ActiveAlert, ShownDecision, UntimedInput } from './outcome.ts';
+import { causeOf, type Report } from './outcome.ts';
 import type { Outputs } from './outputs.ts';
 import type { Decisions } from './pending-decisions.ts';
 import type { PendingEntries } from './pending-entries.ts';
 import type { GateStats } from './stats.ts';
 import type { StoreSupervisor } from './store-supervisor.ts';
-
-export type Outcome =
-  /** `atMs`: when it happened, boottime; absent: now. */
-  | { readonly kind: 'lane_input'; readonly input: UntimedInput; readonly atMs?: number }
-  /** The lane is idle after a `drain`. */
-  | { readonly kind: 'lane_idle' }
-  /** Housekeeping is due. */
-  | { readonly kind: 'tick'; readonly nowMs: number }
-  /** The first bytes of a code arrive at a reader. */
-  | { readonly kind: 'code_arriving' }
-  | { readonly kind: 'code_read'; readonly frame: Extract<ReaderEvent, { kind: 'frame' }> }
-  /** The decider decided in time. `latencyUs`: from the code's last byte until the lane has acted. */
-  | { readonly kind: 'decision'; readonly decision: Decision; readonly presentation: Presentation; readonly latencyUs: number }
-  /** The decider wrote the row of an exit. `unmatched`: no admission is known for its code. */
-  | { readonly kind: 'exit_committed'; readonly exit: number; readonly row: RowPosition; readonly unmatched: boolean }
-  /** The decider did not write the row of an exit. */
-  | { readonly kind: 'exit_undecided'; readonly exit: number }
-  | { readonly kind: 'entry'; readonly note: LaneNote }
-  | { readonly kind: 'entry_committed'; readonly note: Note; readonly row: RowPosition }
-  | { readonly kind: 'store_opened'; readonly status: DeciderStatus }
-  | { readonly kind: 'store_status'; readonly status: DeciderStatus }
-  | { readonly kind: 'store_failed'; readonly error: unknown }
-  | { readonly kind: 'store_healthy' }
-  | { readonly kind: 'backlog'; readonly rows: number }
-  /** More rows wait to be sent again than before. */
-  | { readonly kind: 'rows_resent' }
-  | { readonly kind: 'board_fault'; readonly fault: Fault }
-  | { readonly kind: 'output_failed'; readonly output: OutputName; readonly error: unknown }
-  | { readonly kind: 'raise'; readonly alert: AlertId; readonly severity: Severity; readonly message: string }
-  | { readonly kind: 'clear'; readonly alert: AlertId }
-  | { readonly kind: 'alert_changed'; readonly alert: ActiveAlert; readonly active: boolean }
-  | { readonly kind: 'decision_shown'; readonly decision: Omit<ShownDecision, 'n'> }
-  | { readonly kind: 'conflict'; readonly conflict: GrantConflict }
-  | { readonly kind: 'subscriber_failed'; readonly error: unknown }
-  /** Something changed that a snapshot shows. */
-  | { readonly kind: 'view_changed' };
-
-/** Synchronous: what follows from an outcome has happened when it returns. */
-export type Report = (outcome: Outcome) => void;
 
 export interface OutcomeParts {
   readonly alerts: Alerts;
@@ -149,9 +112,4 @@ export function createOutcomeHandler(parts: OutcomeParts): Report {
         return liveFeed.changed();
     }
   };
-}
-
-/** Returns the message of an error, whatever was thrown. */
-export function causeOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -5,7 +5,7 @@ import { type Lamps, picture, type Shown } from '../lane/signals.ts';
 import type { Signal } from '../lane/types.ts';
 import type { Board, Clock, OutputName } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { Report } from './outcomes.ts';
+import type { Report } from './outcome.ts';
 
 export interface Outputs {
   /** Drives one output now. */

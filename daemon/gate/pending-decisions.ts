@@ -7,8 +7,7 @@ import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
 import type { Grant } from '../../rules/facts.ts';
 import type { Clock, Decider, Decision, Presentation, ReaderEvent, Uplink } from '../ports.ts';
-import type { UntimedInput } from './loop.ts';
-import type { Report } from './outcomes.ts';
+import type { Report, UntimedInput } from './outcome.ts';
 
 /** Bounds the decisions in flight, abandoned ones included; a further code is refused with `error` at once. */
 export const MAX_DECISIONS_IN_FLIGHT = 8;

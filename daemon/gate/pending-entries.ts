@@ -9,7 +9,7 @@ import type { PassageOutcome } from '../../contract/ledger.ts';
 import type { LaneNote } from '../lane/types.ts';
 import type { Decider, Note } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { Report } from './outcomes.ts';
+import type { Report } from './outcome.ts';
 
 /** Bounds the entries that wait in memory. When full, evicts the oldest refusal, unmatched exit, alarm or fault first, then the oldest free or forced passage, then the oldest; a `fault` row counts them later. */
 export const MAX_PENDING_ENTRIES = 1_000;

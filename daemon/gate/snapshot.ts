@@ -3,7 +3,8 @@ import type { Direction } from '../../contract/ids.ts';
 import type { HealthMessage } from '../../contract/messages.ts';
 import { effectiveMode, type LaneState } from '../lane/types.ts';
 import type { Clock, DeciderStatus, Reader, Uplink } from '../ports.ts';
-import type { ActiveAlert, DirectionView, GateSnapshot, ShownDecision } from './live-feed.ts';
+import type { DirectionView, GateSnapshot } from './live-feed.ts';
+import type { ActiveAlert, ShownDecision } from './outcome.ts';
 import type { Outputs } from './outputs.ts';
 
 /** Measurements of the process itself, for `health`. */

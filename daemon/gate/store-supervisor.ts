@@ -7,11 +7,9 @@ import type { AlertId, Severity } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
 import type { BaseMode, LaneState } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
-import type { Clock, Decider, DeciderStatus, Fault } from '../ports.ts';
+import type { Clock, Decider, DeciderStatus, Fault, GateSync } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { UntimedInput } from './loop.ts';
-import type { Report } from './outcomes.ts';
-import type { GateSync } from './uplink-events.ts';
+import type { Report, UntimedInput } from './outcome.ts';
 
 /** Interval of the decider's status, ms. */
 export const STATUS_MS = 5_000;

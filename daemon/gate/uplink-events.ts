@@ -1,25 +1,9 @@
 /** Passes the uplink's events to the parts that they concern. Never throws into the loop. */
 import type { AckMessage } from '../../contract/ledger.ts';
 import type { Log } from '../log/log.ts';
-import type { Decider, Uplink, UplinkEvent } from '../ports.ts';
+import type { Decider, GateSync, Uplink, UplinkEvent } from '../ports.ts';
 import type { CommandResult, GateCommand } from './commands.ts';
-import type { Report } from './outcomes.ts';
-
-/** Fetches manifests and the site's ledger over HTTP; the link implements it. */
-export interface GateSync {
-  /** `manifest/want` as it came. */
-  want(payload: Uint8Array): Promise<void>;
-  /** A signed overlay as it came. */
-  overlay(payload: Uint8Array): Promise<void>;
-  /** Fetches the site's ledger: a peer's rows have a gap. */
-  gap(): Promise<void>;
-  /** Fetches what is wanted now; its result goes into the answer. */
-  refresh(): Promise<unknown>;
-  /** Returns the cause for which the last fetch failed, with its address; null: no failure is known. */
-  problem?(): string | null;
-  /** Calls `listener` when `problem`, the decider's tickets or the peers' usage change. Without it the gate finds out within STATUS_MS. */
-  changed?(listener: () => void): void;
-}
+import type { Report } from './outcome.ts';
 
 export interface UplinkHandlerOptions {
   readonly decider: Pick<Decider, 'acknowledge' | 'applyPeer'>;

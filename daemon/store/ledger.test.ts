@@ -8,7 +8,7 @@ import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { stampAt, storeFolder } from '../decider/testing/store.ts';
 import { type Ledger, openLedger, type StoredEntry, sha256Text } from './ledger.ts';
 import { deleteChecksums } from './page-checksums.ts';
-import { assertDurable, CHECKPOINT_AFTER_COMMITS, lockStore, openForBuilding, openForSalvage, StoreError } from './sqlite.ts';
+import { assertDurable, CHECKPOINT_AFTER_COMMITS, lockStore, openForSalvage, StoreError } from './sqlite.ts';
 import { inspectWal } from './wal-inspect.ts';
 import { LOG_ROOM_BYTES } from './wal-preallocate.ts';
 
@@ -172,7 +172,8 @@ test("a file that is no database, or another program's, is damage", () => {
   expect(() => openLedger({ path: join(home, 'rubbish.sqlite'), name: NAME, stamp: stampAt(1) })).toThrow(
     expect.objectContaining({ damaged: true, code: 'SQLITE_NOTADB' }),
   );
-  const other = openForBuilding(join(home, 'other.sqlite'));
+  writeFileSync(join(home, 'other.sqlite'), '');
+  const other = openForSalvage(join(home, 'other.sqlite'));
   other.exec('CREATE TABLE rows (a)');
   other.pragma('application_id = 7');
   other.close();

@@ -171,16 +171,6 @@ export function openForSalvage(path: string): Sqlite {
   }
 }
 
-/** A new file without a journal, for building an immutable one: durable only once the builder has synced it. */
-export function openForBuilding(path: string): Sqlite {
-  const db = new Database(path);
-  db.pragma('journal_mode = OFF');
-  db.pragma('synchronous = OFF');
-  db.pragma('page_size = 4096');
-  db.pragma(`cache_size = -${8 * CACHE_KIB}`);
-  return db;
-}
-
 /**
  * One process at a time: holds an exclusive lock on `<path>` until the answer is closed or the process dies, however it dies.
  * Throws StoreError (`busy`) where another process has it.

@@ -46,7 +46,6 @@ export const saltsOf = (frame: Buffer): Buffer => frame.subarray(SALTS_AT, CHECK
 export const pageNumberOf = (frame: Buffer): number => frame.readUInt32BE(0);
 /** Returns the commit mark: in the last frame of a commit the database's size in pages; 0: more frames follow. */
 export const commitPagesOf = (frame: Buffer): number => frame.readUInt32BE(4);
-export const pageOf = (frame: Buffer): Buffer => frame.subarray(FRAME_HEADER_BYTES);
 
 /** A log's bytes, frame by frame. */
 export interface Wal {

@@ -7,7 +7,7 @@
 import fs, { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync, rmSync, truncateSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
-import { openForBuilding } from '../../daemon/store/sqlite.ts';
+import { openForSalvage } from '../../daemon/store/sqlite.ts';
 import type { Random } from '../../testkit/prng.ts';
 import { copyStore } from './fixture.ts';
 
@@ -39,7 +39,7 @@ export function watchSynchronous(folder: string): void {
   watchSyncs();
   const path = join(folder, 'prototype.sqlite');
   closeSync(openSync(path, 'w'));
-  const db = openForBuilding(path);
+  const db = openForSalvage(path);
   const prototype = Object.getPrototypeOf(db) as WithPragma;
   db.close();
   rmSync(path);
