@@ -2,10 +2,9 @@
  * Publishes the lane's snapshots and the last decisions in words to its subscribers: plain data, for the console tools and the
  * demo's screen. Never a code: a ticket is named by its ref.
  */
-import type { Direction, RowPosition } from '../../contract/ids.ts';
+import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
-import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
-import type { Reason } from '../../contract/reasons.ts';
+import type { NotTaken } from '../../contract/messages.ts';
 import type { Lamps } from '../lane/signals.ts';
 import type { Signal } from '../lane/types.ts';
 import type { DeciderStatus, GrantConflict } from '../ports.ts';

@@ -1,18 +1,11 @@
-/**
- * What the parts of the gate find out, and who learns of it: one union, one exhaustive switch. A part gets its ports, the lane
- * as it is now, and `report`; it knows no other part. `report` returns when every part that it concerns has acted.
- */
-import type { RowPosition } from '../../contract/ids.ts';
-import type { AlertId, Severity } from '../../contract/messages.ts';
-import type { LaneNote } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
-import type { DeciderStatus, Decision, Fault, GrantConflict, Note, OutputName, Presentation, ReaderEvent, Uplink } from '../ports.ts';
+import type { Uplink } from '../ports.ts';
 import type { Alerts, ClockAlert } from './alerts.ts';
 import type { Announcer } from './announcements.ts';
 import type { Devices } from './devices.ts';
 import type { LiveFeed } from './live-feed.ts';
 import type { Loop } from './loop.ts';
-import type { ActiveAlert, ShownDecision, UntimedInput } from './outcome.ts';
+import type { ActiveAlert } from './outcome.ts';
 import { causeOf, type Report } from './outcome.ts';
 import type { Outputs } from './outputs.ts';
 import type { Decisions } from './pending-decisions.ts';
