@@ -239,7 +239,7 @@ test('stopping waits for the guest under way; a second signal does not', async (
   expect(await ended).toBe(1);
 });
 
-test('an error that nobody expected ends the process, with the lane in its defined state', async () => {
+test('an unexpected error ends the process with the lane in its defined state', async () => {
   const planted = join(at.root, 'planted.mjs');
   writeFileSync(planted, "process.on('SIGUSR2', () => { throw new Error('planted'); });");
   const gate = await at.start({ NODE_OPTIONS: `--import ${planted}` });

@@ -1,9 +1,8 @@
 /**
- * Composition: opens the parts of one gate in order and gives them back in reverse. What a part does is its own business;
- * what is said here is who gets whom, and in which order.
+ * Composes one gate: opens its parts in order and releases them in reverse order.
  *
  * log → clock → control socket (so that two gates never drive one lane) → board, decider, readers (gate.open: from here on guests
- * are decided) → uplink and its library → telemetry. The watchdog is fed only where the loop has turned.
+ * are decided) → uplink and its library → telemetry. The watchdog is fed only when the loop has turned.
  */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -32,24 +31,24 @@ import { systemTimers } from './timers.ts';
 const RELEASE_FILE_NAME = 'release.conf';
 /** daemon/store/durable-state.ts keeps it; importing that here would load the database's library into the loop's thread. */
 const FIRE_LATCH_FILE = 'fire-latched';
-/** `health` and `stats` go out so often, ms (CONTRACT.md). */
+/** Period of `health` and `stats`, in ms (CONTRACT.md). */
 const HEALTH_MS = 30_000;
 const STATS_MS = 60_000;
-/** The clock is looked at for jumps, and the watchdog fed, so often, ms. Below half of the unit's WatchdogSec (3 s). */
+/** Period of the clock check and the watchdog, in ms: below half of the unit's WatchdogSec (3 s). */
 const LOOK_MS = 1_000;
-/** The loop must have turned within this for the watchdog to be fed, ms. */
+/** Longest time since the loop's last turn, in ms, with which the watchdog is still fed. */
 const TURNED_WITHIN_MS = 1_500;
-/** Every part together has so long to be given back; what then remains ends with the process. The unit waits 10 s. */
+/** Longest stop, in ms; then the process ends with parts unreleased. The unit waits 10 s. */
 const STOP_BOUND_MS = 9_500;
-/** After an error that nobody expected, the board has so long to go into its defined state, ms. */
+/** Longest wait for the board's defined state after an unexpected error, in ms; then the process ends. */
 const PANIC_BOUND_MS = 500;
 
 export interface RunningGate {
   readonly gate: Gate;
   readonly log: ProcessLog;
-  /** Nobody new; who is under way is waited for; everything is given back, in reverse. At most STOP_BOUND_MS. Answers whether all was given back. */
+  /** Admits nobody new, waits for a passage in progress, and releases all parts in reverse, within STOP_BOUND_MS. Returns whether all were released. */
   stop(reason: string): Promise<boolean>;
-  /** The defined state at once, without waiting for anybody: for errors that nobody expected. The process must end then. */
+  /** Sets the defined state at once, after an unexpected error. The process must end then. */
   panic(error: unknown): Promise<void>;
   /** Resolves when an operator asked for a restart and the lane is idle. */
   readonly restartAsked: Promise<void>;
@@ -57,13 +56,13 @@ export interface RunningGate {
 
 type Release = { readonly what: string; readonly run: () => Promise<void> | void };
 
-/** What a start has begun already, before this was loaded (cli/run.ts). */
+/** Parts that cli/run.ts has started before it loaded this module. */
 export interface Started {
   readonly clock?: GateClock;
   readonly earlyWorker?: EarlyWorker;
 }
 
-/** Opens everything. Rejects where the gate can't run at all, after giving back what was opened: another gate runs here, or the board fails. */
+/** Opens all parts. Rejects when the gate cannot run (another gate runs here, or the board fails), after releasing the opened ones. */
 export async function runGate(config: Config, started: Started = {}): Promise<RunningGate> {
   const startedAtMs = Date.now();
   const version = stileVersion();
@@ -102,7 +101,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
       restart: () => restart.resolve(),
     });
 
-    // First of all: it answers to one gate only, so a second one ends here and never touches the lane.
+    // Opens first: only one gate can hold it, so a second one ends here and never drives the lane.
     const calls = createHandlers({
       config,
       version: version.version,
@@ -148,7 +147,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
     });
     return { gate, log, stop, restartAsked: restart.promise, panic: (error) => panic(error, gate, board, log) };
   } catch (error) {
-    log.error('the gate could not start', { error });
+    log.error('starting failed', { error });
     await stop('start failed');
     throw error;
   }
@@ -158,10 +157,10 @@ function latchedOnDisk(config: Config): boolean {
   return existsSync(join(config.store.path, FIRE_LATCH_FILE));
 }
 
-/** The store opens in its worker while the rest is put together here; the gate's first `open` answers from that. */
+/** Opens the store in its worker meanwhile; the gate's first `open` returns that result. */
 function openEarly(decider: Decider): Decider {
   let early: ReturnType<Decider['open']> | null = decider.open();
-  // Whoever opens it is told.
+  // The caller of `open` gets the error.
   early.catch(() => undefined);
   return {
     ...decider,
@@ -188,7 +187,7 @@ function withReleaseFile(config: Config, clock: GateClock, log: ProcessLog): Lan
       writeReleaseFile(path, board.releaseTargets(releaseOpen));
       written = releaseOpen;
     } catch (error) {
-      log.error("the stop step does not know the lane's outputs: its file could not be written", { path, cause: (error as Error).message });
+      log.error("writing the stop step's file failed: it does not know the lane's outputs", { path, cause: (error as Error).message });
     }
   };
   return {
@@ -201,7 +200,7 @@ function withReleaseFile(config: Config, clock: GateClock, log: ProcessLog): Lan
   };
 }
 
-/** Health, stats, the clock's jumps and the watchdog. Answers how to end it. */
+/** Starts health, stats, clock check and watchdog. Returns a function that ends them. */
 function startReports(parts: {
   readonly gate: Gate;
   readonly uplink: Uplink;
@@ -247,7 +246,7 @@ function startReports(parts: {
   };
 }
 
-/** Runs the releases once, in reverse; whoever calls again waits for the same end. */
+/** Runs the releases once, in reverse; a further call waits for the same end. */
 function createStop(releases: readonly Release[], log: ProcessLog): (reason: string) => Promise<boolean> {
   let ending: Promise<boolean> | null = null;
   const run = async (reason: string): Promise<boolean> => {
@@ -257,22 +256,22 @@ function createStop(releases: readonly Release[], log: ProcessLog): (reason: str
         try {
           await release();
         } catch (error) {
-          log.error('a part could not be given back', { what, error });
+          log.error('releasing a part failed', { what, error });
         }
       }
       return true;
     };
     const whole = await withTimeout(releaseAll(), STOP_BOUND_MS, false);
-    log.info(whole ? 'the gate has stopped' : 'the gate stops without having given everything back', { reason });
+    log.info(whole ? 'the gate has stopped' : 'the gate stops with unreleased parts', { reason });
     log.flush();
     return whole;
   };
   return (reason) => (ending ??= run(reason));
 }
 
-/** The store and the cloud are left as they are: only the lane's state matters now. */
+/** Sets the lane's defined state alone; leaves store and cloud as they are. */
 async function panic(error: unknown, gate: Gate, board: Board, log: ProcessLog): Promise<void> {
-  log.error('an error that nobody expected: the lane goes into its defined state, and the process ends', { error });
+  log.error('unexpected error: the gate sets the lane to its defined state and the process ends', { error });
   const { latched, asserted } = gate.state().fire;
   await withTimeout(
     // The process ends with the error that began this; the stop step sets the outputs again.

@@ -1,5 +1,5 @@
 /**
- * What the gate's loop needs of the world: Reader, Board, Decider, Uplink, Clock. Adapters implement these;
+ * Defines the ports of the gate's loop: Reader, Board, Decider, Uplink, Clock. Adapters implement these;
  * the loop and the tests know nothing else. Constructors and factories do nothing: work begins with
  * `open` and ends with `close`, which returns when everything is released.
  */
@@ -14,7 +14,7 @@ export interface Fault {
   /** What was tried, such as "open /dev/stile-reader-in". */
   readonly operation: string;
   readonly cause: string;
-  /** How a person mends it. */
+  /** How a person fixes it. */
   readonly hint: string;
   readonly healsItself: boolean;
 }
@@ -23,7 +23,7 @@ export interface Fault {
 
 /** Two clocks behind one interface; a simulated one stands beside the real one (clock.ts). */
 export interface Clock {
-  /** CLOCK_BOOTTIME, ms since boot, fractions allowed: for durations, deadlines and the account. */
+  /** CLOCK_BOOTTIME, ms since boot, fractions allowed: for durations, deadlines and the ledger. */
   boottimeMs(): number;
   /** Wall clock, Unix ms, not below the floor (build time, last row whose time was trusted, certificate's notBefore). */
   wallMs(): number;
@@ -48,7 +48,7 @@ export type ReaderEvent =
       readonly atMs: number /** When the code's last byte arrived, boottime ms. */;
       readonly lastByteMs: number;
     }
-  /** Rubbish: too long, or broken framing. Counted, resynchronised. */
+  /** Invalid frame: too long, or broken framing. Counted; the reader resynchronises. */
   | { readonly kind: 'garbled'; readonly reader: string; readonly direction: Direction; readonly why: 'too_long' | 'framing'; readonly atMs: number }
   /** The first bytes of what may become a frame: at most once a frame, and not where its end comes along with them. */
   | { readonly kind: 'coming'; readonly reader: string; readonly direction: Direction }
@@ -230,13 +230,13 @@ export interface Decider {
    */
   abandon(presentation: Presentation): void;
   record(note: Note): Promise<RowPosition>;
-  /** The fire latch is kept on disk outside the account as well: it must survive a restart. */
+  /** Stores the fire latch on disk, outside the ledger as well: it must survive a restart. */
   setFireLatch(latched: boolean): Promise<void>;
   /** True once: a transaction not seen before is remembered durably until `expiresAtMs`; false: replayed. */
   rememberTransaction(transaction: string, expiresAtMs: number): Promise<boolean>;
   /** The next unacknowledged rows after `after`, of the oldest epoch that has any; null: nothing waits. */
   nextBatch(after: RowPosition | null): Promise<OutboxBatch | null>;
-  /** Only ever releases what is committed in Postgres. Answers the new backlog. `ahead`: the ack knows rows that this ledger has not (restored card): a new epoch was begun. */
+  /** Only ever releases what is committed in Postgres. Answers the new backlog. `ahead`: the ack names rows that this ledger lacks (restored SD card): a new epoch was started. */
   acknowledge(
     ack: AckMessage,
   ): Promise<{ readonly backlog: number; readonly ahead: boolean /** Rows are to be sent again: `kick` with `again`. */; readonly again?: true }>;

@@ -1,6 +1,6 @@
 /**
- * Tells systemd how the gate is: ready, alive, stopping. Node has no datagram sockets for paths, so the C library's are used, and
- * only where NOTIFY_SOCKET asks for it.
+ * Notifies systemd: ready, alive, stopping. Calls the C library, since Node has no datagram sockets for paths, and only if
+ * NOTIFY_SOCKET is set.
  */
 
 import { cutText } from '../contract/text.ts';
@@ -13,19 +13,19 @@ export interface SdNotify {
   /** WATCHDOG=1: call it only after the loop has turned. */
   watchdog(): void;
   stopping(): void;
-  /** False: nobody asked to be told, or it cannot be done. */
+  /** False: NOTIFY_SOCKET is not set or not usable. */
   readonly active: boolean;
 }
 
 const AF_UNIX = 1;
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
-/** Never waits, and never dies, for a service manager that does not read. */
+/** Flags: never blocks and raises no SIGPIPE. */
 const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000;
 /** sun_path. */
 const MAX_PATH_BYTES = 108;
 const MAX_STATUS_CHARS = 200;
 
-/** Lines that wait while the C library is loaded, a matter of milliseconds; further ones are dropped. */
+/** Most lines queued while the C library loads; further ones are dropped. */
 const MAX_WAITING = 16;
 
 export interface SdNotifyOptions {
@@ -33,7 +33,7 @@ export interface SdNotifyOptions {
   readonly socket?: string | undefined;
   /** The C library, where it is at hand; else it is loaded when it is needed. */
   readonly libc?: () => Pick<Libc, 'socket' | 'sendto'>;
-  /** Told once, where NOTIFY_SOCKET is set but cannot be used. */
+  /** Called once, when NOTIFY_SOCKET is set but not usable. */
   readonly failed?: (message: string) => void;
 }
 
@@ -43,10 +43,10 @@ export function createSdNotify(options: SdNotifyOptions = {}): SdNotify {
   const plain = (text: string) => cutText(text.replace(/[\r\n]+/g, ' '), MAX_STATUS_CHARS);
   let waiting: string[] = [];
   let send: ((text: string) => void) | null = null;
-  let told = false;
+  let reported = false;
   const fail = (why: string) => {
-    if (!told) options.failed?.(`systemd cannot be notified: ${why}`);
-    told = true;
+    if (!reported) options.failed?.(`notifying systemd failed: ${why}`);
+    reported = true;
   };
   const address = path === '' ? null : socketAddress(path);
   if (typeof address === 'string') fail(address);
@@ -67,7 +67,7 @@ export function createSdNotify(options: SdNotifyOptions = {}): SdNotify {
   }
   const say = (lines: string) => {
     if (send !== null) send(lines);
-    else if (address instanceof Buffer && !told && waiting.length < MAX_WAITING) waiting.push(lines);
+    else if (address instanceof Buffer && !reported && waiting.length < MAX_WAITING) waiting.push(lines);
   };
   return {
     active: address instanceof Buffer,
@@ -93,7 +93,7 @@ function socketAddress(path: string): Buffer | string {
 function openSocket(libc: Pick<Libc, 'socket' | 'sendto'>, address: Buffer, fail: (why: string) => void): ((text: string) => void) | null {
   const fd = libc.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
   if (fd < 0) {
-    fail('no socket is to be had');
+    fail('no socket is available');
     return null;
   }
   return (text) => {

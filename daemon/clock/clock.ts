@@ -1,5 +1,5 @@
 /**
- * Two clocks behind one interface (ports.ts): boot time for durations and the account, wall time for people
+ * Two clocks behind one interface (ports.ts): boot time for durations and the ledger, wall time for people
  * and validity windows, and whether wall time can be trusted. A simulated one stands beside the real one.
  *
  * Boot time is CLOCK_BOOTTIME without a native call: see docs/decisions/0110-boot-time.md.
@@ -8,9 +8,9 @@ import { existsSync, readFileSync } from 'node:fs';
 import { stileVersion } from '../../runtime/build-info.ts';
 import type { Clock } from '../ports.ts';
 
-/** How fast a quartz may run away from the cloud's clock; a bound widens by so much. 100 ppm: twice what a Pi's is specified for. */
+/** Drift of the quartz, in ppm, by which a bound widens: twice the specification of a Pi. */
 const DRIFT_PPM = 100;
-/** An answer that took longer says too little about the clock to be kept. */
+/** Longest round trip, in ms, that counts; a longer one is dropped. */
 const MAX_ROUND_TRIP_MS = 10_000;
 /** Step of the cloud's clock as it may be written (whole milliseconds); part of every bound. */
 const CLOUD_STEP_MS = 1;
@@ -25,14 +25,14 @@ const MIN_SUSPENDED_MS = 1_000;
 
 type Sample = Parameters<Clock['observe']>[0];
 
-/** The best offset of this boot: boot time + offset = cloud time ± bound. */
+/** Best offset of this boot: boot time + offset = cloud time ± bound. */
 interface Estimate {
   readonly offsetMs: number;
   readonly boundMs: number;
   readonly atMs: number;
 }
 
-/** One round trip as an estimate, or null where it can't be one. The cloud read its clocks somewhere between asked and answered. */
+/** Returns the estimate of one round trip; null for an implausible one. */
 export function estimate(sample: Sample): Estimate | null {
   const { askedMs, answeredMs, cloudReceivedMs, cloudAnsweredMs } = sample;
   const roundTripMs = answeredMs - askedMs - (cloudAnsweredMs - cloudReceivedMs);
@@ -48,7 +48,7 @@ export function estimate(sample: Sample): Estimate | null {
 /** An estimate's bound some time later: quartz drift widens it. */
 export const widened = (best: Estimate, nowMs: number): number => best.boundMs + (Math.max(0, nowMs - best.atMs) * DRIFT_PPM) / 1_000_000;
 
-/** What the operating system gives; replaced in simulation. */
+/** Clocks of the operating system; replaced in simulation. */
 export interface TimeSource {
   boottimeMs(): number;
   /** The system's own wall clock, Unix ms. */
@@ -69,7 +69,7 @@ export interface Overruled {
   readonly floorMs: number;
   /** What time it was instead, Unix ms. */
   readonly nowMs: number;
-  /** In words. */
+  /** Text for the log. */
   readonly by: string;
 }
 
@@ -80,7 +80,7 @@ export interface GateClock extends Clock {
   overruled(): Overruled | null;
   /** Call every second or so: answers the jump since the last look, or null. Also looks again whether the system is synchronised. */
   look(): Jump | null;
-  /** In words, for `status` and `doctor`. */
+  /** Returns the cause as text, for `status` and `doctor`. */
   why(): string;
 }
 
@@ -120,8 +120,8 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
       return { trusted: false, why: 'the clock shows a time before this gate was made or last used' };
     return { trusted: true, why: synchronised ? 'the system follows a time server' : `measured against the cloud, within ${Math.ceil(boundMs)} ms` };
   };
-  /** Takes the floor back to the cloud's time where the witnesses say that it lies ahead. */
-  const hearWitnesses = (): void => {
+  /** Lowers the floor to the cloud's time when trusted sources show that it is too high. */
+  const correctFloor = (): void => {
     const cloud = cloudMs();
     const boundMs = offset()?.boundMs ?? 0;
     if (cloud === null || cloud + boundMs >= floorMs || (synchronised && !agreed())) return;
@@ -139,20 +139,20 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
     observe(sample) {
       const next = estimate(sample);
       if (next !== null && (best === null || next.boundMs <= widened(best, next.atMs))) best = next;
-      hearWitnesses();
+      correctFloor();
     },
     raiseFloor(unixMs) {
       if (Number.isFinite(unixMs)) floorMs = Math.max(floorMs, unixMs);
-      hearWitnesses();
+      correctFloor();
     },
     overruled() {
-      const told = overruled;
+      const reported = overruled;
       overruled = null;
-      return told;
+      return reported;
     },
     look() {
       synchronised = source.synchronised();
-      hearWitnesses();
+      correctFloor();
       const boottimeMs = source.boottimeMs();
       const differenceMs = source.systemMs() - boottimeMs;
       const byMs = differenceMs - lastDifferenceMs;
@@ -198,7 +198,7 @@ function readBootId(): string {
   }
 }
 
-/** A clock that stands still until it is told: for tests and simulation. */
+/** Returns a clock that moves on `advance` alone, for tests and simulation. */
 export function createSimClock(
   start: { readonly boottimeMs?: number; readonly wallMs?: number; readonly bootId?: string; readonly synchronised?: boolean } = {},
 ) {
@@ -210,12 +210,12 @@ export function createSimClock(
   });
   return {
     ...clock,
-    /** Both clocks go on. */
+    /** Advances both clocks. */
     advance(ms: number): void {
       boottimeMs += ms;
       systemMs += ms;
     },
-    /** The system's clock is set. */
+    /** Sets the system's clock. */
     setWall(unixMs: number): void {
       systemMs = unixMs;
     },

@@ -1,6 +1,6 @@
 /**
- * A system clock that was set while the gate runs, and a floor that turned out to lie ahead: flagged in the account and in the log.
- * Durations and the account's times do not follow them.
+ * Detects a step of the system clock and a wrong floor, and records both in ledger and log. Durations and the ledger's boot times do
+ * not depend on them.
  */
 
 import type { Log } from '../log/log.ts';
@@ -13,7 +13,7 @@ export interface ClockWatchOptions {
   readonly log: Pick<Log, 'warn'>;
 }
 
-/** Call the answer every second or so. */
+/** Returns a check; call it about every second. */
 export function createClockWatch({ clock, decider, log }: ClockWatchOptions): () => void {
   return () => {
     const jump = clock.look();
@@ -21,14 +21,14 @@ export function createClockWatch({ clock, decider, log }: ClockWatchOptions): ()
     if (wrong !== null) {
       const floor = new Date(wrong.floorMs).toISOString();
       const detail = `the floor ${floor} lay ahead and was overruled by ${wrong.by}: it was ${new Date(wrong.nowMs).toISOString()}`;
-      log.warn("the clock's floor lay ahead", { floor, by: wrong.by });
-      // A store that fails says so itself; the log has the floor too.
+      log.warn('clock floor corrected', { floor, by: wrong.by });
+      // The store reports its own failure; the log has the floor too.
       void decider.record({ kind: 'clock', what: 'floor', detail }).catch(() => undefined);
     }
     if (jump === null) return;
     const byMs = Math.round(jump.byMs);
-    log.warn("the system's clock was set", { by_ms: byMs });
-    // Also when the store fails: the note is lost, and the rows' own times show the jump all the same.
+    log.warn('system clock stepped', { by_ms: byMs });
+    // If the store fails, the entry is lost; the rows' times show the jump.
     void decider.record({ kind: 'clock', what: 'jump', detail: `the system's clock was set by ${byMs} ms` }).catch(() => undefined);
   };
 }

@@ -1,6 +1,5 @@
 /**
- * What a configuration must be beyond each setting by itself: settings that contradict one another, and the files that they
- * name. Adds to the report; what could not be read is left out.
+ * Checks settings against one another, and the files that they name. Adds to the report; skips settings that could not be read.
  */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';

@@ -18,14 +18,14 @@ export type Tree =
   | { readonly kind: 'list'; readonly items: readonly Tree[]; readonly origin: Origin }
   | { readonly kind: 'map'; readonly entries: ReadonlyMap<string, Tree>; readonly origin: Origin };
 
-/** One thing to mend. `key` is the setting's path, such as `board.outputs.release_in`; empty where a whole file is meant. */
+/** One error. `key` is the setting's path, such as `board.outputs.release_in`; empty where a whole file is meant. */
 export interface ConfigError extends Origin {
   readonly key: string;
   readonly what: string;
   readonly hint: string;
 }
 
-/** `/etc/stile/gate.yaml:7: turnstile.pulse_ms: what (mend)`. */
+/** `/etc/stile/gate.yaml:7: turnstile.pulse_ms: what; hint`. */
 export function formatMistake({ file, line, key, what, hint }: ConfigError): string {
   return `${file}${line === null ? '' : `:${line}`}: ${key === '' ? '' : `${key}: `}${what}; ${hint}`;
 }
@@ -60,7 +60,7 @@ export const shown = (value: unknown): string => {
 
 type Checked<T> = { readonly value: T } | { readonly what: string; readonly hint?: string };
 
-/** A plain value. `check` answers the value, or says what is wrong and how to mend it. */
+/** A plain value. `check` answers the value, or returns the fault and a hint. */
 export function plain<T>(expected: string, check: (value: unknown) => Checked<T>): Field<T> {
   return {
     below: NOTHING,

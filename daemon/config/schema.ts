@@ -1,4 +1,4 @@
-/** Every setting of a gate: its name, what it may be, and what it is when it is not given. */
+/** Defines every setting of a gate: name, allowed values and default. */
 import { GATE_NAME } from '../../contract/ids.ts';
 import { BUTTONS, DEFAULT_LANE_CONFIG, EXITS, FREE_BYS, LAMP_SETS, LANE_BOUNDS, type LaneConfig, RELEASES, SENSORS, WHILE_OPENS } from '../lane/config.ts';
 import { INPUT_NAMES, type InputName, OUTPUT_NAMES, type OutputName } from '../ports.ts';

@@ -1,6 +1,6 @@
 /**
  * Where settings come from: gate.yaml, conf.d beside it, the environment. Reads them into one tree whose
- * every value knows its file and line. What the values mean is config-schema.ts's business.
+ * every value knows its file and line. What the values mean is defined in schema.ts.
  */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -82,7 +82,7 @@ export function parseYaml(text: string, file: string, mistakes: ConfigError[]): 
       file,
       line: lines.linePos(error.pos[0]).line,
       what: `not readable as YAML: ${error.message.split('\n')[0]}`,
-      hint: 'mend the indentation, quotes or brackets there',
+      hint: 'fix the indentation, quotes or brackets there',
     });
   }
   if (document.errors.length > 0 || document.contents === null) return document.errors.length > 0 ? null : emptyMap({ file, line: 1 });

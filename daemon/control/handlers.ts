@@ -1,4 +1,4 @@
-/** The calls of the control socket (control-calls.ts lists them), answered from the loop and the decider. */
+/** Handles the calls of the control socket (listed in protocol.ts), from loop and decider. */
 
 import { realpathSync } from 'node:fs';
 import { RowPosition } from '../../contract/ids.ts';
@@ -14,17 +14,17 @@ import type { Decider, GrantConflict, Reader } from '../ports.ts';
 import type { GateStatus, LedgerRow, ManifestStatus, ReaderTapItem, RecentLine, WatchItem } from './protocol.ts';
 import { type CallContext, ControlError, type Handlers } from './server.ts';
 
-/** Lines kept for whoever asks for the status. */
+/** Most recent lines in a status; the oldest is dropped. */
 const MAX_RECENT = 20;
-/** A watcher gets a new status at most so often; between, only what happened. */
+/** Shortest time between two statuses of `watch`, in ms. */
 const STATUS_PERIOD_MS = 100;
-/** Uptime and backlog go on while nothing happens: a status so often at least. */
+/** Longest time between two statuses of `watch`, in ms, since uptime and backlog change. */
 const STEADY_PERIOD_MS = 5_000;
-/** The decider is waited for so long; a stalled disk must not keep the status from people. */
+/** Longest wait for the decider, in ms; then the status omits its part. */
 const DECIDER_TIMEOUT_MS = 1_000;
-/** Rows of one `ledger` call; the caller asks again from the last. */
+/** Most rows of one `ledger` call; the caller continues from the last. */
 const MAX_ROWS = 500;
-/** Ports that one `hear` may name; the readers that a gate can have. */
+/** Most ports of one `hear`: the readers that a gate can have; more are refused. */
 const MAX_PORTS = 8;
 /** Serial ports, and the pseudo-terminals of software readers. */
 const SERIAL_PORT = /^\/dev\/(tty(ACM|USB|AMA|S)\d+|pts\/\d+)$/;
@@ -50,7 +50,7 @@ export interface ControlHandlers {
   close(): void;
 }
 
-/** Keeps the last lines for those who come later; `close` ends that. */
+/** Creates the handlers and keeps recent lines until `close`. */
 export function createHandlers(parts: HandlerParts): ControlHandlers {
   const recent: RecentLine[] = [];
   const watchers = new Set<(line: RecentLine) => void>();
@@ -71,7 +71,7 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     });
   });
   const statusNow = (decider = parts.gate.state().decider) => statusOf(parts, { ...parts.gate.state(), decider }, recent, startMs);
-  /** With the decider asked anew; where it does not answer in time, as last heard. */
+  /** Returns the status, with the decider's part when it answers in time. */
   const status = async () => {
     return statusNow(
       await withTimeout(
@@ -100,7 +100,7 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     'reset-emergency': (args) => order('reset-emergency', args),
     selftest: ({ actor, reason }, { send, gone }) =>
       obey(parts.gate, 'selftest', {}, actor, reason, { tell: (news) => void send(news), gone: () => gone.aborted }),
-    hear: (args, context) => hear(args, context, parts),
+    hear: (args, context) => tapReaders(args, context, parts),
   };
   const whenReady = Object.entries(handlers).map(
     ([name, handler]) =>
@@ -123,8 +123,8 @@ async function obey(gate: Gate, command: Command, args: Record<string, unknown>,
   throw new ControlError(result.error.code === 'malformed' ? 'malformed' : result.error.code === 'refused' ? 'refused' : 'failed', result.error.message);
 }
 
-/** Says from which port codes come, never the codes, until the client has gone. Ports of the gate's own readers are heard as they are; others are opened for so long. */
-async function hear(args: Readonly<Record<string, unknown>>, { send, gone }: CallContext, { config, gate, openPort }: HandlerParts): Promise<void> {
+/** Streams the ports from which codes arrive, never the codes, until the client disconnects. Opens ports that no reader of the gate has. */
+async function tapReaders(args: Readonly<Record<string, unknown>>, { send, gone }: CallContext, { config, gate, openPort }: HandlerParts): Promise<void> {
   const ports = Array.isArray(args.ports) ? args.ports : [];
   if (ports.length > MAX_PORTS || !ports.every((port) => typeof port === 'string' && SERIAL_PORT.test(port)))
     throw new ControlError('malformed', `ports is a list of at most ${MAX_PORTS} serial ports, such as /dev/ttyACM0`);
@@ -160,12 +160,12 @@ function realPath(path: string): string {
 const goneOf = (gone: AbortSignal): Promise<void> =>
   new Promise((resolve) => (gone.aborted ? resolve() : gone.addEventListener('abort', () => resolve(), { once: true })));
 
-/** Runs until the client has gone. */
+/** Streams statuses and lines until the client disconnects. */
 async function watch({ send, gone }: CallContext, gate: Gate, status: () => GateStatus, watchers: Set<(line: RecentLine) => void>): Promise<void> {
   const item = (news: WatchItem) => void send(news);
   let sentMs = 0;
   let later: NodeJS.Timeout | undefined;
-  const tell = () => {
+  const sendStatus = () => {
     clearTimeout(later);
     later = undefined;
     sentMs = performance.now();
@@ -174,9 +174,9 @@ async function watch({ send, gone }: CallContext, gate: Gate, status: () => Gate
   const line = (news: RecentLine) => item({ line: news });
   watchers.add(line);
   const end = gate.subscribe(() => {
-    if (later === undefined) later = setTimeout(tell, Math.max(0, sentMs + STATUS_PERIOD_MS - performance.now()));
+    if (later === undefined) later = setTimeout(sendStatus, Math.max(0, sentMs + STATUS_PERIOD_MS - performance.now()));
   });
-  const steady = setInterval(tell, STEADY_PERIOD_MS);
+  const steady = setInterval(sendStatus, STEADY_PERIOD_MS);
   try {
     await goneOf(gone);
   } finally {
@@ -262,14 +262,14 @@ function statusOf(
   };
 }
 
-/** Snapshots into lines: what has changed since the last one, in words. */
-function createDifferences(tell: (line: RecentLine) => void) {
+/** Creates lines from the differences between snapshots. */
+function createDifferences(addLine: (line: RecentLine) => void) {
   let last: GateSnapshot | null = null;
   const alertLine = (at: number, { severity, message }: ActiveAlert, ended: boolean) =>
-    tell({ at: timestamp(at), direction: null, kind: 'alert', words: ended ? `over: ${message}` : `${severity}: ${message}` });
+    addLine({ at: timestamp(at), direction: null, kind: 'alert', words: ended ? `over: ${message}` : `${severity}: ${message}` });
   return {
     decision({ wallMs, direction, outcome, words, ticketId }: ShownDecision): void {
-      tell({
+      addLine({
         at: timestamp(wallMs),
         direction,
         kind: outcome === 'grant' || outcome === 'exit_unmatched' ? 'granted' : outcome === 'refusal' ? 'refused' : 'override',
@@ -277,7 +277,7 @@ function createDifferences(tell: (line: RecentLine) => void) {
       });
     },
     conflict({ direction, words, ticketId }: GrantConflict, wallMs: number): void {
-      tell({ at: timestamp(wallMs), direction, kind: 'conflict', words: `${ticketId === null ? '' : `ticket ${ticketId}: `}${words}` });
+      addLine({ at: timestamp(wallMs), direction, kind: 'conflict', words: `${ticketId === null ? '' : `ticket ${ticketId}: `}${words}` });
     },
     snapshot(now: GateSnapshot): void {
       const before = last;
@@ -285,16 +285,16 @@ function createDifferences(tell: (line: RecentLine) => void) {
       if (before === null) return;
       for (const direction of ['in', 'out'] as const) {
         if (before[direction].mode !== now[direction].mode)
-          tell({ at: timestamp(now.wallMs), direction, kind: 'mode', words: `mode ${before[direction].mode} → ${now[direction].mode}` });
+          addLine({ at: timestamp(now.wallMs), direction, kind: 'mode', words: `mode ${before[direction].mode} → ${now[direction].mode}` });
       }
       for (const alert of now.alerts)
         if (!before.alerts.some(({ id, message }) => id === alert.id && message === alert.message)) alertLine(now.wallMs, alert, false);
       for (const alert of before.alerts) if (!now.alerts.some(({ id }) => id === alert.id)) alertLine(now.wallMs, alert, true);
       if (before.online !== now.online)
-        tell({ at: timestamp(now.wallMs), direction: null, kind: 'alert', words: now.online ? 'broker online' : 'broker offline' });
+        addLine({ at: timestamp(now.wallMs), direction: null, kind: 'alert', words: now.online ? 'broker online' : 'broker offline' });
       const passed = now.totals.passages - before.totals.passages;
       if (passed > 0)
-        tell({ at: timestamp(now.wallMs), direction: null, kind: 'passage', words: passed === 1 ? 'one guest passed' : `${passed} guests passed` });
+        addLine({ at: timestamp(now.wallMs), direction: null, kind: 'passage', words: passed === 1 ? 'one guest passed' : `${passed} guests passed` });
     },
   };
 }

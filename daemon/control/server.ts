@@ -1,5 +1,5 @@
 /**
- * The control socket: how the command lines talk to the running gate. JSON, one object a line, over a unix socket.
+ * Serves the control socket, over which commands call the running gate: JSON, one object a line, over a unix socket.
  *
  * A client sends `{"id": 1, "call": "status", "args": {}}`; it gets any number of `{"id": 1, "item": …}` and then
  * `{"id": 1, "ok": true, "data": …}` or `{"id": 1, "ok": false, "error": {"code", "message", "hint"}}`. Who may
@@ -10,15 +10,15 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { cutText } from '../../contract/text.ts';
 import { groupId } from '../platform/groups.ts';
 
-/** Clients at once; a further one is told so and closed. */
+/** Most clients; a further one gets the error `busy` and is closed. */
 export const MAX_CLIENTS = 16;
-/** A longer line ends the connection. */
+/** Longest line, in bytes; a longer one ends the connection. */
 export const MAX_LINE_BYTES = 64 * 1024;
-/** Calls of one client under way; a further one is refused. */
+/** Most calls of one client in flight; a further one is refused. */
 export const MAX_CALLS = 8;
-/** A client that reads so little that more waits for it is closed: the gate never gathers what nobody reads. */
+/** Most bytes queued for a client; one that reads more slowly is closed. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
-/** How long a probe waits for another gate on the socket. */
+/** Longest wait for another gate on the socket, in ms. */
 const PROBE_MS = 500;
 
 export type ControlErrorCode = 'unknown_call' | 'malformed' | 'refused' | 'failed' | 'busy';
@@ -135,10 +135,10 @@ async function listen(server: Server, { socket, group, warn }: ControlOptions): 
     chmodSync(socket, gid === null ? 0o600 : 0o660);
   } catch (error) {
     chmodSync(socket, 0o600);
-    warn("the control socket is the gate's alone: its group could not be set", { socket, group, cause: (error as Error).message });
+    warn("setting the group of the control socket failed: only the gate's user may use it", { socket, group, cause: (error as Error).message });
     return;
   }
-  if (gid === null) warn("the control socket is the gate's alone: there is no such group", { socket, group });
+  if (gid === null) warn('setting the group of the control socket failed: no such group', { socket, group });
 }
 
 function serve(client: Socket, handlers: Handlers): void {

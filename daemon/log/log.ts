@@ -1,6 +1,6 @@
 /**
- * What the gate writes to stderr: JSON lines, for journald. The only file that imports pino. Codes, tokens and keys
- * never belong in a field; should one get there under a telling name, it is blanked.
+ * Writes the log to stderr: JSON lines, for journald. The only file that imports pino. Callers never log codes, tokens or keys; a
+ * field with such a name is blanked.
  */
 import pino from 'pino';
 import { createLogLimit } from './rate-limit.ts';
@@ -8,7 +8,7 @@ import { createLogLimit } from './rate-limit.ts';
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
 type Fields = Readonly<Record<string, unknown>>;
 
-/** `message`: a sentence without variables; what varies is in the fields. Warnings and errors of one text (and one field `what`) are limited: log-limit.ts. */
+/** Writes log lines. `message`: constant text; variables go into fields. rate-limit.ts limits warnings and errors of one text (and one field `what`). */
 export interface Log {
   debug(message: string, fields?: Fields): void;
   info(message: string, fields?: Fields): void;
@@ -22,7 +22,7 @@ export interface ProcessLog extends Log {
   flush(): void;
 }
 
-/** Lines that wait for a slow reader of stderr; what comes above is dropped, because the loop never waits for its log. */
+/** Most bytes queued for a slow reader of stderr; further lines are dropped, since the loop never waits for its log. */
 const MAX_WAITING_BYTES = 1024 * 1024;
 const SECRET_FIELDS = ['code', 'bytes', 'password', 'token', 'key', 'pem', 'secret'];
 
@@ -49,7 +49,7 @@ export function createLog(level: LogLevel, base: Fields = {}): ProcessLog {
   type Line = { readonly level: 'warn' | 'error'; readonly message: string; readonly fields: Fields };
   const limit = createLogLimit<Line>({
     write: ({ level: name, message, fields }) => write(name)(message, fields),
-    told: ({ level: name, message, fields }, left_out) => write(name)(message, { ...fields, left_out }),
+    summary: ({ level: name, message, fields }, left_out) => write(name)(message, { ...fields, left_out }),
     after: (ms, call) => void setTimeout(call, ms).unref(),
   });
   const limited =
@@ -66,7 +66,7 @@ export function createLog(level: LogLevel, base: Fields = {}): ProcessLog {
       try {
         destination.flushSync();
       } catch {
-        // Nobody reads stderr any more: there is nowhere left to say so.
+        // stderr is closed: nothing can report that.
       }
     },
   };

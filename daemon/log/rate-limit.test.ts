@@ -6,7 +6,7 @@ function setUp() {
   const due: { ms: number; call: () => void }[] = [];
   const limit = createLogLimit<string>({
     write: (line) => lines.push(line),
-    told: (line, leftOut) => lines.push(`${line} and ${leftOut - 1} before it`),
+    summary: (line, leftOut) => lines.push(`${line} and ${leftOut - 1} before it`),
     after: (ms, call) => due.push({ ms, call }),
   });
   return { lines, limit, due, pass: () => due.splice(0).forEach(({ call }) => void call()) };

@@ -1,47 +1,47 @@
 /**
- * Keeps a line that comes again and again from filling the journal: whoever can send this gate messages (a peer gone wrong, a
- * stranger at the broker) can make it say the same thing thousands of times a second.
+ * Limits repeated log lines, so that they do not fill the journal: any sender of messages (a faulty peer, a stranger at the broker)
+ * could trigger one line thousands of times a second.
  */
 
-/** Lines of one text that are written at once within LIMIT_PERIOD_MS; further ones are counted. */
+/** Most lines of one text within LIMIT_PERIOD_MS; further ones are counted. */
 export const LIMIT_LINES = 5;
-/** After this the count is told by one line, and the text is written again. ms */
+/** Period of the limit, in ms; at its end one line gives the count. */
 export const LIMIT_PERIOD_MS = 60_000;
-/** Texts that are counted apart; with more, the longest known one begins anew. */
+/** Most texts counted; one more evicts the oldest. */
 export const MAX_LIMITED_TEXTS = 256;
 
 export interface LogLimitOptions<Line> {
   readonly write: (line: Line) => void;
-  /** The last line that was left out, once a period has passed, and how many were. */
-  readonly told: (line: Line, leftOut: number) => void;
+  /** Receives the last suppressed line and the number of suppressed ones, after a period. */
+  readonly summary: (line: Line, leftOut: number) => void;
   /** Calls back once; must not keep the process alive. */
   readonly after: (ms: number, call: () => void) => void;
 }
 
 export interface LogLimit<Line> {
-  /** Writes the line, or counts it. `text`: what is the same for all of its kind. */
+  /** Writes the line, or counts it. `text`: the key under which lines are counted. */
   take(text: string, line: Line): void;
-  /** Tells every count now: the process ends. */
+  /** Writes every count now, at the end of the process. */
   flush(): void;
 }
 
 export function createLogLimit<Line>(options: LogLimitOptions<Line>): LogLimit<Line> {
   const known = new Map<string, { written: number; leftOut: number; last: Line | null }>();
-  const tell = (text: string): void => {
+  const summarise = (text: string): void => {
     const one = known.get(text);
     known.delete(text);
-    if (one !== undefined && one.last !== null) options.told(one.last, one.leftOut);
+    if (one !== undefined && one.last !== null) options.summary(one.last, one.leftOut);
   };
   return {
     take(text, line) {
       let one = known.get(text);
       if (one === undefined) {
-        if (known.size >= MAX_LIMITED_TEXTS) tell(known.keys().next().value as string);
+        if (known.size >= MAX_LIMITED_TEXTS) summarise(known.keys().next().value as string);
         const made = { written: 0, leftOut: 0, last: null };
         known.set(text, made);
         one = made;
         options.after(LIMIT_PERIOD_MS, () => {
-          if (known.get(text) === made) tell(text);
+          if (known.get(text) === made) summarise(text);
         });
       }
       if (one.written < LIMIT_LINES) {
@@ -53,7 +53,7 @@ export function createLogLimit<Line>(options: LogLimitOptions<Line>): LogLimit<L
       one.last = line;
     },
     flush() {
-      for (const text of [...known.keys()]) tell(text);
+      for (const text of [...known.keys()]) summarise(text);
     },
   };
 }

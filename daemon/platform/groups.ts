@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 
-/** The number of a group of this machine (/etc/group); null: there is none of that name, or it cannot be read. */
+/** Returns the id of a group (/etc/group); null: no such group, or unreadable. */
 export function groupId(name: string): number | null {
   try {
     const line = readFileSync('/etc/group', 'utf8')

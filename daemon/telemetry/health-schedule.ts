@@ -1,7 +1,7 @@
-/** When `health` is due besides its period: as soon as there is a connection, and when one of its flags changes. */
+/** Publishes `health` besides its period: on connect, and when one of its flags changes. */
 import type { GateEvent, GateSnapshot } from '../gate/live-feed.ts';
 
-/** Two healths are at least so far apart: a flag that flutters costs no more than this. ms */
+/** Shortest time between two healths, in ms, so that a fluttering flag causes no more. */
 export const HEALTH_GAP_MS = 1_000;
 
 export interface HealthReportsOptions {
@@ -13,14 +13,14 @@ export interface HealthReportsOptions {
 }
 
 export interface HealthReports {
-  /** Looks at what no snapshot tells of; call every second or so. */
+  /** Checks values that no snapshot holds; call it about every second. */
   look(): void;
-  /** The period's health went out by itself. */
+  /** Records that the periodic health was published. */
   published(): void;
   close(): void;
 }
 
-/** What a chart or an alarm hangs on: all of `health` that is a word or 0 and 1, and whether anybody can hear it. */
+/** Returns the flags of `health` that charts and alarms use, and whether the gate is online. */
 const flagsOf = ({ online, boardOk, diskOk, readers, decider, in: inward, out: outward }: GateSnapshot, trusted: boolean): string =>
   JSON.stringify([
     online,

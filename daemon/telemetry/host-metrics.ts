@@ -1,4 +1,4 @@
-/** What the machine says of itself, for `info` and `health`. A reading that is not there is absent, never zero. */
+/** Reads the machine's facts and metrics, for `info` and `health`. A missing reading is absent, never zero. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
@@ -22,12 +22,12 @@ export interface Telemetry {
   /** Does not change while the machine runs. */
   facts(): MachineFacts;
   readings(): MachineReadings;
-  /** The longest the loop was late since the last call, ms; null before the first tick. */
+  /** Returns the longest delay of the loop since the last call, in ms; null before the first tick. */
   loopLagMs(): number | null;
   close(): void;
 }
 
-/** How often the loop's delay is sampled. */
+/** Interval of the delay samples, in ms. */
 const LAG_RESOLUTION_MS = 20;
 
 /** `root`: where /proc, /sys and /etc hang, for tests. */
@@ -53,12 +53,12 @@ export function createTelemetry(options: { readonly root?: string } = {}): Telem
     }
     return names.map((name) => join(folder, name)).find((path) => says.test(read(join(path, file)) ?? ''));
   };
-  // The firmware tells of too little voltage through the hwmon device `rpi_volt`; which number it has differs by boot.
+  // The firmware reports under-voltage through the hwmon device `rpi_volt`; which number it has differs by boot.
   const findDevices = () => ({
     volt: device('sys/class/hwmon', 'hwmon', 'name', /^rpi_volt$/),
     zone: device('sys/class/thermal', 'thermal_zone', 'type', /cpu|soc|x86_pkg/) ?? 'sys/class/thermal/thermal_zone0',
   });
-  // Looked for when they are first read, because a start waits for no folder of the kernel's.
+  // Found at the first read, so that the start does not wait.
   let devices: ReturnType<typeof findDevices> | null = null;
   const delay = monitorEventLoopDelay({ resolution: LAG_RESOLUTION_MS });
   delay.enable();
