@@ -285,11 +285,7 @@ export const SQL_MUTANTS: Readonly<Partial<Record<MutantName, readonly [name: st
     'ORDER BY c.event_id, c.ticket_id, (SELECT arrived.received_at FROM ledger_rows arrived WHERE arrived.tenant_id = tenant AND arrived.gate = c.gate AND arrived.epoch = c.epoch AND arrived.seq = c.seq LIMIT 1), c.gate COLLATE "C", c.epoch, c.seq\n  LOOP',
   ],
   'excess-not-reported': ['store_verdicts', "WHERE g.verdict = 'excess'\n  UNION ALL", "WHERE g.verdict = 'excess' AND false\n  UNION ALL"],
-  'returned-still-counts': [
-    'outcome_of_rank',
-    "ARRAY['unknown'::text, 'stuck'::text, 'returned'::text, 'passed'::text]",
-    "ARRAY['unknown'::text, 'stuck'::text, 'passed'::text, 'passed'::text]",
-  ],
+  'returned-still-counts': ['outcome_of_rank', "ARRAY['unknown', 'stuck', 'returned', 'passed']", "ARRAY['unknown', 'stuck', 'passed', 'passed']"],
 };
 
 /** Plants a mistake in the functions of a database that is nobody else's. */

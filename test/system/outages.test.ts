@@ -107,7 +107,10 @@ test(`the broker is away for the whole of ${SCANS} scans at two gates: nobody wa
     }
     if (conflicts.standing > 0) expect((await stileGate(gate, 'status')).stdout).toMatch(/conflicts +\d+ guests? beyond the right/);
   }
-  expect(await venue.ask('SELECT sum(scan_count)::int AS n FROM tickets')).toEqual([{ n: held.filter(({ kind }) => kind === 'grant').length - twice.length }]);
+  // A guest whose decision came too late on a busy machine got the ticket back.
+  const returned = held.filter(({ kind, entry }) => kind === 'passage' && entry['outcome'] === 'returned').length;
+  const granted = held.filter(({ kind }) => kind === 'grant').length;
+  expect(await venue.ask('SELECT sum(scan_count)::int AS n FROM tickets')).toEqual([{ n: granted - returned - twice.length }]);
 });
 
 test('the cloud is killed in the middle of a batch, again and again: every row is there once', async () => {
