@@ -87,3 +87,9 @@ test('what is wrong with a body is said in words, field by field', async () => {
   for (const message of [await said({}), await said({ tickets: 'none' }), await said({ tickets: [7] }), await said({ tickets: [{ ticket_id: 'a b' }] })])
     expect(message).not.toMatch(/Invalid|Too small|expected|received/);
 });
+
+test('M1: a route that does not say who may call it stops the start', async () => {
+  const app = await createTestHttp(fresh.database, {});
+  expect(() => app.get('/forgotten', async () => ({}))).toThrow(/does not say who may call it/);
+  await app.close();
+});

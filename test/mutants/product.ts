@@ -458,10 +458,10 @@ const CLOUD: readonly Mutant[] = [
 ];
 
 const UNITS: readonly Mutant[] = [
-  real("the watchdog's signal is a gentle one (M5)", 'systemd/stile-gate.service', 'WatchdogSignal=SIGKILL', 'WatchdogSignal=SIGTERM', 'deploy/install'),
-  real('the stop step runs after a clean stop alone (M5)', 'systemd/stile-gate.service', 'ExecStopPost=', 'ExecStop=', 'deploy/install'),
-  real('the stop step cannot run from /run (M5)', 'systemd/stile-gate.service', 'ExecPaths=/run/stile-release\n', '', 'deploy/install'),
-  real('a gate is given up on', 'systemd/stile-gate.service', 'StartLimitIntervalSec=0', 'StartLimitIntervalSec=10', 'deploy/install'),
+  unit("the watchdog's signal is a gentle one (M5)", 'systemd/stile-gate.service', 'WatchdogSignal=SIGKILL', 'WatchdogSignal=SIGTERM', 'deploy/units.test.ts'),
+  unit('the stop step runs after a clean stop alone (M5)', 'systemd/stile-gate.service', 'ExecStopPost=', 'ExecStop=', 'deploy/units.test.ts'),
+  unit('the stop step cannot run from /run (M5)', 'systemd/stile-gate.service', 'ExecPaths=/run/stile-release\n', '', 'deploy/units.test.ts'),
+  unit('a gate is given up on', 'systemd/stile-gate.service', 'StartLimitIntervalSec=0', 'StartLimitIntervalSec=10', 'deploy/units.test.ts'),
 ];
 
 const SIGNING: readonly Mutant[] = [

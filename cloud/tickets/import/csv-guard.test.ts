@@ -28,3 +28,11 @@ test('whatever the pieces it comes in: what is right passes as it is, lines keep
     { numRuns: 500 },
   );
 });
+
+test('a file whose lines all open a quote and never close it is given up, not read line by line', async () => {
+  let named = 0;
+  const guard = guardRecords({ maxBytes: 1_000, isRecord: () => false, onProblem: () => void named++ });
+  const lines = Buffer.from(Array.from({ length: 20_000 }, (_, n) => `"${n},x\n`).join(''));
+  await expect(text(Readable.from([lines]).pipe(guard))).rejects.toThrow(/quote that is not closed: is this CSV\?/);
+  expect(named).toBeLessThan(20_000);
+});
