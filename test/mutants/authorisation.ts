@@ -166,7 +166,14 @@ export const AUTHORISATION: readonly Mutant[] = [
     project: 'real',
     tests: [ROWS],
   },
-  mutant('a gate hears the ledgers of every site', 'contract/topics.ts', '`${TOPIC_ROOT}/${site}/+/ledger`,', '`${TOPIC_ROOT}/+/+/ledger`,', 'system', ACL),
+  mutant(
+    'a gate hears the ledgers of every site',
+    'cloud/mqtt/broker-acl.ts',
+    '`${TOPIC_ROOT}/${site}/+/ledger`,',
+    '`${TOPIC_ROOT}/+/+/ledger`,',
+    'system',
+    ACL,
+  ),
   mutant(
     'a gate answers for its whole site',
     'cloud/mqtt/broker-acl.ts',
