@@ -15,7 +15,7 @@ import { readRow } from '../reconcile/row.ts';
 import { createIngest, type Ingest } from './ingest.ts';
 import { ingestGroup, ingestSubscriptions } from './shared-subscription.ts';
 
-const account = { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished };
+const reconciler = { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished };
 let fresh: FreshDatabase;
 let mosquitto: Broker;
 beforeAll(async () => {
@@ -44,7 +44,7 @@ async function cloud(extra: Partial<Parameters<typeof createIngest>[0]> = {}): P
   ingest = createIngest({
     database: fresh.database,
     broker,
-    account,
+    reconciler,
     log: process.env['STILE_TEST_LOG'] ? createLog({ level: 'debug', name: 'test' }) : SILENT,
     ...extra,
   } as Parameters<typeof createIngest<ReturnType<typeof readRow> & object>>[0]);
@@ -188,13 +188,13 @@ test('a message that fails alone does not hold back the others', async () => {
   const north = testLedger(venue, 0);
   const south = testLedger(venue, 1);
   const poison = {
-    ...account,
+    ...reconciler,
     reconcile: async (client: Parameters<typeof reconcile>[0], rows: Parameters<typeof reconcile>[1]) => {
       if (rows.some(({ gate }) => gate === south.gate)) await client.query('SELECT 1 / 0');
       return reconcile(client, rows);
     },
   };
-  const { ingest } = await cloud({ account: poison } as never);
+  const { ingest } = await cloud({ reconciler: poison } as never);
   const gate = await device(`stile/1/${venue.site}/+/ack`);
   north.grant(ticket(venue, 1), 0);
   south.grant(ticket(venue, 2), 0);
