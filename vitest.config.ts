@@ -10,6 +10,8 @@ export default defineConfig({
     // Ends of patience, far beyond what a test takes: no test may need a quiet machine.
     testTimeout: 60_000,
     hookTimeout: 240_000,
+    // Vitest's own end of patience is one second: too short for a machine that does something else beside.
+    expect: { poll: { timeout: 45_000, interval: 20 } },
     projects: [
       {
         extends: true,

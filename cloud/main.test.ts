@@ -354,10 +354,7 @@ test('what happens while the broker is away is told when it is back, and what it
     await again.subscribe(`stile/1/${venue.site}/#`, 1);
     const wanted = await version();
     for (const name of venue.gates)
-      await again.wait(
-        (heard) => heard.topic === `stile/1/${name}/manifest/want` && WantMessage.parse(json(heard)).events[0]?.overlay_version === wanted,
-        20_000,
-      );
+      await again.wait((heard) => heard.topic === `stile/1/${name}/manifest/want` && WantMessage.parse(json(heard)).events[0]?.overlay_version === wanted);
     expect((await call('GET', '/readyz', null)).status).toBe(200);
   } finally {
     await again.end();

@@ -13,7 +13,7 @@ import { createTestCa, type TestCa, writeTestCa } from '../deploy/mosquitto/test
 
 const CHECKOUT = join(import.meta.dirname, '..');
 const UNPACKED = join(CHECKOUT, '.tools/mosquitto');
-const START_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 45_000;
 const STOP_TIMEOUT_MS = 5_000;
 
 export interface BrokerOptions {

@@ -16,7 +16,7 @@ import { tied } from './process-group.ts';
 
 const launcher = fileURLToPath(new URL('../daemon/stile-gate', import.meta.url));
 /** A gate that is not ready by then has failed; the end of its log says why. */
-const READY_MS = 30_000;
+const READY_MS = 60_000;
 /** After SIGTERM; then SIGKILL. */
 const STOP_MS = 12_000;
 const RETRY_MS = 50;

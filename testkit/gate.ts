@@ -124,7 +124,7 @@ control: { socket: ./gate.sock }
     /** One command to the software turnstile (daemon/board/sim-board.ts); resolves when it has obeyed. */
     tellTurnstile: (command: object) => tellTurnstile(join(dir, 'sim.sock'), command),
     /** Outputs as the software turnstile sees them, from now on: `release_in on`. */
-    outputs: () => watchOutputs(join(dir, 'sim.sock')),
+    outputs: (onChange?: (change: string) => void) => watchOutputs(join(dir, 'sim.sock'), onChange),
     async killAll(): Promise<void> {
       for (const child of children) await end(child, 'SIGKILL');
     },
@@ -189,7 +189,7 @@ function tellTurnstile(path: string, command: object): Promise<void> {
   });
 }
 
-function watchOutputs(path: string): { readonly seen: string[]; close(): void } {
+function watchOutputs(path: string, onChange: (change: string) => void = () => undefined): { readonly seen: string[]; close(): void } {
   const seen: string[] = [];
   const socket = connect(path);
   let text = '';
@@ -199,7 +199,10 @@ function watchOutputs(path: string): { readonly seen: string[]; close(): void } 
     for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n')) {
       const message = JSON.parse(text.slice(0, at)) as { output?: string; active?: boolean };
       text = text.slice(at + 1);
-      if (message.output !== undefined) seen.push(`${message.output} ${message.active ? 'on' : 'off'}`);
+      if (message.output === undefined) continue;
+      const change = `${message.output} ${message.active ? 'on' : 'off'}`;
+      seen.push(change);
+      onChange(change);
     }
   });
   return { seen, close: () => socket.destroy() };

@@ -39,7 +39,7 @@ beforeAll(async () => {
 });
 afterAll(() => admin.close());
 
-test('B4: on a server where nothing was run, the message has all that is missing, nothing was made, and its SQL is enough', { timeout: 60_000 }, async () => {
+test('B4: on a server where nothing was run, the message has all that is missing, nothing was made, and its SQL is enough', async () => {
   await admin.query(`CREATE ROLE "Early Bird" LOGIN NOINHERIT PASSWORD '${PASSWORD}'`);
   await admin.query('CREATE DATABASE early');
   const url = urlOf('Early%20Bird', 'early');
@@ -61,7 +61,7 @@ test('B4: on a server where nothing was run, the message has all that is missing
   expect(await migrate(url)).toEqual([...migrationFiles().keys()]);
 });
 
-test('B4: a superuser is warned, and what it made is handed over by the SQL of the message', { timeout: 60_000 }, async () => {
+test('B4: a superuser is warned, and what it made is handed over by the SQL of the message', async () => {
   await admin.query('CREATE DATABASE late');
   const warnings: string[] = [];
   await migrate(urlOf(null, 'late'), { onWarning: (text) => warnings.push(text) });
@@ -107,7 +107,7 @@ test('B4: who is not let in hears of what, where and how; never the password', a
   await expect(checkOwner(old, 'STILE_MIGRATE_URL')).rejects.toThrow('this is PostgreSQL 14, and Stile needs 15 or newer');
 });
 
-test('B4: a login that serves owns nothing and bypasses nothing; else it is refused, with the SQL that makes one', { timeout: 60_000 }, async () => {
+test('B4: a login that serves owns nothing and bypasses nothing; else it is refused, with the SQL that makes one', async () => {
   await admin.query(`CREATE ROLE bypassing LOGIN BYPASSRLS PASSWORD '${PASSWORD}'; CREATE ROLE stranger LOGIN PASSWORD '${PASSWORD}'`);
   await admin.query(`CREATE ROLE helper LOGIN NOINHERIT PASSWORD '${PASSWORD}'; GRANT late_owner TO helper; GRANT stile_service TO helper, bypassing`);
   for (const [login, what] of [

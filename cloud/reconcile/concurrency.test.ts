@@ -81,7 +81,7 @@ test('the same backlogs replayed by several ingesters at once, with settlements 
   expect(rows).toEqual([{ rows: 800, grants: 400, off: 0 }]);
 });
 
-test('a word on a grant that comes in between, from another ledger and about another ticket, hides nothing', { timeout: 60_000 }, async () => {
+test('a word on a grant that comes in between, from another ledger and about another ticket, hides nothing', async () => {
   const venue = await makeVenue(fresh.url, { tickets: 3 });
   const [mine, other] = [venue.tickets[0] as TestTicket, venue.tickets[1] as TestTicket];
   const north = testLedger(venue, 0);

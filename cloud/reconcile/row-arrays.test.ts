@@ -79,7 +79,7 @@ const entry = fc.oneof(
   fc.record({ seq: place, hash: hex(32), kind: fc.string({ minLength: 1, maxLength: 32 }), text: fc.string({ unit: 'grapheme' }) }),
 );
 
-test('what is written as columns is read by PostgreSQL as it was', { timeout: 60_000 }, async () => {
+test('what is written as columns is read by PostgreSQL as it was', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(entry, { minLength: 1, maxLength: 20 }), async (entries) => {
       const rows = entries.map((each) => readRow('arena/north', 1_790_000_000, JSON.parse(JSON.stringify(each))) as LedgerRow);
@@ -186,7 +186,7 @@ function asJson(row: LedgerRow): Record<string, unknown> {
 const READ = `SELECT relname, (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::integer AS n FROM pg_stat_user_tables
   WHERE relname IN ('tickets', 'ticket_usage', 'admissions', 'boots', 'ledger_epochs') OR relname LIKE 'ledger\\_rows\\_%'`;
 
-test('plans that were made when there was nothing serve a large event: a batch reads few rows beside its own', { timeout: 60_000 }, async () => {
+test('plans that were made when there was nothing serve a large event: a batch reads few rows beside its own', async () => {
   const tickets = 3_000;
   const alone = await freshDatabase();
   const one = createDatabase({ url: alone.url, maxConnections: 1 });

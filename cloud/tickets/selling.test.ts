@@ -65,7 +65,7 @@ test('a reservation takes, confirming sells, expiring and cancelling give back; 
   expect(await sql.refusal('UPDATE ticket_types SET quantity = 0, sold_quantity = 1')).toBe('23514');
 });
 
-test('sixty buyers at once for fifty places: exactly fifty get one', { timeout: 60_000 }, async () => {
+test('sixty buyers at once for fifty places: exactly fifty get one', async () => {
   const { reserve, stock } = await shop(50);
   const said = await Promise.all(Array.from({ length: 60 }, (_, n) => reserve(1, `u-${n}`)));
   expect(said.filter((answer) => answer === null)).toHaveLength(50);
@@ -123,7 +123,7 @@ test('a price that changes is kept, with who and why', async () => {
   expect(await sql.rows('UPDATE ticket_types SET price_cents = 1 WHERE row_version = $1 RETURNING 1', [version - 1])).toEqual([]);
 });
 
-test('a discount is used as often as it may be, by many at once too', { timeout: 60_000 }, async () => {
+test('a discount is used as often as it may be, by many at once too', async () => {
   const { venue, sql } = await shop(10);
   const [discount] = await sql.rows<{ discount_id: string }>(
     "INSERT INTO discounts (tenant_id, code, percent, max_uses, min_order_cents) VALUES ($1, 'SUMMER', 12.5, 3, 500) RETURNING discount_id",
@@ -149,7 +149,7 @@ test('a discount is used as often as it may be, by many at once too', { timeout:
     ]);
 });
 
-test('a user’s counts follow what is, however often they are counted', { timeout: 60_000 }, async () => {
+test('a user’s counts follow what is, however often they are counted', async () => {
   const { venue, sql } = await shop(10);
   await sql.rows("INSERT INTO orders (tenant_id, order_id, user_id, status, total_cents) VALUES ($1, 'o-1', 'ann', 'paid', 4200)", [venue.tenantId]);
   await sql.rows("UPDATE tickets SET user_id = 'ann', order_id = 'o-1'");

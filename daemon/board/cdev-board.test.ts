@@ -161,7 +161,7 @@ test('a missed edge is found by its level', async () => {
   await board.open(({ input, active }) => void events.push(`${input} ${active}`), nothing);
   events.length = 0;
   kernel.set(inputLine('fire'), 'low', true);
-  await expect.poll(() => events, { timeout: 2_000 }).toEqual(['fire true']);
+  await expect.poll(() => events).toEqual(['fire true']);
   await board.close({ releaseOpen: true });
 });
 

@@ -182,7 +182,7 @@ test('a missed edge is found by its level', async () => {
   );
   events.length = 0;
   kernel.set(inputLine('fire'), 'low', true);
-  await expect.poll(() => events, { timeout: 2_000 }).toEqual(['fire true']);
+  await expect.poll(() => events).toEqual(['fire true']);
   await board.close({ releaseOpen: true });
 });
 

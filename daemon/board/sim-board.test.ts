@@ -41,7 +41,7 @@ async function dial(path: string) {
     messages,
     say: (value: unknown) => client.write(`${typeof value === 'string' ? value : JSON.stringify(value)}\n`),
     seen: (what: (message: Record<string, unknown>) => boolean) => expect.poll(() => messages.findLast(what), { timeout: 5_000, interval: 5 }).toBeDefined(),
-    gone: () => expect.poll(() => client.closed, { timeout: 5_000 }).toBe(true),
+    gone: () => expect.poll(() => client.closed).toBe(true),
     end: () => client.destroy(),
   };
 }

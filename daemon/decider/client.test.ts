@@ -157,7 +157,7 @@ test("an answer that comes too late is there for the guest's next try, online or
   expect(asked).toBe(1);
 });
 
-test('a manifest is installed while guests are decided, and switched to between two of them', { timeout: 30_000 }, async () => {
+test('a manifest is installed while guests are decided, and switched to between two of them', async () => {
   const codes = Array.from({ length: 40 }, newCode);
   const { decider, clock, signer, folder } = await deciderWith(codes);
   const { file, wanted } = await makeManifest(folder, signer, {

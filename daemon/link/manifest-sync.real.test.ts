@@ -1,6 +1,6 @@
 /** Fetching over real HTTP, from a cloud that breaks off, lies, stalls and refuses. */
 import { createHash, randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
@@ -143,8 +143,8 @@ const overlay = (from: number, to: number) => ({
   key_id: 'k1',
   signature: Buffer.from('signed').toString('base64'),
 });
-/** Serves bytes as the cloud does, ranges included. */
-function serve(response: ServerResponse, request: IncomingMessage, bytes: Buffer, breakAfter = Infinity): void {
+/** Serves bytes as the cloud does, ranges included. Breaks off after `breakAfter` of them, once the gate has them all in its partial file. */
+function serve(response: ServerResponse, request: IncomingMessage, bytes: Buffer, breakAfter = Infinity, partial = ''): void {
   const from = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? 0);
   response.writeHead(from > 0 ? 206 : 200, {
     'content-type': 'application/vnd.sqlite3',
@@ -152,7 +152,9 @@ function serve(response: ServerResponse, request: IncomingMessage, bytes: Buffer
     ...(from > 0 ? { 'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}` } : {}),
   });
   if (from + breakAfter >= bytes.length) return void response.end(bytes.subarray(from));
-  response.write(bytes.subarray(from, from + breakAfter), () => setTimeout(() => response.destroy(), 20));
+  response.write(bytes.subarray(from, from + breakAfter));
+  const held = () => (existsSync(partial) ? statSync(partial).size : 0);
+  void until('the partial file', () => held() === from + breakAfter).finally(() => response.destroy());
 }
 
 test('manifest sync fetches a wanted manifest with the device’s id and token, and installs it', async () => {
@@ -171,9 +173,9 @@ test('manifest sync fetches a wanted manifest with the device’s id and token, 
 
 test('manifest sync resumes a partial download, also after a restart', async () => {
   let breaks = 3;
-  const c = await cloud((request, response) => serve(response, request, file, breaks-- > 0 ? 150_000 : Infinity));
+  const c = await cloud((request, response) => serve(response, request, file, breaks-- > 0 ? 150_000 : Infinity, join(s.folder, `${sha256(file)}.part`)));
   const { decider, held } = deciderOf();
-  const s = sync(c.url, decider);
+  const s: ReturnType<typeof sync> = sync(c.url, decider);
   writeFileSync(join(s.folder, `${sha256(file)}.part`), file.subarray(0, 100_000));
   writeFileSync(join(s.folder, `${'0'.repeat(64)}.part`), 'of no use any more');
   await s.sync.want(want(wanted()));

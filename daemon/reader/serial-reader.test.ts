@@ -37,8 +37,8 @@ const show = (bytes: string | Uint8Array): Promise<void> => writeFile(pair.guest
 
 const frames = (events: ReaderEvent[]): string[] => events.flatMap((event) => (event.kind === 'frame' ? [Buffer.from(event.bytes).toString('latin1')] : []));
 const kinds = (events: ReaderEvent[]): string[] => events.map(({ kind }) => kind);
-const isUp = () => expect.poll(() => reader?.ok(), { timeout: 20_000, interval: 5 }).toBe(true);
-const readFrames = (events: ReaderEvent[], wanted: string[]) => expect.poll(() => frames(events), { timeout: 20_000, interval: 5 }).toEqual(wanted);
+const isUp = () => expect.poll(() => reader?.ok(), { interval: 5 }).toBe(true);
+const readFrames = (events: ReaderEvent[], wanted: string[]) => expect.poll(() => frames(events), { interval: 5 }).toEqual(wanted);
 
 describe.each([9_600, 19_200, 38_400, 57_600, 115_200])('at %i baud', (baud) => {
   test('codes arrive', async () => {
@@ -68,14 +68,14 @@ test('a code that comes in pieces is told of once, before it is whole; one that 
   expect(kinds(events)).not.toContain('coming');
   const comings = () => events.filter(({ kind }) => kind === 'coming').length;
   await show('IN ');
-  await expect.poll(comings, { timeout: 20_000, interval: 5 }).toBe(1);
+  await expect.poll(comings, { interval: 5 }).toBe(1);
   await show('TWO ');
   await show('PIECES');
   await show('\r');
   await readFrames(events, ['AT ONCE', 'IN TWO PIECES']);
   await show('\n\r\n');
   await show('X');
-  await expect.poll(comings, { timeout: 20_000, interval: 5 }).toBe(2);
+  await expect.poll(comings, { interval: 5 }).toBe(2);
   expect(kinds(events)).toEqual(['up', 'frame', 'coming', 'frame', 'coming']);
 });
 
@@ -106,7 +106,7 @@ test('every byte gets through as it is, and rubbish does not stop the reader', a
   await readFrames(events, [Buffer.from(bytes).toString('latin1')]);
   for (let index = 0; index < 40; index++) await show(new Uint8Array(4_000).fill(index % 2 === 0 ? 0 : 0xff));
   await show('\rGOOD\r\n');
-  await expect.poll(() => frames(events).at(-1), { timeout: 20_000 }).toBe('GOOD');
+  await expect.poll(() => frames(events).at(-1)).toBe('GOOD');
   expect(events.filter((event) => event.kind === 'garbled' && event.why === 'too_long')).toHaveLength(1);
 });
 
@@ -119,10 +119,10 @@ test('a path that leads to another device is noticed, and the reader behind it i
     await readFrames(events, ['FIRST']);
     symlinkSync(realpathSync(other.readerPath), join(folder, 'beside'));
     renameSync(join(folder, 'beside'), pair.readerPath);
-    await expect.poll(() => kinds(events).filter((kind) => kind === 'up').length, { timeout: 20_000 }).toBe(2);
+    await expect.poll(() => kinds(events).filter((kind) => kind === 'up').length).toBe(2);
     expect(events.find((event) => event.kind === 'down')).toMatchObject({ fault: { cause: expect.stringContaining('another device') } });
     await writeFile(other.guestPath, 'SECOND\r\n');
-    await expect.poll(() => frames(events), { timeout: 20_000 }).toEqual(['FIRST', 'SECOND']);
+    await expect.poll(() => frames(events)).toEqual(['FIRST', 'SECOND']);
   } finally {
     await reader?.close();
     other.close();
@@ -134,12 +134,12 @@ test('a reader that is unplugged is down at once, and up again under the same pa
   await isUp();
   for (let round = 1; round <= 3; round++) {
     pair.unplug();
-    await expect.poll(() => reader?.ok(), { timeout: 20_000, interval: 5 }).toBe(false);
+    await expect.poll(() => reader?.ok(), { interval: 5 }).toBe(false);
     await show('LOST\r\n');
     pair.plug();
     await isUp();
     await show(`ROUND-${round}\r\n`);
-    await expect.poll(() => frames(events).at(-1), { timeout: 20_000 }).toBe(`ROUND-${round}`);
+    await expect.poll(() => frames(events).at(-1)).toBe(`ROUND-${round}`);
   }
   expect(frames(events)).toEqual(['ROUND-1', 'ROUND-2', 'ROUND-3']);
   expect(kinds(events).filter((kind) => kind === 'up')).toHaveLength(4);
@@ -150,7 +150,8 @@ test('a reader that is unplugged is down at once, and up again under the same pa
   });
 });
 
-test('a plug that is pulled in the very moment in which a code arrives is seen at once', async () => {
+// On a busy machine one try may be late; where only the look at the path finds it, every one is.
+test('a plug that is pulled in the very moment in which a code arrives is seen at once', { retry: 9 }, async () => {
   // serialport's own read, already under way then, takes the hang-up for "nothing yet" and asks again for ever.
   const events: ReaderEvent[] = [];
   reader = createSerialReader({ name: 'in', direction: 'in', path: pair.readerPath, baud: 115_200, frame: 'crlf' }, clock);
@@ -164,7 +165,8 @@ test('a plug that is pulled in the very moment in which a code arrives is seen a
   await expect.poll(() => kinds(events).slice(0, 3), { timeout: 1_000, interval: 5 }).toEqual(['up', 'frame', 'down']);
 });
 
-test('a code is told when it arrives, in a process in which nothing else happens', async () => {
+// On a busy machine one try may be late; where only the timer finds it, every one is.
+test('a code is told when it arrives, in a process in which nothing else happens', { retry: 9 }, async () => {
   const told = Promise.withResolvers<void>();
   reader = createSerialReader({ name: 'in', direction: 'in', path: pair.readerPath, baud: 115_200, frame: 'crlf' }, clock);
   reader.open((event) => event.kind === 'frame' && told.resolve());
@@ -183,7 +185,7 @@ test('a half-read code does not survive the plug', async () => {
   await isUp();
   await show('HALF');
   pair.unplug();
-  await expect.poll(() => reader?.ok(), { timeout: 20_000, interval: 5 }).toBe(false);
+  await expect.poll(() => reader?.ok(), { interval: 5 }).toBe(false);
   pair.plug();
   await isUp();
   await show('WHOLE\r\n');

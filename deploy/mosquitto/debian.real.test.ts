@@ -24,7 +24,7 @@ const MAINS: readonly (readonly [string, (text: string) => string])[] = [
   ['12', (text) => text.replace(/^#(?=pid_file )/m, '')],
   ['13', (text) => text.replace(/^(?=pid_file )/m, '#')],
 ];
-const START_MS = 15_000;
+const START_MS = 45_000;
 
 /** Mosquitto's own user where this runs as root and there is one; null: as whoever runs this. */
 function mosquittoIds(): { readonly uid: number; readonly gid: number } | null {

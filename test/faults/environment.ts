@@ -19,7 +19,7 @@ import type { Row } from './counts.ts';
 import { openProxy, type TcpProxy } from './proxy.ts';
 import type { WriterGate, WriterNews, WriterOrder } from './writer.ts';
 
-const START_MS = 30_000;
+const START_MS = 60_000;
 const RESTART_PAUSE_MS = 50;
 /** What a program in the background may take for an answer (a backlog of thousands is written meanwhile), ms. */
 const ANSWER_MS = 120_000;

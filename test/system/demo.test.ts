@@ -11,7 +11,7 @@ const DEMO = fileURLToPath(new URL('../../deploy/demo/demo.ts', import.meta.url)
 /** Processes come and go; a look so often finds those that could stay. */
 const LOOK_MS = 100;
 /** After the demo has ended, what it started is gone within this. */
-const GONE_MS = 3_000;
+const GONE_MS = 45_000;
 
 const folder = mkdtempSync(join(tmpdir(), 'stile-demo-test-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -70,7 +70,7 @@ export interface BoardTest {
 }
 
 /** An edge is told within this, also on an emulated machine. */
-const EDGE_WAIT_MS = 2_000;
+const EDGE_WAIT_MS = 45_000;
 /** Longer than the interval at which levels are read again. */
 const QUIET_MS = 600;
 

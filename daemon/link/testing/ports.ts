@@ -96,7 +96,7 @@ export const TEST_INFO: Omit<InfoMessage, 'schema'> = {
 };
 
 /** Waits until the condition holds; fails after `timeoutMs`. */
-export async function until(what: string, so: () => boolean, timeoutMs = 10_000): Promise<void> {
+export async function until(what: string, so: () => boolean, timeoutMs = 45_000): Promise<void> {
   const end = Date.now() + timeoutMs;
   while (!so()) {
     if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms in vain for: ${what}`);
