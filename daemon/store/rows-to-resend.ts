@@ -84,8 +84,8 @@ function missingOf(ack: AckMessage, held: readonly HeldEpoch[]): Span[] {
   });
 }
 
-/** `kept`: what was owed when the process ended; `changed` is called when that is to be written anew. */
-export function createOwed(kept: readonly Span[], changed: () => void): Owed {
+/** `kept`: what was owed when the process ended; `changed` is called when that is to be written anew, with the number of rows that are owed and were not before. */
+export function createOwed(kept: readonly Span[], changed: (added: number) => void): Owed {
   let owed: readonly Span[] = joined(kept);
   let handed: readonly Span[] = [];
   let left: readonly Span[] = [];
@@ -94,8 +94,9 @@ export function createOwed(kept: readonly Span[], changed: () => void): Owed {
   const owe = (spans: readonly Span[]): boolean => {
     const before = rowsOf(owed);
     owed = joined([...owed, ...spans]);
-    if (rowsOf(owed) === before) return false;
-    changed();
+    const added = rowsOf(owed) - before;
+    if (added === 0) return false;
+    changed(added);
     return true;
   };
   /** What was handed out and is held now is owed no more. */
@@ -111,7 +112,7 @@ export function createOwed(kept: readonly Span[], changed: () => void): Owed {
     if (done.length === 0) return;
     owed = without(owed, done);
     handed = overlap(handed, owed);
-    changed();
+    changed(0);
   };
   return {
     heard(ack, held, boottimeMs) {

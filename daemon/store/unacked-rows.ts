@@ -22,6 +22,9 @@ export const PRUNE_ABOVE_BYTES = 256 * 1024 * 1024;
 /** Rows pruned in one step, so that a decision waits for no more than that. */
 export const PRUNE_STEP_ROWS = 500;
 
+/** Time, in ms, for which `owedRows` still names rows after the last of them was acknowledged: the status that alerts people is read every few seconds only. */
+export const NAME_RESENT_MS = 15_000;
+
 const PAGE_BYTES = 4096;
 /** Setting of the ledger: what is owed again, as JSON. */
 const OWED = 'owed';
@@ -55,7 +58,10 @@ export interface Outbox {
   ): { readonly ahead: boolean; readonly former: boolean; readonly highestEpoch: number; readonly again: boolean };
   /** Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent. Throws StoreError. */
   resend(from: RowPosition | null): readonly Span[];
-  /** Rows that the cloud had acknowledged and that are sent again. Time passes: what was doubted for long may be among them. */
+  /**
+   * Returns the number of rows that the cloud had acknowledged and that are sent again; it stays NAME_RESENT_MS longer than
+   * they wait, counted from the first call after. Time passes: what was doubted for long may be among them.
+   */
   owedRows(boottimeMs: number): number;
   /** One bounded step; false: nothing more to prune. `nowMs` null: the clock is not trusted, and no row is taken for old. `keeps`: what each manifest kept covers. */
   prune(nowMs: number | null, keeps: readonly LedgerVector[]): boolean;
@@ -67,9 +73,14 @@ export function createOutbox(ledger: Ledger): Outbox {
   const { db, name } = ledger;
   const acked = new Map<number, number>();
   let owedChanged = false;
-  const owed = createOwed(readOwed(ledger), () => {
+  /** Rows sent again since nothing was owed and named. `untilMs`: boot time at which they are named no more; null: some are owed, or were after the last look. */
+  const named: { rows: number; untilMs: number | null } = { rows: 0, untilMs: null };
+  const owed = createOwed(readOwed(ledger), (added) => {
     owedChanged = true;
+    named.rows += added;
+    if (added > 0) named.untilMs = null;
   });
+  named.rows = rowsOf(owed.spans());
   const changed = new Set<number>();
   for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
   const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
@@ -182,7 +193,10 @@ export function createOutbox(ledger: Ledger): Outbox {
     },
     owedRows(boottimeMs) {
       owed.ask(boottimeMs);
-      return rowsOf(owed.spans());
+      if (rowsOf(owed.spans()) > 0) named.untilMs = null;
+      else if (named.untilMs === null) named.untilMs = boottimeMs + NAME_RESENT_MS;
+      else if (boottimeMs >= named.untilMs) named.rows = 0;
+      return named.rows;
     },
     prune(nowMs, keeps) {
       const own = ledger.epochs()[0];
