@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb prove prove-install prove-kernel prove-release prove-tests mutants lint format types hooks clean schema
+.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb deb-cloud release prove prove-install prove-kernel prove-release prove-tests mutants lint format types hooks clean schema
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -30,7 +30,13 @@ bundle: setup ## what a gate runs, without npm: dist/gate-<arch>; ARCH=arm64 for
 	@node deploy/bundle.ts $(ARCH)
 
 deb: setup ## the gate as a Debian package; ARCH=arm64 for a Pi
-	@deploy/deb $(ARCH)
+	@node deploy/deb.ts gate $(ARCH)
+
+deb-cloud: setup ## the cloud as a Debian package
+	@node deploy/deb.ts cloud $(ARCH)
+
+release: setup ## packages and archives of gate and cloud for arm64 and amd64, bills of materials, checksums; KEY=release.key signs them
+	@node deploy/release.ts $(if $(KEY),--key $(KEY)) $(if $(ARCH),--arch $(ARCH))
 
 sim: setup ## gates, broker and cloud under a seeded scheduler: SEED=1 HISTORIES=20000; MUTANTS=1 for the planted faults; HISTORY= to see one again
 	@node test/simulation/main.ts $(if $(SEED),--seed $(SEED)) $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(SQL_EVERY),--sql-every $(SQL_EVERY)) \

@@ -153,6 +153,15 @@ else
       expect(readFileSync(on('boot/firmware/config.txt'), 'utf8')).toBe(firmware);
       expect(readFileSync(on('etc/stile/gate.yaml'), 'utf8')).toBe(CONFIG);
 
+      // S7: a release's floor stays, and what is older is refused with nothing changed.
+      expect(readFileSync(on('var/lib/stile-floor/gate'), 'utf8')).toBe(
+        `${(JSON.parse(readFileSync(join(bundle, 'version.json'), 'utf8')) as { floor: string }).floor}\n`,
+      );
+      writeFileSync(on('var/lib/stile-floor/gate'), '10.0.0\n');
+      const running = readlinkSync(on('opt/stile'));
+      expect(install('--root', offlineLedger)).toMatchObject({ status: 1, stderr: expect.stringContaining('9.9.9 is below 10.0.0') });
+      expect(readlinkSync(on('opt/stile'))).toBe(running);
+
       expect(install('--root', offlineLedger, '--remove')).toMatchObject({ status: 0 });
       expect(readFileSync(on('boot/firmware/config.txt'), 'utf8')).toBe(FIRMWARE);
       expect(readdirSync(on('opt'))).toEqual([]);

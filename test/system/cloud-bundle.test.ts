@@ -125,6 +125,16 @@ test('B3: the bundle holds its installer and what that puts in place; the instal
   for (const wrong of ['https://venue.lan', 'a;b', '$(id)', '-x y/z']) expect([wrong, install('--host', wrong).status]).toEqual([wrong, 2]);
 });
 
+test('S7: the bundle says which packages are in it, and on what terms', () => {
+  const read = (file: string) => readFileSync(join(bundle, 'share/doc', file), 'utf8');
+  const { components } = JSON.parse(read('sbom.cdx.json')) as { components: { name: string; version: string; licenses: unknown[] }[] };
+  expect(components.map(({ name }) => name)).toEqual(expect.arrayContaining(['fastify', 'pg', 'mqtt', 'node', 'sqlite']));
+  expect(components.filter(({ licenses }) => licenses.length === 0)).toEqual([]);
+  for (const { name, version } of components) expect(read('THIRD-PARTY-LICENCES.txt')).toContain(`\n${name} ${version}: `);
+  // What is only used to make it is not in it.
+  expect(components.map(({ name }) => name)).not.toEqual(expect.arrayContaining(['vitest']));
+});
+
 test('B2: every command of the bundled cloud says what it is for', async () => {
   const helps = await everyHelp(join(bundle, 'bin/stile-cloud'), BARE);
   expect(helps.map(({ command }) => command)).toEqual(expect.arrayContaining(['', 'migrate', 'codes keys add', 'operator add']));
