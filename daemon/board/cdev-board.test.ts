@@ -46,8 +46,8 @@ function standIn(lane: ContractLane = CONTRACT_LANE): Kernel {
       levels.set(line, level);
       if (quietly || !inputs.includes(line)) return;
       edges.push({ line, level, atNs: process.hrtime.bigint() });
-      const told = arrived;
-      setImmediate(() => told?.());
+      const resolve = arrived;
+      setImmediate(() => resolve?.());
     },
     denials: 0,
     held: new Map(),
@@ -131,7 +131,7 @@ describe.each(CONTRACT_LANES)('the character-device board, on a stand-in, $polar
 test.each([
   ['button', 'high', 'low'],
   ['passage_in', 'low', 'high'],
-] as const)('edges of %s (active %s) are told with the time that the kernel took, before the level that they led to (M4)', async (name, active, rest) => {
+] as const)('edges of %s (active %s) are reported with the time that the kernel took, before the level that they led to (M4)', async (name, active, rest) => {
   const kernel = standIn();
   const board = boardOn(kernel);
   const seen: { active: boolean; atMs: number }[] = [];
@@ -201,7 +201,7 @@ test('waits for udev where the chip is denied at boot', async () => {
   await board.close({ releaseOpen: false });
 });
 
-test('names the line that another holds, and who; then says what to mend where there is no chip', async () => {
+test('names the line that another holds, and who; then names the hint where there is no chip', async () => {
   const rejection = (board: ReturnType<typeof boardOn>) => board.open(nothing, nothing).then(nothing, (error: { fault?: Fault }) => error.fault);
   const kernel = standIn();
   kernel.held.set(outputLine('buzzer'), 'spi0 CS1');
@@ -212,7 +212,7 @@ test('names the line that another holds, and who; then says what to mend where t
   expect(findChipDevice({ chips: () => [], info: () => fail('EIO') })).toMatchObject({ code: 'ENOENT', missing: expect.stringContaining('there: none') });
 });
 
-test('a chip that goes away is a fault, told once', async () => {
+test('a chip that goes away is a fault, reported once', async () => {
   const kernel = standIn();
   const faults: Fault[] = [];
   const board = boardOn(kernel);

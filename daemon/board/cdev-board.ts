@@ -88,7 +88,7 @@ export function createCdevBoard(options: CdevBoardOptions, clock: Pick<Clock, 'b
 
   const readAll = (): void => {
     try {
-      // Edges first: what is told as a level now comes after them in time.
+      // Edges first: a level that is reported now comes after them in time.
       takeEdges();
     } catch (error) {
       report('read', 'edges', error);
@@ -211,7 +211,7 @@ export function createCdevBoard(options: CdevBoardOptions, clock: Pick<Clock, 'b
   };
 }
 
-/** The chip of the header, or in words why there is none. `code` EACCES: it may be one of those that we may not open (yet). */
+/** Returns the chip of the header, or a text why there is none. `code` EACCES: it may be one of those that we may not open (yet). */
 export function findChipDevice(calls: Pick<GpioCalls, 'chips' | 'info'>): FoundChip | { readonly missing: string; readonly code: string } {
   const seen: string[] = [];
   let code = 'ENOENT';

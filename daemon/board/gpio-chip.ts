@@ -32,7 +32,7 @@ export function listChips(root = SYSFS_ROOT): GpioChip[] {
     .sort((a, b) => a.base - b.base);
 }
 
-/** The chip of the header, or in words why there is none. Kernels may show a chip twice (an alias): the lowest base is taken. */
+/** Returns the chip of the header, or a text why there is none. Kernels may show a chip twice (an alias): the lowest base is taken. */
 export function findChip(root = SYSFS_ROOT): GpioChip | { readonly missing: string } {
   let chips: GpioChip[];
   try {

@@ -128,9 +128,9 @@ function watchEdges(libc: Libc, fd: number, arrived: () => void, lost: (error: E
       // Interrupted, or out of memory: neither is for long, and the levels are read meanwhile.
       if (result < 0) return void setTimeout(() => (ended === null ? again() : undefined), WAIT_MS).unref();
       const seen = result > 0 ? fds.readInt16LE(6) : 0;
-      if (seen !== 0 && (seen & POLLIN) === 0) return lost(Object.assign(new Error('the kernel tells of no more edges: the chip is gone'), { code: 'ENODEV' }));
+      if (seen !== 0 && (seen & POLLIN) === 0) return lost(Object.assign(new Error('the kernel reports no more edges: the chip is gone'), { code: 'ENODEV' }));
       if (seen !== 0) arrived();
-      // Whoever was told may have ended it.
+      // The listener may have ended it.
       if (ended === null) again();
     });
   };

@@ -157,7 +157,7 @@ describe.each(CONTRACT_LANES)('the onoff board, on a stand-in tree, $polarity, k
   });
 });
 
-test('an edge is told as it comes, whichever level is active, before any level is read again (M4)', async () => {
+test('an edge is reported as it comes, whichever level is active, before any level is read again (M4)', async () => {
   const kernel = standIn();
   const board = boardOn(kernel);
   const events: string[] = [];
@@ -276,7 +276,7 @@ const rejection = async (board: ReturnType<typeof boardOn>): Promise<Fault | und
       (error: { fault?: Fault }) => error.fault,
     );
 
-test('says what to mend where a line is not to be had', async () => {
+test('names the hint where a line is not to be had', async () => {
   const kernel = standIn();
   kernel.busy.add(outputLine('buzzer'));
   expect(await rejection(boardOn(kernel))).toMatchObject({ operation: "claim the board's lines", hint: expect.stringContaining('another driver') });

@@ -113,7 +113,7 @@ test('nonsense at the socket is answered and stops nothing', async () => {
   await next.gone();
 });
 
-test('a socket that cannot be had is a fault with a mend', async () => {
+test('a socket that cannot be had is a fault with a hint', async () => {
   const board: SimBoard = createSimBoard({ config: { ...lane(), simSocket: join(folder, 'x'.repeat(120)) } }, clock);
   await expect(
     board.open(

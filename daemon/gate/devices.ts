@@ -5,10 +5,7 @@ import type { LaneConfig } from '../lane/config.ts';
 import { BOTH, type LaneState } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
 import { type Board, type BoardEvent, type Fault, INPUT_NAMES, type Reader, type ReaderEvent } from '../ports.ts';
-import type { Report } from './outcome.ts';
-
-/** Bounds a fault's text in a row, characters; the rest is cut. */
-const MAX_DETAIL_CHARS = 500;
+import { MAX_DETAIL_CHARS, type Report } from './outcome.ts';
 
 export interface Devices {
   /** Throws when the board cannot be opened. */

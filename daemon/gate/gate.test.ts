@@ -364,7 +364,7 @@ test('tickets that were fetched are known with the next look around', async () =
   expect([world.gate.state().in.signal, world.alerts.has('manifest')]).toEqual(['ready', false]);
 });
 
-test("the cloud's verdict on a grant is told once, and what stood before the start is no news", async () => {
+test("the cloud's verdict on a grant is published once, and what stood before the start is no news", async () => {
   const conflict = (seq: number, verdict: 'excess' | 'withdrawn' = 'excess') => ({
     told: [7, seq] as [number, number],
     row: [9, seq] as [number, number],
@@ -382,13 +382,13 @@ test("the cloud's verdict on a grant is told once, and what stood before the sta
       made.status = { conflicts: { standing: 1, newest: [conflict(1)] } };
     },
   });
-  const heard: string[] = [];
-  world.gate.subscribe((event) => event.kind === 'conflict' && heard.push(event.conflict.words));
+  const texts: string[] = [];
+  world.gate.subscribe((event) => event.kind === 'conflict' && texts.push(event.conflict.words));
   await world.wait(6_000);
-  expect(heard).toEqual([]);
+  expect(texts).toEqual([]);
   world.status = { conflicts: { standing: 2, newest: [conflict(1), conflict(2), conflict(3, 'withdrawn')] } };
   await world.wait(20_000);
-  expect(heard).toEqual(['words 2', 'words 3']);
+  expect(texts).toEqual(['words 2', 'words 3']);
   expect(world.events.filter(({ type }) => type === 'conflict').map(({ detail }) => detail)).toMatchObject([
     { verdict: 'excess', cause: 'already_redeemed', words: 'words 2', epoch: 9, seq: 2, ticket_id: 't2', winner_gate: 'arena/south-01' },
     { verdict: 'withdrawn' },

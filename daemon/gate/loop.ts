@@ -48,7 +48,7 @@ export function createLaneTimers({ clock, timers, report }: { readonly clock: Cl
 export interface Loop {
   lane(): LaneState;
   config(): LaneConfig;
-  /** Sets what the board has told of the lane; before the first input. */
+  /** Sets the configuration as the board completes it; before the first input. */
   configure(config: LaneConfig): void;
   /** Queues an input; takes all that wait, one step each. */
   dispatch(input: UntimedInput, atMs?: number): void;

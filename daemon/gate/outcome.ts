@@ -5,6 +5,9 @@ import type { Reason } from '../../contract/reasons.ts';
 import type { LaneInput, LaneNote } from '../lane/types.ts';
 import type { DeciderStatus, Decision, Fault, GrantConflict, Note, OutputName, Presentation, ReaderEvent } from '../ports.ts';
 
+/** Bounds a cause in a row, characters; the rest is cut. */
+export const MAX_DETAIL_CHARS = 500;
+
 /** A lane input without its times: the loop adds them. */
 export type UntimedInput = LaneInput extends infer I ? (I extends LaneInput ? Omit<I, 'atMs' | 'wallMs'> : never) : never;
 

@@ -1,7 +1,7 @@
 /** Drives the lane's outputs: releases at once, lamps and buzzer by their patterns. Retries a failed write. */
 import type { Direction } from '../../contract/ids.ts';
 import type { LampSet } from '../lane/config.ts';
-import { type Lamps, picture, type Shown } from '../lane/signals.ts';
+import { type ActiveSignal, type Lamps, renderLamps } from '../lane/signals.ts';
 import type { Signal } from '../lane/types.ts';
 import type { Board, Clock, OutputName } from '../ports.ts';
 import type { Timers } from '../timers.ts';
@@ -31,8 +31,11 @@ export function createOutputs(options: OutputsOptions): Outputs {
   const { board, clock, timers, report } = options;
   const wanted = new Map<OutputName, boolean>();
   const unwritten = new Set<OutputName>();
-  const shown: Record<Direction, Shown> = { in: { signal: 'booting', sinceMs: clock.boottimeMs() }, out: { signal: 'booting', sinceMs: clock.boottimeMs() } };
-  let drawn = picture(shown, options.lamps, clock.boottimeMs());
+  const active: Record<Direction, ActiveSignal> = {
+    in: { signal: 'booting', sinceMs: clock.boottimeMs() },
+    out: { signal: 'booting', sinceMs: clock.boottimeMs() },
+  };
+  let rendered = renderLamps(active, options.lamps, clock.boottimeMs());
   let next: { cancel(): void } | null = null;
   let closed = false;
 
@@ -48,28 +51,28 @@ export function createOutputs(options: OutputsOptions): Outputs {
     report({ kind: 'view_changed' });
   }
 
-  function draw(): void {
+  function render(): void {
     next?.cancel();
     next = null;
     if (closed) return;
     const nowMs = clock.boottimeMs();
-    drawn = picture(shown, options.lamps, nowMs);
-    for (const [output, active] of drawn.outputs) {
+    rendered = renderLamps(active, options.lamps, nowMs);
+    for (const [output, active] of rendered.outputs) {
       if ((wanted.get(output) ?? false) !== active) write(output, active);
     }
-    if (drawn.nextMs !== null) next = timers.after(drawn.nextMs - nowMs, draw);
+    if (rendered.nextMs !== null) next = timers.after(rendered.nextMs - nowMs, render);
   }
 
   return {
     write,
     show(direction, signal) {
-      shown[direction] = { signal, sinceMs: clock.boottimeMs() };
-      draw();
+      active[direction] = { signal, sinceMs: clock.boottimeMs() };
+      render();
     },
     retryFailed() {
       for (const output of [...unwritten]) write(output, wanted.get(output) ?? false);
     },
-    lamps: () => drawn.lamps,
+    lamps: () => rendered.lamps,
     level: (output) => wanted.get(output) ?? false,
     close() {
       closed = true;

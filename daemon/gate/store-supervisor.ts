@@ -9,7 +9,7 @@ import type { BaseMode, LaneState } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
 import type { Clock, Decider, DeciderStatus, Fault, GateSync } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import type { Report, UntimedInput } from './outcome.ts';
+import { MAX_DETAIL_CHARS, type Report, type UntimedInput } from './outcome.ts';
 
 /** Interval of the decider's status, ms. */
 export const STATUS_MS = 5_000;
@@ -17,8 +17,6 @@ export const STATUS_MS = 5_000;
 const OPEN_WAIT_MS = 5_000;
 /** Pause before the open is retried, ms; doubled each time up to the greatest. */
 const OPEN_RETRY_MS = { first: 2_000, greatest: 30_000 } as const;
-/** Bounds a cause in a row, characters; the rest is cut. */
-const MAX_DETAIL_CHARS = 500;
 
 export interface StoreSupervisor {
   /** Waits for the decider within a bound; retries one that fails or stalls. Never rejects. */

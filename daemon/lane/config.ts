@@ -25,7 +25,7 @@ export type FreeBy = (typeof FREE_BYS)[number];
 export const SENSORS = ['none', 'per_direction', 'beams'] as const;
 export type Sensor = (typeof SENSORS)[number];
 
-/** A code shown while a grant is open in its direction: told `busy`, or kept until the lane is idle. */
+/** A code shown while a grant is open in its direction: `wait` shows busy, `queue` keeps it until the lane is idle. */
 export const WHILE_OPENS = ['wait', 'queue'] as const;
 export type WhileOpen = (typeof WHILE_OPENS)[number];
 
@@ -106,12 +106,12 @@ export const DEFAULT_LANE_CONFIG: LaneConfig = {
 /** A pulse cannot keep a lane open; a held signal can. */
 export const holdsFree = (config: Pick<LaneConfig, 'release' | 'freeBy'>): boolean => config.release === 'hold' || config.freeBy === 'hold';
 
-/** Does a passage in this direction show? */
+/** Returns whether a sensor shows passages in this direction. */
 export function hasSensor(config: LaneConfig, direction: Direction): boolean {
   return config.sensor !== 'none' && config.unsensedDirections?.includes(direction) !== true;
 }
 
-/** Least and greatest value of each figure, both allowed. Outside: a mistake in the configuration, named with its key. */
+/** Least and greatest value of each figure, both allowed. Outside: a configuration error, named with its key. */
 export const LANE_BOUNDS = {
   pulseMs: { min: 50, max: 5_000 },
   passageTimeoutMs: { min: 1_000, max: 60_000 },
@@ -122,7 +122,7 @@ export const LANE_BOUNDS = {
   passageRestMs: { min: 0, max: 500 },
   inputDebounceMs: { min: 0, max: 1_000 },
   waitAfterMs: { min: 50, max: 2_000 },
-  /** The guest is told at the latest 3,000 ms after the code; the rest is for the loop to turn. */
+  /** The refusal is shown at the latest 3,000 ms after the code; the rest is for the loop. */
   refuseAfterMs: { min: 500, max: 2_950 },
   refusedMs: { min: 500, max: 10_000 },
   alarmMs: { min: 1_000, max: 10_000 },

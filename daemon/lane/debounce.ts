@@ -34,7 +34,7 @@ export interface Debounced {
 
 export const AT_REST: LineState = { level: false, raw: false, sinceMs: 0 };
 
-/** One report of the wire: an edge, or a level read in passing (the same level again changes nothing). */
+/** Takes one report of the wire: an edge, or a level read in passing (the same level again changes nothing). */
 export function debounce(line: LineState, active: boolean, atMs: number, holds: Holds): Debounced {
   if (active === line.raw) return settle(line, atMs, holds);
   const before = settle(line, atMs, holds);
@@ -42,7 +42,7 @@ export function debounce(line: LineState, active: boolean, atMs: number, holds: 
   return { ...after, changes: [...before.changes, ...after.changes] };
 }
 
-/** Time has passed: has the raw level held? */
+/** Applies the passed time: a raw level that has held counts. */
 export function settle(line: LineState, atMs: number, holds: Holds): Debounced {
   if (line.raw === line.level) return { line, changes: [], dueMs: null };
   const dueMs = line.sinceMs + (line.raw ? holds.activeMs : holds.restMs);
@@ -50,7 +50,7 @@ export function settle(line: LineState, atMs: number, holds: Holds): Debounced {
   return { line: { ...line, level: line.raw }, changes: [{ active: line.raw, atMs: line.sinceMs }], dueMs: null };
 }
 
-/** What the sensor saw. `backed_out`: begun and given up, nobody went through. */
+/** A passage event. `backed_out`: begun and abandoned, nobody went through. */
 export interface PassageEvent {
   readonly kind: 'started' | 'finished' | 'backed_out';
   readonly direction: Direction;

@@ -6,92 +6,92 @@ import type { Direction } from '../../contract/ids.ts';
 import { hasSensor } from './config.ts';
 import { beginGrant, returnUnits, settleGrant } from './grants.ts';
 import { GARBLED, HELD_GAP_MS, remember } from './presentations.ts';
-import { nextNumber, patch, record, type Turn } from './step-context.ts';
+import { nextNumber, record, type StepContext, update } from './step-context.ts';
 import { closes, effectiveMode, type LaneInput, type WaitingExit } from './types.ts';
 
 type Input<K extends LaneInput['kind']> = Extract<LaneInput, { kind: K }>;
 
-/** Guests who wait for the one before them to go out. A further one is let out in place of the oldest, who has probably gone. */
+/** Guests who wait for the one before them to go out. At the bound: a further one replaces the oldest, who has probably gone. */
 export const MAX_WAITING_EXITS = 8;
 
-/** Does a code in this direction open, whatever it is? */
-export function opensUnasked(turn: Turn, direction: Direction): boolean {
-  const mode = effectiveMode(turn.state, direction);
-  return direction === 'out' && !turn.state.stopped && mode !== 'emergency' && mode !== 'free' && !closes(mode);
+/** Returns whether every code opens in this direction. */
+export function opensUnasked(context: StepContext, direction: Direction): boolean {
+  const mode = effectiveMode(context.state, direction);
+  return direction === 'out' && !context.state.stopped && mode !== 'emergency' && mode !== 'free' && !closes(mode);
 }
 
-/** A code at an outward reader: the lane opens, then the decider is asked whose it is. */
-export function onExit(turn: Turn, { presentation, fingerprint }: Input<'code'>): void {
-  if (isHeld(turn, fingerprint)) {
-    turn.effects.push({ kind: 'drop', direction: 'out', presentation, shown: 'held' });
+/** Opens for a code at an outward reader, then asks the decider whose it is. */
+export function onExit(context: StepContext, { presentation, fingerprint }: Input<'code'>): void {
+  if (isHeld(context, fingerprint)) {
+    context.effects.push({ kind: 'drop', direction: 'out', presentation, shown: 'held' });
     return;
   }
-  const exit = nextNumber(turn);
-  turn.effects.push({ kind: 'expect', exit });
-  begin(turn, exit, fingerprint);
-  turn.effects.push({ kind: 'decide', direction: 'out', presentation, mode: effectiveMode(turn.state, 'out'), exit });
+  const exit = nextNumber(context);
+  context.effects.push({ kind: 'expect', exit });
+  begin(context, exit, fingerprint);
+  context.effects.push({ kind: 'decide', direction: 'out', presentation, mode: effectiveMode(context.state, 'out'), exit });
 }
 
-/** Rubbish at an outward reader opens as well: a torn ticket keeps nobody inside. */
-export function onGarbledExit(turn: Turn): void {
-  if (isHeld(turn, GARBLED)) return;
-  const exit = nextNumber(turn);
-  record(turn, { kind: 'exit_unmatched', direction: 'out', reason: 'unreadable' }, exit);
-  begin(turn, exit, GARBLED);
+/** Opens for a garbled frame at an outward reader: a torn ticket keeps nobody inside. */
+export function onGarbledExit(context: StepContext): void {
+  if (isHeld(context, GARBLED)) return;
+  const exit = nextNumber(context);
+  record(context, { kind: 'exit_unmatched', direction: 'out', reason: 'unreadable' }, exit);
+  begin(context, exit, GARBLED);
 }
 
-function begin(turn: Turn, exit: number, fingerprint: string): void {
-  remember(turn, 'out', fingerprint, false);
-  letOut(turn, { by: { override: exit }, units: 1, attention: false, fingerprint });
+function begin(context: StepContext, exit: number, fingerprint: string): void {
+  remember(context, 'out', fingerprint, false);
+  letOut(context, { by: { override: exit }, units: 1, attention: false, fingerprint });
 }
 
-/** The same code again while the lane is open for it: still the same guest. */
-function isHeld(turn: Turn, fingerprint: string): boolean {
-  const { grant, exits, recent } = turn.state.out;
+/** Returns whether the code is the one for which the lane is open: still the same guest. */
+function isHeld(context: StepContext, fingerprint: string): boolean {
+  const { grant, exits, recent } = context.state.out;
   if (exits.some((one) => one.fingerprint === fingerprint)) return true;
   if (grant === null || grant.fingerprint !== fingerprint || grant.phase === 'grace') return false;
-  const now = turn.now.atMs;
+  const now = context.now.atMs;
   const seenAtMs = recent.find((one) => one.fingerprint === fingerprint)?.seenAtMs ?? Number.NEGATIVE_INFINITY;
-  patch(turn, 'out', { recent: recent.map((one) => (one.fingerprint === fingerprint ? { ...one, seenAtMs: now } : one)) });
-  // Where the lane would tell that nobody has gone through yet, it is open for him still.
-  return (grant.phase === 'released' && hasSensor(turn.config, 'out')) || now - seenAtMs <= HELD_GAP_MS;
+  update(context, 'out', { recent: recent.map((one) => (one.fingerprint === fingerprint ? { ...one, seenAtMs: now } : one)) });
+  // A sensor shows that nobody has passed yet: the lane is still open for this guest.
+  return (grant.phase === 'released' && hasSensor(context.config, 'out')) || now - seenAtMs <= HELD_GAP_MS;
 }
 
 /** Opens outwards, now or as soon as the one before has passed. */
-export function letOut(turn: Turn, exit: WaitingExit): void {
-  const { grant, exits } = turn.state.out;
-  if (grant !== null && (grant.phase === 'grace' || !hasSensor(turn.config, 'out'))) settleGrant(turn, 'out', null);
-  if (turn.state.out.grant === null && exits.length === 0) return beginGrant(turn, 'out', exit);
+export function letOut(context: StepContext, exit: WaitingExit): void {
+  const { grant, exits } = context.state.out;
+  if (grant !== null && (grant.phase === 'grace' || !hasSensor(context.config, 'out'))) settleGrant(context, 'out', null);
+  if (context.state.out.grant === null && exits.length === 0) return beginGrant(context, 'out', exit);
   const [oldest, ...rest] = exits;
   if (oldest !== undefined && exits.length >= MAX_WAITING_EXITS) {
-    returnUnits(turn, 'out', oldest.by, 1, oldest.units);
-    patch(turn, 'out', { exits: [...rest, exit] });
+    returnUnits(context, 'out', oldest.by, 1, oldest.units);
+    update(context, 'out', { exits: [...rest, exit] });
   } else {
-    patch(turn, 'out', { exits: [...exits, exit] });
+    update(context, 'out', { exits: [...exits, exit] });
   }
 }
 
-/** The one before has passed, or has not come: the next. Nobody waits for a grace that is another's. */
-export function settleExits(turn: Turn): void {
-  const [next, ...rest] = turn.state.out.exits;
-  if (next === undefined || turn.state.stopped) return;
-  if (turn.state.out.grant?.phase === 'grace') settleGrant(turn, 'out', null);
-  if (turn.state.out.grant !== null) return;
-  patch(turn, 'out', { exits: rest });
-  beginGrant(turn, 'out', next);
+/** Lets the next guest out when the one before has passed or has not come. */
+export function settleExits(context: StepContext): void {
+  const [next, ...rest] = context.state.out.exits;
+  if (next === undefined || context.state.stopped) return;
+  if (context.state.out.grant?.phase === 'grace') settleGrant(context, 'out', null);
+  if (context.state.out.grant !== null) return;
+  update(context, 'out', { exits: rest });
+  beginGrant(context, 'out', next);
 }
 
-/** The lane is open for everybody, or stops: nobody waits any more. */
-export function returnExits(turn: Turn): void {
-  for (const { by, units } of turn.state.out.exits) returnUnits(turn, 'out', by, 1, units);
-  patch(turn, 'out', { exits: [] });
+/** Returns every waiting exit: the lane is free or stops. */
+export function returnExits(context: StepContext): void {
+  for (const { by, units } of context.state.out.exits) returnUnits(context, 'out', by, 1, units);
+  update(context, 'out', { exits: [] });
 }
 
-/** An exit turned out to be of a ticket for several: the others may follow. Where it has ended already, what is left of it is returned. */
-export function onExitGranted(turn: Turn, { exit, units, attention }: Input<'exit_granted'>): void {
+/** Extends an exit to the units of its ticket. Where it has ended already, the other units are returned. */
+export function onExitGranted(context: StepContext, { exit, units, attention }: Input<'exit_granted'>): void {
   const isIt = (by: WaitingExit['by']): boolean => 'override' in by && by.override === exit;
-  const { grant, exits } = turn.state.out;
-  if (grant !== null && isIt(grant.by)) return patch(turn, 'out', { grant: { ...grant, units: Math.max(grant.unit, units), attention } });
-  if (exits.some(({ by }) => isIt(by))) return patch(turn, 'out', { exits: exits.map((one) => (isIt(one.by) ? { ...one, units, attention } : one)) });
-  returnUnits(turn, 'out', { override: exit }, 2, units);
+  const { grant, exits } = context.state.out;
+  if (grant !== null && isIt(grant.by)) return update(context, 'out', { grant: { ...grant, units: Math.max(grant.unit, units), attention } });
+  if (exits.some(({ by }) => isIt(by))) return update(context, 'out', { exits: exits.map((one) => (isIt(one.by) ? { ...one, units, attention } : one)) });
+  returnUnits(context, 'out', { override: exit }, 2, units);
 }

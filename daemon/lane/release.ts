@@ -6,122 +6,122 @@
  */
 import type { Direction } from '../../contract/ids.ts';
 import { holdsFree } from './config.ts';
-import { cancelTimer, cancelTimers, isIdle, patch, setTimer, type Turn } from './step-context.ts';
+import { cancelTimer, cancelTimers, isIdle, type StepContext, setTimer, update } from './step-context.ts';
 import { BOTH, closes, type Release } from './types.ts';
 
-/** Off for at least so long before a new edge, ms: turnstiles see pulses and pauses of 100 ms. */
+/** Least pause before a new edge, ms: turnstiles see pulses and pauses of 100 ms. */
 export const EDGE_GAP_MS = 100;
 
 export const isDriven = (release: Release): boolean => release.state === 'pulse' || release.state === 'held';
 
-export const freeByHold = (turn: Turn): boolean => holdsFree(turn.config);
+export const freeByHold = (context: StepContext): boolean => holdsFree(context.config);
 
-function setRelease(turn: Turn, direction: Direction, release: Partial<Release>): void {
-  const before = turn.state[direction].release;
+function setRelease(context: StepContext, direction: Direction, release: Partial<Release>): void {
+  const before = context.state[direction].release;
   const after = { ...before, ...release };
   if (isDriven(before) !== isDriven(after)) {
-    turn.effects.push({ kind: 'write', output: `release_${direction}`, active: isDriven(after) });
-    patch(turn, direction, { release: isDriven(after) ? after : { ...after, offSinceMs: turn.now.atMs } });
+    context.effects.push({ kind: 'write', output: `release_${direction}`, active: isDriven(after) });
+    update(context, direction, { release: isDriven(after) ? after : { ...after, offSinceMs: context.now.atMs } });
     return;
   }
-  patch(turn, direction, { release: after });
+  update(context, direction, { release: after });
 }
 
 /** Opens for one rotation (or, by a held signal, until `closeRelease`). Already open by emergency or a free lane: nothing to do. */
-export function openRelease(turn: Turn, direction: Direction): void {
-  const { release } = turn.state[direction];
-  if (turn.state.fire.latched || release.state === 'held' || release.state === 'gap') return;
-  setStop(turn, false);
+export function openRelease(context: StepContext, direction: Direction): void {
+  const { release } = context.state[direction];
+  if (context.state.fire.latched || release.state === 'held' || release.state === 'gap') return;
+  setStop(context, false);
   if (release.state === 'pulse') {
-    setRelease(turn, direction, { again: true });
+    setRelease(context, direction, { again: true });
     return;
   }
   const readyMs = release.offSinceMs + EDGE_GAP_MS;
-  if (turn.now.atMs < readyMs) return beginGap(turn, direction, readyMs);
-  drive(turn, direction);
+  if (context.now.atMs < readyMs) return beginGap(context, direction, readyMs);
+  drive(context, direction);
 }
 
-function drive(turn: Turn, direction: Direction): void {
-  const held = turn.config.release === 'hold' || (turn.state[direction].mode === 'free' && freeByHold(turn));
-  setRelease(turn, direction, { state: held ? 'held' : 'pulse', again: false });
-  if (!held) setTimer(turn, `pulse:${direction}`, turn.now.atMs + turn.config.pulseMs);
+function drive(context: StepContext, direction: Direction): void {
+  const held = context.config.release === 'hold' || (context.state[direction].mode === 'free' && freeByHold(context));
+  setRelease(context, direction, { state: held ? 'held' : 'pulse', again: false });
+  if (!held) setTimer(context, `pulse:${direction}`, context.now.atMs + context.config.pulseMs);
 }
 
-function beginGap(turn: Turn, direction: Direction, untilMs: number): void {
-  setRelease(turn, direction, { state: 'gap', again: false });
-  setTimer(turn, `edge:${direction}`, untilMs);
+function beginGap(context: StepContext, direction: Direction, untilMs: number): void {
+  setRelease(context, direction, { state: 'gap', again: false });
+  setTimer(context, `edge:${direction}`, untilMs);
 }
 
-/** Ends whatever signal there is. */
-export function closeRelease(turn: Turn, direction: Direction): void {
-  cancelTimers(turn, direction, ['pulse', 'edge', 'repulse']);
-  setRelease(turn, direction, { state: 'off', again: false });
+/** Ends the release signal. */
+export function closeRelease(context: StepContext, direction: Direction): void {
+  cancelTimers(context, direction, ['pulse', 'edge', 'repulse']);
+  setRelease(context, direction, { state: 'off', again: false });
 }
 
-export function onPulseEnd(turn: Turn, direction: Direction): void {
-  const { release } = turn.state[direction];
+export function onPulseEnd(context: StepContext, direction: Direction): void {
+  const { release } = context.state[direction];
   if (release.state !== 'pulse') return;
-  setRelease(turn, direction, { state: 'off', again: false });
-  if (release.again) beginGap(turn, direction, turn.now.atMs + EDGE_GAP_MS);
+  setRelease(context, direction, { state: 'off', again: false });
+  if (release.again) beginGap(context, direction, context.now.atMs + EDGE_GAP_MS);
 }
 
-/** The gap is over: on again, where somebody still may pass. */
-export function onGapEnd(turn: Turn, direction: Direction): void {
-  const { release, grant, mode } = turn.state[direction];
+/** Drives the release again after the gap, where a guest still may pass. */
+export function onGapEnd(context: StepContext, direction: Direction): void {
+  const { release, grant, mode } = context.state[direction];
   if (release.state !== 'gap') return;
-  setRelease(turn, direction, { state: 'off' });
-  if (turn.state.fire.latched) setRelease(turn, direction, { state: 'held', again: false });
-  else if (grant?.phase === 'released' || mode === 'free') drive(turn, direction);
+  setRelease(context, direction, { state: 'off' });
+  if (context.state.fire.latched) setRelease(context, direction, { state: 'held', again: false });
+  else if (grant?.phase === 'released' || mode === 'free') drive(context, direction);
 }
 
-/** The lane becomes free. */
-export function openFree(turn: Turn, direction: Direction): void {
-  openRelease(turn, direction);
-  if (!freeByHold(turn)) setTimer(turn, `repulse:${direction}`, turn.now.atMs + turn.config.passageTimeoutMs);
+/** Opens a free lane. */
+export function openFree(context: StepContext, direction: Direction): void {
+  openRelease(context, direction);
+  if (!freeByHold(context)) setTimer(context, `repulse:${direction}`, context.now.atMs + context.config.passageTimeoutMs);
 }
 
-/** The lane is free no longer. A turnstile that was opened by an edge locks only by its own timer (or by its stop input). */
-export function closeFree(turn: Turn, direction: Direction): void {
-  closeRelease(turn, direction);
-  if (!freeByHold(turn)) patch(turn, direction, { freeTailMs: turn.now.atMs + turn.config.passageTimeoutMs });
+/** Closes a free lane. A turnstile that was opened by an edge locks only by its own timer (or by its stop input). */
+export function closeFree(context: StepContext, direction: Direction): void {
+  closeRelease(context, direction);
+  if (!freeByHold(context)) update(context, direction, { freeTailMs: context.now.atMs + context.config.passageTimeoutMs });
 }
 
-/** Emergency: open at once, whatever was going on. */
-export function openEmergency(turn: Turn, direction: Direction): void {
-  setStop(turn, false);
-  cancelTimers(turn, direction, ['pulse', 'edge', 'repulse']);
-  setRelease(turn, direction, { state: 'held', again: false });
-  if (!freeByHold(turn)) setTimer(turn, `repulse:${direction}`, turn.now.atMs + turn.config.passageTimeoutMs);
+/** Opens at once for an emergency, in every state. */
+export function openEmergency(context: StepContext, direction: Direction): void {
+  setStop(context, false);
+  cancelTimers(context, direction, ['pulse', 'edge', 'repulse']);
+  setRelease(context, direction, { state: 'held', again: false });
+  if (!freeByHold(context)) setTimer(context, `repulse:${direction}`, context.now.atMs + context.config.passageTimeoutMs);
 }
 
-/** Somebody passed a free lane, or nobody did for the turnstile's own time: it wants a new edge. */
-export function renewFree(turn: Turn, direction: Direction): void {
-  if (freeByHold(turn)) return;
-  if (turn.state.fire.latched) beginGap(turn, direction, turn.now.atMs + EDGE_GAP_MS);
-  else if (turn.state[direction].mode === 'free' && turn.state[direction].pendingMode === null) openRelease(turn, direction);
-  else return cancelTimer(turn, `repulse:${direction}`);
-  setTimer(turn, `repulse:${direction}`, turn.now.atMs + turn.config.passageTimeoutMs);
+/** Gives the turnstile of a free lane a new edge: after each passage and each expiry. */
+export function renewFree(context: StepContext, direction: Direction): void {
+  if (freeByHold(context)) return;
+  if (context.state.fire.latched) beginGap(context, direction, context.now.atMs + EDGE_GAP_MS);
+  else if (context.state[direction].mode === 'free' && context.state[direction].pendingMode === null) openRelease(context, direction);
+  else return cancelTimer(context, `repulse:${direction}`);
+  setTimer(context, `repulse:${direction}`, context.now.atMs + context.config.passageTimeoutMs);
 }
 
-/** The turnstile's stop input, where there is one: it locks both directions at once. */
-export function setStop(turn: Turn, active: boolean): void {
-  cancelTimer(turn, 'stop');
-  if (turn.state.stopHeld === active) return;
-  turn.state.stopHeld = active;
-  turn.effects.push({ kind: 'write', output: 'stop', active });
+/** Drives the turnstile's stop input, where there is one: it locks both directions. */
+export function setStop(context: StepContext, active: boolean): void {
+  cancelTimer(context, 'stop');
+  if (context.state.stopHeld === active) return;
+  context.state.stopHeld = active;
+  context.effects.push({ kind: 'write', output: 'stop', active });
 }
 
-/** Nobody came: locks the turnstile before its own time is up, unless that would lock somebody else out. */
-export function lockByStop(turn: Turn, direction: Direction): void {
+/** Locks the turnstile before its own time is up, unless that would lock out the other direction. */
+export function lockByStop(context: StepContext, direction: Direction): void {
   const other = direction === 'in' ? 'out' : 'in';
-  if (turn.config.release === 'hold' || turn.state.fire.latched || turn.state[other].mode === 'free' || !isIdle(turn.state, other)) return;
-  setStop(turn, true);
-  setTimer(turn, 'stop', turn.now.atMs + turn.config.pulseMs);
+  if (context.config.release === 'hold' || context.state.fire.latched || context.state[other].mode === 'free' || !isIdle(context.state, other)) return;
+  setStop(context, true);
+  setTimer(context, 'stop', context.now.atMs + context.config.pulseMs);
 }
 
-/** Held while both directions are closed and nothing is under way; a pulse of it ends by itself. */
-export function settleStop(turn: Turn): void {
-  const closed = !turn.state.fire.latched && !turn.state.stopped && BOTH.every((one) => closes(turn.state[one].mode) && isIdle(turn.state, one));
-  if (closed) setStop(turn, true);
-  else if (turn.state.timers.stop === undefined) setStop(turn, false);
+/** Holds the stop output while both directions are closed and idle; a pulse of it ends by itself. */
+export function settleStop(context: StepContext): void {
+  const closed = !context.state.fire.latched && !context.state.stopped && BOTH.every((one) => closes(context.state[one].mode) && isIdle(context.state, one));
+  if (closed) setStop(context, true);
+  else if (context.state.timers.stop === undefined) setStop(context, false);
 }

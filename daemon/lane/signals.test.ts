@@ -1,15 +1,15 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { PATTERNS, picture, trackAt } from './signals.ts';
+import { blinkAt, PATTERNS, renderLamps } from './signals.ts';
 import { SIGNALS, type Signal } from './types.ts';
 
-/** What is on during the first `forMs`, looked at every 10 ms: the lengths of on and off, in turn, beginning with on. */
+/** What is on during the first `forMs`, looked at every 10 ms: the lengths of on and off, in context, beginning with on. */
 function runs(signal: Signal, output: 'green' | 'red' | 'amber' | 'buzzer', forMs: number): readonly number[] {
   const lengths: number[] = [];
   let was = true;
   let length = 0;
   for (let atMs = 0; atMs < forMs; atMs += 10) {
-    const { on } = trackAt(PATTERNS[signal][output], atMs);
+    const { on } = blinkAt(PATTERNS[signal][output], atMs);
     if (on !== was) {
       lengths.push(length);
       length = 0;
@@ -44,11 +44,11 @@ test('LANE.md: what a guest sees and hears', () => {
 
 test('each direction has its lamps; a shared set shows the more urgent', () => {
   const shown = { in: { signal: 'granted', sinceMs: 1_000 }, out: { signal: 'closed', sinceMs: 0 } } as const;
-  const own = picture(shown, 'per_direction', 1_500);
+  const own = renderLamps(shown, 'per_direction', 1_500);
   expect([own.outputs.get('green_in'), own.outputs.get('red_in'), own.outputs.get('green_out'), own.outputs.get('red_out'), own.outputs.get('buzzer')]).toEqual(
     [true, false, false, true, false],
   );
-  const shared = picture(shown, 'shared', 1_050);
+  const shared = renderLamps(shown, 'shared', 1_050);
   expect([shared.outputs.get('green_in'), shared.outputs.get('red_in'), shared.outputs.has('green_out'), shared.outputs.get('buzzer')]).toEqual([
     true,
     false,
@@ -61,11 +61,11 @@ test('the next look is never missed: between two looks nothing changes', () => {
   fc.assert(
     fc.property(fc.constantFrom(...SIGNALS), fc.constantFrom(...SIGNALS), fc.integer({ min: 0, max: 20_000 }), (a, b, atMs) => {
       const shown = { in: { signal: a, sinceMs: 100 }, out: { signal: b, sinceMs: 300 } };
-      const now = picture(shown, 'per_direction', atMs);
+      const now = renderLamps(shown, 'per_direction', atMs);
       expect(now.nextMs === null || now.nextMs > atMs).toBe(true);
       const until = now.nextMs ?? atMs + 10_000;
       for (const later of [atMs + (until - atMs) / 2, until - 0.5]) {
-        if (later > atMs) expect(picture(shown, 'per_direction', later).outputs).toEqual(now.outputs);
+        if (later > atMs) expect(renderLamps(shown, 'per_direction', later).outputs).toEqual(now.outputs);
       }
     }),
   );
@@ -73,6 +73,6 @@ test('the next look is never missed: between two looks nothing changes', () => {
 
 test('lamps that do not blink settle: nothing to look at again', () => {
   for (const signal of ['ready', 'granted', 'granted_attention', 'refused', 'closed', 'free'] as const) {
-    expect(picture({ in: { signal, sinceMs: 0 }, out: { signal, sinceMs: 0 } }, 'per_direction', 5_000).nextMs).toBe(null);
+    expect(renderLamps({ in: { signal, sinceMs: 0 }, out: { signal, sinceMs: 0 } }, 'per_direction', 5_000).nextMs).toBe(null);
   }
 });

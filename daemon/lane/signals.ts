@@ -1,5 +1,5 @@
 /**
- * What a guest sees and hears, as data: which lamp and the buzzer, on and off when. The loop plays it.
+ * The lamps and the buzzer of each signal as data: on and off when. The loop plays it.
  * LANE.md "What a guest sees and hears" is this table.
  */
 import type { Direction } from '../../contract/ids.ts';
@@ -9,18 +9,18 @@ import { type LaneOutput, SIGNALS, type Signal } from './types.ts';
 export type Colour = 'green' | 'red' | 'amber';
 
 /** On for the first time, off for the second, and so on, ms. `repeat`: from the beginning again; else dark at the end. An empty list with `repeat`: steadily on. */
-export interface Track {
+export interface BlinkPattern {
   readonly onOffMs: readonly number[];
   readonly repeat: boolean;
 }
 
 /** Lamps that are not named are dark; without `buzzer` it is silent. */
-export type Pattern = Readonly<Partial<Record<Colour | 'buzzer', Track>>>;
+export type Pattern = Readonly<Partial<Record<Colour | 'buzzer', BlinkPattern>>>;
 
-const STEADY: Track = { onOffMs: [], repeat: true };
-const blink = (onMs: number, offMs: number): Track => ({ onOffMs: [onMs, offMs], repeat: true });
-const flashes = (count: number): Track => ({ onOffMs: Array.from({ length: count * 2 }, (_, i) => (i === count * 2 - 1 ? 1_500 : 250)), repeat: true });
-const beeps = (count: number): Track => ({ onOffMs: Array.from({ length: count * 2 - 1 }, () => BEEP_MS), repeat: false });
+const STEADY: BlinkPattern = { onOffMs: [], repeat: true };
+const blink = (onMs: number, offMs: number): BlinkPattern => ({ onOffMs: [onMs, offMs], repeat: true });
+const flashes = (count: number): BlinkPattern => ({ onOffMs: Array.from({ length: count * 2 }, (_, i) => (i === count * 2 - 1 ? 1_500 : 250)), repeat: true });
+const beeps = (count: number): BlinkPattern => ({ onOffMs: Array.from({ length: count * 2 - 1 }, () => BEEP_MS), repeat: false });
 /** One beep, and the silence between two. */
 export const BEEP_MS = 120;
 
@@ -33,7 +33,7 @@ export const PATTERNS: Readonly<Record<Signal, Pattern>> = {
   busy: { amber: { onOffMs: [120, 120, 120, 640], repeat: true } },
   closed: { red: STEADY },
   free: { green: STEADY },
-  /** As free; on a lane with one set of lamps the entrance is heard first. */
+  /** As free; on a lane with one set of lamps the entrance sounds first. */
   exit_open: { green: STEADY },
   emergency: { green: blink(250, 250) },
   alarm: { red: blink(200, 200), buzzer: blink(400, 200) },
@@ -43,23 +43,23 @@ export const PATTERNS: Readonly<Record<Signal, Pattern>> = {
   disk: { amber: flashes(4) },
 };
 
-/** Is the track on `elapsedMs` after its beginning, and when does that change next (ms after the beginning; null: never). */
-export function trackAt(track: Track | undefined, elapsedMs: number): { readonly on: boolean; readonly nextMs: number | null } {
-  if (track === undefined) return { on: false, nextMs: null };
-  if (track.onOffMs.length === 0) return { on: track.repeat, nextMs: null };
-  const lengthMs = track.onOffMs.reduce((sum, ms) => sum + ms, 0);
-  if (!track.repeat && elapsedMs >= lengthMs) return { on: false, nextMs: null };
-  const roundMs = track.repeat ? Math.floor(elapsedMs / lengthMs) * lengthMs : 0;
+/** Returns whether the pattern is on `elapsedMs` after its beginning, and when that changes next (ms after the beginning; null: never). */
+export function blinkAt(pattern: BlinkPattern | undefined, elapsedMs: number): { readonly on: boolean; readonly nextMs: number | null } {
+  if (pattern === undefined) return { on: false, nextMs: null };
+  if (pattern.onOffMs.length === 0) return { on: pattern.repeat, nextMs: null };
+  const lengthMs = pattern.onOffMs.reduce((sum, ms) => sum + ms, 0);
+  if (!pattern.repeat && elapsedMs >= lengthMs) return { on: false, nextMs: null };
+  const roundMs = pattern.repeat ? Math.floor(elapsedMs / lengthMs) * lengthMs : 0;
   let endMs = roundMs;
-  for (const [index, ms] of track.onOffMs.entries()) {
+  for (const [index, ms] of pattern.onOffMs.entries()) {
     endMs += ms;
     if (elapsedMs < endMs) return { on: index % 2 === 0, nextMs: endMs };
   }
   return { on: true, nextMs: roundMs + lengthMs };
 }
 
-/** What one direction shows since when, boottime ms. */
-export interface Shown {
+/** The signal of one direction and its beginning, boottime ms. */
+export interface ActiveSignal {
   readonly signal: Signal;
   readonly sinceMs: number;
 }
@@ -67,7 +67,7 @@ export interface Shown {
 export type Lamps = Readonly<Record<Colour, boolean>>;
 
 /** All signal outputs at one time, and when to look again (boottime ms; null: nothing moves). */
-export interface Picture {
+export interface RenderedLamps {
   readonly outputs: ReadonlyMap<LaneOutput, boolean>;
   readonly lamps: Readonly<Record<Direction, Lamps>>;
   readonly nextMs: number | null;
@@ -76,15 +76,15 @@ export interface Picture {
 const DIRECTIONS = ['in', 'out'] as const;
 const COLOURS = ['green', 'red', 'amber'] as const;
 
-/** What every lamp and the buzzer are at `nowMs`. */
-export function picture(shown: Readonly<Record<Direction, Shown>>, lamps: LampSet, nowMs: number): Picture {
-  const urgent = moreUrgent(shown.in, shown.out);
-  const showing = lamps === 'shared' ? { in: urgent, out: urgent } : shown;
+/** Returns every lamp and the buzzer at `nowMs`. */
+export function renderLamps(active: Readonly<Record<Direction, ActiveSignal>>, lamps: LampSet, nowMs: number): RenderedLamps {
+  const urgent = moreUrgent(active.in, active.out);
+  const showing = lamps === 'shared' ? { in: urgent, out: urgent } : active;
   const outputs = new Map<LaneOutput, boolean>();
   const lit = { in: { green: false, red: false, amber: false }, out: { green: false, red: false, amber: false } };
   let nextMs: number | null = null;
-  const look = (one: Shown, track: Track | undefined): boolean => {
-    const at = trackAt(track, Math.max(0, nowMs - one.sinceMs));
+  const look = (one: ActiveSignal, pattern: BlinkPattern | undefined): boolean => {
+    const at = blinkAt(pattern, Math.max(0, nowMs - one.sinceMs));
     if (at.nextMs !== null) nextMs = Math.min(nextMs ?? Number.POSITIVE_INFINITY, one.sinceMs + at.nextMs);
     return at.on;
   };
@@ -94,12 +94,12 @@ export function picture(shown: Readonly<Record<Direction, Shown>>, lamps: LampSe
       if (lamps === 'per_direction' || direction === 'in') outputs.set(`${colour}_${direction}`, lit[direction][colour]);
     }
   }
-  const heard = DIRECTIONS.map((direction) => look(showing[direction], PATTERNS[showing[direction].signal].buzzer));
-  outputs.set('buzzer', heard.includes(true));
+  const sounding = DIRECTIONS.map((direction) => look(showing[direction], PATTERNS[showing[direction].signal].buzzer));
+  outputs.set('buzzer', sounding.includes(true));
   return { outputs, lamps: lit, nextMs };
 }
 
-function moreUrgent(a: Shown, b: Shown): Shown {
+function moreUrgent(a: ActiveSignal, b: ActiveSignal): ActiveSignal {
   const [rankA, rankB] = [SIGNALS.indexOf(a.signal), SIGNALS.indexOf(b.signal)];
   if (rankA === rankB) return a.sinceMs >= b.sinceMs ? a : b;
   return rankA < rankB ? a : b;

@@ -330,7 +330,7 @@ async function planted(part: Partial<typeof import('./exits.ts')>): Promise<type
 
 const MISTAKES: Readonly<Record<string, Partial<typeof import('./exits.ts')>>> = {
   'passback refuses out: the answer is waited for': { opensUnasked: () => false },
-  'a busy lane refuses out': { letOut: (turn, exit) => (turn.state.out.grant === null ? letOut(turn, exit) : undefined) },
+  'a busy lane refuses out': { letOut: (context, exit) => (context.state.out.grant === null ? letOut(context, exit) : undefined) },
   'whoever waits to go out is forgotten': { settleExits: () => undefined },
   'rubbish opens nothing': { onGarbledExit: () => undefined },
 };

@@ -3,8 +3,8 @@ import { effectiveMode, openRefusal } from './state-machine.ts';
 import { createLaneWorld, type LaneWorld, WORLD_WALL_MS } from './testing/lane-harness.ts';
 import type { LaneEffect, LaneNote } from './types.ts';
 
-/** Passages and refusals as short words: "passed 1 of 1/7". */
-const words = (pendingEntries: readonly LaneNote[]) =>
+/** Passages and refusals as short texts: "passed 1 of 1/7". */
+const notesOf = (pendingEntries: readonly LaneNote[]) =>
   pendingEntries.map((note) => {
     if (note.kind === 'passage')
       return `${note.outcome}${note.unit === null ? '' : ` ${note.unit}`}${note.of === null ? '' : 'row' in note.of ? ` of ${note.of.row.join('/')}` : ` of override ${note.of.override}`}`;
@@ -51,22 +51,22 @@ test('a code is decided, the committed grant opens by a pulse of its length, the
   expect(world.driven('release_in')).toBe(false);
   world.line('passage_in', true);
   world.wait(400);
-  expect([words(world.pendingEntries()), signal(world)]).toEqual([[], 'granted']);
+  expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([[], 'granted']);
   world.line('passage_in', false);
   world.wait(20);
-  expect([words(world.pendingEntries()), signal(world), world.timers().size]).toEqual([['passed 1 of 1/1'], 'ready', 0]);
+  expect([notesOf(world.pendingEntries()), signal(world), world.timers().size]).toEqual([['passed 1 of 1/1'], 'ready', 0]);
 });
 
-test('nobody comes: locked after the time, returned after the grace, the ticket is told busy meanwhile', () => {
+test('nobody comes: locked after the time, returned after the grace, the ticket is shown busy meanwhile', () => {
   const world = createLaneWorld();
   admit(world);
   world.wait(5_000);
-  expect([words(world.pendingEntries()), signal(world)]).toEqual([[], 'ready']);
+  expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([[], 'ready']);
   expect(dropped(world.show('ticket').effects)).toEqual(['busy']);
   world.wait(1_499);
-  expect(words(world.pendingEntries())).toEqual([]);
+  expect(notesOf(world.pendingEntries())).toEqual([]);
   world.wait(1);
-  expect(words(world.pendingEntries())).toEqual(['returned 1 of 1/1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['returned 1 of 1/1']);
 });
 
 test('a passage that begins within the grace belongs to the grant', () => {
@@ -75,7 +75,7 @@ test('a passage that begins within the grace belongs to the grant', () => {
   world.wait(6_400);
   world.pass();
   world.wait(10_000);
-  expect(words(world.pendingEntries())).toEqual(['passed 1 of 1/1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of 1/1']);
 });
 
 test('a passage after the return is forced', () => {
@@ -83,7 +83,7 @@ test('a passage after the return is forced', () => {
   admit(world);
   world.wait(6_501);
   expect(alerts(world.pass())).toEqual(['+forced']);
-  expect([words(world.pendingEntries()), signal(world)]).toEqual([['returned 1 of 1/1', 'forced'], 'alarm']);
+  expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([['returned 1 of 1/1', 'forced'], 'alarm']);
   expect(alerts(world.wait(10_000))).toEqual(['-forced']);
   expect(signal(world)).toBe('ready');
 });
@@ -93,13 +93,13 @@ test('begun and not finished: stuck after its time, counts as used, ends when th
   admit(world, 'party', 3);
   world.line('passage_in', true);
   expect(alerts(world.wait(30_010))).toEqual(['+stuck']);
-  expect([words(world.pendingEntries()), signal(world)]).toEqual([['returned 2 of 1/1', 'returned 3 of 1/1', 'stuck 1 of 1/1'], 'alarm']);
+  expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([['returned 2 of 1/1', 'returned 3 of 1/1', 'stuck 1 of 1/1'], 'alarm']);
   world.wait(10_000);
   expect(signal(world)).toBe('closed');
   expect(dropped(world.show('other').effects)).toEqual(['busy']);
   world.line('passage_in', false);
   expect(alerts(world.wait(2_000))).toEqual(['-stuck']);
-  expect([signal(world), words(world.pendingEntries()).length]).toEqual(['ready', 3]);
+  expect([signal(world), notesOf(world.pendingEntries()).length]).toEqual(['ready', 3]);
 });
 
 test('stuck ends by a mode command as well', () => {
@@ -120,7 +120,7 @@ test('a party: one release and one passage a unit, what does not come is returne
   world.wait(300);
   world.pass();
   world.wait(10_000);
-  expect(words(world.pendingEntries())).toEqual(['passed 1 of 1/1', 'passed 2 of 1/1', 'returned 3 of 1/1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of 1/1', 'passed 2 of 1/1', 'returned 3 of 1/1']);
 });
 
 test('a passage faster than the pulse: the next unit gets a new edge after a gap', () => {
@@ -130,7 +130,7 @@ test('a passage faster than the pulse: the next unit gets a new edge after a gap
   const later = world.wait(1_000);
   expect(effects.filter((effect) => effect.kind === 'write')).toEqual([]);
   expect([...later].filter((effect) => effect.kind === 'write').map((effect) => (effect as { active: boolean }).active)).toEqual([false, true, false]);
-  expect(words(world.pendingEntries())).toEqual([`passed 1 of ${row.join('/')}`]);
+  expect(notesOf(world.pendingEntries())).toEqual([`passed 1 of ${row.join('/')}`]);
 });
 
 test('release hold: held until the passage begins, or the time is up', () => {
@@ -153,13 +153,13 @@ test('release hold: held until the passage begins, or the time is up', () => {
 test('no sensor: the release counts as the passage, one guest at a time', () => {
   const world = createLaneWorld({ sensor: 'none' });
   admit(world, 'party', 2);
-  expect(words(world.pendingEntries())).toEqual(['passed 1 of 1/1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of 1/1']);
   expect(dropped(world.show('other').effects)).toEqual(['busy']);
   world.wait(5_000);
-  expect(words(world.pendingEntries())).toEqual(['passed 1 of 1/1', 'passed 2 of 1/1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of 1/1', 'passed 2 of 1/1']);
   world.wait(5_000);
   expect(kinds(world.show('other').effects)).toContain('decide');
-  expect(words(world.pendingEntries()).length).toBe(2);
+  expect(notesOf(world.pendingEntries()).length).toBe(2);
 });
 
 test('beams: the way in is a, then b; who leans in and goes back is not counted, and may still pass', () => {
@@ -169,7 +169,7 @@ test('beams: the way in is a, then b; who leans in and goes back is not counted,
   world.wait(300);
   world.line('beam_a', false);
   world.wait(1_000);
-  expect(words(world.pendingEntries())).toEqual([]);
+  expect(notesOf(world.pendingEntries())).toEqual([]);
   for (const [line, active] of [
     ['beam_a', true],
     ['beam_b', true],
@@ -179,7 +179,7 @@ test('beams: the way in is a, then b; who leans in and goes back is not counted,
     world.line(line, active);
     world.wait(100);
   }
-  expect(words(world.pendingEntries())).toEqual(['passed 1 of 1/1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of 1/1']);
 });
 
 test('beams: somebody who only leans in without a grant is not forced', () => {
@@ -188,7 +188,7 @@ test('beams: somebody who only leans in without a grant is not forced', () => {
   world.wait(300);
   world.line('beam_b', false);
   world.wait(1_000);
-  expect([words(world.pendingEntries()), signal(world, 'out')]).toEqual([[], 'ready']);
+  expect([notesOf(world.pendingEntries()), signal(world, 'out')]).toEqual([[], 'ready']);
 });
 
 test('a line that is active at start belongs to nobody', () => {
@@ -196,7 +196,7 @@ test('a line that is active at start belongs to nobody', () => {
   world.send({ kind: 'line', input: 'passage_in', active: true, initial: true });
   world.line('passage_in', false);
   world.wait(100);
-  expect([words(world.pendingEntries()), signal(world)]).toEqual([[], 'ready']);
+  expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([[], 'ready']);
 });
 
 test('the two directions do not hinder each other', () => {
@@ -207,7 +207,7 @@ test('the two directions do not hinder each other', () => {
   world.grant(out.presentation, { direction: 'out' });
   world.pass('out');
   world.pass('in');
-  expect(words(world.pendingEntries())).toEqual(['passed 1 of override 1', 'passed 1 of 1/1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of override 1', 'passed 1 of 1/1']);
 });
 
 test('a vip has a second beep', () => {
@@ -258,16 +258,16 @@ test('the granted code held before the reader changes nothing; passed back after
   expect(kinds(world.show('ticket').effects)).toContain('decide');
 });
 
-test('while a grant is open another code is told busy and no row is written', () => {
+test('while a grant is open another code is shown busy and no row is written', () => {
   const world = createLaneWorld();
   admit(world);
   expect(dropped(world.show('next').effects)).toEqual(['busy']);
-  expect([signal(world), words(world.pendingEntries())]).toEqual(['busy', []]);
+  expect([signal(world), notesOf(world.pendingEntries())]).toEqual(['busy', []]);
   world.wait(1_600);
   expect(signal(world)).toBe('granted');
 });
 
-test('while_open queue: the next code is decided when the lane is idle; a fifth is told busy; too late is dropped', () => {
+test('while_open queue: the next code is decided when the lane is idle; a fifth is shown busy; too late is dropped', () => {
   const world = createLaneWorld({ whileOpen: 'queue' });
   admit(world);
   const waiting = ['b', 'c', 'd', 'e'].map((code) => world.show(code));
@@ -292,7 +292,7 @@ test('locked: refused with a row, once for a code that is held', () => {
   world.show('ticket');
   world.wait(1_000);
   world.show('ticket');
-  expect(words(world.pendingEntries())).toEqual(['in controlled → locked by staff-1', 'refused gate_locked']);
+  expect(notesOf(world.pendingEntries())).toEqual(['in controlled → locked by staff-1', 'refused gate_locked']);
 });
 
 test('a garbled frame is refused as unreadable, once while rubbish goes on', () => {
@@ -300,7 +300,7 @@ test('a garbled frame is refused as unreadable, once while rubbish goes on', () 
   world.send({ kind: 'garbled', direction: 'in' });
   world.wait(800);
   world.send({ kind: 'garbled', direction: 'in' });
-  expect([words(world.pendingEntries()), signal(world)]).toEqual([['refused unreadable'], 'refused']);
+  expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([['refused unreadable'], 'refused']);
 });
 
 test('a stalled disk: wait after 250 ms, refused with error within 3,000 ms, a late grant opens nothing', () => {
@@ -312,7 +312,7 @@ test('a stalled disk: wait after 250 ms, refused with error within 3,000 ms, a l
   expect(signal(world)).toBe('working');
   const effects = world.wait(2_750);
   expect(effects).toContainEqual({ kind: 'abandon', direction: 'in', presentation, why: 'late' });
-  expect([signal(world), words(world.pendingEntries())]).toEqual(['refused', ['refused error']]);
+  expect([signal(world), notesOf(world.pendingEntries())]).toEqual(['refused', ['refused error']]);
   expect(world.grant(presentation).effects).toEqual([]);
   expect(world.driven('release_in')).toBe(false);
 });
@@ -320,7 +320,7 @@ test('a stalled disk: wait after 250 ms, refused with error within 3,000 ms, a l
 test('a decider that fails: refused with error at once', () => {
   const world = createLaneWorld();
   world.send({ kind: 'decision_failed', direction: 'in', presentation: world.show('ticket').presentation });
-  expect([signal(world), words(world.pendingEntries()), world.timers().size]).toEqual(['refused', ['refused error'], 1]);
+  expect([signal(world), notesOf(world.pendingEntries()), world.timers().size]).toEqual(['refused', ['refused error'], 1]);
 });
 
 // ---------------------------------------------------------------- people
@@ -333,7 +333,7 @@ test('the staff button opens for one, and its passage points at its override', (
   world.line('button', false);
   world.wait(100);
   world.pass();
-  expect(words(world.pendingEntries())).toEqual(['override open by button', 'passed 1 of override 1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['override open by button', 'passed 1 of override 1']);
 });
 
 test('the button does not wait for a stalled decision, which is given up', () => {
@@ -357,7 +357,7 @@ test('the button: nothing inwards while somebody passes; chatter is no press; it
   world.wait(100);
   world.line('button', false);
   world.wait(10_000);
-  expect(words(world.pendingEntries()).filter((note) => note.startsWith('override'))).toEqual([]);
+  expect(notesOf(world.pendingEntries()).filter((note) => note.startsWith('override'))).toEqual([]);
   for (const mode of ['locked', 'out_of_service'] as const) {
     command(world, mode);
     world.line('button', true);
@@ -368,7 +368,7 @@ test('the button: nothing inwards while somebody passes; chatter is no press; it
     world.wait(1_000);
     expect([effectiveMode(world.state(), 'in'), signal(world)]).toEqual([mode, 'closed']);
   }
-  expect(words(world.pendingEntries()).filter((note) => note.startsWith('override'))).toHaveLength(2);
+  expect(notesOf(world.pendingEntries()).filter((note) => note.startsWith('override'))).toHaveLength(2);
 });
 
 test('an opening by an operator: its row first; if the lane was taken meanwhile its units are returned', () => {
@@ -377,7 +377,7 @@ test('an opening by an operator: its row first; if the lane was taken meanwhile 
   world.send({ kind: 'open', direction: 'in', units: 2, row: [1, 90] });
   expect(world.driven('release_in')).toBe(true);
   world.send({ kind: 'open', direction: 'in', units: 1, row: [1, 91] });
-  expect(words(world.pendingEntries())).toEqual(['returned 1 of 1/91']);
+  expect(notesOf(world.pendingEntries())).toEqual(['returned 1 of 1/91']);
   expect(openRefusal(world.state(), 'in')).toContain('somebody is passing');
 });
 
@@ -391,7 +391,7 @@ test('free by repulse: a new edge after each passage and each expiry, passages c
   world.wait(300);
   expect([world.driven('release_in'), pulses(world.pass()), pulses(world.wait(5_100))]).toEqual([false, 1, 1]);
   expect(dropped(world.show('ticket').effects)).toEqual(['open']);
-  expect(words(world.pendingEntries())).toEqual(['in controlled → free by staff-1', 'free']);
+  expect(notesOf(world.pendingEntries())).toEqual(['in controlled → free by staff-1', 'free']);
   command(world, 'controlled');
   expect([...world.timers().keys()].filter((timer) => timer.startsWith('repulse'))).toEqual([]);
 });
@@ -410,7 +410,7 @@ test("free by repulse, closed: no new edge for who passes last, and who uses the
   world.pass();
   world.wait(5_000);
   world.pass();
-  expect(words(world.pendingEntries()).filter((word) => !word.includes('→'))).toEqual(['free', 'free', 'forced']);
+  expect(notesOf(world.pendingEntries()).filter((word) => !word.includes('→'))).toEqual(['free', 'free', 'forced']);
 });
 
 test('free by hold: held all the time', () => {
@@ -446,7 +446,7 @@ test('free while a grant is open: the grant keeps its passage', () => {
   expect(world.driven('release_in')).toBe(true);
   world.pass();
   world.pass();
-  expect(words(world.pendingEntries())).toEqual(['in controlled → free by staff-1', 'passed 1 of 1/1', 'free']);
+  expect(notesOf(world.pendingEntries())).toEqual(['in controlled → free by staff-1', 'passed 1 of 1/1', 'free']);
 });
 
 test('a mode with an end goes back to controlled, by the wall clock', () => {
@@ -455,7 +455,7 @@ test('a mode with an end goes back to controlled, by the wall clock', () => {
   world.wait(149_000);
   expect(effectiveMode(world.state(), 'in')).toBe('locked');
   world.wait(1_000);
-  expect([effectiveMode(world.state(), 'in'), words(world.pendingEntries()).at(-1), world.driven('stop')]).toEqual([
+  expect([effectiveMode(world.state(), 'in'), notesOf(world.pendingEntries()).at(-1), world.driven('stop')]).toEqual([
     'controlled',
     'in locked → controlled by system',
     false,
@@ -465,9 +465,9 @@ test('a mode with an end goes back to controlled, by the wall clock', () => {
 test('what the ledger says at start: no row, a free lane opens, an end that has passed is ended', () => {
   const world = createLaneWorld();
   world.send({ kind: 'restore', modes: { in: { mode: 'locked', untilWallMs: 5 }, out: { mode: 'free', untilWallMs: null } }, fireLatched: false });
-  expect([world.driven('release_out'), words(world.pendingEntries())]).toEqual([true, []]);
+  expect([world.driven('release_out'), notesOf(world.pendingEntries())]).toEqual([true, []]);
   world.wait(1);
-  expect(words(world.pendingEntries())).toEqual(['in locked → controlled by system']);
+  expect(notesOf(world.pendingEntries())).toEqual(['in locked → controlled by system']);
 });
 
 test('the stop input is held while both directions are closed, and pulsed when nobody came', () => {
@@ -593,7 +593,7 @@ test('stop: what has not begun is returned, what has is unknown, releases return
   world.line('passage_out', true);
   world.wait(10);
   world.send({ kind: 'stop' });
-  expect(words(world.pendingEntries())).toEqual(['returned 1 of 1/1', 'returned 2 of 1/1', 'returned 2 of override 1', 'unknown 1 of override 1']);
+  expect(notesOf(world.pendingEntries())).toEqual(['returned 1 of 1/1', 'returned 2 of 1/1', 'returned 2 of override 1', 'unknown 1 of override 1']);
   expect([world.driven('release_in'), world.driven('release_out'), world.timers().size]).toEqual([false, false, 0]);
   expect(world.show('late').effects).toEqual([]);
 });
@@ -704,7 +704,7 @@ test('fire is latched until the input clears and somebody resets it; then the mo
     false,
     false,
   ]);
-  expect(words(world.pendingEntries())).toEqual([
+  expect(notesOf(world.pendingEntries())).toEqual([
     'in controlled → locked by staff-1',
     'alarm fire',
     'in locked → emergency by system',
@@ -723,7 +723,7 @@ test('in emergency nothing is admitted: an open grant is returned, an awaited on
   expect(dropped(world.show('next').effects)).toEqual(['open']);
   expect(world.grant(asked.presentation).effects).toEqual([]);
   world.pass('out');
-  expect(words(world.pendingEntries()).filter((note) => !note.includes('emergency'))).toEqual(['returned 1 of override 1', 'alarm fire', 'free']);
+  expect(notesOf(world.pendingEntries()).filter((note) => !note.includes('emergency'))).toEqual(['returned 1 of override 1', 'alarm fire', 'free']);
 });
 
 test('in emergency a turnstile that needs edges gets them, and stays open between', () => {
@@ -748,7 +748,7 @@ test('a mode commanded in emergency holds after the reset', () => {
 test('the latch from the disk opens at start, without new rows', () => {
   const world = createLaneWorld();
   world.send({ kind: 'restore', modes: { in: { mode: 'controlled', untilWallMs: null }, out: { mode: 'free', untilWallMs: null } }, fireLatched: true });
-  expect([world.driven('release_in'), world.driven('release_out'), effectiveMode(world.state(), 'in'), words(world.pendingEntries())]).toEqual([
+  expect([world.driven('release_in'), world.driven('release_out'), effectiveMode(world.state(), 'in'), notesOf(world.pendingEntries())]).toEqual([
     true,
     true,
     'emergency',
@@ -762,7 +762,7 @@ test('tamper raises an alert and a row; the mode stays', () => {
   expect(alerts(world.wait(100))).toEqual(['+tamper']);
   world.line('tamper', false);
   expect(alerts(world.wait(100))).toEqual(['-tamper']);
-  expect([words(world.pendingEntries()), effectiveMode(world.state(), 'in')]).toEqual([['alarm tamper', 'alarm tamper'], 'controlled']);
+  expect([notesOf(world.pendingEntries()), effectiveMode(world.state(), 'in')]).toEqual([['alarm tamper', 'alarm tamper'], 'controlled']);
 });
 
 test('what is missing shows in amber flashes', () => {

@@ -25,66 +25,66 @@ import {
   settleQueue,
 } from './presentations.ts';
 import { closeRelease, freeByHold, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
-import { beginStep, cancelTimer, endNotice, initialLane, isIdle, patch, record, setTimer, signalOf, type Turn } from './step-context.ts';
+import { beginStep, cancelTimer, endNotice, initialLane, isIdle, record, type StepContext, setTimer, signalOf, update } from './step-context.ts';
 import { BOTH, type DirectionTimer, effectiveMode, type LaneInput, type LaneLine, type LaneState, type Step, type TimerName } from './types.ts';
 
 export { effectiveMode, initialLane, isIdle };
 
-/** One input, one step. Never throws; inputs that mean nothing in this state change nothing. */
+/** Takes one input. Never throws; an input without a meaning in this state changes nothing. */
 export function step(state: LaneState, input: LaneInput, config: LaneConfig): Step {
-  const turn = beginStep(state, config, { atMs: input.atMs, wallMs: input.wallMs });
-  if (input.kind === 'line' && input.input === 'fire') onFire(turn, input.active);
-  else if (!turn.state.stopped) act(turn, input);
-  if (!turn.state.stopped) settleAll(turn);
-  settleSignals(turn);
-  return { state: turn.state, effects: turn.effects };
+  const context = beginStep(state, config, { atMs: input.atMs, wallMs: input.wallMs });
+  if (input.kind === 'line' && input.input === 'fire') onFire(context, input.active);
+  else if (!context.state.stopped) act(context, input);
+  if (!context.state.stopped) settleAll(context);
+  settleSignals(context);
+  return { state: context.state, effects: context.effects };
 }
 
-/** Why a person's opening is refused now; null: the lane can open. */
+/** Returns why a person's opening is refused now; null: the lane can open. */
 export function openRefusal(state: LaneState, direction: 'in' | 'out'): string | null {
   return cannotOpen({ state }, direction);
 }
 
-function act(turn: Turn, input: LaneInput): void {
+function act(context: StepContext, input: LaneInput): void {
   switch (input.kind) {
     case 'code':
-      return opensUnasked(turn, input.direction) ? onExit(turn, input) : onCode(turn, input);
+      return opensUnasked(context, input.direction) ? onExit(context, input) : onCode(context, input);
     case 'garbled':
-      return opensUnasked(turn, input.direction) ? onGarbledExit(turn) : onGarbled(turn, input.direction);
+      return opensUnasked(context, input.direction) ? onGarbledExit(context) : onGarbled(context, input.direction);
     case 'exit_granted':
-      return onExitGranted(turn, input);
+      return onExitGranted(context, input);
     case 'verdict':
-      return onVerdict(turn, input);
+      return onVerdict(context, input);
     case 'decision_failed':
-      return onDecisionFailed(turn, input);
+      return onDecisionFailed(context, input);
     case 'line':
-      return onLine(turn, input.input, input.active, input.initial);
+      return onLine(context, input.input, input.active, input.initial);
     case 'timer':
-      return onTimer(turn, input.timer);
+      return onTimer(context, input.timer);
     case 'open':
-      return onOpen(turn, input);
+      return onOpen(context, input);
     case 'mode':
-      return onMode(turn, input);
+      return onMode(context, input);
     case 'reset_emergency':
-      return onResetEmergency(turn, input);
+      return onResetEmergency(context, input);
     case 'restore':
-      return onRestore(turn, input);
+      return onRestore(context, input);
     case 'condition':
-      return onCondition(turn, input.condition, input.ok);
+      return onCondition(context, input.condition, input.ok);
     case 'reader':
-      return patch(turn, input.direction, { readerOk: input.ok });
+      return update(context, input.direction, { readerOk: input.ok });
     case 'drain':
-      turn.state.draining = input.cancel ? 'no' : 'waiting';
+      context.state.draining = input.cancel ? 'no' : 'waiting';
       return;
     case 'stop':
-      return onStop(turn);
+      return onStop(context);
   }
 }
 
-function onCondition(turn: Turn, condition: 'booted' | 'manifest' | 'disk', ok: boolean): void {
-  if (condition === 'booted') turn.state.booted = ok;
-  else if (condition === 'manifest') turn.state.manifestOk = ok;
-  else turn.state.diskOk = ok;
+function onCondition(context: StepContext, condition: 'booted' | 'manifest' | 'disk', ok: boolean): void {
+  if (condition === 'booted') context.state.booted = ok;
+  else if (condition === 'manifest') context.state.manifestOk = ok;
+  else context.state.diskOk = ok;
 }
 
 // ---------------------------------------------------------------- inputs of the board
@@ -94,141 +94,141 @@ function holdsOf(input: LaneLine, config: LaneConfig): Holds {
   return sensor ? { activeMs: config.passageDebounceMs, restMs: config.passageRestMs } : { activeMs: config.inputDebounceMs, restMs: config.inputDebounceMs };
 }
 
-function onLine(turn: Turn, input: LaneLine, active: boolean, initial: boolean): void {
-  const line = turn.state.lines[input] ?? AT_REST;
+function onLine(context: StepContext, input: LaneLine, active: boolean, initial: boolean): void {
+  const line = context.state.lines[input] ?? AT_REST;
   if (initial) {
-    turn.state.lines = { ...turn.state.lines, [input]: { level: active, raw: active, sinceMs: turn.now.atMs } };
-    if (active) onLevel(turn, input, { active, atMs: turn.now.atMs }, true);
+    context.state.lines = { ...context.state.lines, [input]: { level: active, raw: active, sinceMs: context.now.atMs } };
+    if (active) onLevel(context, input, { active, atMs: context.now.atMs }, true);
     return;
   }
-  follow(turn, input, debounce(line, active, turn.now.atMs, holdsOf(input, turn.config)));
+  follow(context, input, debounce(line, active, context.now.atMs, holdsOf(input, context.config)));
 }
 
-function follow(turn: Turn, input: LaneLine, seen: Debounced): void {
-  turn.state.lines = { ...turn.state.lines, [input]: seen.line };
-  if (seen.dueMs === null) cancelTimer(turn, `line:${input}`);
-  else setTimer(turn, `line:${input}`, seen.dueMs);
-  for (const change of seen.changes) onLevel(turn, input, change, false);
+function follow(context: StepContext, input: LaneLine, seen: Debounced): void {
+  context.state.lines = { ...context.state.lines, [input]: seen.line };
+  if (seen.dueMs === null) cancelTimer(context, `line:${input}`);
+  else setTimer(context, `line:${input}`, seen.dueMs);
+  for (const change of seen.changes) onLevel(context, input, change, false);
 }
 
-function onLevel(turn: Turn, input: LaneLine, change: LevelChange, initial: boolean): void {
+function onLevel(context: StepContext, input: LaneLine, change: LevelChange, initial: boolean): void {
   switch (input) {
     case 'passage_in':
     case 'passage_out':
-      if (turn.config.sensor !== 'per_direction') return;
-      return onPassage(turn, { kind: change.active ? 'started' : 'finished', direction: input === 'passage_in' ? 'in' : 'out', atMs: change.atMs }, initial);
+      if (context.config.sensor !== 'per_direction') return;
+      return onPassage(context, { kind: change.active ? 'started' : 'finished', direction: input === 'passage_in' ? 'in' : 'out', atMs: change.atMs }, initial);
     case 'beam_a':
     case 'beam_b': {
-      if (turn.config.sensor !== 'beams') return;
-      const seen = beam(turn.state.beams, input, change);
-      return followBeams(turn, seen, initial);
+      if (context.config.sensor !== 'beams') return;
+      const seen = beam(context.state.beams, input, change);
+      return followBeams(context, seen, initial);
     }
     case 'button':
-      if (change.active && !initial) onButton(turn);
+      if (change.active && !initial) onButton(context);
       return;
     case 'tamper':
-      return onTamper(turn, change.active);
+      return onTamper(context, change.active);
     case 'fire':
       return;
   }
 }
 
-function followBeams(turn: Turn, seen: ReturnType<typeof beam>, initial: boolean): void {
-  turn.state.beams = seen.state;
-  if (seen.state.gapUntilMs === null) cancelTimer(turn, 'beam');
-  else setTimer(turn, 'beam', seen.state.gapUntilMs);
-  for (const event of seen.events) onPassage(turn, event, initial);
+function followBeams(context: StepContext, seen: ReturnType<typeof beam>, initial: boolean): void {
+  context.state.beams = seen.state;
+  if (seen.state.gapUntilMs === null) cancelTimer(context, 'beam');
+  else setTimer(context, 'beam', seen.state.gapUntilMs);
+  for (const event of seen.events) onPassage(context, event, initial);
 }
 
-/** An alert and a row; never a change of the mode. */
-function onTamper(turn: Turn, active: boolean): void {
-  turn.state.tamper = active;
-  record(turn, { kind: 'alarm', what: 'tamper', detail: active ? 'the housing was opened' : 'the housing is closed again' });
-  if (active) turn.effects.push({ kind: 'raise', alert: 'tamper', severity: 'critical', message: 'the housing is open' });
-  else turn.effects.push({ kind: 'clear', alert: 'tamper' });
+/** Raises the alert and records the alarm. The mode stays. */
+function onTamper(context: StepContext, active: boolean): void {
+  context.state.tamper = active;
+  record(context, { kind: 'alarm', what: 'tamper', detail: active ? 'the housing was opened' : 'the housing is closed again' });
+  if (active) context.effects.push({ kind: 'raise', alert: 'tamper', severity: 'critical', message: 'the housing is open' });
+  else context.effects.push({ kind: 'clear', alert: 'tamper' });
 }
 
 // ---------------------------------------------------------------- timers
 
-function onTimer(turn: Turn, timer: TimerName): void {
-  const dueMs = turn.state.timers[timer];
+function onTimer(context: StepContext, timer: TimerName): void {
+  const dueMs = context.state.timers[timer];
   if (dueMs === undefined) return;
-  if (turn.now.atMs < dueMs) return setTimer(turn, timer, dueMs);
-  delete (turn.state.timers as Record<string, number>)[timer];
-  if (timer === 'stop') return setStop(turn, false);
-  if (timer === 'beam') return followBeams(turn, beamGap(turn.state.beams, turn.now.atMs), false);
+  if (context.now.atMs < dueMs) return setTimer(context, timer, dueMs);
+  delete (context.state.timers as Record<string, number>)[timer];
+  if (timer === 'stop') return setStop(context, false);
+  if (timer === 'beam') return followBeams(context, beamGap(context.state.beams, context.now.atMs), false);
   const [name, rest] = timer.split(':') as [DirectionTimer | 'line', string];
   if (name === 'line') {
     const input = rest as LaneLine;
-    return follow(turn, input, settle(turn.state.lines[input] ?? AT_REST, turn.now.atMs, holdsOf(input, turn.config)));
+    return follow(context, input, settle(context.state.lines[input] ?? AT_REST, context.now.atMs, holdsOf(input, context.config)));
   }
-  onDirectionTimer(turn, name, rest as 'in' | 'out');
+  onDirectionTimer(context, name, rest as 'in' | 'out');
 }
 
-function onDirectionTimer(turn: Turn, name: DirectionTimer, direction: 'in' | 'out'): void {
+function onDirectionTimer(context: StepContext, name: DirectionTimer, direction: 'in' | 'out'): void {
   switch (name) {
     case 'pulse':
-      return onPulseEnd(turn, direction);
+      return onPulseEnd(context, direction);
     case 'edge':
-      return onGapEnd(turn, direction);
+      return onGapEnd(context, direction);
     case 'passage':
-      return onPassageTimeout(turn, direction);
+      return onPassageTimeout(context, direction);
     case 'grace':
-      return onGraceTimeout(turn, direction);
+      return onGraceTimeout(context, direction);
     case 'stuck':
-      return onStuck(turn, direction);
+      return onStuck(context, direction);
     case 'repulse':
-      return renewFree(turn, direction);
+      return renewFree(context, direction);
     case 'wait':
-      return onWait(turn, direction);
+      return onWait(context, direction);
     case 'refuse':
-      return onRefuseTimeout(turn, direction);
+      return onRefuseTimeout(context, direction);
     case 'notice':
-      return endNotice(turn, direction);
+      return endNotice(context, direction);
     case 'until':
-      return onUntil(turn, direction);
+      return onUntil(context, direction);
     case 'queue':
-      return onQueueTimeout(turn, direction);
+      return onQueueTimeout(context, direction);
     case 'exit':
-      return onExitTimeout(turn);
+      return onExitTimeout(context);
   }
 }
 
 // ---------------------------------------------------------------- the end of a step
 
-function onStop(turn: Turn): void {
+function onStop(context: StepContext): void {
   for (const direction of BOTH) {
-    abandonDecision(turn, direction);
-    dropQueue(turn, direction);
-    settleGrant(turn, direction, 'unknown');
-    endNotice(turn, direction);
+    abandonDecision(context, direction);
+    dropQueue(context, direction);
+    settleGrant(context, direction, 'unknown');
+    endNotice(context, direction);
     // A way out that is held open stays so until the board's own defined state takes over.
-    const staysOpen = turn.state.fire.latched || (direction === 'out' && turn.state.out.mode === 'free' && freeByHold(turn));
-    if (!staysOpen) closeRelease(turn, direction);
+    const staysOpen = context.state.fire.latched || (direction === 'out' && context.state.out.mode === 'free' && freeByHold(context));
+    if (!staysOpen) closeRelease(context, direction);
   }
-  returnExits(turn);
-  if (!turn.state.fire.latched) setStop(turn, false);
-  for (const timer of Object.keys(turn.state.timers) as TimerName[]) cancelTimer(turn, timer);
-  turn.state.stopped = true;
+  returnExits(context);
+  if (!context.state.fire.latched) setStop(context, false);
+  for (const timer of Object.keys(context.state.timers) as TimerName[]) cancelTimer(context, timer);
+  context.state.stopped = true;
 }
 
-function settleAll(turn: Turn): void {
-  settleExitMode(turn);
-  settleExits(turn);
-  for (const direction of BOTH) settleMode(turn, direction);
-  for (const direction of BOTH) settleQueue(turn, direction);
-  settleStop(turn);
-  if (turn.state.draining === 'waiting' && BOTH.every((one) => isIdle(turn.state, one) || turn.state[one].rotation?.stuck === true)) {
-    turn.state.draining = 'idle';
-    turn.effects.push({ kind: 'idle' });
+function settleAll(context: StepContext): void {
+  settleExitMode(context);
+  settleExits(context);
+  for (const direction of BOTH) settleMode(context, direction);
+  for (const direction of BOTH) settleQueue(context, direction);
+  settleStop(context);
+  if (context.state.draining === 'waiting' && BOTH.every((one) => isIdle(context.state, one) || context.state[one].rotation?.stuck === true)) {
+    context.state.draining = 'idle';
+    context.effects.push({ kind: 'idle' });
   }
 }
 
-function settleSignals(turn: Turn): void {
+function settleSignals(context: StepContext): void {
   for (const direction of BOTH) {
-    const signal = signalOf(turn.state, direction, turn.config.exit);
-    if (signal === turn.state[direction].signal && !turn.again.has(direction)) continue;
-    patch(turn, direction, { signal });
-    turn.effects.push({ kind: 'signal', direction, signal });
+    const signal = signalOf(context.state, direction, context.config.exit);
+    if (signal === context.state[direction].signal && !context.again.has(direction)) continue;
+    update(context, direction, { signal });
+    context.effects.push({ kind: 'signal', direction, signal });
   }
 }

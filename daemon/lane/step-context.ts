@@ -1,4 +1,4 @@
-/** One turn of the lane: the state being made, the effects so far. Used by the parts of the step; leaves the given state untouched. */
+/** The context of one step of the lane: the state being built and the effects so far. The given state stays untouched. */
 import type { Direction } from '../../contract/ids.ts';
 import type { Exit, LaneConfig } from './config.ts';
 import { NO_ONE } from './debounce.ts';
@@ -7,12 +7,12 @@ import { BOTH } from './types.ts';
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] };
 
-export interface Turn {
+export interface StepContext {
   readonly state: Writable<LaneState>;
   readonly effects: LaneEffect[];
   readonly config: LaneConfig;
   readonly now: At;
-  /** Directions whose pattern begins anew although the signal stays. */
+  /** Directions whose pattern restarts although the signal stays. */
   readonly again: Set<Direction>;
 }
 
@@ -38,7 +38,7 @@ function initialDirection(): DirectionState {
   };
 }
 
-/** A lane that has just been switched on: controlled, closed, booting. `condition: booted` ends the booting. */
+/** Returns a lane that has just been switched on: controlled, closed, booting. `condition: booted` ends the booting. */
 export function initialLane(): LaneState {
   return {
     in: initialDirection(),
@@ -58,72 +58,72 @@ export function initialLane(): LaneState {
   };
 }
 
-export function beginStep(state: LaneState, config: LaneConfig, now: At): Turn {
+export function beginStep(state: LaneState, config: LaneConfig, now: At): StepContext {
   return { state: { ...state, timers: { ...state.timers } }, effects: [], config, now, again: new Set() };
 }
 
-export function patch(turn: Turn, direction: Direction, change: Partial<DirectionState>): void {
-  turn.state[direction] = { ...turn.state[direction], ...change };
+export function update(context: StepContext, direction: Direction, change: Partial<DirectionState>): void {
+  context.state[direction] = { ...context.state[direction], ...change };
 }
 
-export function setTimer(turn: Turn, timer: TimerName, dueMs: number): void {
-  (turn.state.timers as Record<string, number>)[timer] = dueMs;
-  turn.effects.push({ kind: 'set_timer', timer, dueMs });
+export function setTimer(context: StepContext, timer: TimerName, dueMs: number): void {
+  (context.state.timers as Record<string, number>)[timer] = dueMs;
+  context.effects.push({ kind: 'set_timer', timer, dueMs });
 }
 
-export function cancelTimer(turn: Turn, timer: TimerName): void {
-  if (turn.state.timers[timer] === undefined) return;
-  delete (turn.state.timers as Record<string, number>)[timer];
-  turn.effects.push({ kind: 'cancel_timer', timer });
+export function cancelTimer(context: StepContext, timer: TimerName): void {
+  if (context.state.timers[timer] === undefined) return;
+  delete (context.state.timers as Record<string, number>)[timer];
+  context.effects.push({ kind: 'cancel_timer', timer });
 }
 
-export function cancelTimers(turn: Turn, direction: Direction, names: readonly DirectionTimer[]): void {
-  for (const name of names) cancelTimer(turn, `${name}:${direction}`);
+export function cancelTimers(context: StepContext, direction: Direction, names: readonly DirectionTimer[]): void {
+  for (const name of names) cancelTimer(context, `${name}:${direction}`);
 }
 
-export function record(turn: Turn, note: LaneNote, override?: number): void {
-  turn.effects.push(override === undefined ? { kind: 'record', note } : { kind: 'record', note, override });
+export function record(context: StepContext, note: LaneNote, override?: number): void {
+  context.effects.push(override === undefined ? { kind: 'record', note } : { kind: 'record', note, override });
 }
 
-/** Shows something for a time, from its beginning. */
-export function notify(turn: Turn, direction: Direction, notice: Notice, forMs: number): void {
-  endNotice(turn, direction);
-  patch(turn, direction, { notice });
-  turn.again.add(direction);
-  setTimer(turn, `notice:${direction}`, turn.now.atMs + forMs);
+/** Shows a notice for `forMs`, from its beginning. */
+export function notify(context: StepContext, direction: Direction, notice: Notice, forMs: number): void {
+  endNotice(context, direction);
+  update(context, direction, { notice });
+  context.again.add(direction);
+  setTimer(context, `notice:${direction}`, context.now.atMs + forMs);
 }
 
-/** Ends what is shown for a time; the alert `forced` ends with its alarm. */
-export function endNotice(turn: Turn, direction: Direction): void {
-  const was = turn.state[direction].notice;
+/** Ends the notice, and with the last alarm the alert `forced`. */
+export function endNotice(context: StepContext, direction: Direction): void {
+  const was = context.state[direction].notice;
   if (was === null) return;
-  cancelTimer(turn, `notice:${direction}`);
-  patch(turn, direction, { notice: null });
-  if (was.cause === 'forced' && !BOTH.some((one) => turn.state[one].notice?.cause === 'forced')) turn.effects.push({ kind: 'clear', alert: 'forced' });
+  cancelTimer(context, `notice:${direction}`);
+  update(context, direction, { notice: null });
+  if (was.cause === 'forced' && !BOTH.some((one) => context.state[one].notice?.cause === 'forced')) context.effects.push({ kind: 'clear', alert: 'forced' });
 }
 
-/** How long "busy" blinks, ms. */
+/** Duration of the busy notice, ms. */
 const BUSY_MS = 1_600;
 
-/** "Please wait": does not hide an alarm. */
-export function showBusy(turn: Turn, direction: Direction): void {
-  if (turn.state[direction].notice?.signal !== 'alarm') notify(turn, direction, { signal: 'busy', cause: 'verdict' }, BUSY_MS);
+/** Shows `busy`, unless an alarm is shown. */
+export function showBusy(context: StepContext, direction: Direction): void {
+  if (context.state[direction].notice?.signal !== 'alarm') notify(context, direction, { signal: 'busy', cause: 'verdict' }, BUSY_MS);
 }
 
-/** Nothing is decided, open or turning. */
+/** Returns whether no decision, grant or rotation is in progress. */
 export function isIdle(state: LaneState, direction: Direction): boolean {
   const { deciding, grant, rotation } = state[direction];
   return deciding === null && grant === null && rotation === null;
 }
 
-/** A number for what opens before its row is written. */
-export function nextNumber(turn: Turn): number {
-  const number = turn.state.nextOverride;
-  turn.state.nextOverride = number + 1;
+/** Returns the number of an opening whose row is not written yet. */
+export function nextNumber(context: StepContext): number {
+  const number = context.state.nextOverride;
+  context.state.nextOverride = number + 1;
   return number;
 }
 
-/** What a direction shows. */
+/** Returns the signal of a direction. */
 export function signalOf(state: LaneState, direction: Direction, exit: Exit): Signal {
   const { notice, deciding, grant, rotation, mode, readerOk } = state[direction];
   if (state.fire.latched) return 'emergency';

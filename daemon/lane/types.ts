@@ -1,5 +1,5 @@
 /**
- * The words of the lane: its state, what comes in, what goes out. Data only.
+ * The types of the lane: its state, its inputs and its effects. Data only.
  *
  * One lane has two directions; each has its own mode, grant, lamps and release. Fire and tamper belong
  * to the lane. Times are boottime ms unless a name says wall.
@@ -10,7 +10,7 @@ import type { AlertId, NotTaken, Severity } from '../../contract/messages.ts';
 import type { Reason } from '../../contract/reasons.ts';
 import type { BeamState, LineState } from './debounce.ts';
 
-/** What a direction says, the most urgent first: on a lane with one set of lamps, the earlier one shows. */
+/** Signals of a direction, the most urgent first: on a lane with one set of lamps, the earlier one shows. */
 export const SIGNALS = [
   'emergency',
   'alarm',
@@ -40,7 +40,7 @@ export type LaneOutput = ReleaseOutput | `${'green' | 'red' | 'amber'}_${Directi
 /** Modes a direction is put into. Emergency is the fire latch's, and lies over them. */
 export type BaseMode = Exclude<Mode, 'emergency'>;
 
-/** What opened the lane: a committed row, or an override or an exit whose row is still being written (its number in this process). */
+/** The cause of an opening: a committed row, or an override or an exit whose row is still being written (its number in this process). */
 export type OpenedBy = { readonly row: RowPosition } | { readonly override: number };
 
 /** `released`: may begin. `grace`: locked again, a late beginning still counts. `passing`: begun. */
@@ -100,7 +100,7 @@ export interface Recent {
   readonly seenAtMs: number;
 }
 
-/** Shown for a time, then the base signal again. */
+/** ActiveSignal for a time, then the base signal again. */
 export interface Notice {
   readonly signal: Extract<Signal, 'refused' | 'busy' | 'alarm'>;
   readonly cause: 'verdict' | 'forced' | 'stuck';
@@ -163,7 +163,7 @@ export interface At {
 }
 
 export type LaneInput = At &
-  /** A code before a reader. `presentation`: the caller's number for it; `fingerprint`: equal for equal codes, and tells nothing of them. */
+  /** A code before a reader. `presentation`: the caller's number for it; `fingerprint`: equal for equal codes, and reveals nothing of them. */
   (
     | { readonly kind: 'code'; readonly direction: Direction; readonly presentation: number; readonly fingerprint: string; readonly lastByteMs: number }
     | { readonly kind: 'garbled'; readonly direction: Direction }
@@ -194,7 +194,7 @@ export type LaneInput = At &
         readonly exitClosedConfirmed?: boolean;
       }
     | { readonly kind: 'reset_emergency'; readonly actor: string; readonly reason: string }
-    /** What is known at start: modes from the ledger, the fire latch from the disk. */
+    /** At start: modes from the ledger, the fire latch from the disk. */
     | {
         readonly kind: 'restore';
         readonly modes: Readonly<Record<Direction, { readonly mode: BaseMode; readonly untilWallMs: number | null }>>;
@@ -208,7 +208,7 @@ export type LaneInput = At &
     | { readonly kind: 'stop' }
   );
 
-/** What the ledger must remember. A passage may point at an override whose row is still being written. */
+/** An entry for the ledger. A passage may point at an override whose row is still being written. */
 export type LaneNote =
   | { readonly kind: 'passage'; readonly of: OpenedBy | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
   | { readonly kind: 'refusal'; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'>; readonly direction: Direction }
@@ -247,16 +247,16 @@ export type LaneEffect =
   | { readonly kind: 'expect'; readonly exit: number }
   /** `exit`: the lane is open outwards already, whatever the answer is. */
   | { readonly kind: 'decide'; readonly direction: Direction; readonly presentation: number; readonly mode: Mode; readonly exit?: number }
-  /** Give the decision up; if it is a grant after all, the decider returns it. `late`: it took too long; `overruled`: something else came first. */
+  /** Abandon the decision; the decider returns a grant that still comes. `late`: it took too long; `overruled`: something else came first. */
   | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number; readonly why: 'late' | 'overruled' }
-  /** The presentation ends here without the decider: forget its bytes. `shown`: what the guest was told; `gate_locked`: the lane has refused it itself. */
+  /** The presentation ends here without the decider: forget its bytes. `shown`: the answer to the guest; `gate_locked`: the lane has refused it itself. */
   | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: NotTaken | 'gate_locked' }
   /** `override`: the number under which passages point at this row. */
   | { readonly kind: 'record'; readonly note: LaneNote; readonly override?: number }
   | { readonly kind: 'fire_latch'; readonly latched: boolean }
   | { readonly kind: 'raise'; readonly alert: AlertId; readonly severity: Severity; readonly message: string }
   | { readonly kind: 'clear'; readonly alert: AlertId }
-  /** Shown to the guest without a decision of the decider. */
+  /** ActiveSignal to the guest without a decision of the decider. */
   | { readonly kind: 'refused'; readonly direction: Direction; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'> }
   /** After `drain`: nothing is open any more. */
   | { readonly kind: 'idle' };
@@ -266,12 +266,12 @@ export interface Step {
   readonly effects: readonly LaneEffect[];
 }
 
-/** The mode that holds: emergency over everything while the fire input is asserted or latched. */
+/** Returns the effective mode: emergency over everything while the fire input is asserted or latched. */
 export function effectiveMode(state: LaneState, direction: Direction): Mode {
   return state.fire.latched ? 'emergency' : state[direction].mode;
 }
 
-/** Does this mode close the direction? */
+/** Returns whether this mode closes the direction. */
 export const closes = (mode: Mode): boolean => mode === 'locked' || mode === 'out_of_service';
 
 export const BOTH: readonly Direction[] = ['in', 'out'];

@@ -166,15 +166,15 @@ test('a plug that is pulled in the very moment in which a code arrives is seen a
 });
 
 // On a busy machine one try may be late; where only the timer finds it, every one is.
-test('a code is told when it arrives, in a process in which nothing else happens', { retry: 9 }, async () => {
-  const told = Promise.withResolvers<void>();
+test('a code is reported when it arrives, in a process in which nothing else happens', { retry: 9 }, async () => {
+  const arrived = Promise.withResolvers<void>();
   reader = createSerialReader({ name: 'in', direction: 'in', path: pair.readerPath, baud: 115_200, frame: 'crlf' }, clock);
-  reader.open((event) => event.kind === 'frame' && told.resolve());
+  reader.open((event) => event.kind === 'frame' && arrived.resolve());
   await isUp();
   // Written from outside and quietly: neither a timer nor the end of a child turns this process's loop meanwhile.
   const guest = spawn('/bin/sh', ['-c', 'sleep 0.3; echo CODE > "$0"; exec sleep 10', pair.guestPath], { stdio: 'ignore' });
   const beganMs = performance.now();
-  await told.promise;
+  await arrived.promise;
   // serialport's own read would go on with the next timer, which is that of the path, 2 s after the port was opened.
   expect(performance.now() - beganMs).toBeLessThan(1_500);
   guest.kill();

@@ -29,17 +29,17 @@ export interface SerialReaderOptions {
 export const REOPEN_FIRST_MS = 100;
 /** Longest wait between two attempts: a reader that is plugged in again works within this and a little. */
 export const REOPEN_MAX_MS = 3_000;
-/** A port that stayed open for so long was well: the next outage begins with the first wait again. */
+/** Time after which an open port counts as stable, ms: the next outage begins with the first wait again. */
 const STABLE_MS = 5_000;
-/** How often it is checked that the path still leads to the device that is open (a hang-up can be missed). */
+/** Interval of the check that the path still leads to the device that is open, ms (a hang-up can be missed). */
 const CHECK_MS = 2_000;
-/** `close` waits so long for the port; the operating system closes what remains. */
+/** Longest wait of `close` for the port, ms. At the bound: the operating system closes it. */
 const CLOSE_WAIT_MS = 1_000;
 /** Chunk read at once; a reader sends far less. */
 const CHUNK_BYTES = 4_096;
 const DEFAULT_SILENCE_MS = 50;
 
-/** Wait before attempt `attempt` (0, 1, …): doubled up to the bound, then 50–100 % of it, so that readers don't march in step. */
+/** Returns the wait before attempt `attempt` (0, 1, …): doubled up to the bound, then 50–100 % of it, so that readers don't march in step. */
 export function reopenWaitMs(attempt: number, random: number): number {
   const fullMs = Math.min(REOPEN_MAX_MS, REOPEN_FIRST_MS * 2 ** Math.min(attempt, 16));
   return fullMs * (0.5 + random / 2);
@@ -94,7 +94,7 @@ export function createSerialReader(options: SerialReaderOptions, clock: Pick<Clo
     });
   };
 
-  /** The port is gone or was never there. Called for every sign of it; the first one counts. */
+  /** Handles the loss of the port. Called for every sign of it; the first one counts. */
   const lose = (lost: SerialPort, error: Error): void => {
     if (port !== lost) return;
     port = null;
@@ -105,13 +105,13 @@ export function createSerialReader(options: SerialReaderOptions, clock: Pick<Clo
     if (up && clock.boottimeMs() - openedMs >= STABLE_MS) attempt = 0;
     up = false;
     const fault = faultOf(options, error);
-    // An outage is told once, and again when its cause is another.
+    // An outage is reported once, and again when its cause changes.
     if (fault.cause !== lastCause) listener({ kind: 'down', reader: name, fault });
     lastCause = fault.cause;
     reopenTimer = setTimeout(connect, reopenWaitMs(attempt++, Math.random()));
   };
 
-  /** Does the path still lead to the device that is open? */
+  /** Checks that the path still leads to the device that is open. */
   const check = async (open: SerialPort): Promise<void> => {
     const found = await stat(options.path).then(
       ({ rdev, ino }) => ({ rdev, ino }),
@@ -158,7 +158,7 @@ export function createSerialReader(options: SerialReaderOptions, clock: Pick<Clo
   };
 }
 
-/** What is used of an open port of serialport's Linux binding. */
+/** The used part of an open port of serialport's Linux binding. */
 interface OpenPort {
   fd: number | null;
   readonly poller: { once(event: 'readable', callback: (error: Error | null) => void): unknown };
@@ -199,7 +199,7 @@ async function readOrHangUp(port: OpenPort, buffer: Buffer, offset: number, leng
   }
 }
 
-/** What went wrong, in words, with the hint. The bindings give texts, not codes. */
+/** Returns the fault with its cause and hint. The bindings give texts, not codes. */
 function faultOf({ name, path }: SerialReaderOptions, error: Error): Fault {
   const cause = /bad file descriptor/i.test(error.message) ? 'the port hung up (unplugged?)' : error.message.replace(/^Error:?\s*/, '');
   const hint = /no such file|ENOENT|unplugged/i.test(cause)

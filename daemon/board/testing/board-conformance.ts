@@ -69,7 +69,7 @@ export interface BoardTest {
   run(harness: BoardHarness): Promise<void>;
 }
 
-/** An edge is told within this, also on an emulated machine. */
+/** An edge is reported within this, also on an emulated machine. */
 const EDGE_WAIT_MS = 45_000;
 /** Longer than the interval at which levels are read again. */
 const QUIET_MS = 600;
