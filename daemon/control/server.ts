@@ -66,9 +66,11 @@ export function createControl(options: ControlOptions): Control {
       await clearWay(options.socket);
       server = createServer((client) => {
         if (clients.size >= MAX_CLIENTS) {
-          client.on('error', () => undefined);
+          // Read and then closed from here: one that nobody reads is never seen to end, and the gate could not stop.
+          client.on('error', () => undefined).resume();
           client.end(
             `${JSON.stringify({ id: null, ok: false, error: { code: 'busy', message: `${MAX_CLIENTS} clients are connected already`, hint: 'close one of them' } })}\n`,
+            () => client.destroy(),
           );
           return;
         }
