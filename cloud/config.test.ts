@@ -10,7 +10,7 @@ test('defaults are those of a single machine', () => {
   expect(Object.isFrozen(result.ok && result.config)).toBe(true);
 });
 
-test('every mistake is named at once, each by its setting', () => {
+test('every error is named at once, each by its setting', () => {
   const result = readConfig(
     {
       DATABASE_URL: 'mysql://x',
@@ -24,16 +24,16 @@ test('every mistake is named at once, each by its setting', () => {
     { mqtt: true },
   );
   expect(result.ok).toBe(false);
-  const text = result.ok ? '' : result.mistakes.join('\n');
+  const text = result.ok ? '' : result.errors.join('\n');
   for (const name of ['DATABASE_URL', 'STILE_MQTT_URL', 'STILE_MQTT_CERT', 'STILE_HTTP_PORT', 'STILE_LOG_LEVEL', 'STILE_CA_CERT', 'STILE_PUBLIC_URL'])
     expect(text).toContain(name);
   expect(text).toContain('give both or neither');
 });
 
-test('a missing broker is a mistake only where one is needed', () => {
+test('a missing broker is an error only where one is needed', () => {
   const env = { DATABASE_URL: 'postgres://stile@127.0.0.1/stile' };
   expect(readConfig(env, { mqtt: false }).ok).toBe(true);
-  expect(readConfig(env, { mqtt: true })).toMatchObject({ ok: false, mistakes: [expect.stringContaining('STILE_MQTT_URL')] });
+  expect(readConfig(env, { mqtt: true })).toMatchObject({ ok: false, errors: [expect.stringContaining('STILE_MQTT_URL')] });
 });
 
 test('B3: what a document left to be filled in is refused, wherever it stands', () => {
@@ -47,7 +47,7 @@ test('B3: what a document left to be filled in is refused, wherever it stands', 
     ['STILE_SIGNING_KEY_FILE', '/etc/stile/….pem'],
   ] as const) {
     const result = readConfig({ ...good, [name]: value }, { mqtt: true });
-    expect([name, result.ok ? [] : result.mistakes.filter((mistake) => mistake.startsWith(`${name}: `) && mistake.includes("is the example's"))]).toEqual([
+    expect([name, result.ok ? [] : result.errors.filter((error) => error.startsWith(`${name}: `) && error.includes("is the example's"))]).toEqual([
       name,
       [expect.stringContaining('not yours')],
     ]);

@@ -104,21 +104,21 @@ export interface ConfigNeeds {
   readonly migrate?: boolean;
 }
 
-export type ConfigResult = { readonly ok: true; readonly config: CloudConfig } | { readonly ok: false; readonly mistakes: readonly string[] };
+export type ConfigResult = { readonly ok: true; readonly config: CloudConfig } | { readonly ok: false; readonly errors: readonly string[] };
 
 const TENANT = /^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$/;
 const HEADER = /^[a-z0-9-]{1,64}$/;
 
 /** Reads the environment. Never throws; names every error with its hint. Files are only looked for, not read. */
 export function readConfig(env: Readonly<Record<string, string | undefined>>, needs: ConfigNeeds): ConfigResult {
-  const mistakes: string[] = [];
+  const errors: string[] = [];
   const text = (name: string): string | null => {
     const value = env[name]?.trim();
     return value === undefined || value === '' ? null : value;
   };
   const file = (name: string): string | null => {
     const path = text(name);
-    if (path !== null && !existsSync(path)) mistakes.push(`${name}: there is no file ${path}; give the path of a PEM file`);
+    if (path !== null && !existsSync(path)) errors.push(`${name}: there is no file ${path}; give the path of a PEM file`);
     return path;
   };
   const number = (name: string, fallback: number, min: number, max: number): number => {
@@ -126,14 +126,14 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
     if (raw === null) return fallback;
     const value = Number(raw);
     if (Number.isInteger(value) && value >= min && value <= max) return value;
-    mistakes.push(`${name}: ${JSON.stringify(raw)} is not a whole number from ${min} to ${max}`);
+    errors.push(`${name}: ${JSON.stringify(raw)} is not a whole number from ${min} to ${max}`);
     return fallback;
   };
   const url = (name: string, schemes: readonly string[], hint: string): string | null => {
     const raw = text(name);
     if (raw === null) return null;
     if (URL.canParse(raw) && schemes.includes(new URL(raw).protocol)) return raw;
-    mistakes.push(`${name}: not a URL that begins with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}; ${hint}`);
+    errors.push(`${name}: not a URL that begins with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}; ${hint}`);
     return null;
   };
 
@@ -141,31 +141,31 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   const servingUrl = url('DATABASE_URL', ['postgres:', 'postgresql:'], 'such as postgres://stile@127.0.0.1:5432/stile');
   const databaseUrl = servingUrl ?? (needs.migrate === true ? migrateUrl : null);
   if (databaseUrl === null && text('DATABASE_URL') === null)
-    mistakes.push('DATABASE_URL: missing; say which PostgreSQL to use, such as postgres://stile@127.0.0.1:5432/stile');
+    errors.push('DATABASE_URL: missing; say which PostgreSQL to use, such as postgres://stile@127.0.0.1:5432/stile');
   for (const [name, value] of [
     ['DATABASE_URL', servingUrl],
     ['STILE_MIGRATE_URL', migrateUrl],
   ] as const)
     if (value !== null && (PRINTED_PASSWORDS as readonly string[]).includes(new URL(value).password))
-      mistakes.push(`${name}: has the password that the documents print; give the role one of your own: ALTER ROLE ${new URL(value).username} PASSWORD '…'`);
+      errors.push(`${name}: has the password that the documents print; give the role one of your own: ALTER ROLE ${new URL(value).username} PASSWORD '…'`);
   const mqttUrl = url('STILE_MQTT_URL', ['mqtt:', 'mqtts:'], 'such as mqtt://127.0.0.1:1883');
-  if (needs.mqtt && text('STILE_MQTT_URL') === null) mistakes.push('STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');
+  if (needs.mqtt && text('STILE_MQTT_URL') === null) errors.push('STILE_MQTT_URL: missing; say which broker to use, such as mqtt://127.0.0.1:1883');
   const mqttFiles = { ca: file('STILE_MQTT_CA'), cert: file('STILE_MQTT_CERT'), key: file('STILE_MQTT_KEY') };
-  if ((mqttFiles.cert === null) !== (mqttFiles.key === null)) mistakes.push('STILE_MQTT_CERT and STILE_MQTT_KEY: give both or neither');
+  if ((mqttFiles.cert === null) !== (mqttFiles.key === null)) errors.push('STILE_MQTT_CERT and STILE_MQTT_KEY: give both or neither');
   const sharedSetting = text('STILE_MQTT_SHARED')?.toLowerCase() ?? null;
-  if (sharedSetting !== null && sharedSetting !== 'yes' && sharedSetting !== 'no') mistakes.push('STILE_MQTT_SHARED: write yes or no');
+  if (sharedSetting !== null && sharedSetting !== 'yes' && sharedSetting !== 'no') errors.push('STILE_MQTT_SHARED: write yes or no');
   const publicUrl = url('STILE_PUBLIC_URL', ['http:', 'https:'], 'such as https://cloud.example')?.replace(/\/+$/, '') ?? null;
   const caCert = file('STILE_CA_CERT');
   const caKey = file('STILE_CA_KEY');
-  if ((caCert === null) !== (caKey === null)) mistakes.push('STILE_CA_CERT and STILE_CA_KEY: give both or neither');
+  if ((caCert === null) !== (caKey === null)) errors.push('STILE_CA_CERT and STILE_CA_KEY: give both or neither');
   const level = text('STILE_LOG_LEVEL') ?? 'info';
   const logLevel = LOG_LEVELS.find((known) => known === level);
-  if (logLevel === undefined) mistakes.push(`STILE_LOG_LEVEL: ${JSON.stringify(level)} is not one of ${LOG_LEVELS.join(', ')}`);
+  if (logLevel === undefined) errors.push(`STILE_LOG_LEVEL: ${JSON.stringify(level)} is not one of ${LOG_LEVELS.join(', ')}`);
   const tenant = text('STILE_TENANT') ?? 'default';
-  if (!TENANT.test(tenant)) mistakes.push('STILE_TENANT: 1 to 64 letters, digits, spaces or . _ -, beginning with a letter or digit');
+  if (!TENANT.test(tenant)) errors.push('STILE_TENANT: 1 to 64 letters, digits, spaces or . _ -, beginning with a letter or digit');
   const header = text('STILE_DEVICE_NAME_HEADER')?.toLowerCase() ?? null;
-  if (header !== null && !HEADER.test(header)) mistakes.push('STILE_DEVICE_NAME_HEADER: not the name of a header, such as x-client-cn');
-  const trustedProxies = proxies(text('STILE_TRUSTED_PROXIES'), mistakes);
+  if (header !== null && !HEADER.test(header)) errors.push('STILE_DEVICE_NAME_HEADER: not the name of a header, such as x-client-cn');
+  const trustedProxies = proxies(text('STILE_TRUSTED_PROXIES'), errors);
   const metricsPort = text('STILE_METRICS_PORT') === null ? null : number('STILE_METRICS_PORT', 0, 0, 65_535);
   const port = number('STILE_HTTP_PORT', 8080, 0, 65_535);
   const ratePerMinute = number('STILE_HTTP_RATE', 1_200, 1, 10_000_000);
@@ -178,10 +178,10 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
 
   for (const { name } of SETTINGS) {
     const left = placeholderIn(text(name) ?? '');
-    if (left !== null) mistakes.push(`${name}: ${left} is the example's, not yours; write what is true of this installation`);
+    if (left !== null) errors.push(`${name}: ${left} is the example's, not yours; write what is true of this installation`);
   }
 
-  if (mistakes.length > 0 || databaseUrl === null || logLevel === undefined) return { ok: false, mistakes };
+  if (errors.length > 0 || databaseUrl === null || logLevel === undefined) return { ok: false, errors };
   return {
     ok: true,
     config: Object.freeze({
@@ -201,13 +201,13 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
 }
 
 /** Returns null where nothing was set. */
-function proxies(text: string | null, mistakes: string[]): readonly string[] {
+function proxies(text: string | null, errors: string[]): readonly string[] {
   if (text === null) return LOOPBACK;
   if (text.toLowerCase() === 'none') return [];
   const all = text.split(/[\s,]+/).filter((part) => part !== '');
   for (const part of all)
     if (!isNetwork(part))
-      mistakes.push(`STILE_TRUSTED_PROXIES: ${JSON.stringify(part)} is neither an address nor a network; such as 10.0.0.5, 10.0.0.0/8 or fd00::/8, or none`);
+      errors.push(`STILE_TRUSTED_PROXIES: ${JSON.stringify(part)} is neither an address nor a network; such as 10.0.0.5, 10.0.0.0/8 or fd00::/8, or none`);
   return all;
 }
 

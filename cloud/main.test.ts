@@ -65,7 +65,7 @@ function config(extra: Record<string, string> = {}): CloudConfig {
     },
     { mqtt: true },
   );
-  if (!result.ok) throw new Error(result.mistakes.join('\n'));
+  if (!result.ok) throw new Error(result.errors.join('\n'));
   return result.config;
 }
 async function newOperator(of: Venue, name: string, actor: string | null = name): Promise<string> {

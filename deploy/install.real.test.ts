@@ -88,7 +88,7 @@ else
       untouched();
     });
 
-    test('refuses a bad configuration with 78 and every mistake, before anything is touched', () => {
+    test('refuses a bad configuration with 78 and every error, before anything is touched', () => {
       writeFileSync(join(folder, 'gate.yaml'), `${CONFIG.replace('frame: crlf', 'frame: crfl')}turnstile: { puls_ms: 200 }\n`);
       const { status, stderr } = install('--root', offlineLedger, '--config', join(folder, 'gate.yaml'));
       expect(status).toBe(78);

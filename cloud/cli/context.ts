@@ -48,7 +48,7 @@ export function configOf(terminal: Terminal, needs: ConfigNeeds): CloudConfig {
   if (!result.ok)
     throw new CliError(
       EXIT.badConfig,
-      `the settings have ${result.mistakes.length === 1 ? 'a mistake' : `${result.mistakes.length} mistakes`}:\n${result.mistakes.map((mistake) => `  ${mistake}`).join('\n')}\nstile-cloud --help lists every setting`,
+      `the settings have ${result.errors.length === 1 ? 'an error' : `${result.errors.length} errors`}:\n${result.errors.map((error) => `  ${error}`).join('\n')}\nstile-cloud --help lists every setting`,
     );
   return result.config;
 }

@@ -141,10 +141,10 @@ export async function importCommand(session: Session, eventId: string, path: str
   if (session.terminal.interactive && shownAt !== started) session.terminal.err('\n');
   if (report.ignored.length > 0) session.terminal.err(`not used: ${report.ignored.join(', ')}\n`);
   for (const warning of report.warnings) session.terminal.err(`warning: ${warning}\n`);
-  for (const mistake of report.mistakes) session.terminal.err(`${mistake}\n`);
-  if (report.refused > report.mistakes.length) session.terminal.err(`… ${report.refused} lines refused in all\n`);
-  const { mistakes, ...counts } = report;
-  if (options.json === true) session.terminal.out(`${JSON.stringify({ ...counts, mistakes })}\n`);
+  for (const error of report.errors) session.terminal.err(`${error}\n`);
+  if (report.refused > report.errors.length) session.terminal.err(`… ${report.refused} lines refused in all\n`);
+  const { errors, ...counts } = report;
+  if (options.json === true) session.terminal.out(`${JSON.stringify({ ...counts, errors })}\n`);
   else
     session.terminal.out(
       report.rolledBack

@@ -211,7 +211,7 @@ test('an event goes to another site only where that is said', async () => {
   expect(await cli(['event', 'put', 'concert-1', '--site', 'arena', '--move', '--no-wait'])).toMatchObject({ code: 0 });
 });
 
-test('mistakes are told in plain words', async () => {
+test('errors are told in plain words', async () => {
   const path = join(folder, 'plain.yaml');
   writeFileSync(path, 'event:\n  duplicate_window_s: soon\n  reentry: { rule: sometimes, max: -1 }\n  admision: {}\ngates:\n  North: {}\n');
   const policies = await cli(['event', 'put', 'concert-1', '--policies', path]);
@@ -225,7 +225,7 @@ test('mistakes are told in plain words', async () => {
   expect(policies.err).toContain('knows no admision');
 });
 
-test('mistakes of a policies file are all named, with its line where it is not YAML', async () => {
+test('errors of a policies file are all named, with its line where it is not YAML', async () => {
   const path = join(folder, 'policies.yaml');
   writeFileSync(path, 'event:\n  reentry: { rule: sometimes }\n  no_such_rule: 1\n');
   const wrong = await cli(['event', 'put', 'concert-1', '--policies', path]);

@@ -12,7 +12,7 @@ export function readPolicies(file: string): unknown {
     throw new CliError(EXIT.usage, `--policies ${file}: ${(error as Error).message}`);
   }
   const document = parseDocument(text, { prettyErrors: true });
-  const mistakes = [...document.errors, ...document.warnings];
-  if (mistakes.length > 0) throw new CliError(EXIT.usage, mistakes.map((mistake) => `${file}: ${mistake.message}`).join('\n'));
+  const errors = [...document.errors, ...document.warnings];
+  if (errors.length > 0) throw new CliError(EXIT.usage, errors.map((error) => `${file}: ${error.message}`).join('\n'));
   return document.toJS({ maxAliasCount: 100 }) ?? {};
 }

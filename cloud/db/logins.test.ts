@@ -139,7 +139,7 @@ test('B4: a login that serves owns nothing and bypasses nothing; else it is refu
 test('B4: a password that was left as the documents print it is refused', () => {
   const [owner, serving] = ['owner', 'serving'].map((word) => `postgres://stile:${word}-password@127.0.0.1/stile`);
   const result = readConfig({ DATABASE_URL: serving, STILE_MIGRATE_URL: owner }, { mqtt: false });
-  expect(result.ok ? [] : result.mistakes).toEqual([
+  expect(result.ok ? [] : result.errors).toEqual([
     expect.stringContaining('DATABASE_URL: has the password that the documents print'),
     expect.stringContaining('STILE_MIGRATE_URL: has the password that the documents print'),
   ]);

@@ -397,7 +397,7 @@ test('T5: an import takes every good line beside poisoned ones, and names those 
     writeFileSync(path, [COLUMNS.join(','), line(), ...bad, line(), ''].join('\n'));
     const report = await importTickets({ database: fresh.database, tenantId: venue.tenantId, eventId: venue.eventId, path });
     expect([field, report.refused + report.created + report.updated + report.unchanged]).toEqual([field, POISONS.length + 2]);
-    expect(report.mistakes.filter((mistake) => !/:\d+: \w+: \S/.test(mistake))).toEqual([]);
+    expect(report.errors.filter((error) => !/:\d+: \w+: \S/.test(error))).toEqual([]);
     const last = await ask('SELECT 1 FROM tickets WHERE event_id = $1 AND ticket_id = ANY ($2)', [venue.eventId, [`I-${made}`, `I-${made - 1}`]]);
     expect([field, last.length]).toEqual([field, 2]);
   }

@@ -41,8 +41,8 @@ export type EventResult =
  * manifest. Names every error, and then makes nothing.
  */
 export async function putEvent(client: DatabaseClient, tenantId: string, eventId: string, fields: EventFields): Promise<EventResult> {
-  const mistakes = checkEvent(eventId, fields);
-  if (mistakes.length > 0) return { ok: false, code: 'BAD_REQUEST', message: mistakes.join('; ') };
+  const errors = checkEvent(eventId, fields);
+  if (errors.length > 0) return { ok: false, code: 'BAD_REQUEST', message: errors.join('; ') };
   const before = (
     await client.query<{ version: number; site_id: string | null; starts_at: Date | null; ends_at: Date | null }>(
       'SELECT version, site_id, starts_at, ends_at FROM events WHERE event_id = $1 FOR UPDATE',
@@ -130,29 +130,29 @@ export async function ensureSite(client: DatabaseClient, tenantId: string, site:
 }
 
 function checkEvent(eventId: string, fields: EventFields): string[] {
-  const mistakes: string[] = [];
+  const errors: string[] = [];
   const unfit = unstorable(fields);
   if (unfit !== null) return [`${unfit.field}: ${unfit.why}: leave it out`];
-  if (!ExternalId.safeParse(eventId).success) mistakes.push(`event id ${JSON.stringify(eventId)}: use 1 to 64 letters, digits or . _ : @ -`);
+  if (!ExternalId.safeParse(eventId).success) errors.push(`event id ${JSON.stringify(eventId)}: use 1 to 64 letters, digits or . _ : @ -`);
   if (fields.site !== undefined) {
     const site = SiteId.safeParse(fields.site);
-    if (!site.success) mistakes.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues.map(describeIssue).at(0)}`);
+    if (!site.success) errors.push(`site ${JSON.stringify(fields.site)}: ${site.error.issues.map(describeIssue).at(0)}`);
   }
   if (fields.time_zone !== undefined && !isTimeZone(fields.time_zone))
-    mistakes.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);
+    errors.push(`time_zone ${JSON.stringify(fields.time_zone)}: there is no such zone; write it such as Europe/Berlin`);
   for (const field of ['starts_at', 'ends_at'] as const) {
     const value = fields[field];
     const at = typeof value === 'string' ? Date.parse(value) : MIN_TIME_MS;
     // An event without a given end ends some hours after its beginning.
     const latest = field === 'starts_at' ? MAX_TIME_MS - 7 * 86_400_000 : MAX_TIME_MS;
     if (!(at >= MIN_TIME_MS && at <= latest))
-      mistakes.push(`${field} ${JSON.stringify(value)}: not a time of an event; write it such as 2026-07-01T18:00:00.000Z`);
+      errors.push(`${field} ${JSON.stringify(value)}: not a time of an event; write it such as 2026-07-01T18:00:00.000Z`);
   }
   if (fields.policies !== undefined) {
     const policies = readPolicies(fields.policies);
-    if (!policies.ok) mistakes.push(...policies.problems);
+    if (!policies.ok) errors.push(...policies.problems);
   }
-  return mistakes;
+  return errors;
 }
 
 function isTimeZone(name: string): boolean {

@@ -1,16 +1,16 @@
 /** Implements check-config and config. */
 import { firmwareLines, normaliseLines } from '../board/pin-map.ts';
-import { formatMistake } from '../config/fields.ts';
-import { effectiveSettings, formatMistakes, loadConfig } from '../config/load.ts';
+import { formatConfigError } from '../config/fields.ts';
+import { effectiveSettings, formatConfigErrors, loadConfig } from '../config/load.ts';
 import { requireConfig } from './context.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import type { CommonOptions } from './options.ts';
 
 export function checkConfig(options: CommonOptions & { readonly skipFiles?: boolean }): void {
   const loaded = loadConfig(options.config, process.env, { skipFiles: options.skipFiles === true || process.env.STILE_SKIP_FILES === '1' });
-  const mistakes = loaded.ok ? [] : loaded.mistakes;
-  if (options.json === true) process.stdout.write(`${JSON.stringify({ ok: loaded.ok, mistakes, warnings: loaded.warnings }, null, 2)}\n`);
-  else for (const warning of loaded.warnings) process.stderr.write(`warning: ${formatMistake(warning)}\n`);
+  const errors = loaded.ok ? [] : loaded.errors;
+  if (options.json === true) process.stdout.write(`${JSON.stringify({ ok: loaded.ok, errors, warnings: loaded.warnings }, null, 2)}\n`);
+  else for (const warning of loaded.warnings) process.stderr.write(`warning: ${formatConfigError(warning)}\n`);
   if (loaded.ok) {
     if (options.json !== true)
       process.stdout.write(
@@ -19,7 +19,7 @@ export function checkConfig(options: CommonOptions & { readonly skipFiles?: bool
     return;
   }
   if (options.json === true) process.exitCode = EXIT.badConfig;
-  else throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(mistakes).trimEnd()}`);
+  else throw new CliError(EXIT.badConfig, `bad configuration\n${formatConfigErrors(errors).trimEnd()}`);
 }
 
 export function showConfig(options: CommonOptions & { readonly bootLines?: boolean }): void {

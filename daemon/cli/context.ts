@@ -1,15 +1,15 @@
 /** Gives commands the configuration and the running gate. */
 
-import { formatMistake } from '../config/fields.ts';
-import { type Config, DEFAULT_CONFIG_FILE, formatMistakes, loadConfig } from '../config/load.ts';
+import { formatConfigError } from '../config/fields.ts';
+import { type Config, DEFAULT_CONFIG_FILE, formatConfigErrors, loadConfig } from '../config/load.ts';
 import { connectGate, type GateClient } from '../control/client.ts';
 import { CliError, cliErrorOf, EXIT } from './exit-codes.ts';
 
 /** Returns the configuration; throws CliError 78 with every error in it. Prints warnings to stderr. `skipFiles`: does not read the files that it names. */
 export function requireConfig(file: string, options: { readonly skipFiles?: boolean } = {}): Config {
   const loaded = loadConfig(file, process.env, options);
-  for (const warning of loaded.warnings) process.stderr.write(`warning: ${formatMistake(warning)}\n`);
-  if (!loaded.ok) throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(loaded.mistakes).trimEnd()}`);
+  for (const warning of loaded.warnings) process.stderr.write(`warning: ${formatConfigError(warning)}\n`);
+  if (!loaded.ok) throw new CliError(EXIT.badConfig, `bad configuration\n${formatConfigErrors(loaded.errors).trimEnd()}`);
   return loaded.config;
 }
 
@@ -21,7 +21,7 @@ export function socketOf(options: { readonly config: string; readonly socket?: s
   const loaded = loadConfig(options.config, process.env);
   if (loaded.ok) return loaded.config.control.socket;
   if (options.config === DEFAULT_CONFIG_FILE) return DEFAULT_SOCKET;
-  throw new CliError(EXIT.badConfig, `bad configuration\n${formatMistakes(loaded.mistakes).trimEnd()}`, "or name the gate's socket with --socket");
+  throw new CliError(EXIT.badConfig, `bad configuration\n${formatConfigErrors(loaded.errors).trimEnd()}`, "or name the gate's socket with --socket");
 }
 
 /** Connects. Throws CliError when no gate answers, and from every call that fails. */

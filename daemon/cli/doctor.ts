@@ -6,7 +6,7 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createClock } from '../clock/clock.ts';
-import { formatMistake } from '../config/fields.ts';
+import { formatConfigError } from '../config/fields.ts';
 import { type Config, loadConfig } from '../config/load.ts';
 import type { GateStatus } from '../control/protocol.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
@@ -41,7 +41,7 @@ export async function examine(options: CommonOptions): Promise<Examination & { r
   const loaded = loadConfig(options.config, process.env);
   const checks: Check[] = [];
   if (!loaded.ok) {
-    for (const mistake of loaded.mistakes) checks.push(fail('config', formatMistake({ ...mistake, hint: '' }).replace(/; $/, ''), mistake.hint));
+    for (const error of loaded.errors) checks.push(fail('config', formatConfigError({ ...error, hint: '' }).replace(/; $/, ''), error.hint));
   } else {
     checks.push(ok('config', `${loaded.config.files.join(', ')}: gate ${loaded.config.gate}`));
     for (const warning of loaded.warnings) checks.push(warn('config', `${warning.key}: ${warning.what}`, warning.hint));

@@ -12,7 +12,7 @@ import { PublicKey } from '../../contract/manifest.ts';
 import { readPublicKey } from '../../rules/keys.ts';
 import { openSafeFile, type SafeFile } from '../../runtime/safe-file.ts';
 import type { ConfigError } from '../config/fields.ts';
-import { formatMistakes, loadConfig } from '../config/load.ts';
+import { formatConfigErrors, loadConfig } from '../config/load.ts';
 import { parseYaml } from '../config/sources.ts';
 import { groupId } from '../platform/groups.ts';
 import { causeOf, networkHint } from './doctor-network.ts';
@@ -70,7 +70,7 @@ export async function enroll(options: EnrollOptions): Promise<void> {
       ...files.map((file) => `  ${file}`),
       assignment.event_ids.length === 0 ? 'it is assigned to no event yet: stile-cloud assign' : `it is assigned to ${assignment.event_ids.join(', ')}`,
       ...(wanted.from === null ? [] : [`${wanted.from} is no longer needed: its token is used, and the file may be deleted`]),
-      loaded.ok ? 'next: systemctl restart stile-gate, then stile-gate doctor' : `next, fix the configuration:\n${formatMistakes(loaded.mistakes).trimEnd()}`,
+      loaded.ok ? 'next: systemctl restart stile-gate, then stile-gate doctor' : `next, fix the configuration:\n${formatConfigErrors(loaded.errors).trimEnd()}`,
     ].join('\n'),
   );
 }
@@ -106,17 +106,17 @@ function gather(options: EnrollOptions): Wanted {
 }
 
 function readFile(path: string): Partial<Record<'token' | 'cloud' | 'broker' | 'ca', string>> {
-  const mistakes: ConfigError[] = [];
+  const errors: ConfigError[] = [];
   let text: string;
   try {
     text = readFileSync(path, 'utf8');
   } catch (error) {
     throw new CliError(EXIT.badConfig, `${path} cannot be read (${(error as NodeJS.ErrnoException).code})`, 'name the file with --file, or give --token');
   }
-  const tree = parseYaml(text, path, mistakes);
+  const tree = parseYaml(text, path, errors);
   const wrong = (what: string) =>
     new CliError(EXIT.badConfig, `${path}: ${what}`, 'it holds: cloud: https://…, broker: mqtts://…, token: …, and ca: <file> where needed');
-  if (mistakes.length > 0) throw wrong(mistakes.map(({ line, what }) => `line ${line}: ${what}`).join('; '));
+  if (errors.length > 0) throw wrong(errors.map(({ line, what }) => `line ${line}: ${what}`).join('; '));
   if (tree?.kind !== 'map') throw wrong('is empty');
   const values: Partial<Record<'token' | 'cloud' | 'broker' | 'ca', string>> = {};
   for (const [name, value] of tree.entries) {

@@ -1,4 +1,4 @@
-/** What is typed wrong is a mistake of usage (2), named, with what would be right; nothing of it reaches a gate. */
+/** What is typed wrong is an error of usage (2), named, with what would be right; nothing of it reaches a gate. */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -18,7 +18,7 @@ test('a kind that is none names those that are: all that a gate writes', () => {
   expect(named?.toSorted()).toEqual(LEDGER_KINDS.filter((kind) => kind !== 'settlement' && kind !== 'conflict').toSorted());
 });
 
-test('a reason that no row could hold is a mistake of usage', () => {
+test('a reason that no row could hold is an error of usage', () => {
   for (const command of [['open'], ['mode', 'free'], ['selftest']])
     expect(run(...command, '--reason', ' '), command.join(' ')).toMatchObject({ code: 2, stderr: expect.stringContaining('must not be empty') });
   expect(run('reset-emergency', '--reason', 'x'.repeat(513))).toMatchObject({ code: 2, stderr: expect.stringContaining('at most 512') });

@@ -8,7 +8,7 @@ import type { PublicKey } from '../../contract/manifest.ts';
 import { readKeyEntry, readPublicKey } from '../../rules/keys.ts';
 import type { Settings } from './schema.ts';
 
-/** What could be read: a section with a mistake in it is absent. */
+/** What could be read: a section with an error in it is absent. */
 export type Partly = Partial<Settings>;
 
 export interface Certificate {
@@ -21,7 +21,7 @@ export interface Certificate {
 export interface At {
   /** Was it given at all (rightly or not)? */
   given(key: string): boolean;
-  mistake(key: string, what: string, hint: string): void;
+  error(key: string, what: string, hint: string): void;
   warning(key: string, what: string, hint: string): void;
   readonly skipFiles: boolean;
 }
@@ -35,11 +35,11 @@ export function checkReaders({ readers, board, turnstile }: Partly, at: At): voi
       ['path', reader.path],
     ] as const) {
       const first = seen.get(`${key} ${value}`);
-      if (first !== undefined) at.mistake(`readers[${index}].${key}`, `is the same as ${first}`, 'give each reader its own');
+      if (first !== undefined) at.error(`readers[${index}].${key}`, `is the same as ${first}`, 'give each reader its own');
       seen.set(`${key} ${value}`, `readers[${index}].${key}`);
     }
     if (board?.driver === 'gpio' && !at.given(`board.outputs.release_${reader.direction}.line`)) {
-      at.mistake(
+      at.error(
         `readers[${index}].direction`,
         `reads for direction ${reader.direction}, which has no release`,
         `give board.outputs.release_${reader.direction}, or change the direction`,
@@ -74,13 +74,13 @@ export function checkBoard({ board, turnstile }: Partly, at: At): void {
   ];
   for (const [key, line] of given) {
     const first = used.get(line);
-    if (first !== undefined) at.mistake(key, `line ${line} is already used by ${first}`, 'give each its own BCM line');
+    if (first !== undefined) at.error(key, `line ${line} is already used by ${first}`, 'give each its own BCM line');
     else used.set(line, key);
   }
   if (at.given('turnstile.button') && turnstile !== undefined && turnstile.button !== 'in' && board.driver !== 'sim' && board.outputs.release_out === undefined)
-    at.mistake('turnstile.button', `is ${turnstile.button}, and there is no release outwards`, 'give board.outputs.release_out, or set it to in');
+    at.error('turnstile.button', `is ${turnstile.button}, and there is no release outwards`, 'give board.outputs.release_out, or set it to in');
   if (turnstile?.exit === 'code' && board.driver !== 'sim' && board.outputs.release_out === undefined)
-    at.mistake(
+    at.error(
       'turnstile.exit',
       'is code, and there is no release outwards',
       'give board.outputs.release_out and a reader with direction out, or set it to free',
@@ -93,7 +93,7 @@ export function checkBoard({ board, turnstile }: Partly, at: At): void {
     if (at.given(key)) at.warning(key, 'is only for driver sim', 'take it out, or set board.driver to sim');
   for (const direction of ['in', 'out'] as const) {
     if (turnstile?.sensor === 'per_direction' && board.outputs[`release_${direction}`] !== undefined && !at.given(`board.inputs.passage_${direction}.line`)) {
-      at.mistake(
+      at.error(
         `board.inputs.passage_${direction}`,
         'is missing, and turnstile.sensor is per_direction',
         `give the line on which the turnstile reports a passage ${direction}, or set turnstile.sensor to none`,
@@ -102,7 +102,7 @@ export function checkBoard({ board, turnstile }: Partly, at: At): void {
   }
   for (const beam of ['beam_a', 'beam_b'] as const) {
     if (turnstile?.sensor === 'beams' && !at.given(`board.inputs.${beam}.line`))
-      at.mistake(`board.inputs.${beam}`, 'is missing, and turnstile.sensor is beams', "give the light barrier's line, or another turnstile.sensor");
+      at.error(`board.inputs.${beam}`, 'is missing, and turnstile.sensor is beams', "give the light barrier's line, or another turnstile.sensor");
   }
   for (const [name, { active, safe }] of Object.entries(board.outputs)) {
     if (name === 'release_in' && safe === active)
@@ -119,9 +119,9 @@ export function checkBoard({ board, turnstile }: Partly, at: At): void {
 export function checkTimes({ turnstile }: Partly, at: At): void {
   if (turnstile === undefined) return;
   if (turnstile.waitAfterMs >= turnstile.refuseAfterMs)
-    at.mistake('turnstile.wait_after_ms', `is not below refuse_after_ms (${turnstile.refuseAfterMs})`, 'lower it');
+    at.error('turnstile.wait_after_ms', `is not below refuse_after_ms (${turnstile.refuseAfterMs})`, 'lower it');
   if (turnstile.stuckTimeoutMs <= turnstile.passageTimeoutMs)
-    at.mistake('turnstile.stuck_timeout_ms', `is not above passage_timeout_ms (${turnstile.passageTimeoutMs})`, 'raise it');
+    at.error('turnstile.stuck_timeout_ms', `is not above passage_timeout_ms (${turnstile.passageTimeoutMs})`, 'raise it');
   if (turnstile.release === 'hold' && turnstile.freeBy === 'repulse')
     at.warning('turnstile.free_by', 'repulse with release hold', 'a lane that is held open is kept free by hold');
 }
@@ -138,12 +138,12 @@ export function checkMqtt({ mqtt, gate }: Partly, at: At): Certificate | null {
   if (protocol === 'mqtt:') {
     if (!LOOPBACK.test(hostname)) at.warning('mqtt.url', 'is not encrypted and leaves this machine', 'use mqtts:// with mqtt.ca, mqtt.cert and mqtt.key');
     for (const key of ['ca', 'cert', 'key'] as const)
-      if (mqtt[key] !== null) at.mistake(`mqtt.${key}`, 'is given, but mqtt.url is not encrypted', 'use mqtts://, or take it out');
+      if (mqtt[key] !== null) at.error(`mqtt.${key}`, 'is given, but mqtt.url is not encrypted', 'use mqtts://, or take it out');
     if (mqtt.passwordFile !== null) readSecret('mqtt.password_file', mqtt.passwordFile, at);
     return null;
   }
   if ((mqtt.cert === null) !== (mqtt.key === null))
-    at.mistake(mqtt.cert === null ? 'mqtt.cert' : 'mqtt.key', 'is missing', 'certificate and key belong together: give both or neither');
+    at.error(mqtt.cert === null ? 'mqtt.cert' : 'mqtt.key', 'is missing', 'certificate and key belong together: give both or neither');
   if (mqtt.passwordFile !== null) readSecret('mqtt.password_file', mqtt.passwordFile, at);
   if (mqtt.ca !== null) readCertificate('mqtt.ca', mqtt.ca, at);
   const certificate = mqtt.cert === null ? null : readCertificate('mqtt.cert', mqtt.cert, at);
@@ -152,15 +152,15 @@ export function checkMqtt({ mqtt, gate }: Partly, at: At): Certificate | null {
     try {
       const parsed = createPrivateKey(key);
       if (certificate !== null && !certificate.checkPrivateKey(parsed))
-        at.mistake('mqtt.key', 'does not belong to mqtt.cert', 'give the key that the certificate was made for, or enrol the gate again');
+        at.error('mqtt.key', 'does not belong to mqtt.cert', 'give the key that the certificate was made for, or enrol the gate again');
     } catch {
-      at.mistake('mqtt.key', `${mqtt.key} holds no private key`, 'give a PEM file without a passphrase');
+      at.error('mqtt.key', `${mqtt.key} holds no private key`, 'give a PEM file without a passphrase');
     }
   }
   if (certificate === null) return null;
   const commonName = /^CN=(.*)$/m.exec(certificate.subject)?.[1] ?? null;
   if (gate !== undefined && commonName !== gate)
-    at.mistake(
+    at.error(
       'mqtt.cert',
       `is made out to ${commonName ?? 'nobody'}, and this gate is ${gate}`,
       "enrol the gate under its own name, or set gate to the certificate's",
@@ -173,7 +173,7 @@ function readBytes(key: string, file: string, at: At): Buffer | null {
   try {
     return readFileSync(file);
   } catch (error) {
-    at.mistake(key, `${file} cannot be read (${(error as NodeJS.ErrnoException).code})`, "give the path of a file that the gate's user may read");
+    at.error(key, `${file} cannot be read (${(error as NodeJS.ErrnoException).code})`, "give the path of a file that the gate's user may read");
     return null;
   }
 }
@@ -190,7 +190,7 @@ function readCertificate(key: string, file: string, at: At): X509Certificate | n
   try {
     return new X509Certificate(bytes);
   } catch {
-    at.mistake(key, `${file} holds no certificate`, 'give a PEM file that begins with -----BEGIN CERTIFICATE-----');
+    at.error(key, `${file} holds no certificate`, 'give a PEM file that begins with -----BEGIN CERTIFICATE-----');
     return null;
   }
 }
@@ -217,7 +217,7 @@ export function checkCloud({ cloud }: Partly, at: At): readonly PublicKey[] {
     for (const { spki, key_id } of keys) {
       const read = readPublicKey(spki);
       if (!read.ok)
-        at.mistake(
+        at.error(
           'cloud.keys',
           `key ${key_id} in ${cloud.keys} is ${read.why === 'small_order' ? 'of small order: any message verifies under it' : 'not an Ed25519 key'}`,
           'take it out, and ask where it came from',
@@ -225,7 +225,7 @@ export function checkCloud({ cloud }: Partly, at: At): readonly PublicKey[] {
     }
     return keys;
   } catch (error) {
-    at.mistake('cloud.keys', `${cloud.keys} is no JSON list of public keys (${(error as Error).message})`, 'fetch the file again from the cloud');
+    at.error('cloud.keys', `${cloud.keys} is no JSON list of public keys (${(error as Error).message})`, 'fetch the file again from the cloud');
     return [];
   }
 }
@@ -240,12 +240,12 @@ export function checkStore({ store, control }: Partly, at: At): void {
   ] as const) {
     if (path === undefined) continue;
     try {
-      if (!statSync(path).isDirectory()) at.mistake(key, `${path} is not a folder`, 'name a folder');
+      if (!statSync(path).isDirectory()) at.error(key, `${path} is not a folder`, 'name a folder');
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
-      if (code !== 'ENOENT') at.mistake(key, `${path} cannot be used (${code})`, "name a folder that the gate's user may use");
+      if (code !== 'ENOENT') at.error(key, `${path} cannot be used (${code})`, "name a folder that the gate's user may use");
     }
   }
   if (control !== undefined && Buffer.byteLength(control.socket) > MAX_SOCKET_PATH_BYTES)
-    at.mistake('control.socket', 'is longer than 107 bytes', 'a socket needs a shorter path');
+    at.error('control.socket', 'is longer than 107 bytes', 'a socket needs a shorter path');
 }

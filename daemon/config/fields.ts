@@ -1,6 +1,6 @@
 /**
  * Fields: how a setting is read and what is said when it is wrong. Each reader takes a value that knows its
- * file and line, and either gives what the program uses or adds to a list of mistakes; it goes on after one, so
+ * file and line, and either gives what the program uses or adds to a list of errors; it goes on after one, so
  * that all are reported at once.
  */
 import { placeholderIn } from '../../contract/placeholder.ts';
@@ -26,20 +26,20 @@ export interface ConfigError extends Origin {
 }
 
 /** `/etc/stile/gate.yaml:7: turnstile.pulse_ms: what; hint`. */
-export function formatMistake({ file, line, key, what, hint }: ConfigError): string {
+export function formatConfigError({ file, line, key, what, hint }: ConfigError): string {
   return `${file}${line === null ? '' : `:${line}`}: ${key === '' ? '' : `${key}: `}${what}; ${hint}`;
 }
 
-/** Gathers mistakes and warnings, and where each setting came from. */
+/** Gathers errors and warnings, and where each setting came from. */
 export interface Report {
-  readonly mistakes: ConfigError[];
+  readonly errors: ConfigError[];
   readonly warnings: ConfigError[];
   /** Settings that were given, by path. */
   readonly origins: Map<string, Origin>;
 }
 
 export interface Field<T> {
-  /** `tree` undefined: not given. `parent`: where the surrounding map stands, for what is missing. Answers undefined after a mistake. */
+  /** `tree` undefined: not given. `parent`: where the surrounding map stands, for what is missing. Answers undefined after an error. */
   read(tree: Tree | undefined, key: string, parent: Origin, report: Report): T | undefined;
   /** Keys below this one; empty for a plain value. */
   readonly below: ReadonlyMap<string, Field<unknown>>;
@@ -66,17 +66,17 @@ export function plain<T>(expected: string, check: (value: unknown) => Checked<T>
     below: NOTHING,
     read(tree, key, parent, report) {
       if (tree === undefined || isNull(tree)) {
-        report.mistakes.push({ ...(tree?.origin ?? parent), key, what: 'is missing', hint: `give ${expected}` });
+        report.errors.push({ ...(tree?.origin ?? parent), key, what: 'is missing', hint: `give ${expected}` });
         return undefined;
       }
       report.origins.set(key, tree.origin);
       if (tree.kind !== 'scalar') {
-        report.mistakes.push({ ...tree.origin, key, what: `is a ${tree.kind}`, hint: `give ${expected}` });
+        report.errors.push({ ...tree.origin, key, what: `is a ${tree.kind}`, hint: `give ${expected}` });
         return undefined;
       }
       const left = typeof tree.value === 'string' ? placeholderIn(tree.value) : null;
       if (left !== null) {
-        report.mistakes.push({
+        report.errors.push({
           ...tree.origin,
           key,
           what: `${left} is the example's, not yours`,
@@ -86,7 +86,7 @@ export function plain<T>(expected: string, check: (value: unknown) => Checked<T>
       }
       const result = check(tree.value);
       if ('value' in result) return result.value;
-      report.mistakes.push({ ...tree.origin, key, what: result.what, hint: result.hint ?? `give ${expected}` });
+      report.errors.push({ ...tree.origin, key, what: result.what, hint: result.hint ?? `give ${expected}` });
       return undefined;
     },
   };
@@ -136,16 +136,16 @@ export function list<T>(item: Field<T>, options: { min: number; max: number; wha
     read(tree, key, parent, report) {
       const wanted = `a list of ${options.min} to ${options.max} ${options.what}`;
       if (tree === undefined || isNull(tree)) {
-        report.mistakes.push({ ...(tree?.origin ?? parent), key, what: 'is missing', hint: `give ${wanted}` });
+        report.errors.push({ ...(tree?.origin ?? parent), key, what: 'is missing', hint: `give ${wanted}` });
         return undefined;
       }
       report.origins.set(key, tree.origin);
       if (tree.kind !== 'list') {
-        report.mistakes.push({ ...tree.origin, key, what: 'is not a list', hint: `give ${wanted}, each line beginning with "- "` });
+        report.errors.push({ ...tree.origin, key, what: 'is not a list', hint: `give ${wanted}, each line beginning with "- "` });
         return undefined;
       }
       if (tree.items.length < options.min || tree.items.length > options.max)
-        report.mistakes.push({ ...tree.origin, key, what: `has ${tree.items.length} entries`, hint: `give ${wanted}` });
+        report.errors.push({ ...tree.origin, key, what: `has ${tree.items.length} entries`, hint: `give ${wanted}` });
       const values = tree.items.map((entry, index) => item.read(entry, `${key}[${index}]`, entry.origin, report));
       return values.every((value) => value !== undefined) ? (values as T[]) : undefined;
     },
@@ -156,11 +156,11 @@ type Shape = Readonly<Record<string, Field<unknown>>>;
 export type ShapeValue<S extends Shape> = { readonly [K in keyof S]: Value<S[K]> };
 
 export interface Section<S extends Shape> extends Field<ShapeValue<S>> {
-  /** As `read`, but answers what could be read: settings with a mistake in them are absent. */
+  /** As `read`, but answers what could be read: settings with an error in them are absent. */
   readPartly(tree: Tree | undefined, key: string, parent: Origin, report: Report): Partial<ShapeValue<S>>;
 }
 
-/** A map with named settings: camelCase here, snake_case in the file. Unknown keys are mistakes. */
+/** A map with named settings: camelCase here, snake_case in the file. Unknown keys are errors. */
 export function section<S extends Shape>(shape: S): Section<S> {
   const below = new Map(Object.entries(shape).map(([name, field]) => [snake(name), field]));
   const readPartly = (tree: Tree | undefined, key: string, parent: Origin, report: Report): Partial<ShapeValue<S>> => {
@@ -226,7 +226,7 @@ type MapTree = Extract<Tree, { kind: 'map' }>;
 function asMap(tree: Tree | undefined, key: string, report: Report): MapTree | null | undefined {
   if (tree === undefined || isNull(tree)) return null;
   if (tree.kind === 'map') return tree;
-  report.mistakes.push({ ...tree.origin, key, what: `is a ${tree.kind === 'list' ? 'list' : 'single value'}`, hint: 'give a map of settings' });
+  report.errors.push({ ...tree.origin, key, what: `is a ${tree.kind === 'list' ? 'list' : 'single value'}`, hint: 'give a map of settings' });
   return undefined;
 }
 
@@ -234,7 +234,7 @@ function unknownKeys(map: MapTree | null, below: ReadonlyMap<string, unknown>, k
   for (const [name, value] of map?.entries ?? []) {
     if (below.has(name)) continue;
     const near = suggest(name, [...below.keys()]);
-    report.mistakes.push({
+    report.errors.push({
       ...value.origin,
       key: path(key, name),
       what: 'is not a setting',

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
 import { suggest } from './fields.ts';
-import { effectiveSettings, formatMistakes, loadConfig } from './load.ts';
+import { effectiveSettings, formatConfigErrors, loadConfig } from './load.ts';
 import { parseYaml } from './sources.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'stile-config-'));
@@ -30,14 +30,14 @@ board:
   inputs: { passage_in: 20, passage_out: 21, fire: 19 }
 `;
 
-function mistakes(yaml: string, env: Record<string, string> = {}, more: Record<string, string> = {}) {
+function errors(yaml: string, env: Record<string, string> = {}, more: Record<string, string> = {}) {
   const loaded = loadConfig(write(yaml, more), env);
-  return loaded.ok ? [] : loaded.mistakes.map(({ key, line, what, hint }) => ({ key, line, text: `${what}; ${hint}` }));
+  return loaded.ok ? [] : loaded.errors.map(({ key, line, what, hint }) => ({ key, line, text: `${what}; ${hint}` }));
 }
 
 function good(yaml: string, env: Record<string, string> = {}, more: Record<string, string> = {}) {
   const loaded = loadConfig(write(yaml, more), env);
-  if (!loaded.ok) throw new Error(formatMistakes(loaded.mistakes));
+  if (!loaded.ok) throw new Error(formatConfigErrors(loaded.errors));
   return loaded;
 }
 
@@ -61,7 +61,7 @@ test('a short file takes the defaults, and short forms mean the same as long one
 
 test('the example in docs is right', () => {
   const loaded = loadConfig(new URL('../../docs/gate.yaml.example', import.meta.url).pathname);
-  expect(loaded.ok ? [] : loaded.mistakes).toEqual([]);
+  expect(loaded.ok ? [] : loaded.errors).toEqual([]);
 });
 
 test.each([
@@ -109,16 +109,16 @@ test.each([
   ['not YAML', `${GOOD}log: { level: info\n`, '', 7, 'not readable as YAML'],
   ['key twice', `${GOOD}gate: arena/north-04\n`, '', 7, 'unique'],
 ])('%s is named with its key, line and mend', (_name, yaml, key, line, text) => {
-  const found = mistakes(yaml);
+  const found = errors(yaml);
   expect(found.map((one) => one.key)).toContain(key);
-  const one = found.find((mistake) => mistake.key === key);
+  const one = found.find((error) => error.key === key);
   expect(one?.text).toContain(text);
   // Flow text that never closes is noticed at its end.
   expect([line, line + 1]).toContain(one?.line);
 });
 
-test('every mistake is told at once', () => {
-  const found = mistakes(
+test('every error is told at once', () => {
+  const found = errors(
     GOOD.replace('arena/', '')
       .replace('release_out: 27', 'release_out: 17, bell: 3')
       .replace('in, path', 'in, bord: 3, path')
@@ -144,11 +144,11 @@ test('conf.d is read after the file and the environment last; maps merge, lists 
   expect(config.board.inputs.passage_out).toBeUndefined();
 });
 
-test('a mistake in conf.d or the environment is named where it stands', () => {
+test('an error in conf.d or the environment is named where it stands', () => {
   const loaded = loadConfig(write(GOOD, { 'conf.d/10.yaml': '\nlog:\n  level: loud\n' }), { STILE_TURNSTILE_PULSE_MS: 'x', STILE_GAT: 'arena/x' });
   expect(loaded.ok).toBe(false);
   if (loaded.ok) return;
-  const text = formatMistakes(loaded.mistakes);
+  const text = formatConfigErrors(loaded.errors);
   expect(text).toMatch(/conf\.d\/10\.yaml:3: log\.level: /);
   expect(text).toMatch(/environment STILE_TURNSTILE_PULSE_MS: turnstile\.pulse_ms: /);
   expect(loaded.warnings.map(({ key, hint }) => [key, hint])).toContainEqual(['STILE_GAT', 'did you mean STILE_GATE?']);
@@ -157,7 +157,7 @@ test('a mistake in conf.d or the environment is named where it stands', () => {
 test('what is pasted in the wrong place is not repeated', () => {
   const loaded = loadConfig(write(`${GOOD}mqtt:\n  url: mqtts://me:hunter2@b\n  key: "-----BEGIN PRIVATE KEY-----\\nMIIabc"\n`));
   expect(loaded.ok).toBe(false);
-  const text = formatMistakes(loaded.ok ? [] : loaded.mistakes);
+  const text = formatConfigErrors(loaded.ok ? [] : loaded.errors);
   expect(text).toContain('password_file');
   expect(text).not.toMatch(/hunter2|MIIabc/);
 });
@@ -208,9 +208,9 @@ test('certificate and key are checked against each other and the name', () => {
   const { config } = good(mqtt('a', 'a'));
   expect(config.certificate?.commonName).toBe('arena/north-03');
   expect((config.certificate?.notAfterMs ?? 0) - Date.now()).toBeGreaterThan(86_400_000);
-  expect(mistakes(mqtt('a', 'b')).map(({ key }) => key)).toEqual(['mqtt.key']);
-  expect(mistakes(mqtt('b', 'b'))[0]).toMatchObject({ key: 'mqtt.cert', text: expect.stringContaining('made out to arena/north-04') });
-  expect(mistakes(mqtt('a', 'a').replace(`key: ${folder}/a.key`, `key: ${folder}/a.pem`)).map(({ key }) => key)).toEqual(['mqtt.key']);
+  expect(errors(mqtt('a', 'b')).map(({ key }) => key)).toEqual(['mqtt.key']);
+  expect(errors(mqtt('b', 'b'))[0]).toMatchObject({ key: 'mqtt.cert', text: expect.stringContaining('made out to arena/north-04') });
+  expect(errors(mqtt('a', 'a').replace(`key: ${folder}/a.key`, `key: ${folder}/a.pem`)).map(({ key }) => key)).toEqual(['mqtt.key']);
 });
 
 test('pinned keys are taken as the cloud prints them, or as a list, and weak ones are refused', () => {
@@ -221,9 +221,9 @@ test('pinned keys are taken as the cloud prints them, or as a list, and weak one
   const yaml = `${GOOD}cloud: { url: "https://cloud.lan", keys: ./keys.json }\n`;
   for (const printed of [[key], { keys: [key] }]) expect(good(yaml, {}, { 'keys.json': JSON.stringify(printed) }).config.keys).toEqual([key]);
   for (const bad of [[{ ...key, spki: weak }], [{ ...key, alg: 'RSA' }], { keys: {} }, 'x', null]) {
-    expect(mistakes(yaml, {}, { 'keys.json': JSON.stringify(bad) }).map((one) => one.key)).toEqual(['cloud.keys']);
+    expect(errors(yaml, {}, { 'keys.json': JSON.stringify(bad) }).map((one) => one.key)).toEqual(['cloud.keys']);
   }
-  expect(mistakes(yaml, {}, { 'keys.json': '[' }).map((one) => one.key)).toEqual(['cloud.keys']);
+  expect(errors(yaml, {}, { 'keys.json': '[' }).map((one) => one.key)).toEqual(['cloud.keys']);
 });
 
 test('the shown settings load again to the same', () => {
@@ -233,7 +233,7 @@ test('the shown settings load again to the same', () => {
   expect(again.config.sha256).toBe(config.sha256);
 });
 
-test('any text is either settings or a list of mistakes', () => {
+test('any text is either settings or a list of errors', () => {
   fc.assert(
     fc.property(
       fc.oneof(
@@ -245,7 +245,7 @@ test('any text is either settings or a list of mistakes', () => {
         const file = join(root, 'any.yaml');
         writeFileSync(file, text);
         const loaded = loadConfig(file);
-        return loaded.ok || loaded.mistakes.length > 0;
+        return loaded.ok || loaded.errors.length > 0;
       },
     ),
     { numRuns: 300 },
@@ -277,7 +277,7 @@ test('the way out: free by default, the button both ways where it opens out, and
   const oneWay = GOOD.replace(', release_out: 27', '').replace(', passage_out: 21', '');
   expect(good(oneWay).config.turnstile.button).toBe('in');
   expect(
-    mistakes(`${oneWay}turnstile: { button: both, exit: code }\n`)
+    errors(`${oneWay}turnstile: { button: both, exit: code }\n`)
       .map(({ key }) => key)
       .join(),
   ).toMatch(/turnstile\.button.*turnstile\.exit/s);

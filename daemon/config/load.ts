@@ -1,6 +1,6 @@
 /**
  * The gate's configuration: gate.yaml, conf.d/*.yaml beside it, STILE_… in the environment → one frozen Config, or
- * every mistake at once, each with file, line, key and the hint. Reads files only; starts nothing.
+ * every error at once, each with file, line, key and the hint. Reads files only; starts nothing.
  */
 import { createHash } from 'node:crypto';
 import { dirname, isAbsolute, resolve } from 'node:path';
@@ -9,7 +9,7 @@ import type { PublicKey } from '../../contract/manifest.ts';
 import { holdsFree } from '../lane/config.ts';
 import { INPUT_NAMES, OUTPUT_NAMES } from '../ports.ts';
 import { type At, type Certificate, checkBoard, checkCloud, checkMqtt, checkReaders, checkStore, checkTimes, type Partly } from './checks.ts';
-import { type ConfigError, formatMistake, type Origin, type Report, snake } from './fields.ts';
+import { type ConfigError, formatConfigError, type Origin, type Report, snake } from './fields.ts';
 import { INPUT_WIRING, SCHEMA, type Settings } from './schema.ts';
 import { readSources } from './sources.ts';
 
@@ -31,13 +31,13 @@ export interface Config extends Settings {
 
 export type LoadedConfig =
   | { readonly ok: true; readonly config: Config; readonly warnings: readonly ConfigError[]; readonly origins: ReadonlyMap<string, Origin> }
-  | { readonly ok: false; readonly mistakes: readonly ConfigError[]; readonly warnings: readonly ConfigError[] };
+  | { readonly ok: false; readonly errors: readonly ConfigError[]; readonly warnings: readonly ConfigError[] };
 
 /** Never throws. `env`: usually process.env. `skipFiles`: the files that settings name (certificates, keys) need not be there yet. */
 export function loadConfig(file: string, env: Readonly<Record<string, string | undefined>> = {}, options: { readonly skipFiles?: boolean } = {}): LoadedConfig {
   const sources = readSources(resolve(file), env, SCHEMA);
-  const report: Report = { mistakes: [...sources.mistakes], warnings: [...sources.warnings], origins: new Map() };
-  if (sources.tree === null) return { ok: false, mistakes: report.mistakes, warnings: report.warnings };
+  const report: Report = { errors: [...sources.errors], warnings: [...sources.warnings], origins: new Map() };
+  if (sources.tree === null) return { ok: false, errors: report.errors, warnings: report.warnings };
   const read = SCHEMA.readPartly(sources.tree, '', { file: resolve(file), line: null }, report);
   // What could be read is checked further, so that a second run does not find what the first could have told.
   const settings = absolutePaths(read, report.origins);
@@ -48,7 +48,7 @@ export function loadConfig(file: string, env: Readonly<Record<string, string | u
   const certificate = checkMqtt(settings, at);
   const keys = checkCloud(settings, at);
   checkStore(settings, at);
-  if (report.mistakes.length > 0) return { ok: false, mistakes: report.mistakes, warnings: report.warnings };
+  if (report.errors.length > 0) return { ok: false, errors: report.errors, warnings: report.warnings };
   const whole = withExit(withSimLines(settings as Settings), at);
   const { site, gate: gateId } = splitGateName(whole.gate);
   const sha256 = createHash('sha256').update(JSON.stringify(whole)).digest('hex');
@@ -60,9 +60,9 @@ export function loadConfig(file: string, env: Readonly<Record<string, string | u
   };
 }
 
-/** Every mistake on a line of its own, and how many. */
-export function formatMistakes(mistakes: readonly ConfigError[]): string {
-  return `${mistakes.map(formatMistake).join('\n')}\n${mistakes.length === 1 ? 'one mistake' : `${mistakes.length} mistakes`} in the configuration; nothing was started\n`;
+/** Every error on a line of its own, and how many. */
+export function formatConfigErrors(errors: readonly ConfigError[]): string {
+  return `${errors.map(formatConfigError).join('\n')}\n${errors.length === 1 ? 'one error' : `${errors.length} errors`} in the configuration; nothing was started\n`;
 }
 
 /** The settings as a file would say them (snake_case), without what was only derived. */
@@ -123,7 +123,7 @@ function placeOf(report: Report, file: string, skipFiles: boolean): At {
   return {
     skipFiles,
     given: (key) => report.origins.has(key),
-    mistake: (key, what, hint) => void report.mistakes.push({ ...origin(key), key, what, hint }),
+    error: (key, what, hint) => void report.errors.push({ ...origin(key), key, what, hint }),
     warning: (key, what, hint) => void report.warnings.push({ ...origin(key), key, what, hint }),
   };
 }

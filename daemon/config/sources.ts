@@ -9,34 +9,34 @@ import { type ConfigError, envName, type Field, knownKeys, type Origin, suggest,
 
 /** A larger file is refused before it is parsed: a gate's settings take a few kilobytes. */
 const MAX_CONFIG_BYTES = 256 * 1024;
-/** Files in conf.d; further ones are a mistake, not silently left out. */
+/** Files in conf.d; further ones are an error, not silently left out. */
 const MAX_CONFIG_FILES = 64;
 /** Nesting of maps and lists; the deepest setting has 4. */
 const MAX_CONFIG_DEPTH = 16;
 
 export interface Sources {
-  /** null: nothing could be read at all (the mistakes say why). */
+  /** null: nothing could be read at all (the errors say why). */
   readonly tree: Tree | null;
   readonly files: readonly string[];
-  readonly mistakes: readonly ConfigError[];
+  readonly errors: readonly ConfigError[];
   readonly warnings: readonly ConfigError[];
 }
 
 /** Reads `file`, then `conf.d/*.yaml` beside it in the order of their names, then STILE_… of `env`; later ones win, maps are merged, lists replaced. Never throws. */
 export function readSources(file: string, env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>): Sources {
-  const mistakes: ConfigError[] = [];
+  const errors: ConfigError[] = [];
   const warnings: ConfigError[] = [];
-  const files = [file, ...extraFiles(join(dirname(file), 'conf.d'), mistakes)];
+  const files = [file, ...extraFiles(join(dirname(file), 'conf.d'), errors)];
   let tree: Tree | null = null;
   for (const name of files) {
-    const part = readYamlFile(name, mistakes);
+    const part = readYamlFile(name, errors);
     if (part !== null) tree = tree === null ? part : merge(tree, part);
   }
-  for (const part of readEnvironment(env, schema, mistakes, warnings)) tree = tree === null ? part : merge(tree, part);
-  return { tree, files, mistakes, warnings };
+  for (const part of readEnvironment(env, schema, errors, warnings)) tree = tree === null ? part : merge(tree, part);
+  return { tree, files, errors, warnings };
 }
 
-function extraFiles(folder: string, mistakes: ConfigError[]): string[] {
+function extraFiles(folder: string, errors: ConfigError[]): string[] {
   let names: string[];
   try {
     names = readdirSync(folder)
@@ -45,18 +45,18 @@ function extraFiles(folder: string, mistakes: ConfigError[]): string[] {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code !== 'ENOENT')
-      mistakes.push({ key: '', file: folder, line: null, what: `cannot be listed (${code})`, hint: 'make the folder readable for the gate' });
+      errors.push({ key: '', file: folder, line: null, what: `cannot be listed (${code})`, hint: 'make the folder readable for the gate' });
     return [];
   }
   if (names.length > MAX_CONFIG_FILES) {
-    mistakes.push({ key: '', file: folder, line: null, what: `${names.length} files, at most ${MAX_CONFIG_FILES} are read`, hint: 'merge some of them' });
+    errors.push({ key: '', file: folder, line: null, what: `${names.length} files, at most ${MAX_CONFIG_FILES} are read`, hint: 'merge some of them' });
   }
   return names.slice(0, MAX_CONFIG_FILES).map((name) => join(folder, name));
 }
 
-function readYamlFile(file: string, mistakes: ConfigError[]): Tree | null {
+function readYamlFile(file: string, errors: ConfigError[]): Tree | null {
   const fail = (what: string, hint: string, line: number | null = null) => {
-    mistakes.push({ key: '', file, line, what, hint });
+    errors.push({ key: '', file, line, what, hint });
     return null;
   };
   let text: string;
@@ -69,15 +69,15 @@ function readYamlFile(file: string, mistakes: ConfigError[]): Tree | null {
     if (code === 'ENOENT') return fail('there is no such file', 'write it (docs/gate.yaml.example shows every setting), or name another with --config');
     return fail(`cannot be read (${code})`, "make it a file that the gate's user may read");
   }
-  return parseYaml(text, file, mistakes);
+  return parseYaml(text, file, errors);
 }
 
-/** One YAML document into a tree. All its syntax mistakes are added to `mistakes`; null where there is nothing to use. */
-export function parseYaml(text: string, file: string, mistakes: ConfigError[]): Tree | null {
+/** One YAML document into a tree. All its syntax errors are added to `errors`; null where there is nothing to use. */
+export function parseYaml(text: string, file: string, errors: ConfigError[]): Tree | null {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
   for (const error of document.errors) {
-    mistakes.push({
+    errors.push({
       key: '',
       file,
       line: lines.linePos(error.pos[0]).line,
@@ -86,24 +86,24 @@ export function parseYaml(text: string, file: string, mistakes: ConfigError[]): 
     });
   }
   if (document.errors.length > 0 || document.contents === null) return document.errors.length > 0 ? null : emptyMap({ file, line: 1 });
-  const tree = toTree(document.contents as ParsedNode, file, lines, mistakes, 0);
+  const tree = toTree(document.contents as ParsedNode, file, lines, errors, 0);
   if (tree !== null && tree.kind === 'scalar' && tree.value === null) return emptyMap(tree.origin);
   return tree;
 }
 
 const emptyMap = (origin: Origin): Tree => ({ kind: 'map', entries: new Map(), origin });
 
-function toTree(node: ParsedNode | null, file: string, lines: LineCounter, mistakes: ConfigError[], depth: number): Tree | null {
+function toTree(node: ParsedNode | null, file: string, lines: LineCounter, errors: ConfigError[], depth: number): Tree | null {
   const origin: Origin = { file, line: node?.range == null ? null : lines.linePos(node.range[0]).line };
   const fail = (what: string, hint: string) => {
-    mistakes.push({ key: '', file, line: origin.line, what, hint });
+    errors.push({ key: '', file, line: origin.line, what, hint });
     return null;
   };
   if (node === null) return { kind: 'scalar', value: null, origin };
   if (depth > MAX_CONFIG_DEPTH) return fail(`nested deeper than ${MAX_CONFIG_DEPTH}`, 'see docs/gate.yaml.example');
   if (isScalar(node)) return { kind: 'scalar', value: node.value, origin };
   if (isSeq(node)) {
-    const items = node.items.map((item) => toTree(item as ParsedNode, file, lines, mistakes, depth + 1)).filter((item) => item !== null);
+    const items = node.items.map((item) => toTree(item as ParsedNode, file, lines, errors, depth + 1)).filter((item) => item !== null);
     return { kind: 'list', items, origin };
   }
   if (isMap(node)) {
@@ -114,7 +114,7 @@ function toTree(node: ParsedNode | null, file: string, lines: LineCounter, mista
         fail('a key must be a word', 'see docs/gate.yaml.example');
         continue;
       }
-      const value = toTree(pair.value as ParsedNode | null, file, lines, mistakes, depth + 1);
+      const value = toTree(pair.value as ParsedNode | null, file, lines, errors, depth + 1);
       // A value's line is its key's: that is where a person looks for it.
       if (value !== null) entries.set(key.value, { ...value, origin: { file, line: lines.linePos(key.range[0]).line } });
     }
@@ -141,7 +141,7 @@ const NOT_SETTINGS = new Set(['STILE_CONFIG', 'STILE_SOCKET', 'STILE_SKIP_FILES'
  * STILE_MQTT_URL and STILE_MQTT__URL both set `mqtt.url`; the value is read as YAML, so lists and maps can be given in
  * flow style. A variable that fits no setting is a warning only: the cloud's may live in the same environment.
  */
-function readEnvironment(env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>, mistakes: ConfigError[], warnings: ConfigError[]): Tree[] {
+function readEnvironment(env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>, errors: ConfigError[], warnings: ConfigError[]): Tree[] {
   const byName = new Map(knownKeys(schema).map((path) => [envName(path), path]));
   const trees: Tree[] = [];
   for (const [name, text] of Object.entries(env)) {
@@ -159,9 +159,9 @@ function readEnvironment(env: Readonly<Record<string, string | undefined>>, sche
       continue;
     }
     const origin: Origin = { file: `environment ${name}`, line: null };
-    const before = mistakes.length;
-    const value = parseYaml(text, origin.file, mistakes);
-    if (value === null || mistakes.length > before) continue;
+    const before = errors.length;
+    const value = parseYaml(text, origin.file, errors);
+    if (value === null || errors.length > before) continue;
     trees.push(path.reduceRight<Tree>((inner, key) => ({ kind: 'map', entries: new Map([[key, inner]]), origin }), withOrigin(value, origin)));
   }
   return trees;

@@ -90,7 +90,7 @@ function supervised(house: House): Cloud {
     async start() {
       if (wanted) return;
       wanted = true;
-      // The first start meets no fault: one that fails is a mistake of ours.
+      // The first start meets no fault: one that fails is an error of ours.
       await (first ? house.startCloud() : house.startCloud().catch(() => undefined));
       first = false;
       looking = look();

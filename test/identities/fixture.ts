@@ -191,7 +191,7 @@ export async function openHouse(): Promise<House> {
         },
         { mqtt: true },
       );
-      if (!read.ok) throw new Error(read.mistakes.join('\n'));
+      if (!read.ok) throw new Error(read.errors.join('\n'));
       return read.config;
     },
     async state() {

@@ -1,4 +1,4 @@
-/** Mistakes in the configuration: all of them at once, with file, line and mend; nothing starts. */
+/** Errors in the configuration: all of them at once, with file, line and hint; nothing starts. */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -29,7 +29,7 @@ store: { path: ${dir}/store }
 control: { socket: ${dir}/gate.sock }
 `;
 
-test('stile-gate run: unknown keys and every other mistake are told together, and nothing was started', async () => {
+test('stile-gate run: unknown keys and every other error are told together, and nothing was started', async () => {
   const file = join(dir, 'gate.yaml');
   mkdirSync(join(dir, 'conf.d'));
   const more = join(dir, 'conf.d/10-night.yaml');
@@ -57,7 +57,7 @@ test('stile-gate run: unknown keys and every other mistake are told together, an
       said(`${file}:12: mqtt.url`, /mqtts?:\/\//);
       said(`${more}:2: log.level`, /info/);
       said('environment STILE_TURNSTILE_REPEAT_MS', /milliseconds/);
-      expect(stderr).toMatch(/10 mistakes in the configuration; nothing was started/);
+      expect(stderr).toMatch(/10 errors in the configuration; nothing was started/);
     }
     expect(readdirSync(dir).toSorted()).toEqual(['conf.d', 'gate.yaml', 'reader']);
     expect(existsSync(join(dir, 'store'))).toBe(false);

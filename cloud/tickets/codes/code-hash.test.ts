@@ -51,7 +51,7 @@ test('text and JSON read the same; nothing is not the same as not given', () => 
   });
 });
 
-test('every mistake of a line is named, and the code never is', () => {
+test('every error of a line is named, and the code never is', () => {
   const secret = 'sécret\u0007code';
   const read = readTicketFields(
     { ticket_id: 'T 1', code: secret, event_id: 'other', units: '0', status: 'gone', vip: 'perhaps', valid_from: '1.7.2026', valid_until: [1] },

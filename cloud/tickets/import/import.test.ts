@@ -54,11 +54,11 @@ test('good lines come in, bad ones are named by line, field and mend', async () 
   const report = await run(path);
   // The open quote of T-4 swallows what follows up to the next quote: named once, and the rest is read.
   expect(report).toMatchObject({ created: expect.any(Number), rolledBack: false, ignored: ['e_mail'] });
-  const text = report.mistakes.join('\n');
+  const text = report.errors.join('\n');
   expect(text).toMatch(/:3: code: has at most \d+ random bits/);
   expect(text).toMatch(/:4: units: "many" is not a whole number from 1 to 100: /);
-  expect(report.refused).toBe(new Set(report.mistakes.map((line) => line.split(':')[1])).size);
-  for (const mistake of report.mistakes) expect(mistake).toMatch(/^.+:\d+: [a-z_()]+: .+: .+/);
+  expect(report.refused).toBe(new Set(report.errors.map((line) => line.split(':')[1])).size);
+  for (const error of report.errors) expect(error).toMatch(/^.+:\d+: [a-z_()]+: .+: .+/);
   const [first] = await query<{ ticket_ref: Buffer; tier: string; zone: string; units: number; valid_from: Date; salt: Buffer }>(
     "SELECT t.*, e.salt FROM tickets t JOIN events e USING (tenant_id, event_id) WHERE ticket_id = 'T-1'",
   );
@@ -84,7 +84,7 @@ test('every bad line of a plain file is named once, with its own number, and the
       ].join('\r\n'),
     ),
   );
-  expect(report.mistakes.map((line) => line.replace(/^.*\.csv:/, '').replace(/:[^:]*$/, ''))).toEqual([
+  expect(report.errors.map((line) => line.replace(/^.*\.csv:/, '').replace(/:[^:]*$/, ''))).toEqual([
     '3: code: is already the code of ticket "T-1"',
     '4: max_scans: "0" is not a whole number from 1 to 1000000',
     '5: ticket_id: "T-1" was given before',
@@ -132,8 +132,8 @@ test('a list that a reader with marks wrote holds the codes without them, once; 
   const [plain, eci] = [code(), code()];
   const report = await run(file(`ticket_id,code\nT-1,]Q1${plain}\nT-2,]Q2\\000026${eci}\nT-3,${plain}\nT-4,]Q1\n`), { allowWeakCodes: true });
   expect(report).toMatchObject({ created: 2, refused: 2 });
-  expect(report.mistakes.join('\n')).toMatch(/:4: code: is already the code of ticket "T-1"/);
-  expect(report.mistakes.join('\n')).toMatch(/:5: code: is a scanner's mark and no code behind it/);
+  expect(report.errors.join('\n')).toMatch(/:4: code: is already the code of ticket "T-1"/);
+  expect(report.errors.join('\n')).toMatch(/:5: code: is a scanner's mark and no code behind it/);
   const [event] = await query<{ salt: Buffer }>('SELECT salt FROM events');
   const refs = await query<{ ref: string }>("SELECT encode(ticket_ref, 'hex') AS ref FROM tickets ORDER BY ticket_id");
   expect(refs).toEqual(
@@ -187,7 +187,7 @@ test('a line that is too long is named once, and the lines around it are in with
   const long = `T-9,${'x'.repeat(3_000_000)}`;
   const report = await run(file(['ticket_id,code', good(1), long, good(2), `T-8,"${'y'.repeat(200_000)}"`, 'T-7', good(3)].join('\n')));
   expect(report).toMatchObject({ lines: 6, created: 3, refused: 3 });
-  expect(report.mistakes.map((line) => line.replace(/^.*\.csv:/, ''))).toEqual([
+  expect(report.errors.map((line) => line.replace(/^.*\.csv:/, ''))).toEqual([
     '3: (line): is longer than 65536 bytes: write one ticket a line',
     '5: (line): is longer than 65536 bytes: write one ticket a line',
     '6: (line): has 1 columns, the header 2: add or remove columns; a text that holds the separator needs quotes',
@@ -202,7 +202,7 @@ test('an open quote swallows nothing: its line is named, the others are in', asy
   lines[20] = `T-20,${code()},"two\nlines, ""quoted"""`;
   const report = await run(file(`ticket_id,code,note\n${lines.join('\n')}\n`));
   expect(report).toMatchObject({ lines: 3_000, created: 2_998, refused: 2 });
-  expect(report.mistakes.map((line) => line.replace(/^.*\.csv:/, ''))).toEqual([
+  expect(report.errors.map((line) => line.replace(/^.*\.csv:/, ''))).toEqual([
     '12: (line): has a quote that is not closed: close it, or leave it out',
     '3002: (line): has a quote that is not closed: close it, or leave it out',
   ]);
@@ -228,11 +228,11 @@ test('a file in another encoding, a folder, an empty file: each says what to do'
   await expect(run(folder)).rejects.toThrow('is a folder: name the file in it');
   for (const empty of ['', '  \n\n', '\ufeff']) await expect(run(file(empty))).rejects.toThrow('the file is empty: it needs a header');
   const latin = await run(bytes('latin.csv', Buffer.from(`ticket_id,code,note\nT-1,${code()},caf\u00e9\nT-2,${code()},tea\n`, 'latin1')));
-  expect(latin).toMatchObject({ created: 1, refused: 1, mistakes: [expect.stringContaining(':2: (line): is not UTF-8: save the file as UTF-8')] });
+  expect(latin).toMatchObject({ created: 1, refused: 1, errors: [expect.stringContaining(':2: (line): is not UTF-8: save the file as UTF-8')] });
   expect(await run(bytes('mac.csv', Buffer.from(`ticket_id,code\rT-3,${code()}\rT-4,${code()}\r`)))).toMatchObject({ created: 2, refused: 0 });
 });
 
-test('a line of any length and any rubbish ends in a mistake, not in an end', async () => {
+test('a line of any length and any rubbish ends in an error, not in an end', async () => {
   await aNewVenue();
   const rubbish = [
     '{"ticket_id":"T-1"',
@@ -245,7 +245,7 @@ test('a line of any length and any rubbish ends in a mistake, not in an end', as
   ];
   const report = await run(file(`${rubbish.join('\n')}\n`, 'jsonl'));
   expect(report).toMatchObject({ created: 1, refused: 6 });
-  expect(report.mistakes.map((line) => Number(line.replace(/^.*\.jsonl:(\d+):.*$/s, '$1')))).toEqual([1, 2, 3, 4, 5, 5, 6]);
+  expect(report.errors.map((line) => Number(line.replace(/^.*\.jsonl:(\d+):.*$/s, '$1')))).toEqual([1, 2, 3, 4, 5, 5, 6]);
 });
 
 test.each([[2], [4_999], [5_000], [5_003], [10_050]])(
@@ -255,7 +255,7 @@ test.each([[2], [4_999], [5_000], [5_003], [10_050]])(
     const same = code();
     const between = Array.from({ length: distance - 1 }, (_, n) => `B-${n},${code()},A`);
     const path = file(['ticket_id,code,zone', `T-1,${same},A`, ...between, `T-1,${code()},B`, `T-2,${same},B`].join('\n'));
-    const answers = (report: { readonly mistakes: readonly string[] }) => report.mistakes.map((line) => line.replace(/^.*\.csv:/, '').replace(/:[^:]*$/, ''));
+    const answers = (report: { readonly errors: readonly string[] }) => report.errors.map((line) => line.replace(/^.*\.csv:/, '').replace(/:[^:]*$/, ''));
     const expected = [`${distance + 2}: ticket_id: "T-1" was given before`, `${distance + 3}: code: is already the code of ticket "T-1"`];
     const report = await run(path);
     expect(answers(report)).toEqual(expected);

@@ -45,7 +45,7 @@ export interface ImportProgress {
 
 export interface ImportReport extends ImportProgress {
   /** `file:line: field: what: hint`, the first MAX_REPORTED. */
-  readonly mistakes: readonly string[];
+  readonly errors: readonly string[];
   /** Unknown columns of the file. */
   readonly ignored: readonly string[];
   /** `file:line: field: what`: imported, but to be checked. */
@@ -76,7 +76,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
 
   const totals = { lines: 0, created: 0, updated: 0, unchanged: 0, refused: 0 };
   const reported: { readonly line: number; readonly text: string }[] = [];
-  const mistakes = () => reported.toSorted((a, b) => a.line - b.line).map(({ text }) => text);
+  const errors = () => reported.toSorted((a, b) => a.line - b.line).map(({ text }) => text);
   const ignored = new Set<string>(source.columns.filter((name) => !(KNOWN_FIELDS as readonly string[]).includes(name)));
   const refuse = (line: number, problem: FieldProblem, counts = true) => {
     if (counts) totals.refused++;
@@ -184,7 +184,7 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
         },
       );
     if (rolledBack) Object.assign(totals, { created: 0, updated: 0, unchanged: 0 });
-    return { ...totals, mistakes: mistakes(), ignored: [...ignored], warnings: warnings(), rolledBack };
+    return { ...totals, errors: errors(), ignored: [...ignored], warnings: warnings(), rolledBack };
   }
 
   let mark: number | null = null;
@@ -225,5 +225,5 @@ export async function importTickets(options: ImportOptions): Promise<ImportRepor
       await notifyGates(client, tenantId, eventId, false);
     });
   }
-  return { ...totals, mistakes: mistakes(), ignored: [...ignored], warnings: warnings(), rolledBack: false };
+  return { ...totals, errors: errors(), ignored: [...ignored], warnings: warnings(), rolledBack: false };
 }
