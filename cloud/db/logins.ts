@@ -158,7 +158,7 @@ export async function checkServing(serving: DatabaseClient): Promise<void> {
   const facts = rows[0] as (typeof rows)[number];
   if (facts.fault !== null)
     throw new SetupError(
-      `${facts.login} (DATABASE_URL) is ${facts.fault}: with such a login one mistake shows every tenant's rows, so it serves nobody. Run once by a superuser:\nCREATE ROLE stile LOGIN NOINHERIT PASSWORD '${PRINTED_PASSWORDS[1]}';\nGRANT stile_service TO stile;\nThen DATABASE_URL names stile with its password, and STILE_MIGRATE_URL the owner`,
+      `${facts.login} (DATABASE_URL) is ${facts.fault}: with such a login one wrong query shows every tenant's rows, so it serves nobody. Run once by a superuser:\nCREATE ROLE stile LOGIN NOINHERIT PASSWORD '${PRINTED_PASSWORDS[1]}';\nGRANT stile_service TO stile;\nThen DATABASE_URL names stile with its password, and STILE_MIGRATE_URL the owner`,
     );
   if (facts.member !== true)
     throw new SetupError(

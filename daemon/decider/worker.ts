@@ -180,7 +180,7 @@ function faultOf(operation: string, error: unknown): StoreError {
   return new StoreError(
     {
       operation,
-      cause: `a mistake in the gate (${error instanceof Error ? error.name : typeof error})`,
+      cause: `a programming error in the gate (${error instanceof Error ? error.name : typeof error})`,
       hint: "Keep the gate's journal and report it.",
       healsItself: false,
     },

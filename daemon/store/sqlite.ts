@@ -78,7 +78,7 @@ export function storeError(operation: string, error: unknown, file: StoreFile = 
       ? {
           operation,
           cause: cutText(`${word}: ${(error as Error | null)?.message ?? String(error)}`, 300),
-          hint: 'This is a mistake in the gate: keep its journal and report it.',
+          hint: 'This is a programming error in the gate: keep its journal and report it.',
           healsItself: false,
         }
       : { operation, cause: `${known[1]} (${word})`, hint: known[2], healsItself: known[3] };
