@@ -222,3 +222,37 @@ test('plans that were made when there was nothing serve a large event: a batch r
     await alone.drop();
   }
 });
+
+test('X4: a lone first entry and its passage are judged without a replay', async () => {
+  const alone = await freshDatabase();
+  try {
+    await alone.database.asOwner((client) => client.query(`ALTER DATABASE ${new URL(alone.url).pathname.slice(1)} SET track_functions = 'pl'`));
+    const one = createDatabase({ url: alone.url, maxConnections: 1 });
+    try {
+      const venue = await makeVenue(alone.url, { tickets: 11 });
+      const ledger = testLedger(venue, 0);
+      for (const [index, ticket] of venue.tickets.entries()) ledger.passage(ledger.grant(ticket, index * 1_000), index * 1_000 + 500, 'passed');
+      const [first, ...others] = ledger.rows();
+      const take = (row: LedgerRow) => one.withTenant(venue.tenantId, (client) => reconcile(client, [row]));
+      await take(first as LedgerRow);
+      const calls = async () => {
+        await one.asOwner((client) => client.query('SELECT pg_stat_force_next_flush()'));
+        const { rows } = await alone.database.asOwner((client) =>
+          client.query<{ funcname: string; calls: number }>(
+            "SELECT funcname, calls FROM pg_stat_user_functions WHERE funcname IN ('reconcile_ordinary_row', 'record_boots', 'store_verdicts') ORDER BY 1",
+          ),
+        );
+        return Object.fromEntries(rows.map(({ funcname, calls: n }) => [funcname, n]));
+      };
+      await calls();
+      const before = await calls();
+      for (const row of others) await take(row);
+      await calls();
+      expect(await calls()).toEqual({ ...before, reconcile_ordinary_row: others.length + 1 });
+    } finally {
+      await one.close();
+    }
+  } finally {
+    await alone.drop();
+  }
+});

@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION judge_tickets(events text[], ticket_ids text[]) RETURNS void LANGUAGE plpgsql
-  SET plan_cache_mode = force_custom_plan AS $$
+  SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   PERFORM lock_ticket_usage(events, ticket_ids);
   DECLARE

@@ -26,10 +26,15 @@ DECLARE
   deltas count_delta[] := '{}';
   more_deltas count_delta[];
   copied record;
-  edges jsonb; clones jsonb := '[]';
+  alone jsonb; edges jsonb; clones jsonb := '[]';
 BEGIN
   IF tenant IS NULL THEN RAISE EXCEPTION 'no tenant is set: rows belong to a tenant' USING ERRCODE = 'insufficient_privilege'; END IF;
   IF n = 0 THEN RETURN '{"stored": 0, "duplicates": 0, "clones": [], "edges": []}'; END IF;
+  IF n = 1 AND readables[1] THEN
+    alone := reconcile_ordinary_row(gates[1], epochs[1], seqs[1], hashes[1], kinds[1], entries[1], times[1], boot_ids[1], boottimes[1], offsets[1], bounds[1],
+      event_ids[1], ticket_ids[1], ticket_refs[1], directions[1], units[1], manifest_versions[1], of_epochs[1], of_seqs[1], of_units[1], outcomes[1]);
+    IF alone IS NOT NULL THEN RETURN alone; END IF;
+  END IF;
   SELECT array_agg(r.gate), array_agg(r.epoch), array_agg(r.low), array_agg(r.high) INTO run_gates, run_epochs, run_lows, run_highs FROM consecutive_runs(gates, epochs, seqs) AS r;
 
   -- The gates.
