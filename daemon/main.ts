@@ -86,7 +86,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
     const gate = createGate({
       config: {
         gate: config.gate,
-        lane: config.turnstile,
+        lane: { ...config.turnstile, sameCodeIntervalMs: sameCodeIntervals(config.readers) },
         exitStandsOpen: config.board.outputs.release_out?.safe === config.board.outputs.release_out?.active,
       },
       clock,
@@ -158,6 +158,10 @@ function latchedOnDisk(config: Config): boolean {
 }
 
 /** Opens the store in its worker meanwhile; the gate's first `open` returns that result. */
+/** Returns the configured intervals at which readers repeat a code, by reader. */
+const sameCodeIntervals = (readers: Config['readers']): Readonly<Record<string, number>> =>
+  Object.fromEntries(readers.flatMap(({ name, sameCodeIntervalMs }) => (sameCodeIntervalMs === null ? [] : [[name, sameCodeIntervalMs]])));
+
 function openEarly(decider: Decider): Decider {
   let early: ReturnType<Decider['open']> | null = decider.open();
   // The caller of `open` gets the error.

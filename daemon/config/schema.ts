@@ -30,6 +30,8 @@ const reader = section({
   direction: optional(oneOf(['in', 'out']), 'in'),
   /** Only with frame silence: so long without a byte ends a code. */
   silenceMs: optional(integer(5, 1_000, 'milliseconds'), 50),
+  /** The interval at which the reader repeats a code that lies before it. null: the gate learns it. */
+  sameCodeIntervalMs: optional(integer(50, 5_000, 'milliseconds'), null),
 });
 
 const lane = <K extends keyof typeof LANE_BOUNDS>(key: K): Field<number> =>

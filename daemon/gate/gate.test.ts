@@ -53,6 +53,7 @@ test('codes that are not decided are counted by why: whoever comes while somebod
   await world.show('good-1');
   await world.show('good-1');
   await world.show('good-2');
+  await world.wait(2_000);
   expect(world.gate.state().notTaken).toEqual({ busy: 1, held: 1, repeat: 1, open: 0 });
   expect(world.gate.telemetry().stats()).toMatchObject({ refusals: 1, not_taken_busy: 1, not_taken_held: 1, not_taken_repeat: 1 });
 });

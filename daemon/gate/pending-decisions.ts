@@ -5,6 +5,7 @@
 import { createHmac, randomBytes } from 'node:crypto';
 import type { Direction } from '../../contract/ids.ts';
 import type { Mode } from '../../contract/ledger.ts';
+import type { Reason } from '../../contract/reasons.ts';
 import type { Grant } from '../../rules/facts.ts';
 import type { Clock, Decider, Decision, Presentation, ReaderEvent, Uplink } from '../ports.ts';
 import type { Report, UntimedInput } from './outcome.ts';
@@ -34,6 +35,9 @@ export interface DecisionsOptions {
 /** Flags that are the gate's own state, not the guest's: no second beep for everybody. */
 const GATE_FLAGS: ReadonlySet<string> = new Set(['clock_untrusted', 'manifest_stale', 'usage_lost']);
 
+/** Reasons of a ticket that is valid at another entrance or at a later time: the lamps tell it from a used or unknown one. */
+const ELSEWHERE: ReadonlySet<Reason> = new Set(['zone', 'product', 'invalid_time']);
+
 /** Returns whether the staff shall look up: VIP, or admitted with a flag. */
 export function wantsAttention(grant: Grant): boolean {
   return grant.vip || grant.flags.some((flag) => !GATE_FLAGS.has(flag));
@@ -53,7 +57,9 @@ export function createDecisions(options: DecisionsOptions): Decisions {
 
   function informLane(presentation: number, { direction }: Presentation, { verdict, row }: Decision): void {
     const answer =
-      verdict.kind === 'grant' ? ({ kind: 'grant', units: verdict.units, attention: wantsAttention(verdict) } as const) : ({ kind: 'refusal' } as const);
+      verdict.kind === 'grant'
+        ? ({ kind: 'grant', units: verdict.units, attention: wantsAttention(verdict) } as const)
+        : ({ kind: 'refusal', elsewhere: ELSEWHERE.has(verdict.reason) } as const);
     report({ kind: 'lane_input', input: { kind: 'verdict', direction, presentation, row, verdict: answer } });
   }
 
@@ -92,7 +98,7 @@ export function createDecisions(options: DecisionsOptions): Decisions {
       next += 1;
       waiting.set(presentation, { frame, presentation: null });
       const fingerprint = createHmac('sha256', secret).update(frame.bytes).digest('base64');
-      return { kind: 'code', direction: frame.direction, presentation, fingerprint, lastByteMs: frame.lastByteMs };
+      return { kind: 'code', direction: frame.direction, presentation, fingerprint, lastByteMs: frame.lastByteMs, reader: frame.reader };
     },
     codeArriving() {
       if (storeIsOpen() && inFlight === 0) decider.prepare?.();

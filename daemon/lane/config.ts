@@ -62,6 +62,8 @@ export interface LaneConfig {
   /** Started and not finished for so long: `stuck`. */
   readonly stuckTimeoutMs: number;
   readonly whileOpen: WhileOpen;
+  /** By reader: the interval at which it repeats a code that lies before it, where it was set or measured. Absent: learned. */
+  readonly sameCodeIntervalMs?: Readonly<Record<string, number>>;
   /** The same code again within this shows the same verdict again and writes no row. */
   readonly repeatMs: number;
   readonly lamps: LampSet;

@@ -5,7 +5,8 @@
 import type { Direction } from '../../contract/ids.ts';
 import { hasSensor } from './config.ts';
 import { beginGrant, returnUnits, settleGrant } from './grants.ts';
-import { GARBLED, HELD_GAP_MS, remember } from './presentations.ts';
+import { heldGapOf } from './held-gap.ts';
+import { GARBLED, remember } from './presentations.ts';
 import { nextNumber, record, type StepContext, update } from './step-context.ts';
 import { closes, effectiveMode, type LaneInput, type WaitingExit } from './types.ts';
 
@@ -21,8 +22,8 @@ export function opensUnasked(context: StepContext, direction: Direction): boolea
 }
 
 /** Opens for a code at an outward reader, then asks the decider whose it is. */
-export function onExit(context: StepContext, { presentation, fingerprint }: Input<'code'>): void {
-  if (isHeld(context, fingerprint)) {
+export function onExit(context: StepContext, { presentation, fingerprint, reader }: Input<'code'>): void {
+  if (isHeld(context, fingerprint, reader)) {
     context.effects.push({ kind: 'drop', direction: 'out', presentation, shown: 'held' });
     return;
   }
@@ -34,19 +35,19 @@ export function onExit(context: StepContext, { presentation, fingerprint }: Inpu
 
 /** Opens for a garbled frame at an outward reader: a torn ticket keeps nobody inside. */
 export function onGarbledExit(context: StepContext): void {
-  if (isHeld(context, GARBLED)) return;
+  if (isHeld(context, GARBLED, undefined)) return;
   const exit = nextNumber(context);
   record(context, { kind: 'exit_unmatched', direction: 'out', reason: 'unreadable' }, exit);
   begin(context, exit, GARBLED);
 }
 
 function begin(context: StepContext, exit: number, fingerprint: string): void {
-  remember(context, 'out', fingerprint, false);
+  remember(context, 'out', fingerprint, 'granted');
   letOut(context, { by: { override: exit }, units: 1, attention: false, fingerprint });
 }
 
 /** Returns whether the code is the one for which the lane is open: still the same guest. */
-function isHeld(context: StepContext, fingerprint: string): boolean {
+function isHeld(context: StepContext, fingerprint: string, reader: string | undefined): boolean {
   const { grant, exits, recent } = context.state.out;
   if (exits.some((one) => one.fingerprint === fingerprint)) return true;
   if (grant === null || grant.fingerprint !== fingerprint || grant.phase === 'grace') return false;
@@ -54,7 +55,7 @@ function isHeld(context: StepContext, fingerprint: string): boolean {
   const seenAtMs = recent.find((one) => one.fingerprint === fingerprint)?.seenAtMs ?? Number.NEGATIVE_INFINITY;
   update(context, 'out', { recent: recent.map((one) => (one.fingerprint === fingerprint ? { ...one, seenAtMs: now } : one)) });
   // A sensor shows that nobody has passed yet: the lane is still open for this guest.
-  return (grant.phase === 'released' && hasSensor(context.config, 'out')) || now - seenAtMs <= HELD_GAP_MS;
+  return (grant.phase === 'released' && hasSensor(context.config, 'out')) || now - seenAtMs <= heldGapOf(context, 'out', reader);
 }
 
 /** Opens outwards, now or as soon as the one before has passed. */

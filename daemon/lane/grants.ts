@@ -79,7 +79,14 @@ export function onGraceTimeout(context: StepContext, direction: Direction): void
   const { grant } = context.state[direction];
   if (grant === null || grant.phase !== 'grace') return;
   returnUnits(context, direction, grant.by, grant.unit, grant.units);
+  if (grant.unit === 1) markReturned(context, direction, grant);
   endGrant(context, direction);
+}
+
+/** Notes that the guest has not passed: a guest may show the code again by hand. */
+function markReturned(context: StepContext, direction: Direction, { fingerprint }: OpenGrant): void {
+  const { recent } = context.state[direction];
+  update(context, direction, { recent: recent.map((one) => (one.fingerprint === fingerprint ? { ...one, answer: 'returned' as const } : one)) });
 }
 
 /** Ends an open grant at once: what has not begun is returned; `begun` says what becomes of a unit on its way (null: it goes on). */

@@ -1,20 +1,21 @@
 /** Codes at the readers: decides, repeats, queues, abandons them, or shows busy or closed. */
 import type { Direction } from '../../contract/ids.ts';
 import { beginGrant } from './grants.ts';
-import { cancelTimers, endNotice, isIdle, notify, record, type StepContext, setTimer, showBusy, update } from './step-context.ts';
-import { effectiveMode, type LaneEffect, type LaneInput, type Recent } from './types.ts';
+import { heldGapOf, learnRepeat } from './held-gap.ts';
+import { cancelTimers, endBusy, endNotice, isIdle, notify, record, type StepContext, setTimer, showBusy, update } from './step-context.ts';
+import { type Answer, effectiveMode, type LaneEffect, type LaneInput, type Recent } from './types.ts';
 
 type Input<K extends LaneInput['kind']> = Extract<LaneInput, { kind: K }>;
 type Dropped = Extract<LaneEffect, { kind: 'drop' }>['shown'];
 
-/** A code that is seen again within this is still being held before the reader, ms (readers repeat the same code every 0.1 to 1 s). */
-export const HELD_GAP_MS = 1_200;
 /** Verdicts kept for repeats, per direction. At the bound: the oldest is evicted. */
 const MAX_RECENT = 8;
 /** Codes kept while a grant is open (`while_open: queue`), per direction. At the bound: busy is shown. */
-export const MAX_QUEUED_CODES = 4;
+export const MAX_QUEUED_CODES = 1;
 /** Longest wait in the queue, ms. At the bound: the code is dropped as busy, because its guest has left. */
 export const MAX_QUEUED_MS = 15_000;
+/** Least time between two showings of the same refusal, and between two attempts at a code that ended in an error, ms. */
+export const SHOW_AGAIN_MS = 1_000;
 /** The fingerprint of every garbled frame: no real fingerprint equals it. */
 export const GARBLED = '';
 
@@ -26,47 +27,108 @@ export function onCode(context: StepContext, input: Input<'code'>): void {
   const { deciding, queue, grant, mode } = context.state[direction];
   if (context.state.stopped) return drop('busy');
   if (effectiveMode(context.state, direction) === 'emergency' || mode === 'free') return drop('open');
+  const seen = seeAgain(context, input);
   if (deciding?.fingerprint === fingerprint || queue.some((one) => one.fingerprint === fingerprint)) return drop('held');
-  if (grant !== null && grant.phase !== 'grace' && grant.fingerprint === fingerprint && isRepeat(context, direction, fingerprint, false)) return drop('held');
-  if (!isIdle(context.state, direction) || context.state.draining !== 'no') {
-    // Out only comes here while somebody has closed the exit.
-    if (direction === 'in' && context.config.whileOpen === 'queue' && context.state.draining === 'no' && queue.length < MAX_QUEUED_CODES)
-      return enqueue(context, input);
-    showBusy(context, direction);
-    return drop('busy');
-  }
-  if (isRepeat(context, direction, fingerprint, true)) {
-    notify(context, direction, { signal: 'refused', cause: 'verdict' }, context.config.refusedMs);
+  if (seen?.answer === 'granted' || seen?.answer === 'returned') return drop('held');
+  if (grant !== null && grant.phase !== 'grace' && grant.fingerprint === fingerprint) return drop('held');
+  if (!isIdle(context.state, direction) || context.state.draining !== 'no') return seen?.answer === 'refused' ? drop('repeat') : waitForLane(context, input);
+  if (seen?.answer === 'refused' || (seen !== null && isTooSoon(context, seen, mode !== 'controlled'))) {
+    showAgain(context, direction, seen);
     return drop('repeat');
   }
   if (mode !== 'controlled') {
     refuse(context, direction, 'gate_locked', fingerprint);
     return drop('gate_locked');
   }
-  decide(context, direction, presentation, fingerprint, input.lastByteMs);
+  decide(context, input, input.lastByteMs, seen?.answer === 'error');
 }
 
-/** Returns whether it is still the same presentation, and notes that it was seen. */
-function isRepeat(context: StepContext, direction: Direction, fingerprint: string, refused: boolean): boolean {
-  const { recent, notice } = context.state[direction];
+/** Returns whether a code without a final verdict has to wait: a closed lane is still closed, or the last attempt has just failed. */
+function isTooSoon(context: StepContext, seen: Recent, closed: boolean): boolean {
+  if (seen.answer === 'locked') return closed;
+  return seen.answer === 'error' && !closed && context.now.atMs - seen.verdictAtMs < SHOW_AGAIN_MS;
+}
+
+/**
+ * Notes that a code was seen, and learns the interval at which its reader repeats a code. Returns what is known of this
+ * presentation; null: it is a new one.
+ */
+function seeAgain(context: StepContext, { direction, fingerprint, reader }: Pick<Input<'code'>, 'direction' | 'fingerprint' | 'reader'>): Recent | null {
+  const { recent, repeats } = context.state[direction];
+  const found = recent.find((one) => one.fingerprint === fingerprint);
+  if (found === undefined) return null;
   const now = context.now.atMs;
-  const found = recent.find((one) => one.fingerprint === fingerprint && one.refused === refused);
-  if (found === undefined) return false;
-  const shown = refused ? notice?.signal === 'refused' : true;
-  const same = now - found.verdictAtMs <= context.config.repeatMs || (shown && now - found.seenAtMs <= HELD_GAP_MS);
-  update(context, direction, { recent: recent.flatMap((one) => (one !== found ? [one] : same ? [{ ...one, seenAtMs: now }] : [])) });
-  return same;
+  const intervalMs = now - found.seenAtMs;
+  if (reader !== undefined) update(context, direction, { repeats: learnRepeat(repeats, reader, intervalMs, found, heldGapOf(context, direction, reader)) });
+  const held = intervalMs <= heldGapOf(context, direction, reader);
+  const repeated = found.answer !== 'granted' && found.answer !== 'returned' && now - found.verdictAtMs <= context.config.repeatMs;
+  const seen: Recent = { ...found, seenAtMs: now, intervalMs, answer: held || repeated ? found.answer : null };
+  update(context, direction, { recent: recent.map((one) => (one === found ? seen : one)) });
+  return seen.answer === null ? null : seen;
 }
 
-/** Remembers that a code was shown and how it was answered. */
-export function remember(context: StepContext, direction: Direction, fingerprint: string, refused: boolean): void {
-  const one: Recent = { fingerprint, refused, verdictAtMs: context.now.atMs, seenAtMs: context.now.atMs };
-  const others = context.state[direction].recent.filter((other) => other.fingerprint !== fingerprint);
-  update(context, direction, { recent: [one, ...others].slice(0, MAX_RECENT) });
+/** Shows the refusal again, at most once a second. Writes no row. */
+function showAgain(context: StepContext, direction: Direction, seen: Recent): void {
+  const { recent } = context.state[direction];
+  if (context.now.atMs - seen.shownAtMs < SHOW_AGAIN_MS) return;
+  update(context, direction, { recent: recent.map((one) => (one.fingerprint === seen.fingerprint ? { ...one, shownAtMs: context.now.atMs } : one)) });
+  notify(context, direction, { signal: seen.elsewhere ? 'refused_elsewhere' : 'refused', cause: 'verdict' }, context.config.refusedMs);
 }
 
-function decide(context: StepContext, direction: Direction, presentation: number, fingerprint: string, sinceMs: number): void {
-  update(context, direction, { deciding: { presentation, fingerprint, waited: false } });
+/** Remembers how a code was answered. */
+export function remember(context: StepContext, direction: Direction, fingerprint: string, answer: Exclude<Answer, 'returned' | null>, elsewhere = false): void {
+  const { recent } = context.state[direction];
+  const before = recent.find((one) => one.fingerprint === fingerprint);
+  const now = context.now.atMs;
+  // A decision takes its time; the code was seen when it was read.
+  const seenAtMs = before?.answer === null || answer === 'error' ? (before?.seenAtMs ?? now) : now;
+  const one: Recent = { fingerprint, answer, elsewhere, verdictAtMs: now, seenAtMs, shownAtMs: now, intervalMs: before?.intervalMs ?? null };
+  update(context, direction, { recent: [one, ...recent.filter((other) => other.fingerprint !== fingerprint)].slice(0, MAX_RECENT) });
+}
+
+/** Keeps a code without a final verdict for as long as its reader still sees it: the lane decides it as soon as it can. */
+function waitForLane(context: StepContext, input: Input<'code'>): void {
+  const { direction, presentation, fingerprint, reader } = input;
+  const { queue, held } = context.state[direction];
+  if (direction === 'in' && context.config.whileOpen === 'queue' && context.state.draining === 'no' && queue.length < MAX_QUEUED_CODES)
+    return enqueue(context, input);
+  const again = held?.fingerprint === fingerprint;
+  // Once a presentation: green belongs to the guest who passes.
+  if (!again) showBusy(context, direction);
+  if (context.state.draining !== 'no') {
+    context.effects.push({ kind: 'drop', direction, presentation, shown: 'busy' });
+    return;
+  }
+  if (held !== null) context.effects.push({ kind: 'drop', direction, presentation: held.presentation, shown: again ? 'held' : 'busy' });
+  update(context, direction, { held: { presentation, fingerprint } });
+  setTimer(context, `held:${direction}`, context.now.atMs + heldGapOf(context, direction, reader));
+}
+
+/** Drops the code that waits: it has left the reader, or the lane is open or closed for everybody. */
+export function dropHeld(context: StepContext, direction: Direction): void {
+  const { held } = context.state[direction];
+  if (held === null) return;
+  cancelTimers(context, direction, ['held']);
+  update(context, direction, { held: null });
+  context.effects.push({ kind: 'drop', direction, presentation: held.presentation, shown: 'busy' });
+}
+
+/** Decides the code that still lies before the reader when the lane is idle. */
+export function settleHeld(context: StepContext, direction: Direction): void {
+  const { held, mode } = context.state[direction];
+  if (held === null) return;
+  if (effectiveMode(context.state, direction) === 'emergency' || mode === 'free') return dropHeld(context, direction);
+  if (mode !== 'controlled' || !isIdle(context.state, direction) || context.state.draining !== 'no') return;
+  cancelTimers(context, direction, ['held']);
+  update(context, direction, { held: null });
+  decide(context, { direction, presentation: held.presentation, fingerprint: held.fingerprint }, context.now.atMs, false);
+}
+
+/** Asks the decider. `retried`: the same presentation has ended in an error already. */
+function decide(context: StepContext, code: Pick<Input<'code'>, 'direction' | 'presentation' | 'fingerprint'>, sinceMs: number, retried: boolean): void {
+  const { direction, presentation, fingerprint } = code;
+  endBusy(context, direction);
+  update(context, direction, { deciding: { presentation, fingerprint, waited: false, retried } });
   setTimer(context, `wait:${direction}`, sinceMs + context.config.waitAfterMs);
   setTimer(context, `refuse:${direction}`, sinceMs + context.config.refuseAfterMs);
   context.effects.push({ kind: 'decide', direction, presentation, mode: effectiveMode(context.state, direction) });
@@ -98,10 +160,11 @@ export function settleQueue(context: StepContext, direction: Direction): void {
   cancelTimers(context, direction, ['queue']);
   if (rest[0] !== undefined) setTimer(context, `queue:${direction}`, rest[0].atMs + MAX_QUEUED_MS);
   update(context, direction, { queue: rest });
-  decide(context, direction, first.presentation, first.fingerprint, context.now.atMs);
+  decide(context, { direction, presentation: first.presentation, fingerprint: first.fingerprint }, context.now.atMs, false);
 }
 
 export function dropQueue(context: StepContext, direction: Direction): void {
+  dropHeld(context, direction);
   for (const one of context.state[direction].queue) context.effects.push({ kind: 'drop', direction, presentation: one.presentation, shown: 'busy' });
   cancelTimers(context, direction, ['queue']);
   update(context, direction, { queue: [] });
@@ -113,8 +176,10 @@ export function onVerdict(context: StepContext, input: Input<'verdict'>): void {
   const { deciding } = context.state[direction];
   if (deciding === null || deciding.presentation !== input.presentation) return;
   endDeciding(context, direction);
-  remember(context, direction, deciding.fingerprint, verdict.kind === 'refusal');
-  if (verdict.kind === 'refusal') notify(context, direction, { signal: 'refused', cause: 'verdict' }, context.config.refusedMs);
+  const elsewhere = verdict.kind === 'refusal' && verdict.elsewhere === true;
+  remember(context, direction, deciding.fingerprint, verdict.kind === 'refusal' ? 'refused' : 'granted', elsewhere);
+  if (verdict.kind === 'refusal')
+    notify(context, direction, { signal: elsewhere ? 'refused_elsewhere' : 'refused', cause: 'verdict' }, context.config.refusedMs);
   else beginGrant(context, direction, { by: { row }, units: verdict.units, attention: verdict.attention, fingerprint: deciding.fingerprint });
 }
 
@@ -127,7 +192,7 @@ export function onDecisionFailed(context: StepContext, input: Input<'decision_fa
   const { deciding } = context.state[input.direction];
   if (deciding === null || deciding.presentation !== input.presentation) return;
   endDeciding(context, input.direction);
-  refuse(context, input.direction, 'error', deciding.fingerprint);
+  refuse(context, input.direction, 'error', deciding.fingerprint, deciding.retried);
 }
 
 /** Shows `working`: there is no verdict yet. */
@@ -143,7 +208,7 @@ export function onRefuseTimeout(context: StepContext, direction: Direction): voi
   const { deciding } = context.state[direction];
   if (deciding === null) return;
   abandonDecision(context, direction, 'late');
-  refuse(context, direction, 'error', deciding.fingerprint);
+  refuse(context, direction, 'error', deciding.fingerprint, deciding.retried);
 }
 
 /** Abandons the decision in flight. */
@@ -158,13 +223,16 @@ export function onGarbled(context: StepContext, direction: Direction): void {
   const { mode } = context.state[direction];
   if (context.state.stopped || context.state.draining !== 'no' || context.state.fire.latched || mode !== 'controlled' || !isIdle(context.state, direction))
     return;
-  if (isRepeat(context, direction, GARBLED, true)) notify(context, direction, { signal: 'refused', cause: 'verdict' }, context.config.refusedMs);
-  else refuse(context, direction, 'unreadable', GARBLED);
+  const seen = seeAgain(context, { direction, fingerprint: GARBLED });
+  if (seen === null) refuse(context, direction, 'unreadable', GARBLED);
+  else showAgain(context, direction, seen);
 }
 
-function refuse(context: StepContext, direction: Direction, reason: 'unreadable' | 'gate_locked' | 'error', fingerprint: string): void {
-  remember(context, direction, fingerprint, true);
+/** Refuses without the decider. `retried`: the presentation's row is written already. */
+function refuse(context: StepContext, direction: Direction, reason: 'unreadable' | 'gate_locked' | 'error', fingerprint: string, retried = false): void {
+  remember(context, direction, fingerprint, reason === 'error' ? 'error' : reason === 'gate_locked' ? 'locked' : 'refused');
   notify(context, direction, { signal: 'refused', cause: 'verdict' }, context.config.refusedMs);
+  if (retried) return;
   context.effects.push({ kind: 'refused', direction, reason });
   record(context, { kind: 'refusal', reason, direction });
 }

@@ -30,6 +30,8 @@ export const PATTERNS: Readonly<Record<Signal, Pattern>> = {
   granted: { green: STEADY, buzzer: beeps(1) },
   granted_attention: { green: STEADY, buzzer: beeps(2) },
   refused: { red: STEADY, buzzer: beeps(2) },
+  /** Valid at another entrance, or later. */
+  refused_elsewhere: { red: STEADY, amber: STEADY, buzzer: beeps(2) },
   busy: { amber: { onOffMs: [120, 120, 120, 640], repeat: true } },
   closed: { red: STEADY },
   free: { green: STEADY },

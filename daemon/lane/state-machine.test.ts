@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { PATTERNS } from './signals.ts';
 import { effectiveMode, openRefusal } from './state-machine.ts';
 import { createLaneWorld, type LaneWorld, WORLD_WALL_MS } from './testing/lane-harness.ts';
 import type { LaneEffect, LaneNote } from './types.ts';
@@ -57,15 +58,16 @@ test('a code is decided, the committed grant opens by a pulse of its length, the
   expect([notesOf(world.pendingEntries()), signal(world), world.timers().size]).toEqual([['passed 1 of 1/1'], 'ready', 0]);
 });
 
-test('nobody comes: locked after the time, returned after the grace, the ticket is shown busy meanwhile', () => {
+test('nobody comes: locked after the time, returned after the grace, the ticket is shown busy meanwhile and decided then', () => {
   const world = createLaneWorld();
   admit(world);
   world.wait(5_000);
   expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([[], 'ready']);
-  expect(dropped(world.show('ticket').effects)).toEqual(['busy']);
+  world.show('ticket');
+  expect(signal(world)).toBe('busy');
   world.wait(1_499);
   expect(notesOf(world.pendingEntries())).toEqual([]);
-  world.wait(1);
+  expect(kinds(world.wait(1))).toContain('decide');
   expect(notesOf(world.pendingEntries())).toEqual(['returned 1 of 1/1']);
 });
 
@@ -96,7 +98,8 @@ test('begun and not finished: stuck after its time, counts as used, ends when th
   expect([notesOf(world.pendingEntries()), signal(world)]).toEqual([['returned 2 of 1/1', 'returned 3 of 1/1', 'stuck 1 of 1/1'], 'alarm']);
   world.wait(10_000);
   expect(signal(world)).toBe('closed');
-  expect(dropped(world.show('other').effects)).toEqual(['busy']);
+  world.show('other');
+  expect([signal(world), dropped(world.wait(1_500))]).toEqual(['busy', ['busy']]);
   world.line('passage_in', false);
   expect(alerts(world.wait(2_000))).toEqual(['-stuck']);
   expect([signal(world), notesOf(world.pendingEntries()).length]).toEqual(['ready', 3]);
@@ -154,8 +157,9 @@ test('no sensor: the release counts as the passage, one guest at a time', () => 
   const world = createLaneWorld({ sensor: 'none' });
   admit(world, 'party', 2);
   expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of 1/1']);
-  expect(dropped(world.show('other').effects)).toEqual(['busy']);
-  world.wait(5_000);
+  world.show('other');
+  expect(signal(world)).toBe('busy');
+  expect(dropped(world.wait(5_000))).toEqual(['busy']);
   expect(notesOf(world.pendingEntries())).toEqual(['passed 1 of 1/1', 'passed 2 of 1/1']);
   world.wait(5_000);
   expect(kinds(world.show('other').effects)).toContain('decide');
@@ -249,40 +253,182 @@ test('another guest may show a code while red still shows', () => {
   expect([signal(world), world.driven('release_in')]).toEqual(['granted', true]);
 });
 
-test('the granted code held before the reader changes nothing; passed back afterwards it is asked again', () => {
+// ---------------------------------------------------------------- codes that lie before the reader
+
+test('L2 the granted code is silent while it lies before the reader, and decided when it comes back', () => {
   const world = createLaneWorld();
   admit(world);
+  const rows = world.pendingEntries().length;
   world.wait(500);
-  expect(dropped(world.show('ticket').effects)).toEqual(['held']);
+  expect(kinds(world.show('ticket').effects)).toEqual(['drop']);
   world.pass();
+  for (let second = 0; second < 20; second += 1) {
+    expect([dropped(world.show('ticket').effects), signal(world)]).toEqual([['held'], 'ready']);
+    world.wait(1_000);
+  }
+  expect(world.pendingEntries().length - rows).toBe(1);
+  world.wait(2_000);
   expect(kinds(world.show('ticket').effects)).toContain('decide');
+});
+
+test('L2 a paper left on the reader opens the lane once: after a return it must leave the reader', () => {
+  const world = createLaneWorld();
+  admit(world);
+  let decisions = 0;
+  for (let second = 0; second < 60; second += 1) {
+    world.wait(1_000);
+    if (kinds(world.show('ticket').effects).includes('decide')) decisions += 1;
+  }
+  expect([decisions, notesOf(world.pendingEntries())]).toEqual([0, ['returned 1 of 1/1']]);
+  world.wait(1_600);
+  expect(kinds(world.show('ticket').effects)).toContain('decide');
+});
+
+test('L2 the next phone that lies there before the passage ends is decided when the lane is idle', () => {
+  for (const repeatMs of [100, 300, 900, 5_000]) {
+    const world = createLaneWorld();
+    admit(world, 'A');
+    world.line('passage_in', true);
+    const effects: LaneEffect[] = [];
+    for (let ms = 0; ms < 1_000; ms += 100) {
+      if (ms % repeatMs === 0) effects.push(...world.show('B').effects);
+      effects.push(...world.wait(100));
+    }
+    expect(kinds(effects)).not.toContain('decide');
+    world.line('passage_in', false);
+    const decided = world.wait(300).find((effect) => effect.kind === 'decide');
+    expect(decided).toMatchObject({ kind: 'decide', direction: 'in' });
+    world.grant((decided as { presentation: number }).presentation);
+    expect(signal(world)).toBe('granted');
+  }
+});
+
+test('L2 a phone that has left the reader before the lane is idle is not decided', () => {
+  const world = createLaneWorld();
+  admit(world, 'A');
+  world.line('passage_in', true);
+  world.show('B');
+  world.wait(2_000);
+  world.line('passage_in', false);
+  expect(kinds(world.wait(300))).not.toContain('decide');
+});
+
+test('L2 the phone behind a refused guest is decided at once', () => {
+  const world = createLaneWorld();
+  const { presentation } = world.show('A');
+  world.show('B');
+  expect(kinds(world.refuse(presentation))).toContain('decide');
+});
+
+test('L2 a code whose decision failed is tried again without leaving the reader, with one row', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'decision_failed', direction: 'in', presentation: world.show('ticket').presentation });
+  world.wait(500);
+  expect(dropped(world.show('ticket').effects)).toEqual(['repeat']);
+  world.wait(600);
+  const again = world.show('ticket');
+  expect(kinds(again.effects)).toContain('decide');
+  world.send({ kind: 'decision_failed', direction: 'in', presentation: again.presentation });
+  expect(notesOf(world.pendingEntries())).toEqual(['refused error']);
+  world.wait(1_100);
+  world.grant(world.show('ticket').presentation);
+  expect(signal(world)).toBe('granted');
+});
+
+test('L2 a code that lies before a closed lane is decided when the lane opens', () => {
+  const world = createLaneWorld();
+  command(world, 'locked', { directions: ['in'] });
+  world.show('ticket');
+  world.wait(1_000);
+  expect(dropped(world.show('ticket').effects)).toEqual(['repeat']);
+  command(world, 'controlled', { directions: ['in'] });
+  world.wait(1_000);
+  expect(kinds(world.show('ticket').effects)).toContain('decide');
+});
+
+test('L2 a refused code shows red at most once a second', () => {
+  const world = createLaneWorld();
+  world.refuse(world.show('bad').presentation);
+  let shown = 0;
+  for (let ms = 100; ms <= 5_000; ms += 100) {
+    world.wait(100);
+    shown += world.show('bad').effects.filter((effect) => effect.kind === 'signal').length;
+  }
+  expect(shown).toBe(5);
+});
+
+test('L2 the held gap follows the interval at which the reader repeats a code', () => {
+  const world = createLaneWorld();
+  const show = (code: string) => world.show(code, 'in', 'front');
+  world.grant(show('A').presentation);
+  for (let turn = 0; turn < 3; turn += 1) {
+    world.wait(3_000);
+    expect(dropped(show('A').effects)).toEqual(['held']);
+  }
+  // 1.5 × 3,000 ms: gone after that, not before.
+  world.wait(4_400);
+  expect(dropped(show('A').effects)).toEqual(['held']);
+  world.wait(6_700);
+  expect(kinds(show('A').effects)).toContain('decide');
+});
+
+test('L2 guests who show a refused code again by hand do not teach the gate an interval', () => {
+  const world = createLaneWorld();
+  for (const ms of [4_500, 2_100, 3_300, 5_000]) {
+    const { presentation } = world.show('bad', 'in', 'front');
+    world.refuse(presentation);
+    world.wait(ms);
+  }
+  admit(world, 'A');
+  world.line('passage_in', true);
+  world.show('B', 'in', 'front');
+  world.wait(1_600);
+  world.line('passage_in', false);
+  expect(kinds(world.wait(300))).not.toContain('decide');
+});
+
+test('L2 same_code_interval_ms sets the held gap outright', () => {
+  const world = createLaneWorld({ sameCodeIntervalMs: { front: 4_000 } });
+  world.grant(world.show('A', 'in', 'front').presentation);
+  world.pass();
+  world.wait(5_000);
+  expect(dropped(world.show('A', 'in', 'front').effects)).toEqual(['held']);
+});
+
+test('a refusal for another place or time shows red with amber', () => {
+  const world = createLaneWorld();
+  const { presentation } = world.show('north');
+  world.send({ kind: 'verdict', direction: 'in', presentation, row: [1, 1], verdict: { kind: 'refusal', elsewhere: true } });
+  expect([signal(world), PATTERNS[signal(world)].red, PATTERNS[signal(world)].amber]).toEqual(['refused_elsewhere', PATTERNS.closed.red, PATTERNS.ready.amber]);
 });
 
 test('while a grant is open another code is shown busy and no row is written', () => {
   const world = createLaneWorld();
   admit(world);
-  expect(dropped(world.show('next').effects)).toEqual(['busy']);
+  world.show('next');
   expect([signal(world), notesOf(world.pendingEntries())]).toEqual(['busy', []]);
-  world.wait(1_600);
+  expect(dropped(world.wait(1_600))).toEqual(['busy']);
   expect(signal(world)).toBe('granted');
 });
 
-test('while_open queue: the next code is decided when the lane is idle; a fifth is shown busy; too late is dropped', () => {
+test('while_open queue keeps one code until the lane is idle, however long ago it was seen', () => {
   const world = createLaneWorld({ whileOpen: 'queue' });
   admit(world);
-  const waiting = ['b', 'c', 'd', 'e'].map((code) => world.show(code));
-  expect(waiting.flatMap(({ effects }) => dropped(effects))).toEqual([]);
+  const waiting = world.show('b');
+  expect(dropped(waiting.effects)).toEqual([]);
   expect(dropped(world.show('b').effects)).toEqual(['held']);
-  expect(dropped(world.show('f').effects)).toEqual(['busy']);
-  world.wait(300);
+  world.show('c');
+  expect(dropped(world.wait(3_000))).toEqual(['busy']);
   const effects = world.pass();
-  expect(effects).toContainEqual({ kind: 'decide', direction: 'in', presentation: waiting[0]?.presentation, mode: 'controlled' });
-  world.grant(waiting[0]?.presentation ?? 0);
-  world.wait(7_000);
-  expect(world.state().in.deciding?.presentation).toBe(waiting[1]?.presentation);
-  world.grant(waiting[1]?.presentation ?? 0);
+  expect(effects).toContainEqual({ kind: 'decide', direction: 'in', presentation: waiting.presentation, mode: 'controlled' });
+});
+
+test('while_open queue drops a code that waits too long', () => {
+  const world = createLaneWorld({ whileOpen: 'queue' });
+  admit(world);
+  world.show('b');
   world.line('passage_in', true);
-  expect(dropped(world.wait(20_000))).toEqual(['busy', 'busy']);
+  expect(dropped(world.wait(15_000))).toEqual(['busy']);
 });
 
 test('locked: refused with a row, once for a code that is held', () => {
@@ -433,8 +579,8 @@ test('locked waits for an open grant; no new guest meanwhile', () => {
     'locked',
     'locked',
   ]);
-  expect(dropped(world.show('next').effects)).toEqual(['busy']);
-  world.pass();
+  const { presentation } = world.show('next');
+  expect(world.pass()).not.toContainEqual(expect.objectContaining({ kind: 'decide', presentation }));
   expect([effectiveMode(world.state(), 'in'), world.driven('stop')]).toEqual(['locked', true]);
 });
 

@@ -14,6 +14,7 @@ import { onExitTimeout, onFire, onMode, onResetEmergency, onRestore, onUntil, se
 import { cannotOpen, onButton, onOpen } from './orders.ts';
 import {
   abandonDecision,
+  dropHeld,
   dropQueue,
   onCode,
   onDecisionFailed,
@@ -22,6 +23,7 @@ import {
   onRefuseTimeout,
   onVerdict,
   onWait,
+  settleHeld,
   settleQueue,
 } from './presentations.ts';
 import { closeRelease, freeByHold, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
@@ -189,6 +191,8 @@ function onDirectionTimer(context: StepContext, name: DirectionTimer, direction:
       return onUntil(context, direction);
     case 'queue':
       return onQueueTimeout(context, direction);
+    case 'held':
+      return dropHeld(context, direction);
     case 'exit':
       return onExitTimeout(context);
   }
@@ -217,6 +221,7 @@ function settleAll(context: StepContext): void {
   settleExits(context);
   for (const direction of BOTH) settleMode(context, direction);
   for (const direction of BOTH) settleQueue(context, direction);
+  for (const direction of BOTH) settleHeld(context, direction);
   settleStop(context);
   if (context.state.draining === 'waiting' && BOTH.every((one) => isIdle(context.state, one) || context.state[one].rotation?.stuck === true)) {
     context.state.draining = 'idle';

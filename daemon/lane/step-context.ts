@@ -30,6 +30,8 @@ function initialDirection(): DirectionState {
     release: { state: 'off', again: false, offSinceMs: LONG_AGO_MS },
     freeTailMs: LONG_AGO_MS,
     queue: [],
+    held: null,
+    repeats: {},
     exits: [],
     recent: [],
     notice: null,
@@ -108,6 +110,11 @@ const BUSY_MS = 1_600;
 /** Shows `busy`, unless an alarm is shown. */
 export function showBusy(context: StepContext, direction: Direction): void {
   if (context.state[direction].notice?.signal !== 'alarm') notify(context, direction, { signal: 'busy', cause: 'verdict' }, BUSY_MS);
+}
+
+/** Ends a busy notice. */
+export function endBusy(context: StepContext, direction: Direction): void {
+  if (context.state[direction].notice?.signal === 'busy') endNotice(context, direction);
 }
 
 /** Returns whether no decision, grant or rotation is in progress. */

@@ -17,6 +17,7 @@ export const SIGNALS = [
   'granted_attention',
   'granted',
   'refused',
+  'refused_elsewhere',
   'busy',
   'working',
   'free',
@@ -84,6 +85,8 @@ export interface Deciding {
   readonly fingerprint: string;
   /** Lamps say "wait" since the first bound passed. */
   readonly waited: boolean;
+  /** The same presentation has ended in an error before: its row is written. */
+  readonly retried: boolean;
 }
 
 export interface QueuedCode {
@@ -92,17 +95,35 @@ export interface QueuedCode {
   readonly atMs: number;
 }
 
-/** A verdict that was shown lately, for repeats. */
-export interface Recent {
+/** A code that was answered busy and may still lie before its reader. */
+export interface HeldCode {
+  readonly presentation: number;
   readonly fingerprint: string;
-  readonly refused: boolean;
-  readonly verdictAtMs: number;
-  readonly seenAtMs: number;
 }
 
-/** ActiveSignal for a time, then the base signal again. */
+/**
+ * The answer of a presentation. Final are `granted`, `returned` (granted, and nobody passed) and `refused` (by a rule, or unreadable). `error` and
+ * `locked` are not. null: a new presentation without a verdict.
+ */
+export type Answer = 'granted' | 'returned' | 'refused' | 'error' | 'locked' | null;
+
+/** A code that was answered lately. */
+export interface Recent {
+  readonly fingerprint: string;
+  readonly answer: Answer;
+  /** Refused here, valid at another place or time. */
+  readonly elsewhere: boolean;
+  readonly verdictAtMs: number;
+  readonly seenAtMs: number;
+  /** When its refusal was shown last. */
+  readonly shownAtMs: number;
+  /** Between the last two sights; null: seen once. */
+  readonly intervalMs: number | null;
+}
+
+/** A signal that is shown for a time; then the base signal again. */
 export interface Notice {
-  readonly signal: Extract<Signal, 'refused' | 'busy' | 'alarm'>;
+  readonly signal: Extract<Signal, 'refused' | 'refused_elsewhere' | 'busy' | 'alarm'>;
   readonly cause: 'verdict' | 'forced' | 'stuck';
 }
 
@@ -125,6 +146,9 @@ export interface DirectionState {
   /** A free lane was closed, but the turnstile may stay unlocked by its own timer until then: who begins before is not forced. */
   readonly freeTailMs: number;
   readonly queue: readonly QueuedCode[];
+  readonly held: HeldCode | null;
+  /** The intervals at which each reader repeated a code, ms, the newest last. */
+  readonly repeats: Readonly<Record<string, readonly number[]>>;
   /** Outwards alone. */
   readonly exits: readonly WaitingExit[];
   readonly recent: readonly Recent[];
@@ -133,7 +157,7 @@ export interface DirectionState {
   readonly readerOk: boolean;
 }
 
-export type DirectionTimer = 'pulse' | 'edge' | 'passage' | 'grace' | 'stuck' | 'repulse' | 'wait' | 'refuse' | 'notice' | 'until' | 'queue' | 'exit';
+export type DirectionTimer = 'pulse' | 'edge' | 'passage' | 'grace' | 'stuck' | 'repulse' | 'wait' | 'refuse' | 'notice' | 'until' | 'queue' | 'held' | 'exit';
 export type TimerName = `${DirectionTimer}:${Direction}` | `line:${LaneLine}` | 'beam' | 'stop';
 
 export interface LaneState {
@@ -163,16 +187,25 @@ export interface At {
 }
 
 export type LaneInput = At &
-  /** A code before a reader. `presentation`: the caller's number for it; `fingerprint`: equal for equal codes, and reveals nothing of them. */
+  /** A code before a reader. `presentation`: the caller's number for it; `fingerprint`: equal for equal codes, and reveals nothing of them; `reader`: where it was read. */
   (
-    | { readonly kind: 'code'; readonly direction: Direction; readonly presentation: number; readonly fingerprint: string; readonly lastByteMs: number }
+    | {
+        readonly kind: 'code';
+        readonly direction: Direction;
+        readonly presentation: number;
+        readonly fingerprint: string;
+        readonly lastByteMs: number;
+        readonly reader?: string;
+      }
     | { readonly kind: 'garbled'; readonly direction: Direction }
     | {
         readonly kind: 'verdict';
         readonly direction: Direction;
         readonly presentation: number;
         readonly row: RowPosition;
-        readonly verdict: { readonly kind: 'grant'; readonly units: number; readonly attention: boolean } | { readonly kind: 'refusal' };
+        readonly verdict:
+          | { readonly kind: 'grant'; readonly units: number; readonly attention: boolean }
+          | { readonly kind: 'refusal'; readonly elsewhere?: boolean };
       }
     /** The decider could not decide (disk full, busy, denied). */
     | { readonly kind: 'decision_failed'; readonly direction: Direction; readonly presentation: number }

@@ -94,7 +94,20 @@ const LANE: readonly Mutant[] = [
     'if (deciding === null) return;\n  endDeciding(context, direction);\n  remember',
     'daemon/lane',
   ),
-  unit('a held code is decided again', 'daemon/lane/presentations.ts', '|| (shown && now - found.seenAtMs <= HELD_GAP_MS)', '', 'daemon/lane'),
+  unit(
+    'a held code is decided again',
+    'daemon/lane/presentations.ts',
+    "  if (seen?.answer === 'granted' || seen?.answer === 'returned') return drop('held');\n",
+    '',
+    'daemon/lane',
+  ),
+  unit(
+    'a held code that is busy is not decided when the lane is idle',
+    'daemon/lane/state-machine.ts',
+    'for (const direction of BOTH) settleHeld(context, direction);',
+    '',
+    'daemon/lane',
+  ),
 ];
 
 const READER_BOARD: readonly Mutant[] = [

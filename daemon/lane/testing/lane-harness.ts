@@ -14,7 +14,7 @@ export interface LaneWorld {
   wait(ms: number): readonly LaneEffect[];
   line(input: LaneLine, active: boolean): readonly LaneEffect[];
   /** A code is shown; answers its presentation's number and the effects. */
-  show(code: string, direction?: Direction): { readonly presentation: number; readonly effects: readonly LaneEffect[] };
+  show(code: string, direction?: Direction, reader?: string): { readonly presentation: number; readonly effects: readonly LaneEffect[] };
   /** The decision of a presentation arrives, committed. Answers its row and the effects. */
   grant(
     presentation: number,
@@ -81,9 +81,19 @@ export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
     send,
     wait,
     line: (input, active) => send({ kind: 'line', input, active, initial: false }),
-    show(code, direction = 'in') {
+    show(code, direction = 'in', reader) {
       presentations += 1;
-      return { presentation: presentations, effects: send({ kind: 'code', direction, presentation: presentations, fingerprint: code, lastByteMs: nowMs }) };
+      return {
+        presentation: presentations,
+        effects: send({
+          kind: 'code',
+          direction,
+          presentation: presentations,
+          fingerprint: code,
+          lastByteMs: nowMs,
+          ...(reader === undefined ? {} : { reader }),
+        }),
+      };
     },
     grant(presentation, { units = 1, attention = false, direction = 'in' } = {}) {
       rows += 1;
