@@ -18,7 +18,7 @@ import { compare } from '../test/faults/counts.ts';
 import { heldRows, openWorld } from '../test/faults/environment.ts';
 import { makeVenue, type TestTicket } from '../testkit/database.ts';
 import { type TestEntry, type TestLedger, testLedger } from '../testkit/ledgers.ts';
-import { openHouse } from '../testkit/stack.ts';
+import { openStack } from '../testkit/stack.ts';
 import { chart } from './chart.ts';
 import { growthMbPerHour, machine, probed, startProbes, windows } from './soak.ts';
 import { quantile } from './table.ts';
@@ -50,11 +50,11 @@ const dir = mkdtempSync(join(tmpdir(), 'stile-soak-'));
 const world = await openWorld();
 const perGate = Math.ceil((MINUTES * 60 * RATE) / GATES / 2) + 2;
 const venue = await makeVenue(world.postgres.url, { gates: Array.from({ length: GATES }, (_, n) => `g${n}`), tickets: perGate * GATES });
-const house = await openHouse({ dir, databaseUrl: world.postgres.servingUrl, mqtt: { url: world.broker.cloudUrl }, env: { STILE_LOG_LEVEL: 'warn' } });
+const stack = await openStack({ dir, databaseUrl: world.postgres.servingUrl, mqtt: { url: world.broker.cloudUrl }, env: { STILE_LOG_LEVEL: 'warn' } });
 const brokers: CloudBroker[] = [];
 let wrong = true;
 try {
-  await house.startCloud();
+  await stack.startCloud();
   const [cloudPid] = probes.pids();
   const gates: Gate[] = [];
   const byName = new Map<string, Gate>();
@@ -161,7 +161,7 @@ try {
   console.log(`${load}; drawn in ${values.svg}`);
 } finally {
   for (const broker of brokers) await broker.close();
-  await house.close();
+  await stack.close();
   await world.close();
   rmSync(dir, { recursive: true, force: true });
 }

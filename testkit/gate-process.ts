@@ -12,7 +12,7 @@ import { cutText } from '../contract/text.ts';
 import { connectGate } from '../daemon/control/client.ts';
 import type { GateStatus, RecentLine, WatchItem } from '../daemon/control/protocol.ts';
 import { openPtyPair, type PtyPair } from '../daemon/sim/pty-pair.ts';
-import { tied } from './process-group.ts';
+import { withParentDeathSignal } from './process-group.ts';
 
 const launcher = fileURLToPath(new URL('../daemon/stile-gate', import.meta.url));
 /** A gate that is not ready by then has failed; the end of its log says why. */
@@ -96,7 +96,7 @@ export function createGateProcess(options: GateProcessOptions): GateProcess {
     // What the last process said of itself is no word of this one.
     last = null;
     const log = openSync(paths.log, 'a');
-    const run = tied(launcher, ['run', '--config', paths.config]);
+    const run = withParentDeathSignal(launcher, ['run', '--config', paths.config]);
     const started = spawn(run.command, run.args, { stdio: ['ignore', log, log], env: { ...process.env, ...options.env } });
     closeSync(log);
     child = started;

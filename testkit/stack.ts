@@ -1,6 +1,6 @@
 /**
- * A whole house on one machine: a database, the cloud as a process, gates as processes, set up through the same command
- * lines that people use. The demo and the system tests live in it. Nothing outside its folder is touched.
+ * Starts the whole system on one machine: a database, the cloud as a process, gates as processes, set up through the command lines that people use.
+ * The demo, the system tests and benches use it. It touches nothing outside its folder.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
@@ -8,16 +8,16 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createGateProcess, type GateProcess, type GateProcessOptions } from './gate-process.ts';
-import { tied } from './process-group.ts';
+import { withParentDeathSignal } from './process-group.ts';
 
 const CHECKOUT_LAUNCHER = fileURLToPath(new URL('../cloud/stile-cloud', import.meta.url));
-/** The cloud answers on /readyz by then, or it has failed; the end of its log says why. */
+/** Bound of a start, ms, until /readyz answers; later the start throws with the end of the log. */
 const READY_MS = 60_000;
 const STOP_MS = 15_000;
 const POLL_MS = 100;
 
-export interface HouseOptions {
-  /** Exists already; holds everything that the house makes. */
+export interface StackOptions {
+  /** An existing folder; holds every file that the stack makes. */
   readonly dir: string;
   /** The login that serves. */
   readonly databaseUrl: string;
@@ -31,23 +31,23 @@ export interface HouseOptions {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-/** What one command said. */
+/** Exit code and output of one command. */
 export interface CommandResult {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-export interface House {
+export interface Stack {
   readonly cloudUrl: string;
-  /** The cloud's numbers. */
+  /** Address of the cloud's metrics. */
   readonly metricsUrl: string;
   readonly cloudLog: string;
-  /** `stile-cloud …`; throws with what it said where the exit code is not 0. */
+  /** Runs `stile-cloud …`; throws with its output where the exit code is not 0. */
   cloud(...args: readonly string[]): Promise<string>;
-  /** The same, answering whatever came of it. */
+  /** Runs the same, and returns its result whatever the exit code. */
   tryCloud(...args: readonly string[]): Promise<CommandResult>;
-  /** `stile-cloud all` (or `serve`, `ingest`) as a process; resolves when it is ready. */
+  /** Starts `stile-cloud all` as a process; resolves when it is ready. */
   startCloud(): Promise<void>;
   stopCloud(): Promise<void>;
   killCloud(): Promise<void>;
@@ -66,7 +66,7 @@ export interface House {
   close(): Promise<void>;
 }
 
-export async function openHouse(options: HouseOptions): Promise<House> {
+export async function openStack(options: StackOptions): Promise<Stack> {
   const { dir, mqtt } = options;
   const launcher = options.launcher ?? CHECKOUT_LAUNCHER;
   const [port, metricsPort] = [await freePort(), await freePort()];
@@ -116,7 +116,7 @@ export async function openHouse(options: HouseOptions): Promise<House> {
     async startCloud() {
       if (child !== null) return;
       const log = openSync(cloudLog, 'a');
-      const all = tied(launcher, ['all']);
+      const all = withParentDeathSignal(launcher, ['all']);
       const started = spawn(all.command, all.args, { stdio: ['ignore', log, log], env });
       closeSync(log);
       child = started;

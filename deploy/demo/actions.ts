@@ -1,4 +1,4 @@
-/** What one can do to the demo's house, by key or by script: each does the real thing and can be undone. */
+/** What one can do to the demo's stack, by key or by script: each does the real thing and can be undone. */
 import { connect } from 'node:net';
 import type { DemoBroker } from '../../testkit/demo-broker.ts';
 import type { GateProcess } from '../../testkit/gate-process.ts';

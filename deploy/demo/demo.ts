@@ -14,7 +14,7 @@ import { type DemoBroker, startDemoBroker } from '../../testkit/demo-broker.ts';
 import type { GateProcess } from '../../testkit/gate-process.ts';
 import { startPostgres } from '../../testkit/postgres.ts';
 import { prepareDatabase } from '../../testkit/prepare-database.ts';
-import { type House, openHouse } from '../../testkit/stack.ts';
+import { openStack, type Stack } from '../../testkit/stack.ts';
 import { createActions } from './actions.ts';
 import { openAccount } from './counts.ts';
 import { type Played, playGate } from './guests.ts';
@@ -50,7 +50,7 @@ interface DemoParts {
   /** A superuser's login, which sees every tenant's rows. */
   readonly lookUrl: string;
   readonly broker: DemoBroker;
-  readonly house: House;
+  readonly stack: Stack;
   readonly gates: GateProcess[];
   /** The operators' page, and a token that opens it. */
   readonly operators: { readonly url: string; readonly token: string };
@@ -64,14 +64,14 @@ async function setUp(dir: string, plan: DemoPlan): Promise<DemoParts> {
   const broker = await startDemoBroker();
   releases.push(() => broker.close());
   const database = await prepareDatabase(postgres.url);
-  const house = await openHouse({ dir, databaseUrl: database.servingUrl, migrateUrl: database.ownerUrl, mqtt: { url: broker.url } });
-  releases.push(() => house.close());
+  const stack = await openStack({ dir, databaseUrl: database.servingUrl, migrateUrl: database.ownerUrl, mqtt: { url: broker.url } });
+  releases.push(() => stack.close());
   say('making the tables: stile-cloud migrate');
-  await house.cloud('migrate');
+  await stack.cloud('migrate');
   const policies = join(dir, 'policies.json');
   // A second presentation counts at once here; a venue keeps the default of 10 s.
   writeFileSync(policies, JSON.stringify({ event: { duplicate_window_s: 0 } }));
-  await house.cloud(
+  await stack.cloud(
     'event',
     'put',
     EVENT_ID,
@@ -95,29 +95,29 @@ async function setUp(dir: string, plan: DemoPlan): Promise<DemoParts> {
     ),
   );
   say(`selling ${plan.tickets.length} tickets: stile-cloud import`);
-  await house.cloud('import', EVENT_ID, tickets, '--no-wait');
+  await stack.cloud('import', EVENT_ID, tickets, '--no-wait');
   const gates: GateProcess[] = [];
   for (const gate of GATES)
     gates.push(
-      await house.addGate(gate, [EVENT_ID], {
+      await stack.addGate(gate, [EVENT_ID], {
         zones: [ZONES.served],
         passageMs: ONCE ? 200 : 500,
         settings: { turnstile: { release: 'pulse', sensor: 'per_direction', repeat_ms: 800, while_open: 'queue' } },
       }),
     );
   say('starting the cloud: stile-cloud all');
-  await house.startCloud();
+  await stack.startCloud();
   say('starting two gates: stile-gate run');
   await Promise.all(gates.map((gate) => gate.start()));
   await Promise.all(gates.map((gate) => gate.until(({ manifests }) => manifests.length > 0, 30_000)));
   say('both gates hold their tickets');
-  const { token } = JSON.parse(await house.cloud('operator', 'add', 'demo', '--actor', 'demo', '--days', '1', '--json')) as { token: string };
+  const { token } = JSON.parse(await stack.cloud('operator', 'add', 'demo', '--actor', 'demo', '--days', '1', '--json')) as { token: string };
   return {
     lookUrl: Object.assign(new URL(postgres.url), { pathname: new URL(database.ownerUrl).pathname }).href,
     broker,
-    house,
+    stack,
     gates,
-    operators: { url: `${house.cloudUrl}/console`, token },
+    operators: { url: `${stack.cloudUrl}/console`, token },
   };
 }
 

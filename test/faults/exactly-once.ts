@@ -29,7 +29,7 @@ export async function exactlyOnce(options: ExactlyOnceOptions): Promise<ExactlyO
   try {
     const world = await openWorld();
     releases.push(world.close);
-    const { cloud, house } = await openCloud(options, world, dir);
+    const { cloud, stack } = await openCloud(options, world, dir);
     releases.push(() => cloud.stop());
     const writer = await createWriter({
       dir: join(dir, 'writers'),
@@ -40,7 +40,7 @@ export async function exactlyOnce(options: ExactlyOnceOptions): Promise<ExactlyO
       plant: options.plant === 'puback' ? 'puback' : null,
     });
     releases.push(() => writer.stop());
-    const whole = house === null ? [] : await openWholeGates(house, world, options.wholeGates, dir);
+    const whole = stack === null ? [] : await openWholeGates(stack, world, options.wholeGates, dir);
     releases.push(...whole.map((gate) => () => gate.close()));
     await cloud.start();
     await writer.start();

@@ -159,8 +159,8 @@ export async function hostile(options: HostileOptions): Promise<HostileResult> {
   }
 }
 
-async function tokensOf({ dir, house }: Venue): Promise<readonly string[]> {
-  const operator = (await house.cloud('operator', 'add', 'prover', '--any-actor')).trim().split('\n').at(-1) as string;
+async function tokensOf({ dir, stack }: Venue): Promise<readonly string[]> {
+  const operator = (await stack.cloud('operator', 'add', 'prover', '--any-actor')).trim().split('\n').at(-1) as string;
   return [operator.trim(), readFileSync(join(dir, 'arena-north.token'), 'utf8').trim()];
 }
 
@@ -293,7 +293,7 @@ async function toCloud(stage: Stage, count: number): Promise<void> {
   const { venue } = stage;
   const gate = (venue.gates[0] as Venue['gates'][number]).gate;
   const put = async () => (await venue.ask<{ n: number }>('SELECT coalesce(sum(times), 0)::int AS n FROM quarantine'))[0]?.n ?? 0;
-  const refused = async () => metric(await (await fetch(venue.house.metricsUrl)).text(), 'stile_ingest_refused');
+  const refused = async () => metric(await (await fetch(venue.stack.metricsUrl)).text(), 'stile_ingest_refused');
   const [putBefore, refusedBefore] = [await put(), await refused()];
   let toQuarantine = 0;
   let toRefuse = 0;
@@ -337,7 +337,7 @@ const metric = (text: string, name: string): number => Number(new RegExp(`^${nam
 
 /** Hostile requests, WINDOW at a time: each path of the description with senseless ids, tokens and bodies; and bytes that are no HTTP. */
 async function http(stage: Stage, count: number, answers: Record<string, number>): Promise<void> {
-  const { cloudUrl } = stage.venue.house;
+  const { cloudUrl } = stage.venue.stack;
   const { paths } = (await (await fetch(`${cloudUrl}/openapi.json`)).json()) as {
     paths: Record<string, Record<string, { requestBody?: { content?: Record<string, { schema?: { required?: string[] } }> } }>>;
   };

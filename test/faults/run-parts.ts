@@ -6,7 +6,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { GateProcess } from '../../testkit/gate-process.ts';
-import { type House, openHouse } from '../../testkit/stack.ts';
+import { openStack, type Stack } from '../../testkit/stack.ts';
 import { newCode } from '../system/environment.ts';
 import { createIngestProcess, type World, type Writer } from './environment.ts';
 
@@ -51,31 +51,31 @@ const SITE = 'arena';
 const EVENT = 'concert';
 
 /** The cloud as people run it where whole gates need one to fetch from; else the ingest alone, which is where plants live. */
-export async function openCloud(options: ExactlyOnceOptions, world: World, dir: string): Promise<{ cloud: Cloud; house: House | null }> {
+export async function openCloud(options: ExactlyOnceOptions, world: World, dir: string): Promise<{ cloud: Cloud; stack: Stack | null }> {
   if (options.wholeGates === 0) {
     const script = options.plant === 'early-ack' ? 'hasty-ingest.ts' : '../../testkit/ingest-process.ts';
     const ingest = createIngestProcess(join(import.meta.dirname, script), world.cloudEnv);
-    return { house: null, cloud: { start: () => ingest.start(), kill: () => ingest.kill(), stop: () => ingest.kill() } };
+    return { stack: null, cloud: { start: () => ingest.start(), kill: () => ingest.kill(), stop: () => ingest.kill() } };
   }
-  const house = await openHouse({
+  const stack = await openStack({
     dir,
     databaseUrl: world.cloudEnv.DATABASE_URL,
     mqtt: { url: world.cloudEnv.STILE_MQTT_URL },
     env: { STILE_LOG_LEVEL: process.env['KEEP'] === undefined ? 'error' : 'info' },
   });
-  return { house, cloud: supervised(house) };
+  return { stack, cloud: supervised(stack) };
 }
 
 /**
  * As systemd runs it (Restart=always): where the database goes away while the cloud starts, it ends with 75, "try again". A start that
  * fails is therefore no failure here, only one that never succeeds is: then nothing arrives.
  */
-function supervised(house: House): Cloud {
+function supervised(stack: Stack): Cloud {
   let wanted = false;
   let first = true;
   const look = async () => {
     while (wanted) {
-      if (!house.cloudRunning()) await house.startCloud().catch(() => undefined);
+      if (!stack.cloudRunning()) await stack.startCloud().catch(() => undefined);
       await sleep(RESTART_MS);
     }
   };
@@ -91,24 +91,24 @@ function supervised(house: House): Cloud {
       if (wanted) return;
       wanted = true;
       // The first start meets no fault: one that fails is an error of ours.
-      await (first ? house.startCloud() : house.startCloud().catch(() => undefined));
+      await (first ? stack.startCloud() : stack.startCloud().catch(() => undefined));
       first = false;
       looking = look();
     },
-    kill: () => stop(() => house.killCloud()),
-    stop: () => stop(() => house.close()),
+    kill: () => stop(() => stack.killCloud()),
+    stop: () => stop(() => stack.close()),
   };
 }
 
 /** Holding an event without tickets. Not started. */
-export async function openWholeGates(house: House, world: World, count: number, dir: string): Promise<GateProcess[]> {
+export async function openWholeGates(stack: Stack, world: World, count: number, dir: string): Promise<GateProcess[]> {
   const policies = join(dir, 'policies.json');
   writeFileSync(policies, JSON.stringify({ event: { duplicate_window_s: 0, unknown: 'refuse' } }));
-  await house.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--policies', policies, '--no-wait');
+  await stack.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--policies', policies, '--no-wait');
   const gates: GateProcess[] = [];
   for (let index = 0; index < count; index++)
     gates.push(
-      await house.addGate(`${SITE}/north-${index}`, [EVENT], {
+      await stack.addGate(`${SITE}/north-${index}`, [EVENT], {
         mqtt: { url: world.gateMqttUrl },
         passageMs: 50,
         settings: { turnstile: { release: 'pulse', sensor: 'per_direction', repeat_ms: 300 } },

@@ -29,7 +29,7 @@ const DAY_S = 86_400;
 export const KEY_IDS = { ours: 'k2027', spare: 'k2028', revoked: 'k2025', ended: 'k2024', weak: 'k2023' } as const;
 export type KeyName = keyof typeof KEY_IDS | 'pretix' | 'pretixSpare' | 'pretixRevoked' | 'manifest' | 'stranger';
 
-export interface House {
+export interface Fixture {
   readonly keys: Readonly<Record<KeyName, KeyPair>>;
   /** Codes in the list, each for one guest: opaque texts, and signed ones that are listed by their ticket id. */
   readonly listed: { readonly opaque: readonly string[]; readonly signed: readonly string[] };
@@ -48,10 +48,10 @@ export interface House {
 }
 
 /** `listed`: how many codes of each kind are in the list. In memory where the machine has a folder there: nothing here is about the disk. */
-export async function openHouse(random: Random, listed: number): Promise<House> {
+export async function openFixture(random: Random, listed: number): Promise<Fixture> {
   const names: readonly KeyName[] = ['ours', 'spare', 'revoked', 'ended', 'weak', 'pretix', 'pretixSpare', 'pretixRevoked', 'manifest', 'stranger'];
   const keys = Object.fromEntries(names.map((name) => [name, keyPairOf(random.bytes(32))])) as Record<KeyName, KeyPair>;
-  const stile: House['stile'] = (change, key = 'ours') => {
+  const stile: Fixture['stile'] = (change, key = 'ours') => {
     const keyId = key in KEY_IDS ? KEY_IDS[key as keyof typeof KEY_IDS] : KEY_IDS.ours;
     const bytes = stileBytes({
       keyId,
@@ -65,7 +65,7 @@ export async function openHouse(random: Random, listed: number): Promise<House> 
     });
     return stileText(bytes, signed(bytes, keys[key]));
   };
-  const pretix: House['pretix'] = ({ version, ...change }, key = 'pretix') => {
+  const pretix: Fixture['pretix'] = ({ version, ...change }, key = 'pretix') => {
     const payload = pretixPayload({
       seed: random.bytes(13 + random.below(6)).toString('base64'),
       item: 12,
@@ -75,7 +75,7 @@ export async function openHouse(random: Random, listed: number): Promise<House> 
     });
     return pretixText(payload, signed(payload, keys[key]), version);
   };
-  const fresh: House['fresh'] = (medium, key) => (medium === 'stile' ? stile({}, key) : pretix({}, key));
+  const fresh: Fixture['fresh'] = (medium, key) => (medium === 'stile' ? stile({}, key) : pretix({}, key));
 
   const ids = Array.from({ length: listed }, () => random.uuid());
   const opaque = Array.from({ length: listed }, () => random.bytes(16).toString('hex').toUpperCase());

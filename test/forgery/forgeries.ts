@@ -2,11 +2,11 @@
 
 import type { Random } from '../../testkit/prng.ts';
 import { base45, base45Group, reversed, signed, stileBytes, stileText } from './encoder.ts';
-import { EVENT, type House, KEY_IDS, NOW_S, OTHER_EVENT } from './fixture.ts';
+import { EVENT, type Fixture, KEY_IDS, NOW_S, OTHER_EVENT } from './fixture.ts';
 
 /** Genuine, never shown, never to be shown: what forgeries are made from. */
 export interface Material {
-  readonly house: House;
+  readonly fixture: Fixture;
   readonly random: Random;
   readonly stile: readonly string[];
   readonly pretix: readonly string[];
@@ -74,16 +74,16 @@ export const FORGERIES: Readonly<Record<string, Forgery>> = {
     Buffer.from(m.random.pick([KEY_IDS.spare, KEY_IDS.weak, KEY_IDS.revoked, 'k2099'])).copy(bytes, 2);
     return restile(bytes);
   },
-  'signed by a stranger': (m) => m.house.fresh(m.random.pick(['stile', 'pretix'] as const), 'stranger'),
+  'signed by a stranger': (m) => m.fixture.fresh(m.random.pick(['stile', 'pretix'] as const), 'stranger'),
   'signed by a key for something else': (m) =>
     m.random.pick([
-      () => m.house.stile({ keyId: 'pretix' }, 'pretix'),
-      () => m.house.stile({}, m.random.pick(['pretix', 'manifest'] as const)),
-      () => m.house.stile({ keyId: 'm1' }, 'manifest'),
-      () => m.house.pretix({}, m.random.pick(['ours', 'manifest'] as const)),
+      () => m.fixture.stile({ keyId: 'pretix' }, 'pretix'),
+      () => m.fixture.stile({}, m.random.pick(['pretix', 'manifest'] as const)),
+      () => m.fixture.stile({ keyId: 'm1' }, 'manifest'),
+      () => m.fixture.pretix({}, m.random.pick(['ours', 'manifest'] as const)),
     ])(),
-  'signed by a revoked key': (m) => (m.random.below(2) === 0 ? m.house.fresh('stile', 'revoked') : m.house.fresh('pretix', 'pretixRevoked')),
-  'signed by a key that has ended': (m) => m.house.fresh('stile', 'ended'),
+  'signed by a revoked key': (m) => (m.random.below(2) === 0 ? m.fixture.fresh('stile', 'revoked') : m.fixture.fresh('pretix', 'pretixRevoked')),
+  'signed by a key that has ended': (m) => m.fixture.fresh('stile', 'ended'),
   'under a key of small order'(m) {
     const bytes = stileBytes({ keyId: KEY_IDS.weak, eventId: EVENT, ticketId: m.random.uuid(), tier: 'standard', zone: '', from: null, until: null });
     // R the neutral point, S nothing: right for every message under a neutral public key.
@@ -92,7 +92,7 @@ export const FORGERIES: Readonly<Record<string, Forgery>> = {
   'S + L in its signature': (m) =>
     m.random.below(2) === 0 ? restile(raisedS(bytesOf(m.random.pick(m.stile)))) : repretix(raisedS(pretixBytes(m.random.pick(m.pretix)))),
   'a signature of another code': (m) => {
-    const [one, other] = [bytesOf(m.house.fresh('stile')), bytesOf(m.random.pick(m.stile))];
+    const [one, other] = [bytesOf(m.fixture.fresh('stile')), bytesOf(m.random.pick(m.stile))];
     return restile(Buffer.concat([one.subarray(0, -64), other.subarray(-64)]));
   },
   'no signature worth its name': (m) => {
@@ -102,22 +102,22 @@ export const FORGERIES: Readonly<Record<string, Forgery>> = {
     );
   },
   'of another event': (m) =>
-    m.house.stile({ eventId: m.random.pick([OTHER_EVENT, 'Cup-Final', 'cup-final.', 'x']) }, m.random.pick(['ours', 'spare'] as const)),
+    m.fixture.stile({ eventId: m.random.pick([OTHER_EVENT, 'Cup-Final', 'cup-final.', 'x']) }, m.random.pick(['ours', 'spare'] as const)),
   'of another version': (m) =>
     m.random.pick([
-      () => m.house.stile({ version: m.random.pick([0, 2, 0x81, 0xff]) }),
-      () => m.house.pretix({ version: m.random.pick([0, 2, 0x81, 0xff]) }),
+      () => m.fixture.stile({ version: m.random.pick([0, 2, 0x81, 0xff]) }),
+      () => m.fixture.pretix({ version: m.random.pick([0, 2, 0x81, 0xff]) }),
       () => `${m.random.pick(['ST2:', 'ST0:', 'St1:', 'ST1;', 'ST1'])}${split(m.random.pick(m.stile)).body}`,
     ])(),
   'no longer valid, or not yet': (m) =>
     m.random.pick([
-      () => m.house.stile({ until: NOW_S - PAST_S - m.random.below(PAST_S) }),
-      () => m.house.stile({ from: NOW_S + PAST_S + m.random.below(PAST_S) }),
-      () => m.house.pretix({ until: NOW_S - PAST_S - m.random.below(PAST_S) }),
-      () => m.house.pretix({ from: NOW_S + PAST_S + m.random.below(PAST_S) }),
+      () => m.fixture.stile({ until: NOW_S - PAST_S - m.random.below(PAST_S) }),
+      () => m.fixture.stile({ from: NOW_S + PAST_S + m.random.below(PAST_S) }),
+      () => m.fixture.pretix({ until: NOW_S - PAST_S - m.random.below(PAST_S) }),
+      () => m.fixture.pretix({ from: NOW_S + PAST_S + m.random.below(PAST_S) }),
     ])(),
   'shown before': (m) => m.random.pick(m.shown),
-  'revoked, blocked or cancelled': (m) => m.random.pick(m.house.revoked),
+  'revoked, blocked or cancelled': (m) => m.random.pick(m.fixture.revoked),
   'another spelling of base45'(m) {
     const { body } = split(m.random.pick(m.stile));
     // A group may hold a number beyond its two bytes: taken modulo, it would be the same bytes.
@@ -150,7 +150,7 @@ export const FORGERIES: Readonly<Record<string, Forgery>> = {
     if (padding > 0) spellings.push(reversed(straight.slice(0, -padding)), reversed(spareBits(straight, padding, m.random)));
     return m.random.pick(spellings);
   },
-  'the bare id of a ticket': (m) => m.random.pick([m.random.pick(m.house.listedIds), m.random.uuid()]),
+  'the bare id of a ticket': (m) => m.random.pick([m.random.pick(m.fixture.listedIds), m.random.uuid()]),
   'a guess': (m) => m.random.bytes(16).toString('hex').toUpperCase(),
   rubbish: (m) => m.random.bytes(1 + m.random.below(300)).toString('latin1'),
   'rubbish that begins like a code': (m) =>
@@ -169,7 +169,7 @@ export const FORGERIES: Readonly<Record<string, Forgery>> = {
   },
   'signed twice over'(m) {
     const bytes = bytesOf(m.random.pick(m.stile));
-    return stileText(bytes, signed(bytes, m.house.keys.stranger));
+    return stileText(bytes, signed(bytes, m.fixture.keys.stranger));
   },
 };
 

@@ -2,7 +2,7 @@
 import type { Presentation } from '../../daemon/ports.ts';
 import { type FramingState, initialFraming, stepFraming } from '../../daemon/reader/framing.ts';
 import { createRandom, type Random } from '../../testkit/prng.ts';
-import { type House, openHouse } from './fixture.ts';
+import { type Fixture, openFixture } from './fixture.ts';
 import { FORGERIES, type Forgery, type Material } from './forgeries.ts';
 
 /** A genuine code after so many forged ones. */
@@ -32,36 +32,36 @@ export interface ForgeryResult {
 export async function runForgeries(options: { readonly count: number; readonly seed: number }): Promise<ForgeryResult> {
   const random = createRandom(options.seed);
   const genuineCount = Math.floor(options.count / GENUINE_EVERY);
-  const house = await openHouse(random, MATERIAL + genuineCount);
+  const fixture = await openFixture(random, MATERIAL + genuineCount);
   try {
-    return feed(house, random, options.count);
+    return feed(fixture, random, options.count);
   } finally {
-    house.close();
+    fixture.close();
   }
 }
 
-function feed(house: House, random: Random, count: number): ForgeryResult {
+function feed(fixture: Fixture, random: Random, count: number): ForgeryResult {
   const shown: string[] = [];
   const material: Material = {
-    house,
+    fixture,
     random,
     stile: [
-      ...Array.from({ length: MATERIAL }, () => house.fresh('stile', random.pick(['ours', 'spare'] as const))),
-      ...house.listed.signed.slice(0, MATERIAL),
+      ...Array.from({ length: MATERIAL }, () => fixture.fresh('stile', random.pick(['ours', 'spare'] as const))),
+      ...fixture.listed.signed.slice(0, MATERIAL),
     ],
-    pretix: Array.from({ length: MATERIAL }, () => house.fresh('pretix', random.pick(['pretix', 'pretixSpare'] as const))),
-    opaque: house.listed.opaque.slice(0, MATERIAL),
+    pretix: Array.from({ length: MATERIAL }, () => fixture.fresh('pretix', random.pick(['pretix', 'pretixSpare'] as const))),
+    opaque: fixture.listed.opaque.slice(0, MATERIAL),
     shown,
   };
   const kinds = Object.entries(FORGERIES);
-  const reader = createReader(house, random);
+  const reader = createReader(fixture, random);
   const genuineTexts = new Set([...material.stile, ...material.pretix, ...material.opaque]);
   const broken = new Map<string, number>();
   const examples: string[] = [];
   let [frames, admitted, genuine, genuineAdmitted] = [0, 0, 0, 0];
   for (let n = 0; n < count; n++) {
     if (n % GENUINE_EVERY === 0) {
-      const code = genuineCode(house, random, genuine);
+      const code = genuineCode(fixture, random, genuine);
       const answers = reader.show(code);
       genuine += 1;
       if (answers.length === 1 && answers[0] === 'grant') genuineAdmitted += 1;
@@ -91,32 +91,32 @@ function forgedText(forge: Forgery, material: Material, genuine: ReadonlySet<str
 }
 
 /** In turn: signed and sold after the last sync, by both keys; pretix's by both; listed and opaque; listed and signed. */
-function genuineCode(house: House, random: Random, n: number): string {
+function genuineCode(fixture: Fixture, random: Random, n: number): string {
   const at = MATERIAL + Math.floor(n / 4);
   switch (n % 4) {
     case 0:
-      return house.fresh('stile', random.pick(['ours', 'spare'] as const));
+      return fixture.fresh('stile', random.pick(['ours', 'spare'] as const));
     case 1:
-      return house.fresh('pretix', random.pick(['pretix', 'pretixSpare'] as const));
+      return fixture.fresh('pretix', random.pick(['pretix', 'pretixSpare'] as const));
     case 2:
-      return house.listed.opaque[at] as string;
+      return fixture.listed.opaque[at] as string;
     default:
-      return house.listed.signed[at] as string;
+      return fixture.listed.signed[at] as string;
   }
 }
 
 /** Bytes in pieces, as serial ports give them, to frames, to decisions. A granted guest walks through. */
-function createReader(house: House, random: Random) {
+function createReader(fixture: Fixture, random: Random) {
   const config = { mode: 'crlf', silenceMs: 50 } as const;
   let framing: FramingState = initialFraming;
   let nowMs = 1_000;
   let id = 0;
   const decide = (bytes: Uint8Array): string => {
     const presentation: Presentation = { bytes, direction: 'in', reader: 'in', mode: 'controlled', atMs: nowMs, lastByteMs: nowMs, online: false };
-    const decision = house.core.decide(++id, presentation, house.stamp(nowMs), () => 0);
+    const decision = fixture.core.decide(++id, presentation, fixture.stamp(nowMs), () => 0);
     if ('ask' in decision) throw new Error('a gate that is offline asks nobody');
     if (decision.verdict.kind !== 'grant') return decision.verdict.reason;
-    house.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome: 'passed' }, house.stamp(nowMs));
+    fixture.core.record({ kind: 'passage', of: decision.row, direction: 'in', unit: 1, outcome: 'passed' }, fixture.stamp(nowMs));
     return 'grant';
   };
   return {
@@ -135,7 +135,7 @@ function createReader(house: House, random: Random) {
       return answers;
     },
     maybeCheckpoint() {
-      for (let n = 0; n < 100 && house.core.idle(house.stamp(nowMs), true); n++);
+      for (let n = 0; n < 100 && fixture.core.idle(fixture.stamp(nowMs), true); n++);
     },
   };
 }

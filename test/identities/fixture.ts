@@ -48,7 +48,7 @@ export type Who = Device | Operator | Nobody;
 export const EVERYBODY: readonly Who[] = [...(Object.keys(DEVICES) as Device[]), ...OPERATORS, ...NOBODIES];
 export const nameOf = (who: Who): string => DEVICES[who as Device] ?? 'arena/north';
 
-export interface House {
+export interface Fixture {
   readonly fresh: FreshDatabase;
   readonly owner: OwnerConnection;
   readonly ours: Venue;
@@ -66,7 +66,7 @@ export interface House {
   drop(): Promise<void>;
 }
 
-export async function openHouse(): Promise<House> {
+export async function openFixture(): Promise<Fixture> {
   const [fresh, ca] = await Promise.all([freshDatabase(), createTestCa()]);
   const owner = await connectOwner(fresh.url);
   const folder = mkdtempSync(join(tmpdir(), 'stile-identities-'));

@@ -2,14 +2,14 @@
  * Every HTTP route × everybody, with the expected answer. Closed by default: whoever a line does not name must be refused, nobodies with 401, devices before a
  * route for operators and operators before one for devices with 403; a valid caller of the right kind must be named. A route without a line fails.
  */
-import { DEVICES, type Device, type House, nameOf, type Operator, type Who } from './fixture.ts';
+import { DEVICES, type Device, type Fixture, nameOf, type Operator, type Who } from './fixture.ts';
 
 export interface Line {
   /** What is asked, where a route has several lines. */
   readonly what?: string;
   /** For whom the route is: decides how the unnamed are refused. `open`: for everybody, named with `everybody`. */
   readonly kind: 'device' | 'operator' | 'any' | 'open';
-  readonly ask: (who: Who, house: House) => { readonly path: string; readonly body?: unknown; readonly headers?: Readonly<Record<string, string>> };
+  readonly ask: (who: Who, fixture: Fixture) => { readonly path: string; readonly body?: unknown; readonly headers?: Readonly<Record<string, string>> };
   /** `200` or `403 OTHER_SITE`; 200 alone is success, and is asked after all refusals. */
   readonly answers: Partial<Record<Who | 'everybody', string>>;
   /** For the success of strangers over their own things: what they are told has nothing of ours. Default true. */
@@ -27,7 +27,8 @@ const actor = (who: Who) => (who === THEIR_OPERATOR ? 'bert' : 'anna');
 const open = (path: string): Line[] => [{ kind: 'open', ask: () => ({ path }), answers: { everybody: '200' } }];
 /** Each caller a number of its own, so that what one did is nobody else's. */
 const nth = (who: Who): number => ['operator', 'service', THEIR_OPERATOR, ...ALL_DEVICES].indexOf(who) + 10;
-const ticketOf = (who: Who, { ours, theirs }: House) => (who === THEIR_OPERATOR || (THEIRS as readonly Who[]).includes(who) ? theirs : ours).tickets[nth(who)];
+const ticketOf = (who: Who, { ours, theirs }: Fixture) =>
+  (who === THEIR_OPERATOR || (THEIRS as readonly Who[]).includes(who) ? theirs : ours).tickets[nth(who)];
 const SQLITE = { accept: 'application/vnd.sqlite3' };
 
 const manifest = (event: string, answers: Line['answers'], headers: Readonly<Record<string, string>> = {}, more = ''): Line => ({
@@ -87,7 +88,10 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
     {
       what: 'EV1',
       kind: 'device',
-      ask: (who, house) => ({ path: '/scan', body: { device_id: nameOf(who), event_id: 'EV1', scan_id: `s-${nth(who)}`, code: ticketOf(who, house)?.code } }),
+      ask: (who, fixture) => ({
+        path: '/scan',
+        body: { device_id: nameOf(who), event_id: 'EV1', scan_id: `s-${nth(who)}`, code: ticketOf(who, fixture)?.code },
+      }),
       answers: EV1,
     },
     {
@@ -110,11 +114,11 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
     {
       what: 'a ticket of EV1',
       kind: 'device',
-      ask: (who, house) => ({
+      ask: (who, fixture) => ({
         path: '/offline/reconcile',
         body: {
           device_id: nameOf(who),
-          scans: [{ ticket_id: ticketOf(who, house)?.ticketId, event_id: 'EV1', scanned_at: new Date().toISOString(), result: 'ALLOW' }],
+          scans: [{ ticket_id: ticketOf(who, fixture)?.ticketId, event_id: 'EV1', scanned_at: new Date().toISOString(), result: 'ALLOW' }],
         },
       }),
       // A scanner of the site whose assignment was taken away still tells what happened; one of another site knows nothing of these tickets.

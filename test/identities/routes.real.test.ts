@@ -10,14 +10,14 @@ import { SILENT } from '../../cloud/log.ts';
 import { type RunningCloud, startCloud } from '../../cloud/main.ts';
 import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
-import { EVERYBODY, type House, openHouse, type Who } from './fixture.ts';
+import { EVERYBODY, type Fixture, openFixture, type Who } from './fixture.ts';
 import { businessErrorOf, LINES, type Line } from './lines.ts';
 
 /** Requests under way at once. */
 const AT_ONCE = 8;
 const OPEN_TO_ALL = ['GET /healthz', 'GET /readyz', 'GET /openapi.json', 'GET /console', 'GET /console/page.css', 'GET /console/page.js'];
 
-let house: House;
+let fixture: Fixture;
 let broker: Broker;
 let gates: Peer;
 let cloud: RunningCloud;
@@ -25,7 +25,7 @@ let cloud: RunningCloud;
 const routes: string[] = [];
 
 beforeAll(async () => {
-  [house, broker] = await Promise.all([openHouse(), startBroker()]);
+  [fixture, broker] = await Promise.all([openFixture(), startBroker()]);
   // Fastify says when an instance is made: its routes are written down as they are registered, whoever registers them.
   const watch = (message: unknown) =>
     (message as { fastify: { addHook(name: 'onRoute', hook: (route: { method: string | string[]; url: string }) => void): void } }).fastify.addHook(
@@ -35,21 +35,21 @@ beforeAll(async () => {
       },
     );
   subscribe('fastify.initialization', watch);
-  cloud = await startCloud(house.config(broker.cloudUrl), { serve: true, ingest: false }, SILENT);
+  cloud = await startCloud(fixture.config(broker.cloudUrl), { serve: true, ingest: false }, SILENT);
   unsubscribe('fastify.initialization', watch);
   gates = await connectPeer(broker.url);
   await gates.subscribe('stile/1/+/+/request/+', 1);
   // Every list is built, and the work that a start leaves is done, before anybody asks.
   const built = async () =>
-    (await house.owner.query('SELECT 1 FROM outbox')).rowCount === 0 &&
-    (await house.owner.query('SELECT DISTINCT tenant_id, event_id FROM manifests')).rowCount === 3;
+    (await fixture.owner.query('SELECT 1 FROM outbox')).rowCount === 0 &&
+    (await fixture.owner.query('SELECT DISTINCT tenant_id, event_id FROM manifests')).rowCount === 3;
   while (!(await built())) await new Promise((resolve) => setTimeout(resolve, 50));
 });
 afterAll(async () => {
   await gates?.end();
   await cloud?.stop();
   await broker?.stop();
-  await house?.drop();
+  await fixture?.drop();
 });
 
 interface Case {
@@ -64,10 +64,10 @@ async function ask(
   { route, line, who }: Pick<Case, 'route' | 'line' | 'who'>,
   method = route.split(' ')[0] as string,
 ): Promise<{ answer: string; text: string }> {
-  const { path, body, headers } = line.ask(who, house);
+  const { path, body, headers } = line.ask(who, fixture);
   const response = await fetch(`${base}${path}`, {
     method,
-    headers: { ...house.shows[who], ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+    headers: { ...fixture.shows[who], ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
   const text = await response.text();
@@ -99,7 +99,7 @@ test('M1: every route that the server has stands in the table, and every line ha
 });
 
 test('M1: whoever is not named is refused, in these words, and changes nothing of ours', async () => {
-  const before = await house.state();
+  const before = await fixture.state();
   const wrong: string[] = [];
   const ours: readonly Who[] = ['gate', 'sibling', 'unassigned', 'scanner', 'elsewhere', 'scanner elsewhere', 'operator', 'service'];
   // All that is refused, and what strangers do with their own: nothing of it touches us.
@@ -108,12 +108,12 @@ test('M1: whoever is not named is refused, in these words, and changes nothing o
     async (one) => {
       const { answer, text } = await ask(cloud.url as string, one);
       if (answer !== one.expected) wrong.push(named(one, `${answer}, not ${one.expected}`));
-      const told = one.line.kind === 'open' || !isSuccess(answer) ? [] : house.secrets.filter((secret) => text.includes(secret));
+      const told = one.line.kind === 'open' || !isSuccess(answer) ? [] : fixture.secrets.filter((secret) => text.includes(secret));
       if (told.length > 0) wrong.push(named(one, `is told ${told.slice(0, 3).join(', ')}`));
     },
   );
   expect(wrong.sort()).toEqual([]);
-  expect(await house.state()).toEqual(before);
+  expect(await fixture.state()).toEqual(before);
 });
 
 test('M1: whoever is named gets what he asks for', async () => {
@@ -141,7 +141,7 @@ test('M1: a scanner writes off tickets of its own site alone, at /scan and /offl
   const statusOf = async (who: Who, ticket: string) => {
     const response = await fetch(`${cloud.url}/offline/reconcile`, {
       method: 'POST',
-      headers: { ...house.shows[who], 'content-type': 'application/json' },
+      headers: { ...fixture.shows[who], 'content-type': 'application/json' },
       body: JSON.stringify({
         device_id: who === 'scanner' ? 'arena/scan-1' : who === 'scanner elsewhere' ? 'stadium/scan-1' : 'club/scan-1',
         scans: [{ ticket_id: ticket, scanned_at: new Date().toISOString(), result: 'ALLOW' }],
@@ -150,8 +150,11 @@ test('M1: a scanner writes off tickets of its own site alone, at /scan and /offl
     return ((await response.json()) as { results: { status: string }[] }).results[0]?.status;
   };
   const used = async () =>
-    (await house.owner.query("SELECT 1 FROM ticket_usage WHERE tenant_id = $1 AND event_id = 'EV1' AND ticket_id IN ('T-27', 'T-28')", [house.ours.tenantId]))
-      .rowCount;
+    (
+      await fixture.owner.query("SELECT 1 FROM ticket_usage WHERE tenant_id = $1 AND event_id = 'EV1' AND ticket_id IN ('T-27', 'T-28')", [
+        fixture.ours.tenantId,
+      ])
+    ).rowCount;
   // Kept for the day when its own site has such a ticket, or refused: recorded it is not.
   expect(await statusOf('scanner elsewhere', 'T-27')).not.toBe('SUCCESS');
   // Theirs has a T-28 as well: it is their own that was used.
@@ -190,38 +193,38 @@ test('M1: of enrolment tokens a fresh one is good, once, for its own gate; none 
     return { answer: response.ok ? `${response.status} ${body.gate}` : `${response.status} ${body.error}`, token: body.token };
   };
   const revokedAt = async (gate: string) =>
-    (await house.owner.query<{ at: Date | null }>('SELECT revoked_at AS at FROM devices WHERE name = $1', [gate])).rows[0]?.at;
-  const [first, second] = [await house.enrolmentToken('arena/idle'), await house.enrolmentToken('arena/idle')];
-  const lost = await house.enrolmentToken('arena/south');
-  await house.fresh.database.withTenant(house.ours.tenantId, (client) => revokeDevice(client, 'arena/south'));
+    (await fixture.owner.query<{ at: Date | null }>('SELECT revoked_at AS at FROM devices WHERE name = $1', [gate])).rows[0]?.at;
+  const [first, second] = [await fixture.enrolmentToken('arena/idle'), await fixture.enrolmentToken('arena/idle')];
+  const lost = await fixture.enrolmentToken('arena/south');
+  await fixture.fresh.database.withTenant(fixture.ours.tenantId, (client) => revokeDevice(client, 'arena/south'));
   // Struck out when the gate is revoked; and one that was not, is refused by its age.
-  const open = async () => (await house.owner.query("SELECT 1 FROM enrolment_tokens WHERE device = 'arena/south' AND used_at IS NULL")).rowCount;
+  const open = async () => (await fixture.owner.query("SELECT 1 FROM enrolment_tokens WHERE device = 'arena/south' AND used_at IS NULL")).rowCount;
   expect(await open()).toBe(0);
-  const missed = await house.enrolmentToken('arena/south');
-  await house.owner.query("UPDATE enrolment_tokens SET created_at = now() - interval '1 hour' WHERE device = 'arena/south' AND used_at IS NULL");
+  const missed = await fixture.enrolmentToken('arena/south');
+  await fixture.owner.query("UPDATE enrolment_tokens SET created_at = now() - interval '1 hour' WHERE device = 'arena/south' AND used_at IS NULL");
   expect(await open()).toBe(1);
-  const bearer = (house.shows.gate['authorization'] as string).slice('Bearer '.length);
+  const bearer = (fixture.shows.gate['authorization'] as string).slice('Bearer '.length);
   const table: readonly (readonly [what: string, token: string, answer: string])[] = [
     ['one that was never given', 'stile-enrol-nobody-ever-gave-this', '401 UNAUTHENTICATED'],
     ["a device's token", bearer, '401 UNAUTHENTICATED'],
-    ['one that is over', await house.enrolmentToken('arena/idle', -1), '401 UNAUTHENTICATED'],
+    ['one that is over', await fixture.enrolmentToken('arena/idle', -1), '401 UNAUTHENTICATED'],
     ['an unused one of a revoked gate', lost, '401 UNAUTHENTICATED'],
     ['one of before it was revoked that was not struck out', missed, '401 UNAUTHENTICATED'],
     ['a fresh one, whatever the request calls itself', first, '200 arena/idle'],
     ['the same again', first, '401 UNAUTHENTICATED'],
     ['another one that was open when the gate enrolled', second, '401 UNAUTHENTICATED'],
-    ['one that was made since', await house.enrolmentToken('arena/north'), '200 arena/north'],
+    ['one that was made since', await fixture.enrolmentToken('arena/north'), '200 arena/north'],
   ];
   for (const [what, token, answer] of table) expect([what, (await enrol(token)).answer]).toEqual([what, answer]);
   expect(await revokedAt('arena/south')).not.toBeNull();
   // What the gate had before it was enrolled anew opens nothing any more.
-  expect((await fetch(`${cloud.url}/sites/arena/ledger`, { headers: house.shows.unassigned })).status).toBe(401);
+  expect((await fetch(`${cloud.url}/sites/arena/ledger`, { headers: fixture.shows.unassigned })).status).toBe(401);
 });
 
 test('M1: every route has its limit of requests, POST /enroll as well; the open ones alone have none', async () => {
   const RATE = 5;
   const hurried = await startCloud(
-    house.config(broker.cloudUrl, { STILE_HTTP_RATE: String(RATE), STILE_HOST: 'hurried' }),
+    fixture.config(broker.cloudUrl, { STILE_HTTP_RATE: String(RATE), STILE_HOST: 'hurried' }),
     { serve: true, ingest: false },
     SILENT,
   );

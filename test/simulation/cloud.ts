@@ -152,9 +152,9 @@ export function createCloud(world: () => World, gates: readonly string[], regist
   const acknowledge = (gate: string): void => publish(`stile/1/${gate}/ack`, ackOf(gate), true);
   const publishWants = (): void => {
     if (wanted === null) return;
-    const { house, scheduler } = world();
-    const one = house.signer.sign({ ...unsigned(wanted), overlay_version: version }) as unknown as WantedManifest;
-    for (const gate of gates) connection?.publish(`stile/1/${gate}/manifest/want`, house.want(gate, one, scheduler.nowMs()), true);
+    const { fixture, scheduler } = world();
+    const one = fixture.signer.sign({ ...unsigned(wanted), overlay_version: version }) as unknown as WantedManifest;
+    for (const gate of gates) connection?.publish(`stile/1/${gate}/manifest/want`, fixture.want(gate, one, scheduler.nowMs()), true);
   };
 
   const publishOwn = (): void => {
@@ -223,8 +223,8 @@ export function createCloud(world: () => World, gates: readonly string[], regist
   };
 
   const addOverlay = (ticketChanges: readonly TicketChange[]): void => {
-    const { house } = world();
-    const overlay = makeOverlay(house.signer, version, version + 1, ticketChanges);
+    const { fixture } = world();
+    const overlay = makeOverlay(fixture.signer, version, version + 1, ticketChanges);
     version += 1;
     changes.push({ version, overlay });
     for (const gate of gates) connection?.publish(`stile/1/${gate}/overlay`, overlay, false);
@@ -244,8 +244,8 @@ export function createCloud(world: () => World, gates: readonly string[], regist
     has: (gate, epoch, seq) => ledgers.get(gate)?.get(epoch)?.get(seq)?.hash ?? null,
     upto: (gate, epoch) => uptos.get(`${gate} ${epoch}`) ?? 0,
     async start() {
-      const { house, policy } = world();
-      const first = await house.firstManifest(policy);
+      const { fixture, policy } = world();
+      const first = await fixture.firstManifest(policy);
       wanted = first.wanted;
       files.set(first.wanted.sha256, first.file);
       process = { alive: true };
@@ -301,7 +301,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       addOverlay([next]);
     },
     buildManifest() {
-      const { house, policy, scheduler } = world();
+      const { fixture, policy, scheduler } = world();
       version += 1;
       const upto: Record<string, [number, number]> = {};
       for (const [gate, epochs] of ledgers) {
@@ -332,7 +332,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       const tickets = [...rights.keys()].map((id) => rightAt(id, version)).filter((one) => one !== null);
       const made = version;
       scheduler.waitFor(
-        house.manifest(policy, made, tickets, twice ? {} : upto, usage).then(({ file, wanted: one }) => {
+        fixture.manifest(policy, made, tickets, twice ? {} : upto, usage).then(({ file, wanted: one }) => {
           files.set(one.sha256, file);
           wanted = one;
           publishWants();

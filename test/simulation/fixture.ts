@@ -48,7 +48,7 @@ const firstTickets = (): ManifestTicket[] =>
     .filter((number) => !isSoldLater(number))
     .map(ticketOf);
 
-export interface House {
+export interface Fixture {
   readonly folder: string;
   readonly signer: Signer;
   /** Nobody believes this one. */
@@ -70,7 +70,7 @@ export interface House {
 }
 
 /** In memory where the machine has a file system there: what survives a power cut is decided by the simulation, not by the disk. */
-export function openHouse(): House {
+export function openFixture(): Fixture {
   const folder = mkdtempSync(join(hasMemory() ? '/dev/shm' : tmpdir(), 'stile-sim-'));
   const signer = createSigner('k1');
   const stranger = createSigner('k9');
@@ -78,9 +78,9 @@ export function openHouse(): House {
   const stores = new Map<string, Promise<string>>();
   let made = 0;
 
-  const manifest: House['manifest'] = (policy, version, tickets, upto, usage) =>
+  const manifest: Fixture['manifest'] = (policy, version, tickets, upto, usage) =>
     makeManifest(folder, signer, { version, tickets, upto, usage, policies: POLICIES[policy] as Record<string, unknown> });
-  const firstManifest: House['firstManifest'] = (policy) => {
+  const firstManifest: Fixture['firstManifest'] = (policy) => {
     const known = manifests.get(policy) ?? manifest(policy, 1, firstTickets(), {}, []);
     manifests.set(policy, known);
     return known;

@@ -8,7 +8,7 @@ import { createBroker } from './broker.ts';
 import { beginChecks, checkEnd, metBy } from './check.ts';
 import { CLOUD_LEDGER, type Cloud, createCloud } from './cloud.ts';
 import type { AccountPolicy } from './counts.ts';
-import { BASE_MS, codeOf, copyStore, GATES, type House, POLICIES, ticketOf } from './fixture.ts';
+import { BASE_MS, codeOf, copyStore, type Fixture, GATES, POLICIES, ticketOf } from './fixture.ts';
 import { createSimGate, type Life, type SimGate } from './gate.ts';
 import { type FleetPlan, STEPS_MS, type Step } from './plan.ts';
 import { createScheduler } from './scheduler.ts';
@@ -44,14 +44,14 @@ export interface Fleet {
 }
 
 export interface FleetOptions {
-  readonly house: House;
+  readonly fixture: Fixture;
   readonly seed: number;
   readonly plan: FleetPlan;
   readonly mutant: MutantName | null;
   readonly keepTrace: boolean;
 }
 
-export async function startFleet({ house, seed, plan, mutant, keepTrace }: FleetOptions): Promise<Fleet> {
+export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: FleetOptions): Promise<Fleet> {
   const scheduler = createScheduler();
   const random = randomOf(seed, 'run', plan.fleet);
   const trace = createTrace(keepTrace);
@@ -64,7 +64,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   };
   const broker = createBroker(scheduler, random, plan.network, (what) => trace.add(scheduler.nowMs(), what));
   const cloud: Cloud = createCloud(() => world, names, registry);
-  const world: World = { house, scheduler, random, policy: plan.policy, mutant, broker, cloud, trace, violated, violations };
+  const world: World = { fixture, scheduler, random, policy: plan.policy, mutant, broker, cloud, trace, violated, violations };
   const policy = accountPolicy(plan.policy);
   const folders: string[] = [];
   const seen = new Map<string, Seen>();
@@ -72,7 +72,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
   const images = new Map<string, string>();
   await cloud.start();
   for (const [index, name] of names.entries()) {
-    const path = await house.store(name, plan.policy);
+    const path = await fixture.store(name, plan.policy);
     const gate = createSimGate(world, name, path, (made) => {
       const watch = watchGate(world, registry, made, policy);
       seen.set(name, watch);
@@ -107,7 +107,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
     busy.add(gate.name);
     gate.barred = true;
     gate.kill();
-    const folder = house.folderFor(gate.name);
+    const folder = fixture.folderFor(gate.name);
     if (image !== null) copyStore(image, folder);
     gate.replaceCard(folder);
     trace.add(scheduler.nowMs(), `${gate.name} gets ${image === null ? 'a new card' : 'an old card'}`);
@@ -178,7 +178,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
         if (gates.length === 1) return;
         return broker.inject(`stile/1/${at.name}/ledger`, forgedRows(gates[(step.gate + 1) % gates.length]?.name ?? at.name), at.name);
       case 'forged-overlay':
-        return broker.inject(`stile/1/${at.name}/overlay`, makeOverlay(house.stranger, cloud.version, cloud.version + 1, [ticketOf(5)]), 'cloud');
+        return broker.inject(`stile/1/${at.name}/overlay`, makeOverlay(fixture.stranger, cloud.version, cloud.version + 1, [ticketOf(5)]), 'cloud');
       case 'stale-overlay': {
         const old = cloud.published();
         const one = old[random.below(Math.max(1, old.length))];
@@ -285,7 +285,7 @@ export async function startFleet({ house, seed, plan, mutant, keepTrace }: Fleet
       const beganMs = scheduler.nowMs();
       broker.calm(false);
       for (const gate of steps.some((step) => step.do === 'old-card') ? gates : []) {
-        const image = house.folderFor(`image-${gate.name}`);
+        const image = fixture.folderFor(`image-${gate.name}`);
         copyStore(gate.path(), image);
         folders.push(image);
         images.set(gate.name, image);

@@ -116,7 +116,7 @@ export function createSimDesk(options: {
           return;
         }
         const at = stamp();
-        opening = openDeciderEngine({ path, gate, verifyKeys: [world.house.signer.publicKey], release: 'sim', notice: () => {} }, at);
+        opening = openDeciderEngine({ path, gate, verifyKeys: [world.fixture.signer.publicKey], release: 'sim', notice: () => {} }, at);
         scheduler.waitFor(opening);
         opening.then(
           (opened) => {
@@ -219,7 +219,7 @@ export function createSimDesk(options: {
           const { tickets, ...rest } = JSON.parse(Buffer.from(payload).toString('utf8')) as Record<string, unknown>;
           const held = opened.status(latest).manifests[0]?.overlayVersion ?? 1;
           const { signature: _signature, ...bare } = rest;
-          const made = world.house.signer.sign({ ...bare, tickets, from_version: held, to_version: held + 1, key_id: world.house.signer.publicKey.key_id });
+          const made = world.fixture.signer.sign({ ...bare, tickets, from_version: held, to_version: held + 1, key_id: world.fixture.signer.publicKey.key_id });
           return opened.applyOverlay(Buffer.from(JSON.stringify(made)), latest);
         }
         return answer;

@@ -284,7 +284,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     kill() {
       const ended = end();
       if (ended === null) return;
-      const next = world.house.folderFor(name);
+      const next = world.fixture.folderFor(name);
       storeAfterKill(path, next);
       ended.decider.drop();
       use(next);
@@ -294,7 +294,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     powerCut() {
       const ended = end();
       if (ended === null) return 0;
-      const next = world.house.folderFor(name);
+      const next = world.fixture.folderFor(name);
       const lost = storeAfterPowerCut(path, next, random);
       ended.decider.drop();
       use(next);

@@ -11,7 +11,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { freshDatabase } from '../../testkit/database.ts';
-import { HISTORIES_A_FLEET, openHouse } from './fixture.ts';
+import { HISTORIES_A_FLEET, openFixture } from './fixture.ts';
 import { hunt, inOneLine, MUTANTS } from './mutants.ts';
 import { inWords } from './plan.ts';
 import { commandOf, type Failure, type FleetResult, type Replay, replay, runFleet, shrink } from './run.ts';
@@ -53,7 +53,7 @@ type Order = { readonly url: string } | { readonly fleet: number | null };
 /** One of several processes: takes fleets as the parent gives them, results to the parent as they come. */
 async function work(values: Values): Promise<void> {
   const below = Number(values.histories);
-  const house = openHouse();
+  const fixture = openFixture();
   const every = Number(values['sql-every']);
   // PostgreSQL starts while the first fleets run already.
   const database = Promise.withResolvers<string>();
@@ -75,7 +75,7 @@ async function work(values: Values): Promise<void> {
   let real: RealAccount | null = null;
   // Told to end, or left alone: the files in memory go with it.
   const leave = (): void => {
-    house.close();
+    fixture.close();
     process.exit(1);
   };
   process.once('SIGTERM', leave).once('disconnect', leave);
@@ -84,11 +84,11 @@ async function work(values: Values): Promise<void> {
       const isCompared = every > 0 && fleet % every === every - 1;
       if (isCompared) real ??= openRealAccount(await database.promise, null);
       const mutant = (values.mutant ?? null) as MutantName | null;
-      process.send?.(await runFleet(house, { seed: Number(values.seed), fleet, below, mutant, real: isCompared ? real : null }));
+      process.send?.(await runFleet(fixture, { seed: Number(values.seed), fleet, below, mutant, real: isCompared ? real : null }));
     }
   } finally {
     await real?.close();
-    house.close();
+    fixture.close();
   }
   process.off('disconnect', leave);
   process.disconnect?.();
@@ -167,14 +167,14 @@ async function many(values: Values): Promise<number> {
 async function tell(seed: number, { history, violations }: Failure, values: Values, url: string | undefined): Promise<void> {
   const mutant = (values.mutant ?? null) as MutantName | null;
   for (const violation of violations.slice(0, 3)) say(`history ${history}: ${violation.invariant} ${violation.what}`);
-  const house = openHouse();
+  const fixture = openFixture();
   const real = violations[0]?.what.startsWith('PostgreSQL') === true && url !== undefined ? openRealAccount(url, mutant) : null;
   try {
-    const small = await shrink(house, { seed, history, alone: false, gates: null, steps: null }, mutant, violations[0]?.invariant ?? '', real);
+    const small = await shrink(fixture, { seed, history, alone: false, gates: null, steps: null }, mutant, violations[0]?.invariant ?? '', real);
     say(`again: ${commandOf(small, mutant)}`);
   } finally {
     await real?.close();
-    house.close();
+    fixture.close();
   }
 }
 
@@ -186,12 +186,12 @@ async function again(values: Values): Promise<number> {
     gates: number(values.gates),
     steps: values.steps === undefined ? null : values.steps === 'none' ? [] : values.steps.split(',').map(Number),
   };
-  const house = openHouse();
+  const fixture = openFixture();
   const fresh = await freshDatabase();
   const mutant = (values.mutant ?? null) as MutantName | null;
   const real = openRealAccount(fresh.url, mutant);
   try {
-    const { violations, lines, steps } = await replay(house, one, mutant, { keepTrace: true, real });
+    const { violations, lines, steps } = await replay(fixture, one, mutant, { keepTrace: true, real });
     for (const step of steps) say(`step at ${inWords(step)}`);
     say(lines.join('').trimEnd());
     for (const violation of violations) say(`${violation.invariant} at ${violation.atMs.toFixed(0)} ms: ${violation.what}`);
@@ -200,24 +200,24 @@ async function again(values: Values): Promise<number> {
   } finally {
     await real.close();
     await fresh.drop();
-    house.close();
+    fixture.close();
   }
 }
 
 async function table(values: Values): Promise<number> {
   const names = (values.mutant === undefined ? Object.keys(MUTANTS) : [values.mutant]) as MutantName[];
-  const house = openHouse();
+  const fixture = openFixture();
   let most = 0;
   let lived = 0;
   try {
     for (const name of names) {
-      const caught = await hunt(house, Number(values.seed), name);
+      const caught = await hunt(fixture, Number(values.seed), name);
       say(inOneLine(caught));
       if (caught.after === null) lived += 1;
       most = Math.max(most, caught.after ?? 0);
     }
   } finally {
-    house.close();
+    fixture.close();
   }
   say(`figure: ${names.length - lived} of ${names.length} mutants were caught, each within ${most} histories`);
   return lived === 0 ? 0 : 1;

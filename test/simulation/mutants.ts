@@ -1,6 +1,6 @@
 /** The faults that the simulation is there to find, each planted by a switch in its own adapters (or in the SQL of a database of its own), and the search for each. */
 import { freshDatabase } from '../../testkit/database.ts';
-import { HISTORIES_A_FLEET, type House } from './fixture.ts';
+import { type Fixture, HISTORIES_A_FLEET } from './fixture.ts';
 import { runFleet } from './run.ts';
 import { openRealAccount, plant, SQL_MUTANTS } from './sql.ts';
 import type { MutantName, Violation } from './types.ts';
@@ -42,14 +42,14 @@ export interface Caught {
 const needsSql = (mutant: MutantName): boolean => mutant in SQL_MUTANTS || mutant === 'set-instead-of-set-local';
 
 /** Runs histories with the fault planted until one of them fails. */
-export async function hunt(house: House, seed: number, mutant: MutantName, histories = MUTANT_HISTORIES): Promise<Caught> {
+export async function hunt(fixture: Fixture, seed: number, mutant: MutantName, histories = MUTANT_HISTORIES): Promise<Caught> {
   const fresh = needsSql(mutant) ? await freshDatabase() : null;
   if (fresh !== null) await plant(fresh.database, mutant);
   const real = fresh === null ? null : openRealAccount(fresh.url, mutant);
   try {
     for (let fleet = 0, lived = 0; lived < histories; fleet++) {
       const below = Math.min((fleet + 1) * HISTORIES_A_FLEET, fleet * HISTORIES_A_FLEET + histories - lived);
-      const { failure, histories: ran } = await runFleet(house, { seed, fleet, below, mutant, real });
+      const { failure, histories: ran } = await runFleet(fixture, { seed, fleet, below, mutant, real });
       lived += ran;
       if (failure !== null) return { mutant, after: lived, history: failure.history, violation: failure.violations[0] ?? null };
     }

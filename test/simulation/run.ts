@@ -1,6 +1,6 @@
 /** Runs fleets one after another, and one history again with less in it. */
 
-import { HISTORIES_A_FLEET, type House } from './fixture.ts';
+import { type Fixture, HISTORIES_A_FLEET } from './fixture.ts';
 import { type Fleet, startFleet } from './fleet.ts';
 import { fleetOf, planFleet, planHistory, type Step } from './plan.ts';
 import { pretendFull, watchSynchronous } from './power.ts';
@@ -27,14 +27,14 @@ const NOTHING = { grants: 0, refusals: 0, releases: 0, lives: 0 };
 
 /** A fleet through its histories, up to `below` (exclusive). Ends with the first that fails. `real`: compares with PostgreSQL in the end. */
 export async function runFleet(
-  house: House,
+  fixture: Fixture,
   options: { readonly seed: number; readonly fleet: number; readonly below: number; readonly mutant: MutantName | null; readonly real: RealAccount | null },
 ): Promise<FleetResult> {
   const { seed, fleet: number, mutant, real } = options;
   const plan = planFleet(seed, number);
   const first = number * HISTORIES_A_FLEET;
   const until = Math.min(first + HISTORIES_A_FLEET, options.below);
-  return withFleet(house, { seed, plan, mutant, keepTrace: false }, async (fleet) => {
+  return withFleet(fixture, { seed, plan, mutant, keepTrace: false }, async (fleet) => {
     let traceHash = '';
     let counts: FleetResult['counts'] = NOTHING;
     for (let history = first; history < until; history++) {
@@ -57,11 +57,11 @@ export async function runFleet(
   });
 }
 
-async function withFleet<T>(house: House, options: Omit<Parameters<typeof startFleet>[0], 'house'>, work: (fleet: Fleet) => Promise<T>): Promise<T> {
-  watchSynchronous(house.folder);
+async function withFleet<T>(fixture: Fixture, options: Omit<Parameters<typeof startFleet>[0], 'fixture'>, work: (fleet: Fleet) => Promise<T>): Promise<T> {
+  watchSynchronous(fixture.folder);
   rememberSignatures();
   pretendFull(options.mutant === 'synchronous-normal');
-  const fleet = await startFleet({ house, ...options });
+  const fleet = await startFleet({ fixture, ...options });
   try {
     return await work(fleet);
   } finally {
@@ -89,7 +89,7 @@ export interface Replayed {
 }
 
 export async function replay(
-  house: House,
+  fixture: Fixture,
   one: Replay,
   mutant: MutantName | null,
   options: { readonly keepTrace: boolean; readonly real: RealAccount | null },
@@ -97,7 +97,7 @@ export async function replay(
   const planned = planFleet(one.seed, fleetOf(one.history));
   const plan = one.gates === null ? planned : { ...planned, gates: one.gates };
   const first = one.alone ? one.history : plan.fleet * HISTORIES_A_FLEET;
-  return withFleet(house, { seed: one.seed, plan, mutant, keepTrace: options.keepTrace }, async (fleet) => {
+  return withFleet(fixture, { seed: one.seed, plan, mutant, keepTrace: options.keepTrace }, async (fleet) => {
     for (let history = first; ; history++) {
       const all = planHistory(one.seed, history, planned);
       const steps = history === one.history && one.steps !== null ? all.filter((_, index) => one.steps?.includes(index)) : all;
@@ -116,12 +116,12 @@ export async function replay(
 const MAX_SHRINK_RUNS = 150;
 
 /** Fewer gates, fewer steps, no past: as long as the same invariant breaks. */
-export async function shrink(house: House, failed: Replay, mutant: MutantName | null, invariant: string, real: RealAccount | null): Promise<Replay> {
+export async function shrink(fixture: Fixture, failed: Replay, mutant: MutantName | null, invariant: string, real: RealAccount | null): Promise<Replay> {
   let best = failed;
   let runs = 0;
   const fails = async (candidate: Replay): Promise<boolean> => {
     if (runs++ >= MAX_SHRINK_RUNS) return false;
-    const { violations } = await replay(house, candidate, mutant, { keepTrace: false, real });
+    const { violations } = await replay(fixture, candidate, mutant, { keepTrace: false, real });
     if (!violations.some((violation) => violation.invariant === invariant)) return false;
     best = candidate;
     return true;

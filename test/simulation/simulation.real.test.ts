@@ -1,7 +1,7 @@
 /** The simulation, short: some histories, the same twice, every planted fault. The long form is `make sim` (row 2 of the promises). */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { freshDatabase } from '../../testkit/database.ts';
-import { HISTORIES_A_FLEET, type House, openHouse } from './fixture.ts';
+import { type Fixture, HISTORIES_A_FLEET, openFixture } from './fixture.ts';
 import { hunt, MUTANTS } from './mutants.ts';
 import { replay, runFleet, shrink } from './run.ts';
 import { openRealAccount } from './sql.ts';
@@ -9,20 +9,20 @@ import type { MutantName } from './types.ts';
 
 const SEED = 7;
 const FLEETS = 4;
-let house: House;
+let fixture: Fixture;
 beforeAll(() => {
-  house = openHouse();
+  fixture = openFixture();
 });
-afterAll(() => house.close());
+afterAll(() => fixture.close());
 
-const run = (fleet: number, seed = SEED) => runFleet(house, { seed, fleet, below: Number.MAX_SAFE_INTEGER, mutant: null, real: null });
+const run = (fleet: number, seed = SEED) => runFleet(fixture, { seed, fleet, below: Number.MAX_SAFE_INTEGER, mutant: null, real: null });
 
 test(`${FLEETS * HISTORIES_A_FLEET} histories keep every invariant, and the SQL gives the reference account`, { timeout: 120_000 }, async () => {
   const fresh = await freshDatabase();
   const real = openRealAccount(fresh.url, null);
   try {
     for (let fleet = 0; fleet < FLEETS; fleet++) {
-      const { failure, histories } = await runFleet(house, {
+      const { failure, histories } = await runFleet(fixture, {
         seed: SEED,
         fleet,
         below: Number.MAX_SAFE_INTEGER,
@@ -49,15 +49,15 @@ test.each((Object.entries(MUTANTS) as [MutantName, string][]).filter(([mutant]) 
   'found: %s (%s)',
   { timeout: 120_000 },
   async (mutant) => {
-    expect(await hunt(house, 1, mutant)).toMatchObject({ mutant, after: expect.any(Number) });
+    expect(await hunt(fixture, 1, mutant)).toMatchObject({ mutant, after: expect.any(Number) });
   },
 );
 
 test('a failing history becomes small, and fails again', { timeout: 120_000 }, async () => {
-  const { history, violation } = await hunt(house, 1, 'return-forgotten');
+  const { history, violation } = await hunt(fixture, 1, 'return-forgotten');
   const whole = { seed: 1, history: history as number, alone: false, gates: null, steps: null };
-  const small = await shrink(house, whole, 'return-forgotten', violation?.invariant ?? '', null);
+  const small = await shrink(fixture, whole, 'return-forgotten', violation?.invariant ?? '', null);
   expect(small.steps?.length).toBeLessThanOrEqual(3);
-  const { violations } = await replay(house, small, 'return-forgotten', { keepTrace: false, real: null });
+  const { violations } = await replay(fixture, small, 'return-forgotten', { keepTrace: false, real: null });
   expect(violations.map((one) => one.invariant)).toContain(violation?.invariant);
 });

@@ -3,7 +3,7 @@ import { createHash, type Hash } from 'node:crypto';
 import type { Random } from '../../testkit/prng.ts';
 import type { Broker } from './broker.ts';
 import type { Cloud } from './cloud.ts';
-import type { House } from './fixture.ts';
+import type { Fixture } from './fixture.ts';
 import type { Scheduler } from './scheduler.ts';
 
 export const INVARIANTS = ['I1', 'I2', 'I3', 'I4', 'I5', 'I6', 'I7', 'I8', 'I9', 'I10'] as const;
@@ -39,7 +39,7 @@ export type MutantName =
   | 'set-instead-of-set-local';
 
 export interface World {
-  readonly house: House;
+  readonly fixture: Fixture;
   readonly scheduler: Scheduler;
   readonly random: Random;
   readonly policy: number;

@@ -68,9 +68,9 @@ test('the same ticket at the second gate is refused within a second, and the wor
 test('a ticket that is revoked or refunded in the cloud is refused at both gates within a second', async () => {
   const [revoked, refunded] = [venue.ticket(), venue.ticket()];
   const tokenFile = join(venue.dir, 'operator.token');
-  await venue.house.cloud('operator', 'add', 'box-office', '--token-file', tokenFile);
+  await venue.stack.cloud('operator', 'add', 'box-office', '--token-file', tokenFile);
   const act = async (ticketId: string, action: string) => {
-    const response = await fetch(`${venue.house.cloudUrl}/tickets/${ticketId}/${action}`, {
+    const response = await fetch(`${venue.stack.cloudUrl}/tickets/${ticketId}/${action}`, {
       method: 'POST',
       headers: { authorization: `Bearer ${readFileSync(tokenFile, 'utf8').trim()}`, 'content-type': 'application/json' },
       body: JSON.stringify({ reason: 'asked for at the box office' }),
@@ -184,7 +184,7 @@ test('the code of a guest is nowhere: not on the card, in no log, not in Postgre
   expect(venue.spy.heard.some(({ payload }) => payload.includes(ref))).toBe(true);
   const offlineLedger = readdirSync(join(venue.dir, 'arena-north', 'store'), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
   expect(offlineLedger.some((entry) => readFileSync(join(entry.parentPath, entry.name)).includes(Buffer.from(ref, 'hex')))).toBe(true);
-  expect(searched).toEqual(expect.arrayContaining([north.logFile, south.logFile, venue.house.cloudLog, 'table tickets', 'table manifests']));
+  expect(searched).toEqual(expect.arrayContaining([north.logFile, south.logFile, venue.stack.cloudLog, 'table tickets', 'table manifests']));
   expect(logOf(north.logFile).length).toBeGreaterThan(0);
 });
 

@@ -10,7 +10,7 @@ import { connectOwner } from '../../cloud/db/database.ts';
 import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { testPostgres } from '../../testkit/database.ts';
 import { prepareDatabase } from '../../testkit/prepare-database.ts';
-import { type House, openHouse } from '../../testkit/stack.ts';
+import { openStack, type Stack } from '../../testkit/stack.ts';
 import { everyHelp } from './every-command.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -35,7 +35,7 @@ let folder: string;
 let bundle: string;
 let database: string;
 let broker: Broker;
-let house: House;
+let stack: Stack;
 let token: string;
 const admin = async (sql: string) => {
   const owner = await connectOwner((await testPostgres()).url);
@@ -55,7 +55,7 @@ beforeAll(async () => {
   database = `stile_bundle_${randomBytes(6).toString('hex')}`;
   const { ownerUrl, servingUrl } = await prepareDatabase((await testPostgres()).url, database);
   broker = await startBroker();
-  house = await openHouse({
+  stack = await openStack({
     dir: folder,
     databaseUrl: servingUrl,
     migrateUrl: ownerUrl,
@@ -63,24 +63,24 @@ beforeAll(async () => {
     launcher: join(bundle, 'bin/stile-cloud'),
     env: BARE,
   });
-  await house.cloud('migrate');
-  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--starts', NOW, '--no-wait');
+  await stack.cloud('migrate');
+  await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--starts', NOW, '--no-wait');
   writeFileSync(join(folder, 'tickets.csv'), `ticket_id,code\nT-1,${CODE}\n`);
-  await house.cloud('import', 'concert', join(folder, 'tickets.csv'), '--no-wait');
-  await house.cloud('assign', 'arena/north', 'concert', '--token-file', join(folder, 'token'), '--no-wait');
-  await house.cloud('operator', 'add', 'bundle', '--token-file', join(folder, 'operator'));
+  await stack.cloud('import', 'concert', join(folder, 'tickets.csv'), '--no-wait');
+  await stack.cloud('assign', 'arena/north', 'concert', '--token-file', join(folder, 'token'), '--no-wait');
+  await stack.cloud('operator', 'add', 'bundle', '--token-file', join(folder, 'operator'));
   token = readFileSync(join(folder, 'operator'), 'utf8').trim();
-  await house.startCloud();
+  await stack.startCloud();
 });
 afterAll(async () => {
-  await house?.close();
+  await stack?.close();
   await broker?.stop();
   if (database !== undefined) await admin(`DROP DATABASE IF EXISTS ${database} WITH (FORCE)`);
   rmSync(folder, { recursive: true, force: true });
 });
 
 const ask = (method: string, path: string) =>
-  fetch(`${house.cloudUrl}${path}`, {
+  fetch(`${stack.cloudUrl}${path}`, {
     method,
     headers: { authorization: `Bearer ${token}`, ...(method === 'GET' || method === 'HEAD' ? {} : { 'content-type': 'application/json' }) },
     ...(method === 'GET' || method === 'HEAD' ? {} : { body: '{}' }),
@@ -143,13 +143,13 @@ test('B2: every command of the bundled cloud says what it is for', async () => {
 
 test('B2: the bundled cloud draws codes in every form, and reads the example of policies that lies in it', async () => {
   const codes = join(folder, 'codes.csv');
-  await house.cloud('codes', 'issue', 'concert', '--count', '3', '--tier', 'standard', '--out', codes, '--no-wait');
+  await stack.cloud('codes', 'issue', 'concert', '--count', '3', '--tier', 'standard', '--out', codes, '--no-wait');
   for (const kind of ['svg', 'png', 'html']) {
     const out = join(folder, `sheet.${kind}`);
-    await house.cloud('codes', 'sheet', codes, '--out', out);
+    await stack.cloud('codes', 'sheet', codes, '--out', out);
     expect(existsSync(out)).toBe(true);
   }
-  await house.cloud(
+  await stack.cloud(
     'event',
     'put',
     'other',
@@ -166,13 +166,13 @@ test('B2: the bundled cloud draws codes in every form, and reads the example of 
 });
 
 test('B2: a bundle without one of its files is noticed: it does not start, and says which', async () => {
-  await house.stopCloud();
+  await stack.stopCloud();
   for (const [part, words] of [
     ['lib/console/page.js', 'console'],
     ['lib/migrations', 'migrations'],
   ] as const) {
     renameSync(join(bundle, part), join(bundle, `${part}.away`));
-    const came = await house.startCloud().then(
+    const came = await stack.startCloud().then(
       () => 'it started',
       (error: Error) => error.message,
     );

@@ -14,7 +14,7 @@ let gate: GateProcess;
 beforeAll(async () => {
   venue = await openVenue({ gates: ['north'] });
   gate = venue.gates[0] as GateProcess;
-  for (const key of ['k1', 'k2']) await changed(() => venue.house.cloud('codes', 'keys', 'add', EVENT, '--key', key, '--key-file', keyFile(key)));
+  for (const key of ['k1', 'k2']) await changed(() => venue.stack.cloud('codes', 'keys', 'add', EVENT, '--key', key, '--key-file', keyFile(key)));
 });
 afterAll(() => venue?.close());
 
@@ -48,7 +48,7 @@ test('a signed ticket sold after the last sync is admitted and flagged, once, an
 
   const csv = join(venue.dir, 'later.csv');
   writeFileSync(csv, `ticket_id,code,tier\nsold-later,${code},standard\n`);
-  await changed(() => venue.house.cloud('import', EVENT, csv));
+  await changed(() => venue.stack.cloud('import', EVENT, csv));
   expect(await venue.ask('SELECT known, entries FROM ticket_usage WHERE ticket_id = $1', ['sold-later'])).toEqual([{ known: true, entries: 1 }]);
   expect(await venue.ask('SELECT status::text, scan_count FROM tickets WHERE ticket_id = $1', ['sold-later'])).toEqual([
     { status: 'checked_in', scan_count: 1 },
@@ -60,11 +60,11 @@ test('a signed ticket sold after the last sync is admitted and flagged, once, an
 
 test('a scanner and the gate share one account: who is in by the one is refused by the other', async () => {
   const tokenFile = join(venue.dir, 'phone.token');
-  await venue.house.cloud('gate', 'add', PHONE, '--scanner', '--token-file', tokenFile);
-  await venue.house.cloud('assign', PHONE, EVENT, '--no-wait');
-  expect(JSON.parse(await venue.house.cloud('gates', '--json'))).toHaveLength(1);
+  await venue.stack.cloud('gate', 'add', PHONE, '--scanner', '--token-file', tokenFile);
+  await venue.stack.cloud('assign', PHONE, EVENT, '--no-wait');
+  expect(JSON.parse(await venue.stack.cloud('gates', '--json'))).toHaveLength(1);
   const scan = async (code: string, scan_id: string) => {
-    const response = await fetch(`${venue.house.cloudUrl}/scan`, {
+    const response = await fetch(`${venue.stack.cloudUrl}/scan`, {
       method: 'POST',
       headers: { authorization: `Bearer ${readFileSync(tokenFile, 'utf8').trim()}`, 'content-type': 'application/json' },
       body: JSON.stringify({ device_id: PHONE, event_id: EVENT, scan_id, code }),
@@ -86,10 +86,10 @@ test('a scanner and the gate share one account: who is in by the one is refused 
 });
 
 test('a code that was taken back, and every code of a lost key, are refused; the other key goes on', async () => {
-  await changed(() => venue.house.cloud('codes', 'revoke', EVENT, 'given-back', '--actor', 's-17', '--reason', 'refunded at the desk'));
+  await changed(() => venue.stack.cloud('codes', 'revoke', EVENT, 'given-back', '--actor', 's-17', '--reason', 'refunded at the desk'));
   expect((await show(gate, issue('given-back', 'k1'))).kind).toBe('refused');
   expect(await lastRefusal()).toMatchObject({ reason: 'revoked' });
-  await changed(() => venue.house.cloud('codes', 'keys', 'revoke', EVENT, 'k1', '--actor', 's-17', '--reason', 'laptop stolen'));
+  await changed(() => venue.stack.cloud('codes', 'keys', 'revoke', EVENT, 'k1', '--actor', 's-17', '--reason', 'laptop stolen'));
   expect((await show(gate, issue('stolen', 'k1'))).kind).toBe('refused');
   expect(await lastRefusal()).toMatchObject({ reason: 'invalid' });
   expect((await enter(gate, { ticketId: 'honest', code: issue('honest', 'k2') })).kind).toBe('granted');

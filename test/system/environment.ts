@@ -17,7 +17,7 @@ import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
 import type { GateProcess } from '../../testkit/gate-process.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
-import { type CommandResult, type House, openHouse, run } from '../../testkit/stack.ts';
+import { type CommandResult, openStack, run, type Stack } from '../../testkit/stack.ts';
 
 export const SITE = 'arena';
 export const EVENT = 'concert';
@@ -59,7 +59,7 @@ export interface Venue {
   readonly dir: string;
   readonly broker: Broker;
   readonly database: FreshDatabase;
-  readonly house: House;
+  readonly stack: Stack;
   readonly gates: readonly GateProcess[];
   /** Hears `#`. Its connection ends when the broker is killed. */
   readonly spy: Peer;
@@ -98,22 +98,22 @@ export async function openVenue(options: VenueOptions = {}): Promise<Venue> {
     const identity = (name: string) => ({ ca: join(pki, 'gates-ca.crt'), cert: join(pki, `${name}.crt`), key: join(pki, `${name}.key`) });
     const database = await freshDatabase();
     releases.push(() => database.drop());
-    const house = await openHouse({ dir, databaseUrl: database.servingUrl, mqtt: { url: broker.cloudUrl, ...(broker.ca === null ? {} : identity('cloud')) } });
-    releases.push(() => house.close());
+    const stack = await openStack({ dir, databaseUrl: database.servingUrl, mqtt: { url: broker.cloudUrl, ...(broker.ca === null ? {} : identity('cloud')) } });
+    releases.push(() => stack.close());
 
     const tickets = Array.from({ length: options.tickets ?? 40 }, (_, index): Ticket => ({ ticketId: `T-${index + 1}`, code: newCode() }));
     const policies = join(dir, 'policies.json');
     writeFileSync(policies, JSON.stringify({ event: { duplicate_window_s: 0, ...options.policies } }));
     const csv = join(dir, 'tickets.csv');
     writeFileSync(csv, ['ticket_id,code,tier', ...tickets.map(({ ticketId, code }) => `${ticketId},${code},standard`)].join('\n'));
-    await house.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--policies', policies, '--no-wait');
-    await house.cloud('import', EVENT, csv, '--no-wait');
+    await stack.cloud('event', 'put', EVENT, '--site', SITE, '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--policies', policies, '--no-wait');
+    await stack.cloud('import', EVENT, csv, '--no-wait');
     // The gates' folders are searched for codes: no file of the set-up may hold them any more.
     rmSync(csv);
     const gates: GateProcess[] = [];
     for (const name of names)
       gates.push(
-        await house.addGate(name, [EVENT], {
+        await stack.addGate(name, [EVENT], {
           mqtt: { url: broker.url, ...(broker.ca === null ? {} : identity(name.replace('/', '_'))) },
           passageMs: options.passageMs ?? 100,
           settings: { turnstile: { release: 'pulse', sensor: 'per_direction', repeat_ms: 300 }, ...options.settings },
@@ -122,7 +122,7 @@ export async function openVenue(options: VenueOptions = {}): Promise<Venue> {
     const spy = await connectPeer(broker.cloudUrl, broker.ca === null ? {} : { ca: broker.ca.ca, cert: broker.ca.cloud.cert, key: broker.ca.cloud.key });
     releases.push(() => spy.end().catch(() => undefined));
     await spy.subscribe(options.tls === true ? 'stile/1/#' : '#');
-    await house.startCloud();
+    await stack.startCloud();
     await Promise.all(gates.map((gate) => gate.start()));
     await Promise.all(gates.map((gate) => gate.until(ready, 90_000)));
 
@@ -134,7 +134,7 @@ export async function openVenue(options: VenueOptions = {}): Promise<Venue> {
       dir,
       broker,
       database,
-      house,
+      stack,
       gates,
       spy,
       ticket() {

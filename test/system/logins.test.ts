@@ -7,18 +7,18 @@ import { connectOwner } from '../../cloud/db/database.ts';
 import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { testPostgres } from '../../testkit/database.ts';
 import { prepareDatabase } from '../../testkit/prepare-database.ts';
-import { type House, openHouse } from '../../testkit/stack.ts';
+import { openStack, type Stack } from '../../testkit/stack.ts';
 
 const NAME = 'stile_test_logins';
 let dir: string;
 let broker: Broker;
-let house: House;
+let stack: Stack;
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'stile-logins-'));
   broker = await startBroker();
 });
 afterAll(async () => {
-  await house?.close();
+  await stack?.close();
   await broker?.stop();
   rmSync(dir, { recursive: true, force: true });
 });
@@ -26,8 +26,8 @@ afterAll(async () => {
 test('B4: all migrates an empty database by the owner, then no connection is the owner’s; commands work by the serving login', async () => {
   const { url } = await testPostgres();
   const { ownerUrl, servingUrl } = await prepareDatabase(url, NAME);
-  house = await openHouse({ dir, databaseUrl: servingUrl, migrateUrl: ownerUrl, mqtt: { url: broker.url } });
-  await house.startCloud();
+  stack = await openStack({ dir, databaseUrl: servingUrl, migrateUrl: ownerUrl, mqtt: { url: broker.url } });
+  await stack.startCloud();
   const admin = await connectOwner(url);
   try {
     const { rows } = await admin.query<{ login: string }>(`SELECT DISTINCT usename AS login FROM pg_stat_activity WHERE datname = '${NAME}'`);
@@ -35,10 +35,10 @@ test('B4: all migrates an empty database by the owner, then no connection is the
   } finally {
     await admin.close();
   }
-  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
-  await house.cloud('assign', 'arena/north', 'concert', '--token-file', join(dir, 'token'));
-  expect(await house.cloud('gates')).toContain('arena/north');
-  const wrong = await openHouse({ dir, databaseUrl: ownerUrl, mqtt: { url: broker.url } });
+  await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
+  await stack.cloud('assign', 'arena/north', 'concert', '--token-file', join(dir, 'token'));
+  expect(await stack.cloud('gates')).toContain('arena/north');
+  const wrong = await openStack({ dir, databaseUrl: ownerUrl, mqtt: { url: broker.url } });
   expect(await wrong.tryCloud('all')).toMatchObject({ code: 78, stderr: expect.stringContaining('stile_owner (DATABASE_URL) is the owner of the database') });
   await wrong.close();
 });

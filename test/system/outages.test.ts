@@ -46,7 +46,7 @@ afterAll(() => venue?.close());
 /** What a test that failed left down would fail the next ones. */
 afterEach(async () => {
   if (venue.broker.pid() === undefined) await venue.broker.restart();
-  await venue.house.startCloud();
+  await venue.stack.startCloud();
   for (const gate of venue.gates) await gate.start();
 });
 
@@ -155,14 +155,14 @@ test('the cloud is killed in the middle of a batch, again and again: every row i
         const { rows } = await holder.query(IN_MID_BATCH);
         return rows.length > 0;
       });
-      await venue.house.killCloud();
+      await venue.stack.killCloud();
       expect((await holder.query<{ n: number }>('SELECT count(*)::int AS n FROM ledger_rows')).rows[0]?.n).toBe(before);
       await holder.query('ROLLBACK');
     } finally {
       await holder.close();
     }
     for (const gate of venue.gates) await show(gate, venue.ticket().code);
-    await venue.house.startCloud();
+    await venue.stack.startCloud();
     for (const gate of venue.gates) await show(gate, newCode());
     await venue.settled();
   }
@@ -178,8 +178,8 @@ test('the cloud is killed at any moment while rows stream in: every row is there
   );
   for (const afterMs of [400, 650]) {
     await sleep(afterMs);
-    await venue.house.killCloud();
-    await venue.house.startCloud();
+    await venue.stack.killCloud();
+    await venue.stack.startCloud();
   }
   coming = false;
   await guests;
@@ -188,7 +188,7 @@ test('the cloud is killed at any moment while rows stream in: every row is there
 
 test('a gate is killed between commit and acknowledgement: every row arrives once, and the lost passage is unknown, never released again', async () => {
   await venue.settled();
-  await venue.house.stopCloud();
+  await venue.stack.stopCloud();
   const [walked, lost] = [venue.ticket(), venue.ticket()];
   await enter(north, walked);
   let wires = await openWires(north);
@@ -211,7 +211,7 @@ test('a gate is killed between commit and acknowledgement: every row arrives onc
   const passages = after.filter(({ kind, entry }) => kind === 'passage' && entry['ticket_id'] === lost.ticketId);
   expect(passages.map(({ entry }) => [entry['of'], entry['outcome']])).toEqual([[[grant?.epoch, grant?.seq], 'unknown']]);
 
-  await venue.house.startCloud();
+  await venue.stack.startCloud();
   const held = (await venue.settled()).filter(({ gate }) => gate === north.gate);
   expect(difference(before, held.slice(0, before.length))).toBe('');
   expect(
@@ -228,7 +228,7 @@ test('a gate is killed between commit and acknowledgement: every row arrives onc
 
 test('the cloud is away for longer than a gate sends without an answer: the gates still hear of each other', async () => {
   await venue.settled();
-  await venue.house.stopCloud();
+  await venue.stack.stopCloud();
   // Each a message of its own, and more of them than may be under way unacknowledged.
   for (let number = 0; number < 2 * MAX_BATCHES_IN_FLIGHT; number++) await show(north, newCode());
   const ticket = venue.ticket();
@@ -237,13 +237,13 @@ test('the cloud is away for longer than a gate sends without an answer: the gate
   const [granted] = (await ownLedger(north)).filter(({ kind, entry }) => kind === 'grant' && entry['ticket_id'] === ticket.ticketId);
   await eventually('the other gate to hold the grant', () => holdsGrant(south, granted), 90_000);
   expect(await show(south, ticket.code)).toMatchObject({ kind: 'refused', words: expect.stringContaining('gate north') });
-  await venue.house.startCloud();
+  await venue.stack.startCloud();
   await venue.settled();
 });
 
 test('a gate that is restarted with a backlog goes on with its ledger, and sends it', async () => {
   await venue.settled();
-  await venue.house.stopCloud();
+  await venue.stack.stopCloud();
   for (let number = 0; number < 4; number++) {
     await enter(south, venue.ticket());
     await show(south, newCode());
@@ -258,7 +258,7 @@ test('a gate that is restarted with a backlog goes on with its ledger, and sends
   expect(now.ledger.epoch).toBe(epoch);
   expect(now.ledger.backlog).toBeGreaterThanOrEqual(backlog);
   await enter(south, venue.ticket());
-  await venue.house.startCloud();
+  await venue.stack.startCloud();
   const held = (await venue.settled()).filter(({ gate }) => gate === south.gate);
   expect(difference(before, held.slice(0, before.length))).toBe('');
   expect(new Set(held.map((row) => row.epoch)).size).toBe(1);

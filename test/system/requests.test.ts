@@ -135,7 +135,7 @@ test('an empty want of anybody takes no ticket away, and refresh puts the right 
 
   venue.spy.heard.length = 0;
   await gate.until(({ clock }) => clock.trusted, 90_000);
-  const asked = await venue.house.tryCloud('request', gate.gate, 'refresh', '--actor', 'staff-9', '--reason', 'an empty list was published', '--json');
+  const asked = await venue.stack.tryCloud('request', gate.gate, 'refresh', '--actor', 'staff-9', '--reason', 'an empty list was published', '--json');
   expect(asked.code, asked.stderr).toBe(0);
   await eventually('the right want', () =>
     venue.spy.heard.some(({ topic: at, payload }) => at === want && (JSON.parse(payload.toString()) as { events: unknown[] }).events.length === 1),
@@ -146,7 +146,7 @@ test('an empty want of anybody takes no ticket away, and refresh puts the right 
 test('stile-cloud request opens a lane, brings the answer, and says by its exit code when the gate refuses or is away', async () => {
   await idle();
   const releases = wires.releases();
-  const ask = (...args: string[]) => venue.house.tryCloud('request', gate.gate, ...args, '--actor', 'staff-9', '--reason', 'school class');
+  const ask = (...args: string[]) => venue.stack.tryCloud('request', gate.gate, ...args, '--actor', 'staff-9', '--reason', 'school class');
   const opened = await ask('open', '--arg', 'units=2', '--json');
   expect(opened.code, opened.stderr).toBe(0);
   expect(JSON.parse(opened.stdout)).toMatchObject({ status: 'ok', data: { units: 2 } });

@@ -14,7 +14,7 @@ afterAll(() => venue?.close());
 
 /** With the cloud stopped and nobody connected: a whole database becomes another's copy, or takes its name. */
 async function withDatabaseAlone(work: (admin: Awaited<ReturnType<typeof connectOwner>>, name: string) => Promise<void>): Promise<void> {
-  await venue.house.stopCloud();
+  await venue.stack.stopCloud();
   const name = new URL(venue.database.url).pathname.slice(1);
   const admin = await connectOwner(venue.database.adminUrl);
   try {
@@ -23,7 +23,7 @@ async function withDatabaseAlone(work: (admin: Awaited<ReturnType<typeof connect
   } finally {
     await admin.close();
   }
-  await venue.house.startCloud();
+  await venue.stack.startCloud();
 }
 
 test('a restored database: both sides say how many rows are missing, every row comes back, and then both say no more (T2)', async () => {
@@ -49,7 +49,7 @@ test('a restored database: both sides say how many rows are missing, every row c
   await alert;
   expect((await venue.settled()).length).toBeGreaterThan(whole.length);
   await north.until(({ ledger, alerts }) => ledger.backlog === 0 && !alerts.some(({ id }) => id === 'ledger'), 90_000);
-  const log = logOf(venue.house.cloudLog);
+  const log = logOf(venue.stack.cloudLog);
   expect(log).toMatch(/\d+ rows of arena\/north are missing/);
   expect(log).toContain('no row of arena/north is missing any more');
   const [admissions] = await venue.ask<{ n: string }>("SELECT count(*) AS n FROM admissions WHERE verdict = 'winner'");

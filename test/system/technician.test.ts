@@ -13,7 +13,7 @@ import { openPtyPair, type PtyPair } from '../../daemon/sim/pty-pair.ts';
 import { writeTestCa } from '../../deploy/mosquitto/test-ca.ts';
 import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
-import { type House, openHouse, run } from '../../testkit/stack.ts';
+import { openStack, run, type Stack } from '../../testkit/stack.ts';
 import { eventually } from './environment.ts';
 
 const STILE_GATE = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
@@ -22,7 +22,7 @@ const CODE = 'A0B1C2D3E4F5061728394A5B6C7D8E9F';
 let [dir, folder] = ['', ''];
 let broker: Broker;
 let database: FreshDatabase;
-let house: House;
+let stack: Stack;
 let reader: PtyPair;
 let gate: ChildProcess | null = null;
 
@@ -37,17 +37,17 @@ beforeAll(async () => {
   await writeTestCa(broker.ca, pki, []);
   writeFileSync(join(pki, 'gates-ca.key'), broker.ca.caKey, { mode: 0o600 });
   database = await freshDatabase();
-  house = await openHouse({
+  stack = await openStack({
     dir,
     databaseUrl: database.servingUrl,
     mqtt: { url: broker.cloudUrl, ca: join(pki, 'gates-ca.crt'), cert: join(pki, 'cloud.crt'), key: join(pki, 'cloud.key') },
     env: { STILE_CA_CERT: join(pki, 'gates-ca.crt'), STILE_CA_KEY: join(pki, 'gates-ca.key') },
   });
   writeFileSync(join(dir, 'tickets.csv'), `ticket_id,code,tier\nT-1,${CODE},standard\n`);
-  await house.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
-  await house.cloud('import', 'concert', join(dir, 'tickets.csv'), '--no-wait');
-  await house.cloud('assign', GATE, 'concert', '--token-file', join(dir, 'first.token'), '--no-wait');
-  await house.startCloud();
+  await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
+  await stack.cloud('import', 'concert', join(dir, 'tickets.csv'), '--no-wait');
+  await stack.cloud('assign', GATE, 'concert', '--token-file', join(dir, 'first.token'), '--no-wait');
+  await stack.startCloud();
   reader = openPtyPair({ readerLink: join(dir, 'reader'), guestLink: join(dir, 'guest') });
   writeFileSync(
     join(folder, 'gate.yaml'),
@@ -62,14 +62,14 @@ control: { socket: ../gate.sock }
 afterAll(async () => {
   gate?.kill('SIGKILL');
   reader?.close();
-  await house?.close();
+  await stack?.close();
   await database?.drop();
   await broker?.stop();
   rmSync(dir, { recursive: true, force: true });
 });
 
 const cli = (...args: readonly string[]) => run(STILE_GATE, [...args, '--config', join(folder, 'gate.yaml')]);
-const newToken = async (name = GATE) => (JSON.parse(await house.cloud('enroll', name, '--json')) as { token: string }).token;
+const newToken = async (name = GATE) => (JSON.parse(await stack.cloud('enroll', name, '--json')) as { token: string }).token;
 const until = (fits: (now: GateStatus) => boolean) => async () => {
   const client = await connectGate(join(dir, 'gate.sock')).catch(() => null);
   if (client === null) return false;
@@ -79,7 +79,7 @@ const until = (fits: (now: GateStatus) => boolean) => async () => {
     client.close();
   }
 };
-const enroll = (...args: readonly string[]) => cli('enroll', '--cloud', house.cloudUrl, '--broker', broker.url, ...args);
+const enroll = (...args: readonly string[]) => cli('enroll', '--cloud', stack.cloudUrl, '--broker', broker.url, ...args);
 
 test('what is wrong is said before the token is spent', async () => {
   const token = await newToken();
@@ -97,7 +97,7 @@ test('what is wrong is said before the token is spent', async () => {
 test('a token from the boot partition makes it a gate: certificate, keys, tickets, first guest; doctor finds nothing to mend', async () => {
   const token = await newToken();
   const boot = join(dir, 'stile-enroll.yaml');
-  writeFileSync(boot, `cloud: ${house.cloudUrl}\nbroker: ${broker.url}\ntoken: ${token}\n`);
+  writeFileSync(boot, `cloud: ${stack.cloudUrl}\nbroker: ${broker.url}\ntoken: ${token}\n`);
   const bought = await cli('enroll', '--file', boot);
   expect(bought).toMatchObject({ code: 0, stdout: expect.stringMatching(/this is arena\/north now[\s\S]*assigned to concert[\s\S]*next: systemctl restart/) });
   expect(new X509Certificate(readFileSync(join(folder, 'tls/gate.pem'))).subject).toContain(`CN=${GATE}`);
@@ -123,7 +123,7 @@ test('a token from the boot partition makes it a gate: certificate, keys, ticket
   expect(checks.filter(({ result }) => result === 'fail')).toEqual([]);
   const cause = (part: string) => checks.find((check) => check.part === part)?.cause;
   expect([cause('cloud'), cause('keys'), cause('broker')]).toEqual([
-    `${house.cloudUrl} answers and takes the token`,
+    `${stack.cloudUrl} answers and takes the token`,
     expect.stringMatching(/^the cloud signs with .*, which is pinned$/),
     `online at ${broker.url}`,
   ]);
@@ -133,7 +133,7 @@ test('a second enrolment wants --force; another gate’s token changes nothing; 
   const token = await newToken();
   expect(await enroll('--token', token)).toMatchObject({ code: 1, stderr: expect.stringContaining('--force') });
   const before = readFileSync(join(folder, 'tls/gate.pem'), 'utf8');
-  await house.cloud('assign', 'arena/south', 'concert', '--token-file', join(dir, 'south.token'), '--no-wait');
+  await stack.cloud('assign', 'arena/south', 'concert', '--token-file', join(dir, 'south.token'), '--no-wait');
   expect(await enroll('--token', await newToken('arena/south'), '--force')).toMatchObject({
     code: 1,
     stderr: expect.stringContaining('configured as arena/north'),

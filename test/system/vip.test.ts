@@ -95,9 +95,9 @@ test('before it is confirmed a pass opens nothing; then host, guest and linked t
 
 test('an online scan knows of the entries at the gate, shows the last, and is in the same audit trail', async () => {
   const tokenFile = join(venue.dir, 'desk.token');
-  await venue.house.cloud('gate', 'add', SCANNER, '--scanner', '--token-file', tokenFile);
-  await venue.house.cloud('assign', SCANNER, EVENT, '--no-wait');
-  const response = await fetch(`${venue.house.cloudUrl}/scan`, {
+  await venue.stack.cloud('gate', 'add', SCANNER, '--scanner', '--token-file', tokenFile);
+  await venue.stack.cloud('assign', SCANNER, EVENT, '--no-wait');
+  const response = await fetch(`${venue.stack.cloudUrl}/scan`, {
     method: 'POST',
     headers: { authorization: `Bearer ${readFileSync(tokenFile, 'utf8').trim()}`, 'content-type': 'application/json' },
     body: JSON.stringify({ device_id: SCANNER, event_id: EVENT, scan_id: 'vip-1', code: host.code }),

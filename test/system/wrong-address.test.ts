@@ -10,7 +10,7 @@ import type { GateStatus } from '../../daemon/control/protocol.ts';
 import { type Broker, freePort, startBroker } from '../../testkit/broker.ts';
 import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
 import type { GateProcess } from '../../testkit/gate-process.ts';
-import { type House, openHouse, run } from '../../testkit/stack.ts';
+import { openStack, run, type Stack } from '../../testkit/stack.ts';
 import { eventually } from './environment.ts';
 
 const STILE_GATE = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
@@ -31,25 +31,25 @@ afterAll(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-/** A house whose cloud says that it is at `publicUrl`, and a gate that asks the right one; both run. */
-async function withWrongAddress(name: string, publicUrl: string, work: (house: House, gate: GateProcess) => Promise<void>): Promise<void> {
+/** A stack whose cloud says that it is at `publicUrl`, and a gate that asks the right one; both run. */
+async function withWrongAddress(name: string, publicUrl: string, work: (stack: Stack, gate: GateProcess) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(dir, name));
-  const house = await openHouse({
+  const stack = await openStack({
     dir: folder,
     databaseUrl: database.servingUrl,
     mqtt: { url: broker.url },
     env: { STILE_PUBLIC_URL: publicUrl, STILE_TENANT: name, STILE_SIGNING_KEY_FILE: join(dir, 'signing-key.pem') },
   });
   try {
-    await house.cloud('event', 'put', `concert-${name}`, '--site', name, '--name', 'Concert', '--starts', new Date().toISOString(), '--no-wait');
+    await stack.cloud('event', 'put', `concert-${name}`, '--site', name, '--name', 'Concert', '--starts', new Date().toISOString(), '--no-wait');
     writeFileSync(join(folder, 'tickets.csv'), 'ticket_id,code\nT-1,Vq3mJk0TQyC2b7wEw2Xk1A\n');
-    await house.cloud('import', `concert-${name}`, join(folder, 'tickets.csv'), '--no-wait');
-    const gate = await house.addGate(`${name}/north`, [`concert-${name}`]);
-    await house.startCloud();
+    await stack.cloud('import', `concert-${name}`, join(folder, 'tickets.csv'), '--no-wait');
+    const gate = await stack.addGate(`${name}/north`, [`concert-${name}`]);
+    await stack.startCloud();
     await gate.start();
-    await work(house, gate);
+    await work(stack, gate);
   } finally {
-    await house.close();
+    await stack.close();
   }
 }
 
@@ -59,7 +59,7 @@ test.each([
   ['plain', 'TLS where none is spoken', async () => `https://127.0.0.1:${(elsewhere.address() as AddressInfo).port}`, 'SSL'],
 ])('B3: %s: %s: status, doctor and the cloud name the address and the cause', async (name, _what, addressOf, cause) => {
   const publicUrl = await addressOf();
-  await withWrongAddress(name, publicUrl, async (house, gate) => {
+  await withWrongAddress(name, publicUrl, async (stack, gate) => {
     const cli = (...args: readonly string[]) => run(STILE_GATE, [...args, '--config', gate.configFile], process.env);
     await eventually('the failed fetch', async () => (JSON.parse((await cli('status', '--json')).stdout) as GateStatus).fetch_problem, 90_000);
     const named = (text: string) => expect(text).toMatch(new RegExp(`from ${publicUrl.replaceAll('.', '\\.')}/.*${cause}`));
@@ -74,6 +74,6 @@ test.each([
     named(part);
     expect(part).toContain('STILE_PUBLIC_URL');
     expect(part).not.toContain('assign');
-    named(await eventually('the alert at the cloud', async () => /^.* manifest: .*$/m.exec(await house.cloud('gates'))?.[0], 90_000));
+    named(await eventually('the alert at the cloud', async () => /^.* manifest: .*$/m.exec(await stack.cloud('gates'))?.[0], 90_000));
   });
 });

@@ -35,21 +35,21 @@ const PLANTED: readonly (readonly [file: string, statement: string, what: string
 ];
 
 test('M2: a lost await or a silent catch that is planted in daemon, cloud or deploy is found', () => {
-  const house = realpathSync(mkdtempSync(join(tmpdir(), 'stile-promises-')));
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), 'stile-promises-')));
   try {
-    symlinkSync(join(root, 'node_modules'), join(house, 'node_modules'));
-    writeFileSync(join(house, 'package.json'), '{"type":"module"}');
+    symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+    writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
     writeFileSync(
-      join(house, 'tsconfig.json'),
+      join(folder, 'tsconfig.json'),
       '{"compilerOptions":{"target":"es2024","lib":["es2024","esnext"],"module":"nodenext","noEmit":true,"strict":true,"types":["node"]},"include":["daemon","cloud","deploy"]}',
     );
     for (const [file, statement] of PLANTED) {
-      mkdirSync(dirname(join(house, file)), { recursive: true });
-      writeFileSync(join(house, file), `${NODE}EventEmitter; open; rename;\n${statement}\nexport {};\n`);
+      mkdirSync(dirname(join(folder, file)), { recursive: true });
+      writeFileSync(join(folder, file), `${NODE}EventEmitter; open; rename;\n${statement}\nexport {};\n`);
     }
-    const found = new Map(unheldPromises(house, () => true).map(({ file, what }) => [file, what]));
+    const found = new Map(unheldPromises(folder, () => true).map(({ file, what }) => [file, what]));
     expect(PLANTED.map(([file, statement]) => [file, statement, found.get(file) ?? null])).toEqual(PLANTED);
   } finally {
-    rmSync(house, { recursive: true, force: true });
+    rmSync(folder, { recursive: true, force: true });
   }
 }, 120_000);
