@@ -95,7 +95,8 @@ function waitForLane(context: StepContext, input: Input<'code'>): void {
   const again = held?.fingerprint === fingerprint;
   // Once a presentation: green belongs to the guest who passes.
   if (!again) showBusy(context, direction);
-  if (context.state.draining !== 'no') {
+  // Outwards a code comes here only while the exit is closed: its next sight opens once the exit does.
+  if (direction === 'out' || context.state.draining !== 'no') {
     context.effects.push({ kind: 'drop', direction, presentation, shown: 'busy' });
     return;
   }
