@@ -17,6 +17,7 @@ const gatesOf = () => import('./gates.ts');
 const ledgerImport = () => import('./ledger-import.ts');
 const rights = () => import('./events.ts');
 const services = () => import('./run.ts');
+const setup = () => import('./init.ts');
 
 const EXAMPLES = `
 From an empty database to a gate with its tickets:
@@ -70,6 +71,15 @@ function createProgram(terminal: Terminal): Command {
   const add = (parent: Command, name: string, description: string) => parent.command(name).description(description).copyInheritedSettings(program);
   const tenantOption = () => new Option('--tenant <name>', 'act for this tenant').default(undefined, 'STILE_TENANT');
 
+  add(program, 'init', 'sets this server up: database, certificates, broker, proxy, service, first operator; again: goes on, or updates')
+    .option('--host <name>', 'the name or address by which gates reach this server; again for more', more, [] as string[])
+    .option('--operator <name>', 'the first operator', 'admin')
+    .option('--no-start', 'sets up, and starts nothing')
+    .option('--dry-run', 'shows what would be done, with the undo of every step; changes nothing')
+    .option('--undo', 'takes every step back, the last first; what holds data stays')
+    .option('--with-data', 'with --undo: the database, keys and certificates too')
+    .addHelpText('after', '\nExamples:\n  stile-cloud init --host 192.168.1.10 --dry-run\n  sudo stile-cloud init --host 192.168.1.10 --host venue.example')
+    .action(async (options) => (await setup()).initCommand(terminal, options));
   add(program, 'migrate', 'brings the database to this version').action(async () => (await services()).migrateCommand(terminal));
   add(program, 'serve', 'answers HTTP and tells gates their tickets, until it is stopped').action(async () =>
     (await services()).runCommand(terminal, { serve: true, ingest: false }),

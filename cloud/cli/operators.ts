@@ -95,11 +95,12 @@ export async function enrolToken(session: Session, gate: string, options: { read
   }
 }
 
-const HOST = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$/;
+/** A name or an address alone: what a certificate names and gates call. */
+export const HOST_NAME = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$/;
 
 /** Makes the certificates of a first installation. The server itself is always among its names: the cloud reaches the broker there. */
 export async function certificates(terminal: Terminal, folder: string, hosts: readonly string[]): Promise<void> {
-  const strange = hosts.find((host) => !HOST.test(host));
+  const strange = hosts.find((host) => !HOST_NAME.test(host));
   if (strange !== undefined)
     throw new CliError(EXIT.usage, `--host ${JSON.stringify(strange)}: give a name or an address alone, such as venue.example or 192.168.1.10`);
   try {

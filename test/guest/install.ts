@@ -8,11 +8,13 @@
  * this machine holds. Needs root and what test/guest/make-rootfs needs. The log of every command with what it said:
  * .tools/guest/install-<suite>.log. Exit codes: 0 the guests are in, 1 not, 2 usage.
  */
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, globSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { openPtyPair } from '../../daemon/sim/pty-pair.ts';
+import type { Arch } from '../../deploy/compile.ts';
+import { DEBIAN } from '../../deploy/deb.ts';
 import { unpackSystem } from './container.ts';
 import { type Step, stepsOf } from './document.ts';
 import { type Release, run } from './environment.ts';
@@ -36,6 +38,8 @@ interface Run {
   readonly suite: string;
   readonly folder: string;
   readonly log: string;
+  /** The folder of a release. */
+  readonly packages: string;
   readonly releases: Release[];
   readonly steps: readonly Step[];
 }
@@ -65,7 +69,7 @@ function act(machine: Machine, command: string): void {
 }
 
 /** As this machine needs it: its architecture, and the name of the gate at hand. */
-const asHere = (text: string, gate: string): string => text.replaceAll('arm64', process.arch).replaceAll(GATE, gate);
+const asHere = (text: string, gate: string): string => text.replaceAll('arm64', DEBIAN[process.arch as Arch]).replaceAll(GATE, gate);
 
 /** Sets one gate up as the document says and lets a guest in. Answers the number of actions. */
 async function addGate(at: Run, server: Machine, gate: string, address: string, code: string): Promise<number> {
@@ -90,7 +94,10 @@ async function addGate(at: Run, server: Machine, gate: string, address: string, 
     else
       for (const file of step.files) {
         const name = asHere(file, gate);
-        copyFileSync(join(server.tree, name.startsWith('/') ? name : `root/${name}`), join(machine.tree, 'root', basename(name)));
+        const place = join(server.tree, name.startsWith('/') ? name : `root/${name}`);
+        const found = globSync(place);
+        if (found.length !== 1) throw new NotProven(`${file}: ${found.length} files of that name are to be carried`);
+        for (const one of found) copyFileSync(one, join(machine.tree, 'root', basename(one)));
       }
   }
   await until('the ticket list', () => JSON.parse(typed(machine, 'stile-gate status --json')).manifests.length > 0);
@@ -115,10 +122,7 @@ async function until(what: string, holds: () => boolean): Promise<void> {
 
 async function prove(at: Run): Promise<void> {
   const server = await boot(at, 'server');
-  for (const bundle of ['gate', 'cloud']) {
-    const archive = `${bundle}-${process.arch}.tar.gz`;
-    copyFileSync(join(root, 'dist', archive), join(server.tree, 'root', archive));
-  }
+  for (const file of readdirSync(at.packages)) if (file.endsWith('.deb')) copyFileSync(join(at.packages, file), join(server.tree, 'root', file));
   // The network of the venue is there before the first command, and leads nowhere else.
   server.type(`ip link set lo up; ip addr add ${SERVER}/32 dev lo`);
   const fromMs = Date.now();
@@ -148,8 +152,9 @@ async function main(args: readonly string[]): Promise<number> {
     return 2;
   }
   run('sh', ['test/guest/make-rootfs', suite]);
-  run(process.execPath, ['deploy/bundle.ts', 'gate', process.arch, '--no-database']);
-  run(process.execPath, ['deploy/bundle.ts', 'cloud', process.arch]);
+  // What people receive: the release's packages, of this checkout as it is.
+  const packages = join(root, '.tools/guest/release');
+  run(process.execPath, ['deploy/release.ts', '--arch', process.arch, '--out', packages, '--changed']);
   const folder = mkdtempSync(existsSync('/var/tmp') ? '/var/tmp/stile-install-' : '/tmp/stile-install-');
   const log = join(root, `.tools/guest/install-${suite}.log`);
   writeFileSync(log, '');
@@ -159,7 +164,7 @@ async function main(args: readonly string[]): Promise<number> {
   };
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void release().finally(() => process.exit(1)));
   try {
-    await prove({ suite, folder, log, releases, steps: stepsOf(readFileSync(join(root, 'docs/INSTALL.md'), 'utf8')) });
+    await prove({ suite, folder, log, packages, releases, steps: stepsOf(readFileSync(join(root, 'docs/INSTALL.md'), 'utf8')) });
     return 0;
   } catch (error) {
     if (!(error instanceof NotProven)) throw error;
