@@ -205,6 +205,10 @@ export interface DeciderStatus {
   readonly lastRowMs?: number | null;
   /** Rows of the backlog that the cloud had acknowledged and that are sent again. */
   readonly resentRows?: number;
+  /** The store went back in time (a restored card, a copy put back): rows written again under the present epoch, and still to be. null: not of late. */
+  readonly wentBack?: { readonly rows: number; readonly left: number } | null;
+  /** The store went back in time too often: another device may write under this gate's name. No further epoch begins, and nothing is sent. */
+  readonly clone?: boolean;
 }
 
 /** Result of installing or changing a manifest: never throws for bad input. */

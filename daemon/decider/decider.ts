@@ -23,13 +23,14 @@ import { describeConflict } from './describe-conflict.ts';
 import type { DeciderEngine } from './engine.ts';
 import { type CloudReply, createJudgement } from './judgement.ts';
 import { createLateAnswerCache } from './late-answer-cache.ts';
-import { decisionEntry, freeBytes, markUnknownOutcomes, noteBody, noteRow, returnedBodies } from './ledger-entries.ts';
+import { decisionEntry, freeBytes, markUnknownOutcomes, noteRow, returnedBodies } from './ledger-entries.ts';
 import { createMaintenance } from './maintenance.ts';
 import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy } from './occupancy.ts';
 import { openStore, type Parts, rebuildStore } from './open-store.ts';
 import type { Resolved } from './resolve-ticket.ts';
 import type { DeciderEngineOptions, Latest } from './store-options.ts';
 import { createTrustedTime } from './trusted-floor.ts';
+import { createWentBack } from './went-back.ts';
 
 /** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
 const MAX_ABANDONABLE = 64;
@@ -118,6 +119,8 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
     lost = value;
   };
 
+  const wentBack = createWentBack({ parts: () => parts, write, setLost, notice: options.notice });
+
   const described = (conflict: StoredConflict, stamp: Stamp) =>
     describeConflict(conflict, {
       gate: options.gate,
@@ -151,6 +154,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       const resentRows = outbox.owedRows(stamp.boottimeMs);
       return {
         resentRows,
+        ...wentBack.status(stamp),
         epoch: ledger.epoch(),
         lastSeq: ledger.lastSeq(),
         backlog: outbox.backlog(),
@@ -259,19 +263,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       }
       return found;
     },
-    acknowledge(ack, stamp) {
-      const { ahead, former, highestEpoch, again } = parts.outbox.acknowledge(ack, stamp.boottimeMs);
-      if (ahead) {
-        const epoch = parts.ledger.startEpoch(highestEpoch, stamp);
-        setLost(true);
-        const detail = `the cloud has rows of this gate that this store has not (a restored card, or a store put back): epoch ${epoch} begins`;
-        write([noteBody('fault', 'ledger', detail)], stamp);
-        options.notice('ledger', detail);
-      } else if (former && parts.ledger.meta('caught_up') === undefined) {
-        setLost(true);
-      }
-      return { backlog: parts.outbox.backlog(), ahead, ...(again ? { again } : {}) };
-    },
+    acknowledge: (ack, stamp) => wentBack.acknowledge(ack, stamp),
     resend: (from) => parts.outbox.resend(from),
     applyPeer({ ledger, payload }) {
       // As the cloud takes it: each row that has a readable key, whatever it says, and whatever stands beside it.
@@ -290,7 +282,11 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
         options.notice('peer', `${gate}: ${parsed.value.entries.length - entries.length} rows of epoch ${epoch} have no readable seq, kind and hash`);
       if (entries.length === 0) return { applied: 0, gap: false };
       const [site] = options.gate.split('/');
-      if (!gate.startsWith(`${site}/`) || (gate === options.gate && epoch >= parts.ledger.epoch())) return { applied: 0, gap: false };
+      if (!gate.startsWith(`${site}/`)) return { applied: 0, gap: false };
+      if (gate === options.gate) {
+        wentBack.fetched(epoch, Math.max(...entries.map((entry) => entry.seq)));
+        if (epoch >= parts.ledger.epoch()) return { applied: 0, gap: false };
+      }
       return occupancy.taking(gate, epoch, entries, () => parts.usage.applyPeer(gate, epoch, entries));
     },
     vector() {
@@ -298,7 +294,8 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       if (!lost) return vector;
       // Own rows that were lost lie behind the newest epoch: the fetch must begin before them.
       const { [options.gate]: _newest, ...others } = vector;
-      const former = parts.usage.newestBefore(options.gate, parts.ledger.epoch());
+      const readTo = wentBack.readTo();
+      const former = readTo === undefined ? parts.usage.newestBefore(options.gate, parts.ledger.epoch()) : readTo;
       return former === null ? others : { ...others, [options.gate]: [...former] };
     },
     caughtUp() {
@@ -308,6 +305,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       // own from which a power cut could be told.
       if (lost || parts.ledger.meta('caught_up') !== '1') parts.usage.settle();
       parts.ledger.setMeta('caught_up', '1');
+      wentBack.caughtUp();
       setLost(false);
     },
     async installManifest(file, wanted, stamp) {
@@ -328,7 +326,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       latest.stamp = stamp;
       return parts.manifests.want(payload);
     },
-    idle: (stamp, quiet) => maintenance.step({ ...parts, occupancy, trustedTime }, stamp, quiet),
+    idle: (stamp, quiet) => maintenance.step({ ...parts, occupancy, trustedTime }, stamp, quiet, write),
     preallocateWal: () => parts.ledger.preallocateWal(),
     async recover(error, stamp) {
       latest.stamp = stamp;

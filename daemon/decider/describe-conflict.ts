@@ -4,7 +4,7 @@ import { gateName } from '../../rules/check-context.ts';
 import { showTime } from '../../rules/venue-time.ts';
 import type { GrantConflict } from '../ports.ts';
 import type { StoredConflict } from '../store/conflicts.ts';
-import { type GrantState, keyText } from '../store/usage-merge.ts';
+import type { GrantState } from '../store/usage-merge.ts';
 
 /** The known grants of one ticket, and the time zone of its event. */
 export interface ConflictFacts {
@@ -18,7 +18,7 @@ const isReason = (text: string): text is Reason => (REASONS as readonly string[]
 
 export function describeConflict(conflict: StoredConflict, { gate, states, timeZone, nowMs }: ConflictFacts): GrantConflict {
   const find = (key: readonly [string, number, number]) =>
-    states.find((state) => state.known && keyText(state) === keyText({ gate: key[0], epoch: key[1], seq: key[2] })) ?? null;
+    states.find((state) => state.known && state.gate === key[0] && state.epoch === key[1] && state.seq === key[2]) ?? null;
   const show = (ms: number) => showTime(ms, nowMs, timeZone);
   const own = find([gate, ...conflict.of]);
   const { winner, cause, verdict, direction, eventId, ticketId, ticketRef, told, of } = conflict;

@@ -62,7 +62,7 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
     const states = usage.ofTicket(ref).filter((state) => state.eventId === event.eventId);
     const counted = event.file.usageOf(Buffer.from(ref, 'hex'));
     if (states.length === 0 && counted.length === 0) return 0;
-    return usageOf(countEntries(event.file.head.upto, counted, states), 1).inside;
+    return usageOf(countEntries(usage.proven(event.file.head.upto), counted, states), 1).inside;
   };
   const checksums = (refs: ReadonlySet<string>): number[] => [...counts.values()].flatMap((count) => [...refs].map((ref) => insideOf(count, ref)));
   const recount = (): void => {

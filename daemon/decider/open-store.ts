@@ -11,6 +11,7 @@ import { type Ledger, openLedger, parseEntry, type Stamp, TAKING_OVER } from '..
 import { type ManifestChecks, type Manifests, openManifests } from '../store/manifest-store.ts';
 import { LEDGER_FILE, ledgersOf } from '../store/offline-reader.ts';
 import { quarantineFile } from '../store/quarantine-file.ts';
+import { createResubmission, type Resubmission } from '../store/resubmission.ts';
 import { openRowCopy, type RowCopy, readRowCopy } from '../store/row-copy.ts';
 import { type Salvage, salvage } from '../store/salvage.ts';
 import { StoreError, storeError } from '../store/sqlite.ts';
@@ -26,6 +27,7 @@ const CATCH_UP_ROWS = 1_000;
 export interface Parts {
   readonly ledger: Ledger;
   readonly outbox: Outbox;
+  readonly resubmission: Resubmission;
   readonly standing: Standing;
   readonly usage: UsageStore;
   readonly manifests: Manifests;
@@ -122,7 +124,8 @@ function brokenEnd(name: string, epoch: number, from: number, to: number): Store
 
 function assemble(options: DeciderEngineOptions, keyring: Keyring, ledger: Ledger, usage: UsageStore, latest: Latest): Parts {
   const lastSeq = ledger.lastSeqOf(ledger.epoch()) ?? 0;
-  const outbox = createOutbox(ledger);
+  const resubmission = createResubmission(ledger);
+  const outbox = createOutbox(ledger, resubmission);
   const rowCopy = openRowCopy(options.path, ledger, outbox.ackedSeq);
   const committed = Math.max(usage.ownMark(ledger.epoch()), rowCopy.end?.epoch === ledger.epoch() ? rowCopy.end.seq : 0);
   if (committed > lastSeq) throw brokenEnd(ledger.name, ledger.epoch(), lastSeq + 1, committed);
@@ -132,6 +135,7 @@ function assemble(options: DeciderEngineOptions, keyring: Keyring, ledger: Ledge
       for (const row of ledger.read(own.epoch, from, CATCH_UP_ROWS)) usage.applyOwn(own.epoch, parseEntry(ledger, own.epoch, row));
     }
   }
+  usage.doubtOwn(resubmission.left() > 0);
   if (usage.forgotten()) {
     ledger.setMeta('usage_lost', '1');
     options.notice('ledger', 'rows of peers that were known are not here any more (a power cut, or damage): they are fetched again');
@@ -140,6 +144,7 @@ function assemble(options: DeciderEngineOptions, keyring: Keyring, ledger: Ledge
     ledger,
     usage,
     outbox,
+    resubmission,
     rowCopy,
     standing: createStanding(ledger),
     manifests: openManifests({

@@ -108,7 +108,7 @@ function ticketFacts({ event, ticket, medium, snapshot }: Hit, sources: FactsSou
     kind: 'ticket',
     ticket,
     medium,
-    entries: countEntries(head.upto, counted, states),
+    entries: countEntries(sources.usage.proven(head.upto), counted, states),
     event: {
       eventId: event.eventId,
       startsAtMs: timeOf(head.starts_at),

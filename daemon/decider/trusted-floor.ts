@@ -60,6 +60,8 @@ function lastWithOffset(ledger: Ledger): TrustedRow | null {
   const rows = ledger.read(own.epoch, Math.max(own.firstSeq, own.lastSeq - LOOK_ROWS + 1), LOOK_ROWS);
   for (const row of rows.toReversed()) {
     const entry = parseEntry(ledger, own.epoch, row);
+    // Written again with the times of its original, which is older than its place says.
+    if (entry['again'] !== undefined) continue;
     const [boottimeMs, offsetMs, boundMs] = [entry['boottime_ms'], entry['clock_offset_ms'], entry['clock_bound_ms']].map(Number) as [number, number, number];
     if (Number.isFinite(boottimeMs + offsetMs) && boundMs <= MAX_BOUND_MS) return { at: [own.epoch, row.seq], wallMs: boottimeMs + offsetMs };
   }

@@ -58,6 +58,9 @@ export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSup
   let reading = false;
   /** Rows that are sent again, by the last status. */
   let resent = 0;
+  /** The store went back in time, and everything was written again, by the last status. */
+  let writtenAgain = false;
+  let isClone = false;
   let due = false;
   let readAtMs = Number.NEGATIVE_INFINITY;
   let retry: { cancel(): void } | null = null;
@@ -142,7 +145,7 @@ export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSup
 
   const raise = (alert: AlertId, severity: Severity, message: string) => report({ kind: 'raise', alert, severity, message });
 
-  function judge({ manifests, usageComplete, resentRows = 0 }: DeciderStatus): void {
+  function judge({ manifests, usageComplete, resentRows = 0, wentBack = null, clone = false }: DeciderStatus): void {
     const stale = manifests.filter((one) => one.expiresAtMs <= clock.wallMs());
     const problem = sync.problem?.() ?? null;
     const because = problem === null ? '' : `. ${problem}`;
@@ -156,12 +159,26 @@ export function createStoreSupervisor(options: StoreSupervisorOptions): StoreSup
       ...(resentRows === 0
         ? []
         : [`${resentRows} rows that the cloud had acknowledged are sent again: it does not hold them any more, or somebody ordered it`]),
+      ...(wentBack === null
+        ? []
+        : [`this store went back in time (a restored card, or a copy put back): ${wentBack.rows + wentBack.left} rows are sent once more under a new epoch`]),
     ];
     if (wrong.length === 0) report({ kind: 'clear', alert: 'ledger' });
     else raise('ledger', 'warning', wrong.join('; '));
     // The acks do not say it by themselves: rows before those in flight wait.
     if (resentRows > resent) report({ kind: 'rows_resent' });
     resent = resentRows;
+    const isWritten = wentBack !== null && wentBack.left === 0;
+    if (isWritten && !writtenAgain) report({ kind: 'rows_resent' });
+    writtenAgain = isWritten;
+    if (clone)
+      raise(
+        'clone',
+        'critical',
+        "this store went back in time too often within a day: another device may write under this gate's name. The gate goes on offline; take the other device away",
+      );
+    else if (isClone) report({ kind: 'clear', alert: 'clone' });
+    isClone = clone;
   }
 
   return {

@@ -95,14 +95,18 @@ export interface Ledger {
   change<T>(operation: string, work: () => T): T;
   /** Rows of an own epoch in order, as text, at most `limit`. */
   read(epoch: number, fromSeq: number, limit: number): readonly { readonly seq: number; readonly entry: string }[];
-  /** Begins another epoch above `ackedEpoch`, the own last one and the Unix seconds. */
-  startEpoch(ackedEpoch: number, stamp: Stamp): number;
+  /** Returns the hash of a row that is kept, or of the last one that was pruned of its epoch; null: it is not known here. Throws StoreError. */
+  hashOf(epoch: number, seq: number): string | null;
+  /** Begins another epoch above `ackedEpoch`, the own last one and the Unix seconds, in one transaction with `also`. Throws StoreError. */
+  startEpoch(ackedEpoch: number, stamp: Stamp, also?: (epoch: number) => void): number;
   /** Deletes rows of an epoch up to `uptoSeq`; the newest row always stays. Answers how many. */
   prune(epoch: number, uptoSeq: number, limit: number): number;
   /** Checks up to `rows` more rows of the chain, oldest first; false: all are checked. Throws StoreError (damaged). */
   verifyNext(rows: number): boolean;
   meta(key: string): string | undefined;
   setMeta(key: string, value: string): void;
+  /** The same within a transaction that is under way: `also` of `append` and `startEpoch`, or `change`. */
+  putMeta(key: string, value: string): void;
   /** Checkpoints the write-ahead log: when idle from CHECKPOINT_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
   maybeCheckpoint(when: 'idle' | 'busy'): void;
   /** One step of making the log as long as it will get, so that no guest's commit makes it longer; false: done, or not possible now. Throws StoreError. */
@@ -218,12 +222,12 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
   let epoch = 0;
   let previous = '';
 
-  const addEpoch = (above: number, at: Stamp, takingOver = false): number => {
+  const addEpoch = (above: number, at: Stamp, also: (epoch: number) => void = () => {}): number => {
     const next = Math.max(above, epoch, Math.floor(at.wallMs / 1000)) + 1;
     // An epoch without rows is renamed rather than left behind: its first id would be the next one's too.
     transact('begin an epoch', () => {
       metaSet.run('ledger', name);
-      if (takingOver) metaSet.run(TAKING_OVER, '1');
+      also(next);
       db.prepare('DELETE FROM epochs WHERE first_id > ?').run(lastId);
       db.prepare('INSERT INTO epochs (epoch, first_id) VALUES (?, ?)').run(next, lastId + 1);
     });
@@ -268,7 +272,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
   const current = epochs.at(-1);
   if (current === undefined) {
     const { aboveEpoch, takingOver } = first?.() ?? { aboveEpoch: 0, takingOver: false };
-    addEpoch(aboveEpoch, stamp, takingOver);
+    addEpoch(aboveEpoch, stamp, () => takingOver && metaSet.run(TAKING_OVER, '1'));
   } else {
     epoch = current.epoch;
     if (lastId > 0) verifyFrom(Math.max(firstId, lastId - VERIFY_AT_OPEN_ROWS + 1), VERIFY_AT_OPEN_ROWS);
@@ -359,7 +363,20 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
         throw storeError('read the ledger', error);
       }
     },
-    startEpoch: (ackedEpoch, at) => addEpoch(ackedEpoch, at),
+    hashOf(wanted, seq) {
+      const own = epochs.find((candidate) => candidate.epoch === wanted);
+      if (own === undefined || seq < 1) return null;
+      const id = own.firstId + seq - 1;
+      if (id > lastId || epochOfId(id) !== own) return null;
+      try {
+        const row = range.get(id, id, 1);
+        if (row !== undefined) return (JSON.parse(row.entry) as StoredEntry).hash;
+      } catch (error) {
+        throw storeError('read the ledger', error);
+      }
+      return id === firstId - 1 || (id < firstId && epochOfId(id + 1) !== own) ? own.keptHash : null;
+    },
+    startEpoch: (ackedEpoch, at, also) => addEpoch(ackedEpoch, at, also),
     prune(wanted, uptoSeq, limit) {
       const own = epochs.find((candidate) => candidate.epoch === wanted);
       // Only from the front, so that what is kept stays one chain.
@@ -390,6 +407,9 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
     meta: (key) => metaGet.get(key)?.value,
     setMeta(key, value) {
       transact('keep a setting', () => metaSet.run(key, value));
+    },
+    putMeta(key, value) {
+      metaSet.run(key, value);
     },
     preallocateWal() {
       if (preallocated) return false;

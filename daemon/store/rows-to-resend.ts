@@ -22,12 +22,17 @@ export interface HeldEpoch {
 }
 
 export interface Owed {
-  /** What an ack says. `held`: the epochs here, with what was acknowledged before and with this ack. True: rows are owed that were not before. */
-  heard(ack: AckMessage, held: readonly HeldEpoch[], boottimeMs: number): boolean;
+  /**
+   * Takes what an ack says. `held`: the epochs here, with what was acknowledged before and with this ack. `renewed`: the database begins another life, so no
+   * earlier ack can have overtaken this one. True: rows are owed that were not before.
+   */
+  heard(ack: AckMessage, held: readonly HeldEpoch[], boottimeMs: number, renewed: boolean): boolean;
   /** Time passes: a doubt that no ack has settled becomes a question. True: rows are owed that were not before. */
   ask(boottimeMs: number): boolean;
   /** These are owed whatever acks said before now. */
   order(spans: readonly Span[]): void;
+  /** Nothing is owed of epochs below this one any more: they are closed. */
+  drop(belowEpoch: number): void;
   /** Rows of an epoch were handed out for sending: from now on an ack of them counts. */
   handedOut(epoch: number, from: number, to: number): void;
   /** What is owed, in order, and what is only doubted: neither may be pruned. */
@@ -115,10 +120,14 @@ export function createOwed(kept: readonly Span[], changed: (added: number) => vo
     changed(0);
   };
   return {
-    heard(ack, held, boottimeMs) {
+    heard(ack, held, boottimeMs, renewed) {
       settle(ack);
       left = missingOf(ack, held);
       const out = without(left, owed);
+      if (renewed) {
+        doubt = null;
+        return owe(out);
+      }
       const cloudMs = Date.parse(ack.cloud_time);
       const same: readonly Span[] = doubt === null ? [] : overlap(doubt.spans, out);
       if (doubt === null || same.length === 0) {
@@ -143,6 +152,12 @@ export function createOwed(kept: readonly Span[], changed: (added: number) => vo
     order(spans) {
       handed = without(handed, spans);
       owe(spans);
+    },
+    drop(belowEpoch) {
+      const isOpen = ([epoch]: Span): boolean => epoch >= belowEpoch;
+      doubt = null;
+      [owed, handed, left] = [owed.filter(isOpen), handed.filter(isOpen), left.filter(isOpen)];
+      changed(0);
     },
     handedOut(epoch, from, to) {
       if (owed.length > 0) handed = joined([...handed, ...overlap([[epoch, from, to]], owed)]);

@@ -43,6 +43,15 @@ const USAGE_STEPS: readonly string[] = [
   CREATE TABLE conflicts (epoch INTEGER NOT NULL, seq INTEGER NOT NULL, told_epoch INTEGER NOT NULL, told_seq INTEGER NOT NULL, verdict TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (epoch, seq)) WITHOUT ROWID;
   CREATE INDEX conflicts_by_told ON conflicts (told_epoch, told_seq);
   `,
+  `
+  -- By the grant's original: two stores of a gate that parted may have written rows of one number. hash: its first 16 digits; empty: what names the grant does not say it.
+  CREATE TABLE admissions (ref BLOB NOT NULL, gate TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, hash TEXT NOT NULL, event_id TEXT, state TEXT NOT NULL, PRIMARY KEY (ref, gate, epoch, seq, hash)) WITHOUT ROWID;
+  CREATE INDEX admissions_by_row ON admissions (gate, epoch, seq, hash);
+  DROP TABLE grants;
+  -- Derived data: the own rows are read again from the ledger, the others are fetched.
+  DELETE FROM seen;
+  DELETE FROM totals;
+  `,
 ];
 
 /** Brings a database to the newest schema that this release knows, in one transaction. Throws StoreError. */

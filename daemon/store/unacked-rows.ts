@@ -9,8 +9,10 @@ import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { AckMessage } from '../../contract/ledger.ts';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { OutboxBatch } from '../ports.ts';
+import { judgeAck } from './ack-judgement.ts';
 import type { Ledger, StoredEntry } from './ledger.ts';
-import { createOwed, joined, rowsOf, type Span } from './rows-to-resend.ts';
+import type { Resubmission } from './resubmission.ts';
+import { createOwed, DOUBT_MS, joined, rowsOf, type Span } from './rows-to-resend.ts';
 import { createSalvagedRows, type SalvagedPart } from './salvaged-rows.ts';
 import { storeError } from './sqlite.ts';
 import { covered } from './usage-merge.ts';
@@ -28,6 +30,8 @@ export const NAME_RESENT_MS = 15_000;
 const PAGE_BYTES = 4096;
 /** Setting of the ledger: what is owed again, as JSON. */
 const OWED = 'owed';
+/** Setting of the ledger: the life of the cloud's database (`since`) that the last acknowledgement named. */
+const CLOUD_LIFE = 'cloud_life';
 
 type Rows = readonly { readonly seq: number; readonly entry: string }[];
 interface Part {
@@ -50,12 +54,19 @@ export interface Outbox {
   /** Wall time of the oldest row that waits, Unix ms. */
   oldestMs(): number | null;
   nextBatch(after: RowPosition | null): OutboxBatch | null;
-  /** `ahead`: the cloud has rows of this epoch, or a later epoch, that this ledger has not. `former`: it knows older epochs that are not here. */
-  /** `again`: rows are to be sent again from now on. */
+  /**
+   * Takes an acknowledgement. `wentBack`: the cloud holds rows that this store has not: begin another epoch above `highestEpoch`, or `hold`. `former`: it
+   * knows older epochs that are not here. `again`: rows are to be sent again from now on. `exact`: the cloud tells rows by their content and an admission by
+   * its original; an older one would count a row that is written again twice.
+   */
   acknowledge(
     ack: AckMessage,
     boottimeMs: number,
-  ): { readonly ahead: boolean; readonly former: boolean; readonly highestEpoch: number; readonly again: boolean };
+  ): { readonly wentBack: boolean; readonly former: boolean; readonly highestEpoch: number; readonly again: boolean; readonly exact: boolean };
+  /** Forgets what is owed of closed epochs: their rows are sent under another one. */
+  closed(): void;
+  /** Sends nothing until an acknowledgement shows no rows that this store has not. */
+  hold(): void;
   /** Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent. Throws StoreError. */
   resend(from: RowPosition | null): readonly Span[];
   /**
@@ -69,7 +80,8 @@ export interface Outbox {
   flush(): void;
 }
 
-export function createOutbox(ledger: Ledger): Outbox {
+/** `resubmission`: tells which epochs are closed, and whose rows are still to be written again. */
+export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'closedBelow' | 'left' | 'written'>): Outbox {
   const { db, name } = ledger;
   const acked = new Map<number, number>();
   let owedChanged = false;
@@ -85,6 +97,13 @@ export function createOutbox(ledger: Ledger): Outbox {
   for (const row of db.prepare<[], { epoch: number; acked_seq: number }>('SELECT epoch, acked_seq FROM epochs').all()) acked.set(row.epoch, row.acked_seq);
   const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
   const box = createSalvagedRows(ledger);
+  /** What the last acknowledgement said that was not passed over. */
+  let said: { readonly uptos: ReadonlyMap<number, number>; readonly cloudMs: number; readonly bootMs: number } | null = null;
+  let life = ledger.meta(CLOUD_LIFE) ?? null;
+  let lifeChanged = false;
+  let held = false;
+
+  const open = () => ledger.epochs().filter(({ epoch }) => epoch >= resubmission.closedBelow());
 
   const ackedOf = (epoch: number): number => acked.get(epoch) ?? 0;
   /** Rows up to here are at the cloud, as far as anybody knows. */
@@ -105,7 +124,7 @@ export function createOutbox(ledger: Ledger): Outbox {
     }));
   /** Everything that waits for an acknowledgement, oldest epoch first. */
   const waiting = (): Part[] =>
-    [...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })), ...ledger.epochs().flatMap(unsent)].sort(
+    [...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })), ...open().flatMap(unsent)].sort(
       (a, b) => a.epoch - b.epoch || a.firstSeq - b.firstSeq,
     );
   const count = (part: Part): number => Math.max(0, part.lastSeq - part.firstSeq + 1);
@@ -129,14 +148,24 @@ export function createOutbox(ledger: Ledger): Outbox {
     return { payload: Buffer.from(`${head}${taken.join(',')}]}`), uptoSeq };
   };
 
+  /** The covered prefix ends where the weakest manifest's does. */
+  const coveredUpto = (keep: LedgerVector, epoch: number, step: number): number =>
+    covered(keep, name, epoch, step) ? step : keep[name]?.[0] === epoch ? keep[name][1] : 0;
+  /** Of a closed epoch a row and what was written again of it go together: only once the cloud has that, and every manifest kept counts it. */
+  const isCountedAgain = (keeps: readonly LedgerVector[]): boolean => {
+    const last = resubmission.written();
+    return last !== null && released(last.epoch) >= last.seq && keeps.every((keep) => covered(keep, name, last.epoch, last.seq));
+  };
+
   return {
-    backlog: () => waiting().reduce((sum, part) => sum + count(part), 0),
+    backlog: () => waiting().reduce((sum, part) => sum + count(part), 0) + resubmission.left(),
     ackedSeq: ackedOf,
     oldestMs() {
       const part = waiting().find((one) => count(one) > 0);
       return part === undefined ? null : timeOf(read(part, part.firstSeq, 1)[0]);
     },
     nextBatch(after) {
+      if (held) return null;
       for (const part of waiting()) {
         if (after !== null && part.epoch < after[0]) continue;
         const from = after !== null && part.epoch === after[0] ? Math.max(part.firstSeq, after[1] + 1) : part.firstSeq;
@@ -157,31 +186,40 @@ export function createOutbox(ledger: Ledger): Outbox {
       return null;
     },
     acknowledge(ack, boottimeMs) {
-      let ahead = false;
-      let former = false;
-      let highestEpoch = 0;
-      for (const { epoch, upto_seq } of ack.epochs) {
-        highestEpoch = Math.max(highestEpoch, epoch);
-        const last = ledger.lastSeqOf(epoch);
-        if (epoch > ledger.epoch() || (epoch === ledger.epoch() && upto_seq > (last ?? 0))) {
-          ahead = true;
-          continue;
-        }
-        box.acknowledged(epoch, upto_seq);
-        // An epoch of ours that is not here any more, or has lost its end.
-        if (last === null || upto_seq > last) former ||= upto_seq > 0;
-        if (last === null) continue;
-        const upto = Math.min(upto_seq, last);
-        if (upto > (acked.get(epoch) ?? 0)) {
-          acked.set(epoch, upto);
-          changed.add(epoch);
-        }
+      const uptos = new Map(ack.epochs.map(({ epoch, upto_seq }) => [epoch, upto_seq]));
+      const since = typeof ack['since'] === 'string' ? ack['since'] : null;
+      const renewed = since !== null && life !== null && since !== life;
+      const cloudMs = Date.parse(ack.cloud_time);
+      // It may have been overtaken by the one that says more; of a cloud whose clock ran backwards the own clock tells.
+      const saysLess = said !== null && [...said.uptos].some(([epoch, upto]) => (uptos.get(epoch) ?? 0) < upto);
+      if (said !== null && saysLess && !renewed && cloudMs - said.cloudMs < DOUBT_MS && boottimeMs - said.bootMs < DOUBT_MS)
+        return { wentBack: false, former: false, highestEpoch: 0, again: false, exact: false };
+      said = { uptos, cloudMs: Math.max(cloudMs, renewed ? cloudMs : (said?.cloudMs ?? cloudMs)), bootMs: boottimeMs };
+      if (since !== null && since !== life) {
+        life = since;
+        lifeChanged = true;
       }
-      const held = ledger.epochs().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
-      return { ahead, former, highestEpoch, again: owed.heard(ack, held, boottimeMs) };
+      const { believed, wentBack, former, highestEpoch } = judgeAck(ack, ledger, resubmission.closedBelow());
+      for (const [epoch, upto] of uptos) box.acknowledged(epoch, upto);
+      for (const [epoch, upto] of believed) {
+        if (upto <= ackedOf(epoch)) continue;
+        acked.set(epoch, upto);
+        changed.add(epoch);
+      }
+      held = false;
+      if (wentBack) return { wentBack, former, highestEpoch, again: false, exact: since !== null };
+      const kept = open().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
+      return { wentBack, former, highestEpoch, again: owed.heard(ack, kept, boottimeMs, renewed), exact: since !== null };
+    },
+    closed() {
+      owed.drop(resubmission.closedBelow());
+      said = null;
+    },
+    hold() {
+      held = true;
     },
     resend(from) {
-      const kept = ledger.epochs().map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, Math.min(lastSeq, ackedOf(epoch))]);
+      const kept = open().map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, Math.min(lastSeq, ackedOf(epoch))]);
       // Later epochs as well: the cloud lost everything from there on.
       const wanted =
         from === null
@@ -200,10 +238,10 @@ export function createOutbox(ledger: Ledger): Outbox {
     },
     prune(nowMs, keeps) {
       const own = ledger.epochs()[0];
-      if (own === undefined) return false;
-      const step = Math.min(released(own.epoch), own.firstSeq + PRUNE_STEP_ROWS - 1);
-      // The covered prefix ends where the weakest manifest's does.
-      const upto = Math.min(step, ...keeps.map((keep) => (covered(keep, name, own.epoch, step) ? step : keep[name]?.[0] === own.epoch ? keep[name][1] : 0)));
+      if (own === undefined || resubmission.left() > 0) return false;
+      const closed = own.epoch < resubmission.closedBelow();
+      const step = Math.min(closed ? own.lastSeq : released(own.epoch), own.firstSeq + PRUNE_STEP_ROWS - 1);
+      const upto = closed ? (isCountedAgain(keeps) ? step : 0) : Math.min(step, ...keeps.map((keep) => coveredUpto(keep, own.epoch, step)));
       if (upto < own.firstSeq) return false;
       const pages = (db.pragma('page_count', { simple: true }) as number) - (db.pragma('freelist_count', { simple: true }) as number);
       if (pages * PAGE_BYTES <= PRUNE_ABOVE_BYTES) {
@@ -215,6 +253,8 @@ export function createOutbox(ledger: Ledger): Outbox {
     },
     flush() {
       keepOwed();
+      if (lifeChanged && life !== null) ledger.setMeta(CLOUD_LIFE, life);
+      lifeChanged = false;
       if (changed.size === 0) return;
       try {
         ledger.change('keep what was acknowledged', () => {

@@ -354,13 +354,15 @@ test('a settlement below the snapshot still outranks what the gate says of its u
     ledger,
     epoch: EPOCH,
     seq,
+    hash: '',
+    again: null,
     unit,
     outcome,
     settled: ledger === CLOUD,
   });
   const key = { gate: OWN, epoch: EPOCH, seq: 1, direction: 'in', atMs: 1_000, units: 3 } as const;
   const words = [word(OWN, 2, 1, 'passed'), word(CLOUD, 1, null, 'passed'), word(OWN, 3, 2, 'returned'), word(OWN, 4, 3, 'returned')];
-  const state = { ...key, known: true, eventId: EVENT, ticketId: 't-3', ticketRef: TICKETS[PARTY] as string, words };
+  const state = { ...key, hash: '', again: null, known: true, eventId: EVENT, ticketId: 't-3', ticketRef: TICKETS[PARTY] as string, words };
   const upto: LedgerVector = { [OWN]: [EPOCH, 2], [CLOUD]: [EPOCH, 1] };
   expect(countEntries(upto, [{ ...key, outcome: 'passed' } as SnapshotEntry], [state])).toMatchObject([{ units: 3, outcome: 'passed' }]);
   // Where the cloud had not spoken, the two are given back.

@@ -6,10 +6,15 @@
  * commit; stuck and unknown count as used; returned gives the unit back. What arrives twice, late or in another order changes nothing.
  */
 import { maySay } from '../../contract/authority.ts';
-import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
+import { CLOUD_GATE, type Direction, type LedgerVector, type RowPosition, splitGateName } from '../../contract/ids.ts';
 import type { Entry } from '../../rules/facts.ts';
 
-export type GrantKey = { readonly gate: string; readonly epoch: number; readonly seq: number };
+/**
+ * Names a grant by its original. Two stores that parted may each have written a row of one epoch and seq, so the hash tells them apart: its first
+ * 16 digits (eight bytes), or '' where what names the grant does not say it.
+ */
+export type GrantKey = { readonly gate: string; readonly epoch: number; readonly seq: number; readonly hash: string };
+export type Position = { readonly ledger: string; readonly epoch: number; readonly seq: number };
 
 /** One row's word on a grant: a passage of the grant's own gate, or a settlement of the cloud. */
 export interface Word {
@@ -17,6 +22,10 @@ export interface Word {
   readonly ledger: string;
   readonly epoch: number;
   readonly seq: number;
+  /** As of a grant's key. */
+  readonly hash: string;
+  /** Where the row was written again, the lowest place; null: nowhere that is known. */
+  readonly again: Position | null;
   /** null: every unit. */
   readonly unit: number | null;
   readonly outcome: 'passed' | 'returned' | 'stuck' | 'unknown';
@@ -32,11 +41,15 @@ export interface GrantState extends GrantKey {
   readonly direction: Direction;
   readonly units: number;
   readonly atMs: number;
+  /** Where the grant's row was written again, the lowest place; null: nowhere that is known. */
+  readonly again: Position | null;
   readonly words: readonly Word[];
 }
 
 /** One counted grant of a manifest's snapshot. */
-export interface SnapshotEntry extends GrantKey {
+export interface SnapshotEntry extends Omit<GrantKey, 'hash'> {
+  /** Absent: the snapshot names rows by number alone. */
+  readonly hash?: string;
   readonly atMs: number;
   readonly direction: Direction;
   readonly units: number;
@@ -46,13 +59,23 @@ export interface SnapshotEntry extends GrantKey {
 const RANK: Readonly<Record<Word['outcome'], number>> = { unknown: 1, stuck: 2, returned: 3, passed: 4 };
 const SETTLED_RANK = 5;
 
-export const keyText = (key: GrantKey): string => `${key.gate} ${key.epoch} ${key.seq}`;
+export const keyText = (key: GrantKey): string => `${key.gate} ${key.epoch} ${key.seq} ${key.hash}`;
+const isSameRow = (a: Omit<GrantKey, 'gate'>, b: Omit<GrantKey, 'gate'>): boolean =>
+  a.epoch === b.epoch && a.seq === b.seq && (a.hash === b.hash || a.hash === '' || b.hash === '');
 
 /** Is a row counted by a snapshot that counts `upto` of its ledger? */
 export function covered(upto: LedgerVector, ledger: string, epoch: number, seq: number): boolean {
   const known = upto[ledger];
   return known !== undefined && (epoch < known[0] || (epoch === known[0] && seq <= known[1]));
 }
+
+/** Is a row counted by a snapshot? One that was written again is counted no earlier than its second row is: a fork's number proves nothing. */
+function isCounted(upto: LedgerVector, ledger: string, row: { readonly epoch: number; readonly seq: number; readonly again: Position | null }): boolean {
+  const at = row.again ?? { ledger, epoch: row.epoch, seq: row.seq };
+  return covered(upto, at.ledger, at.epoch, at.seq);
+}
+export const isGrantCounted = (upto: LedgerVector, state: GrantState): boolean => isCounted(upto, state.gate, state);
+export const isWordCounted = (upto: LedgerVector, word: Word): boolean => isCounted(upto, word.ledger, word);
 
 export const comparePositions = (a: RowPosition | readonly [number, number], b: RowPosition | readonly [number, number]): number => a[0] - b[0] || a[1] - b[1];
 
@@ -124,22 +147,24 @@ function countChanged(
 
 /** The entries of one ticket: each grant that counts, oldest first. `states` may hold grants that the snapshot counts as well. */
 export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntry[], states: readonly GrantState[]): readonly Entry[] {
-  const counted: (Entry & { readonly key: GrantKey })[] = [];
-  const byKey = new Map(states.map((state) => [keyText(state), state]));
-  const push = (key: GrantKey, atMs: number, direction: Direction, sum: { readonly units: number; readonly outcome: Entry['outcome'] }) => {
+  const counted: (Entry & { readonly key: Omit<GrantKey, 'hash'> })[] = [];
+  const left = new Set(withWordsJoined(states));
+  const push = (key: Omit<GrantKey, 'hash'>, atMs: number, direction: Direction, sum: { readonly units: number; readonly outcome: Entry['outcome'] }) => {
     if (sum.units > 0) counted.push({ key, gate: key.gate, atMs, direction, units: sum.units, outcome: sum.outcome });
   };
   for (const entry of snapshot) {
-    const state = byKey.get(keyText(entry));
-    byKey.delete(keyText(entry));
+    // A snapshot without hashes names the row that stands under its own number, before one that was written again.
+    const same = [...left].filter((one) => one.gate === entry.gate && isSameRow(one, { ...entry, hash: entry.hash ?? '' }));
+    const state = same.find((one) => one.again === null) ?? same[0];
+    if (state !== undefined) left.delete(state);
     // What a settlement below the snapshot said still outranks a passage above it.
     const isOutranked = (word: Word): boolean =>
       !word.settled && state?.words.some((other) => other.settled && (other.unit === null || other.unit === word.unit)) === true;
-    const above = state?.words.filter((word) => !covered(upto, word.ledger, word.epoch, word.seq) && !isOutranked(word)) ?? [];
+    const above = state?.words.filter((word) => !isWordCounted(upto, word) && !isOutranked(word)) ?? [];
     push(entry, entry.atMs, entry.direction, countChanged(entry, above, state?.known === true ? state.units : 0));
   }
-  for (const state of byKey.values()) {
-    if (!covered(upto, state.gate, state.epoch, state.seq)) {
+  for (const state of left) {
+    if (!isGrantCounted(upto, state)) {
       // Not counted by the snapshot: every word on it counts, wherever it stands.
       const named = state.words.flatMap((word) => (word.unit === null ? [] : [word.unit]));
       const units = state.known ? upTo(state.units) : named.length === 0 ? [1] : [...new Set(named)];
@@ -148,8 +173,8 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
     }
     // Counted by the snapshot as wholly given back. A gate never says `passed` of a unit that it has returned, so a passage above the
     // snapshot means that a settlement gave it back: only another settlement is as strong.
-    const above = state.words.filter((word) => word.settled && !covered(upto, word.ledger, word.epoch, word.seq));
-    const returned: Word = { ledger: state.gate, epoch: 0, seq: 0, unit: null, outcome: 'returned', settled: true };
+    const above = state.words.filter((word) => word.settled && !isWordCounted(upto, word));
+    const returned: Word = { ledger: state.gate, epoch: 0, seq: 0, hash: '', again: null, unit: null, outcome: 'returned', settled: true };
     const named = above.flatMap((word) => (word.unit === null ? [] : [word.unit]));
     const units = state.known ? upTo(state.units) : named.length === 0 ? [1] : [...new Set(named)];
     push(state, state.atMs, state.direction, countRows(units, [...above, returned]));
@@ -157,6 +182,19 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
   return counted
     .sort((a, b) => a.atMs - b.atMs || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0) || comparePositions([a.key.epoch, a.key.seq], [b.key.epoch, b.key.seq]))
     .map(({ key: _key, ...entry }) => entry);
+}
+
+/** Joins what names a grant without its hash to the grants that it may mean: of one ticket, as a rule one. */
+export function withWordsJoined(states: readonly GrantState[]): readonly GrantState[] {
+  const named = states.filter(({ hash }) => hash !== '');
+  const bare = states.filter(({ hash }) => hash === '');
+  if (bare.length === 0) return states;
+  const means = (one: GrantState, state: GrantState): boolean =>
+    one.gate === state.gate && isSameRow(one, state) && (one.ticketRef === null || state.ticketRef === null || one.ticketRef === state.ticketRef);
+  return [
+    ...named.map((state) => bare.filter((one) => means(one, state)).reduce(mergeStates, state)),
+    ...bare.filter((one) => !named.some((state) => means(one, state))),
+  ];
 }
 
 // ---------------------------------------------------------------- rows → what they say
@@ -168,48 +206,86 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
 export function readRow(ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): GrantState | null {
   const seq = entry['seq'];
   if (typeof seq !== 'number' || !maySay(ledger, entry)) return null;
+  const here: Position = { ledger, epoch, seq };
+  const row = originalOf(here, entry);
+  if (row === null) return null;
   const at = {
     eventId: text(entry['event_id']),
     ticketId: text(entry['ticket_id']),
     ticketRef: text(entry['ticket_ref']),
     direction: entry['direction'] === 'out' ? 'out' : 'in',
     atMs: correctedMs(entry),
+    again: null,
   } as const;
   if (entry['kind'] === 'grant') {
     if (at.ticketRef === null) return null;
-    return { gate: ledger, epoch, seq, known: true, ...at, units: integer(entry['units']) ?? 1, words: [] };
+    const again = row.isAgain ? here : null;
+    return { gate: row.ledger, epoch: row.epoch, seq: row.seq, hash: row.hash, known: true, ...at, again, units: integer(entry['units']) ?? 1, words: [] };
   }
   const of = entry['of'];
   const outcome = entry['outcome'];
   if (!Array.isArray(of) || (outcome !== 'passed' && outcome !== 'returned' && outcome !== 'stuck' && outcome !== 'unknown')) return null;
-  const unit = integer(entry['unit']);
+  const again = row.isAgain ? here : null;
+  const word: Omit<Word, 'settled'> = { ledger: row.ledger, epoch: row.epoch, seq: row.seq, hash: row.hash, again, unit: integer(entry['unit']), outcome };
   if (entry['kind'] === 'passage') {
     const [ofEpoch, ofSeq] = of.map(integer);
     // Without a ticket it belongs to an override or to nothing: a term of its own, no ticket's usage.
     if (ofEpoch == null || ofSeq == null || at.ticketRef === null) return null;
     // An absent unit: every one, as the cloud takes it.
-    const word: Word = { ledger, epoch, seq, unit, outcome, settled: false };
-    return { gate: ledger, epoch: ofEpoch, seq: ofSeq, known: false, ...at, units: 1, words: [word] };
+    return { gate: row.ledger, epoch: ofEpoch, seq: ofSeq, hash: shortHash(of[2]), known: false, ...at, units: 1, words: [{ ...word, settled: false }] };
   }
   if (entry['kind'] === 'settlement' && (outcome === 'passed' || outcome === 'returned')) {
     const gate = text(of[0]);
     const [ofEpoch, ofSeq] = [integer(of[1]), integer(of[2])];
     if (gate === null || ofEpoch === null || ofSeq === null) return null;
-    return { gate, epoch: ofEpoch, seq: ofSeq, known: false, ...at, units: 1, words: [{ ledger, epoch, seq, unit, outcome, settled: true }] };
+    return { gate, epoch: ofEpoch, seq: ofSeq, hash: shortHash(of[3]), known: false, ...at, units: 1, words: [{ ...word, settled: true }] };
   }
   return null;
+}
+
+/** The row's original: its own place, or what `again` names. Only the cloud's ledgers may name another ledger, and one of their site. null: `again` cannot be read. */
+function originalOf(here: Position, entry: Readonly<Record<string, unknown>>): (Position & { readonly hash: string; readonly isAgain: boolean }) | null {
+  const again = entry['again'];
+  if (again === undefined) return { ...here, hash: shortHash(entry['hash']), isAgain: false };
+  if (!Array.isArray(again)) return null;
+  const { site, gate } = splitGateName(here.ledger);
+  const ledger = again.length === 4 ? text(again[0]) : here.ledger;
+  const [epoch, seq, hash] = again.slice(-3) as unknown[];
+  const [ofEpoch, ofSeq] = [integer(epoch), integer(seq)];
+  if (ledger === null || ofEpoch === null || ofSeq === null || shortHash(hash) === '') return null;
+  if (ledger !== here.ledger && (gate !== CLOUD_GATE || splitGateName(ledger).site !== site)) return null;
+  return { ledger, epoch: ofEpoch, seq: ofSeq, hash: shortHash(hash), isAgain: true };
 }
 
 /** Merges two readings. Order does not matter, and nothing is added twice. */
 export function mergeStates(a: GrantState, b: GrantState): GrantState {
   const base = !a.known && b.known ? b : a;
   const other = base === a ? b : a;
-  const words = [
-    ...base.words,
-    ...other.words.filter((word) => !base.words.some((own) => own.ledger === word.ledger && own.epoch === word.epoch && own.seq === word.seq)),
-  ];
+  const words = other.words.reduce<readonly Word[]>(withWord, base.words);
   const described = base.known || base.ticketRef !== null ? base : other.ticketRef !== null ? other : base;
-  return { ...described, known: base.known, atMs: base.known ? base.atMs : Math.min(a.atMs, b.atMs), ticketId: described.ticketId ?? other.ticketId, words };
+  return {
+    ...described,
+    known: base.known,
+    atMs: base.known ? base.atMs : Math.min(a.atMs, b.atMs),
+    ticketId: described.ticketId ?? other.ticketId,
+    again: firstOf(a.again, b.again, a.gate),
+    words,
+  };
+}
+
+/** Adds a word, or joins it with the same row's. */
+function withWord(words: readonly Word[], word: Word): readonly Word[] {
+  const at = words.findIndex((one) => one.ledger === word.ledger && isSameRow(one, word));
+  const known = words[at];
+  if (known === undefined) return [...words, word];
+  return words.with(at, { ...known, hash: known.hash === '' ? word.hash : known.hash, again: firstOf(known.again, word.again, word.ledger) });
+}
+
+/** Of two rows written again the gate's own goes first, then the lower place. */
+function firstOf(a: Position | null, b: Position | null, gate: string): Position | null {
+  if (a === null || b === null) return a ?? b;
+  if ((a.ledger === gate) !== (b.ledger === gate)) return a.ledger === gate ? a : b;
+  return comparePositions([a.epoch, a.seq], [b.epoch, b.seq]) < 0 ? a : b;
 }
 
 /** Unix ms of a row: boot time and offset where the writer knew it, else its wall clock; 0 where neither can be read. */
@@ -221,5 +297,6 @@ function correctedMs(entry: Readonly<Record<string, unknown>>): number {
   return Number.isNaN(wall) ? 0 : wall;
 }
 
+const shortHash = (value: unknown): string => (typeof value === 'string' ? (/^[0-9a-f]{16}/.exec(value)?.[0] ?? '') : '');
 const text = (value: unknown): string | null => (typeof value === 'string' ? value : null);
 const integer = (value: unknown): number | null => (typeof value === 'number' && Number.isSafeInteger(value) && value >= 1 ? value : null);

@@ -11,13 +11,15 @@ import { type Conflicts, createConflicts } from './conflicts.ts';
 import { deleteChecksums, openPageChecksums, type PageChecksums } from './page-checksums.ts';
 import { migrateUsage } from './schema.ts';
 import { createCheckpointer, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
-import { covered, type GrantKey, type GrantState, keyText, mergeStates, readRow } from './usage-merge.ts';
+import { type GrantKey, type GrantState, isGrantCounted, isWordCounted, keyText, mergeStates, readRow, withWordsJoined } from './usage-merge.ts';
 import { inspectWal } from './wal-inspect.ts';
 
 /** Changed grants held in memory before they are written, idle or not. */
 export const MAX_DIRTY_GRANTS = 2_000;
 /** Grants looked at in one step of `forget`. */
 const FORGET_STEP = 500;
+/** Lies before every key. */
+const FIRST_KEY: GrantKey = { gate: '', epoch: 0, seq: 0, hash: '' };
 
 /** How far one ledger's epoch is known: 1..seq without a hole, of which 1..base from manifests alone; 1..reach with holes that the cloud has too; the highest row met. */
 interface Seen {
@@ -48,6 +50,10 @@ export interface UsageStore {
     epoch: number,
     entries: readonly (Readonly<Record<string, unknown>> & { readonly seq: number })[],
   ): { readonly applied: number; readonly gap: boolean };
+  /** The own ledger's numbers prove nothing for now (true), or what was written again does (false). */
+  doubtOwn(doubted: boolean): void;
+  /** What a manifest's snapshot counts, as far as its numbers prove it. */
+  proven(upto: LedgerVector): LedgerVector;
   /** Up to which own row this store has taken in. */
   ownMark(epoch: number): number;
   /** What the manifests in force all count needs no reading; what only some of them count does. `isOwn`: rows that the gate's own ledger holds. */
@@ -86,6 +92,7 @@ interface Row {
   gate: string;
   epoch: number;
   seq: number;
+  hash: string;
   state: string;
 }
 
@@ -110,19 +117,24 @@ export function openUsageStore(path: string, own: string): UsageStore {
 }
 
 function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums, logLost: boolean): UsageStore {
-  const byTicket = db.prepare<[Buffer], Row>('SELECT gate, epoch, seq, state FROM grants WHERE ref = ?');
-  const byRow = db.prepare<[string, number, number], Row>('SELECT gate, epoch, seq, state FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
-  const drop = db.prepare<[string, number, number]>('DELETE FROM grants WHERE gate = ? AND epoch = ? AND seq = ?');
-  const put = db.prepare<[Buffer, string, number, number, string | null, string]>(
-    'INSERT INTO grants (ref, gate, epoch, seq, event_id, state) VALUES (?, ?, ?, ?, ?, ?)',
+  const byTicket = db.prepare<[Buffer], Row>('SELECT gate, epoch, seq, hash, state FROM admissions WHERE ref = ?');
+  const byRow = db.prepare<[string, number, number, string], Row>(
+    'SELECT gate, epoch, seq, hash, state FROM admissions WHERE gate = ? AND epoch = ? AND seq = ? AND hash = ?',
+  );
+  const atNumber = db.prepare<[string, number, number], Row>(
+    'SELECT gate, epoch, seq, hash, state FROM admissions WHERE gate = ? AND epoch = ? AND seq = ? ORDER BY hash DESC',
+  );
+  const drop = db.prepare<[string, number, number, string]>('DELETE FROM admissions WHERE gate = ? AND epoch = ? AND seq = ? AND hash = ?');
+  const put = db.prepare<[Buffer, string, number, number, string, string | null, string]>(
+    'INSERT INTO admissions (ref, gate, epoch, seq, hash, event_id, state) VALUES (?, ?, ?, ?, ?, ?, ?)',
   );
   const putSeen = db.prepare<[string, number, number, number, number, number]>(
     'INSERT INTO seen (gate, epoch, seq, base, reach, high) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (gate, epoch) DO UPDATE SET seq = excluded.seq, base = excluded.base, reach = excluded.reach, high = excluded.high',
   );
   const putTotal = db.prepare<[string, number]>('INSERT INTO totals (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value');
-  const refsAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM grants WHERE ref > ? ORDER BY ref LIMIT ? + 0');
-  const page = db.prepare<[string, number, number, string, number, number, number], Row>(
-    'SELECT gate, epoch, seq, state FROM grants WHERE (gate, epoch, seq) > (?, ?, ?) AND (gate, epoch, seq) <= (?, ?, ?) ORDER BY gate, epoch, seq LIMIT ? + 0',
+  const refsAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM admissions WHERE ref > ? ORDER BY ref LIMIT ? + 0');
+  const page = db.prepare<[string, number, number, string, number], Row>(
+    'SELECT gate, epoch, seq, hash, state FROM admissions WHERE (gate, epoch, seq, hash) > (?, ?, ?, ?) ORDER BY gate, epoch, seq, hash LIMIT ? + 0',
   );
 
   const conflicts = createConflicts(db, own);
@@ -143,7 +155,9 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
   }
   const totals: Totals = { admissions: 0, refusals: 0, passages: 0 };
   for (const row of db.prepare<[], { key: keyof Totals; value: number }>('SELECT key, value FROM totals').all()) totals[row.key] = row.value;
-  let forgetFrom: GrantKey = { gate: '', epoch: 0, seq: 0 };
+  let forgetFrom: GrantKey = FIRST_KEY;
+  /** The own ledger's numbers prove nothing: its store went back in time, and not every row was written again. */
+  let ownDoubted = false;
 
   function epochsOf(ledger: string): Map<number, Seen> {
     const known = seen.get(ledger);
@@ -162,7 +176,7 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
   }
   const parse = (row: Row): GrantState => {
     try {
-      return { ...(JSON.parse(row.state) as GrantState), gate: row.gate, epoch: row.epoch, seq: row.seq };
+      return { ...(JSON.parse(row.state) as GrantState), gate: row.gate, epoch: row.epoch, seq: row.seq, hash: row.hash };
     } catch {
       throw brokenState(path, row);
     }
@@ -175,7 +189,7 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
     }
   };
   const stored = (key: GrantKey): GrantState | null => {
-    const row = byRow.get(key.gate, key.epoch, key.seq);
+    const row = byRow.get(key.gate, key.epoch, key.seq, key.hash);
     return row === undefined ? null : parse(row);
   };
   const joined = (a: GrantState, b: GrantState | null | undefined): GrantState => (b == null ? a : mergeStates(a, b));
@@ -193,6 +207,21 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
   const take = (ledger: string, epoch: number, entry: Readonly<Record<string, unknown>>): void => {
     const state = readRow(ledger, epoch, entry);
     if (state !== null) hold(state);
+  };
+  /** Stored grants under a key's number, whatever their hash. */
+  const grantsAt = (key: GrantKey): GrantState[] => atNumber.all(key.gate, key.epoch, key.seq).map(parse);
+  /** Adds words that name these grants without their hash and without a ticket. */
+  const withBareWords = (states: readonly GrantState[]): GrantState[] => {
+    const keys = new Set(states.map(keyText));
+    const bare = states.flatMap((state): GrantState[] => {
+      const key = { ...state, hash: '' };
+      if (state.hash === '' || keys.has(keyText(key))) return [];
+      keys.add(keyText(key));
+      const held = dirty.get(keyText(key));
+      const known = stored(key);
+      return held === undefined ? (known === null ? [] : [known]) : [joined(held, known)];
+    });
+    return [...states, ...bare];
   };
   const markSeen = (ledger: string, epoch: number): void => {
     changedSeen.add(`${ledger} ${epoch}`);
@@ -230,9 +259,9 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
   const writeDirty = db.transaction(() => {
     for (const held of dirty.values()) {
       const state = joined(held, stored(held));
-      const { gate, epoch, seq, ...rest } = state;
-      drop.run(gate, epoch, seq);
-      put.run(Buffer.from(state.ticketRef ?? '', 'hex'), gate, epoch, seq, state.eventId, JSON.stringify(rest));
+      const { gate, epoch, seq, hash, ...rest } = state;
+      drop.run(gate, epoch, seq, hash);
+      put.run(Buffer.from(state.ticketRef ?? '', 'hex'), gate, epoch, seq, hash, state.eventId, JSON.stringify(rest));
     }
     for (const name of changedSeen) {
       const [ledger = '', epoch = '0'] = name.split(' ');
@@ -266,13 +295,13 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
           // Stored without its ticket, where a word came before its grant.
           if (held !== undefined && !keys.has(key)) found.push(joined(held, stored(held)));
         }
-        return found;
+        return withWordsJoined(withBareWords(found));
       });
     },
     ticketOf(ledger, epoch, entry) {
       const state = readRow(ledger, epoch, entry);
       if (state === null || state.ticketRef !== null) return state?.ticketRef ?? null;
-      return dirty.get(keyText(state))?.ticketRef ?? read(() => stored(state))?.ticketRef ?? null;
+      return dirty.get(keyText(state))?.ticketRef ?? read(() => stored(state) ?? grantsAt(state)[0])?.ticketRef ?? null;
     },
     refs: (after, limit) => read(() => refsAfter.all(after, limit)).map(({ ref }) => ref.toString('hex')),
     applyOwn(epoch, entry) {
@@ -291,7 +320,12 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
       const at = seenOf(ledger, epoch);
       let applied = 0;
       for (const entry of [...entries].sort((a, b) => a.seq - b.seq)) {
-        if (entry.seq <= at.seq) continue;
+        // A number that was met says nothing of the content: a store that went back writes it again. The same row once more changes nothing.
+        if (entry.seq <= at.seq) {
+          take(ledger, epoch, entry);
+          others = true;
+          continue;
+        }
         // A row after a gap counts at once; only the prefix waits for the rows before it.
         take(ledger, epoch, entry);
         if (maySay(ledger, entry)) conflicts.take(epoch, entry);
@@ -308,6 +342,14 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
       }
       if (dirty.size >= MAX_DIRTY_GRANTS) flush();
       return { applied, gap: at.high > at.reach };
+    },
+    doubtOwn(doubted) {
+      ownDoubted = doubted;
+    },
+    proven(upto) {
+      if (!ownDoubted) return upto;
+      const { [own]: _own, ...others } = upto;
+      return others;
     },
     ownMark: (epoch) => seen.get(own)?.get(epoch)?.seq ?? 0,
     countFrom(uptos, isOwn) {
@@ -376,16 +418,15 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
     forget(isCovered) {
       flush();
       try {
-        const last: [string, number, number] = ['\uffff', Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
-        const rows = page.all(forgetFrom.gate, forgetFrom.epoch, forgetFrom.seq, ...last, FORGET_STEP);
+        const rows = page.all(forgetFrom.gate, forgetFrom.epoch, forgetFrom.seq, forgetFrom.hash, FORGET_STEP);
         const gone = rows.filter((row) => isCovered(parse(row)));
         if (gone.length > 0) {
           db.transaction(() => {
-            for (const row of gone) drop.run(row.gate, row.epoch, row.seq);
+            for (const row of gone) drop.run(row.gate, row.epoch, row.seq, row.hash);
           })();
           log.wrote();
         }
-        forgetFrom = rows.length < FORGET_STEP ? { gate: '', epoch: 0, seq: 0 } : (rows.at(-1) as Row);
+        forgetFrom = rows.length < FORGET_STEP ? FIRST_KEY : (rows.at(-1) as Row);
         return rows.length === FORGET_STEP;
       } catch (error) {
         throw storeError('forget counted usage', error, 'usage');
@@ -445,5 +486,5 @@ function positionIn(upto: LedgerVector, ledger: string, epoch: number): number {
 
 /** Is everything that a grant's rows say counted by a snapshot? */
 export function wholeCovered(upto: LedgerVector, state: GrantState): boolean {
-  return covered(upto, state.gate, state.epoch, state.seq) && state.words.every((word) => covered(upto, word.ledger, word.epoch, word.seq));
+  return isGrantCounted(upto, state) && state.words.every((word) => isWordCounted(upto, word));
 }
