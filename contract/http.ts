@@ -168,7 +168,13 @@ export const GateView = z.looseObject({
   alert_messages: z.array(z.string()).optional(),
   last_row_at: Timestamp.nullable(),
 });
-export const GatesResponse = z.looseObject({ success: z.literal(true), gates: z.array(GateView) });
+/** `GET /gates?site=&limit=&cursor=`: the worst first. `total`: gates in all pages. `next`: the cursor of the next page; null: this is the last. */
+export const GatesResponse = z.looseObject({
+  success: z.literal(true),
+  gates: z.array(GateView),
+  total: z.int().min(0).optional(),
+  next: z.string().nullable().optional(),
+});
 /** True: the gate's boot measured no offset, so the time comes from its neighbours in the chain, or from the gate's wall clock alone. */
 const Unmeasured = z.literal(true).optional();
 /** For a row in the cloud's own ledger: the scanner that sent it. */
@@ -192,7 +198,30 @@ export const GateRequestCommand = Command;
 /** `POST /gates/:site/:gate/alerts/:alert/clear`: of alerts that the cloud raised (`clone`, `ledger`). */
 export const ClearAlertBody = z.looseObject({ actor: ActorId, reason: Text.min(1) });
 /** `POST /grants/:site/:gate/:epoch/:seq/settle` */
-export const SettleRequest = z.looseObject({ outcome: z.enum(['passed', 'returned']), actor: ActorId, reason: Text.min(1) });
+export const SettleRequest = z.looseObject({
+  outcome: z.enum(['passed', 'returned']),
+  actor: ActorId,
+  reason: Text.min(1),
+  /** Overrules a measured passage; without it such a grant is refused with 409 PASSAGE_KNOWN. */
+  force: z.boolean().optional(),
+});
+/** `GET /unsettled`: grants whose passage is not known, newest first; `POST /grants/…/settle` takes `gate`, `epoch` and `seq`. */
+export const UnsettledView = z.looseObject({
+  gate: LedgerName,
+  device: Scanner,
+  epoch: z.int(),
+  seq: z.int(),
+  at: Timestamp,
+  event_id: EventId,
+  ticket_id: TicketId,
+  direction: Direction,
+  units: z.int(),
+  units_uncertain: z.int(),
+  /** open: no passage arrived at all; stuck, unknown: the gate's own answer. */
+  outcome: z.enum(['open', 'stuck', 'unknown']),
+  unmeasured: Unmeasured,
+});
+export const UnsettledResponse = z.looseObject({ success: z.literal(true), unsettled: z.array(UnsettledView), more: z.boolean() });
 
 /** `GET /tickets/:id/history` */
 export const HistoryItem = z.looseObject({
@@ -200,6 +229,9 @@ export const HistoryItem = z.looseObject({
   kind: z.string(),
   gate: LedgerName.nullable(),
   device: Scanner,
+  /** The place of the row in the gate's ledger, as `settle` takes it; absent for an action of the ticketing side. */
+  epoch: z.int().optional(),
+  seq: z.int().optional(),
   text: z.string(),
   unmeasured: Unmeasured,
 });

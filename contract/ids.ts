@@ -33,6 +33,9 @@ export const GateName = z.string().regex(GATE_NAME, FULL_NAME_HINT);
 export const LedgerName = z.string().regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/[a-z0-9][a-z0-9-]{0,30}$/, FULL_NAME_HINT);
 export type GateName = z.infer<typeof GateName>;
 
+/** Returns whether the cloud writes this ledger itself: `<site>/cloud`, or `<site>/@<device>` for what a scanner reported. */
+export const isCloudLedger = (ledger: string): boolean => ledger.endsWith(`/${CLOUD_GATE}`) || ledger.includes('/@');
+
 /** Splits `<site>/<gate>`. The name must have been checked before. */
 export function splitGateName(name: string): { site: string; gate: string } {
   const slash = name.indexOf('/');

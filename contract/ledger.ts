@@ -105,6 +105,8 @@ export const SettlementEntry = z.looseObject({
   direction: Direction.optional(),
   /** Absent: every unit. */
   unit: z.int().min(1).max(MAX_UNITS).optional(),
+  /** The passage was measured, and the operator overruled it knowingly. Absent: nobody had measured it. */
+  force: z.literal(true).optional(),
 });
 /**
  * The cloud's verdict on a grant beyond the ticket's right, for the gate that made it (`of`). Changes no usage: the guest is inside. `withdrawn`:

@@ -66,6 +66,7 @@ export const BODY_SCHEMAS = {
   'gate-request-body': http.GateRequestBody,
   'clear-alert-body': http.ClearAlertBody,
   'settle-request': http.SettleRequest,
+  'unsettled-response': http.UnsettledResponse,
   'history-response': http.HistoryResponse,
   'occupancy-response': http.OccupancyResponse,
   'conflicts-response': http.ConflictsResponse,

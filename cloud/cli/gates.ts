@@ -165,7 +165,8 @@ const list = (text: string | undefined): string[] | null | undefined =>
 
 export async function gates(session: Session, options: { readonly site?: string; readonly json?: boolean }): Promise<void> {
   const tenantId = await session.tenant();
-  const found = await session.database.withTenant(tenantId, (client) => listGates(client, options.site));
+  const { gates: found, total } = await session.database.withTenant(tenantId, (client) => listGates(client, { site: options.site }));
+  if (total > found.length) session.terminal.err(`the worst ${found.length} of ${total} gates: --site <site> shows those of one site\n`);
   if (options.json === true) {
     session.terminal.out(`${JSON.stringify(found, null, 2)}\n`);
     return;

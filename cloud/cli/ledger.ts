@@ -2,6 +2,7 @@
 import { GateName, LedgerName } from '../../contract/ids.ts';
 import { settle } from '../reconcile/cloud-ledger.ts';
 import { refusals } from '../reconcile/queries.ts';
+import { unsettled } from '../reconcile/unsettled.ts';
 import { CliError, EXIT, type Session } from './context.ts';
 import { table, utc } from './gates.ts';
 
@@ -41,9 +42,44 @@ export async function refusalsCommand(session: Session, options: RefusalOptions)
   );
 }
 
+export async function unsettledCommand(
+  session: Session,
+  options: { readonly event?: string; readonly limit?: number; readonly json?: boolean },
+): Promise<void> {
+  const tenantId = await session.tenant();
+  const { unsettled: found, more } = await session.database.withTenant(tenantId, (client) => unsettled(client, options.event ?? null, options.limit ?? 100));
+  if (more) session.terminal.err(`the newest ${found.length}: there are more\n`);
+  if (options.json === true) {
+    session.terminal.out(`${JSON.stringify(found, null, 2)}\n`);
+    return;
+  }
+  if (found.length === 0) {
+    session.terminal.err('no grant waits for a settlement\n');
+    return;
+  }
+  session.terminal.out(
+    table(
+      ['when', 'gate', 'epoch', 'seq', 'ticket', 'event', 'direction', 'guests', 'passage'],
+      found.map((row) => [
+        `${row.unmeasured === true ? 'about ' : ''}${utc(row.at)}`,
+        row.device ?? row.gate,
+        String(row.epoch),
+        String(row.seq),
+        row.ticket_id,
+        row.event_id,
+        row.direction,
+        `${row.units_uncertain} of ${row.units}`,
+        row.outcome,
+      ]),
+    ),
+  );
+  session.terminal.err('settle one: stile-cloud settle <gate> <epoch> <seq> passed|returned --actor <id> --reason <text>\n');
+}
+
 export interface SettleOptions {
   readonly actor: string;
   readonly reason: string;
+  readonly force?: boolean;
 }
 
 /** Settles a grant with an unknown passage: the guest passed, or did not. The gates learn it from the cloud's ledger. */
@@ -54,10 +90,11 @@ export async function settleCommand(session: Session, gate: string, epoch: strin
     throw new CliError(EXIT.usage, 'name the grant by its gate, epoch and seq, such as: settle arena/north-03 1795000000 17 returned');
   const tenantId = await session.tenant();
   const settled = await session.database.withTenant(tenantId, (client) =>
-    settle(client, { of: [gate, ...position], outcome, actor: options.actor, reason: options.reason }),
+    settle(client, { of: [gate, ...position], outcome, actor: options.actor, reason: options.reason, force: options.force ?? false }),
   );
-  if (settled === null)
-    throw new CliError(EXIT.failed, `there is no grant ${gate} ${epoch} ${seq}: stile-cloud refusals and GET /tickets/:id/history name them`);
+  if (!settled.ok && settled.code === 'NO_SUCH_GRANT')
+    throw new CliError(EXIT.failed, `there is no grant ${gate} ${epoch} ${seq}: stile-cloud unsettled and GET /tickets/:id/history name them`);
+  if (!settled.ok) throw new CliError(EXIT.failed, `${settled.message}: --force`);
   session.terminal.out(`${gate} ${epoch} ${seq} is settled as ${outcome}\n`);
 }
 

@@ -284,9 +284,16 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .option('--json')
     .addOption(tenant())
     .action((options, command: Command) => session(command, async (open) => (await ledger()).refusalsCommand(open, options)));
+  add(program, 'unsettled', 'grants whose passage is not known, newest first: each with the gate, epoch and seq that settle takes')
+    .option('--event <event>')
+    .option('--limit <n>', 'at most so many', whole(1, 1000), 100)
+    .option('--json')
+    .addOption(tenant())
+    .action((options, command: Command) => session(command, async (open) => (await ledger()).unsettledCommand(open, options)));
   add(program, 'settle <gate> <epoch> <seq> <outcome>', 'says of a grant whose passage is not known: passed or returned')
     .requiredOption('--actor <id>', 'your staff id; it is recorded')
     .requiredOption('--reason <text>')
+    .option('--force', 'also where a sensor measured the passage: overrules it, and the row says so')
     .addOption(tenant())
     .action((name: string, epoch: string, seq: string, outcome: string, options, command: Command) =>
       session(command, async (open) => (await ledger()).settleCommand(open, name, epoch, seq, outcome, options)),

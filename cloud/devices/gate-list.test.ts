@@ -20,7 +20,7 @@ async function presence(state: 'online' | 'offline' | null, stateAgoS: number | 
   const [words, health] = [state === null ? null : { state, since: CONNECTED }, healthAgoS === null ? null : { mode: 'controlled', backlog: 0 }];
   return fresh.database.withTenant(venue.tenantId, async (client) => {
     await client.query('UPDATE devices SET state = $1, state_at = $2, health = $3, health_at = $4', [words, ago(stateAgoS), health, ago(healthAgoS)]);
-    const gates = await listGates(client);
+    const { gates } = await listGates(client);
     expect(GatesResponse.safeParse({ success: true, gates }).success).toBe(true);
     return gates[0];
   });
@@ -48,4 +48,45 @@ test('T15: a revoked gate is shown as revoked, whatever it says', async () => {
   const gate = await presence('online', 1, 1);
   expect(gate).toMatchObject({ state: 'revoked', revoked: true });
   expect(gate?.since).toSatisfy(since(0));
+});
+
+test('X5: the worst of all gates are on the first page, the cut is said, and the pages hold every gate once', async () => {
+  await presence('online', 5, 5);
+  await fresh.database.withTenant(venue.tenantId, async (client) => {
+    await client.query(
+      `INSERT INTO devices (tenant_id, name, site_id, gate_id, enrolled_at, state, state_at, health, health_at)
+       SELECT current_tenant_id(), $1 || '/g' || n, $1, 'g' || n, now(), '{"state": "online"}', now(), '{}', now() FROM generate_series(1, 5200) AS n`,
+      [venue.site],
+    );
+    await client.query("UPDATE devices SET health_at = now() - interval '1 hour', state_at = now() - interval '1 hour' WHERE name IN ($1, $2)", [
+      `${venue.site}/g7`,
+      `${venue.site}/g99`,
+    ]);
+    await client.query(
+      "INSERT INTO devices (tenant_id, name, site_id, gate_id, enrolled_at) VALUES (current_tenant_id(), $1 || '/zz-last', $1, 'zz-last', now())",
+      [venue.site],
+    );
+    await client.query("INSERT INTO device_alerts (tenant_id, device, alert_id, alert) VALUES (current_tenant_id(), $1, 'stuck', '{}')", [
+      `${venue.site}/g999`,
+    ]);
+  });
+  const page = (cursor?: string, limit?: number) =>
+    fresh.database.withTenant(venue.tenantId, (client) => listGates(client, { cursor, ...(limit === undefined ? {} : { limit }) }));
+  const first = await page();
+  expect(first).toMatchObject({ total: 5_202, next: expect.any(String) });
+  expect(first.gates).toHaveLength(5_000);
+  expect(first.gates.slice(0, 4).map(({ gate, state }) => [gate.split('/')[1], state])).toEqual([
+    ['g999', 'online'],
+    ['g7', 'offline'],
+    ['g99', 'offline'],
+    ['zz-last', 'never_seen'],
+  ]);
+  const names: string[] = [];
+  for (let cursor: string | null | undefined; cursor !== null; ) {
+    const { gates, next } = await page(cursor, 900);
+    names.push(...gates.map(({ gate }) => gate));
+    cursor = next;
+  }
+  expect(names).toHaveLength(5_202);
+  expect(new Set(names).size).toBe(5_202);
 });

@@ -6,8 +6,8 @@ import type { DatabaseClient } from '../db/database.ts';
 
 export type GateView = z.infer<typeof GateViewSchema>;
 
-/** Gates in one answer; of more, those first in the alphabet. */
-const MAX_GATES = 5_000;
+/** Gates on one page; the others follow on the next pages. */
+export const MAX_GATES_ON_PAGE = 5_000;
 
 /** Silence, in milliseconds, after which a gate is offline: it sends health every 30 s, and missed three. */
 const SILENT_AFTER_MS = 90_000;
@@ -16,8 +16,11 @@ interface GateRow {
   readonly name: string;
   readonly state: { readonly state?: unknown; readonly since?: unknown } | null;
   readonly state_at: Date | null;
-  readonly health_at: Date | null;
-  readonly now: Date;
+  readonly rank: number;
+  readonly total: number;
+  readonly presence: GateView['state'];
+  /** Arrival of the gate's last message. */
+  readonly last_at: Date | null;
   readonly health: { readonly mode?: unknown; readonly backlog?: unknown; readonly manifest_version?: unknown } | null;
   readonly revoked_at: Date | null;
   readonly event_ids: string[];
@@ -26,20 +29,51 @@ interface GateRow {
   readonly last_row_at: Date | null;
 }
 
-/** Orders the worst first: with alerts, offline, never seen, online, revoked; then by name. */
-export async function listGates(client: DatabaseClient, site?: string): Promise<GateView[]> {
+export interface GatePage {
+  readonly gates: GateView[];
+  /** Gates of all pages. */
+  readonly total: number;
+  /** The cursor of the next page; null: this is the last. */
+  readonly next: string | null;
+}
+
+/** Matches `<rank>/<site>/<gate>`: the rank and the name of the last gate of a page. */
+const CURSOR = /^([0-4])\/(.{1,63})$/;
+
+/**
+ * Returns a page of the gates, the worst first: with alerts, offline, never seen, online, revoked; then by name. PostgreSQL ranks all of them before it
+ * cuts, so that the first page holds the worst of every gate. An invalid cursor begins anew.
+ */
+export async function listGates(
+  client: DatabaseClient,
+  { site, cursor, limit = MAX_GATES_ON_PAGE }: { readonly site?: string | undefined; readonly cursor?: string | undefined; readonly limit?: number } = {},
+): Promise<GatePage> {
+  const [, rank, name] = CURSOR.exec(cursor ?? '') ?? [null, null, null];
+  const most = Math.min(Math.max(1, limit), MAX_GATES_ON_PAGE);
   const { rows } = await client.query<GateRow>(
-    `SELECT d.name, d.state, d.state_at, d.health, d.health_at, d.revoked_at, now() AS now,
+    `WITH heard AS (
+       SELECT d.*, coalesce(d.state ->> 'state' = 'online', false) AS says_online, EXISTS (SELECT FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name) AS alerted,
+         CASE WHEN d.state ->> 'state' = 'online' OR d.health_at IS NULL THEN greatest(d.health_at, d.state_at) ELSE d.health_at END AS last_at
+       FROM devices d WHERE d.tenant_id = current_tenant_id() AND d.kind = 'gate' AND ($1::text IS NULL OR d.site_id = $1)
+     ), present AS (
+       SELECT h.*, CASE WHEN h.revoked_at IS NOT NULL THEN 'revoked' WHEN h.state IS NULL AND h.health_at IS NULL THEN 'never_seen'
+         WHEN h.says_online AND h.last_at >= now() - make_interval(secs => $5::double precision / 1000) THEN 'online' ELSE 'offline' END AS presence FROM heard h
+     ), ranked AS (
+       SELECT p.*, CASE WHEN p.alerted THEN 0 WHEN p.presence = 'offline' THEN 1 WHEN p.presence = 'never_seen' THEN 2 WHEN p.presence = 'online' THEN 3 ELSE 4 END AS rank, count(*) OVER () AS total FROM present p
+     ), page AS (
+       SELECT r.* FROM ranked r WHERE $2::integer IS NULL OR (r.rank, r.name COLLATE "C") > ($2, $3::text COLLATE "C") ORDER BY r.rank, r.name COLLATE "C" LIMIT $4
+     )
+     SELECT d.name, d.rank, d.total, d.presence, d.last_at, d.state, d.state_at, d.health, d.revoked_at,
        ARRAY(SELECT a.event_id FROM gate_assignments a WHERE a.tenant_id = d.tenant_id AND a.gate = d.name ORDER BY a.event_id) AS event_ids,
        ARRAY(SELECT l.alert_id FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name ORDER BY l.alert_id) AS alerts,
        ARRAY(SELECT coalesce(l.alert ->> 'message', '') FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name ORDER BY l.alert_id) AS alert_messages,
        (SELECT max(e.last_row_at) FROM ledger_epochs e WHERE e.tenant_id = d.tenant_id AND e.gate = d.name) AS last_row_at
-     FROM devices d WHERE d.kind = 'gate' AND ($1::text IS NULL OR d.site_id = $1) ORDER BY d.name LIMIT $2`,
-    [site ?? null, MAX_GATES],
+     FROM page d ORDER BY d.rank, d.name COLLATE "C"`,
+    [site ?? null, rank ?? null, name ?? null, most + 1, SILENT_AFTER_MS],
   );
-  const rank = (gate: GateView) =>
-    gate.alerts.length > 0 ? 0 : gate.state === 'offline' ? 1 : gate.state === 'never_seen' ? 2 : gate.state === 'online' ? 3 : 4;
-  return rows.map(viewOf).sort((a, b) => rank(a) - rank(b) || (a.gate < b.gate ? -1 : 1));
+  const page = rows.slice(0, most);
+  const last = page.at(-1);
+  return { gates: page.map(viewOf), total: rows[0]?.total ?? 0, next: rows.length > most && last !== undefined ? `${last.rank}/${last.name}` : null };
 }
 
 /** A gate's fields are stored as received: an invalid one counts as unknown. */
@@ -47,7 +81,8 @@ function viewOf(row: GateRow): GateView {
   const count = (value: unknown) => (typeof value === 'number' && Number.isInteger(value) && value >= 0 ? value : null);
   return {
     gate: row.name,
-    ...presenceOf(row),
+    state: row.presence,
+    since: sinceOf(row),
     mode: MODES.find((mode) => mode === row.health?.mode) ?? null,
     backlog: count(row.health?.backlog),
     manifest_version: count(row.health?.manifest_version),
@@ -59,14 +94,9 @@ function viewOf(row: GateRow): GateView {
   };
 }
 
-/** Decides by the latest message: a broker that failed with the gate cannot publish its will. */
-function presenceOf({ state, state_at, health_at, revoked_at, now }: GateRow): Pick<GateView, 'state' | 'since'> {
-  if (revoked_at !== null) return { state: 'revoked', since: revoked_at.toISOString() };
-  if (state === null && health_at === null) return { state: 'never_seen', since: null };
-  const saysOnline = state?.state === 'online';
-  const times = [health_at, saysOnline || health_at === null ? state_at : null].flatMap((at) => (at === null ? [] : [at.getTime()]));
-  const lastMessageMs = times.length === 0 ? null : Math.max(...times);
-  if (saysOnline && lastMessageMs !== null && now.getTime() - lastMessageMs <= SILENT_AFTER_MS)
-    return { state: 'online', since: typeof state.since === 'string' ? state.since : (state_at?.toISOString() ?? null) };
-  return { state: 'offline', since: lastMessageMs === null ? null : new Date(lastMessageMs).toISOString() };
+/** By the latest message: a broker that failed with the gate cannot publish its will. */
+function sinceOf({ presence, state, state_at, last_at, revoked_at }: GateRow): string | null {
+  if (presence === 'revoked') return revoked_at?.toISOString() ?? null;
+  if (presence === 'online') return typeof state?.since === 'string' ? state.since : (state_at?.toISOString() ?? null);
+  return last_at?.toISOString() ?? null;
 }

@@ -7,7 +7,7 @@ import type { Database } from '../db/database.ts';
 import { type App, actorOf, HttpProblem, LIST_BYTES, operatorOf } from '../http/server.ts';
 import { assignGate, ensureDevice, type Refusal, republishWant } from './assignment.ts';
 import { clearAlert } from './clear-alert.ts';
-import { listGates } from './gate-list.ts';
+import { listGates, MAX_GATES_ON_PAGE } from './gate-list.ts';
 import type { GateRequests } from './requests.ts';
 
 const STATUS: Readonly<Record<Refusal['code'], number>> = {
@@ -38,11 +38,20 @@ export function registerDeviceRoutes(app: App, { database, requests }: DeviceRou
     '/gates',
     {
       config: { who: 'operator' },
-      schema: { tags: ['operators'], summary: 'Every gate, worst first', querystring: z.object({ site: SiteId.optional() }), response: { 200: GatesResponse } },
+      schema: {
+        tags: ['operators'],
+        summary: 'Every gate, worst first; `total` gates on pages, the next by `cursor`',
+        querystring: z.object({
+          site: SiteId.optional(),
+          cursor: z.string().max(80).optional(),
+          limit: z.coerce.number().int().min(1).max(MAX_GATES_ON_PAGE).optional(),
+        }),
+        response: { 200: GatesResponse },
+      },
     },
     async (request) => {
       const { tenantId } = operatorOf(request);
-      return { success: true as const, gates: await database.withTenant(tenantId, (client) => listGates(client, request.query.site)) };
+      return { success: true as const, ...(await database.withTenant(tenantId, (client) => listGates(client, request.query))) };
     },
   );
 

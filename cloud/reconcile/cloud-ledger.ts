@@ -3,7 +3,7 @@
  * ledger's lock, so that any number of machines may write.
  */
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
-import { CLOUD_GATE } from '../../contract/ids.ts';
+import { CLOUD_GATE, isCloudLedger } from '../../contract/ids.ts';
 import { LedgerEntry } from '../../contract/ledger.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
 import { describeIssue } from '../../contract/schema-errors.ts';
@@ -126,23 +126,38 @@ export interface Settlement {
   readonly reason: string;
   /** Absent: every unit. */
   readonly unit?: number;
+  /** Overrules a measured passage; the row records it. */
+  readonly force?: boolean;
 }
 
+export type SettleRefusal = { readonly ok: false; readonly code: 'NO_SUCH_GRANT' | 'PASSAGE_KNOWN'; readonly message: string };
+
 /**
- * Appends an operator's settlement of a grant. Returns null for an unknown grant (a disconnected gate may still have it). A repeated settlement
- * adds a row and changes nothing.
+ * Appends an operator's settlement of a grant. Refuses an unknown grant (a disconnected gate may still have it), and, without `force`, one whose
+ * passage was measured: the sensor saw the guest. A repeated settlement adds a row and changes nothing.
  */
-export async function settle(client: DatabaseClient, settlement: Settlement): Promise<Appended | null> {
+export async function settle(client: DatabaseClient, settlement: Settlement): Promise<({ readonly ok: true } & Appended) | SettleRefusal> {
   const [gate, epoch, seq] = settlement.of;
-  const { rows } = await client.query<{ event_id: string; ticket_id: string; ticket_ref: string; direction: 'in' | 'out'; site_id: string }>(
-    `SELECT a.event_id, a.ticket_id, encode(a.ticket_ref, 'hex') AS ticket_ref, a.direction, l.site_id FROM admissions a JOIN ledgers l ON l.tenant_id = a.tenant_id AND l.gate = a.gate
+  const { rows } = await client.query<{ event_id: string; ticket_id: string; ticket_ref: string; direction: 'in' | 'out'; site_id: string; measured: boolean }>(
+    // The passage is known from the admission too: its row may be detached with its month. 3: returned, 4: passed.
+    `SELECT coalesce(a.word_1 IN (3, 4), false) OR coalesce(a.word_all IN (3, 4), false) AS measured, a.event_id, a.ticket_id, encode(a.ticket_ref, 'hex') AS ticket_ref, a.direction, l.site_id FROM admissions a JOIN ledgers l ON l.tenant_id = a.tenant_id AND l.gate = a.gate
      WHERE a.tenant_id = current_tenant_id() AND a.gate = $1 AND a.epoch = $2 AND a.seq = $3 AND a.granted`,
     [gate, epoch, seq],
   );
   const grant = rows[0];
-  if (grant === undefined) return null;
-  const { site_id, ...ticket } = grant;
-  return appendCloudRows(client, site_id, [
+  if (grant === undefined) return { ok: false, code: 'NO_SUCH_GRANT', message: `there is no grant ${gate} ${epoch}/${seq}` };
+  const { site_id, measured: known, ...ticket } = grant;
+  // Before the passages are read: a settlement waits for its turn, and reads what came meanwhile.
+  await lockCloudLedger(client, site_id);
+  const passages = await measuredPassages(client, settlement, grant);
+  const measured = passages.length === 0 && known && !isCloudLedger(gate) ? ['its row is detached'] : passages;
+  if (measured.length > 0 && settlement.force !== true)
+    return {
+      ok: false,
+      code: 'PASSAGE_KNOWN',
+      message: `the passage of ${gate} ${epoch}/${seq} is known (${measured.join(', ')}): settling it overrules the sensor; with force if that is meant`,
+    };
+  const appended = await appendCloudRows(client, site_id, [
     {
       kind: 'settlement',
       of: [gate, epoch, seq],
@@ -151,8 +166,28 @@ export async function settle(client: DatabaseClient, settlement: Settlement): Pr
       reason: settlement.reason,
       ...ticket,
       ...(settlement.unit === undefined ? {} : { unit: settlement.unit }),
+      ...(measured.length === 0 ? {} : { force: true }),
     },
   ]);
+  return { ok: true, ...appended };
+}
+
+/** Returns the measured outcomes of a grant, as texts. A scanner has no sensor: its own answer measures nothing. */
+async function measuredPassages(
+  client: DatabaseClient,
+  { of: [gate, epoch, seq], unit }: Settlement,
+  { event_id, ticket_id }: { readonly event_id: string; readonly ticket_id: string },
+): Promise<string[]> {
+  if (isCloudLedger(gate)) return [];
+  const { rows } = await client.query<{ entry: string }>(
+    `SELECT entry FROM ledger_rows WHERE tenant_id = current_tenant_id() AND ticket_id = $3 AND event_id = $2 AND kind = 'passage' AND readable AND gate = $1 ORDER BY epoch, seq`,
+    [gate, event_id, ticket_id],
+  );
+  const passages = rows.map(({ entry }) => JSON.parse(entry) as { of?: readonly unknown[]; unit?: number; outcome?: string });
+  return passages
+    .filter(({ of, outcome }) => of?.[0] === epoch && of[1] === seq && (outcome === 'passed' || outcome === 'returned'))
+    .filter((passage) => unit === undefined || passage.unit === undefined || passage.unit === unit)
+    .map((passage) => `${passage.unit === undefined ? '' : `guest ${passage.unit} `}${passage.outcome}`);
 }
 
 export interface CloudRows {

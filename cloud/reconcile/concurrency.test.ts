@@ -68,7 +68,13 @@ test('the same backlogs replayed by several ingesters at once, with settlements 
   const operator = async () => {
     for (let n = 0; n < 12; n++)
       await wide.withTenant(venue.tenantId, (client) =>
-        settle(client, { of: [venue.gates[n % 4] as string, 1, 1 + 2 * n], outcome: n % 2 === 0 ? 'returned' : 'passed', actor: 'op', reason: 'test' }),
+        settle(client, {
+          of: [venue.gates[n % 4] as string, 1, 1 + 2 * n],
+          outcome: n % 2 === 0 ? 'returned' : 'passed',
+          actor: 'op',
+          reason: 'test',
+          force: true,
+        }),
       );
   };
   await Promise.all([ingester(), ingester(), ingester(), ingester(), operator()]);

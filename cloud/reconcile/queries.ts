@@ -63,7 +63,7 @@ function scannerIn(entry: string): { device?: string } {
   return typeof device === 'string' ? { device } : {};
 }
 /** For a machine whose clock was never set (it shows 1970) nor measured, shows the row's arrival instead, marked. */
-const shownAt = (at: string, came: string): string => `CASE WHEN ${at} < '2000-01-01Z' THEN ${came} ELSE ${at} END`;
+export const shownAt = (at: string, came: string): string => `CASE WHEN ${at} < '2000-01-01Z' THEN ${came} ELSE ${at} END`;
 const marked = (is: boolean): { unmeasured?: true } => (is ? { unmeasured: true } : {});
 
 type Refusal = z.infer<typeof RefusalView>;
@@ -181,7 +181,7 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
   );
   const { rows } = await client.query<HistoryRow>(
     // A ticket's grants are found by its admissions, its other rows by themselves.
-    `SELECT r.kind, r.gate, r.entry, r.at, r.verdict, r.cause, r.outcome, r.conflict FROM (
+    `SELECT r.kind, r.gate, r.epoch, r.seq, r.entry, r.at, r.verdict, r.cause, r.outcome, r.conflict FROM (
        SELECT g.kind, g.gate, g.epoch, g.seq, g.entry, ${shownAt('a.at', 'g.received_at')} AS at, a.verdict, a.cause, a.outcome, k.cause AS conflict FROM admissions a
        LEFT JOIN conflicts k ON k.tenant_id = a.tenant_id AND k.loser_gate = a.gate AND k.loser_epoch = a.epoch AND k.loser_seq = a.seq
        CROSS JOIN LATERAL (SELECT * FROM ledger_rows x WHERE x.tenant_id = a.tenant_id AND x.gate = a.gate AND x.epoch = a.epoch AND x.seq = a.seq LIMIT 1) AS g
@@ -202,6 +202,8 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
       at: row.at.toISOString(),
       kind: row.kind,
       gate: row.gate,
+      epoch: row.epoch,
+      seq: row.seq,
       ...scannerIn(row.entry),
       text: describe(row, ticket.rows[0]?.units ?? 1),
       ...marked(isUnmeasured(row)),
@@ -211,6 +213,8 @@ export async function history(client: DatabaseClient, eventId: string, ticketId:
 interface HistoryRow {
   readonly kind: string;
   readonly gate: string;
+  readonly epoch: number;
+  readonly seq: number;
   readonly entry: string;
   readonly at: Date;
   readonly verdict: string | null;

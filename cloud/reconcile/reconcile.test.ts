@@ -161,7 +161,10 @@ test('unknown counts as used until an operator settles it; the settlement is a r
   await s.in((client) => settle(client, { of: [north.gate, 1, 1], outcome: 'passed', actor: 'op-7', reason: 'seen inside after all' }));
   await s.take(north.rows([north.passage(north.entries[0] as never, 61_000, 'returned')]));
   expect(await s.verdicts()).toEqual({ 'north/1': 'winner' });
-  expect(await s.in((client) => settle(client, { of: [north.gate, 1, 99], outcome: 'passed', actor: 'op-7', reason: 'none' }))).toBeNull();
+  expect(await s.in((client) => settle(client, { of: [north.gate, 1, 99], outcome: 'passed', actor: 'op-7', reason: 'none' }))).toMatchObject({
+    ok: false,
+    code: 'NO_SUCH_GRANT',
+  });
 
   const [published] = await s.in((client) => unpublishedCloudRows(client));
   expect(published?.entries.map((entry) => [entry['seq'], entry['kind'], entry['outcome'], entry['ticket_id']])).toEqual([

@@ -1,12 +1,13 @@
 /** Serves the ledger over HTTP: rows for gates, lists and settlements for operators. */
 import { z } from 'zod';
-import { ConflictsResponse, OccupancyResponse, RefusalsResponse, SettleRequest, type SiteLedgerResponse } from '../../contract/http.ts';
+import { ConflictsResponse, OccupancyResponse, RefusalsResponse, SettleRequest, type SiteLedgerResponse, UnsettledResponse } from '../../contract/http.ts';
 import { Epoch, EventId, GateName, LedgerGateId, LedgerVector, Seq, SiteId, TicketId } from '../../contract/ids.ts';
 import { endWarning } from '../../rules/validity.ts';
 import type { Database } from '../db/database.ts';
 import { type App, actorOf, HttpProblem, operatorOf } from '../http/server.ts';
 import { settle } from './cloud-ledger.ts';
 import { conflicts, history, occupancy, refusals, siteLedger } from './queries.ts';
+import { unsettled } from './unsettled.ts';
 
 /** Age, in milliseconds, of the oldest listed refusal where no `since` is given. */
 const DEFAULT_SINCE_MS = 24 * 3_600_000;
@@ -136,13 +137,30 @@ export function registerReconcileRoutes(app: App, { database }: { readonly datab
     },
   );
 
+  app.get(
+    '/unsettled',
+    {
+      config: { who: 'operator' },
+      schema: {
+        tags: ['operators'],
+        summary: 'Grants whose passage is not known, newest first: what `settle` is for',
+        querystring: z.object({ event_id: EventId.optional() }),
+        response: { 200: UnsettledResponse },
+      },
+    },
+    async (request) => ({
+      success: true as const,
+      ...(await database.withTenant(operatorOf(request).tenantId, (client) => unsettled(client, request.query.event_id ?? null))),
+    }),
+  );
+
   app.post(
     '/grants/:site/:gate/:epoch/:seq/settle',
     {
       config: { who: 'operator' },
       schema: {
         tags: ['operators'],
-        summary: 'Settles a grant whose passage is not known',
+        summary: 'Settles a grant whose passage is not known; `force` overrules a measured one',
         params: z.object({ site: SiteId, gate: LedgerGateId, epoch: z.coerce.number().pipe(Epoch), seq: z.coerce.number().pipe(Seq) }),
         body: SettleRequest,
       },
@@ -156,9 +174,10 @@ export function registerReconcileRoutes(app: App, { database }: { readonly datab
           outcome: request.body.outcome,
           actor: actorOf(operator, request.body.actor),
           reason: request.body.reason,
+          force: request.body.force ?? false,
         }),
       );
-      if (settled === null) throw new HttpProblem(404, 'NO_SUCH_GRANT', `there is no grant ${site}/${gate} ${epoch}/${seq}`);
+      if (!settled.ok) throw new HttpProblem(settled.code === 'NO_SUCH_GRANT' ? 404 : 409, settled.code, settled.message);
       return {
         success: true,
         of: [`${site}/${gate}`, epoch, seq],

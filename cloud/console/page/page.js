@@ -229,7 +229,7 @@ async function poll() {
   clearTimeout(timer);
   if (token === null) return;
   try {
-    const [{ gates }, hindered] = await Promise.all([ask('/gates'), hindrance()]);
+    const [{ gates, total }, hindered] = await Promise.all([ask('/gates'), hindrance()]);
     showLanes(gates);
     await showCounts(gates);
     $('work').hidden = false;
@@ -240,7 +240,7 @@ async function poll() {
     const out = gates.filter(({ state }) => state !== 'online' && state !== 'revoked').length;
     $('news').textContent =
       hindered === null
-        ? `${gates.length} ${gates.length === 1 ? 'gate' : 'gates'}, ${out === 0 ? 'none missing' : `${out} not online`}; as of ${timeOf(answeredAt)}`
+        ? `${gates.length}${total > gates.length ? ` of ${total}, the worst ones` : ''} ${gates.length === 1 ? 'gate' : 'gates'}, ${out === 0 ? 'none missing' : `${out} not online`}; as of ${timeOf(answeredAt)}`
         : `What gates do now is not seen here: ${hindered}`;
   } catch (error) {
     if (error instanceof SignedOut) return signOut(error.message);
