@@ -1,16 +1,19 @@
 /**
  * Ingest, measured end to end: simulated gates → the real Mosquitto → ingesters (processes of their own) → PostgreSQL that waits for its disk → ack.
  *
- *   live       every gate sends single rows at a steady rate; latency from the publish to the ack that covers the row
+ *   live       every gate sends single rows at a steady rate, one rate after the other; latency from the publish to the ack that covers the row, and the
+ *              processor time that PostgreSQL spends on a transaction (schedstat)
+ *   live, all by batches   the same, with the short way of a lone row taken out (reconcile_ordinary_row answers nothing)
  *   catching   every gate has a backlog and keeps at most 8 messages of 100 rows under way, as a gate does
  *   singly     the same with messages of one row (--singly: how many rows; 0: not at all), for the ratio of the two
  *
- *   node bench/ingest.ts [--gates 200] [--rows 100000] [--singly 10000] [--live-rate 200] [--live-seconds 10] [--ingesters 1,2]
+ *   node bench/ingest.ts [--gates 200] [--rows 100000] [--singly 10000] [--live-rates 1,100,370,1000] [--live-seconds 10] [--ingesters 1,2]
  *
  * Rows are whole and chained, half of them grants and half their passages. Publishers share a few connections; without TLS. Nothing may be lost or doubled.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -31,7 +34,7 @@ const { values } = parseArgs({
     gates: { type: 'string', default: '200' },
     rows: { type: 'string', default: '100000' },
     singly: { type: 'string', default: '10000' },
-    'live-rate': { type: 'string', default: '200' },
+    'live-rates': { type: 'string', default: '1,100,370,1000' },
     'live-seconds': { type: 'string', default: '10' },
     ingesters: { type: 'string', default: '1,2' },
   },
@@ -39,9 +42,11 @@ const { values } = parseArgs({
 const GATES = Number(values.gates);
 const ROWS = Number(values.rows);
 const SINGLY = Number(values.singly);
-const LIVE_RATE = Number(values['live-rate']);
+const LIVE_RATES = values['live-rates'].split(',').map(Number);
 const LIVE_SECONDS = Number(values['live-seconds']);
 const INGESTERS = values.ingesters.split(',').map(Number);
+/** Rows of a live run at the least: a rate of one a second takes as many seconds. */
+const LEAST_LIVE_ROWS = 30;
 /** Connections that the simulated gates share. */
 const CONNECTIONS = 8;
 /** A message without an ack is sent again after so long, as a gate does. */
@@ -154,6 +159,31 @@ async function startIngester(databaseUrl: string, mqttUrl: string): Promise<Chil
   return child;
 }
 
+/** Processor time that PostgreSQL's connections to this database have had, by process, in ns. Empty where this is not Linux. */
+async function processorNs(owner: OwnerConnection): Promise<Map<number, number>> {
+  const { rows } = await owner.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'stile'");
+  const spent = new Map<number, number>();
+  for (const { pid } of rows)
+    try {
+      spent.set(pid, Number(readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ')[0]));
+    } catch {
+      // Gone, or never here.
+    }
+  return spent;
+}
+const spentBetween = (before: ReadonlyMap<number, number>, after: ReadonlyMap<number, number>) =>
+  [...after].reduce((sum, [pid, ns]) => sum + ns - (before.get(pid) ?? 0), 0);
+
+/** Replaces the short way of a lone row by one that answers nothing, and answers how to put it back. */
+async function withoutShortWay(owner: OwnerConnection): Promise<() => Promise<void>> {
+  const { rows } = await owner.query<{ sql: string }>("SELECT pg_get_functiondef('reconcile_ordinary_row'::regproc) AS sql");
+  const sql = rows[0]?.sql as string;
+  await owner.query(`${sql.slice(0, sql.indexOf('AS $function$'))}AS $$ BEGIN RETURN NULL; END $$`);
+  return async () => {
+    await owner.query(sql);
+  };
+}
+
 const walPosition = async (owner: OwnerConnection) =>
   Number((await owner.query<{ at: string }>("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn AS at")).rows[0]?.at);
 
@@ -169,8 +199,13 @@ try {
   let wrong = 0;
   for (const count of INGESTERS) {
     while (children.length < count) children.push(await startIngester(server.url, mosquitto.cloudUrl));
-    for (const mode of ['live', 'catching', 'singly'] as const) {
-      if (mode === 'singly' && SINGLY === 0) continue;
+    const runs = [
+      ...LIVE_RATES.flatMap((rate) => [{ mode: 'live', rate, byBatches: false } as const, { mode: 'live', rate, byBatches: true } as const]),
+      ...(['catching', 'singly'] as const).map((mode) => ({ mode, rate: 0, byBatches: false })),
+    ];
+    for (const { mode, rate, byBatches } of runs) {
+      if ((mode === 'singly' && SINGLY === 0) || (mode === 'catching' && ROWS === 0)) continue;
+      const putBack = byBatches ? await withoutShortWay(owner) : null;
       let hear: (message: IncomingMessage) => void = () => {};
       const brokers = await Promise.all(
         Array.from({ length: CONNECTIONS }, async (_, index) => {
@@ -187,7 +222,7 @@ try {
           return broker;
         }),
       );
-      const wanted = mode === 'live' ? LIVE_RATE * LIVE_SECONDS : mode === 'singly' ? SINGLY : ROWS;
+      const wanted = mode === 'live' ? Math.max(rate * LIVE_SECONDS, LEAST_LIVE_ROWS) : mode === 'singly' ? SINGLY : ROWS;
       const messageRows = mode === 'singly' ? 1 : MAX_LEDGER_ENTRIES;
       const { venue, gates } = await makeGates(server.url, brokers, wanted);
       const total = gates.reduce((sum, { ledger }) => sum + ledger.entries.length, 0);
@@ -198,42 +233,65 @@ try {
       const listener = listen(gates, fill);
       hear = listener.receive;
       const wal = await walPosition(owner);
+      const processor = await processorNs(owner);
       resent = 0;
       const started = performance.now();
       if (mode !== 'live') for (const gate of gates) fill(gate);
       else
         for (let sent = 0; sent < total; ) {
-          for (const due = Math.min(total, Math.ceil(((performance.now() - started) / 1000) * LIVE_RATE)); sent < due; sent++)
-            send(gates[sent % GATES] as Gate, 1);
+          for (const due = Math.min(total, Math.ceil(((performance.now() - started) / 1000) * rate)); sent < due; sent++) send(gates[sent % GATES] as Gate, 1);
           await sleep(1);
         }
       await until(() => acked() >= total, acked, gates);
       const seconds = (performance.now() - started) / 1000;
       const walBytes = (await walPosition(owner)) - wal;
-      const found = await owner.query<{ rows: number; winners: number }>(
-        "SELECT (SELECT count(*) FROM ledger_rows WHERE tenant_id = $1) AS rows, (SELECT count(*) FROM admissions WHERE tenant_id = $1 AND verdict = 'winner' AND outcome = 'passed') AS winners",
+      const ns = spentBetween(processor, await processorNs(owner));
+      const found = await owner.query<{ rows: number; winners: number; transactions: number }>(
+        "SELECT (SELECT count(DISTINCT xmin::text) FROM ledger_rows WHERE tenant_id = $1) AS transactions, (SELECT count(*) FROM ledger_rows WHERE tenant_id = $1) AS rows, (SELECT count(*) FROM admissions WHERE tenant_id = $1 AND verdict = 'winner' AND outcome = 'passed') AS winners",
         [venue.tenantId],
       );
       wrong += Math.abs((found.rows[0]?.rows ?? 0) - total) + Math.abs((found.rows[0]?.winners ?? 0) - total / 2);
+      const transactions = found.rows[0]?.transactions ?? 0;
       rows.push([
-        mode,
+        mode === 'live' ? `live ${rate}/s${byBatches ? ', all by batches' : ''}` : mode,
         String(count),
         String(total),
         (total / seconds).toFixed(0),
         quantile(listener.waits, 0.5).toFixed(0),
         quantile(listener.waits, 0.99).toFixed(0),
         (walBytes / total).toFixed(0),
+        (total / transactions).toFixed(1),
+        (ns / 1000 / transactions).toFixed(0),
+        (ns / 1000 / total).toFixed(0),
         String(resent),
       ]);
       console.log(rows.at(-1)?.join('  '));
       await Promise.all(brokers.map((broker) => broker.close()));
+      await putBack?.();
     }
   }
-  console.log(`\n${GATES} gates, ${CONNECTIONS} connections; live: ${LIVE_RATE} rows/s\n`);
-  console.log(table(['mode', 'ingesters', 'rows', 'rows/s', 'ack p50 ms', 'ack p99 ms', 'WAL bytes/row', 'messages resent'], rows));
+  console.log(`\n${GATES} gates, ${CONNECTIONS} connections\n`);
+  console.log(
+    table(
+      [
+        'mode',
+        'ingesters',
+        'rows',
+        'rows/s',
+        'ack p50 ms',
+        'ack p99 ms',
+        'WAL bytes/row',
+        'rows/transaction',
+        'µs of PostgreSQL/transaction',
+        'µs/row',
+        'messages resent',
+      ],
+      rows,
+    ),
+  );
   for (const count of INGESTERS) {
     const rate = (mode: string) => Number(rows.find((row) => row[0] === mode && row[1] === String(count))?.[3]);
-    if (SINGLY > 0)
+    if (SINGLY > 0 && ROWS > 0)
       console.log(`\n${count} ingesters: a backlog drains ${(rate('catching') / rate('singly')).toFixed(1)} times as fast with 100 rows a message as with one`);
   }
   console.log(`\nlost or doubled rows ${wrong}, load ${loadavg()[0]?.toFixed(1)}`);

@@ -1,7 +1,9 @@
 /** Transactions at once: where a backlog waits, and never two of one gate. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket } from '../../testkit/database.ts';
 import { testLedger } from '../../testkit/ledgers.ts';
+import type { Database } from '../db/database.ts';
 import { SILENT } from '../log.ts';
 import type { IncomingMessage } from '../mqtt/client.ts';
 import { acksFor } from '../reconcile/acks.ts';
@@ -9,7 +11,7 @@ import { reconcile } from '../reconcile/reconcile.ts';
 import { type LedgerRow, readRow } from '../reconcile/row.ts';
 import { createLedgerIntake } from './ledger-intake.ts';
 import { createQuarantine } from './quarantine.ts';
-import { createSenders } from './sender-cache.ts';
+import { createSenders, type Senders } from './sender-cache.ts';
 
 let fresh: FreshDatabase;
 beforeAll(async () => {
@@ -94,5 +96,58 @@ test('a backlog goes in two transactions at once, of different gates; little goe
   goOn();
   await intake.idle();
   expect([most, shared, intake.stats().rows, acknowledged, intake.stats().retries]).toEqual([2, 0, 2_403, 27, 0]);
+  await intake.close();
+});
+
+test('X4: rows that come quickly one by one are committed together; a guest after a pause is not kept waiting', async () => {
+  let transactions = 0;
+  let rows = 0;
+  const client = { query: async () => ({ rows: [], rowCount: 0 }) };
+  const intake = createLedgerIntake<number>({
+    database: { withTenant: async (_tenant: string, work: (with_: typeof client) => unknown) => work(client) } as unknown as Database,
+    broker: { publish: async () => {} },
+    senders: { resolveAll: async (gates) => new Map([...gates].map((gate) => [gate, { kind: 'device', tenantId: 'tenant' }])) } as Senders,
+    quarantine: createQuarantine(fresh.database),
+    reconciler: {
+      readRow: (_gate, _epoch, entry) => (entry as { seq: number }).seq,
+      acksFor: async () => new Map(),
+      async reconcile(_client, some) {
+        transactions += 1;
+        rows += some.length;
+        return { stored: some.length, duplicates: 0, clones: [], breaks: [] };
+      },
+    },
+    log: SILENT,
+  });
+  let seq = 0;
+  const say = () =>
+    intake.take('site/gate', {
+      topic: 'stile/1/site/gate/ledger',
+      payload: Buffer.from(JSON.stringify({ schema: 1, gate: 'site/gate', epoch: 1, entries: [{ seq: ++seq }] })),
+      qos: 1,
+      retain: false,
+      acknowledge() {},
+    });
+  const turns = async (count: number) => {
+    for (let turn = 0; turn < count; turn++) await new Promise(setImmediate);
+  };
+  const lone = async () => {
+    const before = rows;
+    say();
+    await turns(20);
+    expect(rows).toBe(before + 1);
+  };
+  await lone();
+  const steadily = async (ms: number) => {
+    for (const end = performance.now() + ms; performance.now() < end; await turns(5)) say();
+  };
+  // The rate is measured first.
+  await steadily(500);
+  const before = { transactions, rows: seq };
+  await steadily(500);
+  expect((seq - before.rows) / (transactions - before.transactions)).toBeGreaterThan(5);
+  await expect.poll(() => rows).toBe(seq);
+  await sleep(500);
+  await lone();
   await intake.close();
 });
