@@ -4,9 +4,9 @@
  * parts, which is the least that a gate must do; and what it holds in memory later, connected to a broker, with what is wanted fetched.
  * From the sources, and from the bundle where `make bundle` has made one, as a service that ran before. Rounds are interleaved.
  *
- *   node bench/start.ts [--rounds 15] [--tickets 100000] [--bundle <folder>] [--connected-s 5] [--first]
+ *   node bench/start.ts [--rounds 15] [--tickets 100000] [--bundle <folder>] [--before <folder>] [--connected-s 5] [--first]
  *
- * `--first`: the bundle's very first start as well, with nothing kept compiled. Without Mosquitto the gate works alone.
+ * `--before`: an earlier commit's bundle, measured in the same rounds. `--first`: the bundle's very first start as well, with nothing kept compiled. Without Mosquitto the gate works alone.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -29,6 +29,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '15' },
     tickets: { type: 'string', default: '100000' },
     bundle: { type: 'string' },
+    before: { type: 'string' },
     'connected-s': { type: 'string', default: '5' },
     first: { type: 'boolean', default: false },
   },
@@ -134,7 +135,9 @@ try {
   }
   const { config, close } = await prepare(broker);
   const bundle = join(values.bundle ?? join(root, 'dist', `gate-${arch()}`), 'bin', 'stile-gate');
-  const ways = [['from the sources', join(root, 'daemon', 'stile-gate')], ...(existsSync(bundle) ? [['from the bundle', bundle]] : [])] as [string, string][];
+  const ways: [string, string][] = [['from the sources', join(root, 'daemon', 'stile-gate')]];
+  if (values.before !== undefined) ways.push(['from the earlier bundle', join(values.before, 'bin', 'stile-gate')]);
+  if (existsSync(bundle)) ways.push(['from the bundle', bundle]);
   const state = (name: string) => join(folder, `state ${name}`);
   const first: Start[] = [];
   for (const [name, launcher] of ways) {
@@ -190,7 +193,7 @@ try {
       ],
     )}\n`,
   );
-  if (ways.length === 1) process.stdout.write('(no bundle: `make bundle` first to measure it too)\n');
+  if (!existsSync(bundle)) process.stdout.write('(no bundle: `make bundle` first to measure it too)\n');
   close();
 } finally {
   await broker?.stop();

@@ -150,6 +150,27 @@ test('rows come to the same by columns and by JSON, in any order within the call
   expect((results[0] as unknown[][][])[3]).toHaveLength(1);
 });
 
+const YEAR_MS = 366 * 86_400_000;
+const OFFSET_MS = Date.UTC(2026, 4);
+test.each([
+  ['as measured', 1_000, OFFSET_MS, 20, [1_000, OFFSET_MS, 20]],
+  ['with the widest bound', 1_000, OFFSET_MS, YEAR_MS, [1_000, OFFSET_MS, YEAR_MS]],
+  ['with a wider bound', 1_000, OFFSET_MS, YEAR_MS + 1, [1_000, null, null]],
+  ['without its bound', 1_000, OFFSET_MS, undefined, [1_000, null, null]],
+  ['as a bound alone', 1_000, undefined, 20, [1_000, null, null]],
+  ['at the earliest time', 1_000, Date.UTC(2000, 0) - 1_000, 20, [1_000, Date.UTC(2000, 0) - 1_000, 20]],
+  ['before the earliest time', 1_000, Date.UTC(2000, 0) - 1_001, 20, [1_000, null, null]],
+  ['at the latest time', 1_000, Date.UTC(2200, 0) - 1_000, 20, [1_000, Date.UTC(2200, 0) - 1_000, 20]],
+  ['after the latest time', 1_000, Date.UTC(2200, 0) - 999, 20, [1_000, null, null]],
+  ['in a boot of a hundred years', 100 * YEAR_MS, OFFSET_MS - 100 * YEAR_MS, 20, [100 * YEAR_MS, OFFSET_MS - 100 * YEAR_MS, 20]],
+  ['in a longer boot', 100 * YEAR_MS + 1, OFFSET_MS - 100 * YEAR_MS, 20, [null, null, null]],
+])('a clock that a row tells %s is taken or counts as none, whole', async (_name, boottime_ms, clock_offset_ms, clock_bound_ms, expected) => {
+  const told = { boottime_ms, ...(clock_offset_ms === undefined ? {} : { clock_offset_ms }), ...(clock_bound_ms === undefined ? {} : { clock_bound_ms }) };
+  const entry = { seq: 1, hash: '0'.repeat(64), kind: 'fault', what: 'x', detail: '', boot_id: 'b', ts: '2026-05-01T00:00:00.000Z', ...told };
+  const [read] = (await readBack([readRow('arena/north', 1, entry)])) as [{ boottime_ms: unknown; offset_ms: unknown; bound_ms: unknown }];
+  expect([read.boottime_ms, read.offset_ms, read.bound_ms]).toEqual(expected);
+});
+
 function story(venue: Venue): LedgerRow[] {
   const [north, south] = [testLedger(venue, 0), testLedger(venue, 1)];
   const first = north.grant(venue.tickets[0] as TestTicket, 1_000);

@@ -54,6 +54,13 @@ function unsynced(trace: readonly string[], scenario: Scenario): string[] {
     .map(([path, what]) => `${path} is not synced after: ${what}`);
 }
 
+/** Returns where each file is synced for the last time: what comes seldom is missed by every n-th. */
+function lastSyncs(trace: readonly string[]): number[] {
+  const last = new Map<string, number>();
+  for (const [index, line] of trace.entries()) if (/^f(data)?sync /.test(line)) last.set(line.replace(/[0-9a-f]{6,}/g, '#'), index + 1);
+  return [...last.values()];
+}
+
 async function trial(fault: NthFault, scenario: Scenario, folder: string, nth: number, manner: (typeof MANNERS)[number]) {
   const words: string[] = [];
   const phases: [number, string][] = [];
@@ -95,8 +102,11 @@ export async function inject(task: InjectTask): Promise<Injected[]> {
       silent: [],
     };
     results.push(result);
-    for (const [shift, manner] of MANNERS.entries())
-      for (let nth = 1 + ((shift * Math.ceil(task.every / MANNERS.length)) % task.every); nth <= plain.operations; nth += task.every) {
+    const rare = task.every > 1 ? lastSyncs(fault.trace()) : [];
+    for (const [shift, manner] of MANNERS.entries()) {
+      const chosen = new Set(shift === 0 ? rare : []);
+      for (let nth = 1 + ((shift * Math.ceil(task.every / MANNERS.length)) % task.every); nth <= plain.operations; nth += task.every) chosen.add(nth);
+      for (const nth of chosen) {
         const found = await trial(fault, scenario, folder, nth, manner);
         result.trials += 1;
         result.failed += found.failed;
@@ -110,6 +120,7 @@ export async function inject(task: InjectTask): Promise<Injected[]> {
         )
           result.silent.push(where);
       }
+    }
   }
   return results;
 }

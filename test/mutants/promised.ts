@@ -16,11 +16,13 @@ export const PROMISED: readonly Mutant[] = [
   lost("a list's signed entry is not waited for", 'daemon/store/manifest-store.ts', 'await file.writeFile(text);', 'file.writeFile(text);'),
   lost('a list is in force before its name is', 'daemon/store/manifest-store.ts', 'await rename(part, target);', 'rename(part, target);'),
   lost("the demo's broker is cut by nobody", 'deploy/demo/script.ts', 'await actions.cutBroker();', 'actions.cutBroker();'),
-  files(
+  mutant(
     'the sync of the page checksums is not looked at',
     'daemon/store/page-checksums.ts',
     '    fsyncSync(file);\n  } finally {',
     '    try {\n      fsyncSync(file);\n    } catch {\n      // planted\n    }\n  } finally {',
+    'unit',
+    'daemon/store/page-checksums.test.ts',
   ),
   files("a list's signed entry is not synced", 'daemon/store/manifest-store.ts', '    await file.sync();\n', ''),
   files('a list is not synced', 'daemon/store/manifest-file.ts', '      await to.sync();\n', ''),
