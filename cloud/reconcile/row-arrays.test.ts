@@ -167,7 +167,7 @@ test.each([
 ])('a clock that a row tells %s is taken or counts as none, whole', async (_name, boottime_ms, clock_offset_ms, clock_bound_ms, expected) => {
   const told = { boottime_ms, ...(clock_offset_ms === undefined ? {} : { clock_offset_ms }), ...(clock_bound_ms === undefined ? {} : { clock_bound_ms }) };
   const entry = { seq: 1, hash: '0'.repeat(64), kind: 'fault', what: 'x', detail: '', boot_id: 'b', ts: '2026-05-01T00:00:00.000Z', ...told };
-  const [read] = (await readBack([readRow('arena/north', 1, entry)])) as [{ boottime_ms: unknown; offset_ms: unknown; bound_ms: unknown }];
+  const [read] = (await readBack([readRow('arena/north', 1, entry) as LedgerRow])) as [{ boottime_ms: unknown; offset_ms: unknown; bound_ms: unknown }];
   expect([read.boottime_ms, read.offset_ms, read.bound_ms]).toEqual(expected);
 });
 
