@@ -1,4 +1,4 @@
-/** Rows of a dead gate's card and of damaged databases, read without changing a byte. */
+/** `ledger export --store` and `ledger recover` read a dead gate's store and damaged databases without changing a byte. */
 import { createHash } from 'node:crypto';
 import {
   chmodSync,
@@ -43,7 +43,7 @@ const messages = (text: string) =>
     .split('\n')
     .map((line) => JSON.parse(line) as Message);
 
-test("a dead gate's card: every row, from the log too, and nothing on the card changes", async () => {
+test("ledger export --store writes every row of a dead gate's store, from the WAL too, and changes nothing there", async () => {
   const gate = await at.start();
   for (const n of [1, 2, 3]) {
     at.show(codeOf(n));
@@ -64,7 +64,7 @@ test("a dead gate's card: every row, from the log too, and nothing on the card c
   expect(await at.cli('ledger', 'export', '--store', at.root)).toMatchObject({ code: 1, stderr: expect.stringContaining('no ledger') });
 });
 
-test('a damaged database is listed with what is in it, and its rows are exported', async () => {
+test('ledger recover lists a damaged database and exports its rows, those from ledger.rows too that it cannot give', async () => {
   const file = join(at.dir, 'store/ledger.sqlite');
   let gate = await at.start();
   for (let n = 4; n < 12; n++) {
@@ -88,21 +88,47 @@ test('a damaged database is listed with what is in it, and its rows are exported
   await until(at.status, (now) => now.ledger.usage_complete === false);
   const { code, stdout } = await at.cli('ledger', 'recover', '--json');
   expect(code).toBe(0);
-  const { databases } = JSON.parse(stdout) as { databases: { file: string; gate: string; rows: number; unacknowledged: number; unreadable: number }[] };
+  const found = JSON.parse(stdout) as { databases: { file: string; gate: string; rows: number; unacknowledged: number; unreadable: number }[] };
+  const { databases } = found;
   expect(databases).toHaveLength(1);
-  // The changed row does not follow from the one before it; the one behind it has nothing to be compared with and stands.
-  expect(databases[0]).toMatchObject({ gate: GATE, rows: rows.length - 1, unacknowledged: rows.length - 1, unreadable: 1 });
+  expect(databases[0]).toMatchObject({ gate: GATE, rows: rows.length, unacknowledged: rows.length, unreadable: 0 });
   const out = join(at.root, 'saved.jsonl');
   expect(await at.cli('ledger', 'recover', '--export', out, '--unacknowledged')).toMatchObject({
     code: 0,
     stdout: expect.stringContaining('stile-cloud import --ledger'),
   });
   const saved = messages(readFileSync(out, 'utf8')).flatMap(({ entries }) => entries.map((entry) => entry.hash));
-  expect(saved).toEqual(rows.map(({ entry }) => entry.hash).filter((one) => one !== hash));
+  expect(saved).toEqual(rows.map(({ entry }) => entry.hash));
   await at.end(gate, 'SIGTERM');
+  // Without the second copy: the changed row does not follow from the one before it; the one behind it has nothing to be compared with and stands.
+  for (const name of readdirSync(join(at.dir, 'store'))) if (name.startsWith('ledger.rows')) rmSync(join(at.dir, 'store', name));
+  const without = JSON.parse((await at.cli('ledger', 'recover', '--json')).stdout) as typeof found;
+  expect(without.databases[0]).toMatchObject({ gate: GATE, rows: rows.length - 1, unacknowledged: rows.length - 1, unreadable: 1 });
 });
 
-test('rubbish gives nothing and says so', async () => {
+test('ledger recover takes every row from ledger.rows where nothing of the database can be read', async () => {
+  const gate = await at.start();
+  at.show(codeOf(12));
+  await until(at.status, (now) => now.recent.some(({ words }) => words.includes('ticket t-12')) && now.signals.in === 'ready');
+  const live = messages((await at.cli('ledger', 'export')).stdout).flatMap(({ entries }) => entries.map(({ hash }) => hash));
+  const last = live.at(-1) as string;
+  await until(
+    () => readFileSync(join(at.dir, 'store/ledger.rows'), 'utf8'),
+    (text) => text.includes(last),
+  );
+  await at.end(gate, 'SIGKILL');
+  const store = join(at.root, 'unreadable');
+  cpSync(join(at.dir, 'store'), store, { recursive: true });
+  for (const name of readdirSync(store)) if (/^ledger\..*sqlite/.test(name)) rmSync(join(store, name), { recursive: true });
+  writeFileSync(join(store, 'ledger.damaged-20260101T000000-000Z.sqlite'), 'not a database at all');
+  const out = join(at.root, 'copied.jsonl');
+  expect(await at.cli('ledger', 'recover', '--store', store, '--gate', GATE, '--export', out)).toMatchObject({ code: 0 });
+  const copied = messages(readFileSync(out, 'utf8')).flatMap(({ entries }) => entries.map(({ hash }) => hash));
+  expect(copied).toEqual(expect.arrayContaining([last]));
+  expect(copied.every((hash) => live.includes(hash))).toBe(true);
+});
+
+test('ledger recover says that nothing can be read of a file that is no database', async () => {
   const offlineLedger = join(at.root, 'rubbish');
   cpSync(join(at.dir, 'store'), offlineLedger, { recursive: true });
   for (const name of readdirSync(offlineLedger)) if (name.startsWith('ledger')) rmSync(join(offlineLedger, name));

@@ -38,7 +38,7 @@ export async function exportOffline(folder: string, options: OfflineLedgerOption
       `there is no ledger in ${folder}`,
       quarantine.length > 0 ? 'there are quarantined ones: stile-gate ledger recover --store' : "name the gate's store folder, such as /mnt/sd/var/lib/stile",
     );
-  const unreadable = await withOfflineLedger(present, async (offlineLedger) => {
+  const unreadable = await withOfflineLedger(present, options, async (offlineLedger) => {
     const count = await writeMessages(nameOf(offlineLedger, options), rowsOf(offlineLedger, false), process.stdout);
     if (count === 0 && offlineLedger.gate === null)
       throw new CliError(EXIT.failed, `nothing in ${present} can be read`, 'keep the SD card as it is; ask the cloud what it has');
@@ -101,7 +101,7 @@ async function readAll(
   let exported = 0;
   for (const file of wanted) {
     found.push(
-      await withOfflineLedger(file, async (offlineLedger) => {
+      await withOfflineLedger(file, options, async (offlineLedger) => {
         const counts = count(offlineLedger);
         if (out !== null && counts.rows > 0) {
           if (out.errored) await failed;
@@ -152,17 +152,21 @@ function* rowsOf(offlineLedger: OfflineLedger, unacknowledgedOnly: boolean): Ite
 }
 
 function nameOf(offlineLedger: OfflineLedger, options: OfflineLedgerOptions): string {
-  const config = loadConfig(options.config, process.env, { skipFiles: true });
-  const name = options.gate ?? offlineLedger.gate ?? (config.ok ? config.config.gate : undefined);
+  const name = options.gate ?? offlineLedger.gate ?? configuredGate(options);
   if (name === undefined || !GateName.safeParse(name).success)
     throw new CliError(EXIT.usage, `whose ledger ${offlineLedger.path} is cannot be read`, 'say it with --gate <site>/<gate>');
   return name;
 }
 
-async function withOfflineLedger<T>(path: string, work: (offlineLedger: OfflineLedger) => Promise<T>): Promise<T> {
+function configuredGate(options: OfflineLedgerOptions): string | undefined {
+  const config = loadConfig(options.config, process.env, { skipFiles: true });
+  return config.ok ? config.config.gate : undefined;
+}
+
+async function withOfflineLedger<T>(path: string, options: OfflineLedgerOptions, work: (offlineLedger: OfflineLedger) => Promise<T>): Promise<T> {
   let offlineLedger: OfflineLedger;
   try {
-    offlineLedger = openOfflineLedger(path);
+    offlineLedger = openOfflineLedger(path, options.gate ?? configuredGate(options));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     if (/BUSY|LOCKED/.test(error.code))

@@ -29,7 +29,7 @@ export interface RowCopy {
 }
 
 export const copyPath = (folder: string): string => join(folder, 'ledger.rows');
-const oldPath = (folder: string): string => `${copyPath(folder)}.old`;
+export const olderCopyPath = (folder: string): string => `${copyPath(folder)}.old`;
 
 /** Opens the copy of a store; nothing is written before the first step. `ackedOf`: how far an own epoch is acknowledged. */
 export function openRowCopy(folder: string, ledger: Ledger, ackedOf: (epoch: number) => number): RowCopy {
@@ -53,8 +53,8 @@ export function openRowCopy(folder: string, ledger: Ledger, ackedOf: (epoch: num
     const bytes = sizeOf(path);
     const done = bytes >= RESTART_BYTES && ledger.epochs().every(({ epoch, lastSeq }) => ackedOf(epoch) >= lastSeq);
     if (!done && bytes < MAX_COPY_BYTES) return;
-    if (done) for (const file of [path, oldPath(folder)]) rmSync(file, { force: true });
-    else renameSync(path, oldPath(folder));
+    if (done) for (const file of [path, olderCopyPath(folder)]) rmSync(file, { force: true });
+    else renameSync(path, olderCopyPath(folder));
     writtenAcks.clear();
   };
 
@@ -162,7 +162,7 @@ export interface CopiedRows {
 export function readRowCopy(folder: string, gate: string): CopiedRows {
   const rows: CopiedRow[] = [];
   const acked = new Map<number, number>();
-  for (const path of [oldPath(folder), copyPath(folder)]) {
+  for (const path of [olderCopyPath(folder), copyPath(folder)]) {
     let text = '';
     try {
       text = existsSync(path) ? readFileSync(path, 'utf8') : '';
