@@ -5,6 +5,7 @@
 import type { AddressInfo } from 'node:net';
 import { TOPIC_ROOT } from '../contract/topics.ts';
 import { stileVersion } from '../runtime/build-info.ts';
+import { withTimeout } from '../runtime/timeout.ts';
 import { createVerify } from '../signing/verify.ts';
 import type { CloudConfig } from './config.ts';
 import { registerConsole } from './console/routes.ts';
@@ -253,22 +254,15 @@ async function checkMigrated(database: Database): Promise<void> {
     );
 }
 
+/** Returns why the database does not answer; null where it does. */
 async function databaseProblem(database: Database): Promise<string | null> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<string>((done) => {
-    timer = setTimeout(() => done(`no answer within ${READINESS_TIMEOUT_MS} ms`), READINESS_TIMEOUT_MS);
-  });
-  const asked = database
+  const problem = database
     .withoutTenant((client) => client.query('SELECT 1'))
     .then(
       () => null,
       (error: Error) => error.message || 'not reachable',
     );
-  try {
-    return await Promise.race([asked, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  return withTimeout(problem, READINESS_TIMEOUT_MS, `no answer within ${READINESS_TIMEOUT_MS} ms`);
 }
 
 function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, ingest: Ingest | null): void {

@@ -35,7 +35,7 @@ const nativeParts: Plugin = {
   name: 'native parts beside the bundle',
   setup(builder) {
     for (const { file, contents } of [...LOADERS, ...LEFT_OUT]) builder.onLoad({ filter: file }, () => ({ contents, loader: 'js' }));
-    // A gate's own mistakes are told in English; zod's texts in fifty languages are not carried along.
+    // A gate reports errors in English; the bundle leaves out zod's texts in fifty other languages.
     builder.onLoad({ filter: /zod\/v4\/locales\/index\.js$/ }, () => ({ contents: "export { default as en } from './en.js';", loader: 'js' }));
     builder.onResolve({ filter: /^\.\/native\// }, ({ path }) => ({ path, external: true }));
   },

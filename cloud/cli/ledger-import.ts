@@ -20,7 +20,7 @@ export async function ledgerImportCommand(session: Session, path: string, option
           EXIT.failed,
           error.problems.length === 0
             ? error.message
-            : `${error.message}\nkeep the card and the file; --accept-broken takes the rows in and flags these places`,
+            : `${error.message}\nkeep the gate's store and the file; --accept-broken takes the rows in and flags these places`,
         );
       throw error;
     },

@@ -93,7 +93,7 @@ const verdict = ({ result, seen }: SelftestReport): string =>
       ? 'passed'
       : result === 'warn'
         ? 'passed, but see the warnings'
-        : 'FAILED: see above what must be mended';
+        : 'FAILED: see above what to repair';
 
 const signedWords = (report: Signed): string => (report.signature === null ? `NOT SIGNED: ${report.unsigned_because}` : "signed by the gate's key");
 

@@ -103,7 +103,7 @@ export function drawScreen(view: DemoView, columns: number): string {
     '',
     `The operators' page: ${view.operators.url}  ${dim(`token ${view.operators.token}`)}`,
     '',
-    view.keys ? dim('b cut or mend the broker   r pull or plug a reader   f ring or clear fire   k kill or start a gate   q quit') : '',
+    view.keys ? dim('b cut or restore the broker   r pull or plug a reader   f ring or clear fire   k kill or start a gate   q quit') : '',
   ];
   return `${ESC}H${lines.map((line) => `${line}${ESC}K`).join('\n')}${ESC}J`;
 }

@@ -3,7 +3,7 @@
  *
  *   stile-release [<release file> [<sysfs gpio folder>]]
  *
- * Run by the unit's stop step (ExecStopPost=), also after a kill or a watchdog's abort. It needs neither Node nor the card:
+ * Run by the unit's stop step (ExecStopPost=), also after a kill or a watchdog's abort. It needs neither Node nor the disk:
  * linked statically, copied to /run at start, and told what to do by a small text file that the daemon writes there
  * (daemon/board/failsafe-file.ts) at start and whenever the fire latch changes. One target a line, the value last:
  *
