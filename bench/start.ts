@@ -91,7 +91,7 @@ function startOnce(launcher: string, config: string, state: string, thenMs: numb
     const child = spawn(launcher, ['run', '--config', config], { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, STATE_DIRECTORY: state } });
     let text = '';
     let result: Start | null = null;
-    const timer = setTimeout(() => child.kill('SIGKILL'), START_MS);
+    const timer = setTimeout(() => child.kill('SIGKILL'), START_MS + thenMs);
     child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
       text += chunk;
       if (result !== null || !text.includes('the gate decides')) return;

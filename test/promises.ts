@@ -4,7 +4,7 @@
  * and `not shown: …` for what this machine lacks.
  */
 
-/** One thing to run for a promise. `boundS`: seconds after which it is stopped and counts as broken. */
+/** One thing to run for a promise. `boundS`: seconds that it takes at most on a quiet machine; after some times as long (prove.ts) it is stopped and counts as broken. */
 export interface Proof {
   readonly command: readonly string[];
   readonly env?: Readonly<Record<string, string>>;

@@ -20,6 +20,8 @@ const table = `${root}docs/PROMISES.md`;
 const BEGIN = '<!-- the table: node test/prove.ts --write -->';
 const END = '<!-- the table ends -->';
 
+/** The bounds are those of a quiet machine; a proof is stopped after so many times its bound. */
+const PATIENCE = 5;
 /** After its bound a proof may clean up for so long, ms; then it is killed. */
 const CLEANING_MS = 5_000;
 
@@ -68,11 +70,14 @@ async function runProof(proof: Proof): Promise<{ ok: boolean; output: string }> 
     }
   };
   const timers = [
-    setTimeout(() => {
-      process.stdout.write(`\nstopped after ${proof.boundS} s: its bound\n`);
-      end('SIGTERM');
-    }, proof.boundS * 1000),
-    setTimeout(() => end('SIGKILL'), proof.boundS * 1000 + CLEANING_MS),
+    setTimeout(
+      () => {
+        process.stdout.write(`\nstopped after ${proof.boundS * PATIENCE} s, ${PATIENCE} times its bound\n`);
+        end('SIGTERM');
+      },
+      proof.boundS * PATIENCE * 1000,
+    ),
+    setTimeout(() => end('SIGKILL'), proof.boundS * PATIENCE * 1000 + CLEANING_MS),
   ];
   const status = await new Promise<number | null>((resolve) => {
     child.on('error', (error) => {

@@ -348,6 +348,29 @@ const GATE_CONTROL: readonly Mutant[] = [
     'daemon/control',
     'daemon/cli',
   ),
+  unit(
+    'a client too many is never seen to end',
+    'daemon/control/server.ts',
+    "          client.on('error', () => undefined).resume();\n",
+    "          client.on('error', () => undefined);\n          client.destroy = () => client;\n",
+    'daemon/control',
+  ),
+  unit('a client has any number of calls under way', 'daemon/control/server.ts', 'if (calls >= MAX_CALLS)', 'if (calls < 0)', 'daemon/control'),
+  unit(
+    'a file in the place of the socket is removed',
+    'daemon/control/server.ts',
+    'if (!there.isSocket()) throw',
+    'if (there.isDirectory()) throw',
+    'daemon/control',
+  ),
+  unit('anybody may use the control socket', 'daemon/control/server.ts', 'gid === null ? 0o600 : 0o660', '0o666', 'daemon/control'),
+  unit(
+    'an alert has a name that the contract does not know',
+    'daemon/lane/grants.ts',
+    "alert: 'stuck', severity",
+    "alert: 'stuk', severity",
+    'test/tidy/alerts.test.ts',
+  ),
   real(
     'a line without an end holds memory',
     'daemon/control/server.ts',
@@ -420,6 +443,20 @@ const CLOUD: readonly Mutant[] = [
     'cloud/reconcile/clocks',
   ),
   real(
+    'a boot of any length is believed',
+    'cloud/reconcile/row-arrays.ts',
+    "typeof ms === 'number' && ms <= MAX_BOOT_TIME_MS ? ms : null",
+    "typeof ms === 'number' ? ms : null",
+    'cloud/reconcile/row-arrays',
+  ),
+  real(
+    'a row is placed at any time',
+    'cloud/reconcile/row-arrays.ts',
+    'placed >= MIN_PLACED_MS && placed <= MAX_PLACED_MS ?',
+    'placed >= 0 ?',
+    'cloud/reconcile/row-arrays',
+  ),
+  real(
     "a row without a grant's fields passes the quick check",
     'cloud/reconcile/fast-row-check.ts',
     "(GRANT_TYPES as readonly unknown[]).includes(row['type']) &&",
@@ -470,7 +507,33 @@ const CLOUD: readonly Mutant[] = [
   ),
 ];
 
+const PAGE: readonly Mutant[] = (
+  [
+    ['a lane that is offline is shown as one that is well (M5)', "[`offline since ${when(since)}`, 'bad']", "[`offline since ${when(since)}`, 'good']"],
+    ['a lane in emergency is shown as a usual one (M5)', "gate.mode === 'emergency' ? 'bad' : 'warn'", "''"],
+    ['alerts are shown as nothing bad (M5)', "[gate.alerts.join(', '), 'bad']", "gate.alerts.join(', ')"],
+    ['uncertain counts are shown as certain (M5)', 'event.uncertain === 0 ?', 'event.uncertain >= 0 ?'],
+    ['conflicts of unknown order are shown as of a known one (M5)', 'conflict.overlapping ?', 'conflict.overlapped ?'],
+    ['times of an unmeasured clock are shown as measured (M5)', 'unmeasured === true ?', 'unmeasured === 1 ?'],
+    ['the way out is closed without a question (M5)', 'closesExit && confirm(', 'closesExit || confirm('],
+    ['a command can be sent twice (M5)', '  send.disabled = true;\n', ''],
+    ['a late command is shown as failed (M5)', "error.name === 'TimeoutError' ?", "error.name === '' ?"],
+    ['what is old is shown as now (M5)', 'answeredAt === null ? `The cloud', 'answeredAt !== undefined ? `The cloud'],
+    ['a cloud without its broker is shown as well (M5)', '  if (response.ok) return null;\n  const { message }', '  return null;\n  const { message }'],
+    ['a token that may not look is kept (M5)', "(response.status === 403 && method === 'GET')", 'response.status === 402'],
+    ['a long list is cut in silence (M5)', '`and ${rows.length - MAX_SHOWN} more`', 'null'],
+    ['a page that failed once asks no more (M5)', '  timer = setTimeout(poll, POLL_MS);\n', ''],
+  ] as const
+).map(([name, text, instead]) => real(name, 'cloud/console/page/page.js', text, instead, 'cloud/console'));
+
 const UNITS: readonly Mutant[] = [
+  unit('a hung gate is waited for (M5)', 'systemd/stile-gate.service', 'TimeoutAbortSec=1\n', '', 'deploy/units.test.ts'),
+  unit('the gate may gain privileges (M5)', 'systemd/stile-gate.service', 'NoNewPrivileges=yes\n', '', 'deploy/units.test.ts'),
+  unit('the gate may not open its lines (M5)', 'systemd/stile-gate.service', 'DeviceAllow=char-gpiochip rw\n', '', 'deploy/units.test.ts'),
+  unit('the gate waits for the network (M5)', 'systemd/stile-gate.service', 'After=local-fs.target', 'After=network-online.target', 'deploy/units.test.ts'),
+  unit('the gate is killed first when memory ends (M5)', 'systemd/stile-gate.service', 'OOMScoreAdjust=-900', 'OOMScoreAdjust=900', 'deploy/units.test.ts'),
+  unit("the cloud serves with the owner's login (M5)", 'systemd/stile-cloud.service', '/usr/bin/env -u STILE_MIGRATE_URL ', '', 'deploy/units.test.ts'),
+  unit('anybody may change the stop step (M5)', 'systemd/tmpfiles.d/stile.conf', '0755 root root', '0775 root stile-gate', 'deploy/units.test.ts'),
   unit("the watchdog's signal is a gentle one (M5)", 'systemd/stile-gate.service', 'WatchdogSignal=SIGKILL', 'WatchdogSignal=SIGTERM', 'deploy/units.test.ts'),
   unit('the stop step runs after a clean stop alone (M5)', 'systemd/stile-gate.service', 'ExecStopPost=', 'ExecStop=', 'deploy/units.test.ts'),
   unit('the stop step cannot run from /run (M5)', 'systemd/stile-gate.service', 'ExecPaths=/run/stile-release\n', '', 'deploy/units.test.ts'),
@@ -499,4 +562,15 @@ const SIGNING: readonly Mutant[] = [
   ),
 ];
 
-export const PRODUCT: readonly Mutant[] = [...RULES, ...LANE, ...READER_BOARD, ...LINK, ...DECIDER_STORE, ...GATE_CONTROL, ...CLOUD, ...UNITS, ...SIGNING];
+export const PRODUCT: readonly Mutant[] = [
+  ...RULES,
+  ...LANE,
+  ...READER_BOARD,
+  ...LINK,
+  ...DECIDER_STORE,
+  ...GATE_CONTROL,
+  ...CLOUD,
+  ...PAGE,
+  ...UNITS,
+  ...SIGNING,
+];
