@@ -132,12 +132,17 @@ async function main(): Promise<void> {
   }
   const copy = copyOfTree();
   if (values.check === true) {
-    try {
-      for (const mutant of chosen) plant(copy, mutant)();
-      process.stdout.write(`${chosen.length} faults can be planted\n`);
-    } finally {
-      rmSync(copy, { recursive: true, force: true });
-    }
+    const broken = chosen.flatMap((mutant) => {
+      try {
+        plant(copy, mutant)();
+        return [];
+      } catch (error) {
+        return [`BROKEN   ${mutant.name}: ${(error as Error).message}\n`];
+      }
+    });
+    rmSync(copy, { recursive: true, force: true });
+    process.stdout.write(`${broken.join('')}${chosen.length - broken.length} of ${chosen.length} faults can be planted\n`);
+    process.exitCode = broken.length > 0 ? 1 : 0;
     return;
   }
   let missed = 0;
