@@ -7,6 +7,7 @@
  * apply backpressure: receiveMaximum (unacknowledged messages), and the bytes held (backpressure.ts; also for QoS 0 and MQTT 3.1.1): a thousand
  * messages may be a quarter of a gigabyte.
  */
+import '../../runtime/mqtt-lengths.ts';
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';

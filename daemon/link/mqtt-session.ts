@@ -4,6 +4,7 @@
  * Turns off the library's reconnect, resubscribe and offline queue: every connection is a new client with a new last will, so no
  * state of an old one survives in memory. The ledger holds all rows that must not be lost.
  */
+import '../../runtime/mqtt-lengths.ts';
 import mqtt, { type IClientOptions, type IPublishPacket, type MqttClient } from 'mqtt';
 import { writeToStream } from 'mqtt-packet';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';

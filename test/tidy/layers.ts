@@ -26,6 +26,7 @@ export const LAYERS: readonly Layer[] = [
   { of: 'signing', may: ['contract', 'rules', 'node:*'] },
   { of: 'manifest-format', may: ['contract', 'better-sqlite3', 'node:*'] },
   { of: 'runtime/libc.ts', may: ['koffi'] },
+  { of: 'runtime/mqtt-lengths.ts', may: ['mqtt-packet'] },
   { of: 'runtime', may: ['contract', 'node:*'] },
 
   { of: 'daemon/lane', may: ['contract', 'rules'] },
@@ -64,7 +65,7 @@ export const LAYERS: readonly Layer[] = [
   { of: 'cloud/http/server.ts', may: ['fastify', '@fastify/rate-limit', '@fastify/swagger', 'fastify-type-provider-zod', 'zod'] },
   { of: 'cloud/http', may: ['cloud/db', 'cloud/log.ts', 'cloud/metrics.ts', 'contract', 'node:*'] },
   { of: 'cloud/mqtt/client.ts', may: ['mqtt'] },
-  { of: 'cloud/mqtt', may: ['cloud/log.ts', 'contract', 'node:*'] },
+  { of: 'cloud/mqtt', may: ['cloud/log.ts', 'contract', 'runtime', 'node:*'] },
   { of: 'cloud/log.ts', may: ['pino', 'node:*'] },
   { of: 'cloud/metrics.ts', may: ['prom-client', 'node:*'] },
   { of: 'cloud/config.ts', may: ['cloud/db/logins.ts', 'cloud/http/addresses.ts', 'cloud/log.ts', 'contract', 'node:*'] },
