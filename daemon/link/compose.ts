@@ -105,10 +105,10 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
           },
         };
 
-  const connected = () => {
+  const tellSync = (is: 'connected' | 'away') => {
     if (cloud !== null)
       late().then(
-        (loaded) => loaded.connected(),
+        (loaded) => loaded[is](),
         (error) => log.error('loading the manifest sync failed', { error }),
       );
   };
@@ -119,7 +119,8 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
       ...uplink,
       open: (listener) =>
         uplink.open((event) => {
-          if (event.kind === 'online') connected();
+          if (event.kind === 'online') tellSync('connected');
+          if (event.kind === 'offline') tellSync('away');
           return listener(event);
         }),
     },

@@ -111,7 +111,7 @@ function sync(url: string, decider: ManifestSyncOptions['decider'], over: { toke
     client: createCloudClient({ url, token: 'device-token', ...over }),
     alerts: { raise: (id, _severity, message) => alerts.set(id, message), clear: (id) => alerts.delete(id) },
     log: testLog((level, message, fields) => logged.push(`${level} ${message} ${JSON.stringify(fields ?? {})}`)),
-    timing: { retryFirstMs: 20, retryMaxMs: 100, catchUpAgainMs: 60_000, catchUpPeriodMs: 60_000 },
+    timing: { retryFirstMs: 20, retryMaxMs: 100, catchUpAgainMs: 60_000, catchUpPeriodMs: 60_000, awayFirstMs: 5, awayPeriodMs: 20 },
   });
   cleanups.push(async () => {
     await made.close();
@@ -377,4 +377,33 @@ test('manifest sync closes at once during a download and keeps the partial file'
   await s.sync.close();
   expect(readdirSync(s.folder)).toEqual([`${sha256(file)}.part`]);
   expect(s.alerts.size).toBe(0);
+});
+
+test('while the broker is away, changes come over HTTP from time to time, and a cloud that is away as well raises nothing (T14)', async () => {
+  let version = 5;
+  let isDown = true;
+  const { url, seen } = await cloud((request, response) => {
+    if (isDown) return void request.socket.destroy();
+    const { pathname, searchParams } = new URL(request.url ?? '/', 'http://x');
+    if (pathname.startsWith('/sites/')) return void response.end(JSON.stringify({ rows: [], more: false }));
+    const since = Number(searchParams.get('since'));
+    response.end(JSON.stringify({ manifest: { overlays: since < version ? [overlay(since, version)] : [] } }));
+  });
+  const { decider, held } = deciderOf();
+  held.set('ev-1', { version: 5, overlay: 5, bytes: file });
+  const { sync: made, alerts, logged } = sync(url, decider);
+  made.away();
+  await until('three attempts', () => seen.filter(({ path }) => path.startsWith('/offline/')).length >= 3);
+  expect(alerts.size).toBe(0);
+  // Said once, not with every period.
+  expect(logged.filter((line) => line.includes('while the broker is away failed'))).toHaveLength(1);
+  isDown = false;
+  version = 6;
+  await until('the change', () => held.get('ev-1')?.overlay === 6);
+  // With the broker back nothing is asked for any more: its own messages carry the changes.
+  made.connected();
+  const asked = () => seen.filter(({ path }) => path.startsWith('/offline/')).length;
+  const before = asked();
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(asked() - before).toBeLessThanOrEqual(1);
 });

@@ -31,6 +31,9 @@ const MAX_STEPS_PER_ROUND = 16;
 /** The gate reads the site's ledger on connect, again after this wait in ms (for rows in flight meanwhile), then every CATCH_UP_PERIOD_MS. */
 export const CATCH_UP_AGAIN_MS = 20_000;
 export const CATCH_UP_PERIOD_MS = 300_000;
+/** While the broker is away the gate asks for changes this long after it was lost, in ms (many gates lose it at once, and most of them for a moment), then every AWAY_PERIOD_MS. */
+export const AWAY_FIRST_MS = 30_000;
+export const AWAY_PERIOD_MS = 300_000;
 const SQLITE_TYPE = 'application/vnd.sqlite3';
 
 export interface ManifestSyncOptions {
@@ -42,7 +45,14 @@ export interface ManifestSyncOptions {
   readonly folder: string;
   readonly log: Log;
   /** Shorter waits for tests. */
-  readonly timing?: { readonly retryFirstMs?: number; readonly retryMaxMs?: number; readonly catchUpAgainMs?: number; readonly catchUpPeriodMs?: number };
+  readonly timing?: {
+    readonly retryFirstMs?: number;
+    readonly retryMaxMs?: number;
+    readonly catchUpAgainMs?: number;
+    readonly catchUpPeriodMs?: number;
+    readonly awayFirstMs?: number;
+    readonly awayPeriodMs?: number;
+  };
 }
 
 export interface SyncStatus {
@@ -64,6 +74,8 @@ export interface ManifestSync {
   gap(): Promise<void>;
   /** Reads the site's ledger after a connect. */
   connected(): void;
+  /** Asks the cloud for changes of rights and for peers' rows from time to time, because the broker delivers none; until `connected`. */
+  away(): void;
   /** Fetches everything again and waits for it. Returns the status. */
   refresh(): Promise<SyncStatus>;
   status(): SyncStatus;
@@ -86,6 +98,8 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
   let alerted = false;
   let periodic: NodeJS.Timeout | undefined;
   let again: NodeJS.Timeout | undefined;
+  let awayTimer: NodeJS.Timeout | undefined;
+  let awayFailed = false;
 
   const manifests = createRetryLoop({ ...waits, stopped: stopped.signal, round: updateManifests, failed: manifestsFail, done: manifestsDone });
   const ledger = createRetryLoop({
@@ -200,6 +214,33 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     return held === undefined ? { ok: true } : await fetchOverlays(eventId, held.overlayVersion);
   }
 
+  /** Fetches the changes of every manifest that is held. A cloud that is away as well is tried again with the next period, without an alert of its own. */
+  async function fetchWhileAway(): Promise<void> {
+    ledger.kick();
+    const failures: Extract<Outcome, { ok: false }>[] = [];
+    for (const { eventId, overlayVersion } of (await decider.status()).manifests) {
+      const outcome = await attempted(fetchOverlays(eventId, overlayVersion));
+      if (!outcome.ok) failures.push(outcome);
+    }
+    const message = failures.map((one) => one.message).join('; ');
+    if (failures.length > 0 && !awayFailed) log.warn('fetching changes while the broker is away failed; the gate retries', { cause: message });
+    awayFailed = failures.length > 0;
+  }
+  const awayAfter = (ms: number): void => {
+    clearTimeout(awayTimer);
+    awayTimer = setTimeout(() => {
+      void fetchWhileAway()
+        .catch((error: Error) => log.warn('fetching changes while the broker is away failed; the gate retries', { cause: error.message }))
+        .finally(() => {
+          if (awayTimer !== undefined && !stopped.signal.aborted) awayAfter(timing.awayPeriodMs ?? AWAY_PERIOD_MS);
+        });
+    }, ms);
+  };
+  const endAway = (): void => {
+    clearTimeout(awayTimer);
+    awayTimer = undefined;
+  };
+
   async function fetchLedger(): Promise<Outcome> {
     const rows = await readSiteLedger({ gate, client, decider }, stopped.signal);
     if (rows > 0) log.info("peers' rows fetched from the cloud", { rows });
@@ -260,11 +301,15 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
       again = setTimeout(() => ledger.kick(), timing.catchUpAgainMs ?? CATCH_UP_AGAIN_MS);
     },
     connected() {
+      endAway();
       ledger.kick();
       clearTimeout(again);
       clearInterval(periodic);
       again = setTimeout(() => ledger.kick(), timing.catchUpAgainMs ?? CATCH_UP_AGAIN_MS);
       periodic = setInterval(() => ledger.kick(), timing.catchUpPeriodMs ?? CATCH_UP_PERIOD_MS);
+    },
+    away() {
+      if (awayTimer === undefined) awayAfter(timing.awayFirstMs ?? AWAY_FIRST_MS);
     },
     async refresh() {
       await Promise.all([manifests.attempt(), ledger.attempt()]);
@@ -272,6 +317,7 @@ export function createManifestSync(options: ManifestSyncOptions): ManifestSync {
     },
     status: () => ({ fetching, failing: manifests.failing(), ledgerFailing: ledger.failing() }),
     async close() {
+      endAway();
       clearTimeout(again);
       clearInterval(periodic);
       stopped.abort(new Error('the gate stops'));
