@@ -17,7 +17,7 @@ test.each(LEDGER_KINDS.filter((kind) => ROW_AUTHORITY[kind] === 'cloud'))("a %s 
     expect([wrong, maySay('arena/cloud', { kind, of: wrong })]).toEqual([wrong, false]);
 });
 
-test.each(['verdict', 'claim', 'again', 'Settlement', 'settlement ', '__proto__', 'constructor', '', 7, null, undefined])(
+test.each(['verdict', 'promise', 'again', 'Settlement', 'settlement ', '__proto__', 'constructor', '', 7, null, undefined])(
   'a kind that nobody knows says nothing, whoever wrote it: %s (T16)',
   (kind) => {
     for (const ledger of ['arena/cloud', ...NOT_THE_CLOUD]) expect(maySay(ledger, { kind, of })).toBe(false);

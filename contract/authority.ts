@@ -13,6 +13,7 @@ export type Authority = 'own' | 'cloud';
 export const ROW_AUTHORITY: Readonly<Record<LedgerEntryKind, Authority>> = {
   grant: 'own',
   refusal: 'own',
+  claim: 'own',
   passage: 'own',
   settlement: 'cloud',
   conflict: 'cloud',

@@ -32,10 +32,15 @@ export const OfflineScan = z.looseObject({
   units: z.int().min(1).max(MAX_UNITS).optional(),
 });
 export type OfflineScan = z.infer<typeof OfflineScan>;
-export const ReconcileRequest = z.looseObject({ device_id: z.string().min(1).max(63), scans: z.array(z.unknown()).max(MAX_RECONCILE_SCANS) });
+export const ReconcileRequest = z.looseObject({
+  device_id: z.string().min(1).max(63),
+  /** The scanner's own clock when it sends: the cloud measures its offset, and corrects the times of the scans. Any form of ISO 8601 with an offset or Z. */
+  device_time: z.iso.datetime({ offset: true }).nullish(),
+  scans: z.array(z.unknown()).max(MAX_RECONCILE_SCANS),
+});
 export type ReconcileRequest = z.infer<typeof ReconcileRequest>;
 /**
- * `PENDING`: stored, and counted when its ticket appears; the scanner may delete it. `ERROR`: no scan (no readable id, time or result), stored in
+ * `PENDING`: stored as a claim, and settled when its ticket appears, entry or refusal; the scanner may delete it. `ERROR`: no scan (no readable id, time or result), stored in
  * quarantine. `reconciled` counts all but ERROR. `message` names the fields that were left out or cut.
  */
 export const ReconcileResult = z.looseObject({
@@ -68,6 +73,8 @@ export const ScanRequest = z
     direction: Direction.nullish().describe('absent: in'),
     /** Number of guests of the ticket's party who are present; absent: all who may. More than may pass are refused. */
     units: z.int().min(1).max(MAX_UNITS).nullish(),
+    /** The scanner's own clock when it sends, as in `POST /offline/reconcile`. */
+    device_time: z.iso.datetime({ offset: true }).nullish(),
   })
   .refine((scan) => ((scan.code ?? null) !== null) !== ((scan.ticket_ref ?? null) !== null), 'give code or ticket_ref, one of them');
 export const ScanResponse = z.looseObject({

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { GateName, LedgerName, LedgerVector, SiteId, splitGateName, Timestamp } from './ids.ts';
+import { GateName, isCloudLedger, LedgerName, LedgerVector, SiteId, scannerLedger, splitGateName, Timestamp, writerOf } from './ids.ts';
 
 const LONGEST = 'a'.repeat(31);
 
@@ -24,6 +24,19 @@ test.each([
 ])('%j is no gate and no ledger', (name) => {
   expect(GateName.safeParse(name).success).toBe(false);
   expect(LedgerName.safeParse(name).success).toBe(false);
+});
+test('T7: the ledger of a scanner has a name of its own, which no gate, certificate or user can have', () => {
+  const longest = scannerLedger(`${LONGEST}/${LONGEST}`);
+  expect(longest).toHaveLength(64);
+  for (const ledger of [longest, scannerLedger('arena/phone-4')]) {
+    expect(LedgerName.safeParse(ledger).success).toBe(true);
+    expect(GateName.safeParse(ledger).success).toBe(false);
+    expect(isCloudLedger(ledger)).toBe(true);
+  }
+  expect(writerOf('arena/@phone-4')).toBe('arena/phone-4');
+  expect(isCloudLedger('arena/phone-4')).toBe(false);
+  for (const wrong of ['arena/@', 'arena/@@a', 'arena/@cloud', `arena/@${LONGEST}a`, '@arena/a', 'arena/a@b'])
+    expect(LedgerName.safeParse(wrong).success).toBe(false);
 });
 test('the cloud writes a ledger of its own, and is no gate and no site', () => {
   expect(LedgerName.safeParse('arena/cloud').success).toBe(true);

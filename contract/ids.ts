@@ -29,12 +29,20 @@ const FULL_NAME_HINT = 'a gate is named <site>/<gate>, each 1 to 31 of a-z, 0-9 
 export const GATE_NAME = /^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/(?!cloud$)[a-z0-9][a-z0-9-]{0,30}$/;
 /** `<site>/<gate>` of a real gate: its MQTT user name, client id and certificate's common name. */
 export const GateName = z.string().regex(GATE_NAME, FULL_NAME_HINT);
-/** `<site>/<gate>` of the writer of a ledger: a real gate, or `<site>/cloud`. */
-export const LedgerName = z.string().regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/[a-z0-9][a-z0-9-]{0,30}$/, FULL_NAME_HINT);
+/** A ledger: `<site>/<gate>` of a real gate, `<site>/cloud`, or `<site>/@<device>` for what a scanner reported. At most 64 characters. */
+export const LedgerName = z
+  .string()
+  .regex(/^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/(?:[a-z0-9][a-z0-9-]{0,30}|@(?!cloud$)[a-z0-9][a-z0-9-]{0,30})$/, FULL_NAME_HINT);
 export type GateName = z.infer<typeof GateName>;
 
 /** Returns whether the cloud writes this ledger itself: `<site>/cloud`, or `<site>/@<device>` for what a scanner reported. */
 export const isCloudLedger = (ledger: string): boolean => ledger.endsWith(`/${CLOUD_GATE}`) || ledger.includes('/@');
+
+/** Returns the ledger in which the cloud writes what a scanner, `<site>/<device>`, reported. No certificate and no MQTT user has such a name. */
+export const scannerLedger = (device: string): string => device.replace('/', '/@');
+
+/** Returns the name that people know a ledger's writer by: of a scanner's ledger the scanner, `<site>/<device>`. */
+export const writerOf = (ledger: string): string => ledger.replace('/@', '/');
 
 /** Splits `<site>/<gate>`. The name must have been checked before. */
 export function splitGateName(name: string): { site: string; gate: string } {

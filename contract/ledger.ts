@@ -5,7 +5,22 @@
  * never change. A row of an unknown kind, or with unknown fields, is stored as it came: only its key and hash must be readable.
  */
 import { z } from 'zod';
-import { ActorId, Direction, Epoch, EventId, LedgerName, LedgerVector, Medium, RowPosition, Seq, Sha256Hex, TicketId, TicketRef, Timestamp } from './ids.ts';
+import {
+  ActorId,
+  Direction,
+  Epoch,
+  EventId,
+  GateName,
+  LedgerName,
+  LedgerVector,
+  Medium,
+  RowPosition,
+  Seq,
+  Sha256Hex,
+  TicketId,
+  TicketRef,
+  Timestamp,
+} from './ids.ts';
 import { MAX_LEDGER_ENTRIES, MAX_MISSING_RANGES, MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 import { Reason } from './reasons.ts';
 
@@ -53,6 +68,8 @@ export const GrantEntry = z.looseObject({
   /** Changes since this gate's previous grant: the prefix of each other ledger that it had applied. */
   seen: LedgerVector,
   flags: z.array(GrantFlag).max(16).optional(),
+  /** The claim that it settles: what a scanner reported before its ticket was known. The same ledger; the claim's time. */
+  of: RowPosition.optional(),
 });
 export const RefusalEntry = z.looseObject({
   ...common,
@@ -64,6 +81,26 @@ export const RefusalEntry = z.looseObject({
   /** The facts of the explanation, for showing it in another language. */
   facts: z.record(z.string().max(32), z.union([z.string().max(128), z.number()])).optional(),
   valid_again_at: Timestamp.optional(),
+  /** The claim that it settles, as in a grant. */
+  of: RowPosition.optional(),
+});
+/**
+ * What a scanner reported of a ticket that the cloud does not know (yet). Changes no usage. When the ticket appears, a grant or a refusal with
+ * `of` this row follows in the same ledger, at the claim's time.
+ */
+export const ClaimEntry = z.looseObject({
+  ...common,
+  kind: z.literal('claim'),
+  /** The scanner; absent: a door in SQL that no device stands at. */
+  device: GateName.optional(),
+  result: z.enum(['ALLOW', 'DENY']),
+  ...ticketWhereKnown,
+  direction: Direction.optional(),
+  /** Guests; absent: as many as the ticket is for. */
+  units: z.int().min(1).max(MAX_UNITS).optional(),
+  reason: Text.optional(),
+  scan_id: z.string().max(64).optional(),
+  flags: z.array(GrantFlag).max(16).optional(),
 });
 export const PASSAGE_OUTCOMES = ['passed', 'returned', 'stuck', 'unknown', 'forced', 'free'] as const;
 export const PassageOutcome = z.enum(PASSAGE_OUTCOMES);
@@ -158,6 +195,7 @@ export const ClockEntry = noteEntry('clock');
 export const LedgerEntry = z.discriminatedUnion('kind', [
   GrantEntry,
   RefusalEntry,
+  ClaimEntry,
   PassageEntry,
   ExitUnmatchedEntry,
   SettlementEntry,
@@ -170,7 +208,20 @@ export const LedgerEntry = z.discriminatedUnion('kind', [
 ]);
 export type LedgerEntry = z.infer<typeof LedgerEntry>;
 export type LedgerEntryKind = LedgerEntry['kind'];
-export const LEDGER_KINDS = ['grant', 'refusal', 'passage', 'exit_unmatched', 'settlement', 'conflict', 'override', 'mode', 'fault', 'alarm', 'clock'] as const;
+export const LEDGER_KINDS = [
+  'grant',
+  'refusal',
+  'claim',
+  'passage',
+  'exit_unmatched',
+  'settlement',
+  'conflict',
+  'override',
+  'mode',
+  'fault',
+  'alarm',
+  'clock',
+] as const;
 
 /** Topic `ledger`. Entries are checked one by one (a bad one must not hide the others): here only their keys. */
 export const LedgerMessage = z.looseObject({

@@ -35,6 +35,7 @@ type Dashed<S extends string> = S extends `${infer A}_${infer B}` ? `${A}-${Dash
 /** A row of the ledger, by kind. */
 export const ENTRY_SCHEMAS: Readonly<Record<`entry-${Dashed<ledger.LedgerEntryKind>}`, z.ZodType>> = {
   'entry-grant': ledger.GrantEntry,
+  'entry-claim': ledger.ClaimEntry,
   'entry-refusal': ledger.RefusalEntry,
   'entry-passage': ledger.PassageEntry,
   'entry-exit-unmatched': ledger.ExitUnmatchedEntry,

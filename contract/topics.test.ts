@@ -8,6 +8,7 @@ const gate = fc.tuple(part, part).map(([site, id]) => `${site}/${id}`);
 const ledgerGate = fc.oneof(
   gate,
   part.map((site) => `${site}/cloud`),
+  fc.tuple(part, part).map(([site, device]) => `${site}/@${device}`),
 );
 const command = fc.constantFrom(...COMMANDS);
 const topic: fc.Arbitrary<Topic> = fc.oneof(
@@ -47,6 +48,7 @@ test('every topic is read as it was written, and none has a wildcard', () => {
 test.each<[string, Topic]>([
   ['stile/1/arena/north-03/ledger', { kind: 'ledger', gate: 'arena/north-03' }],
   ['stile/1/arena/cloud/ledger', { kind: 'ledger', gate: 'arena/cloud' }],
+  ['stile/1/arena/cloud/ledger/phone-4', { kind: 'ledger', gate: 'arena/@phone-4' }],
   ['stile/1/arena/north-03/manifest/want', { kind: 'want', gate: 'arena/north-03' }],
   ['stile/1/arena/north-03/alert/reader-in', { kind: 'alert', gate: 'arena/north-03', alert: 'reader-in' }],
   ['stile/1/arena/north-03/time/12', { kind: 'time_answer', gate: 'arena/north-03', n: 12 }],
@@ -114,6 +116,7 @@ test("a gate hears what is for it, its site's requests and ledgers, and nothing 
     'arena/_all/request/mode',
     'arena/south-01/ledger',
     'arena/cloud/ledger',
+    'arena/cloud/ledger/phone-4',
     'arena/north-03/lookup/3',
     'arena/north-03/manifest/want',
   ])
@@ -122,6 +125,7 @@ test("a gate hears what is for it, its site's requests and ledgers, and nothing 
     'arena/south-01/ack',
     'arena/south-01/request/open',
     'other/south-01/ledger',
+    'other/cloud/ledger/phone-4',
     'arena/south-01/state',
     'arena/north-03/response/open',
     'arena/north-03/lookup',

@@ -1,12 +1,12 @@
 /** Builds and parses topics, here and nowhere else: `stile/1/<site>/<gate>/…`. */
-import { GateId, LedgerGateId, SiteId } from './ids.ts';
+import { CLOUD_GATE, GateId, LedgerGateId, SiteId } from './ids.ts';
 import { SCHEMA_VERSION } from './limits.ts';
 import { AlertId } from './messages.ts';
 import { Command } from './requests.ts';
 
 export const TOPIC_ROOT = `stile/${SCHEMA_VERSION}`;
 
-/** The meaning of a topic. `gate` is `<site>/<gate>` (or `<site>/cloud` for a ledger of the cloud). */
+/** The meaning of a topic. `gate` is `<site>/<gate>`; for a ledger of the cloud `<site>/cloud`, or `<site>/@<device>` on `…/cloud/ledger/<device>`. */
 export type Topic =
   | { readonly kind: 'state' | 'info' | 'health' | 'stats' | 'event' | 'lookup' | 'time' | 'ack' | 'want' | 'overlay'; readonly gate: string }
   | { readonly kind: 'ledger'; readonly gate: string }
@@ -23,6 +23,10 @@ const NUMBER = /^(0|[1-9][0-9]{0,14})$/;
 /** Returns the topic's text. Inputs must have been checked (ids, commands). */
 export function topicOf(topic: Topic): string {
   switch (topic.kind) {
+    case 'ledger': {
+      const at = topic.gate.indexOf('/@');
+      return `${TOPIC_ROOT}/${at < 0 ? `${topic.gate}/ledger` : `${topic.gate.slice(0, at)}/${CLOUD_GATE}/ledger/${topic.gate.slice(at + 2)}`}`;
+    }
     case 'alert':
       return `${TOPIC_ROOT}/${topic.gate}/alert/${topic.alert}`;
     case 'response':
@@ -54,6 +58,7 @@ export function parseTopic(text: string): Topic | null {
   if (id === '_all') return part === 'request' && command !== undefined ? { kind: 'site_request', site, command } : null;
   const gate = `${site}/${id}`;
   if (part === 'ledger' && parts.length === 3) return LedgerGateId.safeParse(id).success ? { kind: 'ledger', gate } : null;
+  if (part === 'ledger' && id === CLOUD_GATE) return GateId.safeParse(last).success ? { kind: 'ledger', gate: `${site}/@${last}` } : null;
   if (!GateId.safeParse(id).success) return null;
   if (parts.length === 3) {
     const plain = PLAIN.find((name) => name === part);
@@ -79,6 +84,7 @@ export function gateSubscriptions(gate: string): readonly string[] {
     `${own}/time/+`,
     `${TOPIC_ROOT}/${site}/_all/request/+`,
     `${TOPIC_ROOT}/${site}/+/ledger`,
+    `${TOPIC_ROOT}/${site}/${CLOUD_GATE}/ledger/+`,
   ];
 }
 

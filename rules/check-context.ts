@@ -40,4 +40,4 @@ export function admitInSpite(ask: Ask, leniency: Leniency, flag: string, reason:
 }
 
 /** Returns `north-03` of `arena/north-03`: guests know the gate, not the site. */
-export const gateName = (gate: string): string => gate.slice(gate.indexOf('/') + 1);
+export const gateName = (gate: string): string => gate.slice(gate.indexOf('/') + 1).replace('@', '');

@@ -3,7 +3,7 @@
  * any number of these may run on one shared subscription, and any may be killed at any time.
  */
 
-import { CLOUD_GATE } from '../../contract/ids.ts';
+import { isCloudLedger } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { type LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import { TimeQuestion } from '../../contract/messages.ts';
@@ -133,7 +133,7 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
       const topic = parseTopic(message.topic);
       if (topic?.kind === 'ledger') {
         // The cloud's own rows come back by the subscription.
-        if (topic.gate.endsWith(`/${CLOUD_GATE}`)) return message.acknowledge();
+        if (isCloudLedger(topic.gate)) return message.acknowledge();
         return ledgers.take(topic.gate, message);
       }
       switch (topic?.kind) {

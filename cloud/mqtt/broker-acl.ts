@@ -40,6 +40,7 @@ export function gateReads(gate: string): readonly string[] {
     `${own}/alert/+`,
     `${TOPIC_ROOT}/${site}/_all/request/+`,
     `${TOPIC_ROOT}/${site}/+/ledger`,
+    `${TOPIC_ROOT}/${site}/cloud/ledger/+`,
   ];
 }
 
@@ -52,6 +53,7 @@ export const CLOUD_WRITES: readonly string[] = [
   `${TOPIC_ROOT}/+/+/lookup/+`,
   `${TOPIC_ROOT}/+/+/time/+`,
   `${TOPIC_ROOT}/+/cloud/ledger`,
+  `${TOPIC_ROOT}/+/cloud/ledger/+`,
   `${TOPIC_ROOT}/_cloud/+/state`,
 ];
 
@@ -61,6 +63,7 @@ export const INGEST_WRITES: readonly string[] = [
   `${TOPIC_ROOT}/+/+/lookup/+`,
   `${TOPIC_ROOT}/+/+/time/+`,
   `${TOPIC_ROOT}/+/cloud/ledger`,
+  `${TOPIC_ROOT}/+/cloud/ledger/+`,
   `${TOPIC_ROOT}/_cloud/+/state`,
 ];
 
