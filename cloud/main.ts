@@ -285,8 +285,7 @@ function addMetrics(metrics: Metrics, database: Database, broker: CloudBroker, i
     ['quarantined', 'Messages put away'],
     ['waiting', 'Messages that wait'],
     ['retries', 'Transactions tried again'],
-    ['clones', 'Keys that came with another hash'],
-    ['breaks', 'Broken places in chains'],
+    ['forked', 'Rows that do not follow what is stored'],
   ] as const) {
     metrics.gauge(`stile_ingest_${name}`, `${help}, since the start`, () => ingest.stats().ledgers[name]);
   }

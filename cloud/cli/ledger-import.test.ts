@@ -60,7 +60,7 @@ test("a dead gate's rows are taken in once, also when most had arrived", async (
   expect(await ask("SELECT count(*)::int AS n FROM admissions WHERE gate = $1 AND verdict = 'winner' AND outcome = 'passed'", [venue.gates[0]])).toEqual([
     { n: 55 },
   ]);
-  expect(JSON.parse((await cli('import', '--ledger', path, '--json')).out)).toMatchObject({ stored: 0, duplicates: 110, clones: [], breaks: [] });
+  expect(JSON.parse((await cli('import', '--ledger', path, '--json')).out)).toMatchObject({ stored: 0, duplicates: 110, forked: [], breaks: [] });
   expect(await ask('SELECT count(*)::int AS n FROM ledger_breaks')).toEqual([{ n: 0 }]);
 });
 
@@ -87,7 +87,7 @@ test('rows that are stored with other contents count for nothing, and the comman
   const [true_, other] = [busy(3, 1, 0, 4), busy(3, 1, 10, 4)];
   expect(await cli('import', '--ledger', exported('west.jsonl', true_))).toMatchObject({ code: 0 });
   const clone = await cli('import', '--ledger', exported('clone.jsonl', other));
-  expect(clone).toMatchObject({ code: 1, err: expect.stringContaining('8 rows are stored with other contents') });
+  expect(clone).toMatchObject({ code: 1, err: expect.stringContaining('8 rows do not follow what is stored') });
   expect(await ask('SELECT DISTINCT ticket_id FROM admissions WHERE gate = $1 ORDER BY 1', [venue.gates[3]])).toEqual(
     ['T-1', 'T-2', 'T-3', 'T-4'].map((ticket_id) => ({ ticket_id })),
   );

@@ -31,10 +31,10 @@ export async function ledgerImportCommand(session: Session, path: string, option
       `${done.gate}: ${done.stored} rows new, ${done.duplicates} were there already, of ${done.rows} (${done.epochs.map(({ epoch, from, upto }) => `epoch ${epoch}: ${from} to ${upto}`).join(', ')})\n`,
     );
   if (done.breaks.length > 0) session.terminal.err(`the chain is broken at ${places(done.breaks)}: flagged, the rows count\n`);
-  if (done.clones.length > 0)
+  if (done.forked.length > 0)
     throw new CliError(
       EXIT.failed,
-      `${done.clones.length} rows are stored with other contents (${places(done.clones)}): two machines wrote as ${done.gate}; these are in the quarantine and count for nothing`,
+      `${done.forked.length} rows do not follow what is stored (${places(done.forked)}): its store went back in time, or two machines wrote as ${done.gate}; these are kept apart and count for nothing`,
     );
 }
 

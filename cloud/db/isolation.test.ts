@@ -5,7 +5,7 @@ import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
 import { connectOwner, createDatabase, type DatabaseClient, type OwnerConnection, sqlState } from './database.ts';
 
 /** Of the installation, not of a tenant; and migrations' own. */
-const WITHOUT_TENANT = ['migrations', 'schema_objects', 'signing_keys', 'tenants'];
+const WITHOUT_TENANT = ['database_lives', 'migrations', 'schema_objects', 'signing_keys', 'tenants'];
 
 let fresh: FreshDatabase;
 let owner: OwnerConnection;

@@ -114,7 +114,7 @@ test('X4: rows that come quickly one by one are committed together; a guest afte
       async reconcile(_client, some) {
         transactions += 1;
         rows += some.length;
-        return { stored: some.length, duplicates: 0, clones: [], breaks: [] };
+        return { stored: some.length, duplicates: 0, forked: [] };
       },
     },
     log: SILENT,

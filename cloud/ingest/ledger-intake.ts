@@ -38,6 +38,8 @@ const MAX_WAITING_MESSAGES = 2_000;
  * some seconds; a further message is dropped likewise.
  */
 const MAX_HELD_BYTES = 4 * 1024 * 1024;
+/** Rows that one log line names; of more, the first. */
+const MAX_NAMED_ROWS = 10;
 /** Retry backoff while the database is away: 0.1 s, doubling, at most 5 s. */
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 5_000;
@@ -48,7 +50,7 @@ export type ReadRow<Row> = (gate: string, epoch: number, entry: unknown) => Row 
 export type Reconcile<Row> = (
   client: DatabaseClient,
   rows: readonly Row[],
-) => Promise<{ readonly stored: number; readonly duplicates: number; readonly clones: readonly unknown[]; readonly breaks: readonly unknown[] }>;
+) => Promise<{ readonly stored: number; readonly duplicates: number; readonly forked: readonly unknown[] }>;
 
 export interface IntakeReconciler<Row> {
   readonly readRow: ReadRow<Row>;
@@ -77,8 +79,7 @@ export interface LedgerIntakeStats {
   let_go: number;
   retries: number;
   waiting: number;
-  breaks: number;
-  clones: number;
+  forked: number;
 }
 
 export interface LedgerIntake {
@@ -119,8 +120,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     let_go: 0,
     retries: 0,
     waiting: 0,
-    breaks: 0,
-    clones: 0,
+    forked: 0,
   };
 
   function settled({ message }: Waiting<Row>): void {
@@ -318,10 +318,12 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       counts.batches += 1;
       counts.rows += done.outcome.stored;
       counts.duplicates += done.outcome.duplicates;
-      counts.breaks += done.outcome.breaks.length;
-      counts.clones += done.outcome.clones.length;
-      if (done.outcome.clones.length > 0) log.error({ rows: done.outcome.clones.slice(0, 10) }, 'rows arrived again with other contents: quarantined');
-      if (done.outcome.breaks.length > 0) log.error({ rows: done.outcome.breaks.slice(0, 10) }, "a ledger's hash chain is broken");
+      counts.forked += done.outcome.forked.length;
+      if (done.outcome.forked.length > 0)
+        log.error(
+          { rows: done.outcome.forked.filter((_, index) => index < MAX_NAMED_ROWS), alert: 'ledger' },
+          `${done.outcome.forked.length} rows do not follow what is stored: kept apart, not acknowledged`,
+        );
       publishAcks(done.acks);
       for (const item of items) settled(item);
       return [];

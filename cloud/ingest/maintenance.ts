@@ -12,6 +12,8 @@ const PUBLISH_EVERY_MS = 250;
 const JUDGE_EVERY_MS = 1_000;
 /** Interval, in milliseconds, between two looks for late tickets: those that appeared while their grants were being judged. */
 const SETTLE_EVERY_MS = 10_000;
+/** Interval, in milliseconds, between two looks for forked rows that stay open. */
+const FORKS_EVERY_MS = 60_000;
 const TENANTS_AT_ONCE = 100;
 
 export interface MaintenanceReconciler {
@@ -34,6 +36,8 @@ export interface CloudRows {
   reportConflicts(): Promise<number>;
   /** Judges due tickets again once; returns how many. */
   judge(): Promise<number>;
+  /** Raises the alert `clone` of gates whose forked rows stay open for an hour; returns how many. */
+  raiseClones(): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -105,10 +109,21 @@ export function createCloudRows(options: {
     return judged;
   }
 
+  async function raiseClones(): Promise<number> {
+    let raised = 0;
+    const { rows: tenants } = await database.withoutTenant((client) =>
+      client.query<{ tenant_id: string }>('SELECT tenant_id FROM tenants_with_open_forks($1)', [TENANTS_AT_ONCE]),
+    );
+    for (const { tenant_id } of tenants)
+      raised += (await database.withTenant(tenant_id, (client) => client.query<{ n: number }>('SELECT raise_clone_alerts() AS n'))).rows[0]?.n ?? 0;
+    return raised;
+  }
+
   return {
     open() {
       loop ??= (async () => {
         let nextSettle = 0;
+        let nextForks = 0;
         let nextJudge = 0;
         while (!stop.signal.aborted) {
           try {
@@ -122,6 +137,10 @@ export function createCloudRows(options: {
               nextSettle = Date.now() + SETTLE_EVERY_MS;
               await settle();
             }
+            if (Date.now() >= nextForks) {
+              nextForks = Date.now() + FORKS_EVERY_MS;
+              await raiseClones();
+            }
           } catch (error) {
             log.warn({ error: (error as Error).message }, 'publishing rows of the cloud failed; retrying');
           }
@@ -134,6 +153,7 @@ export function createCloudRows(options: {
     settle,
     judge,
     reportConflicts,
+    raiseClones,
     async close() {
       stop.abort();
       await loop;

@@ -23,8 +23,8 @@ export interface LedgerImport {
   readonly rows: number;
   readonly stored: number;
   readonly duplicates: number;
-  /** Rows that are stored with other contents: quarantined, none of them counts. */
-  readonly clones: readonly RowKey[];
+  /** Rows that do not follow what is stored: kept apart, none of them counts. */
+  readonly forked: readonly RowKey[];
   /** Breaks of the hash chain: flagged, and the rows count. */
   readonly breaks: readonly RowKey[];
   readonly epochs: readonly { readonly epoch: number; readonly from: number; readonly upto: number }[];
@@ -61,17 +61,17 @@ export async function importLedger(options: LedgerImportOptions): Promise<Ledger
   if (checked.problems.length > 0 && options.acceptBroken !== true)
     throw new LedgerFileError(`${path}: the ledger of ${checked.gate} does not hold; nothing was taken in`, checked.problems);
 
-  const totals = { rows: 0, stored: 0, duplicates: 0, clones: [] as RowKey[], breaks: [] as RowKey[] };
+  const totals = { rows: 0, stored: 0, duplicates: 0, forked: [] as RowKey[], breaks: [] as RowKey[] };
   let batch: LedgerRow[] = [];
   const write = async () => {
     if (batch.length === 0) return;
     const rows = batch;
     batch = [];
-    const done = await database.withTenant(tenantId, (client) => reconcile(client, rows));
+    const done = await database.withTenant(tenantId, (client) => reconcile(client, rows, { acceptBroken: options.acceptBroken === true }));
     totals.rows += rows.length;
     totals.stored += done.stored;
     totals.duplicates += done.duplicates;
-    totals.clones.push(...done.clones);
+    totals.forked.push(...done.forked);
     totals.breaks.push(...done.breaks);
   };
   for await (const row of rowsOf(path)) {

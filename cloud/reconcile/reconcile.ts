@@ -1,9 +1,9 @@
-/** Reconciles rows: encodes them for reconcile_columns and checks their hash chain. SQL decides what counts (cloud/db/functions/reconcile). */
+/** Reconciles rows: computes their hash chain and encodes them for reconcile_columns. SQL decides what follows and what counts (cloud/db/functions/reconcile). */
 import { hash } from 'node:crypto';
-import { entryHash, firstPredecessor, type Sha256Text } from '../../contract/hash-chain.ts';
+import { firstPredecessor, type Sha256Text } from '../../contract/hash-chain.ts';
 import { type DatabaseClient, isTransient } from '../db/database.ts';
-import type { LedgerRow, RowKey } from './row.ts';
-import { columnsOf, type KeptText, keptText, RECONCILE_COLUMNS } from './row-arrays.ts';
+import { type LedgerRow, type RowKey, readRow } from './row.ts';
+import { columnsOf, FORGET_COLUMNS_SQL, forgetColumnsOf, type KeptText, keptText, RECONCILE_COLUMNS, RECOUNT_COLUMNS } from './row-arrays.ts';
 
 export const sha256: Sha256Text = (text) => hash('sha256', text, 'hex');
 
@@ -17,39 +17,100 @@ export interface Reconciled {
   /** Rows that are new, and rows that were stored already. */
   readonly stored: number;
   readonly duplicates: number;
-  /** Stored under another hash: quarantined, not acknowledged, alert `clone`. */
-  readonly clones: readonly RowKey[];
-  /** New breaks of a hash chain: flagged in ledger_breaks and by the alert `ledger`; the rows are stored and count. */
+  /** Rows that do not follow what is stored: kept in forked_rows, counted nowhere, not acknowledged. */
+  readonly forked: readonly RowKey[];
+  /** With `acceptBroken`, new breaks of a hash chain: flagged in ledger_breaks and by the alert `ledger`; the rows are stored and count. */
   readonly breaks: readonly RowKey[];
 }
 
+export interface ReconcileOptions {
+  /** Stores rows that do not follow: for a chain that a person accepts broken (`import --ledger --accept-broken`). */
+  readonly acceptBroken?: boolean;
+}
+
+const NOTHING: Reconciled = { stored: 0, duplicates: 0, forked: [], breaks: [] };
+
 /**
- * Appends the new rows, of any gates of the client's tenant, and judges the tickets that they concern; all in the caller's transaction. Repeated
+ * Stores the rows that follow, of any gates of the client's tenant, and judges the tickets that they concern; all in the caller's transaction. Repeated
  * rows change nothing. Never fails because of the contents of a row or a ticket; fails when a gate's site is not the tenant's (foreign key), or
  * when PostgreSQL does.
  */
-export async function reconcile(client: DatabaseClient, rows: readonly LedgerRow[]): Promise<Reconciled> {
-  if (rows.length === 0) return { stored: 0, duplicates: 0, clones: [], breaks: [] };
+export async function reconcile(client: DatabaseClient, rows: readonly LedgerRow[], options: ReconcileOptions = {}): Promise<Reconciled> {
+  if (rows.length === 0) return NOTHING;
   if (rows.length > MAX_ROWS_PER_CALL) throw new RangeError(`${rows.length} rows, at most ${MAX_ROWS_PER_CALL} in one call`);
+  let done = NOTHING;
+  for (const layer of layersOf(rows)) done = sum(done, await reconcileLayer(client, layer, options.acceptBroken === true));
+  return { ...done, duplicates: rows.length - done.stored - done.forked.length };
+}
+
+/** Sorts rows by ledger, epoch and seq. A key that comes again with another hash goes to a further layer, as it came later; with the same hash it is left out. */
+function layersOf(rows: readonly LedgerRow[]): LedgerRow[][] {
   const sorted = [...rows].sort((a, b) => (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : a.epoch - b.epoch || a.seq - b.seq));
-  const texts = sorted.map(({ entry }) => keptText(entry));
-  // The chain is checked while PostgreSQL works.
-  const [answer, within] = await Promise.all([client.query<{ outcome: Outcome }>(RECONCILE_COLUMNS, columnsOf(sorted, texts)), breaksWithin(sorted, texts)]);
-  const outcome = (answer.rows[0] as { outcome: Outcome }).outcome;
-  const broken = new Map<string, RowKey>();
-  for (const key of within) broken.set(key.join('/'), key);
-  for (const edge of outcome.edges) {
-    if (!follows(edge.previous, edge.hash, JSON.parse(edge.entry) as Record<string, unknown>))
-      broken.set(`${edge.gate}/${edge.epoch}/${edge.seq}`, [edge.gate, edge.epoch, edge.seq]);
+  const layers: LedgerRow[][] = [[]];
+  let same: LedgerRow[] = [];
+  for (const row of sorted) {
+    const [first] = same;
+    if (first === undefined || first.gate !== row.gate || first.epoch !== row.epoch || first.seq !== row.seq) same = [];
+    if (same.some(({ hash: known }) => known === row.hash)) continue;
+    let layer = layers[same.length];
+    if (layer === undefined) {
+      layer = [];
+      layers.push(layer);
+    }
+    layer.push(row);
+    same.push(row);
   }
-  const cloned = new Set(outcome.clones.map((key) => key.join('/')));
-  const breaks = [...broken.values()].filter((key) => !cloned.has(key.join('/')));
+  return layers;
+}
+
+/** Reconciles sorted rows without a key twice. */
+async function reconcileLayer(client: DatabaseClient, rows: readonly LedgerRow[], acceptBroken: boolean): Promise<Reconciled> {
+  const texts = rows.map(({ entry }) => keptText(entry));
+  const chained = await chainedOf(rows, texts);
+  const answer = await client.query<{ outcome: Outcome }>(RECONCILE_COLUMNS, [...columnsOf(rows, texts, chained), acceptBroken]);
+  const { apart, ...outcome } = (answer.rows[0] as { outcome: Outcome }).outcome;
+  if (apart.length > 0) await forget(client, apart);
+  return outcome;
+}
+
+function sum(one: Reconciled, other: Reconciled): Reconciled {
   return {
-    stored: outcome.stored,
-    duplicates: outcome.duplicates,
-    clones: outcome.clones,
-    breaks: breaks.length === 0 ? [] : await flagBreaks(client, breaks),
+    stored: one.stored + other.stored,
+    duplicates: one.duplicates + other.duplicates,
+    forked: [...one.forked, ...other.forked],
+    breaks: [...one.breaks, ...other.breaks],
   };
+}
+
+/** Takes rows out of the account that left ledger_rows: keeps them as forks, takes off what they counted, and counts the rest of their tickets anew. */
+async function forget(client: DatabaseClient, apart: readonly StoredRow[]): Promise<void> {
+  const rows = apart.map(rowOf);
+  const again = <T>(of: (original: NonNullable<LedgerRow['again']>) => T) => rows.map(({ again: original }) => (original === null ? null : of(original)));
+  const { rows: answers } = await client.query<{ outcome: Forgotten }>(FORGET_COLUMNS_SQL, forgetColumnsOf(rows));
+  const { events, tickets, rows: left } = (answers[0] as { outcome: Forgotten }).outcome;
+  await client.query(
+    "SELECT keep_forked_rows($1::text[], $2::bigint[], $3::bigint[], (SELECT array_agg(decode(h, 'hex') ORDER BY p) FROM unnest($4::text[]) WITH ORDINALITY AS x (h, p)), $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bigint[], (SELECT array_agg(decode(h, 'hex') ORDER BY p) FROM unnest($10::text[]) WITH ORDINALITY AS x (h, p)))",
+    [
+      rows.map(({ gate }) => gate),
+      rows.map(({ epoch }) => epoch),
+      rows.map(({ seq }) => seq),
+      rows.map((row) => row.hash),
+      rows.map(({ entry }) => String(entry['kind'])),
+      apart.map(({ entry }) => entry),
+      again(({ ledger }) => ledger),
+      again(({ epoch }) => epoch),
+      again(({ seq }) => seq),
+      again((original) => original.hash),
+    ],
+  );
+  const [still = []] = layersOf(left.map(rowOf));
+  if (still.length > 0) await client.query(RECOUNT_COLUMNS, columnsOf(still));
+  if (tickets.length > 0) await client.query('SELECT judge_tickets($1::text[], $2::text[])', [events, tickets]);
+}
+
+function rowOf({ gate, epoch, seq, hash: own, entry }: StoredRow): LedgerRow {
+  const fields = { ...(JSON.parse(entry) as Record<string, unknown>), hash: own };
+  return readRow(gate, epoch, fields) ?? { gate, epoch, seq, hash: own, entry: fields, known: null, again: null };
 }
 
 /**
@@ -71,62 +132,41 @@ export async function reconcileEach(client: DatabaseClient, rows: readonly Ledge
     const middle = Math.ceil(rows.length / 2);
     const before = await reconcileEach(client, rows.slice(0, middle));
     const after = await reconcileEach(client, rows.slice(middle));
-    return {
-      stored: before.stored + after.stored,
-      duplicates: before.duplicates + after.duplicates,
-      clones: [...before.clones, ...after.clones],
-      breaks: [...before.breaks, ...after.breaks],
-    };
+    return sum(before, after);
   }
 }
 
-interface Outcome {
-  readonly stored: number;
-  readonly duplicates: number;
-  readonly clones: RowKey[];
-  readonly edges: {
-    readonly gate: string;
-    readonly epoch: number;
-    readonly seq: number;
-    readonly previous: string;
-    readonly hash: string;
-    readonly entry: string;
-  }[];
+interface StoredRow {
+  readonly gate: string;
+  readonly epoch: number;
+  readonly seq: number;
+  readonly hash: string;
+  /** Without its hash. */
+  readonly entry: string;
 }
-
-/** Returns whether a row carries the hash of its predecessor and its contents. */
-function follows(previous: string, hash: string, entry: Readonly<Record<string, unknown>>): boolean {
-  try {
-    return entryHash(sha256, previous, entry) === hash;
-  } catch {
-    return false;
-  }
+interface Forgotten {
+  readonly events: string[];
+  readonly tickets: string[];
+  readonly rows: StoredRow[];
+}
+interface Outcome extends Reconciled {
+  /** Rows that left the account. */
+  readonly apart: StoredRow[];
 }
 
 /**
- * Checks adjacent rows of one batch, and first rows of an epoch. In slices, so that the batch leaves for PostgreSQL meanwhile, and no other work
- * waits long.
+ * Returns for each row whether its hash is that of the row before it; null where that one is not there. In slices, so that no other work waits long.
  */
-async function breaksWithin(sorted: readonly LedgerRow[], texts: readonly KeptText[]): Promise<RowKey[]> {
-  const breaks: RowKey[] = [];
+async function chainedOf(sorted: readonly LedgerRow[], texts: readonly KeptText[]): Promise<(boolean | null)[]> {
+  const chained: (boolean | null)[] = [];
   let before: LedgerRow | undefined;
   for (const [index, row] of sorted.entries()) {
-    if (index % CHAIN_SLICE_ROWS === 0) await new Promise(setImmediate);
+    if (index % CHAIN_SLICE_ROWS === CHAIN_SLICE_ROWS - 1) await new Promise(setImmediate);
     const adjacent = before !== undefined && before.gate === row.gate && before.epoch === row.epoch && before.seq === row.seq - 1;
     const previous = row.seq === 1 ? firstPredecessor(sha256, row.gate, row.epoch) : adjacent ? (before as LedgerRow).hash : null;
     const { text, canonical } = texts[index] as KeptText;
-    if (previous !== null && !(canonical && sha256(previous + text) === row.hash)) breaks.push([row.gate, row.epoch, row.seq]);
+    chained.push(previous === null ? null : canonical && sha256(previous + text) === row.hash);
     before = row;
   }
-  return breaks;
-}
-
-/** Flags breaks and returns those that are new. Breaks of rows that are not stored (a clone's neighbour) are left out. */
-async function flagBreaks(client: DatabaseClient, breaks: readonly RowKey[]): Promise<RowKey[]> {
-  const { rows } = await client.query<{ gate: string; epoch: number; seq: number }>('SELECT * FROM flag_chain_breaks($1::text[], $2::bigint[], $3::bigint[])', [
-    breaks.map(([gate]) => gate),
-    breaks.map(([, epoch]) => epoch),
-    breaks.map(([, , seq]) => seq),
-  ]);
-  return rows.map(({ gate, epoch, seq }) => [gate, epoch, seq]);
+  return chained;
 }

@@ -3,7 +3,7 @@
  * SQL decides what counts; only fields that the schemas have checked reach a typed column.
  */
 import { entryText } from '../../contract/hash-chain.ts';
-import type { LedgerRow } from './row.ts';
+import type { LedgerRow, Original } from './row.ts';
 
 /** Values of one element type, NULL where null. */
 type Column = readonly unknown[];
@@ -79,6 +79,8 @@ interface Read {
   /** The entry's fields where it is valid; else none. */
   readonly known: Fields;
   readonly kind: string;
+  readonly again: Original | null;
+  readonly chained: boolean | null;
 }
 
 /** Returns a field for rows of these kinds; NULL for others. */
@@ -88,11 +90,11 @@ const of =
     kinds.includes(kind) ? (known[field] ?? null) : null;
 const TICKET = ['grant', 'refusal', 'conflict', 'passage', 'settlement'];
 const OUTCOME_KINDS = ['passage', 'settlement'];
-/** Returns a part of `of`: [epoch, seq] of a passage, [gate, epoch, seq] of a settlement. */
+/** Returns a part of `of`: epoch, seq, hash; of a settlement after the ledger's name. */
 const ofPart =
-  (fromEnd: number) =>
+  (place: number) =>
   ({ known, kind }: Read) =>
-    OUTCOME_KINDS.includes(kind) ? ((known['of'] as Column | undefined)?.at(-fromEnd) ?? null) : null;
+    OUTCOME_KINDS.includes(kind) ? ((known['of'] as Column | undefined)?.[kind === 'settlement' ? place + 1 : place] ?? null) : null;
 /** Longest uptime of a machine, in ms: a later boot time orders nothing. */
 const MAX_BOOT_TIME_MS = 100 * 366 * 86_400_000;
 /** Largest bound of an offset, in ms: a larger one counts as none. */
@@ -137,11 +139,19 @@ const COLUMNS: readonly (readonly [Encoder, (read: Read) => unknown])[] = [
   [INT4, of(['grant'], 'units')],
   [INT8, of(['grant'], 'manifest_version')],
   [TEXT, ({ known, kind }) => (kind === 'settlement' ? ((known['of'] as Column)[0] ?? null) : null)],
-  [INT8, ofPart(2)],
+  [INT8, ofPart(0)],
   [INT8, ofPart(1)],
   [INT4, of(OUTCOME_KINDS, 'unit')],
   [TEXT, of(OUTCOME_KINDS, 'outcome')],
+  [TEXT, ({ again }) => again?.ledger ?? null],
+  [INT8, ({ again }) => again?.epoch ?? null],
+  [INT8, ({ again }) => again?.seq ?? null],
+  [BYTEA, ({ again }) => again?.hash ?? null],
+  [BYTEA, ofPart(2)],
+  [BOOL, ({ chained }) => chained],
 ];
+/** Columns of reconcile_columns that forget_columns takes, by their place. */
+const FORGET_COLUMNS = [0, 1, 2, 3, 4, 5, 12, 13, 15, 20, 22, 23, 24, 25, 26];
 
 /** An entry without its hash, as stored: in canonical JSON, which its hash covers. */
 export interface KeptText {
@@ -161,12 +171,34 @@ export function keptText(entry: Fields): KeptText {
   }
 }
 
-/** SQL of one call; the result's column is `outcome`. */
-export const RECONCILE_COLUMNS = `SELECT reconcile_columns(${COLUMNS.map((_, index) => `$${index + 1}`).join(', ')}) AS outcome`;
-/** Returns the parameters of one call. `texts`: `keptText` of each row's entry. */
-export function columnsOf(rows: readonly LedgerRow[], texts: readonly KeptText[] = rows.map(({ entry }) => keptText(entry))): Buffer[] {
+const parameters = (count: number): string => Array.from({ length: count }, (_, index) => `$${index + 1}`).join(', ');
+/** SQL of one call; the result's column is `outcome`. The last parameter: whether rows are stored that do not follow. */
+export const RECONCILE_COLUMNS = `SELECT reconcile_columns(${parameters(COLUMNS.length + 1)}) AS outcome`;
+/** The same for rows that left the account, with the parameters of `forgetColumnsOf`. */
+export const FORGET_COLUMNS_SQL = `SELECT forget_columns(${parameters(FORGET_COLUMNS.length)}) AS outcome`;
+export const RECOUNT_COLUMNS = `SELECT recount_columns(${parameters(COLUMNS.length)})`;
+
+/** Returns the parameters of one call. `texts`: `keptText` of each row's entry; `chained`: see `reconcile_columns`, null for none. */
+export function columnsOf(
+  rows: readonly LedgerRow[],
+  texts: readonly KeptText[] = rows.map(({ entry }) => keptText(entry)),
+  chained: readonly (boolean | null)[] = rows.map(() => null),
+): Buffer[] {
   const reads = rows.map(
-    (row, index): Read => ({ row, text: (texts[index] as KeptText).text, known: (row.known as Fields | null) ?? {}, kind: row.known?.kind ?? '' }),
+    (row, index): Read => ({
+      row,
+      text: (texts[index] as KeptText).text,
+      known: (row.known as Fields | null) ?? {},
+      kind: row.known?.kind ?? '',
+      again: row.again,
+      chained: chained[index] ?? null,
+    }),
   );
   return COLUMNS.map(([type, read]) => encode(type, reads.map(read)));
+}
+
+/** Returns the parameters of FORGET_COLUMNS_SQL. */
+export function forgetColumnsOf(rows: readonly LedgerRow[]): Buffer[] {
+  const columns = columnsOf(rows);
+  return FORGET_COLUMNS.map((place) => columns[place] as Buffer);
 }

@@ -1,7 +1,16 @@
 /** Reads one ledger row from the wire's JSON. */
 import { maySay } from '../../contract/authority.ts';
+import { CLOUD_GATE, Epoch, LedgerName, Seq, Sha256Hex, splitGateName } from '../../contract/ids.ts';
 import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
 import { plainRow } from './fast-row-check.ts';
+
+/** Names the row that another one repeats: the identity of what it says. */
+export interface Original {
+  readonly ledger: string;
+  readonly epoch: number;
+  readonly seq: number;
+  readonly hash: string;
+}
 
 /** One row of one ledger, as far as it is readable. Made by `readRow`. */
 export interface LedgerRow {
@@ -14,18 +23,32 @@ export interface LedgerRow {
   readonly entry: Readonly<Record<string, unknown>>;
   /** The entry, where its kind is known, its fields are valid and its ledger has the authority; else null: the row is stored, and has no effect. */
   readonly known: LedgerEntry | null;
+  /** The original that it repeats (`again`), where it may; else null. */
+  readonly again: Original | null;
 }
 
 /** Reads a row, or returns null where key or hash is unreadable: such an entry has no place in the sequence. */
 export function readRow(gate: string, epoch: number, entry: unknown): LedgerRow | null {
   // A valid entry has a readable key as well.
   const plain = plainRow(entry);
-  if (plain !== null) return { gate, epoch, seq: plain.seq, hash: plain.hash, entry: plain, known: plain };
-  const known = LedgerEntry.safeParse(entry);
-  if (known.success && maySay(gate, known.data))
-    return { gate, epoch, seq: known.data.seq, hash: known.data.hash, entry: entry as LedgerRow['entry'], known: known.data };
-  const key = EntryKey.safeParse(entry);
-  return key.success ? { gate, epoch, seq: key.data.seq, hash: key.data.hash, entry: entry as LedgerRow['entry'], known: null } : null;
+  const known = plain === null ? LedgerEntry.safeParse(entry) : { success: true as const, data: plain };
+  const key = known.success ? known : EntryKey.safeParse(entry);
+  if (!key.success) return null;
+  const row = entry as LedgerRow['entry'];
+  const repeats = row['again'] !== undefined;
+  const again = repeats ? originalOf(gate, row['again']) : null;
+  const counts = known.success && (plain !== null || maySay(gate, known.data)) && (!repeats || again !== null);
+  return { gate, epoch, seq: key.data.seq, hash: key.data.hash, entry: row, known: counts ? known.data : null, again };
+}
+
+/** Reads `again`: [epoch, seq, hash] of a row of the same ledger; the cloud's ledger of a site may name another ledger of it, before the others. */
+function originalOf(gate: string, again: unknown): Original | null {
+  if (!Array.isArray(again)) return null;
+  const { site, gate: writer } = splitGateName(gate);
+  const [ledger, epoch, seq, hash] = again.length === 4 && writer === CLOUD_GATE ? again : [gate, ...again];
+  if (again.length !== (ledger === gate && again[0] !== gate ? 3 : 4)) return null;
+  if (!LedgerName.safeParse(ledger).success || splitGateName(ledger as string).site !== site) return null;
+  return Epoch.safeParse(epoch).success && Seq.safeParse(seq).success && Sha256Hex.safeParse(hash).success ? { ledger, epoch, seq, hash } : null;
 }
 
 /** [gate, epoch, seq] of a row. */

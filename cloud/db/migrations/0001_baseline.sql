@@ -200,12 +200,18 @@ CREATE TABLE ledgers (
   gate text NOT NULL CHECK (length(gate) <= 63),
   site_id text NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now(),
+  -- True: rows that repeat an original (again) stand for rows of this ledger.
+  has_again boolean NOT NULL DEFAULT false,
+  -- Rows of this ledger in forked_rows, open or closed: the bound of that table for one ledger.
+  forks bigint NOT NULL DEFAULT 0,
+  -- Of the cloud's own ledgers: the highest epoch that any gate showed. A new life of the database begins above it.
+  seen_epoch bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (tenant_id, gate),
   FOREIGN KEY (tenant_id, site_id) REFERENCES sites (tenant_id, site_id),
   CHECK (split_part(gate, '/', 1) = site_id)
 );
 
--- Which rows of an epoch are stored. upto_seq: every row 1..upto_seq is.
+-- Which rows of an epoch are stored. upto_seq: every row 1..upto_seq is, or its gate declared that nobody holds it any more (gone).
 CREATE TABLE ledger_epochs (
   tenant_id uuid NOT NULL,
   gate text NOT NULL,
@@ -215,6 +221,12 @@ CREATE TABLE ledger_epochs (
   -- Of the cloud's own ledgers: up to where gates were told over MQTT.
   published_seq bigint NOT NULL DEFAULT 0,
   last_row_at timestamptz,
+  -- Places that the gate pruned before they were stored. A row that arrives later and follows takes its place.
+  gone int8multirange NOT NULL DEFAULT '{}',
+  -- The hash of row upto_seq, which stands for the whole prefix. NULL: there is none, or it is gone and nobody knows its hash.
+  upto_hash bytea,
+  -- Of the cloud's own ledgers: the life of the database in which the epoch began.
+  life uuid,
   PRIMARY KEY (tenant_id, gate, epoch),
   FOREIGN KEY (tenant_id, gate) REFERENCES ledgers (tenant_id, gate)
 ) WITH (fillfactor = 40);
@@ -250,6 +262,61 @@ CREATE TABLE ledger_breaks (
   PRIMARY KEY (tenant_id, gate, epoch, seq),
   FOREIGN KEY (tenant_id, gate) REFERENCES ledgers (tenant_id, gate)
 );
+
+-- Of the places that are gone: the hash of a range's last row, as far as its gate still knew it.
+CREATE TABLE ledger_gone (
+  tenant_id uuid NOT NULL,
+  gate text NOT NULL,
+  epoch bigint NOT NULL,
+  seq bigint NOT NULL,
+  hash bytea NOT NULL CHECK (octet_length(hash) = 32),
+  declared_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant_id, gate, epoch, seq),
+  FOREIGN KEY (tenant_id, gate) REFERENCES ledgers (tenant_id, gate)
+);
+
+-- Stored rows that repeat an original, by the original: (of_gate, of_epoch, of_seq, of_hash).
+CREATE TABLE ledger_agains (
+  tenant_id uuid NOT NULL,
+  of_gate text NOT NULL, of_epoch bigint NOT NULL, of_seq bigint NOT NULL, of_hash bytea NOT NULL,
+  gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL,
+  PRIMARY KEY (tenant_id, of_gate, of_epoch, of_seq, of_hash, gate, epoch, seq)
+);
+
+-- Rows that do not follow what is stored, whole. They count nowhere and are not acknowledged. Closed as soon as their original is counted.
+CREATE TABLE forked_rows (
+  tenant_id uuid NOT NULL,
+  id bigint GENERATED ALWAYS AS IDENTITY,
+  gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL, hash bytea NOT NULL CHECK (octet_length(hash) = 32),
+  -- Its original: its own key and hash, or what its again names.
+  of_gate text NOT NULL, of_epoch bigint NOT NULL, of_seq bigint NOT NULL, of_hash bytea NOT NULL,
+  kind text NOT NULL,
+  entry text NOT NULL,
+  times bigint NOT NULL DEFAULT 1,
+  first_at timestamptz NOT NULL DEFAULT now(),
+  last_at timestamptz NOT NULL DEFAULT now(),
+  -- counted: the original is in the account. admitted: a person took it in. set_aside: a person decided that it never counts.
+  closed text CHECK (closed IN ('counted', 'admitted', 'set_aside')),
+  closed_at timestamptz,
+  closed_by text,
+  PRIMARY KEY (tenant_id, gate, epoch, seq, hash),
+  FOREIGN KEY (tenant_id, gate) REFERENCES ledgers (tenant_id, gate)
+);
+
+CREATE INDEX forked_rows_open ON forked_rows (tenant_id, first_at, gate) WHERE closed IS NULL;
+CREATE INDEX forked_rows_by_original ON forked_rows (of_gate, of_epoch, of_seq, tenant_id);
+
+-- The life of this database, and those before it: a database that went back in time has a new one. One row is the present life.
+CREATE TABLE database_lives (
+  life uuid PRIMARY KEY,
+  began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  ended_at timestamptz,
+  why text NOT NULL
+);
+
+CREATE UNIQUE INDEX database_lives_present ON database_lives ((true)) WHERE ended_at IS NULL;
+
+INSERT INTO database_lives (life, why) VALUES (gen_random_uuid(), 'made by migrate');
 
 -- A boot of a gate: cloud time = boottime + offset ± bound, with the offset of the smallest bound (the lowest position on a tie).
 -- Without any, it lies between its neighbours in the chain: after_at, before_at.
@@ -317,8 +384,14 @@ CREATE TABLE admissions (
   overlapping boolean NOT NULL DEFAULT false,
   PRIMARY KEY (gate, epoch, seq, tenant_id),
   -- Who scanned; NULL: the gate whose row it is. Kept here because admissions outlive the rows.
-  scanner text
+  scanner text,
+  -- The first eight bytes of the original's hash; 0: a row spoke of it without. With the place of the original they are the identity of an admission.
+  hash8 bigint NOT NULL DEFAULT 0,
+  -- The place of the original, where it is not the row's own: of rows that repeat one (again), and of those that wait for their grant beside another row.
+  original_gate text, original_epoch bigint, original_seq bigint
 ) WITH (fillfactor = 85);
+
+CREATE INDEX admissions_by_original ON admissions (original_gate, original_epoch, original_seq, tenant_id) WHERE original_gate IS NOT NULL;
 
 -- Admissions beyond a ticket's right, each exactly once.
 CREATE TABLE conflicts (
@@ -422,7 +495,8 @@ CREATE TYPE ledger_input AS (
   gate text, epoch bigint, seq bigint, hash text, kind text, readable boolean, entry text,
   ts timestamptz, boot_id text, boottime_ms double precision, offset_ms double precision, bound_ms double precision,
   event_id text, ticket_id text, ticket_ref text, direction text, units integer, manifest_version bigint,
-  of_gate text, of_epoch bigint, of_seq bigint, unit integer, outcome text
+  of_gate text, of_epoch bigint, of_seq bigint, unit integer, outcome text,
+  again_gate text, again_epoch bigint, again_seq bigint, again_hash text, of_hash text
 );
 
 CREATE TYPE count_delta AS (
@@ -454,7 +528,8 @@ CREATE TYPE boot_offset AS (offset_ms double precision, bound_ms double precisio
 
 CREATE TYPE ledger_grant AS (
   gate text, epoch bigint, seq bigint, event_id text, ticket_id text, granted boolean, ticket_ref bytea, direction text, units integer, manifest_version bigint,
-  boot_no bigint, boottime_ms double precision, ts timestamptz, at_low timestamptz, at timestamptz, at_high timestamptz, placed boolean, word_1 bigint, words bigint[], word_all bigint
+  boot_no bigint, boottime_ms double precision, ts timestamptz, at_low timestamptz, at timestamptz, at_high timestamptz, placed boolean, word_1 bigint, words bigint[], word_all bigint,
+  hash8 bigint, original_gate text, original_epoch bigint, original_seq bigint
 );
 
 CREATE INDEX ledger_epochs_unpublished ON ledger_epochs (tenant_id, gate) WHERE published_seq < upto_seq AND gate LIKE '%/cloud';
@@ -1378,6 +1453,9 @@ SELECT isolate_by_tenant(tab) FROM unnest(ARRAY[
   'ledger_epochs',
   'ledger_rows',
   'ledger_breaks',
+  'ledger_gone',
+  'ledger_agains',
+  'forked_rows',
   'boots',
   'ticket_usage',
   'admissions',
@@ -1439,6 +1517,13 @@ GRANT SELECT ON tenants TO stile_service;
 GRANT SELECT ON devices, sites, tenants TO stile_resolver;
 REVOKE UPDATE, DELETE ON ledger_rows FROM stile_service;
 GRANT SELECT, INSERT, UPDATE ON quarantine TO stile_service;
+REVOKE DELETE ON forked_rows FROM stile_service;
+GRANT SELECT ON forked_rows, ledgers TO stile_resolver;
+-- Rows that do not follow leave the account by one function alone (set_rows_apart).
+GRANT SELECT, DELETE ON ledger_rows TO stile_resolver;
+-- The life of the database is everybody's to read, and renewed by a function (renew_database_life).
+GRANT SELECT ON database_lives TO stile_service, stile_resolver;
+GRANT INSERT, UPDATE ON database_lives TO stile_resolver;
 GRANT SELECT ON ledger_epochs, ticket_usage, tickets TO stile_resolver;
 GRANT SELECT, INSERT ON signing_keys TO stile_service;
 -- Tenants are made from the command line; the policy of 0001 lets a transaction insert its own tenant and no other.
