@@ -48,6 +48,8 @@ export interface CloudConfig {
   readonly manifestTtlHours: number;
   /** PEM files of the authority that signs gates' certificates; null: no enrolment over HTTP. */
   readonly ca: { readonly cert: string; readonly key: string } | null;
+  /** The broker's address as gates call it; null: not known, and enrolment does not say it. */
+  readonly gateBrokerUrl: string | null;
   /** Names this machine in `_cloud/<host>/state`. */
   readonly host: string;
 }
@@ -95,6 +97,11 @@ export const SETTINGS: readonly { readonly name: string; readonly what: string; 
   { name: 'STILE_CA_CERT', what: "PEM file of the authority that signs gates' certificates (with STILE_CA_KEY)", fallback: 'no enrolment' },
   { name: 'STILE_CA_KEY', what: 'PEM file of its key', fallback: 'no enrolment' },
   { name: 'STILE_HOST', what: 'name of this machine in _cloud/<host>/state', fallback: 'the host name' },
+  {
+    name: 'STILE_GATE_BROKER_URL',
+    what: 'the broker as gates call it; enrolment tells them, such as mqtts://venue.example:8883',
+    fallback: 'the host of STILE_PUBLIC_URL, port 8883',
+  },
   { name: 'STILE_LOG_LEVEL', what: LOG_LEVELS.join(', '), fallback: 'info' },
 ];
 
@@ -155,6 +162,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
   const sharedSetting = text('STILE_MQTT_SHARED')?.toLowerCase() ?? null;
   if (sharedSetting !== null && sharedSetting !== 'yes' && sharedSetting !== 'no') errors.push('STILE_MQTT_SHARED: write yes or no');
   const publicUrl = url('STILE_PUBLIC_URL', ['http:', 'https:'], 'such as https://cloud.example')?.replace(/\/+$/, '') ?? null;
+  const gateBroker = url('STILE_GATE_BROKER_URL', ['mqtt:', 'mqtts:'], 'such as mqtts://venue.example:8883') ?? brokerBeside(publicUrl);
   const caCert = file('STILE_CA_CERT');
   const caKey = file('STILE_CA_KEY');
   if ((caCert === null) !== (caKey === null)) errors.push('STILE_CA_CERT and STILE_CA_KEY: give both or neither');
@@ -195,10 +203,15 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
       logLevel,
       manifestTtlHours,
       ca: caCert === null || caKey === null ? null : Object.freeze({ cert: caCert, key: caKey }),
+      gateBrokerUrl: gateBroker,
       host,
     }),
   };
 }
+
+/** Returns the broker on the machine of the public address, as Stile's own installation has it; null where there is no HTTPS address. */
+const brokerBeside = (publicUrl: string | null): string | null =>
+  publicUrl?.startsWith('https:') === true ? `mqtts://${new URL(publicUrl).hostname}:8883` : null;
 
 /** Returns null where nothing was set. */
 function proxies(text: string | null, errors: string[]): readonly string[] {

@@ -213,7 +213,7 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   });
   registerManifestRoutes(app, { database, signer: signing.signer, keys: signing.keys, readUsage: manifestUsage, ttlHours: config.manifestTtlHours });
   registerDeviceRoutes(app, { database, requests: parts.requests });
-  registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys });
+  registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys, broker: config.gateBrokerUrl });
   registerTicketRoutes(app, { database });
   registerNotificationRoutes(app, { database });
   registerReconcileRoutes(app, { database });

@@ -290,4 +290,8 @@ export const EnrollResponse = z.looseObject({
   ca: z.string(),
   keys: z.array(z.unknown()),
   assignment: z.looseObject({ event_ids: z.array(EventId) }),
+  /** The broker's address as gates call it; absent: the cloud does not know it. */
+  broker: z.string().max(512).optional(),
 });
+/** `GET /enroll/ca`: the authority, for a gate that knows its fingerprint alone (rules/enrolment-code.ts). */
+export const EnrollAuthority = z.looseObject({ success: z.literal(true), ca: z.string().max(16_384) });

@@ -43,6 +43,8 @@ export interface Stack {
   /** Address of the cloud's metrics. */
   readonly metricsUrl: string;
   readonly cloudLog: string;
+  /** Environment of its commands and services. */
+  readonly env: NodeJS.ProcessEnv;
   /** Runs `stile-cloud …`; throws with its output where the exit code is not 0. */
   cloud(...args: readonly string[]): Promise<string>;
   /** Runs the same, and returns its result whatever the exit code. */
@@ -111,6 +113,7 @@ export async function openStack(options: StackOptions): Promise<Stack> {
     cloudUrl,
     metricsUrl: `http://127.0.0.1:${metricsPort}/metrics`,
     cloudLog,
+    env,
     cloud,
     tryCloud,
     async startCloud() {

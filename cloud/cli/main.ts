@@ -18,6 +18,7 @@ const ledgerImport = () => import('./ledger-import.ts');
 const rights = () => import('./events.ts');
 const services = () => import('./run.ts');
 const setup = () => import('./init.ts');
+const enrolment = () => import('./gate-enrolment.ts');
 
 const EXAMPLES = `
 From an empty database to a gate with its tickets:
@@ -235,12 +236,37 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .action((options, command: Command) => session(command, async (open) => (await gatesOf()).gates(open, options)));
 
   const gate = add(program, 'gate', 'one gate: add, token, revoke, clear-alert');
-  add(gate, 'add <gate>', 'makes a gate and shows its token once')
-    .option('--scanner', 'a phone or tablet that scans over HTTP: not in the list of gates, nothing to do with the broker')
-    .option('--token-file <file>')
+  add(
+    gate,
+    'add [gate] [events...]',
+    'makes a gate for events and prints the one code that enrols it (stile-gate enroll CODE); where this installation signs no certificates, its token',
+  )
+    .option('--zones <zones>', 'serves these zones only, such as A,B')
+    .option('--qr <file>', 'the code as a QR too: .svg, .png or .html')
+    .option('--hours <n>', 'the code is good for so long', whole(1, 24 * 14), 24 * 14)
+    .option('--file <csv>', 'many at once: lines gate,events,zones (events and zones parted by spaces), with a header')
+    .option('--sheet <file>', 'with --file: a page with the QR of each gate, to cut and carry; .html')
+    .option('--scanner', 'a phone or tablet that scans over HTTP: its token is shown, it enrols nowhere')
+    .option('--token-file <file>', 'with --scanner: its token goes here')
     .option('--json')
+    .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())
-    .action((name: string, options, command: Command) => session(command, async (open) => (await gatesOf()).gateAdd(open, name, options)));
+    .addHelpText(
+      'after',
+      '\nExamples:\n  stile-cloud gate add arena/north-04 concert-1 --qr north-04.svg\n  stile-cloud gate add --file lanes.csv --sheet gates.html\n\nThe code holds the address of this cloud, the fingerprint of its authority and a token that is good once: keep it as you would a key.',
+    )
+    .action((name: string | undefined, events: string[], options, command: Command) =>
+      session(command, async (open) => {
+        const { enrols, gateAddCommand } = await enrolment();
+        // Without an authority a gate has a token alone.
+        if (options.scanner === true || (!enrols(open) && name !== undefined && events.length === 0)) {
+          if (name === undefined || events.length > 0)
+            throw new CliError(EXIT.usage, 'gate add --scanner takes one name and no events: stile-cloud gate add arena/phone-1 --scanner');
+          return (await gatesOf()).gateAdd(open, name, options);
+        }
+        return gateAddCommand(open, name, events, options);
+      }),
+    );
   add(gate, 'token <gate>', 'gives a gate a new token; the old one opens nothing any more')
     .option('--token-file <file>')
     .option('--json')

@@ -43,6 +43,7 @@ beforeAll(async () => {
     database: fresh.database,
     authority: await openAuthority(files),
     keys: [{ key_id: 'k1', use: 'manifest', alg: 'Ed25519', spki: 'AAAA', not_after: null }],
+    broker: 'mqtts://broker.example:8883',
   });
 });
 afterAll(async () => {

@@ -12,15 +12,30 @@ export interface EnrolmentOptions {
   readonly authority: Authority | null;
   /** The keys that the gate pins. */
   readonly keys: readonly PublicKey[];
+  /** The broker's address as gates call it; null: not known. */
+  readonly broker: string | null;
 }
 
-export function registerEnrolment(app: App, { database, authority, keys }: EnrolmentOptions): void {
+const noAuthority = () => new HttpProblem(503, 'NO_AUTHORITY', 'this service signs no certificates: set STILE_CA_CERT and STILE_CA_KEY');
+
+export function registerEnrolment(app: App, { database, authority, keys, broker }: EnrolmentOptions): void {
   const deviceOf = async (token: string) => {
     const { rows } = await database.withoutTenant((client) =>
       client.query<{ tenant_id: string; device: string }>('SELECT * FROM resolve_enrolment_token($1)', [tokenHash(token)]),
     );
     return rows[0] ?? null;
   };
+  app.get(
+    '/enroll/ca',
+    {
+      config: { who: 'open' },
+      schema: { tags: ['gates'], summary: 'The authority that gates are enrolled by; a gate compares it with the fingerprint in its code' },
+    },
+    async (_request, reply) => {
+      if (authority === null) throw noAuthority();
+      return reply.send({ success: true, ca: authority.ca });
+    },
+  );
   app.post(
     '/enroll',
     {
@@ -29,7 +44,7 @@ export function registerEnrolment(app: App, { database, authority, keys }: Enrol
       schema: { tags: ['gates'], summary: 'A one-use token and a signing request for a certificate, the CA, the keys and the assignment', body: EnrollRequest },
     },
     async (request, reply) => {
-      if (authority === null) throw new HttpProblem(503, 'NO_AUTHORITY', 'this service signs no certificates: set STILE_CA_CERT and STILE_CA_KEY');
+      if (authority === null) throw noAuthority();
       const hash = tokenHash(request.body.token);
       const found = await deviceOf(request.body.token);
       if (found === null)
@@ -67,6 +82,7 @@ export function registerEnrolment(app: App, { database, authority, keys }: Enrol
         not_after: signed.notAfter.toISOString(),
         token: answer.token,
         keys,
+        ...(broker === null ? {} : { broker }),
         assignment: { event_ids: answer.event_ids },
       });
     },

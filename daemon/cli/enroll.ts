@@ -2,33 +2,36 @@
  * Enrols this gate: exchanges a one-use token for a certificate. Creates the key here; it never leaves the machine. Checks everything
  * before it uses the token, and replaces the old files only when all new ones are written.
  */
+import { spawnSync } from 'node:child_process';
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { accessSync, chownSync, constants, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import http from 'node:http';
-import https from 'node:https';
-import { dirname, join, resolve } from 'node:path';
-import { EnrollResponse } from '../../contract/http.ts';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import { PublicKey } from '../../contract/manifest.ts';
+import { decodeEnrolment } from '../../rules/enrolment-code.ts';
 import { readPublicKey } from '../../rules/keys.ts';
-import { openSafeFile, type SafeFile } from '../../runtime/safe-file.ts';
+import { writeSafeFile } from '../../runtime/safe-file.ts';
 import type { ConfigError } from '../config/fields.ts';
 import { formatConfigErrors, loadConfig } from '../config/load.ts';
 import { parseYaml } from '../config/sources.ts';
 import { groupId } from '../platform/groups.ts';
-import { causeOf, networkHint } from './doctor-network.ts';
+import { GROUP, place, prepare } from './enroll-files.ts';
+import { type Answer, buy, fetchAuthority, type Wanted } from './enroll-request.ts';
 import { CliError, EXIT, print } from './exit-codes.ts';
 import type { CommonOptions } from './options.ts';
 
 /** Files in which an SD card's first start finds its enrolment. */
 export const BOOT_FILES = ['/boot/firmware/stile-enroll.yaml', '/boot/stile-enroll.yaml'];
-const ANSWER_WAIT_MS = 30_000;
-const MAX_ANSWER_BYTES = 256 * 1024;
-/** Remaining life of a certificate, in ms, above which enroll needs --force. */
-const RENEW_MS = 30 * 86_400_000;
-const GROUP = 'stile-gate';
+const UNIT = '/etc/systemd/system/stile-gate.service';
+/** As the cloud makes enrolment tokens; a code carries the bytes behind it. */
+const TOKEN_PREFIX = 'stile-enrol-';
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
 export interface EnrollOptions extends CommonOptions {
+  /** STILE1:…, of the console or `stile-cloud gate add`. */
+  readonly code?: string | undefined;
+  /** A configuration to put into place first: this gate's wiring. */
+  readonly wiring?: string;
+  readonly start?: boolean;
   readonly token?: string;
   readonly cloud?: string;
   readonly broker?: string;
@@ -37,40 +40,37 @@ export interface EnrollOptions extends CommonOptions {
   readonly force?: boolean;
 }
 
-/** Settings of an enrolment: from the command line, the file, and the configuration, in this order. */
-interface Wanted {
-  readonly token: string;
-  readonly cloud: string;
-  readonly broker: string;
-  /** PEM of the cloud's authority; null: the system's authorities. */
-  readonly ca: string | null;
-  /** Configured name; null: none. */
-  readonly gate: string | null;
-  /** The file that named the token. */
-  readonly from: string | null;
-}
-
 export async function enroll(options: EnrollOptions): Promise<void> {
-  const wanted = gather(options);
   const folder = dirname(resolve(options.config));
+  if (options.wiring !== undefined) await putWiring(options.wiring, options.config);
+  const gathered = gather(options);
   prepare(folder, options.force === true);
   const { newSigningRequest } = await import('./csr.ts');
-  const { key, csr } = await newSigningRequest(wanted.gate ?? 'stile-gate');
+  const { key, csr } = await newSigningRequest(gathered.gate ?? 'stile-gate');
+  const wanted = gathered.fingerprint === null ? gathered : { ...gathered, ca: await fetchAuthority(gathered.cloud, gathered.fingerprint) };
   const answer = await buy(wanted, csr);
   const problem = checkAnswer(answer, key, wanted.gate);
   if (problem !== null) throw new CliError(EXIT.failed, problem.what, `nothing was changed here; ${problem.hint}`);
-  const files = place(folder, wanted, answer, key);
+  const broker = wanted.broker ?? answer.broker;
+  if (broker === undefined)
+    throw new CliError(
+      EXIT.failed,
+      'the cloud does not say where its broker is',
+      'its STILE_GATE_BROKER_URL names it; or give --broker with a new code: this one is used',
+    );
+  const files = place(folder, { ...wanted, broker }, answer, key);
   const loaded = loadConfig(options.config, process.env);
   const { gate, assignment } = answer;
   const certificate = new X509Certificate(answer.certificate);
   const until = new Date(certificate.validTo).toISOString();
+  const started = loaded.ok ? startService(options.start ?? true) : '';
   print(options.json, { gate, files, not_after: until, event_ids: assignment.event_ids, config_ok: loaded.ok }, () =>
     [
       `this is ${gate} now, with a certificate until ${until.slice(0, 10)}`,
       ...files.map((file) => `  ${file}`),
       assignment.event_ids.length === 0 ? 'it is assigned to no event yet: stile-cloud assign' : `it is assigned to ${assignment.event_ids.join(', ')}`,
       ...(wanted.from === null ? [] : [`${wanted.from} is no longer needed: its token is used, and the file may be deleted`]),
-      loaded.ok ? 'next: systemctl restart stile-gate, then stile-gate doctor' : `next, fix the configuration:\n${formatConfigErrors(loaded.errors).trimEnd()}`,
+      loaded.ok ? started : `next, fix the configuration:\n${formatConfigErrors(loaded.errors).trimEnd()}`,
     ].join('\n'),
   );
 }
@@ -80,6 +80,7 @@ function gather(options: EnrollOptions): Wanted {
   const given = from === null ? {} : readFile(from);
   const loaded = loadConfig(options.config, process.env, { skipFiles: true });
   const config = loaded.ok ? loaded.config : null;
+  if (options.code !== undefined) return fromCode(options, options.code, config?.gate ?? null);
   const need = (value: string | undefined, what: string, how: string): string => {
     if (value === undefined || value === '')
       throw new CliError(EXIT.usage, `${what} is missing`, `give ${how}, or ${BOOT_FILES[0]} with cloud, broker and token`);
@@ -102,7 +103,48 @@ function gather(options: EnrollOptions): Wanted {
   }
   const caFile = options.ca ?? (given.ca === undefined ? undefined : resolve(dirname(from as string), given.ca)) ?? config?.cloud?.ca ?? null;
   const gateNamed = loaded.ok ? loaded.config.gate : null;
-  return { token, cloud, broker, ca: caFile === null ? null : readCa(caFile), gate: gateNamed, from };
+  return { token, cloud, broker, ca: caFile === null ? null : readCa(caFile), fingerprint: null, gate: gateNamed, from };
+}
+
+/** Reads a code of `stile-cloud gate add`. Options beside it win. */
+function fromCode(options: EnrollOptions, text: string, gate: string | null): Wanted {
+  if (options.token !== undefined || options.cloud !== undefined || options.file !== undefined)
+    throw new CliError(EXIT.usage, 'the code holds address and token', 'leave out --token, --cloud and --file');
+  const decoded = decodeEnrolment(text);
+  if (!decoded.ok)
+    throw new CliError(EXIT.usage, `this is no enrolment code: ${decoded.cause}`, 'copy it whole, in quotes, from stile-cloud gate add or its QR');
+  const { cloud, token, fingerprint } = decoded.code;
+  return {
+    token: `${TOKEN_PREFIX}${Buffer.from(token).toString('base64url')}`,
+    cloud,
+    broker: options.broker ?? null,
+    ca: null,
+    fingerprint,
+    gate,
+    from: null,
+  };
+}
+
+/** Puts a configuration in place after checking it. Throws CliError (78) with every error, and changes nothing then. */
+async function putWiring(from: string, to: string): Promise<void> {
+  const loaded = loadConfig(from, process.env, { skipFiles: true });
+  // What enrolment will add may be missing still.
+  const errors = loaded.ok ? [] : loaded.errors.filter(({ key }) => !/^(gate|mqtt|cloud)\b/.test(key));
+  if (errors.length > 0)
+    throw new CliError(EXIT.badConfig, `${from} has errors:\n${formatConfigErrors(errors).trimEnd()}`, 'nothing was changed here; correct it, then try again');
+  if (resolve(from) === resolve(to)) return;
+  const gid = process.getuid?.() === 0 ? groupId(GROUP) : null;
+  writeSafeFile(to, readFileSync(from), gid === null ? { mode: 0o600 } : { mode: 0o640, owner: { uid: 0, gid } });
+}
+
+/** Restarts the service where systemd runs and root asks. Returns what comes next. */
+function startService(wanted: boolean): string {
+  const next = 'next: systemctl restart stile-gate, then stile-gate doctor';
+  if (!wanted || process.getuid?.() !== 0 || !existsSync('/run/systemd/system') || !existsSync(UNIT)) return next;
+  const { status } = spawnSync('systemctl', ['restart', 'stile-gate.service'], { stdio: 'ignore' });
+  return status === 0
+    ? 'the gate runs with it; stile-gate doctor looks at every part'
+    : 'the service did not start: journalctl -u stile-gate, stile-gate doctor';
 }
 
 function readFile(path: string): Partial<Record<'token' | 'cloud' | 'broker' | 'ca', string>> {
@@ -137,96 +179,6 @@ function readCa(path: string): string {
   }
 }
 
-/** Checks before the token is used that the files are writable and that no lasting certificate is lost. */
-function prepare(folder: string, force: boolean): void {
-  const certificate = join(folder, 'tls/gate.pem');
-  if (!force && existsSync(certificate)) {
-    const left = Date.parse(new X509Certificate(readFileSync(certificate)).validTo) - Date.now();
-    if (left > RENEW_MS)
-      throw new CliError(
-        EXIT.failed,
-        `this gate has a certificate already, for ${Math.floor(left / 86_400_000)} days more (${certificate})`,
-        '--force replaces it',
-      );
-  }
-  try {
-    for (const part of ['tls', 'conf.d']) {
-      mkdirSync(join(folder, part), { recursive: true, mode: 0o750 });
-      accessSync(join(folder, part), constants.W_OK);
-    }
-    accessSync(folder, constants.W_OK);
-  } catch (error) {
-    throw new CliError(EXIT.failed, `${folder} may not be written (${(error as NodeJS.ErrnoException).code})`, 'use sudo; the token was not used');
-  }
-}
-
-type Answer = ReturnType<typeof EnrollResponse.parse> & { readonly token?: unknown };
-
-async function buy({ token, cloud, ca }: Wanted, csr: string): Promise<Answer> {
-  let answer: { status: number; text: string };
-  try {
-    answer = await post(new URL('enroll', cloud.endsWith('/') ? cloud : `${cloud}/`), JSON.stringify({ token, csr }), token, ca);
-  } catch (error) {
-    const cause = causeOf(error);
-    const hint = /not yet valid|NOT_YET_VALID/i.test(cause)
-      ? "this machine's clock is behind: let a time server be reached, or timedatectl set-time"
-      : networkHint(cause).replace('(cloud.ca)', '(--ca)');
-    throw new CliError(EXIT.unreachable, `${cloud} is not reached: ${cause}`, hint);
-  }
-  let body: unknown;
-  try {
-    body = JSON.parse(answer.text);
-  } catch {
-    body = null;
-  }
-  if (answer.status !== 200) {
-    const { error, message } = (body ?? {}) as { error?: string; message?: string };
-    const reason = message ?? `it answers with ${answer.status}, and not as Stile's cloud does`;
-    throw new CliError(
-      answer.status === 503 || answer.status === 429 ? EXIT.tryAgain : EXIT.failed,
-      `the cloud refuses${error === undefined ? '' : ` (${error})`}: ${reason}`,
-    );
-  }
-  const parsed = EnrollResponse.safeParse(body);
-  if (!parsed.success)
-    throw new CliError(EXIT.failed, `${cloud} answers otherwise than an enrolment is answered`, 'is that address the cloud of Stile, and of the same version?');
-  return parsed.data;
-}
-
-/** Posts the request. Sends the token in a header too: the cloud accepts it even when it blocks the address after failed attempts. */
-function post(url: URL, body: string, token: string, ca: string | null): Promise<{ status: number; text: string }> {
-  return new Promise((done, reject) => {
-    const tls = ca === null ? {} : { ca };
-    const request = (url.protocol === 'https:' ? https : http).request(
-      url,
-      {
-        method: 'POST',
-        headers: {
-          'content-type': 'application/json',
-          'content-length': Buffer.byteLength(body),
-          accept: 'application/json',
-          authorization: `Bearer ${token}`,
-        },
-        agent: false,
-        ...tls,
-      },
-      (response) => {
-        let text = '';
-        response.setEncoding('utf8');
-        response.on('data', (chunk: string) => {
-          text += chunk;
-          if (text.length > MAX_ANSWER_BYTES) response.destroy(new Error(`its answer is larger than ${MAX_ANSWER_BYTES} bytes`));
-        });
-        response.on('end', () => done({ status: response.statusCode ?? 0, text }));
-        response.on('error', reject);
-      },
-    );
-    request.setTimeout(ANSWER_WAIT_MS, () => request.destroy(new Error(`no answer within ${ANSWER_WAIT_MS / 1000} s`)));
-    request.on('error', reject);
-    request.end(body);
-  });
-}
-
 /** Checks the answer. Returns null when it fits this gate and its key. */
 function checkAnswer(answer: Answer, key: string, configured: string | null): { what: string; hint: string } | null {
   if (configured !== null && answer.gate !== configured)
@@ -249,49 +201,4 @@ function checkAnswer(answer: Answer, key: string, configured: string | null): { 
     if (!parsed.success || !readPublicKey(parsed.data.spki).ok) return { what: 'the cloud names a key that cannot be used', hint: 'see stile-cloud keys' };
   }
   return null;
-}
-
-/** Writes new files beside the old ones, then replaces them. Returns their paths. */
-function place(folder: string, { cloud, broker, ca, gate: configured }: Wanted, answer: Answer, key: string): string[] {
-  const plain = broker.startsWith('mqtt:');
-  const quoted = (text: string) => JSON.stringify(text);
-  const token = typeof answer.token === 'string' ? answer.token : null;
-  const lines = [
-    '# Written by stile-gate enroll; the next enrolment writes it anew.',
-    ...(configured === null ? [`gate: ${quoted(answer.gate)}`] : []),
-    'mqtt:',
-    `  url: ${quoted(broker)}`,
-    ...(plain ? [] : ['  ca: ../tls/ca.pem', '  cert: ../tls/gate.pem', '  key: ../tls/gate.key']),
-    'cloud:',
-    `  url: ${quoted(cloud)}`,
-    ...(ca === null ? [] : ['  ca: ../tls/cloud-ca.pem']),
-    ...(token === null ? [] : ['  token_file: ../cloud-token']),
-    '  keys: ../keys.json',
-    '',
-  ];
-  const files: readonly (readonly [string, string])[] = [
-    ['tls/gate.key', key],
-    ['tls/gate.pem', answer.certificate],
-    ['tls/ca.pem', answer.ca],
-    ...(ca === null ? [] : [['tls/cloud-ca.pem', ca] as const]),
-    ['keys.json', `${JSON.stringify({ keys: answer.keys }, null, 2)}\n`],
-    ...(token === null ? [] : [['cloud-token', `${token}\n`] as const]),
-    ['conf.d/50-enrolment.yaml', lines.join('\n')],
-  ];
-  const gid = process.getuid?.() === 0 ? groupId(GROUP) : null;
-  // The gate reads these files and changes none; other users cannot read them.
-  const access = gid === null ? { mode: 0o600 } : { mode: 0o640, owner: { uid: 0, gid } };
-  const begun: SafeFile[] = [];
-  try {
-    for (const [name, text] of files) {
-      const file = openSafeFile(join(folder, name), access);
-      begun.push(file);
-      writeFileSync(file.fd, text.endsWith('\n') ? text : `${text}\n`);
-    }
-    if (gid !== null) for (const part of ['tls', 'conf.d']) chownSync(join(folder, part), 0, gid);
-    for (const file of begun) file.commit();
-  } finally {
-    for (const file of begun) file.abandon();
-  }
-  return files.map(([name]) => join(folder, name));
 }

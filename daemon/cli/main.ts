@@ -267,19 +267,23 @@ function technician(root: Command): void {
 
 function setUp(root: Command): void {
   command(root, 'enroll', 'Exchanges a one-use token for this gate’s certificate, and writes the settings for broker and cloud.', [
-    'stile-cloud enroll arena/north-03        (in the office: prints the token)',
+    "stile-gate enroll 'STILE1:…'             (the code that stile-cloud gate add prints)",
+    "stile-gate enroll 'STILE1:…' --wiring gate.yaml",
     'stile-gate enroll --cloud https://cloud.example --broker mqtts://broker.example:8883 --token stile-enrol-…',
     'stile-gate enroll                        (from /boot/firmware/stile-enroll.yaml, which holds cloud, broker and token)',
     'stile-gate enroll --token … --force      (again, before the certificate ends)',
   ])
-    .option('--token <token>', 'the one-use token')
+    .argument('[code]', 'STILE1:…, from stile-cloud gate add or its QR: holds address, authority and token')
+    .option('--wiring <file>', 'puts this configuration into place first: readers, outputs, inputs')
+    .option('--no-start', 'does not restart the service')
+    .option('--token <token>', 'the one-use token, without a code')
     .option('--cloud <url>', "the cloud's address (default: cloud.url)")
     .option('--broker <url>', "the broker's address (default: mqtt.url)")
     .option('--ca <file>', "certificate of the cloud's authority, PEM, where the system does not know it")
     .option('--file <file>', 'YAML with cloud, broker, token and ca')
     .option('--force', 'also when the certificate is still valid for long')
     .addOption(json())
-    .action(async (options) => (await import('./enroll.ts')).enroll(options));
+    .action(async (code: string | undefined, options) => (await import('./enroll.ts')).enroll({ ...options, code }));
 }
 
 /** Runs a command line. Returns the exit code. */

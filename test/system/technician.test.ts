@@ -3,6 +3,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { request as httpRequest } from 'node:http';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,12 +14,14 @@ import { connectGate } from '../../daemon/control/client.ts';
 import type { GateStatus } from '../../daemon/control/protocol.ts';
 import { openPtyPair, type PtyPair } from '../../daemon/sim/pty-pair.ts';
 import { writeTestCa } from '../../deploy/mosquitto/test-ca.ts';
+import { decodeEnrolment, encodeEnrolment } from '../../rules/enrolment-code.ts';
 import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
 import { openStack, run, type Stack } from '../../testkit/stack.ts';
 import { eventually } from './environment.ts';
 
 const STILE_GATE = fileURLToPath(new URL('../../daemon/stile-gate', import.meta.url));
+const STILE_CLOUD = fileURLToPath(new URL('../../cloud/stile-cloud', import.meta.url));
 const GATE = 'arena/north';
 const CODE = 'A0B1C2D3E4F5061728394A5B6C7D8E9F';
 let [dir, folder] = ['', ''];
@@ -41,7 +46,7 @@ beforeAll(async () => {
     dir,
     databaseUrl: database.servingUrl,
     mqtt: { url: broker.cloudUrl, ca: join(pki, 'gates-ca.crt'), cert: join(pki, 'cloud.crt'), key: join(pki, 'cloud.key') },
-    env: { STILE_CA_CERT: join(pki, 'gates-ca.crt'), STILE_CA_KEY: join(pki, 'gates-ca.key') },
+    env: { STILE_CA_CERT: join(pki, 'gates-ca.crt'), STILE_CA_KEY: join(pki, 'gates-ca.key'), STILE_GATE_BROKER_URL: broker.url },
   });
   writeFileSync(join(dir, 'tickets.csv'), `ticket_id,code,tier\nT-1,${CODE},standard\n`);
   await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
@@ -148,4 +153,68 @@ test('a second enrolment wants --force; another gate’s token changes nothing; 
   writeFileSync(join(folder, 'cloud-token'), 'not-the-token\n', { mode: 0o600 });
   const refused = JSON.parse((await cli('doctor', '--json')).stdout) as { checks: { part: string; result: string; cause: string }[] };
   expect(refused.checks.find(({ part }) => part === 'cloud')).toMatchObject({ result: 'fail', cause: expect.stringContaining('the token is not taken') });
+});
+
+/** Stands before the cloud with TLS, as an installation's proxy does. */
+async function proxyBefore(cloudUrl: string, tls: { readonly cert: string; readonly key: string }): Promise<{ readonly url: string; close(): void }> {
+  const server = createServer(tls, (request, response) => {
+    const target = new URL(request.url ?? '/', cloudUrl);
+    const onward = httpRequest(target, { method: request.method, headers: { ...request.headers, 'x-forwarded-for': '192.0.2.7' } }, (answer) => {
+      response.writeHead(answer.statusCode ?? 502, answer.headers);
+      answer.pipe(response);
+    });
+    request.pipe(onward);
+  });
+  await new Promise<void>((ready) => server.listen(0, '127.0.0.1', ready));
+  return { url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, close: () => server.close() };
+}
+
+test('one code enrols a gate: address, authority and broker come with it; a cloud with another authority never sees the token', async () => {
+  const pem = (name: string) => readFileSync(join(dir, 'pki', name), 'utf8');
+  const proxy = await proxyBefore(stack.cloudUrl, { cert: pem('broker.crt'), key: pem('broker.key') });
+  const add = (...args: string[]) => run(STILE_CLOUD, ['gate', 'add', ...args, '--no-wait'], { ...stack.env, STILE_PUBLIC_URL: proxy.url });
+  try {
+    const qr = join(dir, 'east.svg');
+    const made = await add('arena/east', 'concert', '--qr', qr);
+    expect(made).toMatchObject({ code: 0, stdout: expect.stringMatching(/^sudo stile-gate enroll 'STILE1:[0-9A-Z $%*+\-./:]+'\n$/) });
+    expect(readFileSync(qr, 'utf8')).toContain('<svg');
+    expect(statSync(qr).mode & 0o077).toBe(0);
+    const code = /'(.*)'/.exec(made.stdout)?.[1] ?? '';
+
+    const east = join(dir, 'east');
+    mkdirSync(east);
+    writeFileSync(
+      join(dir, 'wiring.yaml'),
+      `readers: [{ name: in, path: ../reader }]\nboard: { driver: sim, sim_socket: ../east.sock }\nstore: { path: ../store-east }\n`,
+    );
+    const enrolled = (shown: string) => run(STILE_GATE, ['enroll', shown, '--wiring', join(dir, 'wiring.yaml'), '--config', join(east, 'gate.yaml')]);
+
+    // Another cloud under an address that this code's fingerprint does not fit.
+    const other = decodeEnrolment(code);
+    if (!other.ok) throw new Error(other.cause);
+    const forged = encodeEnrolment({ ...other.code, fingerprint: new Uint8Array(32) });
+    expect(await enrolled(forged)).toMatchObject({ code: 1, stderr: expect.stringContaining('another fingerprint') });
+    expect(await enrolled(code.slice(0, -4))).toMatchObject({ code: 2 });
+    expect(await enrolled(code)).toMatchObject({ code: 0, stdout: expect.stringMatching(/this is arena\/east now[\s\S]*assigned to concert/) });
+    const settings = readFileSync(join(east, 'conf.d/50-enrolment.yaml'), 'utf8');
+    expect(settings).toContain(`url: ${JSON.stringify(broker.url)}`);
+    expect(settings).toContain(`url: ${JSON.stringify(proxy.url)}`);
+    expect(await run(STILE_GATE, ['check-config', '--config', join(east, 'gate.yaml')])).toMatchObject({ code: 0 });
+    // Good once.
+    expect(await run(STILE_GATE, ['enroll', code, '--force', '--config', join(east, 'gate.yaml')])).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('opens nothing'),
+    });
+
+    const lanes = join(dir, 'lanes.csv');
+    writeFileSync(lanes, 'gate,events,zones\narena/w-1,concert,A B\narena/w-2,concert,\n');
+    expect(await add('--file', lanes, '--sheet', join(dir, 'gates.html'))).toMatchObject({ code: 0, stdout: '' });
+    expect(readFileSync(join(dir, 'gates.html'), 'utf8')).toMatch(/arena\/w-1[\s\S]*arena\/w-2/);
+    writeFileSync(lanes, 'gate,events\narena/w-3,concert\narena/w-4,concrt\n');
+    expect(await add('--file', lanes)).toMatchObject({ code: 1, stderr: expect.stringContaining('line 3') });
+    // One bad line makes none of them.
+    expect(await stack.cloud('gates')).not.toContain('arena/w-3');
+  } finally {
+    proxy.close();
+  }
 });
