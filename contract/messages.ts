@@ -119,7 +119,23 @@ export const EventMessage = z.looseObject({
 export type EventMessage = z.infer<typeof EventMessage>;
 
 /** The alerts that a gate can raise; `reader-<name>` for each reader. An empty payload clears one. */
-export const ALERT_IDS = ['board', 'disk', 'clock', 'manifest', 'uplink', 'fire', 'tamper', 'forced', 'stuck', 'ledger', 'clone', 'exit-closed'] as const;
+export const ALERT_IDS = [
+  'board',
+  'disk',
+  'clock',
+  'manifest',
+  'uplink',
+  'fire',
+  'tamper',
+  'forced',
+  'stuck',
+  'sensor',
+  'evacuate',
+  'key',
+  'ledger',
+  'clone',
+  'exit-closed',
+] as const;
 export const AlertId = z.union([z.enum(ALERT_IDS), z.string().regex(/^reader-[a-z0-9][a-z0-9-]{0,30}$/)]);
 export type AlertId = (typeof ALERT_IDS)[number] | `reader-${string}`;
 export const AlertMessage = z.looseObject({ schema, since: Timestamp, severity: Severity, message: Text });

@@ -6,7 +6,7 @@ const slots = (text: string): string[] => [...text.matchAll(/\{([^{}]*)\}/g)].ma
 
 test('the reasons are those of the public contract, in its order', () => {
   expect(REASONS.join(', ')).toBe(
-    'invalid, unreadable, unpaid, blocked, invalid_time, canceled, already_redeemed, already_inside, product, zone, rules, ambiguous, revoked, unapproved, gap, max_entries, passback, capacity, gate_locked, busy, manifest_stale, usage_lost, clock_untrusted, error',
+    'invalid, unreadable, unpaid, blocked, invalid_time, canceled, already_redeemed, already_inside, product, zone, rules, ambiguous, revoked, unapproved, gap, max_entries, passback, capacity, gate_locked, see_staff, busy, manifest_stale, usage_lost, clock_untrusted, error',
   );
 });
 

@@ -7,7 +7,20 @@ import { ActorId, Direction, Timestamp } from './ids.ts';
 import { MODES } from './ledger.ts';
 import { MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 
-export const COMMANDS = ['open', 'mode', 'reset-emergency', 'refresh', 'selftest', 'resend', 'restart', 'diagnostics'] as const;
+export const COMMANDS = [
+  'open',
+  'mode',
+  'reset-emergency',
+  'evacuate',
+  'stop-entry',
+  'resume-entry',
+  'sensor',
+  'refresh',
+  'selftest',
+  'resend',
+  'restart',
+  'diagnostics',
+] as const;
 export const Command = z.enum(COMMANDS);
 export type Command = z.infer<typeof Command>;
 
@@ -16,6 +29,10 @@ export const REQUEST_EXPIRY_MS: Readonly<Record<Command, number>> = {
   open: 5_000,
   mode: 30_000,
   'reset-emergency': 30_000,
+  evacuate: 30_000,
+  'stop-entry': 30_000,
+  'resume-entry': 30_000,
+  sensor: 30_000,
   refresh: 30_000,
   selftest: 30_000,
   resend: 30_000,
@@ -36,6 +53,14 @@ const Args = {
     confirm_exit_closed: z.literal(true).optional(),
   }),
   'reset-emergency': z.strictObject({}),
+  /** Opens both ways, latched like fire, until reset-emergency. */
+  evacuate: z.strictObject({}),
+  /** Closes in; out stays free, tickets stay as they are. */
+  'stop-entry': z.strictObject({}),
+  /** Ends stop-entry. Ends no emergency. */
+  'resume-entry': z.strictObject({}),
+  /** Answers "do the arms turn?" where the passage sensor has a fault. */
+  sensor: z.strictObject({ turns: z.boolean() }),
   refresh: z.strictObject({}),
   selftest: z.strictObject({}),
   /** Publishes stored rows again, from this row on; without numbers, the rows that the latest acknowledgement leaves out. */

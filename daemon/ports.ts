@@ -70,7 +70,7 @@ export interface Reader {
 export const OUTPUT_NAMES = ['release_in', 'release_out', 'stop', 'green_in', 'red_in', 'amber_in', 'green_out', 'red_out', 'amber_out', 'buzzer'] as const;
 export type OutputName = (typeof OUTPUT_NAMES)[number];
 /** Inputs of a lane. `fire` true: the loop is open (alarm). */
-export const INPUT_NAMES = ['passage_in', 'passage_out', 'beam_a', 'beam_b', 'button', 'fire', 'tamper'] as const;
+export const INPUT_NAMES = ['passage_in', 'passage_out', 'beam_a', 'beam_b', 'button', 'fire', 'tamper', 'key_free', 'key_closed'] as const;
 export type InputName = (typeof INPUT_NAMES)[number];
 
 /** Logical levels: true = active (released, lit, passage under way, alarm), whatever the wire says. */
@@ -131,7 +131,7 @@ export interface Decision {
 /** What the ledger must remember besides decisions. The decider adds key, times and hash. */
 export type Note =
   | { readonly kind: 'passage'; readonly of: RowPosition | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
-  | { readonly kind: 'refusal'; readonly reason: 'unreadable' | 'busy' | 'gate_locked' | 'error'; readonly direction: Direction }
+  | { readonly kind: 'refusal'; readonly reason: 'unreadable' | 'busy' | 'gate_locked' | 'see_staff' | 'error'; readonly direction: Direction }
   | { readonly kind: 'exit_unmatched'; readonly reason: 'unreadable' | 'error'; readonly direction: Direction }
   | {
       readonly kind: 'override';

@@ -109,6 +109,13 @@ First steps:
   return root;
 }
 
+/** Orders without arguments: name, description, the line printed afterwards. */
+const ENTRY_ORDERS = [
+  ['evacuate', 'Opens both ways, like fire, until reset-emergency.', 'the lane is open both ways until stile-gate reset-emergency'],
+  ['stop-entry', 'Closes in; out stays open, tickets stay as they are.', 'in is closed; stile-gate resume-entry ends it'],
+  ['resume-entry', 'Ends stop-entry.', 'in is back in its mode'],
+] as const;
+
 function operations(root: Command): void {
   person(
     command(root, 'open', 'Lets guests through without a ticket. Recorded as an override.', [
@@ -144,6 +151,23 @@ function operations(root: Command): void {
     .addOption(socket())
     .addOption(json())
     .action(async (options) => (await import('./override.ts')).resetEmergency(options));
+  for (const [order, what, done] of ENTRY_ORDERS) {
+    person(command(root, order, what, [`stile-gate ${order} --reason "crush at the north doors"`]))
+      .addOption(socket())
+      .addOption(json())
+      .action(async (options) => (await import('./override.ts')).giveOrder(order, done, options));
+  }
+  person(
+    command(root, 'sensor', 'Answers whether the arms turn, after grants in a row without a passage.', [
+      'stile-gate sensor --turns yes --reason "arms turn, cable loose"',
+    ]),
+  )
+    .addOption(
+      new Option('--turns <answer>', 'yes: releases count as passages until the sensor works; no: in closes').choices(['yes', 'no']).makeOptionMandatory(),
+    )
+    .addOption(socket())
+    .addOption(json())
+    .action(async (options) => (await import('./override.ts')).answerSensor(options));
 }
 
 function records(root: Command): void {

@@ -52,6 +52,19 @@ export async function resetEmergency(options: PersonOptions): Promise<void> {
   print(options.json, data, () => 'the emergency is over; the lane is back in its mode');
 }
 
+/** Sends an order without arguments. `done`: the line printed when the gate has taken it. */
+export async function giveOrder(order: 'evacuate' | 'stop-entry' | 'resume-entry', done: string, options: PersonOptions): Promise<void> {
+  const data = await withGate(options, (gate) => gate.call<Record<string, unknown>>(order, { actor: actorOf(options), reason: options.reason }));
+  print(options.json, data, () => done);
+}
+
+/** Answers whether the arms turn, where the passage sensor has a fault. */
+export async function answerSensor(options: PersonOptions & { readonly turns: string }): Promise<void> {
+  const turns = options.turns === 'yes';
+  const data = await withGate(options, (gate) => gate.call<Record<string, unknown>>('sensor', { turns, actor: actorOf(options), reason: options.reason }));
+  print(options.json, data, () => (turns ? 'the release counts as the passage until the sensor works again' : 'in closes: the lane is out of service'));
+}
+
 /** Returns the actor that is recorded. Throws CliError 2. */
 export function actorOf(options: { readonly actor?: string }): string {
   const actor = options.actor ?? process.env.SUDO_USER ?? userInfo().username;

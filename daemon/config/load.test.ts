@@ -175,7 +175,7 @@ test('a relative path of the environment is meant from the working directory', (
 test('a sim board needs no lines', () => {
   const { config } = good('gate: a/b\nreaders: [{ name: in, path: /dev/x }]\nboard: { driver: sim }\n');
   expect(Object.keys(config.board.outputs)).toEqual(['release_in', 'green_in', 'red_in', 'amber_in', 'buzzer']);
-  expect(Object.keys(config.board.inputs)).toEqual(['passage_in', 'button', 'fire', 'tamper']);
+  expect(Object.keys(config.board.inputs)).toEqual(['passage_in', 'button', 'fire', 'tamper', 'key_free', 'key_closed']);
 });
 
 test('certificate and key are checked against each other and the name', () => {

@@ -1,6 +1,18 @@
 /** Defines every setting of a gate: name, allowed values and default. */
 import { GATE_NAME } from '../../contract/ids.ts';
-import { BUTTONS, DEFAULT_LANE_CONFIG, EXITS, FREE_BYS, LAMP_SETS, LANE_BOUNDS, type LaneConfig, RELEASES, SENSORS, WHILE_OPENS } from '../lane/config.ts';
+import {
+  BUTTONS,
+  DEFAULT_LANE_CONFIG,
+  EXITS,
+  FREE_BYS,
+  LAMP_SETS,
+  LANE_BOUNDS,
+  type LaneConfig,
+  RELEASES,
+  SENSOR_FAULTS,
+  SENSORS,
+  WHILE_OPENS,
+} from '../lane/config.ts';
 import { INPUT_NAMES, type InputName, OUTPUT_NAMES, type OutputName } from '../ports.ts';
 import { type Field, flag, integer, list, named, oneOf, optional, plain, section, shown, text, type Value, withShort } from './fields.ts';
 
@@ -41,6 +53,9 @@ const turnstile: Field<LaneConfig> = section({
   release: optional(oneOf(RELEASES), DEFAULT_LANE_CONFIG.release),
   freeBy: optional(oneOf(FREE_BYS), DEFAULT_LANE_CONFIG.freeBy),
   sensor: optional(oneOf(SENSORS), DEFAULT_LANE_CONFIG.sensor),
+  sensorFault: optional(oneOf(SENSOR_FAULTS), DEFAULT_LANE_CONFIG.sensorFault),
+  returnedInARow: optional(integer(LANE_BOUNDS.returnedInARow.min, LANE_BOUNDS.returnedInARow.max, 'grants'), DEFAULT_LANE_CONFIG.returnedInARow),
+  returnedPerTicket: optional(integer(LANE_BOUNDS.returnedPerTicket.min, LANE_BOUNDS.returnedPerTicket.max, 'grants'), DEFAULT_LANE_CONFIG.returnedPerTicket),
   exit: optional(oneOf(EXITS), DEFAULT_LANE_CONFIG.exit),
   button: optional(oneOf(BUTTONS), DEFAULT_LANE_CONFIG.button),
   whileOpen: optional(oneOf(WHILE_OPENS), DEFAULT_LANE_CONFIG.whileOpen),
@@ -52,6 +67,7 @@ const turnstile: Field<LaneConfig> = section({
   repeatMs: lane('repeatMs'),
   passageDebounceMs: lane('passageDebounceMs'),
   passageRestMs: lane('passageRestMs'),
+  fireConfirmMs: lane('fireConfirmMs'),
   inputDebounceMs: lane('inputDebounceMs'),
   waitAfterMs: lane('waitAfterMs'),
   refuseAfterMs: lane('refuseAfterMs'),
@@ -74,6 +90,8 @@ export const INPUT_WIRING: Readonly<Record<InputName, { active: 'high' | 'low'; 
   button: { active: 'low', bias: 'pull-up' },
   fire: { active: 'low', bias: 'pull-down' },
   tamper: { active: 'high', bias: 'pull-up' },
+  key_free: { active: 'low', bias: 'pull-up' },
+  key_closed: { active: 'low', bias: 'pull-up' },
 };
 const input = (which: InputName) =>
   withShort(

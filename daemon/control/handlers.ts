@@ -98,6 +98,10 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     open: (args) => order('open', args),
     mode: (args) => order('mode', args),
     'reset-emergency': (args) => order('reset-emergency', args),
+    evacuate: (args) => order('evacuate', args),
+    'stop-entry': (args) => order('stop-entry', args),
+    'resume-entry': (args) => order('resume-entry', args),
+    sensor: (args) => order('sensor', args),
     selftest: ({ actor, reason }, { send, gone }) =>
       obey(parts.gate, 'selftest', {}, actor, reason, { tell: (news) => void send(news), gone: () => gone.aborted }),
     hear: (args, context) => tapReaders(args, context, parts),

@@ -7,7 +7,8 @@
  * | `watch` | | endless items: `{"status": GateStatus}` at first, with every change (at most ten a second) and every 5 s, `{"line": RecentLine}` as it happens |
  * | `open` | direction, units, actor, reason | `{"row": [epoch, seq]}` |
  * | `mode` | mode, direction?, until?, actor, reason | `{}` |
- * | `reset-emergency` | actor, reason | `{}` |
+ * | `reset-emergency`, `evacuate`, `stop-entry`, `resume-entry` | actor, reason | `{}` |
+ * | `sensor` | turns, actor, reason | `{}` |
  * | `selftest` | actor, reason | items: SelftestNews (daemon/gate/selftest.ts); `{"steps": […]}`. Ends early where the client goes |
  * | `hear` | ports? | endless items: HeardItem. Ports that no reader of the gate has are opened for so long |
  * | `ledger` | after? [epoch, seq], limit? | items: LedgerRow, in order; `{"rows": n}` |

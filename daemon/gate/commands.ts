@@ -153,6 +153,18 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
     return ok({ ...modes(), recorded: (await row) !== null });
   }
 
+  /** Gives the lane an order that it carries out at once; the row follows. */
+  async function act(order: GateCommand, input: UntimedInput): Promise<CommandResult> {
+    const row = within(override(order));
+    dispatch(input);
+    return ok({ ...modes(), waits_for_passage: BOTH.filter((direction) => lane()[direction].pendingMode !== null), recorded: (await row) !== null });
+  }
+
+  async function sensor(order: GateCommand, turns: boolean): Promise<CommandResult> {
+    if (BOTH.every((direction) => lane()[direction].sensor.fault === null)) return refused('the passage sensor has no fault that waits for an answer');
+    return act(order, { kind: 'sensor_answer', turns, actor: order.actor, reason: order.reason });
+  }
+
   async function restart(order: GateCommand): Promise<CommandResult> {
     if (lane().fire.latched) return refused('the lane is open by the fire input: restarts wait until it is reset');
     const waits = BOTH.some((direction) => !isIdle(lane(), direction));
@@ -175,6 +187,14 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
         return mode(order, order.args as Parameters<typeof mode>[1]);
       case 'reset-emergency':
         return reset(order);
+      case 'evacuate':
+        return act(order, { kind: 'evacuate', actor: order.actor, reason: order.reason });
+      case 'stop-entry':
+        return act(order, { kind: 'stop_entry', actor: order.actor, reason: order.reason });
+      case 'resume-entry':
+        return act(order, { kind: 'resume_entry', actor: order.actor, reason: order.reason });
+      case 'sensor':
+        return sensor(order, (order.args as { turns: boolean }).turns);
       case 'restart':
         return restart(order);
       case 'selftest':

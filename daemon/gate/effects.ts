@@ -43,12 +43,14 @@ export function createEffects(parts: EffectParts): (effect: LaneEffect, stepMs: 
         if (effect.why === 'late') storeSupervisor.markFailed('the store has not answered in time');
         return;
       case 'drop':
-        if (effect.shown !== 'gate_locked') stats.notTaken(effect.shown);
+        if (effect.shown !== 'gate_locked' && effect.shown !== 'see_staff') stats.notTaken(effect.shown);
         return decisions.drop(effect.presentation);
       case 'record':
         return void pendingEntries.add(effect.note, effect.override);
       case 'fire_latch':
         return storeSupervisor.persistFireLatch(effect.latched);
+      case 'fire_kick':
+        return announcer.event('fire_kick', 'info', { count: effect.count });
       case 'raise':
       case 'clear':
         return report(effect);

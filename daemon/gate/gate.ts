@@ -108,7 +108,7 @@ export function createGate(options: GateOptions): Gate {
   const laneTimers = createLaneTimers({ clock, timers, report });
   const carryOut = createEffects({ announcer, decisions, laneTimers, outputs, pendingEntries, stats, storeSupervisor, report });
   const loop = createLoop({ clock, timers, config: options.config.lane, carryOut, report });
-  const selftest = createSelftest({ board, config: loop.config, devices, lane, outputs, readers, timers, isClosing: () => closing });
+  const selftest = createSelftest({ board, config: loop.config, devices, lane, outputs, readers, timers, isClosing: () => closing, report });
   const command = createCommands({ lane, report, pendingEntries, decider, uplink, clock, timers, sync, diagnostics, selftest });
   const onUplink = createUplinkHandler({ decider, uplink, sync, log, command, report });
   const handle = createOutcomeHandler({

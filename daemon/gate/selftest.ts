@@ -10,6 +10,7 @@ import { BOTH, type LaneState } from '../lane/types.ts';
 import type { Board, BoardEvent, InputName, OutputName, Reader } from '../ports.ts';
 import type { Timers } from '../timers.ts';
 import type { Devices } from './devices.ts';
+import type { Report } from './outcome.ts';
 import type { Outputs } from './outputs.ts';
 
 /** How long each lamp and the buzzer are on, ms. */
@@ -150,11 +151,12 @@ export interface SelftestParts {
   readonly readers: readonly Reader[];
   readonly timers: Timers;
   readonly isClosing: () => boolean;
+  readonly report: Report;
 }
 
 /** Returns the function that runs one self-test at a time on the gate's own parts, and gives the lane back afterwards. */
 export function createSelftest(parts: SelftestParts): (watcher: SelftestWatcher | null) => Promise<Record<string, unknown>> {
-  const { board, config, devices, lane, outputs, readers, timers, isClosing } = parts;
+  const { board, config, devices, lane, outputs, readers, timers, isClosing, report } = parts;
   let giveLinesBack: (() => void) | null = null;
 
   return async function selftest(watcher) {
@@ -176,6 +178,10 @@ export function createSelftest(parts: SelftestParts): (watcher: SelftestWatcher 
         tapReaders: (listener) => devices.tapReaders(listener, true),
         watcher,
       });
+      for (const direction of BOTH) {
+        const saw = steps.some(({ name, result, detail }) => name === `release_${direction}` && result === 'ok' && detail.endsWith('saw the passage'));
+        if (saw) report({ kind: 'lane_input', input: { kind: 'sensor_tested', direction } });
+      }
       return { steps };
     } finally {
       giveLinesBack();

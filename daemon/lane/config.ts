@@ -36,6 +36,13 @@ export type WhileOpen = (typeof WHILE_OPENS)[number];
 export const EXITS = ['free', 'code'] as const;
 export type Exit = (typeof EXITS)[number];
 
+/**
+ * What follows when the passage sensor is blind. `alert`: the steward is asked whether the arms turn. `count_release`: the release counts as the
+ * passage until the sensor speaks. `close`: in closes.
+ */
+export const SENSOR_FAULTS = ['alert', 'count_release', 'close'] as const;
+export type SensorFault = (typeof SENSOR_FAULTS)[number];
+
 /** Which way the staff button opens. */
 export const BUTTONS = ['in', 'out', 'both'] as const;
 export type Button = (typeof BUTTONS)[number];
@@ -51,6 +58,11 @@ export interface LaneConfig {
   readonly pulseMs: number;
   readonly freeBy: FreeBy;
   readonly sensor: Sensor;
+  readonly sensorFault: SensorFault;
+  /** So many grants in a row without a passage, whatever their codes, within 3 min: the sensor counts as blind. */
+  readonly returnedInARow: number;
+  /** So many returned grants of one ticket within 10 min: the guest is sent to the staff, and the ticket is not spent. */
+  readonly returnedPerTicket: number;
   readonly exit: Exit;
   readonly button: Button;
   /** Directions whose sensor lines are not wired, found by the loop, not configured: there the release counts as the passage. */
@@ -71,7 +83,9 @@ export interface LaneConfig {
   readonly passageDebounceMs: number;
   /** Passage inputs: rest must hold for so long before a passage counts as finished, so that a bouncing contact is one passage. */
   readonly passageRestMs: number;
-  /** The other inputs (button, tamper). Fire is not debounced: it is obeyed at its first edge. */
+  /** The fire input must be active for so long: kicks of inductive loads are shorter. */
+  readonly fireConfirmMs: number;
+  /** The other inputs (button, tamper, keys). */
   readonly inputDebounceMs: number;
   /** No verdict for so long: the lamps say "wait". */
   readonly waitAfterMs: number;
@@ -88,6 +102,9 @@ export const DEFAULT_LANE_CONFIG: LaneConfig = {
   pulseMs: 200,
   freeBy: 'repulse',
   sensor: 'per_direction',
+  sensorFault: 'alert',
+  returnedInARow: 5,
+  returnedPerTicket: 2,
   exit: 'free',
   button: 'both',
   passageTimeoutMs: 5_000,
@@ -98,6 +115,7 @@ export const DEFAULT_LANE_CONFIG: LaneConfig = {
   lamps: 'per_direction',
   passageDebounceMs: 3,
   passageRestMs: 20,
+  fireConfirmMs: 100,
   inputDebounceMs: 30,
   waitAfterMs: 250,
   refuseAfterMs: 2_800,
@@ -115,6 +133,8 @@ export function hasSensor(config: LaneConfig, direction: Direction): boolean {
 
 /** Least and greatest value of each figure, both allowed. Outside: a configuration error, named with its key. */
 export const LANE_BOUNDS = {
+  returnedInARow: { min: 2, max: 50 },
+  returnedPerTicket: { min: 1, max: 20 },
   pulseMs: { min: 50, max: 5_000 },
   passageTimeoutMs: { min: 1_000, max: 60_000 },
   passageGraceMs: { min: 0, max: 10_000 },
@@ -122,6 +142,7 @@ export const LANE_BOUNDS = {
   repeatMs: { min: 0, max: 60_000 },
   passageDebounceMs: { min: 0, max: 100 },
   passageRestMs: { min: 0, max: 500 },
+  fireConfirmMs: { min: 20, max: 200 },
   inputDebounceMs: { min: 0, max: 1_000 },
   waitAfterMs: { min: 50, max: 2_000 },
   /** The refusal is shown at the latest 3,000 ms after the code; the rest is for the loop. */

@@ -3,7 +3,6 @@
  * is found out after it. Only an exit that somebody closed (modes.ts) stays closed; fire and a free lane are open anyway.
  */
 import type { Direction } from '../../contract/ids.ts';
-import { hasSensor } from './config.ts';
 import { beginGrant, returnUnits, settleGrant } from './grants.ts';
 import { heldGapOf } from './held-gap.ts';
 import { GARBLED, remember } from './presentations.ts';
@@ -55,13 +54,13 @@ function isHeld(context: StepContext, fingerprint: string, reader: string | unde
   const seenAtMs = recent.find((one) => one.fingerprint === fingerprint)?.seenAtMs ?? Number.NEGATIVE_INFINITY;
   update(context, 'out', { recent: recent.map((one) => (one.fingerprint === fingerprint ? { ...one, seenAtMs: now } : one)) });
   // A sensor shows that nobody has passed yet: the lane is still open for this guest.
-  return (grant.phase === 'released' && hasSensor(context.config, 'out')) || now - seenAtMs <= heldGapOf(context, 'out', reader);
+  return (grant.phase === 'released' && !grant.counted) || now - seenAtMs <= heldGapOf(context, 'out', reader);
 }
 
 /** Opens outwards, now or as soon as the one before has passed. */
 export function letOut(context: StepContext, exit: WaitingExit): void {
   const { grant, exits } = context.state.out;
-  if (grant !== null && (grant.phase === 'grace' || !hasSensor(context.config, 'out'))) settleGrant(context, 'out', null);
+  if (grant !== null && (grant.phase === 'grace' || grant.counted)) settleGrant(context, 'out', null);
   if (context.state.out.grant === null && exits.length === 0) return beginGrant(context, 'out', exit);
   const [oldest, ...rest] = exits;
   if (oldest !== undefined && exits.length >= MAX_WAITING_EXITS) {

@@ -1,9 +1,9 @@
 /** Grants and passages: one unit after the other is released, begun, passed, or given back. */
 import type { Direction } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
-import { hasSensor } from './config.ts';
 import type { PassageEvent } from './debounce.ts';
 import { closeRelease, lockByStop, openRelease, renewFree } from './release.ts';
+import { clearSensor, isSensed, noteReturned, noteStuck } from './sensor.ts';
 import { cancelTimer, cancelTimers, endNotice, notify, record, type StepContext, setTimer, update } from './step-context.ts';
 import { BOTH, type OpenedBy, type OpenGrant, type Rotation } from './types.ts';
 
@@ -14,14 +14,15 @@ export type NewGrant = Pick<OpenGrant, 'by' | 'units' | 'attention' | 'fingerpri
 export function beginGrant(context: StepContext, direction: Direction, grant: NewGrant): void {
   endNotice(context, direction);
   context.again.add(direction);
-  beginUnit(context, direction, { ...grant, unit: 1, phase: 'released' });
+  beginUnit(context, direction, { ...grant, unit: 1, phase: 'released', counted: false });
 }
 
 function beginUnit(context: StepContext, direction: Direction, grant: OpenGrant): void {
-  update(context, direction, { grant: { ...grant, phase: 'released' } });
+  const counted = !isSensed(context, direction);
+  update(context, direction, { grant: { ...grant, phase: 'released', counted } });
   openRelease(context, direction);
   setTimer(context, `passage:${direction}`, context.now.atMs + context.config.passageTimeoutMs);
-  if (!hasSensor(context.config, direction)) recordUnit(context, direction, grant.by, grant.unit, 'passed');
+  if (counted) recordUnit(context, direction, grant.by, grant.unit, 'passed');
 }
 
 function recordUnit(context: StepContext, direction: Direction, by: OpenedBy, unit: number, outcome: PassageOutcome): void {
@@ -56,7 +57,7 @@ function keepClosed(context: StepContext, direction: Direction): void {
 export function onPassageTimeout(context: StepContext, direction: Direction): void {
   const { grant } = context.state[direction];
   if (grant === null || grant.phase !== 'released') return;
-  if (!hasSensor(context.config, direction)) {
+  if (grant.counted) {
     keepClosed(context, direction);
     return nextUnit(context, direction, grant);
   }
@@ -68,7 +69,7 @@ export function onPassageTimeout(context: StepContext, direction: Direction): vo
 /** Leaves only the grace to a unit that has not begun: a unit is released once. */
 export function lockOut(context: StepContext, direction: Direction): void {
   const { grant } = context.state[direction];
-  if (grant === null || grant.phase !== 'released' || !hasSensor(context.config, direction)) return;
+  if (grant === null || grant.phase !== 'released' || grant.counted) return;
   cancelTimer(context, `passage:${direction}`);
   update(context, direction, { grant: { ...grant, phase: 'grace' } });
   setTimer(context, `grace:${direction}`, context.now.atMs + context.config.passageGraceMs);
@@ -80,6 +81,7 @@ export function onGraceTimeout(context: StepContext, direction: Direction): void
   if (grant === null || grant.phase !== 'grace') return;
   returnUnits(context, direction, grant.by, grant.unit, grant.units);
   if (grant.unit === 1) markReturned(context, direction, grant);
+  noteReturned(context, direction, grant.fingerprint);
   endGrant(context, direction);
 }
 
@@ -93,14 +95,14 @@ function markReturned(context: StepContext, direction: Direction, { fingerprint 
 export function settleGrant(context: StepContext, direction: Direction, begun: Extract<PassageOutcome, 'unknown' | 'stuck'> | null): void {
   const { grant } = context.state[direction];
   if (grant === null) return;
-  const counted = !hasSensor(context.config, direction);
+  const { counted } = grant;
   if (grant.phase !== 'passing') {
     returnUnits(context, direction, grant.by, counted ? grant.unit + 1 : grant.unit, grant.units);
     return endGrant(context, direction);
   }
   returnUnits(context, direction, grant.by, grant.unit + 1, grant.units);
   if (begun === null) return update(context, direction, { grant: { ...grant, units: grant.unit } });
-  recordUnit(context, direction, grant.by, grant.unit, begun);
+  if (!counted) recordUnit(context, direction, grant.by, grant.unit, begun);
   endGrant(context, direction);
 }
 
@@ -113,6 +115,7 @@ export function onPassage(context: StepContext, event: PassageEvent, initial: bo
 function onStarted(context: StepContext, direction: Direction, initial: boolean): void {
   const { grant, mode, freeTailMs } = context.state[direction];
   const open = context.state.fire.latched || mode === 'free' || context.now.atMs <= freeTailMs;
+  if (!initial) clearSensor(context, direction, 'a passage is reported');
   const mine = grant !== null && grant.phase !== 'passing';
   const whose: Rotation['whose'] = mine ? 'grant' : initial ? 'unknown' : open ? 'free' : 'forced';
   update(context, direction, { rotation: { whose, sinceMs: context.now.atMs, stuck: false } });
@@ -133,12 +136,13 @@ function recordForced(context: StepContext, direction: Direction): void {
 }
 
 function onEnded(context: StepContext, direction: Direction, through: boolean): void {
-  const { rotation, grant } = context.state[direction];
-  if (rotation === null) return;
+  const { rotation, grant, sensor } = context.state[direction];
+  if (rotation === null && sensor.fault !== 'stuck') return;
   endRotation(context, direction);
+  if (rotation === null) return;
   if (rotation.whose === 'grant' && grant?.phase === 'passing') {
     if (through) {
-      recordUnit(context, direction, grant.by, grant.unit, 'passed');
+      if (!grant.counted) recordUnit(context, direction, grant.by, grant.unit, 'passed');
       nextUnit(context, direction, grant);
     } else {
       resumeUnit(context, direction, grant);
@@ -153,6 +157,7 @@ function onEnded(context: StepContext, direction: Direction, through: boolean): 
 
 /** Resumes a unit whose passage was backed out of. While the turnstile's own time runs it may still be used, else only the grace is left. */
 function resumeUnit(context: StepContext, direction: Direction, grant: OpenGrant): void {
+  if (grant.counted) return nextUnit(context, direction, grant);
   const running = context.state.timers[`passage:${direction}`] !== undefined && context.config.release === 'pulse';
   update(context, direction, { grant: { ...grant, phase: running ? 'released' : 'grace' } });
   if (!running) setTimer(context, `grace:${direction}`, context.now.atMs + context.config.passageGraceMs);
@@ -160,13 +165,13 @@ function resumeUnit(context: StepContext, direction: Direction, grant: OpenGrant
 
 /** Ends the rotation: the turnstile is at rest. */
 export function endRotation(context: StepContext, direction: Direction): void {
-  const { rotation, notice } = context.state[direction];
-  if (rotation === null) return;
+  const { notice, sensor } = context.state[direction];
   cancelTimer(context, `stuck:${direction}`);
   update(context, direction, { rotation: null });
-  if (!rotation.stuck) return;
+  if (sensor.fault !== 'stuck') return;
+  clearSensor(context, direction, 'the line rests');
   if (notice?.cause === 'stuck') endNotice(context, direction);
-  if (!BOTH.some((one) => context.state[one].rotation?.stuck)) context.effects.push({ kind: 'clear', alert: 'stuck' });
+  if (BOTH.every((one) => context.state[one].sensor.fault !== 'stuck')) context.effects.push({ kind: 'clear', alert: 'stuck' });
 }
 
 /** Counts a rotation that does not finish as used, and raises `stuck`. */
@@ -175,6 +180,7 @@ export function onStuck(context: StepContext, direction: Direction): void {
   if (rotation === null || rotation.stuck) return;
   if (rotation.whose === 'grant') settleGrant(context, direction, 'stuck');
   else record(context, { kind: 'alarm', what: 'stuck', detail: `the passage line ${direction} does not return to rest` });
+  noteStuck(context, direction, rotation.whose !== 'grant');
   update(context, direction, { rotation: { ...rotation, stuck: true } });
   context.effects.push({ kind: 'raise', alert: 'stuck', severity: 'critical', message: `a passage began and did not finish, direction ${direction}` });
   notify(context, direction, { signal: 'alarm', cause: 'stuck' }, context.config.alarmMs);

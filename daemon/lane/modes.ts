@@ -1,7 +1,7 @@
 /** Modes of the directions, and the fire latch that lies over them. */
 import type { Direction } from '../../contract/ids.ts';
 import { returnExits } from './exits.ts';
-import { endRotation, lockOut, settleGrant } from './grants.ts';
+import { lockOut, settleGrant } from './grants.ts';
 import { abandonDecision, dropQueue } from './presentations.ts';
 import { closeFree, openEmergency, openFree, openRelease } from './release.ts';
 import { cancelTimer, cancelTimers, endNotice, isIdle, record, type StepContext, setTimer, update } from './step-context.ts';
@@ -23,8 +23,13 @@ const modeOf = (context: StepContext, direction: Direction, wanted: BaseMode): B
 export function onMode(context: StepContext, input: Input<'mode'>): void {
   const wanted: PendingMode = { mode: input.mode, untilWallMs: input.untilWallMs, actor: input.actor, reason: input.reason };
   for (const direction of input.directions) {
+    if (direction === 'in') context.state.entry = { ...context.state.entry, restored: false };
+    // A key or stop-entry holds: the order counts when they end.
+    if (direction === 'in' && context.state.entry.base !== null) {
+      context.state.entry = { ...context.state.entry, base: wanted };
+      continue;
+    }
     if (direction === 'out' && closes(input.mode) && input.exitClosedConfirmed !== true) continue;
-    if (context.state[direction].rotation?.stuck === true) endRotation(context, direction);
     if (closes(input.mode) && !isIdle(context.state, direction) && !context.state.fire.latched) update(context, direction, { pendingMode: wanted });
     else applyMode(context, direction, wanted);
   }
@@ -37,7 +42,8 @@ export function settleMode(context: StepContext, direction: Direction): void {
     applyMode(context, direction, pendingMode);
 }
 
-function applyMode(context: StepContext, direction: Direction, wanted: PendingMode): void {
+/** Puts a direction into a mode now, with its row. */
+export function applyMode(context: StepContext, direction: Direction, wanted: PendingMode): void {
   const { mode: from } = context.state[direction];
   const { untilWallMs } = wanted;
   const to = modeOf(context, direction, wanted.mode);
@@ -117,6 +123,11 @@ export function onRestore(context: StepContext, input: Input<'restore'>): void {
   for (const direction of BOTH) {
     const { mode, untilWallMs } = direction === 'out' ? restoredExit(context, input) : input.modes.in;
     const was = context.state[direction].mode;
+    if (direction === 'in') context.state.entry = { ...context.state.entry, restored: mode === 'locked' };
+    if (direction === 'in' && context.state.entry.base !== null) {
+      context.state.entry = { ...context.state.entry, base: { ...context.state.entry.base, mode, untilWallMs } };
+      continue;
+    }
     if (context.state.fire.latched && !input.fireLatched && mode !== context.state[direction].mode) recordEmergency(context, direction, mode);
     update(context, direction, { mode, untilWallMs, pendingMode: null });
     if (was !== mode) endNotice(context, direction);
@@ -154,6 +165,21 @@ export function onFire(context: StepContext, active: boolean): void {
   for (const direction of BOTH) recordEmergency(context, direction, context.state[direction].mode);
 }
 
+/** Opens both ways until somebody resets it, as fire does. */
+export function onEvacuate(context: StepContext, { actor, reason }: Input<'evacuate'>): void {
+  const wasLatched = context.state.fire.latched;
+  context.effects.push({
+    kind: 'raise',
+    alert: 'evacuate',
+    severity: 'critical',
+    message: `evacuation by ${actor} (${reason}): the lane is open until somebody resets it`,
+  });
+  if (wasLatched) return;
+  latch(context);
+  context.effects.push({ kind: 'fire_latch', latched: true });
+  for (const direction of BOTH) recordEmergency(context, direction, context.state[direction].mode, actor, reason);
+}
+
 /** Opens first, then settles decisions, grants and modes. */
 function latch(context: StepContext): void {
   context.state.fire = { ...context.state.fire, latched: true };
@@ -170,8 +196,8 @@ function latch(context: StepContext): void {
   returnExits(context);
 }
 
-function recordEmergency(context: StepContext, direction: Direction, from: BaseMode): void {
-  record(context, { kind: 'mode', direction, from, to: 'emergency', actor: 'system', reason: 'fire input' });
+function recordEmergency(context: StepContext, direction: Direction, from: BaseMode, actor = 'system', reason = 'fire input'): void {
+  record(context, { kind: 'mode', direction, from, to: 'emergency', actor, reason });
 }
 
 function raiseFire(context: StepContext): void {
@@ -187,7 +213,7 @@ function raiseFire(context: StepContext): void {
 export function onResetEmergency(context: StepContext, input: Input<'reset_emergency'>): void {
   if (context.state.fire.asserted || !context.state.fire.latched) return;
   context.state.fire = { asserted: false, latched: false };
-  context.effects.push({ kind: 'fire_latch', latched: false }, { kind: 'clear', alert: 'fire' });
+  context.effects.push({ kind: 'fire_latch', latched: false }, { kind: 'clear', alert: 'fire' }, { kind: 'clear', alert: 'evacuate' });
   for (const direction of BOTH) {
     const { mode, untilWallMs } = context.state[direction];
     const until = untilWallMs === null ? {} : { until: new Date(untilWallMs).toISOString() };

@@ -3,6 +3,7 @@ import type { Direction } from '../../contract/ids.ts';
 import { letOut } from './exits.ts';
 import { beginGrant, returnUnits } from './grants.ts';
 import { abandonDecision } from './presentations.ts';
+import { answerSensor, awaitsAnswer } from './sensor.ts';
 import { nextNumber, record, type StepContext, showBusy } from './step-context.ts';
 import { closes, effectiveMode, type LaneInput, type OpenedBy } from './types.ts';
 
@@ -27,6 +28,14 @@ export function onButton(context: StepContext): void {
   for (const direction of ['out', 'in'] as const) {
     if (context.config.button === direction || context.config.button === 'both') press(context, direction);
   }
+}
+
+/** Answers "the arms turn" where the sensor's fault waits for it: the button is held. */
+export function onButtonHeld(context: StepContext): void {
+  if (!awaitsAnswer(context)) return;
+  const reason = 'staff button held: the arms turn';
+  record(context, { kind: 'override', actor: 'button', action: 'sensor', reason }, nextNumber(context));
+  answerSensor(context, true, 'button', reason);
 }
 
 function press(context: StepContext, direction: Direction): void {

@@ -2,6 +2,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import { beginGrant } from './grants.ts';
 import { heldGapOf, learnRepeat } from './held-gap.ts';
+import { needsStaff } from './sensor.ts';
 import { cancelTimers, endBusy, endNotice, isIdle, notify, record, type StepContext, setTimer, showBusy, update } from './step-context.ts';
 import { type Answer, effectiveMode, type LaneEffect, type LaneInput, type Recent } from './types.ts';
 
@@ -39,6 +40,10 @@ export function onCode(context: StepContext, input: Input<'code'>): void {
   if (mode !== 'controlled') {
     refuse(context, direction, 'gate_locked', fingerprint);
     return drop('gate_locked');
+  }
+  if (direction === 'in' && needsStaff(context, direction, fingerprint)) {
+    refuse(context, direction, 'see_staff', fingerprint);
+    return drop('see_staff');
   }
   decide(context, input, input.lastByteMs, seen?.answer === 'error');
 }
@@ -230,7 +235,13 @@ export function onGarbled(context: StepContext, direction: Direction): void {
 }
 
 /** Refuses without the decider. `retried`: the presentation's row is written already. */
-function refuse(context: StepContext, direction: Direction, reason: 'unreadable' | 'gate_locked' | 'error', fingerprint: string, retried = false): void {
+function refuse(
+  context: StepContext,
+  direction: Direction,
+  reason: 'unreadable' | 'gate_locked' | 'see_staff' | 'error',
+  fingerprint: string,
+  retried = false,
+): void {
   remember(context, direction, fingerprint, reason === 'error' ? 'error' : reason === 'gate_locked' ? 'locked' : 'refused');
   notify(context, direction, { signal: 'refused', cause: 'verdict' }, context.config.refusedMs);
   if (retried) return;

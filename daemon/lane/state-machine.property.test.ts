@@ -70,7 +70,7 @@ const laneConfig: fc.Arbitrary<LaneConfig> = fc
     button: fc.constantFrom('in' as const, 'out' as const, 'both' as const),
     passageGraceMs: fc.constantFrom(0, 1_500),
   })
-  .map((change) => ({ ...DEFAULT_LANE_CONFIG, ...change }));
+  .map((change) => ({ ...DEFAULT_LANE_CONFIG, fireConfirmMs: 0, ...change }));
 
 /** Which way a guest was told no; null: nobody was. */
 function refusedWay(effect: LaneEffect): Direction | null {

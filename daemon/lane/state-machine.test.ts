@@ -101,17 +101,247 @@ test('begun and not finished: stuck after its time, counts as used, ends when th
   world.show('other');
   expect([signal(world), dropped(world.wait(1_500))]).toEqual(['busy', ['busy']]);
   world.line('passage_in', false);
-  expect(alerts(world.wait(2_000))).toEqual(['-stuck']);
-  expect([signal(world), notesOf(world.pendingEntries()).length]).toEqual(['ready', 3]);
+  expect(alerts(world.wait(2_000))).toEqual(['-sensor', '-stuck']);
+  expect([signal(world), notesOf(world.pendingEntries()).at(-1)]).toEqual(['ready', 'fault sensor']);
 });
 
-test('stuck ends by a mode command as well', () => {
+test('L1 no mode command clears a stuck line: a ticket is not granted twice while it stays active', () => {
   const world = createLaneWorld();
   admit(world);
   world.line('passage_in', true);
   world.wait(31_000);
-  expect(alerts(command(world, 'locked'))).toEqual(['-stuck']);
+  expect([...alerts(command(world, 'locked')), ...alerts(command(world, 'controlled'))]).toEqual([]);
+  expect([world.state().in.rotation?.stuck, effectiveMode(world.state(), 'in')]).toEqual([true, 'controlled']);
+  world.show('other');
+  expect(kinds(world.wait(2_000))).not.toContain('decide');
+});
+
+test('L1 a line that is stuck without a grant is a fault of the sensor, until it rests', () => {
+  const world = createLaneWorld();
+  expect(alerts([...world.line('passage_in', true), ...world.wait(31_000)])).toEqual(['+forced', '-forced', '+sensor', '+stuck']);
+  world.line('passage_in', false);
+  expect(alerts(world.wait(50))).toEqual(['-sensor', '-stuck']);
+});
+
+/** A guest whose passage no sensor reports. */
+const unseen = (world: LaneWorld, code: string) => {
+  const effects = [...admit(world, code).effects, ...world.wait(6_500), ...world.wait(3_000)];
+  return effects;
+};
+
+test('L1 five grants in a row without a passage raise sensor, with a row', () => {
+  const world = createLaneWorld();
+  const raised = ['a', 'b', 'c', 'd', 'e'].map((code) => alerts(unseen(world, code)));
+  expect(raised).toEqual([[], [], [], [], ['+sensor']]);
+  expect(notesOf(world.pendingEntries()).filter((note) => note.startsWith('fault'))).toEqual(['fault sensor']);
+});
+
+test('L1 a passage between them, or more than three minutes, is no row of grants without one', () => {
+  const world = createLaneWorld();
+  for (const code of ['a', 'b', 'c', 'd']) unseen(world, code);
+  admit(world, 'seen');
+  world.pass();
+  for (const code of ['e', 'f', 'g', 'h']) expect(alerts(unseen(world, code))).toEqual([]);
+  const slow = createLaneWorld();
+  for (const code of ['a', 'b', 'c', 'd', 'e', 'f']) expect(alerts([...unseen(slow, code), ...slow.wait(50_000)])).toEqual([]);
+});
+
+test('L1 a ticket that was returned twice is sent to the staff, and is not spent', () => {
+  const world = createLaneWorld();
+  unseen(world, 'ticket');
+  unseen(world, 'ticket');
+  const third = world.show('ticket');
+  expect([dropped(third.effects), kinds(third.effects).includes('decide')]).toEqual([['see_staff'], false]);
+  expect(notesOf(world.pendingEntries()).at(-1)).toBe('refused see_staff');
+  world.wait(600_000);
+  expect(kinds(world.show('ticket').effects)).toContain('decide');
+});
+
+test('L1 "the arms turn": the release counts as the passage until the sensor speaks', () => {
+  const world = createLaneWorld();
+  for (const code of ['a', 'b', 'c', 'd', 'e']) unseen(world, code);
+  world.send({ kind: 'sensor_answer', turns: true, actor: 'staff-1', reason: 'they turn' });
+  admit(world, 'f');
+  expect(notesOf(world.pendingEntries()).at(-1)).toBe('passed 1 of 1/6');
+  world.wait(6_000);
+  admit(world, 'g');
+  world.wait(500);
+  expect(alerts(world.pass())).toEqual(['-sensor']);
+  expect(notesOf(world.pendingEntries()).filter((note) => note.endsWith('1/7'))).toEqual(['passed 1 of 1/7']);
+  admit(world, 'h');
+  expect(notesOf(world.pendingEntries()).filter((note) => note.endsWith('1/8'))).toEqual([]);
+});
+
+test('L1 the staff button held for 3 s answers "the arms turn"', () => {
+  const world = createLaneWorld();
+  for (const code of ['a', 'b', 'c', 'd', 'e']) unseen(world, code);
+  world.line('button', true);
+  world.wait(2_900);
+  expect(world.state().in.sensor.counting).toBe(false);
+  world.wait(200);
+  expect([world.state().in.sensor.counting, notesOf(world.pendingEntries()).at(-1)]).toEqual([true, 'override sensor by button']);
+});
+
+test('L1 "the arms do not turn": in closes, out does not', () => {
+  const world = createLaneWorld();
+  for (const code of ['a', 'b', 'c', 'd', 'e']) unseen(world, code);
+  world.send({ kind: 'sensor_answer', turns: false, actor: 'staff-1', reason: 'jammed' });
+  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out')]).toEqual(['out_of_service', 'controlled']);
+  expect(notesOf(world.pendingEntries()).at(-1)).toBe('in controlled → out_of_service by staff-1');
+});
+
+test.each([
+  ['count_release', true, 'controlled'],
+  ['close', false, 'out_of_service'],
+  ['alert', false, 'controlled'],
+] as const)('L1 sensor_fault %s acts without an answer', (sensorFault, counting, mode) => {
+  const world = createLaneWorld({ sensorFault });
+  for (const code of ['a', 'b', 'c', 'd', 'e']) unseen(world, code);
+  expect([world.state().in.sensor.counting, effectiveMode(world.state(), 'in')]).toEqual([counting, mode]);
+});
+
+test('L1 "the arms turn" opens a lane whose line is stuck, and its rest ends the fault', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.line('passage_in', true);
+  world.wait(31_000);
+  world.send({ kind: 'sensor_answer', turns: true, actor: 'staff-1', reason: 'they turn' });
+  admit(world, 'next');
+  expect(notesOf(world.pendingEntries()).at(-1)).toBe('passed 1 of 1/2');
+  world.wait(6_000);
+  world.line('passage_in', false);
+  expect(alerts(world.wait(50))).toEqual(['-sensor', '-stuck']);
+});
+
+test('L1 a self-test that saw a passage clears a blind line', () => {
+  const world = createLaneWorld();
+  for (const code of ['a', 'b', 'c', 'd', 'e']) unseen(world, code);
+  expect(alerts(world.send({ kind: 'sensor_tested', direction: 'in' }))).toEqual(['-sensor']);
+});
+
+// ---------------------------------------------------------------- orders over the mode
+
+const shortly = { actor: 'lead-1', reason: 'crush' };
+const line = (world: LaneWorld, input: 'key_free' | 'key_closed', active: boolean) => [...world.line(input, active), ...world.wait(50)];
+
+test('evacuate opens both ways like fire, and one reset ends it', () => {
+  const world = createLaneWorld();
+  command(world, 'locked', { directions: ['in'] });
+  const effects = world.send({ kind: 'evacuate', ...shortly });
+  expect([world.driven('release_in'), world.driven('release_out'), alerts(effects)]).toEqual([true, true, ['+evacuate']]);
+  expect(effects).toContainEqual({ kind: 'fire_latch', latched: true });
+  command(world, 'locked', { directions: ['in'] });
+  world.send({ kind: 'resume_entry', ...shortly });
+  expect(effectiveMode(world.state(), 'in')).toBe('emergency');
+  world.send({ kind: 'reset_emergency', ...shortly });
   expect(effectiveMode(world.state(), 'in')).toBe('locked');
+});
+
+test('stop-entry closes in alone, and resume-entry restores the mode before', () => {
+  const world = createLaneWorld();
+  command(world, 'free', { directions: ['in'] });
+  world.send({ kind: 'stop_entry', ...shortly });
+  expect([effectiveMode(world.state(), 'in'), effectiveMode(world.state(), 'out')]).toEqual(['locked', 'controlled']);
+  world.send({ kind: 'resume_entry', ...shortly });
+  world.wait(100);
+  expect([effectiveMode(world.state(), 'in'), world.driven('release_in')]).toEqual(['free', true]);
+});
+
+test('a mode ordered during stop-entry holds when entry resumes', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'stop_entry', ...shortly });
+  command(world, 'free', { directions: ['in'] });
+  expect(effectiveMode(world.state(), 'in')).toBe('locked');
+  world.send({ kind: 'resume_entry', ...shortly });
+  expect(effectiveMode(world.state(), 'in')).toBe('free');
+});
+
+test('stop-entry waits for a guest who is passing', () => {
+  const world = createLaneWorld();
+  admit(world);
+  world.send({ kind: 'stop_entry', ...shortly });
+  expect(effectiveMode(world.state(), 'in')).toBe('controlled');
+  world.pass();
+  expect(effectiveMode(world.state(), 'in')).toBe('locked');
+});
+
+test('resume-entry ends a stop-entry of before a restart', () => {
+  const world = createLaneWorld();
+  const locked = { mode: 'locked', untilWallMs: null } as const;
+  world.send({ kind: 'restore', modes: { in: locked, out: { mode: 'controlled', untilWallMs: null } }, fireLatched: false });
+  world.send({ kind: 'resume_entry', ...shortly });
+  expect(effectiveMode(world.state(), 'in')).toBe('controlled');
+});
+
+test('a key switch wins over stop-entry and mode, and its rest restores what was before', () => {
+  const world = createLaneWorld();
+  command(world, 'out_of_service', { directions: ['in'] });
+  world.send({ kind: 'stop_entry', ...shortly });
+  line(world, 'key_free', true);
+  expect([effectiveMode(world.state(), 'in'), world.driven('release_in'), notesOf(world.pendingEntries()).at(-1)]).toEqual([
+    'free',
+    true,
+    'in locked → free by key',
+  ]);
+  line(world, 'key_free', false);
+  expect(effectiveMode(world.state(), 'in')).toBe('locked');
+  world.send({ kind: 'resume_entry', ...shortly });
+  expect(effectiveMode(world.state(), 'in')).toBe('out_of_service');
+});
+
+test('both keys at once close in and are a fault', () => {
+  const world = createLaneWorld();
+  line(world, 'key_free', true);
+  const effects = line(world, 'key_closed', true);
+  expect([effectiveMode(world.state(), 'in'), alerts(effects)]).toEqual(['locked', ['+key']]);
+  expect(alerts(line(world, 'key_closed', false))).toEqual(['-key']);
+  expect(effectiveMode(world.state(), 'in')).toBe('free');
+});
+
+test('a key that is turned when the gate starts holds over the mode of the ledger', () => {
+  const world = createLaneWorld();
+  world.send({ kind: 'line', input: 'key_closed', active: true, initial: true });
+  const free = { mode: 'free', untilWallMs: null } as const;
+  world.send({ kind: 'restore', modes: { in: free, out: free }, fireLatched: false });
+  expect(effectiveMode(world.state(), 'in')).toBe('locked');
+  line(world, 'key_closed', false);
+  expect(effectiveMode(world.state(), 'in')).toBe('free');
+});
+
+test('fire wins over a key that closes', () => {
+  const world = createLaneWorld();
+  line(world, 'key_closed', true);
+  world.line('fire', true);
+  expect([effectiveMode(world.state(), 'in'), world.driven('release_in')]).toEqual(['emergency', true]);
+});
+
+// ---------------------------------------------------------------- fire is confirmed
+
+test('L5 a contact of the fire input shorter than fire_confirm_ms latches nothing and is counted', () => {
+  const world = createLaneWorld({ fireConfirmMs: 100 });
+  world.line('fire', true);
+  world.wait(2);
+  expect(world.line('fire', false)).toContainEqual({ kind: 'fire_kick', count: 1 });
+  world.wait(1_000);
+  expect([world.state().fire.latched, world.state().fireKicks, notesOf(world.pendingEntries())]).toEqual([false, 1, []]);
+});
+
+test('L5 fire is confirmed by its edge within fire_confirm_ms, in a stopped lane too', () => {
+  for (const stopped of [false, true]) {
+    const world = createLaneWorld({ fireConfirmMs: 100 });
+    if (stopped) world.send({ kind: 'stop' });
+    world.line('fire', true);
+    world.wait(99);
+    expect(world.state().fire.latched).toBe(false);
+    world.wait(1);
+    expect([world.state().fire, world.driven('release_in')]).toEqual([{ asserted: true, latched: true }, true]);
+  }
+});
+
+test('L5 fire that is active at start latches at once', () => {
+  const world = createLaneWorld({ fireConfirmMs: 100 });
+  world.send({ kind: 'line', input: 'fire', active: true, initial: true });
+  expect(world.state().fire.latched).toBe(true);
 });
 
 test('a party: one release and one passage a unit, what does not come is returned', () => {

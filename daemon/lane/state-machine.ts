@@ -8,10 +8,11 @@
 
 import type { LaneConfig } from './config.ts';
 import { AT_REST, beam, beamGap, type Debounced, debounce, type Holds, type LevelChange, settle } from './debounce.ts';
+import { onKey, onResumeEntry, onStopEntry, settleEntry } from './entry-orders.ts';
 import { onExit, onExitGranted, onGarbledExit, opensUnasked, returnExits, settleExits } from './exits.ts';
 import { onGraceTimeout, onPassage, onPassageTimeout, onStuck, settleGrant } from './grants.ts';
-import { onExitTimeout, onFire, onMode, onResetEmergency, onRestore, onUntil, settleExitMode, settleMode } from './modes.ts';
-import { cannotOpen, onButton, onOpen } from './orders.ts';
+import { onEvacuate, onExitTimeout, onFire, onMode, onResetEmergency, onRestore, onUntil, settleExitMode, settleMode } from './modes.ts';
+import { cannotOpen, onButton, onButtonHeld, onOpen } from './orders.ts';
 import {
   abandonDecision,
   dropHeld,
@@ -27,6 +28,7 @@ import {
   settleQueue,
 } from './presentations.ts';
 import { closeRelease, freeByHold, onGapEnd, onPulseEnd, renewFree, setStop, settleStop } from './release.ts';
+import { answerSensor, BUTTON_ANSWER_MS, clearSensor } from './sensor.ts';
 import { beginStep, cancelTimer, endNotice, initialLane, isIdle, record, type StepContext, setTimer, signalOf, update } from './step-context.ts';
 import { BOTH, type DirectionTimer, effectiveMode, type LaneInput, type LaneLine, type LaneState, type Step, type TimerName } from './types.ts';
 
@@ -35,7 +37,8 @@ export { effectiveMode, initialLane, isIdle };
 /** Takes one input. Never throws; an input without a meaning in this state changes nothing. */
 export function step(state: LaneState, input: LaneInput, config: LaneConfig): Step {
   const context = beginStep(state, config, { atMs: input.atMs, wallMs: input.wallMs });
-  if (input.kind === 'line' && input.input === 'fire') onFire(context, input.active);
+  if (input.kind === 'line' && input.input === 'fire') onFireLine(context, input.active, input.initial);
+  else if (input.kind === 'timer' && input.timer === 'line:fire') onFireTimer(context);
   else if (!context.state.stopped) act(context, input);
   if (!context.state.stopped) settleAll(context);
   settleSignals(context);
@@ -67,6 +70,16 @@ function act(context: StepContext, input: LaneInput): void {
       return onOpen(context, input);
     case 'mode':
       return onMode(context, input);
+    case 'sensor_answer':
+      return answerSensor(context, input.turns, input.actor, input.reason);
+    case 'sensor_tested':
+      return clearSensor(context, input.direction, 'a self-test saw a passage');
+    case 'evacuate':
+      return onEvacuate(context, input);
+    case 'stop_entry':
+      return onStopEntry(context, input);
+    case 'resume_entry':
+      return onResumeEntry(context, input);
     case 'reset_emergency':
       return onResetEmergency(context, input);
     case 'restore':
@@ -90,6 +103,38 @@ function onCondition(context: StepContext, condition: 'booted' | 'manifest' | 'd
 }
 
 // ---------------------------------------------------------------- inputs of the board
+
+/** Takes the fire input: it counts when it is active for `fire_confirm_ms`, and at once where it was so at start. */
+function onFireLine(context: StepContext, active: boolean, initial: boolean): void {
+  if (initial) {
+    context.state.lines = { ...context.state.lines, fire: { level: active, raw: active, sinceMs: context.now.atMs } };
+    if (active) onFire(context, true);
+    return;
+  }
+  const before = context.state.lines.fire ?? AT_REST;
+  followFire(context, debounce(before, active, context.now.atMs, fireHolds(context)));
+  if (!before.raw || before.level || active || context.state.lines.fire?.level === true) return;
+  const count = context.state.fireKicks + 1;
+  context.state.fireKicks = count;
+  context.effects.push({ kind: 'fire_kick', count });
+}
+
+function onFireTimer(context: StepContext): void {
+  const dueMs = context.state.timers['line:fire'];
+  if (dueMs === undefined) return;
+  if (context.now.atMs < dueMs) return setTimer(context, 'line:fire', dueMs);
+  delete (context.state.timers as Record<string, number>)['line:fire'];
+  followFire(context, settle(context.state.lines.fire ?? AT_REST, context.now.atMs, fireHolds(context)));
+}
+
+const fireHolds = ({ config }: StepContext): Holds => ({ activeMs: config.fireConfirmMs, restMs: 0 });
+
+function followFire(context: StepContext, seen: Debounced): void {
+  context.state.lines = { ...context.state.lines, fire: seen.line };
+  if (seen.dueMs === null) cancelTimer(context, 'line:fire');
+  else setTimer(context, 'line:fire', seen.dueMs);
+  for (const change of seen.changes) onFire(context, change.active);
+}
 
 function holdsOf(input: LaneLine, config: LaneConfig): Holds {
   const sensor = input.startsWith('passage_') || input.startsWith('beam_');
@@ -127,9 +172,14 @@ function onLevel(context: StepContext, input: LaneLine, change: LevelChange, ini
     }
     case 'button':
       if (change.active && !initial) onButton(context);
+      if (change.active) setTimer(context, 'button', context.now.atMs + BUTTON_ANSWER_MS);
+      else cancelTimer(context, 'button');
       return;
     case 'tamper':
       return onTamper(context, change.active);
+    case 'key_free':
+    case 'key_closed':
+      return onKey(context, input, change.active);
     case 'fire':
       return;
   }
@@ -158,6 +208,7 @@ function onTimer(context: StepContext, timer: TimerName): void {
   if (context.now.atMs < dueMs) return setTimer(context, timer, dueMs);
   delete (context.state.timers as Record<string, number>)[timer];
   if (timer === 'stop') return setStop(context, false);
+  if (timer === 'button') return onButtonHeld(context);
   if (timer === 'beam') return followBeams(context, beamGap(context.state.beams, context.now.atMs), false);
   const [name, rest] = timer.split(':') as [DirectionTimer | 'line', string];
   if (name === 'line') {
@@ -219,6 +270,7 @@ function onStop(context: StepContext): void {
 function settleAll(context: StepContext): void {
   settleExitMode(context);
   settleExits(context);
+  settleEntry(context);
   for (const direction of BOTH) settleMode(context, direction);
   for (const direction of BOTH) settleQueue(context, direction);
   for (const direction of BOTH) settleHeld(context, direction);

@@ -2,7 +2,7 @@
 import type { Direction } from '../../contract/ids.ts';
 import type { Exit, LaneConfig } from './config.ts';
 import { NO_ONE } from './debounce.ts';
-import type { At, DirectionState, DirectionTimer, LaneEffect, LaneNote, LaneState, Notice, Signal, TimerName } from './types.ts';
+import type { At, DirectionState, DirectionTimer, LaneEffect, LaneNote, LaneState, Notice, SensorState, Signal, TimerName } from './types.ts';
 import { BOTH } from './types.ts';
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] };
@@ -19,6 +19,8 @@ export interface StepContext {
 /** Long ago, for "off since". */
 const LONG_AGO_MS = -1e12;
 
+export const NO_SENSOR_FAULT: SensorState = { fault: null, counting: false, inARow: [], returns: [] };
+
 function initialDirection(): DirectionState {
   return {
     mode: 'controlled',
@@ -27,6 +29,7 @@ function initialDirection(): DirectionState {
     deciding: null,
     grant: null,
     rotation: null,
+    sensor: NO_SENSOR_FAULT,
     release: { state: 'off', again: false, offSinceMs: LONG_AGO_MS },
     freeTailMs: LONG_AGO_MS,
     queue: [],
@@ -46,6 +49,8 @@ export function initialLane(): LaneState {
     in: initialDirection(),
     out: initialDirection(),
     fire: { asserted: false, latched: false },
+    fireKicks: 0,
+    entry: { keyFree: false, keyClosed: false, stopped: null, base: null, restored: false },
     tamper: false,
     lines: {},
     beams: NO_ONE,

@@ -32,7 +32,7 @@ export const SIGNALS = [
 export type Signal = (typeof SIGNALS)[number];
 
 /** Inputs of a lane. Logical levels: true = passage under way, pressed, alarm. */
-export type LaneLine = 'passage_in' | 'passage_out' | 'beam_a' | 'beam_b' | 'button' | 'fire' | 'tamper';
+export type LaneLine = 'passage_in' | 'passage_out' | 'beam_a' | 'beam_b' | 'button' | 'fire' | 'tamper' | 'key_free' | 'key_closed';
 /** What moves the turnstile. */
 export type ReleaseOutput = 'release_in' | 'release_out' | 'stop';
 /** Every output of a lane. */
@@ -54,6 +54,8 @@ export interface OpenGrant {
   readonly unit: number;
   readonly phase: GrantPhase;
   readonly attention: boolean;
+  /** Recorded as passed when it was released: no sensor sees this direction. */
+  readonly counted: boolean;
   /** Of the code that was granted; null: an override. */
   readonly fingerprint: string | null;
 }
@@ -135,6 +137,18 @@ export interface PendingMode {
   readonly reason: string;
 }
 
+/** The passage sensor of a direction, as far as it is trusted. */
+export interface SensorState {
+  /** `blind`: grants in a row without a passage. `stuck`: the line does not return to rest. */
+  readonly fault: 'blind' | 'stuck' | null;
+  /** The release counts as the passage until the sensor speaks: a person said that the arms turn. */
+  readonly counting: boolean;
+  /** Grants returned since the last passage, the newest last. */
+  readonly inARow: readonly { readonly atMs: number; readonly fingerprint: string | null }[];
+  /** Grants returned lately, whatever passed between them. */
+  readonly returns: readonly { readonly atMs: number; readonly fingerprint: string | null }[];
+}
+
 export interface DirectionState {
   readonly mode: BaseMode;
   readonly untilWallMs: number | null;
@@ -142,6 +156,7 @@ export interface DirectionState {
   readonly deciding: Deciding | null;
   readonly grant: OpenGrant | null;
   readonly rotation: Rotation | null;
+  readonly sensor: SensorState;
   readonly release: Release;
   /** A free lane was closed, but the turnstile may stay unlocked by its own timer until then: who begins before is not forced. */
   readonly freeTailMs: number;
@@ -158,12 +173,23 @@ export interface DirectionState {
 }
 
 export type DirectionTimer = 'pulse' | 'edge' | 'passage' | 'grace' | 'stuck' | 'repulse' | 'wait' | 'refuse' | 'notice' | 'until' | 'queue' | 'held' | 'exit';
-export type TimerName = `${DirectionTimer}:${Direction}` | `line:${LaneLine}` | 'beam' | 'stop';
+export type TimerName = `${DirectionTimer}:${Direction}` | `line:${LaneLine}` | 'beam' | 'stop' | 'button';
 
 export interface LaneState {
   readonly in: DirectionState;
   readonly out: DirectionState;
   readonly fire: { readonly asserted: boolean; readonly latched: boolean };
+  /** Contacts of the fire input that were too short to count, since the start. */
+  readonly fireKicks: number;
+  /** Orders over the mode of in, and the mode beneath them (null: none holds). */
+  readonly entry: {
+    readonly keyFree: boolean;
+    readonly keyClosed: boolean;
+    readonly stopped: { readonly actor: string; readonly reason: string } | null;
+    readonly base: PendingMode | null;
+    /** The lane was locked when the gate started: perhaps by a stop-entry of before. */
+    readonly restored: boolean;
+  };
   readonly tamper: boolean;
   readonly lines: Readonly<Partial<Record<LaneLine, LineState>>>;
   readonly beams: BeamState;
@@ -226,6 +252,13 @@ export type LaneInput = At &
         /** Somebody has said that the exit shall be closed: without it a mode that closes does nothing outwards. */
         readonly exitClosedConfirmed?: boolean;
       }
+    /** A person's answer to "do the arms turn?". */
+    | { readonly kind: 'sensor_answer'; readonly turns: boolean; readonly actor: string; readonly reason: string }
+    /** A self-test saw a passage in this direction. */
+    | { readonly kind: 'sensor_tested'; readonly direction: Direction }
+    | { readonly kind: 'evacuate'; readonly actor: string; readonly reason: string }
+    | { readonly kind: 'stop_entry'; readonly actor: string; readonly reason: string }
+    | { readonly kind: 'resume_entry'; readonly actor: string; readonly reason: string }
     | { readonly kind: 'reset_emergency'; readonly actor: string; readonly reason: string }
     /** At start: modes from the ledger, the fire latch from the disk. */
     | {
@@ -244,7 +277,7 @@ export type LaneInput = At &
 /** An entry for the ledger. A passage may point at an override whose row is still being written. */
 export type LaneNote =
   | { readonly kind: 'passage'; readonly of: OpenedBy | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
-  | { readonly kind: 'refusal'; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'>; readonly direction: Direction }
+  | { readonly kind: 'refusal'; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'see_staff' | 'error'>; readonly direction: Direction }
   /** Somebody was let out, and no admission is known for the code that was shown. */
   | { readonly kind: 'exit_unmatched'; readonly direction: Direction; readonly reason: Extract<Reason, 'unreadable' | 'error'> }
   | {
@@ -283,14 +316,16 @@ export type LaneEffect =
   /** Abandon the decision; the decider returns a grant that still comes. `late`: it took too long; `overruled`: something else came first. */
   | { readonly kind: 'abandon'; readonly direction: Direction; readonly presentation: number; readonly why: 'late' | 'overruled' }
   /** The presentation ends here without the decider: forget its bytes. `shown`: the answer to the guest; `gate_locked`: the lane has refused it itself. */
-  | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: NotTaken | 'gate_locked' }
+  | { readonly kind: 'drop'; readonly direction: Direction; readonly presentation: number; readonly shown: NotTaken | 'gate_locked' | 'see_staff' }
   /** `override`: the number under which passages point at this row. */
   | { readonly kind: 'record'; readonly note: LaneNote; readonly override?: number }
   | { readonly kind: 'fire_latch'; readonly latched: boolean }
+  /** The fire input was active for less than `fire_confirm_ms`. */
+  | { readonly kind: 'fire_kick'; readonly count: number }
   | { readonly kind: 'raise'; readonly alert: AlertId; readonly severity: Severity; readonly message: string }
   | { readonly kind: 'clear'; readonly alert: AlertId }
   /** ActiveSignal to the guest without a decision of the decider. */
-  | { readonly kind: 'refused'; readonly direction: Direction; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'error'> }
+  | { readonly kind: 'refused'; readonly direction: Direction; readonly reason: Extract<Reason, 'unreadable' | 'gate_locked' | 'see_staff' | 'error'> }
   /** After `drain`: nothing is open any more. */
   | { readonly kind: 'idle' };
 

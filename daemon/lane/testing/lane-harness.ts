@@ -34,8 +34,8 @@ export interface LaneWorld {
 /** Wall time at boottime 0 of the world. */
 export const WORLD_WALL_MS = Date.UTC(2026, 5, 1, 18, 0, 0);
 
-/** Where a test says nothing else: exits are known by code, and the staff button opens in. */
-export const WORLD_CONFIG = { exit: 'code', button: 'in' } as const satisfies Partial<LaneConfig>;
+/** Where a test says nothing else: exits are known by code, the staff button opens in, and fire counts at its first edge. */
+export const WORLD_CONFIG = { exit: 'code', button: 'in', fireConfirmMs: 0 } as const satisfies Partial<LaneConfig>;
 
 /** Starts booted, at rest, ready. */
 export function createLaneWorld(config: Partial<LaneConfig> = {}): LaneWorld {
