@@ -4,6 +4,8 @@
  * Closed by default: a kind that is not listed has no effect, whoever wrote it. A row without authority is stored as it came, keeps its place in
  * the sequence, and counts for nothing.
  */
+
+import { readReference } from './identity.ts';
 import { CLOUD_GATE, splitGateName } from './ids.ts';
 import type { LedgerEntryKind } from './ledger.ts';
 
@@ -30,7 +32,6 @@ export function maySay(ledger: string, entry: Readonly<Record<string, unknown>>)
   const kind = entry['kind'];
   if (typeof kind !== 'string' || !Object.hasOwn(ROW_AUTHORITY, kind)) return false;
   if (ROW_AUTHORITY[kind as LedgerEntryKind] === 'own') return true;
-  const { site, gate } = splitGateName(ledger);
-  const named = Array.isArray(entry['of']) ? (entry['of'] as readonly unknown[])[0] : undefined;
-  return gate === CLOUD_GATE && typeof named === 'string' && splitGateName(named).site === site;
+  const of = entry['of'];
+  return splitGateName(ledger).gate === CLOUD_GATE && Array.isArray(of) && typeof of[0] === 'string' && readReference(ledger, of) !== null;
 }

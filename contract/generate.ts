@@ -26,6 +26,7 @@ const TOPICS: Readonly<Record<Exclude<Topic['kind'], 'request' | 'site_request' 
     health: { from: 'gate', summary: 'How the gate is, every 30 s, in flat numbers' },
     stats: { from: 'gate', summary: 'What happened, every 60 s' },
     ledger: { from: 'gate', summary: 'The ledger: rows in order, sent until the cloud acknowledges them' },
+    handback: { from: 'gate', summary: 'Ledger messages as they were published, of rows that the cloud lost' },
     event: { from: 'gate', summary: 'Live copy for tools; may be lost' },
     alert: { from: 'gate', summary: 'One thing that is wrong; cleared by an empty payload' },
     ack: { from: 'cloud', summary: 'Which rows are committed' },

@@ -102,3 +102,9 @@ export function signedText(payload: Readonly<Record<string, unknown>>): string {
   const { signature: _own, ...rest } = payload;
   return canonicalJson(rest);
 }
+
+/** Returns the text whose UTF-8 bytes the `sig` of a ledger message covers: the message without `sig`. */
+export function sealedText(message: Readonly<Record<string, unknown>>): string {
+  const { sig: _own, ...rest } = message;
+  return canonicalJson(rest);
+}

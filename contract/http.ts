@@ -5,6 +5,7 @@ import { GrantFlag, GrantType, Mode } from './ledger.ts';
 import { MAX_PRICE_CENTS, MAX_RECONCILE_SCANS, MAX_TEXT_CHARS, MAX_UNITS } from './limits.ts';
 import { TicketState } from './manifest.ts';
 import { Reason } from './reasons.ts';
+import { AnyVector } from './references.ts';
 import { Command } from './requests.ts';
 
 const Text = z.string().max(MAX_TEXT_CHARS);
@@ -100,6 +101,9 @@ export const SiteLedgerResponse = z.looseObject({
   rows: z.array(z.looseObject({ gate: LedgerName, epoch: z.int(), entry: z.looseObject({ seq: z.int(), kind: z.string(), hash: z.string() }) })),
   more: z.boolean(),
 });
+
+/** `POST /sites/:site/ledger/query`: the same question where the vector is too long for an address. */
+export const SiteLedgerQuery = z.strictObject({ after: AnyVector });
 
 /** Texts of a ticket: number, seat and the like. */
 const Label = z.string().min(1).max(64);

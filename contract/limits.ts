@@ -10,6 +10,10 @@ export const MAX_LEDGER_ENTRIES = 100;
 export const MAX_ACK_EPOCHS = 32;
 /** Ranges named in an acknowledgement's `missing`; further gaps are named once these are filled. */
 export const MAX_MISSING_RANGES = 100;
+/** Ledgers in one vector: a site's gates, its scanners and the cloud's own; a larger vector is malformed. */
+export const MAX_LEDGERS = 500;
+/** Epochs of one ledger in a vector, and declared gaps in one message; more is malformed. */
+export const MAX_VECTOR_EPOCHS = 100;
 /** Ledger messages a gate has under way without an acknowledgement; further ones wait in the ledger. */
 export const MAX_BATCHES_IN_FLIGHT = 8;
 /** A frame from a reader; a longer one is dropped and counted as unreadable. */

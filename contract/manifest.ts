@@ -3,9 +3,10 @@
  * ticket's status has its right, never its usage.
  */
 import { z } from 'zod';
-import { Direction, Epoch, EventId, GateName, KeyId, LedgerName, LedgerVector, Seq, Sha256Hex, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
+import { Direction, Epoch, EventId, ExternalId, GateName, KeyId, LedgerName, Seq, Sha256Hex, TicketId, TicketRef, TierId, Timestamp, ZoneId } from './ids.ts';
 import { MAX_OVERLAY_TICKETS, MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 import type { Reason } from './reasons.ts';
+import { AnyVector, Hash8Hex } from './references.ts';
 
 /** A ticket's right as a gate sees it. */
 export const TICKET_RIGHTS = ['valid', 'unpaid', 'unapproved', 'blocked', 'revoked', 'canceled', 'expired'] as const;
@@ -90,16 +91,20 @@ export type Tombstone = z.infer<typeof Tombstone>;
 export const TicketChange = z.union([Tombstone, ManifestTicket]);
 export type TicketChange = z.infer<typeof TicketChange>;
 
-/** One counted entry or exit of a used ticket, as of `upto`. Keyed by the grant's row. */
+/** One counted entry or exit of a used ticket, as of `upto`. Keyed by the grant's original: gate, epoch, seq and hash8. */
 export const UsageEntry = z.looseObject({
   ticket_ref: TicketRef,
   gate: LedgerName,
   epoch: Epoch,
   seq: Seq,
+  /** Absent: written before entries named hashes. */
+  hash8: Hash8Hex.optional(),
   at: Timestamp,
   direction: Direction,
   units: z.int().min(0).max(MAX_UNITS),
   outcome: z.enum(['passed', 'stuck', 'unknown', 'open']),
+  area: z.string().max(64).optional(),
+  pass: ExternalId.optional(),
 });
 export type UsageEntry = z.infer<typeof UsageEntry>;
 
@@ -136,7 +141,7 @@ export const ManifestHead = z.looseObject({
   /** Revoked and blocked signed codes, by ticket_ref; the version never goes back. */
   revoked: z.looseObject({ version: z.int().min(0), refs: z.array(TicketRef).max(100_000) }),
   ticket_count: z.int().min(0),
-  upto: LedgerVector,
+  upto: AnyVector,
 });
 export type ManifestHead = z.infer<typeof ManifestHead>;
 
@@ -255,7 +260,7 @@ export const OfflineManifest = z.looseObject({
   endsAt: Timestamp.nullable().optional(),
   timeZone: z.string().optional(),
   salt: z.string().optional(),
-  upto: LedgerVector.optional(),
+  upto: AnyVector.optional(),
   usage: z.array(UsageEntry).optional(),
   keys: z.array(PublicKey).optional(),
   revoked: z.looseObject({ version: z.int(), refs: z.array(TicketRef) }).optional(),

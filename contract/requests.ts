@@ -3,9 +3,9 @@
  * is retained, late, already seen or malformed, and says so in its response.
  */
 import { z } from 'zod';
-import { ActorId, Direction, Timestamp } from './ids.ts';
+import { ActorId, Direction, Epoch, LedgerName, Seq, Timestamp } from './ids.ts';
 import { MODES } from './ledger.ts';
-import { MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
+import { MAX_MISSING_RANGES, MAX_TEXT_CHARS, MAX_UNITS, SCHEMA_VERSION } from './limits.ts';
 
 export const COMMANDS = [
   'open',
@@ -18,6 +18,7 @@ export const COMMANDS = [
   'refresh',
   'selftest',
   'resend',
+  'handback',
   'restart',
   'diagnostics',
 ] as const;
@@ -36,6 +37,7 @@ export const REQUEST_EXPIRY_MS: Readonly<Record<Command, number>> = {
   refresh: 30_000,
   selftest: 30_000,
   resend: 30_000,
+  handback: 30_000,
   restart: 30_000,
   diagnostics: 30_000,
 };
@@ -67,6 +69,15 @@ const Args = {
   resend: z
     .strictObject({ epoch: z.int().min(1).optional(), from_seq: z.int().min(1).optional() })
     .refine(({ epoch, from_seq }) => (epoch === undefined) === (from_seq === undefined), 'give epoch and from_seq together, or neither'),
+  /** Publishes on the topic `handback`, as they were published, the messages that hold these rows of a ledger of the site. */
+  handback: z.strictObject({
+    ledger: LedgerName,
+    epoch: Epoch,
+    ranges: z
+      .array(z.tuple([Seq, Seq]).refine(([from, to]) => from <= to, 'a range ends where it begins or later'))
+      .min(1)
+      .max(MAX_MISSING_RANGES),
+  }),
   restart: z.strictObject({}),
   diagnostics: z.strictObject({}),
 } as const satisfies Record<Command, z.ZodType>;

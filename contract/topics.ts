@@ -8,7 +8,7 @@ export const TOPIC_ROOT = `stile/${SCHEMA_VERSION}`;
 
 /** The meaning of a topic. `gate` is `<site>/<gate>`; for a ledger of the cloud `<site>/cloud`, or `<site>/@<device>` on `…/cloud/ledger/<device>`. */
 export type Topic =
-  | { readonly kind: 'state' | 'info' | 'health' | 'stats' | 'event' | 'lookup' | 'time' | 'ack' | 'want' | 'overlay'; readonly gate: string }
+  | { readonly kind: 'state' | 'info' | 'health' | 'stats' | 'event' | 'lookup' | 'time' | 'ack' | 'want' | 'overlay' | 'handback'; readonly gate: string }
   | { readonly kind: 'ledger'; readonly gate: string }
   | { readonly kind: 'alert'; readonly gate: string; readonly alert: string }
   | { readonly kind: 'response' | 'request'; readonly gate: string; readonly command: Command }
@@ -16,7 +16,7 @@ export type Topic =
   | { readonly kind: 'site_request'; readonly site: string; readonly command: Command }
   | { readonly kind: 'cloud_state'; readonly host: string };
 
-const PLAIN = ['state', 'info', 'health', 'stats', 'event', 'ledger', 'ack', 'overlay', 'lookup', 'time'] as const;
+const PLAIN = ['state', 'info', 'health', 'stats', 'event', 'ledger', 'ack', 'overlay', 'lookup', 'time', 'handback'] as const;
 const HOST = /^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$/;
 const NUMBER = /^(0|[1-9][0-9]{0,14})$/;
 
@@ -89,9 +89,18 @@ export function gateSubscriptions(gate: string): readonly string[] {
 }
 
 /** Returns the subscriptions of the cloud's ingest. */
-export const INGEST_SUBSCRIPTIONS: readonly string[] = ['ledger', 'state', 'info', 'health', 'stats', 'alert/+', 'response/+', 'lookup', 'time'].map(
-  (rest) => `${TOPIC_ROOT}/+/+/${rest}`,
-);
+export const INGEST_SUBSCRIPTIONS: readonly string[] = [
+  'ledger',
+  'handback',
+  'state',
+  'info',
+  'health',
+  'stats',
+  'alert/+',
+  'response/+',
+  'lookup',
+  'time',
+].map((rest) => `${TOPIC_ROOT}/+/+/${rest}`);
 
 /** Delivery of each kind: QoS, retained, and message expiry in seconds under MQTT 5 (undefined: none). */
 export const DELIVERY: Readonly<Record<Topic['kind'], { readonly qos: 0 | 1; readonly retain: boolean; readonly expiry_s?: number }>> = {
@@ -103,6 +112,7 @@ export const DELIVERY: Readonly<Record<Topic['kind'], { readonly qos: 0 | 1; rea
   event: { qos: 1, retain: false, expiry_s: 86_400 },
   alert: { qos: 1, retain: true },
   response: { qos: 1, retain: false, expiry_s: 300 },
+  handback: { qos: 1, retain: false },
   ack: { qos: 1, retain: true },
   want: { qos: 1, retain: true },
   overlay: { qos: 1, retain: false },

@@ -19,7 +19,7 @@ export interface AclGate {
 
 /** Returns the topics that a gate publishes: its own. */
 export function gateWrites(gate: string): readonly string[] {
-  const plain = (['state', 'info', 'health', 'stats', 'ledger', 'event', 'lookup', 'time'] as const).map((kind) => topicOf({ kind, gate }));
+  const plain = (['state', 'info', 'health', 'stats', 'ledger', 'handback', 'event', 'lookup', 'time'] as const).map((kind) => topicOf({ kind, gate }));
   return [...plain, `${TOPIC_ROOT}/${gate}/alert/+`, `${TOPIC_ROOT}/${gate}/response/+`];
 }
 

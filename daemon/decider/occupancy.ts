@@ -6,6 +6,7 @@
  * Where the ground changes (start, another manifest file) it is counted again in steps between calls; what was counted before
  * stands until then. Overrides and free passages are nobody's ticket: they are terms of their own and not in this number.
  */
+import { vectorOf } from '../../contract/references.ts';
 import { type EventPolicies, readPolicies } from '../../rules/policy.ts';
 import { usageOf } from '../../rules/visits.ts';
 import type { EventManifest, Manifests } from '../store/manifest-store.ts';
@@ -62,7 +63,7 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
     const states = usage.ofTicket(ref).filter((state) => state.eventId === event.eventId);
     const counted = event.file.usageOf(Buffer.from(ref, 'hex'));
     if (states.length === 0 && counted.length === 0) return 0;
-    return usageOf(countEntries(usage.proven(event.file.head.upto), counted, states), 1).inside;
+    return usageOf(countEntries(usage.proven(vectorOf(event.file.head.upto)), counted, states), 1).inside;
   };
   const checksums = (refs: ReadonlySet<string>): number[] => [...counts.values()].flatMap((count) => [...refs].map((ref) => insideOf(count, ref)));
   const recount = (): void => {

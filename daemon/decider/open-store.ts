@@ -3,6 +3,7 @@
  */
 import { join } from 'node:path';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
+import { vectorOf } from '../../contract/references.ts';
 import { cutText } from '../../contract/text.ts';
 import { readPolicies } from '../../rules/policy.ts';
 import type { Keyring } from '../../signing/keyring.ts';
@@ -177,7 +178,7 @@ function openUsage(options: DeciderEngineOptions, ledger: Ledger, wallMs: number
 
 /** Manifests count ledgers up to a row: what is below needs no fetching; own rows that are counted and not here were lost. */
 function takeUpto({ ledger, usage, manifests }: Parts): void {
-  const uptos = manifests.current().map((event) => event.file.head.upto);
+  const uptos = manifests.current().map((event) => vectorOf(event.file.head.upto));
   usage.countFrom(uptos, (name, epoch) => name === ledger.name && ledger.lastSeqOf(epoch) !== null);
   if (ledger.meta('caught_up') !== undefined) return;
   const lostRows = uptos.some((upto) => {

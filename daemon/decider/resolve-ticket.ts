@@ -5,6 +5,7 @@
  */
 import { hash } from 'node:crypto';
 import type { Medium } from '../../contract/ids.ts';
+import { vectorOf } from '../../contract/references.ts';
 import type { Candidate } from '../../rules/choose.ts';
 import type { CodeForm, SignedForm } from '../../rules/code-forms.ts';
 import type { Recognised, RecognisedTicket, TicketFacts } from '../../rules/facts.ts';
@@ -108,7 +109,7 @@ function ticketFacts({ event, ticket, medium, snapshot }: Hit, sources: FactsSou
     kind: 'ticket',
     ticket,
     medium,
-    entries: countEntries(sources.usage.proven(head.upto), counted, states),
+    entries: countEntries(sources.usage.proven(vectorOf(head.upto)), counted, states),
     event: {
       eventId: event.eventId,
       startsAtMs: timeOf(head.starts_at),

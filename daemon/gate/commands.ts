@@ -210,6 +210,8 @@ export function createCommands(options: CommandsOptions): (command: GateCommand)
         const rows = spans.reduce((sum, [, from, to]) => sum + to - from + 1, 0);
         return ok({ rows, ranges: spans.slice(0, MAX_RANGES_ANSWERED), recorded: (await within(override(order))) !== null });
       }
+      case 'handback':
+        return refused('this gate keeps no messages of other ledgers');
       case 'diagnostics':
         return ok(await options.diagnostics());
     }

@@ -66,6 +66,7 @@ export function createConflicts(db: Sqlite, own: string): Conflicts {
       const parsed = ConflictEntry.safeParse(value);
       if (!parsed.success || parsed.data.of[0] !== own) return;
       const { of, seq, verdict, cause, event_id, ticket_id, ticket_ref, direction, winner } = parsed.data;
+      if (verdict !== 'excess' && verdict !== 'withdrawn') return;
       const detail: Omit<StoredConflict, 'told' | 'of'> = {
         verdict,
         cause,
@@ -73,7 +74,7 @@ export function createConflicts(db: Sqlite, own: string): Conflicts {
         ticketId: ticket_id ?? null,
         ticketRef: ticket_ref ?? null,
         direction: direction ?? null,
-        winner: winner ?? null,
+        winner: winner === undefined ? null : [winner[0], winner[1], winner[2]],
       };
       put.run(of[1], of[2], publishedEpoch, seq, verdict, JSON.stringify(detail));
       prune.run(MAX_CONFLICTS);

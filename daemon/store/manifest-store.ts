@@ -11,6 +11,7 @@ import { type LedgerVector, Timestamp } from '../../contract/ids.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ManifestHead, OverlayMessage, type PublicKey, WantedManifest, WantMessage } from '../../contract/manifest.ts';
 import { parsePayload } from '../../contract/parse.ts';
+import { vectorOf } from '../../contract/references.ts';
 import { describeIssue } from '../../contract/schema-errors.ts';
 import { cutText } from '../../contract/text.ts';
 import type { ManifestResult } from '../ports.ts';
@@ -156,7 +157,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
     if (row.previous_version === null || file.head.version !== row.version || !existsSync(pathOf(row.event_id, row.previous_version))) return;
     const old = tryOpen(row, row.previous_version);
     if (old === null) return;
-    previous.set(row.event_id, old.head.upto);
+    previous.set(row.event_id, vectorOf(old.head.upto));
     old.close();
   };
   for (const row of rows.all()) if (row.active === 1) load(row);
@@ -174,7 +175,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
     const event = { eventId, file, overlayVersion };
     inForce.set(eventId, event);
     if (old !== undefined) {
-      previous.set(eventId, old.file.head.upto);
+      previous.set(eventId, vectorOf(old.file.head.upto));
       old.file.close();
     }
     removeOthers(eventId, [file.head.version, row?.version]);
@@ -246,7 +247,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
     overlays,
     keeps: () =>
       [...inForce.values()].flatMap(({ eventId, file }) =>
-        [file.head.upto, ...(previous.has(eventId) ? [previous.get(eventId) as LedgerVector] : [])].map((upto) => ({ eventId, upto })),
+        [vectorOf(file.head.upto), ...(previous.has(eventId) ? [previous.get(eventId) as LedgerVector] : [])].map((upto) => ({ eventId, upto })),
       ),
     install,
     applyOverlay(payload) {

@@ -44,6 +44,7 @@ const KINDS: Readonly<Record<Topic['kind'], { readonly live: Effect; readonly ot
   time: { live: 'answered', others: 'answered', example: 'time' },
   // Whoever waits for an answer takes it from the gate that was asked alone; a revoked gate is asked nothing.
   response: { live: 'handed on', others: 'handed on', example: 'response' },
+  handback: { live: 'nothing', example: 'handback' },
   stats: { live: 'nothing', example: 'stats' },
   event: { live: 'nothing', example: 'event' },
   // What the cloud says is nothing when a device says it.
