@@ -50,6 +50,8 @@ export interface CloudConfig {
   readonly ca: { readonly cert: string; readonly key: string } | null;
   /** The broker's address as gates call it; null: not known, and enrolment does not say it. */
   readonly gateBrokerUrl: string | null;
+  /** Changes when who may speak at the broker does; systemd watches it. Its folder is missing: nobody does. */
+  readonly brokerRightsFile: string;
   /** Names this machine in `_cloud/<host>/state`. */
   readonly host: string;
 }
@@ -101,6 +103,11 @@ export const SETTINGS: readonly { readonly name: string; readonly what: string; 
     name: 'STILE_GATE_BROKER_URL',
     what: 'the broker as gates call it; enrolment tells them, such as mqtts://venue.example:8883',
     fallback: 'the host of STILE_PUBLIC_URL, port 8883',
+  },
+  {
+    name: 'STILE_BROKER_RIGHTS_FILE',
+    what: 'changes when who may speak at the broker does; stile-broker.path watches it',
+    fallback: '/run/stile-cloud/broker-rights, where that folder is',
   },
   { name: 'STILE_LOG_LEVEL', what: LOG_LEVELS.join(', '), fallback: 'info' },
 ];
@@ -204,6 +211,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ne
       manifestTtlHours,
       ca: caCert === null || caKey === null ? null : Object.freeze({ cert: caCert, key: caKey }),
       gateBrokerUrl: gateBroker,
+      brokerRightsFile: text('STILE_BROKER_RIGHTS_FILE') ?? '/run/stile-cloud/broker-rights',
       host,
     }),
   };

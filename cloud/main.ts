@@ -12,6 +12,7 @@ import { registerConsole } from './console/routes.ts';
 import { createDatabase, type Database } from './db/database.ts';
 import { listenTo } from './db/listen.ts';
 import { schemaHashes } from './db/migrate.ts';
+import { createBrokerRightsWatch } from './devices/broker-rights-watch.ts';
 import { openAuthority } from './devices/certificates.ts';
 import { registerEnrolment } from './devices/enrolment.ts';
 import { createIdentify } from './devices/identity.ts';
@@ -171,6 +172,9 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     const housekeeping = createHousekeeping({ database, log });
     housekeeping.open();
     held('housekeeping', () => housekeeping.close());
+    const brokerRights = createBrokerRightsWatch({ database, log, file: config.brokerRightsFile });
+    await brokerRights.open();
+    held('broker rights', () => brokerRights.close());
   }
   return { listening, metricsUrl: metricsPort?.url ?? null, readiness };
 }

@@ -82,7 +82,7 @@ async function makeGate(arch: Arch, work: string, database: boolean): Promise<Ma
   compile(arch, 'gcc', 'the stop step', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', join(root, 'deploy/stop-step/stile-release.c'), '-o', step]);
   chmodSync(step, 0o755);
   copyFileSync(join(root, 'docs/gate.yaml.example'), join(work, 'share/gate.yaml.example'));
-  cpSync(join(root, 'systemd'), join(work, 'systemd'), { recursive: true, filter: (path) => !path.endsWith('stile-cloud.service') });
+  cpSync(join(root, 'systemd'), join(work, 'systemd'), { recursive: true, filter: (path) => !/stile-(cloud|broker)\.(service|path)$/.test(path) });
   copyFileSync(join(root, 'deploy/install'), join(work, 'install'));
   chmodSync(join(work, 'install'), 0o755);
   return { inputs: [...inputs, ...run, ...worker, ...zod, ...COMPILED], notes: [...notes, ...more] };
@@ -99,7 +99,8 @@ async function makeCloud(arch: Arch, work: string): Promise<Made> {
   writeFileSync(join(work, 'share/database.sql'), SETUP_SQL);
   copyFileSync(join(root, 'deploy/install-cloud'), join(work, 'install'));
   chmodSync(join(work, 'install'), 0o755);
-  for (const file of ['stile-cloud.service', 'sysusers.d/stile.conf']) copyFileSync(join(root, 'systemd', file), join(work, 'systemd', basename(file)));
+  for (const file of ['stile-cloud.service', 'stile-broker.path', 'stile-broker.service', 'sysusers.d/stile.conf'])
+    copyFileSync(join(root, 'systemd', file), join(work, 'systemd', basename(file)));
   return { inputs, notes };
 }
 

@@ -125,6 +125,8 @@ test('M5: the cloud’s unit serves without the login that owns the database, an
     ExecStartPre: `/bin/sh -c '[ -z "$STILE_MIGRATE_URL" ] || exec /opt/stile-cloud/bin/stile-cloud migrate'`,
     ExecStart: '/usr/bin/env -u STILE_MIGRATE_URL /opt/stile-cloud/bin/stile-cloud all',
     StateDirectory: 'stile-cloud',
+    RuntimeDirectory: 'stile-cloud',
+    RuntimeDirectoryMode: '0755',
     Restart: 'always',
     RestartSec: '1s',
     StartLimitIntervalSec: '0',
@@ -138,6 +140,25 @@ test('M5: the cloud’s unit serves without the login that owns the database, an
     RestrictAddressFamilies: 'AF_UNIX AF_INET AF_INET6',
     SystemCallFilter: '@system-service | ~@privileged @mount @debug @cpu-emulation @obsolete',
   });
+});
+
+test('S3: what root does for the broker reads nothing that the cloud can write, and writes into the broker’s folder alone', () => {
+  expect(all(settingsOf('stile-broker.path'))).toEqual({
+    ConditionPathIsDirectory: '/etc/mosquitto/stile',
+    PathChanged: '/run/stile-cloud/broker-rights',
+    Unit: 'stile-broker.service',
+    WantedBy: 'multi-user.target',
+  });
+  const unit = settingsOf('stile-broker.service');
+  expect(unit.get('ExecStart')).toEqual(['/usr/bin/env -u STILE_MIGRATE_URL /opt/stile-cloud/bin/stile-cloud broker-acl --out /etc/mosquitto/stile/acl']);
+  expect(unit.get('ExecStartPost')).toEqual(['/bin/systemctl reload mosquitto.service']);
+  for (const [name, value] of [
+    ['ProtectSystem', 'strict'],
+    ['ReadWritePaths', '/etc/mosquitto/stile'],
+    ['NoNewPrivileges', 'yes'],
+  ] as const)
+    expect(unit.get(name)).toEqual([value]);
+  expect([...unit.values()].flat().join('\n')).not.toContain('/run/');
 });
 
 /** Lines of a file that are no comment. */

@@ -159,6 +159,6 @@ function show({ terminal }: Session, made: readonly Enrolled[], { json, qr, shee
   if (file !== undefined)
     terminal.err(`the QR ${made.length === 1 ? 'is' : `codes of ${made.length} gates are`} in ${file}: keep it to those who set the gates up\n`);
   if (sheet !== undefined) return;
-  terminal.err('on the gate, once:\n');
-  for (const { code } of made) terminal.out(`sudo stile-gate enroll '${code}'\n`);
+  terminal.err("on the gate, once, with the code in quotes: sudo stile-gate enroll 'STILE1:…' --wiring gate.yaml\n");
+  for (const { gate, code } of made) terminal.out(made.length === 1 ? `${code}\n` : `${gate}\t${code}\n`);
 }

@@ -274,12 +274,13 @@ function service(host: Host, { start }: InitOptions): Step {
     find: () => (start ? todo('a new program or setting holds from a start') : absent('--no-start')),
     apply() {
       must(host.run('systemctl', ['daemon-reload']), 'systemctl daemon-reload');
-      must(host.run('systemctl', ['enable', 'stile-cloud.service']), 'systemctl enable');
+      must(host.run('systemctl', ['enable', 'stile-cloud.service', 'stile-broker.path']), 'systemctl enable');
+      must(host.run('systemctl', ['restart', 'stile-broker.path']), 'stile-broker.path did not start');
       const started = host.run('systemctl', ['restart', 'stile-cloud.service']);
       if (started.status !== 0) throw new Error(`the service did not start:\n${host.run('journalctl', ['-u', 'stile-cloud', '-n', '15', '--no-pager']).out}`);
       return 'stile-cloud runs, and starts with the machine';
     },
-    undo: () => void host.run('systemctl', ['disable', '--now', 'stile-cloud.service']),
+    undo: () => void host.run('systemctl', ['disable', '--now', 'stile-broker.path', 'stile-cloud.service']),
   };
 }
 
