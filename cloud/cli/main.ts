@@ -18,6 +18,7 @@ const ledgerImport = () => import('./ledger-import.ts');
 const rights = () => import('./events.ts');
 const services = () => import('./run.ts');
 const setup = () => import('./init.ts');
+const doctor = () => import('./doctor.ts');
 const enrolment = () => import('./gate-enrolment.ts');
 
 const EXAMPLES = `
@@ -81,6 +82,10 @@ function createProgram(terminal: Terminal): Command {
     .option('--with-data', 'with --undo: the database, keys and certificates too')
     .addHelpText('after', '\nExamples:\n  stile-cloud init --host 192.168.1.10 --dry-run\n  sudo stile-cloud init --host 192.168.1.10 --host venue.example')
     .action(async (options) => (await setup()).initCommand(terminal, options));
+  add(program, 'doctor', 'looks at every part that this cloud needs, and says how to correct what is wrong')
+    .option('--json')
+    .addHelpText('after', '\nExit codes: 0 nothing failed, 1 something did.')
+    .action(async (options) => (await doctor()).doctorCommand(terminal, options));
   add(program, 'migrate', 'brings the database to this version').action(async () => (await services()).migrateCommand(terminal));
   add(program, 'serve', 'answers HTTP and tells gates their tickets, until it is stopped').action(async () =>
     (await services()).runCommand(terminal, { serve: true, ingest: false }),

@@ -200,6 +200,16 @@ export async function writeCertificates(folder: string, hosts: readonly string[]
   return written;
 }
 
+/** Reads a list of revoked certificates in PEM: how many, and when it ends. null: it is none. */
+export function revocationList(pem: string): { readonly count: number; readonly nextUpdate: Date } | null {
+  try {
+    const list = new x509.X509Crl(pem);
+    return list.nextUpdate === undefined ? null : { count: list.entries.length, nextUpdate: list.nextUpdate };
+  } catch {
+    return null;
+  }
+}
+
 const usage = (what: 'serverAuth' | 'clientAuth') => new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage[what]]);
 
 /** Throws AuthorityError for a file that is no key. */
