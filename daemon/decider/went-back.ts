@@ -51,6 +51,7 @@ export function createWentBack({ parts, write, setLost, notice }: WentBackOption
       outbox.closed();
       usage.doubtOwn(true);
       readTo = null;
+      toldUntilMs = null;
     }
     setLost(true);
     const detail = `the cloud has rows of this gate that this store has not (a restored card, or a store put back): epoch ${epoch} begins`;

@@ -55,7 +55,8 @@ function holdsGrant(gate: GateProcess, grant: Row | undefined): boolean {
   const store = new DatabaseSync(join(dirname(gate.configFile), 'store', 'usage.sqlite'), { readOnly: true });
   try {
     return (
-      store.prepare('SELECT 1 FROM admissions WHERE gate = ? AND epoch = ? AND seq = ?').get(grant?.gate ?? '', grant?.epoch ?? 0, grant?.seq ?? 0) !== undefined
+      store.prepare('SELECT 1 FROM admissions WHERE gate = ? AND epoch = ? AND seq = ?').get(grant?.gate ?? '', grant?.epoch ?? 0, grant?.seq ?? 0) !==
+      undefined
     );
   } finally {
     store.close();
