@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.tools/node/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb deb-cloud release prove prove-install prove-kernel prove-release prove-tests mutants lint format types hooks clean schema
+.PHONY: help setup setup-test demo test check sim bench bench-peers bundle bundle-cloud deb deb-cloud release prove prove-install prove-kernel prove-release prove-tests mutants figures lint format types hooks clean schema
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -83,6 +83,9 @@ prove-tests: setup-test ## every test in its long form: more histories, more rou
 
 mutants: setup-test ## faults planted in the product one at a time, each with the tests that must notice it; ONLY="part of a name" for some (half an hour)
 	@node test/mutants/run.ts $(if $(ONLY),--only "$(ONLY)")
+
+figures: setup ## the tree in figures: files, rooms, circles, planted violations, SQL; 20 comments drawn by SEED=1
+	@node test/tidy/figures.ts $(if $(SEED),--seed $(SEED))
 
 lint: setup ## form and rules of the code
 	@node_modules/.bin/biome check .

@@ -92,6 +92,9 @@ export const LAYERS: readonly Layer[] = [
   { of: 'vitest.config.ts', may: ['vitest', 'test'] },
 ];
 
+/** Folders of the product. The rest of the tree builds, starts, tests or measures it. */
+export const PRODUCT = ['contract', 'rules', 'signing', 'manifest-format', 'runtime', 'daemon', 'cloud'] as const;
+
 /** What no product file may import, whatever its line says. `deploy`, `testkit`, `test` and `bench` may. */
 const WORKSHOPS = ['deploy', 'testkit', 'test', 'bench', 'vitest.config.ts'];
 
@@ -133,6 +136,16 @@ function isAllowed(to: string, may: readonly string[]): boolean {
   if (may.includes('*')) return true;
   if (to.startsWith('node:')) return may.includes('node:*') || may.includes(to);
   return may.some((part) => within(to, part));
+}
+
+/** Rooms that a violation can be planted in: folders of the product, and its single files. */
+export const ROOMS = LAYERS.map(({ of }) => of).filter((of) => PRODUCT.some((room) => within(of, room)));
+
+/** Returns imports that are wrong in this room: tests, benches, the workshop, an unknown library, and the other side. */
+export function wrongImports(room: string): Import[] {
+  const everywhere = ['test/run.ts', 'bench/table.ts', 'deploy/bundle.ts', 'testkit/stack.ts', 'left-pad', 'rules/testing/facts.ts'];
+  const otherSide = within(room, 'daemon') ? ['cloud/db/database.ts'] : within(room, 'cloud') ? ['daemon/ports.ts'] : [];
+  return [...everywhere, ...otherSide].map((to) => ({ from: room.endsWith('.ts') ? room : `${room}/planted.ts`, to, line: 1 }));
 }
 
 /** Returns a sentence for each import that no line allows, and for each file that no line names. */
