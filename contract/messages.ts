@@ -63,6 +63,13 @@ export const HealthMessage = z.looseObject({
   manifest_version: Count,
   manifest_age_s: z.number().min(0),
   reader_ok: Flag,
+  /** Counts of each reader since the start; `ok` 0: what comes from it looks wrong. */
+  readers: z
+    .array(z.looseObject({ name: z.string().min(1).max(31), bytes: Count, frames: Count, garbled: Count, unknown: Count, ok: Flag }))
+    .max(8)
+    .optional(),
+  /** Contacts of the fire input that were too short to count, since the start. */
+  fire_kicks: Count.optional(),
   board_ok: Flag,
   /** The mode of direction `in`; `mode_out` is the other's where it differs. */
   mode: Mode,

@@ -52,6 +52,8 @@ export type ReaderEvent =
   | { readonly kind: 'garbled'; readonly reader: string; readonly direction: Direction; readonly why: 'too_long' | 'framing'; readonly atMs: number }
   /** The first bytes of what may become a frame: at most once a frame, and not where its end comes along with them. */
   | { readonly kind: 'coming'; readonly reader: string; readonly direction: Direction }
+  /** A chunk as it came, before it is framed: for counters and for a technician who watches. Never logged. */
+  | { readonly kind: 'bytes'; readonly reader: string; readonly direction: Direction; readonly bytes: Uint8Array; readonly atMs: number }
   | { readonly kind: 'up'; readonly reader: string }
   | { readonly kind: 'down'; readonly reader: string; readonly fault: Fault };
 
@@ -62,6 +64,8 @@ export interface Reader {
   open(listener: (event: ReaderEvent) => void): void;
   close(): Promise<void>;
   ok(): boolean;
+  /** Returns the names of other programs that hold the port, such as `agetty (pid 411)`, as far as the gate may see them. */
+  holders?(): readonly string[];
 }
 
 // ---------------------------------------------------------------- board

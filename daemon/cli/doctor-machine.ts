@@ -5,6 +5,7 @@ import { firmwareLines, normaliseLines, powerOnLevel } from '../board/pin-map.ts
 import type { Config } from '../config/load.ts';
 import type { GateStatus } from '../control/protocol.ts';
 import { holdsFree } from '../lane/config.ts';
+import { portHolders } from '../reader/port-holders.ts';
 import { type Check, fail, ok, warn } from './check-result.ts';
 import { measureDisk } from './disk-benchmark.ts';
 import { findKeyboardReaders } from './keyboard-readers.ts';
@@ -23,10 +24,19 @@ export function readerChecks(config: Config, running: GateStatus | null): Check[
   return [...checks, ...named];
 }
 
+const countsText = ({ bytes, frames, garbled, unknown }: GateStatus['readers'][number]): string =>
+  `${bytes} bytes, ${frames} frames, ${garbled} garbled, ${unknown} unknown`;
+
 function readerCheck({ name, path }: Config['readers'][number], running: GateStatus | null, keyboardThere: boolean): Check {
   const part = `reader ${name}`;
   const known = running?.readers.find((reader) => reader.name === name);
-  if (known?.ok === true) return ok(part, `open on ${path}`);
+  const others = portHolders(path).filter(({ pid }) => pid !== running?.pid);
+  if (others.length > 0) {
+    const names = others.map(({ name, pid }) => `${name} (pid ${pid})`).join(', ');
+    return fail(part, `another program has ${path} open: ${names}`, 'stop it and disable its service: what it reads never reaches the gate');
+  }
+  if (known?.ok === true && known.problem) return fail(part, `${known.problem.cause} (${countsText(known)})`, known.problem.hint);
+  if (known?.ok === true) return ok(part, `open on ${path}; ${countsText(known)}`);
   if (!existsSync(path))
     return fail(
       part,

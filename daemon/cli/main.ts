@@ -251,7 +251,13 @@ A reader whose path does not exist is plugged in there by this program, as a pse
 }
 
 function readers(root: Command): void {
-  const group = root.command('readers').description('Distinguishes equal readers.');
+  const group = root.command('readers').description('Distinguishes equal readers, and shows what comes from them.');
+  command(group, 'watch', 'Shows the bytes of each reader, its frames and what looks wrong, live. Nothing is stored. Ctrl-C ends it.', [
+    'stile-gate readers watch',
+  ])
+    .addOption(socket())
+    .addOption(json())
+    .action(async (options) => (await import('./readers-watch.ts')).watchReaders(options));
   command(group, 'assign', 'Binds each reader to the USB socket that it is plugged into: show a code to each as it is asked for. The gate must run.', [
     'stile-gate mode out_of_service --reason "binding readers"    (codes are refused meanwhile)',
     'sudo stile-gate readers assign',

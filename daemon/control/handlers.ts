@@ -11,7 +11,7 @@ import type { GateSnapshot } from '../gate/live-feed.ts';
 import type { ActiveAlert, ShownDecision } from '../gate/outcome.ts';
 import type { SelftestWatcher } from '../gate/selftest.ts';
 import type { Decider, GrantConflict, Reader } from '../ports.ts';
-import type { GateStatus, LedgerRow, ManifestStatus, ReaderTapItem, RecentLine, WatchItem } from './protocol.ts';
+import type { GateStatus, LedgerRow, ManifestStatus, ReaderBytesItem, ReaderTapItem, RecentLine, WatchItem } from './protocol.ts';
 import { type CallContext, ControlError, type Handlers } from './server.ts';
 
 /** Most recent lines in a status; the oldest is dropped. */
@@ -105,6 +105,7 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     selftest: ({ actor, reason }, { send, gone }) =>
       obey(parts.gate, 'selftest', {}, actor, reason, { tell: (news) => void send(news), gone: () => gone.aborted }),
     hear: (args, context) => tapReaders(args, context, parts),
+    'reader-bytes': (_args, context) => watchBytes(context, parts.gate),
   };
   const whenReady = Object.entries(handlers).map(
     ([name, handler]) =>
@@ -150,6 +151,23 @@ async function tapReaders(args: Readonly<Record<string, unknown>>, { send, gone 
   } finally {
     end();
     await Promise.all(opened.map((reader) => reader.close()));
+  }
+}
+
+/** Streams what comes from the readers until the client disconnects. */
+async function watchBytes({ send, gone }: CallContext, gate: Gate): Promise<void> {
+  const item = (news: ReaderBytesItem) => void send(news);
+  const end = gate.tapBytes((event) => {
+    if (event.kind === 'coming') return;
+    const problem = gate.state().readers.find(({ name }) => name === event.reader)?.problem ?? null;
+    const hex = 'bytes' in event ? Buffer.from(event.bytes).toString('hex') : undefined;
+    const detail = event.kind === 'garbled' ? event.why : event.kind === 'down' ? `${event.fault.cause}. ${event.fault.hint}` : undefined;
+    item({ reader: event.reader, kind: event.kind, problem, ...(hex === undefined ? {} : { hex }), ...(detail === undefined ? {} : { detail }) });
+  });
+  try {
+    await goneOf(gone);
+  } finally {
+    end();
   }
 }
 
@@ -225,7 +243,7 @@ function statusOf(
     signals: { in: now.in.signal, out: now.out.signal },
     lamps: { in: now.in.lamps, out: now.out.lamps },
     fire: now.fire,
-    readers: now.readers.map(({ name, direction, ok }) => ({ name, direction, path: config.readers.find((reader) => reader.name === name)?.path ?? '', ok })),
+    readers: now.readers.map(({ name, ...rest }) => ({ name, ...rest, path: config.readers.find((reader) => reader.name === name)?.path ?? '' })),
     board: { driver: config.board.driver, by: board.describe(), ok: now.boardOk },
     ledger: {
       epoch: decider?.epoch ?? 0,

@@ -11,6 +11,7 @@
  * | `sensor` | turns, actor, reason | `{}` |
  * | `selftest` | actor, reason | items: SelftestNews (daemon/gate/selftest.ts); `{"steps": […]}`. Ends early where the client goes |
  * | `hear` | ports? | endless items: HeardItem. Ports that no reader of the gate has are opened for so long |
+ * | `reader-bytes` | | endless items: ReaderBytesItem, for a technician at the lane |
  * | `ledger` | after? [epoch, seq], limit? | items: LedgerRow, in order; `{"rows": n}` |
  * | `manifest` | | `{"manifests": […], "fetch_problem": …}` as in GateStatus |
  */
@@ -25,6 +26,16 @@ export interface ManifestStatus {
   readonly generated_at: string;
   readonly expires_at: string;
   readonly tickets: number;
+}
+
+/** What comes from a reader: its bytes in hexadecimal, the end of a frame, or what was wrong. Shown on a terminal, never stored. */
+export interface ReaderBytesItem {
+  readonly reader: string;
+  readonly kind: 'bytes' | 'frame' | 'garbled' | 'up' | 'down';
+  readonly hex?: string;
+  readonly detail?: string;
+  /** The verdict on the reader's set-up now; null: nothing looks wrong. */
+  readonly problem: { readonly cause: string; readonly hint: string } | null;
 }
 
 /** Something that happened, in words; never a code. */
@@ -48,7 +59,20 @@ export interface GateStatus {
   readonly signals: Readonly<Record<Direction, string>>;
   readonly lamps: Readonly<Record<Direction, { readonly green: boolean; readonly red: boolean; readonly amber: boolean }>>;
   readonly fire: { readonly asserted: boolean; readonly latched: boolean };
-  readonly readers: readonly { readonly name: string; readonly direction: Direction; readonly path: string; readonly ok: boolean }[];
+  readonly readers: readonly {
+    readonly name: string;
+    readonly direction: Direction;
+    readonly path: string;
+    readonly ok: boolean;
+    /** Since the start. `noise`: frames of control bytes alone. */
+    readonly bytes: number;
+    readonly frames: number;
+    readonly garbled: number;
+    readonly unknown: number;
+    readonly noise: number;
+    /** The likely cause where what comes looks wrong, and how to correct it. */
+    readonly problem: { readonly cause: string; readonly hint: string } | null;
+  }[];
   /** `by`: what drives the lines, such as `onoff (sysfs, pinctrl-bcm2711 at 512)`. */
   readonly board: { readonly driver: string; readonly by: string; readonly ok: boolean };
   readonly ledger: {

@@ -4,10 +4,20 @@ import { cutText } from '../../contract/text.ts';
 import type { LaneConfig } from '../lane/config.ts';
 import { BOTH, type LaneState } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
-import { type Board, type BoardEvent, type Fault, INPUT_NAMES, type Reader, type ReaderEvent } from '../ports.ts';
+import { type Board, type BoardEvent, type Clock, type Fault, INPUT_NAMES, type Reader, type ReaderEvent } from '../ports.ts';
 import { MAX_DETAIL_CHARS, type Report } from './outcome.ts';
+import { createReaderWatch, type ReaderWatch, withoutNoise } from './reader-watch.ts';
+
+/** Least time between two rows that say that a reader went or came, ms: one that flutters writes no more. */
+const READER_ROW_MS = 10_000;
+/** Interval at which the gate looks for other programs on the readers' ports, ms. */
+const HOLDERS_MS = 60_000;
 
 export interface Devices {
+  /** Counts and problems of the readers, by name. */
+  readonly readers: Pick<ReaderWatch, 'counts' | 'problem'> & { decided(reader: string, unknown: boolean): void };
+  /** Passes every event of the readers to `listener`, raw bytes included. Returns the function that ends it. */
+  tapBytes(listener: (event: ReaderEvent) => void): () => void;
   /** Throws when the board cannot be opened. */
   openBoard(): Promise<void>;
   /** Gives the lane the level of every input at start. */
@@ -28,15 +38,21 @@ export interface Devices {
 export interface DevicesOptions {
   readonly board: Board;
   readonly readers: readonly Reader[];
+  readonly clock: Pick<Clock, 'boottimeMs'>;
   readonly log: Log;
   readonly lane: () => LaneState;
   readonly report: Report;
 }
 
 export function createDevices(options: DevicesOptions): Devices {
-  const { board, readers, log, lane, report } = options;
+  const { board, readers, clock, log, lane, report } = options;
   const inputTaps = new Set<(event: BoardEvent) => void>();
   const readerTaps = new Map<(reader: string) => void, boolean>();
+  const byteTaps = new Set<(event: ReaderEvent) => void>();
+  const watch = createReaderWatch();
+  /** By reader: what the last row said. */
+  const recorded = new Map<string, { readonly up: boolean; readonly atMs: number }>();
+  let holdersAtMs = clock.boottimeMs();
   let boardOk = false;
 
   function boardFailed(fault: Fault): void {
@@ -53,18 +69,58 @@ export function createDevices(options: DevicesOptions): Devices {
   }
 
   function onReader(event: ReaderEvent): void {
+    watch.onEvent(event);
+    for (const tap of byteTaps) tap(event);
+    if (event.kind === 'bytes') return;
     if (event.kind === 'frame') {
+      const bytes = withoutNoise(event.bytes);
+      if (bytes.length === 0) return watch.onNoise(event.reader);
       for (const tap of readerTaps.keys()) tap(event.reader);
       // Out is never refused: a tap keeps no outward code from the lane.
       if ([...readerTaps.values()].includes(true) && event.direction !== 'out') return;
-      return report({ kind: 'code_read', frame: event });
+      return report({ kind: 'code_read', frame: { ...event, bytes } });
     }
     if (event.kind === 'coming') return report({ kind: 'code_arriving' });
-    if (event.kind === 'garbled') return report({ kind: 'lane_input', input: { kind: 'garbled', direction: event.direction } });
+    if (event.kind === 'garbled') {
+      // A reader whose frames are all garbled is a fault and no guest. Out is never refused: there garbled frames open.
+      if (event.direction === 'in' && watch.problem(event.reader) !== null) return;
+      return report({ kind: 'lane_input', input: { kind: 'garbled', direction: event.direction } });
+    }
     const alert = `reader-${event.reader}` as const;
-    if (event.kind === 'up') report({ kind: 'clear', alert });
-    else report({ kind: 'raise', alert, severity: 'critical', message: `${event.fault.operation}: ${event.fault.cause}. ${event.fault.hint}` });
+    noteReader(event);
+    if (event.kind === 'up') {
+      watch.holders(event.reader, holdersOf(event.reader));
+      report({ kind: 'clear', alert });
+    } else report({ kind: 'raise', alert, severity: 'critical', message: `${event.fault.operation}: ${event.fault.cause}. ${event.fault.hint}` });
     judgeReaders();
+  }
+
+  const holdersOf = (reader: string): readonly string[] => readers.find(({ name }) => name === reader)?.holders?.() ?? [];
+
+  /** Records that a reader went or came, at most once in READER_ROW_MS. */
+  function noteReader(event: Extract<ReaderEvent, { kind: 'up' | 'down' }>): void {
+    const before = recorded.get(event.reader) ?? { up: true, atMs: Number.NEGATIVE_INFINITY };
+    const up = event.kind === 'up';
+    if (before.up === up || clock.boottimeMs() - before.atMs < READER_ROW_MS) return;
+    recorded.set(event.reader, { up, atMs: clock.boottimeMs() });
+    const detail = event.kind === 'up' ? `reader ${event.reader} works` : `${event.fault.operation}: ${event.fault.cause}`;
+    report({ kind: 'entry', note: { kind: 'fault', what: 'reader', detail: cutText(detail, MAX_DETAIL_CHARS) } });
+  }
+
+  /** Raises or clears `reader-<name>` as the bytes of each open reader say. */
+  function pollReaders(): void {
+    const nowMs = clock.boottimeMs();
+    watch.poll(nowMs);
+    const isDue = nowMs - holdersAtMs >= HOLDERS_MS;
+    if (isDue) holdersAtMs = nowMs;
+    for (const reader of readers) {
+      if (!reader.ok()) continue;
+      if (isDue) watch.holders(reader.name, holdersOf(reader.name));
+      const problem = watch.problem(reader.name);
+      const alert = `reader-${reader.name}` as const;
+      if (problem === null) report({ kind: 'clear', alert });
+      else report({ kind: 'raise', alert, severity: 'warning', message: `reader ${reader.name}: ${problem.cause}. ${problem.hint}` });
+    }
   }
 
   function judgeReaders(): void {
@@ -91,7 +147,13 @@ export function createDevices(options: DevicesOptions): Devices {
     },
     boardOk: () => boardOk,
     boardFailed,
+    readers: { counts: watch.counts, problem: watch.problem, decided: (reader, unknown) => watch.onDecision(reader, unknown, clock.boottimeMs()) },
+    tapBytes(listener) {
+      byteTaps.add(listener);
+      return () => void byteTaps.delete(listener);
+    },
     poll() {
+      pollReaders();
       if (boardOk === board.ok()) return;
       boardOk = board.ok();
       if (boardOk) report({ kind: 'clear', alert: 'board' });

@@ -514,3 +514,34 @@ test('M4: a fire latch on the disk that nobody reset holds when the store opens'
   await world.wait(10_000);
   expect([world.gate.state().in.mode, world.latchOnDisk, world.level('release_in')]).toEqual(['emergency', true, true]);
 });
+
+test('L4 frames of control bytes alone make no row and no lamp, and stray ones before a code do not spoil it', async () => {
+  const world = await createGateWorld();
+  await world.show('\0');
+  await world.show('\0\0');
+  expect([world.words(), world.gate.state().in.signal, world.gate.state().readers[0]?.noise]).toEqual([[], 'ready', 2]);
+  await world.show('\0good');
+  expect(world.words()).toEqual(['grant in']);
+});
+
+test('L4 a reader whose frames are all garbled raises its alert, and writes no more rows', async () => {
+  const world = await createGateWorld();
+  for (let n = 0; n < 20; n += 1) {
+    await world.reader({ kind: 'garbled', reader: 'in', direction: 'in', why: 'framing', atMs: world.nowMs() });
+    await world.wait(5_000);
+  }
+  expect(world.alerts.get('reader-in')).toContain('terminator');
+  expect(world.words().filter((word) => word === 'refusal unreadable')).toHaveLength(2);
+  await world.show('good');
+  await world.wait(300);
+  expect(world.alerts.has('reader-in')).toBe(false);
+});
+
+test('L5 a reader that goes and comes back leaves a row each', async () => {
+  const world = await createGateWorld();
+  await world.reader({ kind: 'down', reader: 'in', fault: { operation: 'open reader in', cause: 'unplugged', hint: 'plug it in', healsItself: true } });
+  await world.wait(11_000);
+  await world.reader({ kind: 'up', reader: 'in' });
+  await world.wait(1);
+  expect(world.words()).toEqual(['fault reader', 'fault reader']);
+});

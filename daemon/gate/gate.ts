@@ -11,7 +11,7 @@ import type { LaneConfig } from '../lane/config.ts';
 import { isDriven } from '../lane/release.ts';
 import { BOTH } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
-import type { Board, Clock, Decider, GateSync, Reader, Uplink } from '../ports.ts';
+import type { Board, Clock, Decider, GateSync, Reader, ReaderEvent, Uplink } from '../ports.ts';
 import type { Timers } from '../timers.ts';
 import { createAlerts, createClockAlert } from './alerts.ts';
 import { createAnnouncer } from './announcements.ts';
@@ -73,6 +73,8 @@ export interface Gate {
   subscribe(listener: (event: GateEvent) => void): () => void;
   /** Passes the reader of each code to `listener`, never the code. Returns the function that ends it. */
   tapReaders(listener: (reader: string) => void): () => void;
+  /** Passes every event of the readers to `listener`, raw bytes included: for a technician at the lane. Returns the function that ends it. */
+  tapBytes(listener: (event: ReaderEvent) => void): () => void;
   /** Returns when the loop last turned, boottime ms: feed the watchdog only while this is recent. */
   lastTurnMs(): number;
   telemetry(): {
@@ -104,7 +106,7 @@ export function createGate(options: GateOptions): Gate {
   const pendingEntries = createPendingEntries({ decider, timers, report });
   const storeSupervisor = createStoreSupervisor({ decider, clock, timers, log, sync, lane, report });
   const decisions = createDecisions({ decider, clock, uplink, storeIsOpen: storeSupervisor.isOpen, report });
-  const devices = createDevices({ board, readers, log, lane, report });
+  const devices = createDevices({ board, readers, clock, log, lane, report });
   const laneTimers = createLaneTimers({ clock, timers, report });
   const carryOut = createEffects({ announcer, decisions, laneTimers, outputs, pendingEntries, stats, storeSupervisor, report });
   const loop = createLoop({ clock, timers, config: options.config.lane, carryOut, report });
@@ -137,6 +139,7 @@ export function createGate(options: GateOptions): Gate {
       outputs,
       lane: lane(),
       boardOk: devices.boardOk(),
+      readerWatch: devices.readers,
       decider: storeSupervisor.status(),
       pendingEntryCount: pendingEntries.pending(),
       totals: stats.ledgerTotals(),
@@ -214,6 +217,7 @@ export function createGate(options: GateOptions): Gate {
     state: snapshot,
     subscribe: (listener) => liveFeed.subscribe(listener),
     tapReaders: (listener) => devices.tapReaders(listener, false),
+    tapBytes: (listener) => devices.tapBytes(listener),
     lastTurnMs: loop.lastTurnMs,
     telemetry: () => ({ health: (host) => healthOf(parts(), host, loop.takeLagMs()), stats: () => stats.takeWindow(clock.boottimeMs()) }),
   };

@@ -10,6 +10,7 @@ import type { Signal } from '../lane/types.ts';
 import type { DeciderStatus, GrantConflict } from '../ports.ts';
 import type { Timers } from '../timers.ts';
 import type { ActiveAlert, Report, ShownDecision } from './outcome.ts';
+import type { ReaderCounts, ReaderProblem } from './reader-watch.ts';
 
 export interface DirectionView {
   readonly mode: Mode;
@@ -36,7 +37,12 @@ export interface GateSnapshot {
   readonly online: boolean;
   readonly diskOk: boolean;
   readonly boardOk: boolean;
-  readonly readers: readonly { readonly name: string; readonly direction: Direction; readonly ok: boolean }[];
+  readonly readers: readonly (ReaderCounts & {
+    readonly name: string;
+    readonly direction: Direction;
+    readonly ok: boolean;
+    readonly problem: ReaderProblem | null;
+  })[];
   /** The decider's last status (every few seconds); null before it opened. */
   readonly decider: DeciderStatus | null;
   readonly pendingEntryCount: number;

@@ -57,6 +57,7 @@ export function createOutcomeHandler(parts: OutcomeParts): Report {
       case 'code_read':
         return loop.dispatch(decisions.present(outcome.frame));
       case 'decision':
+        devices.readers.decided(outcome.presentation.reader, outcome.decision.verdict.kind === 'refusal' && outcome.decision.verdict.reason === 'invalid');
         return announcer.decided(outcome.decision, outcome.presentation, outcome.latencyUs);
       case 'exit_committed':
         return pendingEntries.exitCommitted(outcome.exit, outcome.row, outcome.unmatched);

@@ -6,6 +6,7 @@ import type { Clock, DeciderStatus, Reader, Uplink } from '../ports.ts';
 import type { DirectionView, GateSnapshot } from './live-feed.ts';
 import type { ActiveAlert, ShownDecision } from './outcome.ts';
 import type { Outputs } from './outputs.ts';
+import type { ReaderWatch } from './reader-watch.ts';
 
 /** Measurements of the process itself, for `health`. */
 export interface HostHealth {
@@ -24,6 +25,7 @@ export interface GateParts {
   readonly outputs: Outputs;
   readonly lane: LaneState;
   readonly boardOk: boolean;
+  readonly readerWatch: Pick<ReaderWatch, 'counts' | 'problem'>;
   readonly decider: DeciderStatus | null;
   readonly pendingEntryCount: number;
   readonly totals: GateSnapshot['totals'];
@@ -34,7 +36,7 @@ export interface GateParts {
 
 /** Returns the snapshot of now. */
 export function snapshotOf(from: GateParts): GateSnapshot {
-  const { gate, clock, uplink, readers, outputs, lane, boardOk, decider, pendingEntryCount, totals, notTaken, alerts, decisions } = from;
+  const { gate, clock, uplink, readers, readerWatch, outputs, lane, boardOk, decider, pendingEntryCount, totals, notTaken, alerts, decisions } = from;
   return {
     gate,
     wallMs: clock.wallMs(),
@@ -46,7 +48,13 @@ export function snapshotOf(from: GateParts): GateSnapshot {
     online: uplink.online(),
     diskOk: lane.diskOk,
     boardOk,
-    readers: readers.map((reader) => ({ name: reader.name, direction: reader.direction, ok: reader.ok() })),
+    readers: readers.map((reader) => ({
+      name: reader.name,
+      direction: reader.direction,
+      ok: reader.ok(),
+      ...readerWatch.counts(reader.name),
+      problem: readerWatch.problem(reader.name),
+    })),
     decider,
     pendingEntryCount,
     totals,
@@ -71,7 +79,11 @@ function viewOf({ lane, outputs }: GateParts, direction: Direction): DirectionVi
 }
 
 /** Returns the `health` message. `lagMs`: the loop's longest lag since the last one. */
-export function healthOf({ clock, readers, lane, boardOk, decider, totals }: GateParts, host: HostHealth, lagMs: number): Omit<HealthMessage, 'schema'> {
+export function healthOf(
+  { clock, readers, readerWatch, lane, boardOk, decider, totals }: GateParts,
+  host: HostHealth,
+  lagMs: number,
+): Omit<HealthMessage, 'schema'> {
   const offset = clock.offset();
   const manifest = newestManifest(decider);
   const [mode, modeOut] = [effectiveMode(lane, 'in'), effectiveMode(lane, 'out')];
@@ -86,6 +98,11 @@ export function healthOf({ clock, readers, lane, boardOk, decider, totals }: Gat
     manifest_version: manifest?.version ?? 0,
     manifest_age_s: manifest === null ? 0 : secondsSince(clock, manifest.generatedAtMs),
     reader_ok: readers.every((reader) => reader.ok()) ? 1 : 0,
+    readers: readers.map(({ name }) => {
+      const { bytes, frames, garbled, unknown } = readerWatch.counts(name);
+      return { name, bytes, frames, garbled, unknown, ok: readerWatch.problem(name) === null ? 1 : 0 };
+    }),
+    ...(lane.fireKicks === 0 ? {} : { fire_kicks: lane.fireKicks }),
     board_ok: boardOk ? 1 : 0,
     mode,
     ...(modeOut === mode ? {} : { mode_out: modeOut }),

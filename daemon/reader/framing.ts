@@ -153,7 +153,9 @@ class Work {
 
   /** A beginning that was left alone. What was too long has been counted already. */
   forget(): void {
-    if (this.length > 0 && !this.dropping) this.garble('framing');
+    // Control bytes alone are noise of a plug or of the line: no guest.
+    const held = this.buffer.subarray(0, this.length);
+    if (!this.dropping && held.some((byte) => byte >= 0x20 && byte !== 0x7f && byte !== 0xff)) this.garble('framing');
     this.restart();
   }
 

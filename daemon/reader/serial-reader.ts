@@ -11,6 +11,7 @@ import { SerialPort } from 'serialport';
 import type { Direction } from '../../contract/ids.ts';
 import type { Clock, Fault, Reader, ReaderEvent } from '../ports.ts';
 import { type FrameMode, type FramingConfig, initialFraming, stepFraming } from './framing.ts';
+import { portHolders } from './port-holders.ts';
 
 export interface SerialReaderOptions {
   /** As configured; names the reader in events and alerts. */
@@ -62,6 +63,7 @@ export function createSerialReader(options: SerialReaderOptions, clock: Pick<Clo
 
   const receive = (bytes: Uint8Array): void => {
     const atMs = clock.boottimeMs();
+    if (bytes.length > 0) listener?.({ kind: 'bytes', reader: name, direction, bytes, atMs });
     const step = stepFraming(framing, state, bytes, atMs);
     const begins = state.held.length === 0 && !state.dropping && step.state.held.length > 0 && step.framed.length === 0;
     state = step.state;
@@ -155,6 +157,7 @@ export function createSerialReader(options: SerialReaderOptions, clock: Pick<Clo
       });
     },
     ok: () => up,
+    holders: () => portHolders(options.path).map((holder) => `${holder.name} (pid ${holder.pid})`),
   };
 }
 

@@ -55,7 +55,7 @@ test('health goes out with the connection and with every change of a flag, and n
   change({ wallMs: 9, pendingEntryCount: 3 });
   reports.look();
   expect(world.published).toEqual([2_000]);
-  change({ readers: [{ name: 'in', direction: 'in', ok: false }] });
+  change({ readers: [{ name: 'in', direction: 'in', ok: false, bytes: 0, frames: 0, garbled: 0, unknown: 0, noise: 0, problem: null }] });
   expect(world.published).toEqual([2_000, 7_000]);
   pass(HEALTH_GAP_MS);
   world.trusted = false;

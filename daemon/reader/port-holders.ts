@@ -1,0 +1,62 @@
+/** Finds the other programs that hold a serial port open, from /proc/<pid>/fd. */
+import { readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** Processes looked at. At the bound: the rest is not looked at. */
+const MAX_PROCESSES = 4_096;
+
+export interface PortHolder {
+  readonly pid: number;
+  /** The program's name, such as `agetty` or `ModemManager`. */
+  readonly name: string;
+}
+
+/** Returns who else holds the port. Processes of other users are seen by root alone. `proc`: for tests. */
+export function portHolders(path: string, proc = '/proc'): readonly PortHolder[] {
+  const device = realPath(path);
+  const holders: PortHolder[] = [];
+  let left = MAX_PROCESSES;
+  for (const pid of entries(proc)) {
+    if (!/^\d+$/.test(pid)) continue;
+    left -= 1;
+    if (left < 0) break;
+    if (Number(pid) === process.pid) continue;
+    const holds = entries(join(proc, pid, 'fd')).some((fd) => target(join(proc, pid, 'fd', fd)) === device);
+    if (holds) holders.push({ pid: Number(pid), name: nameOf(join(proc, pid, 'comm')) });
+  }
+  return holders;
+}
+
+/** Returns the folder's entries; none where it is gone or belongs to another user. */
+function entries(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
+
+function target(link: string): string | null {
+  try {
+    return readlinkSync(link);
+  } catch {
+    // The process has closed it, or has ended.
+    return null;
+  }
+}
+
+function nameOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch {
+    return 'a program that has just ended';
+  }
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
