@@ -247,7 +247,7 @@ try {
       const walBytes = (await walPosition(owner)) - wal;
       const ns = spentBetween(processor, await processorNs(owner));
       const found = await owner.query<{ rows: number; winners: number; transactions: number }>(
-        "SELECT (SELECT count(DISTINCT xmin::text) FROM ledger_rows WHERE tenant_id = $1) AS transactions, (SELECT count(*) FROM ledger_rows WHERE tenant_id = $1) AS rows, (SELECT count(*) FROM admissions WHERE tenant_id = $1 AND verdict = 'winner' AND outcome = 'passed') AS winners",
+        "SELECT (SELECT count(DISTINCT xmin::text) FROM ledger_lines WHERE tenant_id = $1) AS transactions, (SELECT count(*) FROM ledger_rows WHERE tenant_id = $1) AS rows, (SELECT count(*) FROM admissions WHERE tenant_id = $1 AND verdict = 'winner' AND outcome = 'passed') AS winners",
         [venue.tenantId],
       );
       wrong += Math.abs((found.rows[0]?.rows ?? 0) - total) + Math.abs((found.rows[0]?.winners ?? 0) - total / 2);

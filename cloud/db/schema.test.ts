@@ -40,7 +40,7 @@ test('the snapshot tells every kind of difference', () =>
       ['ALTER TABLE sites ALTER COLUMN name DROP DEFAULT', 'column'],
       ['ALTER TABLE tickets ALTER COLUMN tenant_id SET STATISTICS 100', 'column'],
       ['ALTER TABLE boots SET (fillfactor = 90)', 'table'],
-      ['GRANT DELETE ON ledger_rows TO stile_service', 'table'],
+      ['GRANT DELETE ON ledger_lines TO stile_service', 'table'],
       ['ALTER TABLE tickets NO FORCE ROW LEVEL SECURITY', 'table'],
       ['ALTER FUNCTION resolve_site(text) OWNER TO CURRENT_USER', 'function'],
       ['ALTER FUNCTION scan_ticket_atomic SET work_mem = 8192', 'function'],

@@ -144,10 +144,22 @@ test('rows of a tenant are there for that tenant alone, by every table and funct
   for (const venue of [ours, theirs]) {
     const [north, south] = [testLedger(venue, 0), testLedger(venue, 1)];
     north.grant(venue.tickets[0] as TestTicket, 0);
-    south.grant(venue.tickets[0] as TestTicket, 5_000);
+    for (let n = 0; n < 5; n++) south.grant(venue.tickets[0] as TestTicket, 5_000 + n);
     await wide.withTenant(venue.tenantId, (client) => reconcile(client, [...north.rows(), ...south.rows()]));
   }
-  const tables = ['ledgers', 'ledger_epochs', 'ledger_rows', 'boots', 'ticket_usage', 'admissions', 'conflicts', 'gate_counts', 'event_policies'];
+  const tables = [
+    'ledgers',
+    'ledger_epochs',
+    'ledger_lines',
+    'ledger_messages',
+    'ledger_rows',
+    'boots',
+    'ticket_usage',
+    'admissions',
+    'conflicts',
+    'gate_counts',
+    'event_policies',
+  ];
   for (const table of tables) {
     const own = (await wide.withTenant(ours.tenantId, (client) => client.query<{ tenant_id: string }>(`SELECT tenant_id FROM ${table}`))).rows;
     expect([table, own.length > 0, own.every(({ tenant_id }) => tenant_id === ours.tenantId)]).toEqual([table, true, true]);
@@ -161,10 +173,14 @@ test('rows of a tenant are there for that tenant alone, by every table and funct
   await expect(
     wide.withTenant(ours.tenantId, (client) => client.query("INSERT INTO gate_counts (tenant_id, gate, event_id) VALUES ($1, 'x/y', '')", [theirs.tenantId])),
   ).rejects.toThrow('row-level security');
-  await expect(wide.withTenant(ours.tenantId, (client) => client.query("UPDATE ledger_rows SET entry = '{}'"))).rejects.toThrow('permission denied');
-  await expect(wide.withTenant(ours.tenantId, (client) => client.query('DELETE FROM ledger_rows'))).rejects.toThrow('permission denied');
+  for (const change of ["UPDATE ledger_lines SET entry = '{}'", "UPDATE ledger_messages SET entries = '{}'", 'UPDATE ledger_rows SET seq = 1'])
+    await expect(wide.withTenant(ours.tenantId, (client) => client.query(change))).rejects.toThrow('permission denied');
+  for (const table of ['ledger_lines', 'ledger_messages', 'ledger_rows'])
+    await expect(wide.withTenant(ours.tenantId, (client) => client.query(`DELETE FROM ${table}`))).rejects.toThrow('permission denied');
   const partitions = await wide.asOwner((client) =>
-    client.query<{ name: string }>("SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'ledger_rows'::regclass"),
+    client.query<{ name: string }>(
+      "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'ledger_lines'::regclass OR inhparent = 'ledger_messages'::regclass",
+    ),
   );
   expect(partitions.rows.length).toBeGreaterThan(5);
   for (const { name } of partitions.rows)
@@ -195,8 +211,8 @@ test('an old partition can be detached: its rows still count, and still come onl
   north.grant(venue.tickets[0] as TestTicket, 0);
   await wide.withTenant(venue.tenantId, (client) => reconcile(client, north.rows()));
   const owner = await connectOwner(fresh.url);
-  const { rows } = await owner.query<{ part: string }>('SELECT tableoid::regclass::text AS part FROM ledger_rows WHERE gate = $1', [north.gate]);
-  await owner.query(`ALTER TABLE ledger_rows DETACH PARTITION ${rows[0]?.part}`);
+  const { rows } = await owner.query<{ part: string }>('SELECT tableoid::regclass::text AS part FROM ledger_lines WHERE gate = $1', [north.gate]);
+  await owner.query(`ALTER TABLE ledger_lines DETACH PARTITION ${rows[0]?.part}`);
   await owner.close();
   expect(await wide.withTenant(venue.tenantId, (client) => reconcile(client, north.rows()))).toEqual({ stored: 0, duplicates: 1, forked: [], breaks: [] });
   expect((await wide.withTenant(venue.tenantId, (client) => client.query('SELECT verdict FROM admissions'))).rows).toEqual([{ verdict: 'winner' }]);

@@ -27,12 +27,16 @@ test('rows of an old month are detached by the owner: what they amount to stays,
   try {
     const month = "date_trunc('month', now() AT TIME ZONE 'UTC') - interval '5 months'";
     const { rows: named } = await owner.query<{ part: string; begins: string; ends: string }>(
-      `SELECT 'ledger_rows_' || to_char(${month}, 'YYYYMM') AS part, (${month})::date::text AS begins, (${month} + interval '1 month')::date::text AS ends`,
+      `SELECT 'ledger_lines_' || to_char(${month}, 'YYYYMM') AS part, (${month})::date::text AS begins, (${month} + interval '1 month')::date::text AS ends`,
     );
     const { part, begins, ends } = named[0] as { part: string; begins: string; ends: string };
     // As it was five months ago: the rows came then.
-    await owner.query(`CREATE TABLE ${part} PARTITION OF ledger_rows FOR VALUES FROM ('${begins} 00:00:00+00') TO ('${ends} 00:00:00+00')`);
-    await admin.query(`UPDATE ledger_rows SET received_at = '${begins} 12:00:00+00'`);
+    for (const table of ['ledger_lines', 'ledger_messages']) {
+      await owner.query(
+        `CREATE TABLE ${part?.replace('ledger_lines', table)} PARTITION OF ${table} FOR VALUES FROM ('${begins} 00:00:00+00') TO ('${ends} 00:00:00+00')`,
+      );
+      await admin.query(`UPDATE ${table} SET received_at = '${begins} 12:00:00+00'`);
+    }
     const detach = (day: string) => owner.query<{ part: string }>('SELECT detach_ledger_rows($1) AS part', [day]);
     await expect(detach(new Date().toISOString().slice(0, 10))).rejects.toThrow('is too young');
     await expect(detach('2001-01-01')).rejects.toThrow('there are no rows of 2001-01');
@@ -69,11 +73,11 @@ test('B4: the owner, who sees no row, makes the months that come, and leaves a m
   const [admin, owner] = [await connectOwner(fresh.url), await connectOwner(fresh.ownerUrl)];
   try {
     const { rows } = await admin.query<{ full: string; empty: string; day: string }>(
-      "SELECT 'ledger_rows_' || to_char(m + interval '2 months', 'YYYYMM') AS full, 'ledger_rows_' || to_char(m + interval '3 months', 'YYYYMM') AS empty, (m + interval '2 months' + interval '3 days')::text AS day FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS m",
+      "SELECT 'ledger_lines_' || to_char(m + interval '2 months', 'YYYYMM') AS full, 'ledger_lines_' || to_char(m + interval '3 months', 'YYYYMM') AS empty, (m + interval '2 months' + interval '3 days')::text AS day FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS m",
     );
     const { full, empty, day } = rows[0] as (typeof rows)[number];
     await admin.query(`DROP TABLE ${full}, ${empty}`);
-    await admin.query(`UPDATE ledger_rows SET received_at = '${day}Z' WHERE gate = '${north.gate}'`);
+    for (const table of ['ledger_lines', 'ledger_messages']) await admin.query(`UPDATE ${table} SET received_at = '${day}Z' WHERE gate = '${north.gate}'`);
     expect((await owner.query('SELECT make_ledger_partitions() AS made')).rows).toEqual([{ made: 1 }]);
     expect((await owner.query('SELECT to_regclass($1) IS NOT NULL AS full, to_regclass($2) IS NOT NULL AS empty', [full, empty])).rows).toEqual([
       { full: false, empty: true },

@@ -19,24 +19,53 @@ export type SiteLedger = Pick<z.infer<typeof SiteLedgerResponse>, 'rows' | 'more
  */
 export async function siteLedger(client: DatabaseClient, site: string, after: LedgerVector, limit = MAX_SITE_LEDGER_ROWS): Promise<SiteLedger> {
   const bounded = Math.min(Math.max(1, limit), MAX_SITE_LEDGER_ROWS);
-  const { rows } = await client.query<{ gate: string; epoch: number; entry: string; hash: string }>(
-    `SELECT r.gate, r.epoch, r.entry, encode(r.hash, 'hex') AS hash
+  const { rows } = await client.query<KeptLine & { readonly hash: string }>(
+    `SELECT r.gate, r.epoch, r.seq, r.entry, r.from_seq, r.received_at::text AS received_at, encode(r.hash, 'hex') AS hash
      FROM ledgers l JOIN ledger_epochs e ON e.tenant_id = l.tenant_id AND e.gate = l.gate
      LEFT JOIN jsonb_each($2::jsonb) AS v ON v.key = l.gate
      CROSS JOIN LATERAL (
-       SELECT x.* FROM ledger_rows x WHERE x.tenant_id = l.tenant_id AND x.gate = l.gate AND x.epoch = e.epoch AND x.seq <= e.upto_seq
+       SELECT x.* FROM ledger_lines x WHERE x.tenant_id = l.tenant_id AND x.gate = l.gate AND x.epoch = e.epoch AND x.seq <= e.upto_seq
          AND x.seq > CASE WHEN v.key IS NULL OR e.epoch > (v.value ->> 0)::bigint THEN 0 ELSE (v.value ->> 1)::bigint END
        ORDER BY x.seq LIMIT $3) AS r
      WHERE l.tenant_id = current_tenant_id() AND l.site_id = $1 AND (v.key IS NULL OR e.epoch >= (v.value ->> 0)::bigint)
      ORDER BY l.gate COLLATE "C", e.epoch, r.seq LIMIT $3`,
     [site, JSON.stringify(after), bounded + 1],
   );
+  const served = rows.slice(0, bounded);
+  const textOf = await textsOf(client, served);
   return {
-    rows: rows
-      .slice(0, bounded)
-      .map(({ gate, epoch, entry, hash }) => ({ gate, epoch, entry: { ...(JSON.parse(entry) as { seq: number; kind: string }), hash } })),
+    rows: served.map((line) => ({
+      gate: line.gate,
+      epoch: line.epoch,
+      entry: { ...(JSON.parse(textOf(line)) as { seq: number; kind: string }), hash: line.hash },
+    })),
     more: rows.length > bounded,
   };
+}
+
+/** A line of a ledger: with its text, or with the message that holds it. */
+interface KeptLine {
+  readonly gate: string;
+  readonly epoch: number;
+  readonly seq: number;
+  readonly entry: string | null;
+  readonly from_seq: number | null;
+  /** As PostgreSQL writes it: a Date has no microseconds. */
+  readonly received_at: string;
+}
+
+/** Reads each message that holds texts of these lines once. */
+async function textsOf(client: DatabaseClient, lines: readonly KeptLine[]): Promise<(line: KeptLine) => string> {
+  const key = ({ gate, epoch, from_seq, received_at }: Pick<KeptLine, 'gate' | 'epoch' | 'from_seq' | 'received_at'>) =>
+    `${gate} ${epoch} ${from_seq} ${received_at}`;
+  const wanted = [...new Map(lines.filter(({ entry }) => entry === null).map((line) => [key(line), line])).values()];
+  const { rows } = await client.query<{ gate: string; epoch: number; from_seq: number; received_at: string; entries: string[] }>(
+    `SELECT m.gate, m.epoch, m.from_seq, m.received_at::text AS received_at, m.entries FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[]) AS k (gate, epoch, from_seq, received_at)
+     CROSS JOIN LATERAL (SELECT * FROM ledger_messages x WHERE x.tenant_id = current_tenant_id() AND x.gate = k.gate AND x.epoch = k.epoch AND x.from_seq = k.from_seq AND x.received_at = k.received_at LIMIT 1) AS m`,
+    [wanted.map(({ gate }) => gate), wanted.map(({ epoch }) => epoch), wanted.map(({ from_seq }) => from_seq), wanted.map(({ received_at }) => received_at)],
+  );
+  const messages = new Map(rows.map((row) => [key(row), row.entries]));
+  return (line) => line.entry ?? (messages.get(key(line))?.[line.seq - (line.from_seq as number)] as string);
 }
 
 /**

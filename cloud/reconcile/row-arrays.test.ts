@@ -211,7 +211,7 @@ function asJson(row: LedgerRow): Record<string, unknown> {
 
 /** Rows that PostgreSQL has read so far of the tables that a batch touches, by index or not. */
 const READ = `SELECT relname, (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::integer AS n FROM pg_stat_user_tables
-  WHERE relname IN ('tickets', 'ticket_usage', 'admissions', 'boots', 'ledger_epochs') OR relname LIKE 'ledger\\_rows\\_%'`;
+  WHERE relname IN ('tickets', 'ticket_usage', 'admissions', 'boots', 'ledger_epochs') OR relname LIKE 'ledger\\_lines\\_%'`;
 
 test('plans that were made when there was nothing serve a large event: a batch reads few rows beside its own', async () => {
   const tickets = 3_000;

@@ -42,7 +42,7 @@ export async function judge({ options, world, writer, whole }: Omit<Parts, 'clou
 /** The primary key holds the time of arrival as well: a second copy of a row is possible, and must be seen. */
 async function plantDouble(world: World): Promise<void> {
   const owner = await connectOwner(world.postgres.url);
-  await owner.query(`INSERT INTO ledger_rows (tenant_id, gate, epoch, seq, received_at, kind, readable, hash, entry, at)
+  await owner.query(`INSERT INTO ledger_lines (tenant_id, gate, epoch, seq, received_at, kind, readable, hash, entry, at)
     SELECT tenant_id, gate, epoch, seq, received_at + interval '1 second', kind, readable, hash, entry, at FROM ledger_rows WHERE gate NOT LIKE '%/cloud' ORDER BY seq LIMIT 1`);
   await owner.close();
 }

@@ -31,7 +31,7 @@ const TURN = 3;
 
 /** A transaction that has written ledger rows and waits for the admissions. */
 const IN_MID_BATCH = `SELECT 1 FROM pg_locks waiting JOIN pg_locks written ON written.pid = waiting.pid AND written.granted
-  AND written.mode = 'RowExclusiveLock' AND written.relation::regclass::text LIKE 'ledger_rows%'
+  AND written.mode = 'RowExclusiveLock' AND written.relation::regclass::text LIKE 'ledger_lines%'
   WHERE NOT waiting.granted AND waiting.relation = 'admissions'::regclass`;
 
 let venue: Venue;

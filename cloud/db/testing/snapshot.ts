@@ -9,7 +9,7 @@ export const SNAPSHOT_FILE = join(import.meta.dirname, '..', 'schema.snapshot.tx
 const SNAPSHOT = `
 WITH relations AS (
   SELECT c.*, c.oid::regclass::text AS name FROM pg_class c
-   WHERE c.relnamespace = 'public'::regnamespace AND c.relname !~ '^ledger_rows_[0-9]{4}' AND c.relname NOT IN ('migrations', 'migrations_id_seq', 'schema_objects')
+   WHERE c.relnamespace = 'public'::regnamespace AND c.relname !~ '^ledger_(lines|messages)_[0-9]{4}' AND c.relname NOT IN ('migrations', 'migrations_id_seq', 'schema_objects')
 ), owner AS (SELECT datdba FROM pg_database WHERE datname = current_database()),
 names AS (SELECT oid, CASE WHEN oid = (SELECT datdba FROM owner) THEN 'owner' ELSE rolname END AS name FROM pg_roles),
 lines AS (

@@ -1,4 +1,4 @@
--- Takes off what rows counted that left ledger_rows (set_rows_apart): sums, and the admissions of their tickets, as far as the rows of these are stored. Answers
+-- Takes off what rows counted that left the ledger (set_rows_apart): sums, and the admissions of their tickets, as far as the rows of these are stored. Answers
 -- {events, tickets, rows: [{gate, epoch, seq, hash, entry}]}: what is still stored of these tickets, to be counted anew (recount_columns).
 CREATE OR REPLACE FUNCTION forget_columns(
   gates text[], epochs bigint[], seqs bigint[], hashes bytea[], kinds text[], readables boolean[], event_ids text[], ticket_ids text[], directions text[], of_seqs bigint[], outcomes text[],
@@ -38,7 +38,7 @@ BEGIN
   -- An admission whose row is in a detached month stays as it is.
   DELETE FROM admissions a USING unnest(events, tickets_of) AS t (e, t) WHERE a.tenant_id = tenant AND a.event_id = t.e AND a.ticket_id = t.t AND (NOT a.granted
     OR EXISTS (SELECT FROM unnest(gates, epochs, seqs) AS k (gate, epoch, seq) WHERE k.gate = a.gate AND k.epoch = a.epoch AND k.seq = a.seq)
-    OR EXISTS (SELECT FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = a.gate AND r.epoch = a.epoch AND r.seq = a.seq));
+    OR EXISTS (SELECT FROM ledger_lines r WHERE r.tenant_id = tenant AND r.gate = a.gate AND r.epoch = a.epoch AND r.seq = a.seq));
   UPDATE admissions a SET verdict = NULL, units_used = 0, units_uncertain = 0, outcome = NULL, cause = NULL, overlapping = false FROM unnest(events, tickets_of) AS t (e, t) WHERE a.tenant_id = tenant AND a.event_id = t.e AND a.ticket_id = t.t;
   deltas := deltas || sum_columns(-1, place_gates, kinds, readables, event_ids, ticket_ids, directions, of_seqs, outcomes, counted);
   IF cardinality(deltas) > 0 THEN PERFORM add_counts(deltas); END IF;

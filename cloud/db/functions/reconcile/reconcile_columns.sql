@@ -2,7 +2,7 @@
 -- chained: whether a row's hash is that of the row before it in the arrays (of seq 1: of the ledger's root); NULL where the one before is not there.
 -- A row that does not follow, and every row behind it in its run, is kept as a fork; with accept_broken it is stored, and the break flagged.
 -- Answers {stored, duplicates, forked: [[gate, epoch, seq]], breaks: [[gate, epoch, seq]], apart: [{gate, epoch, seq, hash, entry}]}: apart are rows
--- that were stored and do not follow one which came now: they left ledger_rows, and the caller takes off what they counted (forget_columns).
+-- that were stored and do not follow one which came now: they left the ledger, and the caller takes off what they counted (forget_columns).
 CREATE OR REPLACE FUNCTION reconcile_columns(
   gates text[], epochs bigint[], seqs bigint[], hashes bytea[], kinds text[], readables boolean[], entries text[],
   times timestamptz[], boot_ids text[], boottimes double precision[], offsets double precision[], bounds double precision[],
@@ -28,6 +28,7 @@ DECLARE
   forked jsonb := '[]'; breaks jsonb := '[]'; apart jsonb := '[]';
   fork_count integer := 0; known_count integer := 0;
   r record;
+  message_firsts integer[];
   alone jsonb;
 BEGIN
   IF tenant IS NULL THEN RAISE EXCEPTION 'no tenant is set: rows belong to a tenant' USING ERRCODE = 'insufficient_privilege'; END IF;
@@ -125,8 +126,17 @@ BEGIN
   moved := record_boots(gate_list, place_gates, place_epochs, place_seqs, boot_ids, boottimes, offsets, bounds);
   -- Rows that came before anything measured their boot, or its neighbours.
   IF moved && unplaced THEN PERFORM place_rows(gate_list, ARRAY(SELECT m.no FROM unnest(moved) AS m (no) WHERE m.no = ANY (unplaced))); END IF;
-  INSERT INTO ledger_rows (tenant_id, gate, epoch, seq, kind, readable, hash, entry, at, event_id, ticket_id)
-  SELECT tenant, gates[i], epochs[i], seqs[i], kinds[i], readables[i], hashes[i], entries[i], coalesce(time_of_ms(offsets[i] + boottimes[i]), (SELECT middle_of(b, boottimes[i], times[i]) FROM boots b WHERE b.tenant_id = tenant AND b.gate = place_gates[i] AND b.boot_id = boot_ids[i]), times[i], now()), event_ids[i], ticket_ids[i] FROM generate_series(1, n) AS i;
+  -- Rows that follow each other are kept as messages of at most a hundred, compressed as a whole; fewer than four stay in their lines.
+  message_firsts := ARRAY(SELECT CASE WHEN least(s.first + 99, c.last) - s.first >= 3 THEN s.first END FROM unnest(run_firsts, run_lasts) AS c (first, last) CROSS JOIN LATERAL generate_series(c.first, c.last) AS i
+    CROSS JOIN LATERAL (SELECT c.first + (i - c.first) / 100 * 100 AS first) AS s ORDER BY i);
+  IF n > 3 THEN
+    INSERT INTO ledger_messages (tenant_id, gate, epoch, from_seq, predecessor, last_hash, entries)
+    SELECT tenant, c.gate, c.epoch, seqs[s], CASE WHEN s > c.first THEN hashes[s - 1] WHEN c.low = 1 THEN sha256(convert_to(c.gate || '/' || c.epoch, 'UTF8')) ELSE stored_hash(c.gate, c.epoch, c.low - 1) END,
+      hashes[least(s + 99, c.last)], entries[s : least(s + 99, c.last)]
+    FROM unnest(run_gates, run_epochs, run_lows, run_firsts, run_lasts) AS c (gate, epoch, low, first, last) CROSS JOIN LATERAL generate_series(c.first, c.last, 100) AS s WHERE least(s + 99, c.last) - s >= 3;
+  END IF;
+  INSERT INTO ledger_lines (tenant_id, gate, epoch, seq, kind, readable, hash, entry, from_seq, at, event_id, ticket_id)
+  SELECT tenant, gates[i], epochs[i], seqs[i], kinds[i], readables[i], hashes[i], CASE WHEN message_firsts[i] IS NULL THEN entries[i] END, seqs[message_firsts[i]], coalesce(time_of_ms(offsets[i] + boottimes[i]), (SELECT middle_of(b, boottimes[i], times[i]) FROM boots b WHERE b.tenant_id = tenant AND b.gate = place_gates[i] AND b.boot_id = boot_ids[i]), times[i], now()), event_ids[i], ticket_ids[i] FROM generate_series(1, n) AS i;
   IF 'refusal' = ANY (kinds) THEN
     PERFORM vip_refusals_follow_ledger(gates, epochs, seqs, kinds, readables, entries, (SELECT array_agg(coalesce(time_of_ms(offsets[i] + boottimes[i]), (SELECT middle_of(b, boottimes[i], times[i]) FROM boots b WHERE b.tenant_id = tenant AND b.gate = place_gates[i] AND b.boot_id = boot_ids[i]), times[i], now()) ORDER BY i) FROM generate_series(1, n) AS i), event_ids, ticket_ids);
   END IF;

@@ -52,7 +52,7 @@ BEGIN
 
   UPDATE boots b SET last_epoch = CASE WHEN (row_epoch, row_seq) > (b.last_epoch, b.last_seq) THEN row_epoch ELSE b.last_epoch END, last_seq = CASE WHEN (row_epoch, row_seq) > (b.last_epoch, b.last_seq) THEN row_seq ELSE b.last_seq END,
     min_boottime_ms = least(b.min_boottime_ms, boottime), max_boottime_ms = greatest(b.max_boottime_ms, boottime) WHERE b.tenant_id = tenant AND b.gate = row_gate AND b.boot_id = row_boot;
-  INSERT INTO ledger_rows (tenant_id, gate, epoch, seq, kind, readable, hash, entry, at, event_id, ticket_id)
+  INSERT INTO ledger_lines (tenant_id, gate, epoch, seq, kind, readable, hash, entry, at, event_id, ticket_id)
   VALUES (tenant, row_gate, row_epoch, row_seq, row_kind, true, row_hash, row_entry, time_of_ms(coalesce(row_offset, boot.offset_ms) + boottime), row_event, row_ticket);
   UPDATE ledger_epochs e SET stored = e.stored + int8multirange(int8range(row_seq, row_seq, '[]')), upto_seq = row_seq, upto_hash = row_hash, last_row_at = now() WHERE e.tenant_id = tenant AND e.gate = row_gate AND e.epoch = row_epoch;
 
