@@ -28,7 +28,7 @@ export function registerEnrolment(app: App, { database, authority, keys, broker 
   app.get(
     '/enroll/ca',
     {
-      config: { who: 'open' },
+      config: { who: 'open', unlimited: true },
       schema: { tags: ['gates'], summary: 'The authority that gates are enrolled by; a gate compares it with the fingerprint in its code' },
     },
     async (_request, reply) => {

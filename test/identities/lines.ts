@@ -57,6 +57,7 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
   'GET /healthz': open('/healthz'),
   'GET /readyz': open('/readyz'),
   'GET /openapi.json': open('/openapi.json'),
+  'GET /enroll/ca': open('/enroll/ca'),
   'GET /console': open('/console'),
   'GET /console/page.css': open('/console/page.css'),
   'GET /console/page.js': open('/console/page.js'),

@@ -15,7 +15,7 @@ import { businessErrorOf, LINES, type Line } from './lines.ts';
 
 /** Requests under way at once. */
 const AT_ONCE = 8;
-const OPEN_TO_ALL = ['GET /healthz', 'GET /readyz', 'GET /openapi.json', 'GET /console', 'GET /console/page.css', 'GET /console/page.js'];
+const OPEN_TO_ALL = ['GET /healthz', 'GET /readyz', 'GET /openapi.json', 'GET /enroll/ca', 'GET /console', 'GET /console/page.css', 'GET /console/page.js'];
 
 let fixture: Fixture;
 let broker: Broker;
