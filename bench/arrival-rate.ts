@@ -27,7 +27,7 @@ const IDLE_AFTER_MS = 6;
 const QUIET_AFTER_MS = 500;
 const TICKETS = 10_000;
 
-/** Of the device that holds the folder. Fields: Documentation/admin-guide/iostats.rst of the kernel. */
+/** Returns the counters of the device that holds the folder. Fields: Documentation/admin-guide/iostats.rst of the kernel. */
 function device(): { readonly writes: number; readonly kib: number; readonly flushes: number } {
   const { dev } = statSync(values.dir);
   // As the kernel packs major and minor, for the small numbers that disks have.

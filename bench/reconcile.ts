@@ -301,7 +301,7 @@ async function check(owner: OwnerConnection, cell: Cell): Promise<void> {
   wrong.doubled += found.rows - found.keys + Math.abs(found.grants - grants) + Math.abs(found.verdicts - grants);
 }
 
-/** What the caller does for each row before PostgreSQL has it. µs a row. */
+/** Measures the caller's work for a row before PostgreSQL has it, in µs a row. */
 async function callerCosts(url: string): Promise<string> {
   const cell = await makeCell(url, 5_000, 1_000);
   const texts = cell.rows.map(({ entry }) => JSON.stringify(entry));

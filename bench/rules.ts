@@ -26,7 +26,7 @@ const CASES: readonly (readonly [string, GatePolicy, number])[] = [
   ...[1, 2, 5, 10, 20, 50].map((count) => [`venue's rules: ${count}`, { rules: venueRules(count) }, 0] as const),
 ];
 
-/** So many comparisons that all hold, each to be looked at. */
+/** Returns a rule of `count` comparisons that all hold, so that each is evaluated. */
 function venueRules(count: number): RuleNode {
   return { and: Array.from({ length: count }, (_, index) => ({ '<': [{ var: 'entries_number' }, index + 3] })) };
 }

@@ -58,7 +58,7 @@ export function windows(waits: readonly (readonly [number, number])[]): { readon
   return { p50: of('p50', 0.5), p99: of('p99', 0.99) };
 }
 
-/** How often something happened, a second, in each window. `atS`: when, in seconds. */
+/** Returns the rate in each window, per second. `atS`: the times of the events, in seconds. */
 export function windowed(name: string, atS: readonly number[]): Series {
   const groups = Map.groupBy(atS, (s) => Math.floor(s / WINDOW_S));
   const end = Math.max(-1, ...groups.keys());

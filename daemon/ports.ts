@@ -92,7 +92,7 @@ export interface Board {
    * levels again every 250 ms. Throws an Error with `fault: Fault` where a line cannot be had within its bound.
    */
   open(listener: (event: BoardEvent) => void, failed: (fault: Fault) => void): Promise<void>;
-  /** Which lines are configured. */
+  /** Tells whether a line is configured. */
   has(line: OutputName | InputName): boolean;
   /** Synchronous and immediate. A failed write is reported to `failed` and thrown. */
   write(output: OutputName, active: boolean): void;
@@ -132,7 +132,7 @@ export interface Decision {
   readonly stages: { readonly lookup_us: number; readonly decision_us: number; readonly commit_us: number };
 }
 
-/** What the ledger must remember besides decisions. The decider adds key, times and hash. */
+/** An entry of the ledger that is no decision. The decider adds key, times and hash. */
 export type Note =
   | { readonly kind: 'passage'; readonly of: RowPosition | null; readonly direction: Direction; readonly unit: number | null; readonly outcome: PassageOutcome }
   | { readonly kind: 'refusal'; readonly reason: 'unreadable' | 'busy' | 'gate_locked' | 'see_staff' | 'error'; readonly direction: Direction }
@@ -255,7 +255,7 @@ export interface Decider {
   resend(from: RowPosition | null): Promise<readonly (readonly [epoch: number, from: number, to: number])[]>;
   /** A peer's or the cloud's LedgerMessage. `gap`: rows are missing before it; fetch with `vector`. */
   applyPeer(message: PeerMessage): Promise<{ readonly applied: number; readonly gap: boolean }>;
-  /** How far each ledger of the site is known; a rebuilt gate's own last rows count as not known until they were fetched. */
+  /** Returns the last known row of each ledger of the site; a rebuilt gate's own last rows count as not known until they were fetched. */
   vector(): Promise<LedgerVector>;
   /**
    * The cloud's copy of the site's ledger was read to its end (`more: false`) from `vector()` on: lost usage is whole again, and a hole that

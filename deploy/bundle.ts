@@ -29,7 +29,7 @@ import { writeThirdParty } from './third-party.ts';
 const root = join(import.meta.dirname, '..');
 const modules = join(root, 'node_modules');
 
-/** What a kind of bundle is made of, and what whoever made it should know. */
+/** The parts of a kind of bundle, and the notes for the person who made it. */
 interface Made {
   readonly inputs: readonly string[];
   readonly notes: readonly string[];

@@ -65,7 +65,7 @@ MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVE
 ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
 SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.`;
 
-/** What a bundle carries beside packages: the runtime, and the database's own sources inside better-sqlite3. */
+/** A part of a bundle that is no package: the runtime, and the database's own sources inside better-sqlite3. */
 interface Part {
   readonly name: string;
   readonly version: string;

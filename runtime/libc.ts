@@ -25,7 +25,7 @@ export interface Libc {
   pollAsync(fds: Buffer, count: number, timeoutMs: number, done: (result: number) => void): void;
   /** Answers a descriptor, or -1. */
   eventfd(initial: number, flags: number): number;
-  /** Of the last call of this thread that failed: its number, and its name such as EBUSY. */
+  /** Returns the error of this thread's last failed call: its number, and its name such as EBUSY. */
   errno(): { readonly number: number; readonly code: string };
   /** Answers the bytes sent, or -1. */
   sendto(fd: number, bytes: Buffer, length: number, flags: number, address: Buffer, addressLength: number): number;

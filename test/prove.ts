@@ -25,7 +25,7 @@ const PATIENCE = 5;
 /** After its bound a proof may clean up for so long, ms; then it is killed. */
 const CLEANING_MS = 5_000;
 
-/** What came of one row: its figures, what could not be shown, and how long it took. */
+/** The outcome of one row: its figures, what could not be shown, and its duration. */
 export interface Outcome {
   readonly row: number;
   readonly held: boolean;

@@ -40,7 +40,7 @@ export interface Broker {
   readonly pid: () => number | undefined;
   /** With TLS: issues certificates; its `ca` is what clients trust. */
   readonly ca: TestCa | null;
-  /** What Mosquitto has printed so far. */
+  /** Returns the output of Mosquitto so far. */
   log(): string;
   /** Replaces the ACL (and, with TLS, the list of revoked certificates), and has the broker read it again. */
   reload(acl: readonly AclGate[] | string): Promise<void>;
@@ -52,7 +52,7 @@ export interface Broker {
   stop(): Promise<void>;
 }
 
-/** Where the binary is, and the folder of its libraries where it was only unpacked. Throws with the remedy where there is none. */
+/** Finds the binary, and the folder of its libraries where it was only unpacked. Throws with the remedy where there is none. */
 export function findMosquitto(): { readonly binary: string; readonly libraries: string | null } {
   const places = [
     process.env['MOSQUITTO'],

@@ -50,7 +50,7 @@ export interface EmbeddedPostgresOptions {
   readonly programs?: ServerPrograms;
 }
 
-/** How a server's programs are called; their arguments follow. */
+/** The commands of a server's programs; their arguments follow. */
 export interface ServerPrograms {
   readonly initdb: readonly string[];
   readonly postgres: readonly string[];
@@ -77,7 +77,7 @@ interface Binaries {
   readonly initdb: string;
   readonly postgres: string;
 }
-/** Whom PostgreSQL runs as where this process is root. */
+/** The user that PostgreSQL runs as where this process is root. */
 export interface User {
   readonly uid: number;
   readonly gid: number;

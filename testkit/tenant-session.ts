@@ -7,7 +7,7 @@ export interface TenantSession {
   rows<Row = Record<string, unknown>>(sql: string, values?: readonly unknown[]): Promise<Row[]>;
   /** The first row's first column. */
   value<T = unknown>(sql: string, values?: readonly unknown[]): Promise<T>;
-  /** How it was refused, as [HTTP status, code], or the SQLSTATE of another failure; null: it went. */
+  /** Returns the refusal as [HTTP status, code], or the SQLSTATE of another failure; null when it succeeded. */
   refusal(sql: string, values?: readonly unknown[]): Promise<readonly [number, string] | string | null>;
 }
 

@@ -26,7 +26,7 @@ const messageOf = (promise: Promise<unknown>): Promise<string> =>
     () => 'nothing was refused',
     (error: unknown) => (error instanceof SetupError ? error.message : `another error: ${String(error)}`),
   );
-/** What the message says mends it, run as it says. */
+/** Runs the SQL that the message gives as its remedy. */
 async function hint(message: string, database: string): Promise<void> {
   const sql = /by a superuser.*:\n([\s\S]*?)(?=A new installation begins|Then DATABASE_URL|$)/.exec(message)?.[1] ?? '';
   expect(sql, message).not.toBe('');

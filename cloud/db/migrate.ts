@@ -19,7 +19,7 @@ const FILE_NAME = /^(\d{4}_[a-z0-9_]+)\.sql$/;
 export interface MigrateOptions {
   /** One line for each file, and a last one. */
   readonly onProgress?: (line: string) => void;
-  /** What should be otherwise, though it works. */
+  /** Receives a warning: something that works and should be set otherwise. */
   readonly onWarning?: (text: string) => void;
   /** The setting that the address came from, for messages. Default: STILE_MIGRATE_URL. */
   readonly setting?: string;

@@ -15,7 +15,7 @@ afterAll(() => fresh.drop());
 
 const CONNECTED = '2026-05-01T12:00:00.000Z';
 const ago = (seconds: number | null) => (seconds === null ? null : new Date(Date.now() - seconds * 1000));
-/** Of the one gate, which said so long ago that it is there or not, and how it is. */
+/** Stores the last state and health of the one gate, received that long ago. */
 async function presence(state: 'online' | 'offline' | null, stateAgoS: number | null, healthAgoS: number | null) {
   const [words, health] = [state === null ? null : { state, since: CONNECTED }, healthAgoS === null ? null : { mode: 'controlled', backlog: 0 }];
   return fresh.database.withTenant(venue.tenantId, async (client) => {

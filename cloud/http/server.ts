@@ -51,7 +51,7 @@ const OPEN_ANSWER_KEPT_MS = 250;
 /** Problems that one answer names; further ones are left out. */
 const MAX_NAMED_PROBLEMS = 10;
 
-/** Who may call a route: anyone, a device, an operator, or either of the two. */
+/** The callers that a route accepts: anyone, a device, an operator, or either of the two. */
 export type Who = 'open' | 'device' | 'operator' | 'any';
 export interface DeviceIdentity {
   readonly kind: 'device';

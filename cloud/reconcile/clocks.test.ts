@@ -72,7 +72,7 @@ const evening = fc.record({
 });
 type Evening = typeof evening extends fc.Arbitrary<infer T> ? T : never;
 
-/** Where a row lies by the second reckoning, ms after the evening began. */
+/** The place of a row by the second calculation, ms after the evening began. */
 interface Placed {
   readonly gate: number;
   readonly seq: number;

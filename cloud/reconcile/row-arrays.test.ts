@@ -21,7 +21,7 @@ const TYPES =
   `text bigint bigint bytea text boolean text timestamptz text float8 float8 float8 text text bytea text integer bigint text bigint bigint integer text text bigint bigint bytea bytea boolean`.split(
     ' ',
   );
-/** What PostgreSQL makes of the columns, as records. */
+/** Reads back the columns from PostgreSQL, as records. */
 async function readBack(rows: readonly LedgerRow[]): Promise<unknown[]> {
   const names =
     'gate epoch seq hash kind readable entry ts boot_id boottime_ms offset_ms bound_ms event_id ticket_id ticket_ref direction units manifest_version of_gate of_epoch of_seq unit outcome again_gate again_epoch again_seq again_hash of_hash chained'.split(

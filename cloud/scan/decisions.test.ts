@@ -35,7 +35,7 @@ const vectors = readdirSync(folder)
   .filter((name) => name.endsWith('.json'))
   .map((name) => [name, JSON.parse(readFileSync(new URL(name, folder), 'utf8')) as Vector] as const);
 
-/** What a gate alone can be in: not the cloud, which knows all, now, and has no lane. */
+/** Tells whether only a gate can be in this case: the cloud knows everything now, and has no lane. */
 const gateAlone = ({ facts, place }: Vector): boolean =>
   place.mode !== 'controlled' ||
   !place.clockTrusted ||

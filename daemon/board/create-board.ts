@@ -8,7 +8,7 @@ import { createSimBoard } from './sim-board.ts';
 export interface CreateBoardOptions {
   /** Is fire latched? Asked at `open`: the releases are then claimed open. */
   readonly startOpen?: () => boolean;
-  /** Where a simulated lane with `simDraw` shows its lamps; default: standard output. */
+  /** Shows the lamps of a simulated lane with `simDraw`. Default: writes them to standard output. */
   readonly draw?: (line: string) => void;
 }
 

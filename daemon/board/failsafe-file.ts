@@ -22,7 +22,7 @@ export type ReleaseTarget =
 export interface LaneBoard extends Board {
   /** After `open`. `releaseOpen`: while fire is asserted or latched. */
   releaseTargets(releaseOpen: boolean): readonly ReleaseTarget[];
-  /** What drives the lines, for people: such as `onoff (sysfs, pinctrl-bcm2711 at 512)`. */
+  /** Names the driver of the lines, for people: such as `onoff (sysfs, pinctrl-bcm2711 at 512)`. */
   describe(): string;
 }
 

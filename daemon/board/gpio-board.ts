@@ -69,7 +69,7 @@ export function createGpioBoard(options: GpioBoardOptions, clock: Pick<Clock, 'b
   };
 }
 
-/** What this machine offers, without claiming anything: for `doctor`, while no gate runs. */
+/** Returns the lines that this machine offers, without claiming any: for `doctor`, while no gate runs. */
 export function gpioOffer(root = SYSFS_ROOT): 'sysfs' | 'character device' | null {
   if (!('missing' in findChip(root))) return 'sysfs';
   return hasGpioDevice() ? 'character device' : null;

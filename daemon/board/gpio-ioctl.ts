@@ -38,7 +38,7 @@ export interface GpioCalls {
   /** Paths of the chips that there are, in order of their numbers. Empty where there is none. */
   chips(): readonly string[];
   info(path: string): ChipInfo;
-  /** Who has a line, or null. */
+  /** Returns the holder of a line, or null. */
   holder(path: string, line: number): string | null;
   /** Answer the descriptor of the lines, held by this process until `close`. */
   outputs(path: string, lines: readonly OutputRequest[]): number;

@@ -76,7 +76,7 @@ export function encodeLineInfo(line: number): Buffer {
   bytes.writeUInt32LE(line, 2 * NAME_BYTES);
   return bytes;
 }
-/** Who has the line, or null: nobody. A kernel driver may give no name. */
+/** Returns the name of the line's holder; null when the line is free. A kernel driver may give no name. */
 export function decodeHolder(bytes: Buffer): string | null {
   const used = (Number(bytes.readBigUInt64LE(2 * NAME_BYTES + 8)) & FLAG_USED) !== 0;
   return used ? text(bytes, NAME_BYTES) || 'the kernel' : null;
@@ -124,7 +124,7 @@ export function encodeInputs(inputs: readonly InputRequest[]): Buffer {
 /** The descriptor of the lines, in a request that the kernel has answered. */
 export const decodeLineFd = (bytes: Buffer): number => bytes.readInt32LE(REQUEST_FD);
 
-/** Of `index` alone, as its line stands in the request. */
+/** Encodes the value of one line; `index` is its place in the request. */
 export function encodeValue(index: number, level: Level): Buffer {
   const bytes = Buffer.alloc(VALUES_BYTES);
   bytes.writeBigUInt64LE(level === 'high' ? 1n << BigInt(index) : 0n, 0);

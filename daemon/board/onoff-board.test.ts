@@ -54,7 +54,7 @@ function standIn(lane: ContractLane = CONTRACT_LANE): Kernel {
   const fail = (code: string): never => {
     throw Object.assign(new Error(`${code}: as the kernel would say`), { code });
   };
-  /** What the kernel does with what the board wrote into `unexport`. */
+  /** Removes the lines that the board wrote into `unexport`, as the kernel does. */
   const settle = (): void => {
     const asked = join(root, 'unexport');
     if (!existsSync(asked)) return;

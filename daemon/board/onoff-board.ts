@@ -13,7 +13,7 @@ import type { LaneBoard } from './failsafe-file.ts';
 import { findChip, type GpioChip, SYSFS_ROOT } from './gpio-chip.ts';
 import { type BoardConfig, type InputLine, type Level, normaliseLines, type OutputLine, safeLevel, wireLevel } from './pin-map.ts';
 
-/** What is used of onoff's Gpio. */
+/** The part of onoff's Gpio that the board uses. */
 export interface Pin {
   readSync(): 0 | 1;
   writeSync(value: 0 | 1): void;

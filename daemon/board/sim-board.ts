@@ -27,7 +27,7 @@ import { createSimSocket, type SimCommand, type SimSocket } from './sim-socket.t
 
 export interface SimBoardOptions {
   readonly config: Pick<BoardConfig, 'outputs' | 'inputs' | 'simSocket' | 'simDraw' | 'simGuest' | 'simPassageMs'>;
-  /** Where the lamps are drawn with `simDraw`, a line at a time. Default: standard output. */
+  /** Draws the lamps with `simDraw`, a line at a time. Default: writes to standard output. */
   readonly draw?: (line: string) => void;
   /** Fire is latched: the releases begin open. Asked at `open`. */
   readonly startOpen?: () => boolean;

@@ -20,7 +20,7 @@ export interface SelftestOptions extends CommonOptions {
   readonly report: string;
 }
 
-/** What the two files of a self-test say. */
+/** The contents of the two files of a self-test. */
 export interface SelftestReport extends Signed {
   readonly schema: 1;
   readonly kind: 'selftest';
@@ -125,7 +125,7 @@ function writeReport(report: SelftestReport, folder: string): string {
   return path;
 }
 
-/** Whose report is it, and is it as it was signed? */
+/** Checks a report's signature, and names the gate that signed it. */
 export function checkSelftest(file: string, options: CommonOptions): void {
   let report: Record<string, unknown>;
   try {

@@ -8,7 +8,7 @@ import type { PublicKey } from '../../contract/manifest.ts';
 import { readKeyEntry, readPublicKey } from '../../rules/keys.ts';
 import type { Settings } from './schema.ts';
 
-/** What could be read: a section with an error in it is absent. */
+/** The sections that were read without an error; the others are absent. */
 export type Partly = Partial<Settings>;
 
 export interface Certificate {

@@ -12,7 +12,7 @@ export interface Origin {
   readonly line: number | null;
 }
 
-/** What the files said, before it is checked. */
+/** The contents of the configuration files, before they are checked. */
 export type Tree =
   | { readonly kind: 'scalar'; readonly value: unknown; readonly origin: Origin }
   | { readonly kind: 'list'; readonly items: readonly Tree[]; readonly origin: Origin }

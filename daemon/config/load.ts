@@ -76,7 +76,7 @@ export function effectiveSettings(config: Config): Record<string, unknown> {
   return rename(settings) as Record<string, unknown>;
 }
 
-/** What depends on the way out: which way the button opens, and that a dead process cannot close what a held signal keeps open. */
+/** Applies the settings of the exit: which way the button opens, and that a dead process cannot close what a held signal keeps open. */
 function withExit(settings: Settings, at: At): Settings {
   const { board, turnstile } = settings;
   const { release_out: out } = board.outputs;

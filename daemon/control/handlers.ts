@@ -38,7 +38,7 @@ export interface HandlerParts {
   readonly decider: Decider;
   /** A reader on a port that the configuration does not name; not opened yet. */
   readonly openPort: (path: string) => Reader;
-  /** Why what is wanted of tickets could not be fetched; null: nothing stands in the way. */
+  /** Returns the reason why the wanted tickets could not be fetched; null when there is none. */
   readonly fetchProblem: () => string | null;
   readonly startedAtMs: number;
   /** Resolves when guests can be decided, with how long that took from the process's start, ms. Calls wait for it. */

@@ -18,7 +18,7 @@ const MAX_CACHED_POLICIES = 1_000;
 /** undefined: never ask the cloud; `may_ask`: it may be asked first; else its answer (empty: it did not know, or did not answer). */
 export type CloudReply = undefined | 'may_ask' | readonly CloudTicket[];
 
-/** What is judged by, as it is now. */
+/** The facts and rules that a decision uses, as they are now. */
 export interface JudgedBy {
   readonly manifests: Manifests;
   readonly usage: UsageStore;

@@ -12,7 +12,7 @@ export interface WorkerData {
   readonly role: 'decider';
 }
 
-/** Whose store, and where. */
+/** The gate that a store belongs to, and the folder that holds it. */
 export interface StoreIdentity {
   readonly path: string;
   readonly gate: string;

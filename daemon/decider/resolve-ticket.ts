@@ -39,7 +39,7 @@ export interface FactsSources {
   readonly late: (event: EventManifest, ticketRef: string) => CloudTicket | null;
   /** People inside, where an occupancy rule is in force. */
   readonly inside: (event: EventManifest) => number | null;
-  /** Which event a code is for that several know. */
+  /** Chooses the event of a code that several events know. */
   readonly choose: (tickets: readonly RecognisedTicket[]) => Candidate | 'ambiguous' | null;
 }
 
@@ -61,7 +61,7 @@ export function ticketRefOf(salt: Buffer, lookupText: string): Buffer {
   return hash('sha256', Buffer.concat([salt, Buffer.from(lookupText, 'utf8')]), 'buffer').subarray(0, REF_BYTES);
 }
 
-/** What a code may be, most literal form first: the first that anything here knows decides. `asked`: the cloud's answer, where it was asked; null: not asked. */
+/** Finds the ticket of a code, most literal form first: the first form that a list knows decides. `asked`: the cloud's answer; null: not asked. */
 export function resolveTicket(forms: readonly CodeForm[] | null, sources: FactsSources, asked: readonly CloudTicket[] | null): Resolved {
   if (forms === null) return gatherForm(null, sources, asked);
   const refs: Resolved['refs'][number][] = [];

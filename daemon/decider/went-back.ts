@@ -27,7 +27,7 @@ export interface WentBack {
   acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean; readonly again?: true };
   /** Takes notice of own rows that were fetched. */
   fetched(epoch: number, seq: number): void;
-  /** How far the own ledger was read at the cloud; null: not at all yet; undefined: it need not be read from its beginning. */
+  /** Returns the last row of the own ledger that was read at the cloud; null: none yet; undefined: it need not be read from its beginning. */
   readTo(): RowPosition | null | undefined;
   /** The cloud's copy was read to its end. Throws StoreError. */
   caughtUp(): void;

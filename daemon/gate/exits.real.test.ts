@@ -29,7 +29,7 @@ afterAll(() => {
 type Entry = Readonly<Record<string, unknown>> & { readonly kind: string };
 const rows = async (): Promise<Entry[]> =>
   (JSON.parse((await at.cli('ledger', 'ls', '-n', '500', '--json')).stdout) as { entry: Entry }[]).map(({ entry }) => entry);
-/** Of a row: not of who went out while the gate was starting and the way out stood open. */
+/** Tells whether a row is a passage of a grant. A guest who left while the gate was starting has a passage without `of`. */
 const isPassage = ({ kind, of }: Entry): boolean => kind === 'passage' && of !== undefined;
 const leave = (text: string | Uint8Array) => writeFileSync(join(at.dir, 'guest-out'), text);
 

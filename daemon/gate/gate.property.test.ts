@@ -60,7 +60,7 @@ async function run(world: GateWorld, one: Action): Promise<void> {
   }
 }
 
-/** How many rotations the ledger (or the button) allowed, against how many edges the releases had. */
+/** Compares the rotations that the ledger or the button allowed with the edges of the releases. */
 function check(world: GateWorld, presses: number, shownOut: number, edges: Readonly<Record<Direction, number>>): void {
   for (const way of BOTH) {
     const allowed = world.rows.reduce(

@@ -56,7 +56,7 @@ export interface Loop {
   countFreeExitsUntil(untilMs: number): void;
   startTicking(): void;
   stopTicking(): void;
-  /** When the loop last turned, boottime ms. */
+  /** Returns the boot time of the loop's last turn, in ms. */
   lastTurnMs(): number;
   /** Returns the longest lag since the last call, ms. */
   takeLagMs(): number;

@@ -13,7 +13,7 @@ export interface LineState {
   readonly sinceMs: number;
 }
 
-/** How long a level must hold, in ms. */
+/** The times that a level must hold, in ms. */
 export interface Holds {
   readonly activeMs: number;
   readonly restMs: number;

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { blinkAt, PATTERNS, renderLamps } from './signals.ts';
 import { SIGNALS, type Signal } from './types.ts';
 
-/** What is on during the first `forMs`, looked at every 10 ms: the lengths of on and off, in context, beginning with on. */
+/** Samples the lamp every 10 ms during the first `forMs`, and returns the lengths of on and off in turn, beginning with on. */
 function runs(signal: Signal, output: 'green' | 'red' | 'amber' | 'buzzer', forMs: number): readonly number[] {
   const lengths: number[] = [];
   let was = true;

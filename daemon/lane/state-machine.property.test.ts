@@ -72,14 +72,14 @@ const laneConfig: fc.Arbitrary<LaneConfig> = fc
   })
   .map((change) => ({ ...DEFAULT_LANE_CONFIG, fireConfirmMs: 0, ...change }));
 
-/** Which way a guest was told no; null: nobody was. */
+/** Returns the direction of a refusal; null when nobody was refused. */
 function refusedWay(effect: LaneEffect): Direction | null {
   if (effect.kind === 'refused' || (effect.kind === 'signal' && effect.signal === 'refused')) return effect.direction;
   if (effect.kind === 'drop' && (effect.shown === 'busy' || effect.shown === 'repeat' || effect.shown === 'gate_locked')) return effect.direction;
   return effect.kind === 'record' && effect.note.kind === 'refusal' ? effect.note.direction : null;
 }
 
-/** What the outside knows: rights that were given, and what became of them. Kept apart from the lane's own state. */
+/** Counts the rights that were given and their outcomes, apart from the lane's own state. */
 function createWitness(world: LaneWorld, config: LaneConfig) {
   const waiting: { readonly presentation: number; readonly direction: Direction }[] = [];
   /** Given up by the lane: the decider returns them, so what still comes gives no right. */

@@ -33,7 +33,7 @@ export type Signal = (typeof SIGNALS)[number];
 
 /** Inputs of a lane. Logical levels: true = passage under way, pressed, alarm. */
 export type LaneLine = 'passage_in' | 'passage_out' | 'beam_a' | 'beam_b' | 'button' | 'fire' | 'tamper' | 'key_free' | 'key_closed';
-/** What moves the turnstile. */
+/** An output that moves the turnstile. */
 export type ReleaseOutput = 'release_in' | 'release_out' | 'stop';
 /** Every output of a lane. */
 export type LaneOutput = ReleaseOutput | `${'green' | 'red' | 'amber'}_${Direction}` | 'buzzer';
@@ -206,7 +206,7 @@ export interface LaneState {
   readonly stopped: boolean;
 }
 
-/** When it happened: both clocks. */
+/** The time of an input, by both clocks. */
 export interface At {
   readonly atMs: number;
   readonly wallMs: number;

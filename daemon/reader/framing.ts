@@ -5,7 +5,7 @@
 import { MAX_FRAME_BYTES } from '../../contract/limits.ts';
 
 /**
- * How a reader ends a code. `cr` and `lf` tolerate the other one beside the terminator; `crlf` takes CR, LF or both;
+ * The end of a reader's code. `cr` and `lf` tolerate the other one beside the terminator; `crlf` takes CR, LF or both;
  * `stx_etx` takes what stands between 0x02 and 0x03; `silence` ends a code where no byte has come for a while.
  */
 export type FrameMode = 'cr' | 'lf' | 'crlf' | 'stx_etx' | 'silence';
@@ -22,7 +22,7 @@ export interface FramingConfig {
   readonly silenceMs: number;
 }
 
-/** What is known between two chunks. At most MAX_FRAME_BYTES are held. */
+/** The state between two chunks. It holds at most MAX_FRAME_BYTES. */
 export interface FramingState {
   readonly held: Uint8Array;
   /** A CR or LF that is dropped if the terminator follows, and part of the code otherwise. */
@@ -181,7 +181,7 @@ class Work {
     return { held: this.length === 0 ? NOTHING : this.buffer.slice(0, this.length), companion, dropping, inside, rubbish, codeAtMs, byteAtMs };
   }
 
-  /** What was held as a companion turned out to be part of the code. */
+  /** Gives the bytes that were held as a companion back to the code. */
   private release(atMs: number): void {
     if (this.companion === null) return;
     const byte = this.companion;

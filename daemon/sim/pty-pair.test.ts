@@ -24,7 +24,7 @@ const hold = (path: string): number => {
   ends.push(fd);
   return fd;
 };
-/** What waits there now. */
+/** Reads the bytes that wait there now. */
 function taken(fd: number): string {
   const buffer = Buffer.alloc(65_536);
   try {

@@ -116,7 +116,7 @@ function pour(bytes: Uint8Array, to: Pty, source: ReadStream, current: () => Pty
   }, FULL_RETRY_MS);
 }
 
-/** How many bytes went; 0 where none could. */
+/** Writes without waiting and returns the number of bytes written; 0 where none could be. */
 function tryWrite(fd: number, bytes: Uint8Array): number {
   try {
     return writeSync(fd, bytes);

@@ -16,7 +16,7 @@ export interface AckedEpoch {
   readonly last?: number | undefined;
 }
 
-/** What this store holds of its own ledger. */
+/** The part of its own ledger that this store holds. */
 export interface HeldLedger {
   epoch(): number;
   lastSeqOf(epoch: number): number | null;

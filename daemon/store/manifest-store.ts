@@ -29,7 +29,7 @@ export interface EventManifest {
   readonly overlayVersion: number;
 }
 
-/** What the store cannot know by itself. */
+/** Checks that need more than the store knows. */
 export interface ManifestChecks {
   /** Signature by a pinned key, or by one that a manifest of this gate carries. */
   verify(payload: Readonly<Record<string, unknown>>, carried: readonly PublicKey[]): 'ok' | 'signature' | 'unknown_key';
@@ -50,8 +50,8 @@ export interface Manifests {
   install(source: string, wanted: unknown): Promise<ManifestResult>;
   applyOverlay(payload: Uint8Array): ManifestResult;
   /**
-   * What of it must be fetched. An event that is not named is dropped only by a message that is signed for this gate and is the newest
-   * such one; else its list stays in force, and `onUnusable` says so.
+   * Takes a want, and returns the files that must be fetched. An event that is not named is dropped only by a
+   * message that is signed for this gate and is the newest such one; else its list stays in force, and `onUnusable` says so.
    */
   want(payload: Uint8Array): readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[];
   /** One bounded step of looking whether the files are still what was signed; false: all are. Throws StoreError (damaged). */
@@ -130,7 +130,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
 
   /** Large files, until they were read through once since the start. */
   const checking = new Map<string, FileCheck>();
-  /** What the signed entry of a version says of its file; null: the entry is lost. */
+  /** Returns the checksum in the signed entry of a version; null when the entry is lost. */
   const sha256Of = (row: ManifestRow, version: number): string | null =>
     (version === row.version ? (JSON.parse(row.wanted) as WantedManifest) : readSidecar(sidecarOf(row.event_id, version)))?.sha256 ?? null;
 

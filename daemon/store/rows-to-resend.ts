@@ -35,7 +35,7 @@ export interface Owed {
   drop(belowEpoch: number): void;
   /** Rows of an epoch were handed out for sending: from now on an ack of them counts. */
   handedOut(epoch: number, from: number, to: number): void;
-  /** What is owed, in order, and what is only doubted: neither may be pruned. */
+  /** Returns the spans that are owed, in order. Neither these nor the doubted ones may be pruned. */
   spans(): readonly Span[];
   doubted(): readonly Span[];
   /** The rows that the latest ack leaves out. */
@@ -104,7 +104,7 @@ export function createOwed(kept: readonly Span[], changed: (added: number) => vo
     changed(added);
     return true;
   };
-  /** What was handed out and is held now is owed no more. */
+  /** Removes the spans that were handed out and that the cloud holds now. */
   const settle = (ack: AckMessage): void => {
     const held = ack.epochs.flatMap(({ epoch, upto_seq, missing }): Span[] => {
       const last = missing.at(-1)?.[0] ?? 0;

@@ -21,7 +21,7 @@ const copyAll = (copy: RowCopy): void => {
 };
 const NOTHING_COPIED: CopiedRows = { rows: [], acked: new Map() };
 
-/** What is salvaged of ten rows of which some were changed, the first two being acknowledged; with the copy of the rows or without. */
+/** Salvages ten rows of which some were changed, the first two being acknowledged; with the copy of the rows or without. */
 function savedOf(changes: Readonly<Record<number, Change>>, copied = false): number[] {
   const made = storeFolder('stile-salvage-');
   endings.push(made.remove);

@@ -151,7 +151,7 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
   /** The covered prefix ends where the weakest manifest's does. */
   const coveredUpto = (keep: LedgerVector, epoch: number, step: number): number =>
     covered(keep, name, epoch, step) ? step : keep[name]?.[0] === epoch ? keep[name][1] : 0;
-  /** Of a closed epoch a row and what was written again of it go together: only once the cloud has that, and every manifest kept counts it. */
+  /** Tells whether the cloud has what was written again of a closed epoch's row, and every manifest kept counts it: both are pruned together. */
   const isCountedAgain = (keeps: readonly LedgerVector[]): boolean => {
     const last = resubmission.written();
     return last !== null && released(last.epoch) >= last.seq && keeps.every((keep) => covered(keep, name, last.epoch, last.seq));

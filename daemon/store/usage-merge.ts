@@ -32,7 +32,7 @@ export interface Word {
   readonly settled: boolean;
 }
 
-/** What rows say about one grant. `known`: the grant's own row was read, and not only words about it. */
+/** The rows' facts about one grant. `known`: the grant's own row was read, and not only words about it. */
 export interface GrantState extends GrantKey {
   readonly known: boolean;
   readonly eventId: string | null;
@@ -281,7 +281,7 @@ function withWord(words: readonly Word[], word: Word): readonly Word[] {
   return words.with(at, { ...known, hash: known.hash === '' ? word.hash : known.hash, again: firstOf(known.again, word.again, word.ledger) });
 }
 
-/** Of two rows written again the gate's own goes first, then the lower place. */
+/** Orders two rows written again: the gate's own first, then the lower place. */
 function firstOf(a: Position | null, b: Position | null, gate: string): Position | null {
   if (a === null || b === null) return a ?? b;
   if ((a.ledger === gate) !== (b.ledger === gate)) return a.ledger === gate ? a : b;

@@ -21,7 +21,7 @@ const FORGET_STEP = 500;
 /** Lies before every key. */
 const FIRST_KEY: GrantKey = { gate: '', epoch: 0, seq: 0, hash: '' };
 
-/** How far one ledger's epoch is known: 1..seq without a hole, of which 1..base from manifests alone; 1..reach with holes that the cloud has too; the highest row met. */
+/** The known part of an epoch: 1..seq without a hole, of which 1..base from manifests alone; 1..reach with holes that the cloud has too; the highest row met. */
 interface Seen {
   seq: number;
   base: number;
@@ -52,11 +52,11 @@ export interface UsageStore {
   ): { readonly applied: number; readonly gap: boolean };
   /** The own ledger's numbers prove nothing for now (true), or what was written again does (false). */
   doubtOwn(doubted: boolean): void;
-  /** What a manifest's snapshot counts, as far as its numbers prove it. */
+  /** Returns the part of a manifest's snapshot that its numbers prove. */
   proven(upto: LedgerVector): LedgerVector;
   /** Up to which own row this store has taken in. */
   ownMark(epoch: number): number;
-  /** What the manifests in force all count needs no reading; what only some of them count does. `isOwn`: rows that the gate's own ledger holds. */
+  /** Begins to count from the manifests in force: rows that only some of them count are read. `isOwn`: rows that the gate's own ledger holds. */
   countFrom(uptos: readonly LedgerVector[], isOwn: (ledger: string, epoch: number) => boolean): void;
   readonly conflicts: Omit<Conflicts, 'take'>;
   gaps(): boolean;
@@ -234,8 +234,8 @@ function usageOn(db: Sqlite, path: string, own: string, checksums: PageChecksums
     if (outcome === 'passed' && typeof entry['ticket_ref'] === 'string' && entry['direction'] === 'in') totals.admissions++;
   };
   /**
-   * What a grant of ours had counted of other ledgers was here once. Where it is not any more (a power cut takes what was not synced), it is
-   * a gap like any other: usage is not complete until it was fetched again.
+   * Remembers the rows of other ledgers that an own grant had counted. A power cut may have taken them: then they are a gap like
+   * any other, and usage is not complete until they were fetched again.
    */
   const rememberSeen = (vector: unknown): void => {
     if (typeof vector !== 'object' || vector === null) return;

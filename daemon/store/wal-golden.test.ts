@@ -26,7 +26,7 @@ function folder(): string {
   return made.path;
 }
 
-/** What the store's code says of the case `name` below `golden`. */
+/** Returns the verdict of the store's code on the case `name` below `golden`. */
 function verdictOn(golden: string, name: string): Verdict {
   const path = join(folder(), 'ledger.sqlite');
   const put = () => {

@@ -121,7 +121,7 @@ async function setUp(dir: string, plan: DemoPlan): Promise<DemoParts> {
   };
 }
 
-/** What must stand in Postgres, beside what does. */
+/** Compares the expected rows in Postgres with those that are there. */
 async function verdict(databaseUrl: string, plan: DemoPlan, played: readonly Played[], gates: readonly GateProcess[]): Promise<boolean> {
   const account = await openAccount(databaseUrl);
   try {

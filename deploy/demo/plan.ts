@@ -117,7 +117,7 @@ function codeFor(
   }
 }
 
-/** How often each verdict must stand in Postgres once all is quiet: `admitted`, or the reason. */
+/** Counts each verdict (`admitted`, or the reason) that Postgres must hold once all is quiet. */
 export function expectedCounts(guests: readonly Guest[]): ReadonlyMap<string, number> {
   const counts = new Map<string, number>();
   for (const { kind } of guests) {

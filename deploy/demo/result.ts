@@ -4,7 +4,7 @@ import type { Played } from './guests.ts';
 import { type DemoPlan, expectedCounts } from './plan.ts';
 import { countTable, rowsLine } from './screen.ts';
 
-/** What was found once all was quiet. */
+/** The findings once all was quiet. */
 export interface Found {
   /** Rows of the gates' own ledgers, and of Postgres. */
   readonly rows: { readonly gates: number; readonly postgres: number };

@@ -83,7 +83,7 @@ export const tried = (matrix: Matrix, kind: string, count = 1): void => {
   matrix.attempts[kind] = (matrix.attempts[kind] ?? 0) + count;
 };
 
-/** How this person connects; a gate says its own name, which the broker does not ask for. */
+/** Connects as this person; a gate gives its own name, which the broker does not ask for. */
 export const as = ({ ca }: Pick<Matrix, 'ca'>, { identity, name }: Person, protocol: Protocol, more: IClientOptions = {}): IClientOptions => ({
   ca: ca.ca,
   cert: identity.cert,

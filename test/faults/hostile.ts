@@ -30,7 +30,7 @@ export interface HostileOptions {
   readonly say: (line: string) => void;
 }
 
-/** What a process went through in one part. */
+/** The load that a process had in one part. */
 export interface Strain {
   readonly part: string;
   readonly who: 'gate' | 'cloud';
@@ -79,7 +79,7 @@ interface Stage {
   readonly pids: Readonly<Record<'gate' | 'cloud', number>>;
   readonly unanswered: string[];
   genuine: number;
-  /** Of an operator and of the gate: what lies behind the door must hold as well. */
+  /** The tokens of an operator and of the gate: routes behind the authentication must hold as well. */
   tokens(): Promise<readonly string[]>;
 }
 
@@ -171,7 +171,7 @@ async function genuineGuest(stage: Stage): Promise<void> {
   stage.genuine += 1;
 }
 
-/** What no hostile message may change. */
+/** Reads the gate's state that no hostile message may change. */
 async function standing({ venue }: Stage): Promise<unknown> {
   const { modes, fire, manifests, ledger } = await (venue.gates[0] as Venue['gates'][number]).fresh();
   return { modes, fire, manifests: manifests.map(({ event_id, version }) => [event_id, version]), epoch: ledger.epoch };

@@ -34,7 +34,7 @@ export interface Cloud {
   stop(): Promise<void>;
 }
 
-/** What faults strike. */
+/** The parts of the system that faults strike. */
 export interface Parts {
   readonly options: ExactlyOnceOptions;
   readonly world: World;

@@ -22,7 +22,7 @@ export interface WriterGate {
   readonly codes: readonly string[];
 }
 
-/** What a writer is given, in this order: one `begin`, then any of the others. */
+/** An order to a writer: first one `begin`, then any of the others. */
 export type WriterOrder =
   | {
       readonly order: 'begin';

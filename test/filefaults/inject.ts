@@ -30,7 +30,7 @@ export interface Injected {
 const MANNERS = (Object.keys(ERRORS) as (keyof typeof ERRORS)[]).flatMap((error) => [false, true].map((lasting) => ({ error, lasting })));
 const MAX_NAMED = 12;
 
-/** What was written, renamed or removed and never synced: a promise that a power cut breaks, and no failing operation shows. */
+/** Returns what was written, renamed or removed and never synced: a promise that a power cut breaks, and no failing operation shows. */
 function unsynced(trace: readonly string[], scenario: Scenario): string[] {
   const dirty = new Map<string, string>();
   for (const line of trace) {

@@ -1,10 +1,10 @@
-/** What is done while operations on its files fail: by which code of the product, what it promised, and what must hold afterwards. */
+/** A piece of work whose file operations fail: the product's code that does it, its promise, and what must hold afterwards. */
 export interface Trial {
   /** Everything that is written lies below it; made anew for each trial. */
   readonly folder: string;
   /** Beside it, where nothing fails. */
   readonly beside: string;
-  /** What comes now: the failures of this part are judged as such. */
+  /** Begins a phase: failures from now on are judged as its own. */
   phase(name: string): void;
   /** The caller was told: an error, a notice, an answer that says no. */
   told(what: string): void;
@@ -14,7 +14,7 @@ export interface Scenario {
   readonly name: string;
   /** Before anything fails. */
   prepare?(trial: Trial): Promise<void>;
-  /** What is tried. Never rejects: what it throws is told. Answers what was promised. */
+  /** Does the work and answers its promises. Never rejects: an error is reported. */
   act(trial: Trial): Promise<unknown>;
   /** All works again, after a restart: what does not hold. Does the same once more, which must succeed now. */
   check(trial: Trial, promised: unknown): Promise<readonly string[]>;

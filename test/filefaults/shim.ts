@@ -23,7 +23,7 @@ export interface NthFault {
   arm(folder: string, nth: number, error: keyof typeof ERRORS, lasting: boolean): void;
   /** Operations since it was armed. */
   count(): number;
-  /** Where none was to fail: all of them, `<operation> <path below the folder>`, a rename's old path after a tab. */
+  /** Lists all operations of a run in which none was to fail: `<operation> <path below the folder>`, a rename's old path after a tab. */
   trace(): readonly string[];
   /** All is well again. Answers the operations since it was armed, how many failed, and the first of these. */
   disarm(): { readonly operations: number; readonly failed: number; readonly what: string };

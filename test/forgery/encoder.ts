@@ -45,7 +45,7 @@ export function base45Group(value: number, digits: number): string {
   return text;
 }
 
-/** What a Stile code says; times in Unix seconds. */
+/** The fields of a Stile code; times in Unix seconds. */
 export interface StileCode {
   readonly version?: number;
   readonly keyId: string;
@@ -78,7 +78,7 @@ export function stileBytes({ version = 1, keyId, eventId, ticketId, tier, zone, 
 }
 export const stileText = (bytes: Buffer, signature: Buffer): string => `ST1:${base45(Buffer.concat([bytes, signature]))}`;
 
-/** What a pretix ticket says; times in Unix seconds. */
+/** The fields of a pretix ticket; times in Unix seconds. */
 export interface PretixCode {
   readonly seed: string;
   readonly item: number;

@@ -116,7 +116,7 @@ async function collect(how: How, folder: string, tree: string, show: ((code: str
   return proofs;
 }
 
-/** What Postgres holds of the gate's doings. */
+/** Reads the gate's rows from Postgres. */
 async function rowsInPostgres(databaseUrl: string): Promise<Proof> {
   const client = new pg.Client({ connectionString: databaseUrl });
   await client.connect();

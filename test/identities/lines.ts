@@ -294,7 +294,7 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
   ],
 };
 
-/** How a line refuses whoever it does not name. */
+/** Returns the error by which a line refuses an identity that it does not name. */
 export function businessErrorOf(line: Line, who: Who): string {
   if (line.answers.everybody !== undefined) return line.answers.everybody;
   if ((OURS as readonly Who[]).includes(who) || (THEIRS as readonly Who[]).includes(who))

@@ -59,7 +59,7 @@ export interface Guest {
   kill(): void;
 }
 
-/** Which kernel was fetched, such as `7.2.12+deb13-amd64`. */
+/** Returns the version of the fetched kernel, such as `7.2.12+deb13-amd64`. */
 export const kernelVersion = (): string => /^linux (\S+)$/m.exec(readFileSync(join(FETCHED, 'versions'), 'utf8'))?.[1] ?? 'unknown';
 
 export function startGuest(options: GuestOptions): Guest {
@@ -209,7 +209,7 @@ for module in $(/usr/bin/busybox cat /modules/order); do /usr/bin/busybox insmod
 exec /usr/lib/systemd/systemd
 `;
 
-/** What runs in the guest beside the gate: the proof in one file, its reader, and the board's contract with the libraries that it imports. */
+/** Adds what runs in the guest beside the gate: the proof in one file, its reader, and the board's contract with the libraries that it imports. */
 function addProof(to: string): void {
   mkdirSync(to);
   const inside = join(import.meta.dirname, 'inside.ts');

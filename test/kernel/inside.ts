@@ -263,7 +263,7 @@ const WAYS = ['kill -9', 'hang', 'stop'] as const;
 type Way = (typeof WAYS)[number];
 const BOUNDS: Readonly<Record<Way, number>> = { 'kill -9': KILLED_BOUND_MS, hang: HUNG_BOUND_MS, stop: HUNG_BOUND_MS };
 
-/** What the stop step complained of since the machine began, in all runs of the unit. */
+/** Returns the stop step's complaints since the machine booted, in all runs of the unit. */
 function complaints(): string {
   const lines = run('journalctl', '-u', 'stile-gate', '--no-pager', '-o', 'cat').out.split('\n');
   return lines.filter((line) => line.startsWith('stile-release:')).join('; ');
@@ -304,7 +304,7 @@ async function proveKills(driver: Driver): Promise<void> {
   });
 }
 
-/** What the bounds rest on, taken away: the release must stay driven then, or its return proves nothing. */
+/** Takes away what the bounds rest on: the release must then stay driven, or its return proves nothing. */
 async function provePlanted(): Promise<void> {
   const plant = async (settings: string, how: Way, forMs: number): Promise<string> => {
     mkdirSync(dirname(DROP_IN), { recursive: true });

@@ -49,7 +49,7 @@ export interface Row {
   readonly what?: string;
 }
 
-/** What the broker brought, by topic; rows once each. */
+/** Returns the messages that the broker delivered, by topic; rows once each. */
 export function heard(topic: string): string[] {
   return readFileSync(HEARD, 'utf8')
     .split('\n')

@@ -16,7 +16,7 @@ export interface Header {
   wire(line: number): Level;
   /** Puts an input's wire to a level, as a contact would. */
   drive(line: number, level: Level): void;
-  /** What the wire is pulled to, such as `pull-up`: by `drive`, or by who claimed the line with a bias. */
+  /** Returns the bias of the wire, such as `pull-up`: set by `drive`, or by the holder of the line. */
   pull(line: number): string;
   /** Every level that the kernel was told to drive a line to since `forget`, with the kernel's own time (CLOCK_MONOTONIC, ms). */
   driven(line: number): readonly { readonly level: Level; readonly atMs: number }[];

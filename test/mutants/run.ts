@@ -68,7 +68,7 @@ function plant(copy: string, mutant: Mutant): () => void {
   };
 }
 
-/** What Vitest writes. */
+/** The report that Vitest writes. */
 interface Report {
   readonly numFailedTests: number;
   readonly numPassedTests: number;

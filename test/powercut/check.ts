@@ -40,7 +40,7 @@ function follows(previous: string, entry: StoredEntry): boolean {
   return true;
 }
 
-/** What a store says of itself once it is open. */
+/** The report of a store on itself once it is open. */
 export interface Reading {
   /** Why it does not open, or what it fails at. */
   readonly error: string | null;

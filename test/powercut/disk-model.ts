@@ -37,13 +37,13 @@ const FOLDER = 0;
 /** Files by path; null is a folder. */
 export type Image = ReadonlyMap<string, Buffer | null>;
 
-/** How the power went: `kept` and `lost` are the two ends; in `order` a beginning of what was not synced is there; in `any` each is there or not. */
+/** The manner of a power cut: `kept` and `lost` are the two ends; in `order` a beginning of what was not synced is there; in `any` each is there or not. */
 export type Manner = 'kept' | 'lost' | 'order' | 'any';
 
 export interface DiskModel {
   /** The next thing that was asked of the disk. */
   apply(op: Op): void;
-  /** What may be found if the power goes now. */
+  /** Returns the files that may be found if the power goes now. */
   cut(random: Random, manner: Manner): Image;
 }
 

@@ -65,7 +65,7 @@ export interface FlipsResult {
 
 const nothing = (): FlipsResult => ({ flips: 0, detected: 0, harmless: 0, silent: 0, late: 0, down: 0, lostRows: 0, unnamedRows: 0, kinds: {}, examples: [] });
 
-/** What a store says and does, as text that can be compared. */
+/** The report and the acts of a store, as text that can be compared. */
 interface IngestCounts {
   readonly rows: ReadonlyMap<string, string>;
   readonly waiting: ReadonlySet<string>;
@@ -298,7 +298,7 @@ function weigh(result: FlipsResult, flipped: Flipped, sound: IngestCounts, found
   if (unnamed.length > 0) told(`rows ${unnamed.slice(0, 5).join(', ')} are gone and not named: ${said}`);
 }
 
-/** What differs, in a few words; null: nothing does. */
+/** Names the difference in a few words; null when there is none. */
 function differs(sound: IngestCounts, found: IngestCounts): string | null {
   for (const [key, text] of sound.rows) if (found.rows.get(key) !== text) return `row ${key} ${found.rows.has(key) ? 'reads otherwise' : 'is gone'}`;
   for (const key of found.rows.keys()) if (!sound.rows.has(key)) return `row ${key} was not there before`;

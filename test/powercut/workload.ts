@@ -35,7 +35,7 @@ const LAYING_OUT = 4;
 /** Rows read at once. */
 const READ_ROWS = 500;
 
-/** Where the disk fails meanwhile: a step that fails is told, and the gate goes on with the next. */
+/** The receiver of failures while the disk fails: a step that fails is reported, and the gate goes on with the next. */
 export interface Trouble {
   failed(error: unknown): void;
   notice(what: string, detail: string): void;
@@ -120,7 +120,7 @@ function readRows(life: Life): void {
   }
 }
 
-/** Of epochs that are no longer read as rows: those that a rebuild took over. */
+/** Marks the waiting rows of epochs that are no longer read as rows: those that a rebuild took over. */
 function markWaiting({ core, mark }: Life): void {
   const own = new Set(core.rows(null, READ_ROWS).map(({ epoch }) => epoch));
   for (let after: readonly [number, number] | null = null; ; ) {
@@ -264,7 +264,7 @@ function overlay(life: Life): void {
   else life.trouble?.failed(new Error(result.message));
 }
 
-/** Where an overlay's ticket is looked for. */
+/** Returns the ref under which an overlay's ticket is found. */
 export const refOfTicket = (n: number): string => refOf(codeOf(n));
 
 if (import.meta.main) await live(JSON.parse(process.argv[2] ?? '{}') as LifeTask);

@@ -8,7 +8,7 @@ import type { Incoming, openSession, Published, Session, SessionEnd, SessionHand
 import type { Random } from '../../testkit/prng.ts';
 import type { Owner, Scheduler } from './scheduler.ts';
 
-/** How the network behaves in this history. Shares are of messages. */
+/** The behaviour of the network in this history. Shares are of messages. */
 export interface Network {
   readonly latencyMs: readonly [min: number, max: number];
   readonly lost: number;
@@ -53,7 +53,7 @@ export interface Broker {
   readonly up: boolean;
   /** From now on nothing is lost, doubled or late; or as the network is again. */
   calm(on: boolean): void;
-  /** For what is published from outside the model (a test's intruder). */
+  /** Publishes a message from outside the model (a test's intruder). */
   inject(topic: string, payload: Uint8Array, sender: string): void;
 }
 

@@ -17,7 +17,7 @@ export interface Checked {
   readonly seen: ReadonlyMap<string, Seen>;
   readonly policy: AccountPolicy;
 }
-/** What was checked after earlier histories need not be checked again: the chain says that it is still so. */
+/** The part of each ledger that earlier histories checked: the chain shows that it is unchanged. */
 export interface Ending extends Checked {
   /** By gate and life: the last row of its card that was compared. */
   readonly compared: Map<string, Row>;
@@ -40,7 +40,7 @@ export function checkEnd(ending: Ending, whole: boolean): void {
   if (whole) checkAccount(ending);
 }
 
-/** What the card holds after this row, in order. */
+/** Returns the rows that the card holds after this one, in order. */
 function rowsOf(gate: SimGate, after: Row | null): Row[] {
   const core = gate.life()?.decider.core();
   const rows: Row[] = [];
@@ -170,7 +170,7 @@ function checkOrder(world: World, ticketId: string, judged: readonly Judged[]): 
   }
 }
 
-/** What a fleet has met: verdicts, outcomes, epochs. For people: histories that never meet a conflict show nothing about conflicts. */
+/** Counts what a fleet has met: verdicts, outcomes, epochs. For people: histories that never meet a conflict show nothing about conflicts. */
 export function metBy(world: World, policy: AccountPolicy): Record<string, number> {
   const met: Record<string, number> = {};
   const meet = (what: string, times = 1): void => {

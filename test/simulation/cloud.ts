@@ -62,7 +62,7 @@ export interface Cloud {
   buildManifest(): void;
   settle(pick: number, outcome: 'passed' | 'returned'): void;
   readonly version: number;
-  /** What a ticket may by a version; null: not sold yet. */
+  /** Returns a ticket's right in a version; null when it is not sold yet. */
   rightAt(ticketId: string, version: number): ManifestTicket | null;
   accountTicket(ticketId: string): AccountTicket | null;
   /** Overlays that were published, for a late or forged copy. */

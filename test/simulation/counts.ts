@@ -11,7 +11,7 @@ export interface Row {
   readonly entry: Readonly<Record<string, unknown>>;
 }
 
-/** What the account knows of a ticket besides rows. */
+/** The facts of the account about a ticket besides rows. */
 export interface AccountTicket {
   readonly ticketId: string;
   readonly units: number;
@@ -34,7 +34,7 @@ export interface AccountPolicy {
 export type Outcome = 'open' | 'passed' | 'stuck' | 'unknown' | 'returned';
 export type Verdict = 'winner' | 'reentry' | 'exit' | 'excess' | 'annulled';
 
-/** What rows say of one grant. */
+/** The rows' facts about one grant. */
 export interface Granted {
   readonly key: string;
   readonly gate: string;
@@ -136,7 +136,7 @@ interface Boot {
   best: { readonly offsetMs: number; readonly boundMs: number } | null;
 }
 
-/** Where each row of one gate lies: by its boot's offset of the smallest bound; without any, between its neighbours in the chain. */
+/** Places each row of one gate in time: by its boot's offset of the smallest bound; without any, between its neighbours in the chain. */
 export function placesOf(rows: readonly Row[]): (row: Row) => Place {
   const boots = new Map<string, Boot>();
   for (const row of [...rows].sort((a, b) => a.epoch - b.epoch || a.seq - b.seq)) {
@@ -198,7 +198,7 @@ export interface Replay {
 }
 export const newReplay = (): Replay => ({ visits: 0, inside: 0, expected: 0, lastInMs: null, gates: [], entered: false });
 
-/** Why this use is beyond the ticket's right, in the order of the rules; null: it is within. Changes nothing. */
+/** Returns the reason why this use is beyond the ticket's right, in the order of the rules; null when it is within. Changes nothing. */
 export function excessOf(replay: Replay, use: Use, ticket: AccountTicket, policy: AccountPolicy): string | null {
   if (use.direction === 'out') return replay.inside > 0 || !policy.hardPassback ? null : 'passback';
   if (replay.visits === 0 || replay.expected > 0 || ticket.vip) return null;

@@ -325,7 +325,7 @@ function forgedRows(gate: string): Uint8Array {
   return Buffer.from(JSON.stringify({ schema: 1, gate, epoch: 99, tenant_id: '00000000-0000-4000-8000-000000000000', entries }));
 }
 
-/** What the reference account needs of the event's policy, by the product's own merging of layers. */
+/** Returns the part of the event's policy that the reference account needs, by the product's own merging of layers. */
 export function accountPolicy(index: number): AccountPolicy {
   const policy = effectivePolicy(POLICIES[index] as never, 'standard', GATES[0] as string);
   return {

@@ -16,7 +16,7 @@ import { liesOnDisk, storeAfterKill, storeAfterPowerCut } from './power.ts';
 import type { Owner } from './scheduler.ts';
 import type { World } from './types.ts';
 
-/** What a guest does with a release. late: in the grace. after: when the lane has given up. stuck: stays between the arms. */
+/** The act of a guest at a release. late: in the grace. after: when the lane has given up. stuck: stays between the arms. */
 export type Act = 'pass' | 'late' | 'none' | 'after' | 'stuck';
 const BEGINS_MS: Readonly<Record<Act, number>> = { pass: 700, late: 5_700, none: 0, after: 7_600, stuck: 600 };
 const TURN_MS = 450;

@@ -47,7 +47,7 @@ const KINDS = ['first entries', 're-entries', 'exits', 'excess', 'returned', 'un
 const number = (text: string | undefined): number | null => (text === undefined || text === '' ? null : Number(text));
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
-/** What the parent says to a worker: where the database is, and which fleet comes next (null: none). */
+/** A message of the parent to a worker: the database's address, and the next fleet (null: none). */
 type Order = { readonly url: string } | { readonly fleet: number | null };
 
 /** One of several processes: takes fleets as the parent gives them, results to the parent as they come. */

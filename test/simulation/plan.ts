@@ -19,7 +19,7 @@ export type Step = { readonly atMs: number } & (
   | { readonly do: 'settle'; readonly pick: number; readonly outcome: 'passed' | 'returned' }
 );
 
-/** How a fleet is made; the same for all histories that it lives through. */
+/** The making of a fleet; the same for all its histories. */
 export interface FleetPlan {
   readonly fleet: number;
   readonly gates: number;

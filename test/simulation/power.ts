@@ -136,7 +136,7 @@ export function dropHandles(folder: string): void {
   }
 }
 
-/** Where each commit of a write-ahead log ends, in bytes. */
+/** Returns the end of each commit of a write-ahead log, in bytes. */
 export function commitsOf(wal: Buffer): number[] {
   const ends: number[] = [];
   if (wal.byteLength < WAL_HEADER_BYTES) return ends;

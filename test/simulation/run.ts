@@ -140,7 +140,7 @@ export async function shrink(fixture: Fixture, failed: Replay, mutant: MutantNam
   return best;
 }
 
-/** What to type to see it again. */
+/** Returns the command that plays it again. */
 export function commandOf(one: Replay, mutant: MutantName | null): string {
   return [
     `make sim SEED=${one.seed} HISTORY=${one.history}`,

@@ -23,7 +23,7 @@ const sha256 = (text: string): string => createHash('sha256').update(text).diges
 const TIME_STEP_MS = 0.002;
 
 export interface RealAccount {
-  /** What is wrong; nothing where the tables are those of the reference account. */
+  /** Returns the differences between the tables and the reference account; none when they agree. */
   compare(cloud: Cloud, policy: number): Promise<Violation[]>;
   close(): Promise<void>;
 }

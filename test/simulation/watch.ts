@@ -88,7 +88,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     }
   };
   /**
-   * What rows that this gate had applied say of a ticket: its own, and of each other ledger what the decider says that it knows.
+   * Returns the facts about a ticket in the rows that this gate had applied: its own, and of each other ledger the part that the decider knows.
    * `above`: with those beyond a hole, which count at once; a restart may have forgotten some of them.
    */
   const knownOf = (ticketRef: string, known: LedgerVector, above: boolean): Row[] => {

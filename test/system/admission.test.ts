@@ -188,7 +188,7 @@ test('the code of a guest is nowhere: not on the card, in no log, not in Postgre
   expect(logOf(north.logFile).length).toBeGreaterThan(0);
 });
 
-/** What a newcomer hears on a topic at once; null: nothing is kept there. */
+/** Returns the retained message of a topic; null when there is none. */
 async function retained(topic: string): Promise<Buffer | null> {
   const peer = await connectPeer(venue.broker.cloudUrl);
   try {

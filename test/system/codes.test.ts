@@ -19,7 +19,7 @@ beforeAll(async () => {
 afterAll(() => venue?.close());
 
 const keyFile = (key: string) => join(venue.dir, `${key}.pem`);
-/** What the box office prints while it cannot reach the cloud. */
+/** Issues the code that the box office prints while it cannot reach the cloud. */
 function issue(ticketId: string, keyId: string): string {
   const { bytes, assemble } = encodeSigned({ keyId, eventId: EVENT, ticketId, tier: 'standard', zone: null, validFromMs: null, validUntilMs: null });
   return assemble(sign(null, bytes, createPrivateKey(readFileSync(keyFile(keyId)))));

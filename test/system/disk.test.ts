@@ -65,7 +65,7 @@ async function press(): Promise<void> {
   wires.send({ input: 'button', active: false });
 }
 
-/** How far the pulse that began here was from its configured length. */
+/** Returns the difference between the pulse that began here and its configured length. */
 async function pulseOff(on: Change): Promise<number> {
   return (await wires.next('release_in', false, on.atMs)).atMs - on.atMs - pulseMs;
 }

@@ -65,9 +65,9 @@ export interface Venue {
   readonly spy: Peer;
   /** The next ticket that no test has had. */
   ticket(): Ticket;
-  /** What Postgres holds, in order; of one gate or of all (without the cloud's own). */
+  /** Reads the rows that Postgres holds, in order; of one gate or of all (without the cloud's own). */
   stored(gate?: string): Promise<Row[]>;
-  /** What the owner of the database sees. */
+  /** Asks the database as its owner. */
   ask<T>(sql: string, values?: readonly unknown[]): Promise<T[]>;
   /** Waits until Postgres holds exactly what the running gates' ledgers hold, each row once, chains whole; answers those rows. */
   settled(timeoutMs?: number): Promise<Row[]>;
@@ -253,7 +253,7 @@ export async function eventually<T>(
 export interface Wires {
   /** Changes of outputs and inputs since it was opened, oldest first. */
   readonly changes: readonly { readonly output?: string; readonly input?: string; readonly active?: boolean }[];
-  /** How often the release went active. */
+  /** Counts the activations of the release. */
   releases(): number;
   /** Such as {"walk": {"mode": "nobody"}}. */
   send(line: Readonly<Record<string, unknown>>): Promise<void>;
@@ -297,7 +297,7 @@ export function same(own: readonly Row[], held: readonly Row[]): boolean {
   return own.length === held.length && difference(own, held) === '';
 }
 
-/** What is missing, too many or other; empty where nothing is. */
+/** Returns the rows that are missing, too many or different; empty when there are none. */
 export function difference(own: readonly Row[], held: readonly Row[]): string {
   const key = ({ gate, epoch, seq, hash }: Row) => `${gate} ${epoch}/${seq} ${hash.slice(0, 12)}`;
   const count = (rows: readonly Row[]) => {

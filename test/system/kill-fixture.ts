@@ -52,7 +52,7 @@ export interface StruckLane {
    * and where a struck disk is not noticed by the gate.
    */
   round(code: number, way: Way): Promise<Held>;
-  /** What the ledger says of each ticket, in order: kinds, or outcomes of passages. Throws where the chain does not hold. Starts the gate where it does not run. */
+  /** Returns each ticket's rows in order: kinds, or outcomes of passages. Throws where the chain does not hold. Starts a gate that does not run. */
   recordOf(codes: readonly number[]): Promise<readonly (readonly string[])[]>;
   close(): Promise<void>;
 }

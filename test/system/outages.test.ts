@@ -43,7 +43,7 @@ beforeAll(async () => {
   [north, south] = venue.gates as [GateProcess, GateProcess];
 });
 afterAll(() => venue?.close());
-/** What a test that failed left down would fail the next ones. */
+/** Starts again what a failed test left down: the next ones would fail. */
 afterEach(async () => {
   if (venue.broker.pid() === undefined) await venue.broker.restart();
   await venue.stack.startCloud();

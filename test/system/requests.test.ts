@@ -40,7 +40,7 @@ const envelope = (more: Readonly<Record<string, unknown>> = {}) => ({
   ...more,
 });
 
-/** What the gate answers next on this command's topic. */
+/** Waits for the gate's next answer on this command's topic. */
 async function answerTo(command: string, send: () => Promise<unknown>): Promise<Response> {
   venue.spy.heard.length = 0;
   await send();

@@ -10,7 +10,7 @@ import { parseArgs } from 'node:util';
 import { commentsOf, type DocComment, drawComments, nounClauses } from './comments.ts';
 import { circles, importsBelow, isTestFile, PRODUCT, ROOMS, violations, wrongImports } from './layers.ts';
 
-/** What the tree's order is measured by. */
+/** The measures of the tree's order. */
 export interface Figures {
   /** Files that stand in a root itself, tests apart: name of the root → count. */
   readonly rootFiles: ReadonlyMap<string, number>;

@@ -22,7 +22,7 @@ function targetsOf(makefile: string): ReadonlyMap<string, number> {
   return found;
 }
 
-/** What is wrong with a Makefile, and with documents (by name) that tell people to use it. */
+/** Returns the faults of a Makefile, and of documents (by name) that tell people to use it. */
 function faultsOf(makefile: string, documents: Readonly<Record<string, string>>): readonly string[] {
   const targets = targetsOf(makefile);
   const phony = [...makefile.matchAll(/^\.PHONY:(.*)$/gm)].flatMap((match) => (match[1] as string).trim().split(/\s+/));

@@ -101,7 +101,7 @@ function handled(call: CallExpression): boolean {
   return name === 'finally' && is.isCallExpression(receiver) && handled(receiver);
 }
 
-/** Where an error ends without a word: an empty `catch`, or `.catch(() => undefined)`, with no comment in it, beside it or above it. */
+/** Returns the places where an error is swallowed: an empty `catch`, or `.catch(() => undefined)`, with no comment in it, beside it or above it. */
 function silentCatches(file: SourceFile): Node[] {
   const found: Node[] = [];
   const lines = file.text.split('\n');

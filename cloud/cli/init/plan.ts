@@ -1,6 +1,6 @@
 /** Steps that set a server up: each looks whether it is done, does it, and can take it back. Run in order, as often as you like. */
 
-/** What a step finds. `todo`: it has work; `done`: it is so already; `absent`: what it sets up is not on this machine. */
+/** The finding of a step. `todo`: it has work; `done`: it is so already; `absent`: what it sets up is not on this machine. */
 export type Found = { readonly state: 'todo' | 'done' | 'absent'; readonly why: string };
 
 export interface Step {
