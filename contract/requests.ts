@@ -96,7 +96,7 @@ const envelope = {
 /** The envelope alone: enough to answer a request whose args are wrong. */
 export const RequestEnvelope = z.looseObject(envelope);
 export type RequestEnvelope = z.infer<typeof RequestEnvelope>;
-/** The whole request of one command; the command is named by the topic. */
+/** Returns the whole request of one command; the command is named by the topic. */
 export function requestSchema<C extends Command>(command: C) {
   return z.looseObject({ ...envelope, args: Args[command] });
 }

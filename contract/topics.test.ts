@@ -28,7 +28,7 @@ const topic: fc.Arbitrary<Topic> = fc.oneof(
   fc.record({ kind: fc.constant('cloud_state' as const), host: fc.stringMatching(/^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$/) }),
 );
 
-/** Does an MQTT filter match a topic? As the specification says it. */
+/** Tells whether an MQTT filter matches a topic, as the specification says. */
 function matches(filter: string, name: string): boolean {
   const [want, have] = [filter.split('/'), name.split('/')];
   return want.length === have.length && want.every((level, i) => level === '+' || level === have[i]);

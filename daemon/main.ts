@@ -176,7 +176,7 @@ function openEarly(decider: Decider): Decider {
   };
 }
 
-/** The board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */
+/** Returns the board, and beside it the file by which the unit's stop step returns its outputs when this process can't. */
 function withReleaseFile(config: Config, clock: GateClock, log: ProcessLog): LaneBoard & { follow(gate: Gate): void } {
   const path = join(dirname(config.control.socket), RELEASE_FILE_NAME);
   // Before the decider is open the latch is read from the disk itself: it must hold from the first moment.

@@ -23,16 +23,16 @@ export interface Fault {
 
 /** Two clocks behind one interface; a simulated one stands beside the real one (clock.ts). */
 export interface Clock {
-  /** CLOCK_BOOTTIME, ms since boot, fractions allowed: for durations, deadlines and the ledger. */
+  /** Returns CLOCK_BOOTTIME, ms since boot, fractions allowed: for durations, deadlines and the ledger. */
   boottimeMs(): number;
-  /** Wall clock, Unix ms, not below the floor (build time, last row whose time was trusted, certificate's notBefore). */
+  /** Returns the wall clock, Unix ms, not below the floor (build time, last row whose time was trusted, certificate's notBefore). */
   wallMs(): number;
   readonly bootId: string;
-  /** Best known: cloud time = boottime + offsetMs ± boundMs; null before the first round trip. */
+  /** Returns the best known estimate: cloud time = boottime + offsetMs ± boundMs; null before the first round trip. */
   offset(): { readonly offsetMs: number; readonly boundMs: number } | null;
-  /** Is the wall time good enough to judge validity windows by? */
+  /** Tells whether the wall time is good enough to judge validity windows by. */
   trusted(): boolean;
-  /** One round trip: asked and answered in boottime, the cloud's clock between them in Unix ms. The best bound of a boot is kept. */
+  /** Takes one round trip: asked and answered in boottime, the cloud's clock between them in Unix ms. The best bound of a boot is kept. */
   observe(sample: { readonly askedMs: number; readonly answeredMs: number; readonly cloudReceivedMs: number; readonly cloudAnsweredMs: number }): void;
 }
 
@@ -96,7 +96,7 @@ export interface Board {
   has(line: OutputName | InputName): boolean;
   /** Synchronous and immediate. A failed write is reported to `failed` and thrown. */
   write(output: OutputName, active: boolean): void;
-  /** Level now, true = active. */
+  /** Returns the level now, true = active. */
   read(input: InputName): boolean;
   /** Puts every output into its defined state and gives the lines back. `open` stays on releases while fire is asserted or latched. */
   close(options: { readonly releaseOpen: boolean }): Promise<void>;
@@ -230,7 +230,10 @@ export interface Decider {
   close(): Promise<void>;
   /** Recognises, decides, commits (synchronous=FULL), then answers. */
   decide(presentation: Presentation): Promise<Decision>;
-  /** A code is coming: the decider wakes and has at hand what a decision needs. Decides and writes nothing, never throws, and costs a `decide` no wait of note. */
+  /**
+   * Wakes the decider for a code that is coming, so that it has at hand what a decision needs. Decides and writes nothing, never throws, and costs a `decide`
+   * no wait of note.
+   */
   prepare?(): void;
   /**
    * Gives up waiting on an earlier `decide` (the disk stalled and the guest was told no): if it is granted after all, the store
@@ -240,11 +243,14 @@ export interface Decider {
   record(note: Note): Promise<RowPosition>;
   /** Stores the fire latch on disk, outside the ledger as well: it must survive a restart. */
   setFireLatch(latched: boolean): Promise<void>;
-  /** True once: a transaction not seen before is remembered durably until `expiresAtMs`; false: replayed. */
+  /** Remembers a transaction durably until `expiresAtMs`. Returns true once; false: replayed. */
   rememberTransaction(transaction: string, expiresAtMs: number): Promise<boolean>;
-  /** The next unacknowledged rows after `after`, of the oldest epoch that has any; null: nothing waits. */
+  /** Returns the next unacknowledged rows after `after`, of the oldest epoch that has any; null: nothing waits. */
   nextBatch(after: RowPosition | null): Promise<OutboxBatch | null>;
-  /** Only ever releases what is committed in Postgres. Answers the new backlog. `ahead`: the ack names rows that this ledger lacks (restored SD card): a new epoch was started. */
+  /**
+   * Releases rows that are committed in Postgres, and no others. Answers the new backlog. `ahead`: the ack names rows that this ledger lacks (restored SD
+   * card): a new epoch was started.
+   */
   acknowledge(
     ack: AckMessage,
   ): Promise<{ readonly backlog: number; readonly ahead: boolean /** Rows are to be sent again: `kick` with `again`. */; readonly again?: true }>;
@@ -253,7 +259,7 @@ export interface Decider {
    * everything that will be sent, what was never acknowledged included: [epoch, from, to].
    */
   resend(from: RowPosition | null): Promise<readonly (readonly [epoch: number, from: number, to: number])[]>;
-  /** A peer's or the cloud's LedgerMessage. `gap`: rows are missing before it; fetch with `vector`. */
+  /** Takes a peer's or the cloud's LedgerMessage. `gap`: rows are missing before it; fetch with `vector`. */
   applyPeer(message: PeerMessage): Promise<{ readonly applied: number; readonly gap: boolean }>;
   /** Returns the last known row of each ledger of the site; a rebuilt gate's own last rows count as not known until they were fetched. */
   vector(): Promise<LedgerVector>;
@@ -265,10 +271,13 @@ export interface Decider {
   /** Builds and checks a manifest beside the old one from a downloaded file, then switches in one step. */
   installManifest(file: string, wanted: unknown): Promise<ManifestResult>;
   applyOverlay(payload: Uint8Array): Promise<ManifestResult>;
-  /** The events this gate shall hold; others are dropped. Answers which of them need fetching, and from which version. */
+  /** Takes the events that this gate shall hold; others are dropped. Answers which of them need fetching, and from which version. */
   want(payload: Uint8Array): Promise<readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[]>;
   status(): Promise<DeciderStatus>;
-  /** For reading by people (`stile-gate ledger`; `conflict`: what the cloud found out about a grant): own rows after `after` (null: from the oldest kept), in order over all kept epochs, as stored; at most `limit`, and 500. */
+  /**
+   * For reading by people (`stile-gate ledger`; `conflict`: what the cloud found out about a grant): own rows after `after` (null: from the oldest kept), in
+   * order over all kept epochs, as stored; at most `limit`, and 500.
+   */
   rows(
     after: RowPosition | null,
     limit: number,
@@ -283,7 +292,9 @@ export interface Decider {
 
 // ---------------------------------------------------------------- uplink
 
-/** A LedgerMessage of another ledger of the site. `ledger`: whose it is, by the topic that it came on or by the cloud's answer; the payload must say the same. */
+/**
+ * A LedgerMessage of another ledger of the site. `ledger`: whose it is, by the topic that it came on or by the cloud's answer; the payload must say the same.
+ */
 export interface PeerMessage {
   readonly ledger: string;
   readonly payload: Uint8Array;
@@ -313,7 +324,7 @@ export interface Uplink {
   /** Publishes state offline (reason given), waits at most its bound, disconnects. */
   close(reason: string): Promise<void>;
   online(): boolean;
-  /** Rows wait: send them, at most 8 batches in flight. `again`: rows before those in flight wait, so the window is emptied and begins with the oldest. */
+  /** Sends the rows that wait, at most 8 batches in flight. `again`: rows before those in flight wait, so the window is emptied and begins with the oldest. */
   kick(again?: boolean): void;
   health(health: Omit<HealthMessage, 'schema'>): void;
   stats(stats: Omit<StatsMessage, 'schema'>): void;

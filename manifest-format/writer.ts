@@ -10,7 +10,10 @@ const PAGE_BYTES = 4096;
 const LOWERCASE_UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 export interface ManifestFile {
-  /** In a new file in the order of their ticket_ref, so that it is written from front to back. In one that is changed they take the place of what was there. */
+  /**
+   * Adds tickets. In a new file in the order of their ticket_ref, so that it is written from front to back. In one that is changed they take the place of what
+   * was there.
+   */
   addTickets(tickets: readonly ManifestTicket[]): void;
   removeTickets(refs: readonly Buffer[]): void;
   addUsage(entries: readonly UsageEntry[]): void;

@@ -16,7 +16,7 @@ export interface Candidate {
   readonly policy: Policy;
 }
 
-/** The chosen event, flagged where others would have admitted too; `ambiguous`: several would, and a policy refuses to choose; null: no candidates. */
+/** Returns the chosen event, flagged where others would have admitted too; `ambiguous`: several would, and a policy refuses to choose; null: no candidates. */
 export function chooseEvent(candidates: readonly Candidate[], place: PlaceFacts): Candidate | 'ambiguous' | null {
   const [first] = candidates;
   if (first === undefined) return null;

@@ -12,7 +12,7 @@ export interface Version {
 /** Put in place of this name by deploy/bundle.ts. */
 declare const STILE_BUILD: Version | undefined;
 
-/** Is this the bundle, which has the decider's worker beside its parts, as stile-decider.mjs? */
+/** Tells whether this is the bundle, which has the decider's worker beside its parts, as stile-decider.mjs. */
 export const isBundle = (): boolean => typeof STILE_BUILD !== 'undefined';
 
 /** Returns a line for `--version`: the program, its version, and the commit that a bundle was built from. */
@@ -21,7 +21,7 @@ export const versionText = (program: string): string => {
   return `${program} ${version} (${isBundle() ? commit : 'a checkout'})`;
 };
 
-/** Exactly which program runs; null in a checkout, whose code may change while its version does not. */
+/** Names exactly the program that runs; null in a checkout, whose code may change while its version does not. */
 export function releaseName(): string | null {
   if (typeof STILE_BUILD === 'undefined') return null;
   const { version, commit, builtAtMs } = STILE_BUILD;
@@ -36,7 +36,7 @@ export function stileVersion(): Version {
   return { version, commit: checkedOut(root), builtAtMs: statSync(file).mtimeMs };
 }
 
-/** The commit that HEAD names, without running git; `unknown` where that can't be read. */
+/** Returns the commit that HEAD names, without running git; `unknown` where that can't be read. */
 function checkedOut(root: string): string {
   try {
     const head = readFileSync(join(root, '.git/HEAD'), 'utf8').trim();

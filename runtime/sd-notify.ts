@@ -7,10 +7,10 @@ import { cutText } from '../contract/text.ts';
 import type { Libc } from './libc.ts';
 
 export interface SdNotify {
-  /** READY=1 with a line that `systemctl status` shows. */
+  /** Sends READY=1 with a line that `systemctl status` shows. */
   ready(status: string): void;
   status(text: string): void;
-  /** WATCHDOG=1: call it only after the loop has turned. */
+  /** Sends WATCHDOG=1: call it only after the loop has turned. */
   watchdog(): void;
   stopping(): void;
   /** False: NOTIFY_SOCKET is not set or not usable. */
@@ -31,13 +31,13 @@ const MAX_WAITING = 16;
 export interface SdNotifyOptions {
   /** Default: NOTIFY_SOCKET of the environment. */
   readonly socket?: string | undefined;
-  /** The C library, where it is at hand; else it is loaded when it is needed. */
+  /** Returns the C library, where it is at hand; else it is loaded when it is needed. */
   readonly libc?: () => Pick<Libc, 'socket' | 'sendto'>;
-  /** Called once, when NOTIFY_SOCKET is set but not usable. */
+  /** Runs once, when NOTIFY_SOCKET is set but not usable. */
   readonly failed?: (message: string) => void;
 }
 
-/** Never throws. The C library is loaded only where there is a socket to notify. */
+/** Makes the notifier. Never throws. The C library is loaded only where there is a socket to notify. */
 export function createSdNotify(options: SdNotifyOptions = {}): SdNotify {
   const path = options.socket ?? process.env['NOTIFY_SOCKET'] ?? '';
   const plain = (text: string) => cutText(text.replace(/[\r\n]+/g, ' '), MAX_STATUS_CHARS);
@@ -78,7 +78,7 @@ export function createSdNotify(options: SdNotifyOptions = {}): SdNotify {
   };
 }
 
-/** struct sockaddr_un, as long as it need be; a string says why not. */
+/** Builds a struct sockaddr_un, as long as it need be; a string says why not. */
 function socketAddress(path: string): Buffer | string {
   if (!/^[@/]/.test(path)) return 'NOTIFY_SOCKET is neither a path nor an abstract name';
   // `@` stands for the zero byte of an abstract name, which has none at its end.

@@ -9,9 +9,12 @@ import { createVerify, publicKeyOf } from './verify.ts';
 export type PayloadVerdict = 'ok' | 'signature' | 'unknown_key';
 
 export interface Keyring {
-  /** Is a payload (with `key_id` and `signature`, or `keyId`) signed by a manifest key that is pinned or in `carried`? `nowMs` null: a key's end is not judged. */
+  /**
+   * Tells whether a payload (with `key_id` and `signature`, or `keyId`) is signed by a manifest key that is pinned or in `carried`. `nowMs` null: a key's end
+   * is not judged.
+   */
   verifyPayload(payload: Readonly<Record<string, unknown>>, carried: readonly PublicKey[], nowMs: number | null): PayloadVerdict;
-  /** Ed25519 over bytes; false on any input that is not right. */
+  /** Checks an Ed25519 signature of bytes; false on any input that is not right. */
   verifyBytes(spki: string, bytes: Uint8Array, signature: Uint8Array): boolean;
 }
 

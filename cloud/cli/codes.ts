@@ -14,7 +14,7 @@ import { CliError, EXIT, type Session } from './context.ts';
 import { instant } from './events.ts';
 import { waitUntilGatesNotified } from './wait-published.ts';
 
-/** The default file of a key's private half: beside the installation's signing key. */
+/** Returns the default file of a key's private half: beside the installation's signing key. */
 const keyFileOf = (session: Session, eventId: string, keyId: string): string =>
   join(dirname(session.config.signingKeyFile), 'code-keys', eventId, `${keyId}.pem`);
 

@@ -63,7 +63,7 @@ export interface DatabaseOptions {
   readonly answerTimeoutMs?: number;
   /** Shown in pg_stat_activity. */
   readonly name?: string;
-  /** Called for an idle connection that broke. The pool replaces it by itself. */
+  /** Receives the error of an idle connection that broke. The pool replaces it by itself. */
   readonly onError?: (error: Error) => void;
 }
 

@@ -17,7 +17,7 @@ const LOCK_KEY = 0x5374696c65;
 const FILE_NAME = /^(\d{4}_[a-z0-9_]+)\.sql$/;
 
 export interface MigrateOptions {
-  /** One line for each file, and a last one. */
+  /** Receives one line for each file, and a last one. */
   readonly onProgress?: (line: string) => void;
   /** Receives a warning: something that works and should be set otherwise. */
   readonly onWarning?: (text: string) => void;
@@ -92,7 +92,7 @@ export async function migrate(url: string, options: MigrateOptions = {}): Promis
   }
 }
 
-/** Every migration by name with its SHA-256, in order. Throws MigrationError for a file name that would not sort. */
+/** Returns every migration by name with its SHA-256, in order. Throws MigrationError for a file name that would not sort. */
 export function migrationFiles(dir: string = SCHEMA_DIR): ReadonlyMap<string, string> {
   const files = new Map<string, string>();
   for (const file of readdirSync(join(dir, 'migrations'))
@@ -134,7 +134,7 @@ async function checkLanded(owner: OwnerConnection, files: ReadonlyMap<string, st
   }
 }
 
-/** After the run, so that a file that ended between its commit and this line is remembered the next time. */
+/** Stores the hashes after the run, so that a file that ended between its commit and this line is remembered the next time. */
 async function rememberHashes(owner: OwnerConnection, files: ReadonlyMap<string, string>): Promise<void> {
   await owner.query(
     "INSERT INTO schema_objects (path, sha256) SELECT 'migrations/' || f.name, f.sha256 FROM unnest($1::text[], $2::text[]) AS f (name, sha256) JOIN migrations m ON m.name = f.name ON CONFLICT (path) DO NOTHING",

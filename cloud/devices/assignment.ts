@@ -13,7 +13,7 @@ export const DEVICE_TOKEN_PREFIX = 'stile-device-';
 export const OPERATOR_TOKEN_PREFIX = 'stile-operator-';
 export const ENROLMENT_TOKEN_PREFIX = 'stile-enrol-';
 
-/** A new secret, and its stored hash. */
+/** Returns a new secret, and its stored hash. */
 export function newToken(prefix: string): { readonly token: string; readonly sha256: Buffer } {
   const token = prefix + randomBytes(TOKEN_BYTES).toString('base64url');
   return { token, sha256: tokenHash(token) };
@@ -71,7 +71,7 @@ export async function newEnrolmentToken(
   return { token, revoked: rows[0].revoked };
 }
 
-/** Has `manifest/want` published again for this gate, in place of the broker's retained message. Goes before a `refresh`. */
+/** Publishes `manifest/want` again for this gate, in place of the broker's retained message. Goes before a `refresh`. */
 export async function republishWant(client: DatabaseClient, tenantId: string, gate: string): Promise<void> {
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
 }

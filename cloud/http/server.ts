@@ -113,7 +113,7 @@ export interface HttpOptions {
   readonly version: string;
   /** null: the credentials are not valid. */
   readonly identify: (credentials: Credentials) => Promise<Identity | null>;
-  /** The faults that prevent work, by part; null: ready. */
+  /** Returns the faults that prevent work, by part; null: ready. */
   readonly readiness: () => Promise<Readonly<Record<string, string | null>>>;
   /** The header is trusted from trusted proxies alone. */
   readonly deviceNameHeader: string | null;

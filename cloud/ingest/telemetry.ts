@@ -46,7 +46,7 @@ export interface TelemetryOptions {
   readonly senders: Senders;
   readonly quarantine: Quarantine;
   readonly log: Log;
-  /** Called when a gate reports that it is online (again). */
+  /** Runs when a gate reports that it is online (again). */
   readonly onOnline?: (tenantId: string, gate: string) => void;
 }
 

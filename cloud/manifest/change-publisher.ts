@@ -38,7 +38,7 @@ export type Listen = (onNotice: () => void) => Promise<{ close(): Promise<void> 
 export interface OutboxOptions extends BuildOptions, WantOptions {
   readonly database: Database;
   readonly publish: Publish;
-  /** False while the broker is away: marks then wait unchanged. */
+  /** Returns false while the broker is away: marks then wait unchanged. */
   readonly canPublish: () => boolean;
   readonly listen: Listen;
   readonly log: Log;

@@ -59,7 +59,7 @@ export interface BrokerOptions {
   readonly subscriptions?: readonly string[];
   /** Receives every message of a subscription. Must not throw. Must acknowledge each in the end, QoS 0 as well: its bytes are held until then. */
   readonly onMessage?: (message: IncomingMessage) => void;
-  /** Called once for each change: connected and subscribed (again); or lost, with the cause. */
+  /** Runs once for each change: connected and subscribed (again); or lost, with the cause. */
   readonly onConnection?: (connected: boolean, reason: string) => void;
   /** Default: 5, and 3.1.1 once 5 was refused. */
   readonly protocol?: 4 | 5;

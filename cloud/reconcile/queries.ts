@@ -91,7 +91,7 @@ function scannerIn(entry: string): { device?: string } {
   const { device } = JSON.parse(entry) as { readonly device?: unknown };
   return typeof device === 'string' ? { device } : {};
 }
-/** For a machine whose clock was never set (it shows 1970) nor measured, shows the row's arrival instead, marked. */
+/** Returns the row's time; for a machine whose clock was never set (it shows 1970) nor measured, its arrival, marked. */
 export const shownAt = (at: string, came: string): string => `CASE WHEN ${at} < '2000-01-01Z' THEN ${came} ELSE ${at} END`;
 const marked = (is: boolean): { unmeasured?: true } => (is ? { unmeasured: true } : {});
 

@@ -15,7 +15,7 @@ import { type BoardConfig, type InputLine, normaliseLines, safeLevel, wireLevel 
 
 export interface CdevBoardOptions {
   readonly config: Pick<BoardConfig, 'outputs' | 'inputs'>;
-  /** Fire is latched: the releases are claimed open, so that a restart does not shut them for a moment. Asked at `open`. */
+  /** Tells at `open` whether fire is latched: the releases are then claimed open, so that a restart does not shut them for a moment. */
   readonly startOpen?: () => boolean;
   /** For tests: what stands for the kernel. */
   readonly calls?: () => Promise<GpioCalls>;
@@ -49,7 +49,7 @@ export function createCdevBoard(options: CdevBoardOptions, clock: Pick<Clock, 'b
   let failed: ((fault: Fault) => void) | null = null;
   let timer: NodeJS.Timeout | undefined;
 
-  /** A line that failed is reported once, until it works again. */
+  /** Reports a line that failed once, until it works again. */
   const report = (operation: string, name: string, error: unknown): Error => {
     const cause = (error as Error).message ?? String(error);
     const fault: Fault = {

@@ -6,7 +6,7 @@ import type { BoardConfig } from './pin-map.ts';
 import { createSimBoard } from './sim-board.ts';
 
 export interface CreateBoardOptions {
-  /** Is fire latched? Asked at `open`: the releases are then claimed open. */
+  /** Tells at `open` whether fire is latched: the releases are then claimed open. */
   readonly startOpen?: () => boolean;
   /** Shows the lamps of a simulated lane with `simDraw`. Default: writes them to standard output. */
   readonly draw?: (line: string) => void;

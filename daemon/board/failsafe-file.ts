@@ -36,7 +36,7 @@ export function formatReleaseFile(targets: readonly ReleaseTarget[]): string {
   return `# Written by stile-gate. Read by stile-release when the gate's process has ended.\n${lines.map((line) => `${line}\n`).join('')}`;
 }
 
-/** Written beside and renamed, so that the stop step never reads half of it. /run is memory: nothing to sync. Throws what the file system says. */
+/** Writes the file beside and renames it, so that the stop step never reads half of it. /run is memory: nothing to sync. Throws what the file system says. */
 export function writeReleaseFile(path: string, targets: readonly ReleaseTarget[]): void {
   mkdirSync(dirname(path), { recursive: true });
   const beside = `${path}.new`;

@@ -18,7 +18,7 @@ export interface GpioBoardOptions {
   readonly root?: string;
   readonly onoff?: () => LaneBoard;
   readonly cdev?: () => LaneBoard;
-  /** Is there a GPIO character device at all? */
+  /** Tells whether there is a GPIO character device at all. */
   readonly hasDevice?: () => boolean;
   readonly openWaitMs?: number;
 }

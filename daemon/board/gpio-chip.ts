@@ -16,7 +16,7 @@ export interface GpioChip {
   readonly lines: number;
 }
 
-/** Every chip that sysfs shows, in order of base; chips that cannot be read are left out. Throws ENOENT where there is no sysfs GPIO at all. */
+/** Returns every chip that sysfs shows, in order of base; chips that cannot be read are left out. Throws ENOENT where there is no sysfs GPIO at all. */
 export function listChips(root = SYSFS_ROOT): GpioChip[] {
   const chips = readdirSync(root).filter((name) => /^gpiochip\d+$/.test(name));
   return chips

@@ -82,7 +82,7 @@ export function decodeHolder(bytes: Buffer): string | null {
   return used ? text(bytes, NAME_BYTES) || 'the kernel' : null;
 }
 
-/** Every output of a lane in one request, each driven to its level in the moment in which it becomes an output. */
+/** Encodes every output of a lane in one request, each driven to its level in the moment in which it becomes an output. */
 export function encodeOutputs(outputs: readonly OutputRequest[]): Buffer {
   const bytes = request(
     outputs.map(({ line }) => line),
@@ -99,7 +99,7 @@ export function encodeOutputs(outputs: readonly OutputRequest[]): Buffer {
   return bytes;
 }
 
-/** Every input of a lane in one request: both edges, and each with its bias. */
+/** Encodes every input of a lane in one request: both edges, and each with its bias. */
 export function encodeInputs(inputs: readonly InputRequest[]): Buffer {
   const flags = FLAG_INPUT | FLAG_BOTH_EDGES;
   const bytes = request(
@@ -121,7 +121,7 @@ export function encodeInputs(inputs: readonly InputRequest[]): Buffer {
   return bytes;
 }
 
-/** The descriptor of the lines, in a request that the kernel has answered. */
+/** Returns the descriptor of the lines, in a request that the kernel has answered. */
 export const decodeLineFd = (bytes: Buffer): number => bytes.readInt32LE(REQUEST_FD);
 
 /** Encodes the value of one line; `index` is its place in the request. */
@@ -138,7 +138,7 @@ export function encodeValuesOf(count: number): Buffer {
 }
 export const decodeValue = (bytes: Buffer, index: number): Level => ((bytes.readBigUInt64LE(0) >> BigInt(index)) & 1n ? 'high' : 'low');
 
-/** As many as were read; a part of one is no event. */
+/** Decodes as many events as were read; a part of one is no event. */
 export function decodeEdges(bytes: Buffer): Edge[] {
   const edges: Edge[] = [];
   for (let at = 0; at + EVENT_BYTES <= bytes.length; at += EVENT_BYTES)

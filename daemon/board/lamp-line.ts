@@ -3,7 +3,7 @@ import type { OutputName } from '../ports.ts';
 
 const LAMPS = ['green', 'amber', 'red'] as const;
 
-/** Such as `in: green, open | out: red | buzzer`. Directions without anything lit say `dark`. */
+/** Draws the lamps in a line, such as `in: green, open | out: red | buzzer`. Directions without anything lit say `dark`. */
 export function drawLamps(outputs: ReadonlyMap<OutputName, boolean>): string {
   const parts = (['in', 'out'] as const).flatMap((direction) => {
     if (!LAMPS.some((lamp) => outputs.has(`${lamp}_${direction}`)) && !outputs.has(`release_${direction}`)) return [];

@@ -28,7 +28,7 @@ export type PinConstructor = new (gpio: number, direction: 'in' | Level, edge: '
 
 export interface OnoffBoardOptions {
   readonly config: Pick<BoardConfig, 'outputs' | 'inputs'>;
-  /** Fire is latched: the releases are claimed open, so that a restart does not shut them for a moment. Asked at `open`. */
+  /** Tells at `open` whether fire is latched: the releases are then claimed open, so that a restart does not shut them for a moment. */
   readonly startOpen?: () => boolean;
   /** For tests: another tree than the kernel's, and what works on it. */
   readonly root?: string;
@@ -58,7 +58,7 @@ export function createOnoffBoard(options: OnoffBoardOptions, clock: Pick<Clock, 
   let failed: ((fault: Fault) => void) | null = null;
   let timer: NodeJS.Timeout | undefined;
 
-  /** A line that failed is reported once, until it works again. */
+  /** Reports a line that failed once, until it works again. */
   const report = (operation: string, name: string, error: unknown): Error => {
     const fault: Fault = {
       operation: `${operation} ${name}`,
@@ -203,7 +203,10 @@ async function loadOnoff(): Promise<PinConstructor> {
   return Gpio;
 }
 
-/** Driven to `level` from the first moment, never by way of plain `out` (which is low). `before`: claimed by an earlier `open` of this process. */
+/**
+ * Claims a line and drives it to `level` from the first moment, never by way of plain `out` (which is low). `before`: claimed by an earlier `open` of this
+ * process.
+ */
 function claimOutput(Gpio: PinConstructor, root: string, number: number, level: Level, before: Pin | undefined): Pin {
   before?.setDirection(level);
   if (before === undefined) mayBeSetUp(root, number, ['direction', 'value', 'active_low']);

@@ -46,7 +46,7 @@ export interface Lines {
   readonly inputs: readonly InputLine[];
 }
 
-/** In the order of ports.ts, whatever the order in the file. */
+/** Orders the lines as in ports.ts, whatever the order in the file. */
 export function normaliseLines(config: Pick<BoardConfig, 'outputs' | 'inputs'>): Lines {
   const outputs = OUTPUT_NAMES.flatMap((name): OutputLine[] => {
     const given = config.outputs[name];
@@ -59,13 +59,13 @@ export function normaliseLines(config: Pick<BoardConfig, 'outputs' | 'inputs'>):
   return { outputs, inputs };
 }
 
-/** The wire's level for an output that is logically `active`, and back. */
+/** Returns the wire's level for an output that is logically `active`, and back. */
 export const wireLevel = (line: Pick<OutputLine, 'active'>, active: boolean): Level => (active ? line.active : opposite(line.active));
 
 const RELEASES: readonly OutputName[] = ['release_in', 'release_out'];
 
 /**
- * The defined state of an output. With `releaseOpen` (fire) the releases stand open and `stop`, which would hold the
+ * Returns the defined state of an output. With `releaseOpen` (fire) the releases stand open and `stop`, which would hold the
  * turnstile against them, is let go.
  */
 export function safeLevel(line: OutputLine, releaseOpen: boolean): Level {
@@ -74,7 +74,7 @@ export function safeLevel(line: OutputLine, releaseOpen: boolean): Level {
   return line.safe;
 }
 
-/** The level a Pi gives a line from power-on until the firmware or the daemon says otherwise: pull-ups on BCM 0–8, pull-downs above. */
+/** Returns the level a Pi gives a line from power-on until the firmware or the daemon says otherwise: pull-ups on BCM 0–8, pull-downs above. */
 export const powerOnLevel = (line: number): Level => (line <= 8 ? 'high' : 'low');
 
 /**

@@ -29,7 +29,7 @@ export interface SimBoardOptions {
   readonly config: Pick<BoardConfig, 'outputs' | 'inputs' | 'simSocket' | 'simDraw' | 'simGuest' | 'simPassageMs'>;
   /** Draws the lamps with `simDraw`, a line at a time. Default: writes to standard output. */
   readonly draw?: (line: string) => void;
-  /** Fire is latched: the releases begin open. Asked at `open`. */
+  /** Tells at `open` whether fire is latched: the releases then begin open. */
   readonly startOpen?: () => boolean;
 }
 
@@ -37,10 +37,10 @@ export interface SimBoardOptions {
 export interface SimBoard extends LaneBoard {
   setInput(input: InputName, active: boolean): void;
   output(output: OutputName): boolean;
-  /** Called with every change of an output, at once. Answers how to stop that. */
+  /** Calls the listener at once with every change of an output. Returns the function that ends it. */
   onOutput(watcher: (output: OutputName, active: boolean, atMs: number) => void): () => void;
   turnstile(input: TurnstileInput): void;
-  /** The next `times` writes or reads throw EIO. */
+  /** Makes the next `times` writes or reads throw EIO. */
   plant(what: 'write' | 'read' | 'none', times?: number): void;
 }
 
@@ -100,7 +100,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
     for (const line of lines.outputs) drive(line, safeLevel(line, releaseOpen) === line.active);
   };
 
-  /** A planted fault, as the kernel would say it. */
+  /** Throws a planted fault, as the kernel would. */
   const stumble = (what: 'write' | 'read', name: string): void => {
     if (faults[what] === 0) {
       broken = false;

@@ -91,7 +91,7 @@ export async function createSimSocket(path: string, handlers: Handlers): Promise
   };
 }
 
-/** A line as a command, or what is wrong with it. */
+/** Parses a line into a command, or returns what is wrong with it. */
 export function parseCommand(text: string): SimCommand | string {
   let value: unknown;
   if (text.length > MAX_LINE_BYTES) return `a line has at most ${MAX_LINE_BYTES} bytes`;

@@ -45,15 +45,15 @@ export function estimate(sample: Sample): Estimate | null {
   };
 }
 
-/** An estimate's bound some time later: quartz drift widens it. */
+/** Returns an estimate's bound some time later: quartz drift widens it. */
 export const widened = (best: Estimate, nowMs: number): number => best.boundMs + (Math.max(0, nowMs - best.atMs) * DRIFT_PPM) / 1_000_000;
 
 /** Clocks of the operating system; replaced in simulation. */
 export interface TimeSource {
   boottimeMs(): number;
-  /** The system's own wall clock, Unix ms. */
+  /** Returns the system's own wall clock, Unix ms. */
   systemMs(): number;
-  /** Does the system follow a time server? */
+  /** Tells whether the system follows a time server. */
   synchronised(): boolean;
   readonly bootId: string;
 }
@@ -74,11 +74,13 @@ export interface Overruled {
 }
 
 export interface GateClock extends Clock {
-  /** The wall clock shall not show less: build time, last row whose time was trusted, certificate's notBefore. Rises, until witnesses overrule it. */
+  /**
+   * Raises the least time that the wall clock shows: build time, last row whose time was trusted, certificate's notBefore. Rises, until witnesses overrule it.
+   */
   raiseFloor(unixMs: number): void;
-  /** The floor that was overruled since the last call, or null: to be written down. */
+  /** Returns the floor that was overruled since the last call, or null: to be written down. */
   overruled(): Overruled | null;
-  /** Call every second or so: answers the jump since the last look, or null. Also looks again whether the system is synchronised. */
+  /** Returns the jump since the last call, or null; called about every second. Also checks again whether the system is synchronised. */
   look(): Jump | null;
   /** Returns the cause as text, for `status` and `doctor`. */
   why(): string;
@@ -100,7 +102,7 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
   let overruled: Overruled | null = null;
 
   const offset = () => (best === null ? null : { offsetMs: best.offsetMs, boundMs: widened(best, source.boottimeMs()) });
-  /** The cloud's time, if it is known well enough to judge by. */
+  /** Returns the cloud's time, if it is known well enough to judge by. */
   const cloudMs = (): number | null => {
     const known = offset();
     return known === null || known.boundMs > MAX_TRUSTED_BOUND_MS ? null : source.boottimeMs() + known.offsetMs;
@@ -162,7 +164,7 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
   };
 }
 
-/** Linux. Reads three small files; starts nothing. */
+/** Reads the time of a Linux system from three small files; starts nothing. */
 export function systemTime(): TimeSource {
   let suspendedMs = 0;
   const monotonicMs = () => Number(process.hrtime.bigint()) / 1e6;

@@ -19,7 +19,7 @@ export interface Certificate {
 
 /** Says where a setting stands, whether or not it was given. */
 export interface At {
-  /** Was it given at all (rightly or not)? */
+  /** Tells whether a setting was given at all (rightly or not). */
   given(key: string): boolean;
   error(key: string, what: string, hint: string): void;
   warning(key: string, what: string, hint: string): void;

@@ -60,7 +60,7 @@ export const shown = (value: unknown): string => {
 
 type Checked<T> = { readonly value: T } | { readonly what: string; readonly hint?: string };
 
-/** A plain value. `check` answers the value, or returns the fault and a hint. */
+/** Reads a plain value. `check` answers the value, or returns the fault and a hint. */
 export function plain<T>(expected: string, check: (value: unknown) => Checked<T>): Field<T> {
   return {
     below: NOTHING,
@@ -122,7 +122,7 @@ export function oneOf<const T extends string | number>(choices: readonly T[]): F
   });
 }
 
-/** Not given, or null: `fallback`. */
+/** Reads a setting that may be absent or null: it is then `fallback`. */
 export function optional<T, const D>(field: Field<T>, fallback: D): Field<T | D> {
   return {
     below: field.below,
@@ -156,11 +156,11 @@ type Shape = Readonly<Record<string, Field<unknown>>>;
 export type ShapeValue<S extends Shape> = { readonly [K in keyof S]: Value<S[K]> };
 
 export interface Section<S extends Shape> extends Field<ShapeValue<S>> {
-  /** As `read`, but answers what could be read: settings with an error in them are absent. */
+  /** Does as `read`, but answers what could be read: settings with an error in them are absent. */
   readPartly(tree: Tree | undefined, key: string, parent: Origin, report: Report): Partial<ShapeValue<S>>;
 }
 
-/** A map with named settings: camelCase here, snake_case in the file. Unknown keys are errors. */
+/** Reads a map with named settings: camelCase here, snake_case in the file. Unknown keys are errors. */
 export function section<S extends Shape>(shape: S): Section<S> {
   const below = new Map(Object.entries(shape).map(([name, field]) => [snake(name), field]));
   const readPartly = (tree: Tree | undefined, key: string, parent: Origin, report: Report): Partial<ShapeValue<S>> => {
@@ -185,7 +185,7 @@ export function section<S extends Shape>(shape: S): Section<S> {
   };
 }
 
-/** A map from some of `names` to values of one kind; names that are not given are absent. */
+/** Reads a map from some of `names` to values of one kind; names that are not given are absent. */
 export function named<N extends string, T>(names: readonly N[], field: (name: N) => Field<T>): Field<Readonly<Partial<Record<N, T>>>> {
   const below = new Map<string, Field<unknown>>(names.map((name) => [name, field(name)]));
   return {
@@ -207,7 +207,7 @@ export function named<N extends string, T>(names: readonly N[], field: (name: N)
   };
 }
 
-/** A section that may be given as one plain value: `release_out: 27` for `{ line: 27 }`. */
+/** Reads a section that may be given as one plain value: `release_out: 27` for `{ line: 27 }`. */
 export function withShort<S extends Shape>(shape: S, shortFor: keyof S & string): Field<ShapeValue<S>> {
   const long = section(shape);
   return {
@@ -246,7 +246,7 @@ function unknownKeys(map: MapTree | null, below: ReadonlyMap<string, unknown>, k
 const path = (key: string, name: string): string => (key === '' ? name : `${key}.${name}`);
 export const snake = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
-/** Every path of the schema, sections included, for the environment. */
+/** Returns every path of the schema, sections included, for the environment. */
 export function knownKeys(field: Field<unknown>, at: readonly string[] = []): readonly string[][] {
   return [...field.below].flatMap(([name, inner]) => [[...at, name], ...knownKeys(inner, [...at, name])]);
 }
@@ -254,7 +254,7 @@ export function knownKeys(field: Field<unknown>, at: readonly string[] = []): re
 /** `['mqtt', 'password_file']` → `STILE_MQTT_PASSWORD_FILE`. */
 export const envName = (keys: readonly string[]): string => `STILE_${keys.join('_').toUpperCase()}`;
 
-/** The nearest of `known`, if it is near enough to be what was meant. */
+/** Returns the nearest of `known`, if it is near enough to be what was meant. */
 export function suggest(word: string, known: readonly string[]): string | null {
   let best: { name: string; distance: number } | null = null;
   for (const name of known) {

@@ -33,7 +33,7 @@ export type LoadedConfig =
   | { readonly ok: true; readonly config: Config; readonly warnings: readonly ConfigError[]; readonly origins: ReadonlyMap<string, Origin> }
   | { readonly ok: false; readonly errors: readonly ConfigError[]; readonly warnings: readonly ConfigError[] };
 
-/** Never throws. `env`: usually process.env. `skipFiles`: the files that settings name (certificates, keys) need not be there yet. */
+/** Loads the configuration. Never throws. `env`: usually process.env. `skipFiles`: the files that settings name (certificates, keys) need not be there yet. */
 export function loadConfig(file: string, env: Readonly<Record<string, string | undefined>> = {}, options: { readonly skipFiles?: boolean } = {}): LoadedConfig {
   const sources = readSources(resolve(file), env, SCHEMA);
   const report: Report = { errors: [...sources.errors], warnings: [...sources.warnings], origins: new Map() };
@@ -60,12 +60,12 @@ export function loadConfig(file: string, env: Readonly<Record<string, string | u
   };
 }
 
-/** Every error on a line of its own, and how many. */
+/** Returns every error on a line of its own, and how many. */
 export function formatConfigErrors(errors: readonly ConfigError[]): string {
   return `${errors.map(formatConfigError).join('\n')}\n${errors.length === 1 ? 'one error' : `${errors.length} errors`} in the configuration; nothing was started\n`;
 }
 
-/** The settings as a file would say them (snake_case), without what was only derived. */
+/** Returns the settings as a file would say them (snake_case), without what was only derived. */
 export function effectiveSettings(config: Config): Record<string, unknown> {
   const { site: _site, gateId: _gateId, certificate: _certificate, keys: _keys, sha256: _sha256, files: _files, ...settings } = config;
   const rename = (value: unknown): unknown => {
@@ -89,7 +89,7 @@ function withExit(settings: Settings, at: At): Settings {
   };
 }
 
-/** A software turnstile that names no lines has all that its readers can use. */
+/** Gives a software turnstile that names no lines all that its readers can use. */
 function withSimLines(settings: Settings): Settings {
   const { board, readers, turnstile } = settings;
   if (board.driver !== 'sim' || Object.keys(board.outputs).length + Object.keys(board.inputs).length > 0) return settings;
@@ -128,7 +128,7 @@ function placeOf(report: Report, file: string, skipFiles: boolean): At {
   };
 }
 
-/** A relative path is meant from the folder of the file that says it; from the environment, from the working directory. */
+/** Resolves relative paths: from the folder of the file that says it; from the environment, from the working directory. */
 function absolutePaths(settings: Partly, origins: ReadonlyMap<string, Origin>): Partly {
   const from = <P extends string | null>(key: string, value: P): P => {
     if (value === null || isAbsolute(value)) return value;

@@ -22,7 +22,10 @@ export interface Sources {
   readonly warnings: readonly ConfigError[];
 }
 
-/** Reads `file`, then `conf.d/*.yaml` beside it in the order of their names, then STILE_… of `env`; later ones win, maps are merged, lists replaced. Never throws. */
+/**
+ * Reads `file`, then `conf.d/*.yaml` beside it in the order of their names, then STILE_… of `env`; later ones win, maps are merged, lists replaced. Never
+ * throws.
+ */
 export function readSources(file: string, env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>): Sources {
   const errors: ConfigError[] = [];
   const warnings: ConfigError[] = [];
@@ -72,7 +75,7 @@ function readYamlFile(file: string, errors: ConfigError[]): Tree | null {
   return parseYaml(text, file, errors);
 }
 
-/** One YAML document into a tree. All its syntax errors are added to `errors`; null where there is nothing to use. */
+/** Parses one YAML document into a tree. All its syntax errors are added to `errors`; null where there is nothing to use. */
 export function parseYaml(text: string, file: string, errors: ConfigError[]): Tree | null {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
@@ -123,7 +126,7 @@ function toTree(node: ParsedNode | null, file: string, lines: LineCounter, error
   return fail('anchors and aliases (& and *) are not used here', 'write the value out');
 }
 
-/** `over` wins; maps are merged key by key. */
+/** Merges two trees: `over` wins; maps are merged key by key. */
 function merge(under: Tree, over: Tree): Tree {
   if (under.kind !== 'map' || over.kind !== 'map') return over;
   const entries = new Map(under.entries);
@@ -138,7 +141,7 @@ function merge(under: Tree, over: Tree): Tree {
 const NOT_SETTINGS = new Set(['STILE_CONFIG', 'STILE_SOCKET', 'STILE_SKIP_FILES']);
 
 /**
- * STILE_MQTT_URL and STILE_MQTT__URL both set `mqtt.url`; the value is read as YAML, so lists and maps can be given in
+ * Reads settings from the environment: STILE_MQTT_URL and STILE_MQTT__URL both set `mqtt.url`; the value is read as YAML, so lists and maps can be given in
  * flow style. A variable that fits no setting is a warning only: the cloud's may live in the same environment.
  */
 function readEnvironment(env: Readonly<Record<string, string | undefined>>, schema: Field<unknown>, errors: ConfigError[], warnings: ConfigError[]): Tree[] {

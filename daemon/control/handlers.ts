@@ -36,7 +36,7 @@ export interface HandlerParts {
   readonly gate: Gate;
   readonly board: { describe(): string };
   readonly decider: Decider;
-  /** A reader on a port that the configuration does not name; not opened yet. */
+  /** Makes a reader on a port that the configuration does not name; does not open it. */
   readonly openPort: (path: string) => Reader;
   /** Returns the reason why the wanted tickets could not be fetched; null when there is none. */
   readonly fetchProblem: () => string | null;

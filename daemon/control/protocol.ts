@@ -28,7 +28,7 @@ export interface ManifestStatus {
   readonly tickets: number;
 }
 
-/** What comes from a reader: its bytes in hexadecimal, the end of a frame, or what was wrong. Shown on a terminal, never stored. */
+/** A line of a reader: its bytes in hexadecimal, the end of a frame, or what was wrong. Shown on a terminal, never stored. */
 export interface ReaderBytesItem {
   readonly reader: string;
   readonly kind: 'bytes' | 'frame' | 'garbled' | 'up' | 'down';

@@ -36,7 +36,7 @@ export class ControlError extends Error {
 }
 
 export interface CallContext {
-  /** One more item of the answer. False: the client is slow; wait before the next. */
+  /** Sends one more item of the answer. False: the client is slow; wait before the next. */
   send(item: unknown): boolean;
   /** Aborted when the client has gone or the gate stops. */
   readonly gone: AbortSignal;
@@ -91,7 +91,7 @@ export function createControl(options: ControlOptions): Control {
   };
 }
 
-/** A socket file that a killed gate left behind is taken away; one that answers is another gate's. */
+/** Removes a socket file that a killed gate left behind; one that answers is another gate's. */
 async function clearWay(path: string): Promise<void> {
   const there = statSync(path, { throwIfNoEntry: false });
   if (there === undefined) return;

@@ -30,7 +30,7 @@ export interface DeciderClientOptions {
   readonly release?: string | null;
   /** One that was started already (early-start.ts), and is this decider's from now on. */
   readonly thread?: EarlyWorker;
-  /** Told what no call returns: a database quarantined, a manifest that cannot be used, the worker gone. Never holds a code. */
+  /** Receives what no call returns: a database quarantined, a manifest that cannot be used, the worker gone. Never holds a code. */
   readonly notice?: (what: string, detail: string) => void;
   /** Asks the cloud about a code that no manifest knows, by its refs; null: no answer. Called only for presentations made online. */
   readonly lookup?: (refs: LookupNeeded['ask']) => Promise<LookupAnswer['tickets'] | null>;
@@ -56,7 +56,7 @@ interface Waiting {
 }
 
 export interface DeciderClient extends Decider {
-  /** An answer to an earlier `lookup` that came after its budget: the same guest's next try finds it. Never rejects. */
+  /** Keeps an answer to an earlier `lookup` that came after its budget: the same guest's next try finds it. Never rejects. */
   remember(answer: LookupAnswer['tickets']): Promise<void>;
 }
 

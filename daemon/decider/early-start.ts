@@ -11,7 +11,7 @@ import { monotonicUs, type StoreIdentity, type WorkerData, type WorkerReply, typ
 export interface EarlyWorker {
   /** Opens the store before the decider is there to ask for it: its own `open` then finds it done, or fails as this did. */
   openEarly(store: StoreIdentity, stamp: Stamp): void;
-  /** The worker, for good, or null where it has ended meanwhile. What it said so far is told again. */
+  /** Returns the worker, for good, or null where it has ended meanwhile. What it said so far is told again. */
   take(receive: (reply: WorkerReply) => void): Worker | null;
 }
 

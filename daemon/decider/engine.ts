@@ -17,7 +17,10 @@ export type ElapsedUs = () => number;
 
 export interface DeciderEngine {
   status(stamp: Stamp): DeciderStatus;
-  /** `answer`: undefined: never ask; `may_ask`: a LookupNeeded may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did not answer). */
+  /**
+   * `answer`: undefined: never ask; `may_ask`: a LookupNeeded may come back and nothing was decided; else the cloud's answer (empty: it did not know, or did
+   * not answer).
+   */
   decide(id: number, presentation: Presentation, stamp: Stamp, elapsedUs: ElapsedUs, answer?: 'may_ask' | readonly CloudTicket[]): Decision | LookupNeeded;
   abandon(id: number, stamp: Stamp): void;
   /**
@@ -25,7 +28,7 @@ export interface DeciderEngine {
    * What lies cold after a pause is at hand then. Nothing changes, nothing is written; a fault is left to the decision that meets it.
    */
   prepare(stamp: Stamp): void;
-  /** The cloud's answer that came after its decision: for the guest's next try. */
+  /** Keeps the cloud's answer that came after its decision, for the guest's next try. */
   remember(answers: readonly CloudTicket[], stamp: Stamp): void;
   record(note: Note, stamp: Stamp): RowPosition;
   setFireLatch(latched: boolean): void;
@@ -40,11 +43,11 @@ export interface DeciderEngine {
   installManifest(file: string, wanted: unknown, stamp: Stamp): Promise<ManifestResult>;
   applyOverlay(payload: Uint8Array, stamp: Stamp): ManifestResult;
   want(payload: Uint8Array, stamp: Stamp): ReturnType<Manifests['want']>;
-  /** After a call that failed with `damaged`: quarantines the damaged file and goes on without it. Throws StoreError where even that fails; then try again. */
+  /** Quarantines a damaged file after a call that failed with `damaged`, and goes on without it. Throws StoreError where even that fails; then try again. */
   recover(error: StoreError, stamp: Stamp): Promise<void>;
-  /** One bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
+  /** Takes one bounded step of what can wait; false: nothing is left to do. `quiet`: nobody is at the lane, so that a step may sync. Throws StoreError. */
   idle(stamp: Stamp, quiet: boolean): boolean;
-  /** One bounded step of laying out the ledger's log, which no guest shall wait for; false: nothing is left to do. It syncs. Throws StoreError. */
+  /** Takes one bounded step of preallocating the ledger's log, which no guest shall wait for; false: nothing is left to do. It syncs. Throws StoreError. */
   preallocateWal(): boolean;
   close(): void;
 }

@@ -70,7 +70,7 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
     for (const count of counts.values()) count.again = { upto: '', sum: 0 };
   };
 
-  /** The next refs of one count, in order. */
+  /** Returns the next refs of one count, in order. */
   const nextRefs = (count: Count, after: string, limit: number): readonly string[] => {
     const from = Buffer.from(after, 'hex');
     const refs = new Set([...count.event.file.usedRefs(from, limit), ...usage.refs(from, limit)]);
@@ -135,14 +135,14 @@ export function createOccupancy(options: { readonly gate: string; readonly manif
   };
 }
 
-/** An event's policies; null: these rules cannot read them. Those of a head that was checked before are what they were then. */
+/** Returns an event's policies; null: these rules cannot read them. Those of a head that was checked before are what they were then. */
 export function policiesOf(file: EventManifest['file']): EventPolicies | null {
   if (file.headChecked === 'known') return file.head.policies as EventPolicies;
   const read = readPolicies(file.head.policies);
   return read.ok ? read.policies : null;
 }
 
-/** Is there a limit that could be judged at this gate? */
+/** Tells whether there is a limit that could be judged at this gate. */
 function hasLimit(file: EventManifest['file'], gate: string): boolean {
   const { event, tiers, gates } = policiesOf(file) ?? {};
   const limits = [event, ...Object.values(tiers ?? {}), Object.hasOwn(gates ?? {}, gate) ? gates?.[gate] : undefined];

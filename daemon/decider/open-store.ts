@@ -55,7 +55,7 @@ export function rebuildStore(options: DeciderEngineOptions, keyring: Keyring, la
   return openOnce(options, keyring, latest, cause);
 }
 
-/** The error as damage of the ledger's database; null: it is something else. */
+/** Returns the error as damage of the ledger's database; null: it is something else. */
 function damageOf(error: unknown): StoreError | null {
   if (typeof (error as { code?: unknown } | null)?.code !== 'string') return null;
   const known = storeError('open the ledger', error);
@@ -161,7 +161,7 @@ function assemble(options: DeciderEngineOptions, keyring: Keyring, ledger: Ledge
   return parts;
 }
 
-/** Usage is derived: a damaged one is quarantined, and rows are read and fetched again. */
+/** Opens usage. It is derived: a damaged one is quarantined, and rows are read and fetched again. */
 function openUsage(options: DeciderEngineOptions, ledger: Ledger, wallMs: number): UsageStore {
   const path = join(options.path, 'usage.sqlite');
   try {

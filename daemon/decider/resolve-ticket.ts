@@ -35,9 +35,9 @@ export interface FactsSources {
   readonly verify: VerifySignature;
   /** Unix ms by which a signing key's end is judged; null: the clock is not trusted. */
   readonly keyNowMs: number | null;
-  /** A cloud's answer that came too late for an earlier try; null: none. Asked only where nothing else knows the code. */
+  /** Returns a cloud's answer that came too late for an earlier try; null: none. Asked only where nothing else knows the code. */
   readonly late: (event: EventManifest, ticketRef: string) => CloudTicket | null;
-  /** People inside, where an occupancy rule is in force. */
+  /** Returns the number of people inside, where an occupancy rule is in force. */
   readonly inside: (event: EventManifest) => number | null;
   /** Chooses the event of a code that several events know. */
   readonly choose: (tickets: readonly RecognisedTicket[]) => Candidate | 'ambiguous' | null;
@@ -125,7 +125,7 @@ function ticketFacts({ event, ticket, medium, snapshot }: Hit, sources: FactsSou
 
 const timeOf = (time: string | null): number | null => (time === null ? null : Date.parse(time));
 
-/** The cloud's usage of a ticket that it was asked for, besides the manifest's. */
+/** Returns the cloud's usage of a ticket that it was asked for, besides the manifest's. */
 function joined(own: readonly SnapshotEntry[], asked: readonly SnapshotEntry[]): readonly SnapshotEntry[] {
   const known = new Set(asked.map((entry) => `${entry.gate} ${entry.epoch} ${entry.seq}`));
   return [...own.filter((entry) => !known.has(`${entry.gate} ${entry.epoch} ${entry.seq}`)), ...asked];
@@ -155,7 +155,7 @@ function findIn(
     form.form === 'opaque' &&
     form.lookupText === ticket.ticketId &&
     file.head.keys.some((one) => one.use === 'code');
-  /** With the date that a signed code names. */
+  /** Adds the date that a signed code names. */
   const dated = (ticket: TicketFacts): TicketFacts => (signed && form.form === 'pretix' ? { ...ticket, subevent: form.subevent } : ticket);
   const said = ({ found, usage }: CloudTicket) => {
     if (bareId(found)) return { ref, what: null };

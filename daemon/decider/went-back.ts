@@ -29,7 +29,7 @@ export interface WentBack {
   fetched(epoch: number, seq: number): void;
   /** Returns the last row of the own ledger that was read at the cloud; null: none yet; undefined: it need not be read from its beginning. */
   readTo(): RowPosition | null | undefined;
-  /** The cloud's copy was read to its end. Throws StoreError. */
+  /** Notes that the cloud's copy was read to its end. Throws StoreError. */
   caughtUp(): void;
   status(stamp: Stamp): Pick<DeciderStatus, 'wentBack' | 'clone'>;
 }

@@ -62,7 +62,7 @@ export function startWorker(port: MessagePort): void {
     }
     goOn();
   };
-  /** After a recovery that failed (no room for the new ledger, say): until then every call is refused. */
+  /** Opens the store again after a recovery that failed (no room for the new ledger, say): until then every call is refused. */
   const reopen = async (stamp: Stamp): Promise<void> => {
     if (core !== null || recovering || closed || store === null) return;
     recovering = true;

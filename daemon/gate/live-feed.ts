@@ -76,7 +76,7 @@ export interface LiveFeed {
   close(): void;
 }
 
-/** A subscriber that throws is removed and reported. */
+/** Feeds the subscribers. Removes and reports one that throws. */
 export function createLiveFeed(options: { readonly snapshot: () => GateSnapshot; readonly timers: Timers; readonly report: Report }): LiveFeed {
   const listeners = new Set<(event: GateEvent) => void>();
   const last: ShownDecision[] = [];

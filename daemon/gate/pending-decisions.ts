@@ -63,7 +63,7 @@ export function createDecisions(options: DecisionsOptions): Decisions {
     report({ kind: 'lane_input', input: { kind: 'verdict', direction, presentation, row, verdict: answer } });
   }
 
-  /** The guest is going out already: the decision only becomes the row of his exit. */
+  /** Settles the decision on a guest who is going out already: it only becomes the row of his exit. */
   function settleExit(exit: number, { verdict, row }: Decision): void {
     report({ kind: 'exit_committed', exit, row, unmatched: verdict.kind === 'refusal' });
     if (verdict.kind === 'grant')

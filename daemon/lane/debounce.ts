@@ -75,7 +75,7 @@ export const NO_ONE: BeamState = { a: false, b: false, first: null, both: false,
 /** How long a guest may be between the two beams, touching neither, ms. Longer: counted as given up. */
 export const BEAM_GAP_MS = 400;
 
-/** One debounced change of a beam. `dueMs`: ask `beamGap` then. */
+/** Takes one debounced change of a beam. `dueMs`: ask `beamGap` then. */
 export function beam(state: BeamState, which: Beam, change: LevelChange): { readonly state: BeamState; readonly events: readonly PassageEvent[] } {
   const levels = which === 'beam_a' ? { a: change.active, b: state.b } : { a: state.a, b: change.active };
   const next: BeamState = { ...state, ...levels, lastCleared: change.active ? state.lastCleared : which };

@@ -26,7 +26,7 @@ const SETTLE_MS = 1_000;
 
 export interface LedgerSenderOptions {
   readonly nextBatch: (after: RowPosition | null) => Promise<OutboxBatch | null>;
-  /** A monotonic clock, ms. */
+  /** Reads a monotonic clock, ms. */
   readonly nowMs: () => number;
   /** Reports that the broker refused a batch with this MQTT reason code. The sender retries it. */
   readonly refused: (code: number) => void;

@@ -78,7 +78,7 @@ export interface Session {
 export interface SessionHandlers {
   readonly connected: (session: Session) => void;
   readonly message: (message: Incoming) => void;
-  /** Called exactly once, as the last call. */
+  /** Ends the session: called exactly once, as the last call. */
   readonly ended: (end: SessionEnd) => void;
 }
 

@@ -55,7 +55,7 @@ export interface UplinkOptions extends TlsIdentity {
   readonly log: Log;
   /** Receives a lookup's answer that arrived after its budget. */
   readonly lateAnswer?: (answer: LookupAnswer) => void;
-  /** Called when peers' rows were dropped: fetch the site's ledger. */
+  /** Runs when peers' rows were dropped: the site's ledger must be fetched. */
   readonly peersDropped?: () => void;
   /** Shorter waits for tests; the defaults are the constants of ledger-sender.ts, reconnect-policy.ts and time-sync.ts. */
   readonly timing?: {
@@ -73,7 +73,10 @@ export interface UplinkOptions extends TlsIdentity {
 export interface MqttUplink extends Uplink {
   /** Asks the cloud about an unknown code. Returns null offline, without an answer within `budgetMs`, or with too many lookups in flight. Never rejects. */
   ask(refs: LookupQuestion['refs'], budgetMs: number): Promise<LookupAnswer | null>;
-  /** Requests the retained `manifest/want` from the broker. Returns true when it arrived and was handled; false offline, without one, or after WANT_WAIT_MS. Never rejects. */
+  /**
+   * Requests the retained `manifest/want` from the broker. Returns true when it arrived and was handled; false offline, without one, or after WANT_WAIT_MS.
+   * Never rejects.
+   */
   requestWant(): Promise<boolean>;
   /** Returns the protocol of the connection; null: offline. */
   protocol(): ProtocolVersion | null;

@@ -151,7 +151,7 @@ class Work {
     this.end();
   }
 
-  /** A beginning that was left alone. What was too long has been counted already. */
+  /** Drops a beginning that was left alone. A code that was too long has been counted already. */
   forget(): void {
     // Control bytes alone are noise of a plug or of the line: no guest.
     const held = this.buffer.subarray(0, this.length);
@@ -171,7 +171,7 @@ class Work {
     this.put(byte, atMs);
   }
 
-  /** A line break that may be the code's end: its time does not count. */
+  /** Adds a line break that may be the code's end: its time does not count. */
   addBreak(byte: number): void {
     if (this.length > 0 && !this.dropping) this.put(byte, this.codeAtMs);
   }

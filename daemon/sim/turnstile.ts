@@ -76,7 +76,7 @@ export function stepTurnstile(before: TurnstileState, input: TurnstileInput, atM
   return { state, effects, deadlineMs: due.length === 0 ? null : Math.min(...due) };
 }
 
-/** May arms turn in this direction? */
+/** Tells whether arms may turn in this direction. */
 export const isUnlocked = (state: TurnstileState, direction: Direction, atMs: number): boolean =>
   !state.stopped && (state.held[direction] || atMs < state.unlockedUntilMs[direction]);
 
@@ -103,7 +103,7 @@ function invite(state: TurnstileState, direction: Direction, atMs: number, force
   return { ...state, guests: [...state.guests, { direction, atMs, force, stuck }].sort((a, b) => a.atMs - b.atMs) };
 }
 
-/** Everything that is due by `atMs`, in order. */
+/** Does everything that is due by `atMs`, in order. */
 function settle(state: TurnstileState, atMs: number, effects: { input: InputName; active: boolean }[]): TurnstileState {
   let now = state;
   // When the arms came to rest: a guest who waited for that begins then.
@@ -133,7 +133,7 @@ function settle(state: TurnstileState, atMs: number, effects: { input: InputName
   }
 }
 
-/** The sensor's edges of one passage. Beams stand one behind the other: the first is broken first and freed first. */
+/** Returns the sensor's edges of one passage. Beams stand one behind the other: the first is broken first and freed first. */
 function passage(direction: Direction, { sensor, rotateMs }: TurnstileSettings, beginsMs: number): TurnstileState['edges'] {
   if (sensor === 'per_direction') {
     const input = direction === 'in' ? 'passage_in' : 'passage_out';

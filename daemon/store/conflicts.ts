@@ -28,9 +28,9 @@ export interface Conflicts {
   take(epoch: number, entry: Readonly<Record<string, unknown>>): void;
   /** Grants that are beyond their right now. */
   standing(): number;
-  /** The newest words, the newest last; withdrawn ones too. */
+  /** Returns the newest words, the newest last; withdrawn ones too. */
   newest(limit: number): readonly StoredConflict[];
-  /** The word on one grant; null: none, or withdrawn. */
+  /** Returns the word on one grant; null: none, or withdrawn. */
   on(of: RowPosition): StoredConflict | null;
 }
 

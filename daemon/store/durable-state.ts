@@ -15,9 +15,9 @@ export const FIRE_LATCH_FILE = 'fire-latched';
 
 export interface Standing {
   modes(nowMs: number): Readonly<Record<Direction, { readonly mode: Mode; readonly untilMs: number | null; readonly from?: Mode }>>;
-  /** Part of the transaction that appends the mode row. */
+  /** Stores the mode, as part of the transaction that appends its row. */
   keepMode(direction: Direction, mode: Mode, untilMs: number | null, from: Mode | null): void;
-  /** True once. Durable when it returns. `nowMs` null: the clock is not trusted, so none is forgotten as expired. */
+  /** Remembers a transaction and returns true once. Durable when it returns. `nowMs` null: the clock is not trusted, so none is forgotten as expired. */
   remember(transaction: string, expiresAtMs: number, nowMs: number | null): boolean;
 }
 
@@ -60,7 +60,7 @@ export function createStanding(ledger: Ledger): Standing {
 
 export const fireLatched = (folder: string): boolean => existsSync(join(folder, FIRE_LATCH_FILE));
 
-/** Durable when it returns. Throws StoreError. */
+/** Stores the fire latch, durable when it returns. Throws StoreError. */
 export function setFireLatch(folder: string, latched: boolean): void {
   const path = join(folder, FIRE_LATCH_FILE);
   try {

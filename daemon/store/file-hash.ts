@@ -8,7 +8,7 @@ export const CHECKED_AT_OPEN_BYTES = 4 * 1024 * 1024;
 const STEP_BYTES = 256 * 1024;
 
 export interface FileCheck {
-  /** One more step: what came out, or null as long as nothing did. Errors are the file system's. */
+  /** Takes one more step. Returns the outcome, or null as long as there is none. Errors are the file system's. */
   step(): 'same' | 'changed' | null;
 }
 
@@ -32,7 +32,7 @@ export function createFileCheck(path: string, sha256: string): FileCheck {
   };
 }
 
-/** A small file, whole; a large one is taken as it is until it was checked in steps. Errors are the file system's. */
+/** Checks a small file whole; takes a large one as it is until it was checked in steps. Errors are the file system's. */
 export function checkAtOnce(path: string, sha256: string): 'same' | 'changed' | 'later' {
   if (statSync(path).size > CHECKED_AT_OPEN_BYTES) return 'later';
   const check = createFileCheck(path, sha256);

@@ -55,7 +55,7 @@ export function brokenChain(path: string, epoch: number, seq: number): StoreErro
   );
 }
 
-/** The content of a row that was read. Throws StoreError (damaged) where it is none. */
+/** Returns the content of a row that was read. Throws StoreError (damaged) where it is none. */
 export function parseEntry(ledger: Pick<Ledger, 'name'>, epoch: number, row: { readonly seq: number; readonly entry: string }): StoredEntry {
   try {
     return JSON.parse(row.entry) as StoredEntry;
@@ -83,17 +83,20 @@ export interface Ledger {
   readonly fresh: boolean;
   epoch(): number;
   lastSeq(): number;
-  /** Every own epoch that has rows here, ascending: its first kept and its last seq. */
+  /** Returns every own epoch that has rows here, ascending: its first kept and its last seq. */
   epochs(): readonly { readonly epoch: number; readonly firstSeq: number; readonly lastSeq: number }[];
-  /** Last seq of an own epoch, pruned or not; 0: it has no rows; null: not an epoch of this file. */
+  /** Returns the last seq of an own epoch, pruned or not; 0: it has no rows; null: not an epoch of this file. */
   lastSeqOf(epoch: number): number | null;
   /** Appends rows in one transaction, with what else must stand or fall with them. Durable when it returns. Throws StoreError. */
   append(bodies: readonly RowBody[], stamp: Stamp, also?: (rows: readonly AppendedRow[]) => void): readonly AppendedRow[];
-  /** Everything that `append` does but the commit: what a row needs of memory and processor is at hand for the one that follows. Nothing is written. Throws StoreError. */
+  /**
+   * Does everything that `append` does but the commit: what a row needs of memory and processor is at hand for the one that follows. Nothing is written.
+   * Throws StoreError.
+   */
   rehearse(body: RowBody, stamp: Stamp): void;
   /** Runs a change of other tables of this database, durable when it returns. Throws StoreError. */
   change<T>(operation: string, work: () => T): T;
-  /** Rows of an own epoch in order, as text, at most `limit`. */
+  /** Returns the rows of an own epoch in order, as text, at most `limit`. */
   read(epoch: number, fromSeq: number, limit: number): readonly { readonly seq: number; readonly entry: string }[];
   /** Returns the hash of a row that is kept, or of the last one that was pruned of its epoch; null: it is not known here. Throws StoreError. */
   hashOf(epoch: number, seq: number): string | null;
@@ -105,11 +108,13 @@ export interface Ledger {
   verifyNext(rows: number): boolean;
   meta(key: string): string | undefined;
   setMeta(key: string, value: string): void;
-  /** The same within a transaction that is under way: `also` of `append` and `startEpoch`, or `change`. */
+  /** Does the same within a transaction that is under way: `also` of `append` and `startEpoch`, or `change`. */
   putMeta(key: string, value: string): void;
   /** Checkpoints the write-ahead log: when idle from CHECKPOINT_AFTER_COMMITS on, when busy only past WAL_LIMIT_BYTES (then it is cut as well). */
   maybeCheckpoint(when: 'idle' | 'busy'): void;
-  /** One step of making the log as long as it will get, so that no guest's commit makes it longer; false: done, or not possible now. Throws StoreError. */
+  /**
+   * Takes one step of making the log as long as it will get, so that no guest's commit makes it longer; false: done, or not possible now. Throws StoreError.
+   */
   preallocateWal(): boolean;
   /** The log ended in a commit that is not whole: cut short by a power cut before anybody was told of it, or damaged. It was dropped. */
   readonly endTruncated: boolean;
@@ -286,7 +291,7 @@ function ledgerOn(db: Sqlite, { path, name, stamp, first }: LedgerOptions, check
       insert.run(lastId + 1 + n, text);
     });
   };
-  /** Rows as they would follow the newest one. */
+  /** Returns the rows as they would follow the newest one. */
   const follow = (bodies: readonly RowBody[], at: Stamp) => {
     const start = epochs.at(-1)?.firstId ?? 1;
     let id = lastId;
@@ -441,7 +446,10 @@ function timesOf(at: Stamp): Record<string, unknown> {
 
 /** Longer words would not be read by anybody: only where a row's own cannot be written. */
 const MAX_REPLACED_CHARS = 512;
-/** The row as it is hashed. One whose words no canonical JSON holds (half a character, a number that is none) is written without what cannot be said, rather than not at all. */
+/**
+ * Returns the row as it is hashed. One whose words no canonical JSON holds (half a character, a number that is none) is written without what cannot be said,
+ * rather than not at all.
+ */
 function written<Row extends object>(row: Row): { readonly bare: Row; readonly canonical: string } {
   try {
     return { bare: row, canonical: canonicalJson(row) };

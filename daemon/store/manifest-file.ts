@@ -37,9 +37,9 @@ export interface ManifestFile {
   usageOf(ref: Buffer): readonly SnapshotEntry[];
   /** Refs (hex) of used tickets above this one, in order, at most `limit`. */
   usedRefs(after: Buffer, limit: number): readonly string[];
-  /** Tickets in the file, counted a range at a time. */
+  /** Counts the tickets in the file, a range at a time. */
   count(): Promise<number>;
-  /** Is this ref among the revoked or blocked signed codes? */
+  /** Tells whether this ref is among the revoked or blocked signed codes. */
   revoked(ticketRef: string): boolean;
   close(): void;
 }
@@ -219,7 +219,7 @@ export async function copyHashed(source: string, target: string, maxBytes: numbe
   }
 }
 
-/** SHA-256 of a file, in slices. */
+/** Returns the SHA-256 of a file, in slices. */
 export async function hashFile(path: string): Promise<{ readonly sha256: string; readonly size: number }> {
   const hash = createHash('sha256');
   const file = await openFile(path, 'r');

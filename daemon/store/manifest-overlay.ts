@@ -16,7 +16,7 @@ export interface Overlays {
   find(eventId: string, ref: Buffer): OverlayHit | null;
   /** Part of a transaction. */
   put(eventId: string, version: number, changes: readonly TicketChange[]): void;
-  /** Part of a transaction: a manifest file of this version holds them now. */
+  /** Drops the changes that a manifest file of this version holds now. Part of a transaction. */
   dropUpTo(eventId: string, version: number): void;
   count(eventId: string): number;
 }

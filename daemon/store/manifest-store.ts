@@ -31,9 +31,9 @@ export interface EventManifest {
 
 /** Checks that need more than the store knows. */
 export interface ManifestChecks {
-  /** Signature by a pinned key, or by one that a manifest of this gate carries. */
+  /** Checks the signature by a pinned key, or by one that a manifest of this gate carries. */
   verify(payload: Readonly<Record<string, unknown>>, carried: readonly PublicKey[]): 'ok' | 'signature' | 'unknown_key';
-  /** Unix ms by a clock that is trusted, else null. */
+  /** Returns Unix ms by a clock that is trusted, else null. */
   nowMs(): number | null;
   /** Policies that these rules do not understand could hold a restriction: null, or what is wrong. */
   policyProblem(policies: unknown): string | null;
@@ -44,7 +44,7 @@ export interface Manifests {
   current(): readonly EventManifest[];
   find(eventId: string): EventManifest | null;
   readonly overlays: Overlays;
-  /** `upto` of every file kept, the previous ones included. */
+  /** Returns `upto` of every file kept, the previous ones included. */
   keeps(): readonly { readonly eventId: string; readonly upto: LedgerVector }[];
   /** Copies, checks, switches. In slices: decisions go on meanwhile. `switched` is called right after the switch. */
   install(source: string, wanted: unknown): Promise<ManifestResult>;
@@ -54,9 +54,9 @@ export interface Manifests {
    * message that is signed for this gate and is the newest such one; else its list stays in force, and `onUnusable` says so.
    */
   want(payload: Uint8Array): readonly { readonly eventId: string; readonly since: number | null; readonly wanted: unknown }[];
-  /** One bounded step of looking whether the files are still what was signed; false: all are. Throws StoreError (damaged). */
+  /** Takes one bounded step of checking whether the files are still what was signed; false: all are. Throws StoreError (damaged). */
   checkSome(): boolean;
-  /** A file turned out damaged while it was read: it is renamed, and the last good one before it takes its place until a new one was fetched. */
+  /** Renames a file that turned out damaged while it was read; the last good one before it takes its place until a new one was fetched. */
   quarantine(path: string, wallMs: number): void;
   /** Remembers the heads that were found right, so that the next start need not check them. Writes and syncs only where there is one. Throws StoreError. */
   rememberHeads(): void;
@@ -81,7 +81,7 @@ export interface ManifestsOptions {
   readonly checks: ManifestChecks;
   /** Names the program that runs: what it has checked once it need not check with every start. null: it checks every time. */
   readonly release: string | null;
-  /** Told of a file that is in the table and cannot be used any more. */
+  /** Receives a file that is in the table and cannot be used any more. */
   readonly onUnusable: (eventId: string, message: string) => void;
   readonly onSwitched: (event: EventManifest) => void;
 }
@@ -149,7 +149,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
       return null;
     }
   };
-  /** The file in force, else the last good one before it, which is kept for this. */
+  /** Returns the file in force, else the last good one before it, which is kept for this. */
   const load = (row: ManifestRow): void => {
     const file = tryOpen(row, row.version) ?? tryOpen(row, row.previous_version);
     if (file === null) return;
@@ -162,7 +162,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
   };
   for (const row of rows.all()) if (row.active === 1) load(row);
 
-  /** The switch itself: one transaction, then memory. */
+  /** Switches: one transaction, then memory. */
   const switchTo = (file: ManifestFile, wanted: WantedManifest): EventManifest => {
     const eventId = file.head.event_id;
     const row = rowOf.get(eventId);
@@ -350,7 +350,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
     },
   };
 
-  /** Is this want the cloud's newest word to this gate, and therefore also what it leaves out? Remembered, so that an old one stays old. */
+  /** Tells whether this want is the cloud's newest to this gate, so that what it leaves out counts too. Remembered, so that an old one stays old. */
   function believeWhole(want: Readonly<Record<string, unknown>>): boolean {
     const issued = Timestamp.safeParse(want['issued_at']);
     if (!issued.success || want['gate'] !== ledger.name || checks.verify(want, carriedKeys()) !== 'ok') return false;
@@ -362,7 +362,7 @@ export function openManifests(options: ManifestsOptions): Manifests {
     return true;
   }
 
-  /** An event that was dropped and is wanted again: its file is still here. */
+  /** Takes up an event that was dropped and is wanted again: its file is still here. */
   function reviveEvent(eventId: string): EventManifest | null {
     const row = rowOf.get(eventId);
     if (row === undefined || row.active === 1 || !existsSync(pathOf(eventId, row.version))) return null;
@@ -401,7 +401,7 @@ async function writeSynced(path: string, text: string): Promise<void> {
 }
 
 /**
- * After the ledger's database was quarantined: finds the files that are still here, by the signed entry beside each, and takes the
+ * Finds, after the ledger's database was quarantined, the files that are still here, by the signed entry beside each, and takes the
  * newest good one of every event up again. Not in slices: it runs before the first decision.
  */
 export async function recoverManifests(folder: string, ledger: Ledger, checks: ManifestChecks): Promise<readonly string[]> {

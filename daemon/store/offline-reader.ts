@@ -36,9 +36,9 @@ export interface OfflineLedger {
   readonly gate: string | null;
   /** Epochs of its own rows, ascending; empty where nothing can be read. */
   readonly epochs: readonly number[];
-  /** Every row that can be read and follows from the one before it, in order; rows that it had salvaged from an earlier database first. */
+  /** Returns every row that can be read and follows from the one before it, in order; rows that it had salvaged from an earlier database first. */
   rows(): IterableIterator<OfflineRow>;
-  /** Rows that were met and could not be read, so far: whole only when `rows` was read to its end. */
+  /** Returns the rows that were met and could not be read, so far: whole only when `rows` was read to its end. */
   unreadable(): number;
   manifests(): readonly StoreManifest[];
   close(): void;
@@ -213,7 +213,7 @@ const follows = (previous: string | null, entry: StoredEntry): boolean => previo
 const hashAfter = (previous: string, entry: StoredEntry): string | undefined => attempt(() => entryHash(sha256Text, previous, entry));
 const parse = (text: string): StoredEntry | null => attempt(() => JSON.parse(text) as StoredEntry) ?? null;
 
-/** Bytes of a database with its log. */
+/** Returns the bytes of a database with its log. */
 export const ledgerBytes = (path: string): number =>
   ['', '-wal'].reduce((sum, suffix) => sum + (statSync(path + suffix, { throwIfNoEntry: false })?.size ?? 0), 0);
 

@@ -41,7 +41,7 @@ export const checksumsPath = (path: string): string => `${path}.pages`;
 /** Deletes the checksums of a database that is new, or goes: those of another must never be held against it. */
 export const deleteChecksums = (path: string): void => rmSync(checksumsPath(path), { force: true });
 
-/** To be called before the database is opened: checks small files at once. Errors are the file system's, or `onDamage`'s. */
+/** Checks small files at once; called before the database is opened. Errors are the file system's, or `onDamage`'s. */
 export function openPageChecksums({ path, markOf, onDamage }: PageChecksumsOptions): PageChecksums {
   let known = existsSync(path) ? readChecksums(checksumsPath(path)) : null;
   let checked = 0;
@@ -135,7 +135,7 @@ function pageCount(path: string): number {
   }
 }
 
-/** Every page that a frame of this log names, read or not: not those of an earlier log in the same file. */
+/** Returns every page that a frame of this log names, read or not: not those of an earlier log in the same file. */
 function pagesInLog(wal: string): Set<number> {
   const pages = new Set<number>();
   if (!existsSync(wal)) return pages;

@@ -27,18 +27,18 @@ export interface Owed {
    * earlier ack can have overtaken this one. True: rows are owed that were not before.
    */
   heard(ack: AckMessage, held: readonly HeldEpoch[], boottimeMs: number, renewed: boolean): boolean;
-  /** Time passes: a doubt that no ack has settled becomes a question. True: rows are owed that were not before. */
+  /** Turns a doubt that no ack has settled in time into a question. True: rows are owed that were not before. */
   ask(boottimeMs: number): boolean;
-  /** These are owed whatever acks said before now. */
+  /** Makes these rows owed, whatever earlier acks stated. */
   order(spans: readonly Span[]): void;
-  /** Nothing is owed of epochs below this one any more: they are closed. */
+  /** Drops what is owed of epochs below this one: they are closed. */
   drop(belowEpoch: number): void;
-  /** Rows of an epoch were handed out for sending: from now on an ack of them counts. */
+  /** Notes rows of an epoch that were handed out for sending: from now on an ack of them counts. */
   handedOut(epoch: number, from: number, to: number): void;
   /** Returns the spans that are owed, in order. Neither these nor the doubted ones may be pruned. */
   spans(): readonly Span[];
   doubted(): readonly Span[];
-  /** The rows that the latest ack leaves out. */
+  /** Returns the rows that the latest ack leaves out. */
   leftOut(): readonly Span[];
 }
 
@@ -63,7 +63,7 @@ function without(a: readonly Span[], b: readonly Span[]): Span[] {
   );
 }
 
-/** In order, with what touches put together. */
+/** Orders spans, and joins those that touch. */
 export function joined(spans: readonly Span[]): Span[] {
   const all: Span[] = [];
   for (const span of [...spans].filter(isSome).sort((a, b) => a[0] - b[0] || a[1] - b[1])) {
@@ -76,7 +76,7 @@ export function joined(spans: readonly Span[]): Span[] {
 
 export const rowsOf = (spans: readonly Span[]): number => spans.reduce((sum, [, from, to]) => sum + to - from + 1, 0);
 
-/** Rows here that were acknowledged and that this ack does not say to hold. Behind the last range that it names nothing is known. */
+/** Returns the rows here that were acknowledged and that this ack does not say to hold. Behind the last range that it names nothing is known. */
 function missingOf(ack: AckMessage, held: readonly HeldEpoch[]): Span[] {
   return held.flatMap(({ epoch, firstSeq, lastSeq, acked }): Span[] => {
     const told = ack.epochs.find((one) => one.epoch === epoch);
@@ -89,7 +89,10 @@ function missingOf(ack: AckMessage, held: readonly HeldEpoch[]): Span[] {
   });
 }
 
-/** `kept`: what was owed when the process ended; `changed` is called when that is to be written anew, with the number of rows that are owed and were not before. */
+/**
+ * `kept`: what was owed when the process ended; `changed` is called when that is to be written anew, with the number of rows that are owed and were not
+ * before.
+ */
 export function createOwed(kept: readonly Span[], changed: (added: number) => void): Owed {
   let owed: readonly Span[] = joined(kept);
   let handed: readonly Span[] = [];

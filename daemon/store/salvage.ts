@@ -107,7 +107,7 @@ const isMode = ({ direction, mode, until_ms, from_mode }: Salvage['modes'][numbe
   (until_ms === null || Number.isSafeInteger(until_ms)) &&
   (from_mode === null || Mode.safeParse(from_mode).success);
 
-/** Rows that this database had itself saved from an earlier one. */
+/** Returns the rows that this database had itself saved from an earlier one. */
 const salvageEarlier = (db: Sqlite): Salvage['rows'] =>
   attempt(() => db.prepare<[], Salvage['rows'][number]>('SELECT epoch, seq, entry FROM salvaged ORDER BY epoch, seq').all()) ?? [];
 

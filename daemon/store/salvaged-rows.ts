@@ -19,9 +19,9 @@ export interface SalvagedPart {
 export interface SalvagedRows {
   parts(): readonly SalvagedPart[];
   read(epoch: number, fromSeq: number, limit: number): readonly { readonly seq: number; readonly entry: string }[];
-  /** Next rows of an epoch behind a hole that were not handed out since the start; at most `limit`. */
+  /** Returns the next rows of an epoch behind a hole that were not handed out since the start; at most `limit`. */
   behind(part: SalvagedPart, limit: number): readonly { readonly seq: number; readonly entry: string }[];
-  /** `behind` handed these out, up to this seq. */
+  /** Notes the rows that `behind` handed out, up to this seq. */
   handedOut(epoch: number, uptoSeq: number): void;
   acknowledged(epoch: number, uptoSeq: number): void;
   put(saved: Pick<Salvage, 'rows' | 'acked'>): void;

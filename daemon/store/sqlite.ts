@@ -67,7 +67,7 @@ const HINTS: readonly (readonly [RegExp, string, string, boolean])[] = [
   [DAMAGED, 'the database is damaged', 'It is set aside under a dated name and a new epoch begins; keep the file, and look at the card.', true],
 ];
 
-/** Any error of SQLite or of the file system as a StoreError; a StoreError stays as it is. Never holds values that were bound. */
+/** Returns any error of SQLite or of the file system as a StoreError; a StoreError stays as it is. Never holds values that were bound. */
 export function storeError(operation: string, error: unknown, file: StoreFile = 'ledger', path: string | null = null): StoreError {
   if (error instanceof StoreError) return error;
   const code = (error as { code?: unknown } | null)?.code;
@@ -172,7 +172,7 @@ export function openForSalvage(path: string): Sqlite {
 }
 
 /**
- * One process at a time: holds an exclusive lock on `<path>` until the answer is closed or the process dies, however it dies.
+ * Holds an exclusive lock, for one process at a time, on `<path>` until the answer is closed or the process dies, however it dies.
  * Throws StoreError (`busy`) where another process has it.
  */
 export function lockStore(path: string): Sqlite {
@@ -200,7 +200,7 @@ const COMMITS_BETWEEN_LOOKS = 64;
 export const CHECKPOINT_AFTER_COMMITS = 256;
 
 export interface Checkpointer {
-  /** After every commit. */
+  /** Runs after every commit. */
   wrote(): void;
   /** The log's file has frames, of this run or of one before. */
   begun(): boolean;
@@ -232,7 +232,7 @@ export function readAlone(path: string, sql: string): number | null {
   }
 }
 
-/** A file whose page is not what was written to it. */
+/** Returns the error for a file whose page is not what was written to it. */
 export function damagedPage(path: string, page: number, file: StoreFile): StoreError {
   return new StoreError(
     {
@@ -248,7 +248,10 @@ export function damagedPage(path: string, page: number, file: StoreFile): StoreE
   );
 }
 
-/** Creates the checkpointer. `checksums`: kept up with each checkpoint; `mark`: how much the database has taken in. `checkpointed`: called after a checkpoint while idle; a small commit there takes the new log's first sync, so that no guest waits for it. `cut`: called after the log's file was cut to nothing. */
+/**
+ * Creates the checkpointer. `checksums`: kept up with each checkpoint; `mark`: how much the database has taken in. `checkpointed`: called after a checkpoint
+ * while idle; a small commit there takes the new log's first sync, so that no guest waits for it. `cut`: called after the log's file was cut to nothing.
+ */
 export function createCheckpointer(
   db: Sqlite,
   path: string,

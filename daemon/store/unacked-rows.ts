@@ -17,7 +17,10 @@ import { createSalvagedRows, type SalvagedPart } from './salvaged-rows.ts';
 import { storeError } from './sqlite.ts';
 import { covered } from './usage-merge.ts';
 
-/** Acknowledged and covered rows younger than this are kept for questions and for a restored cloud, in milliseconds; unless the ledger is larger than PRUNE_ABOVE_BYTES. */
+/**
+ * Acknowledged and covered rows younger than this are kept for questions and for a restored cloud, in milliseconds; unless the ledger is larger than
+ * PRUNE_ABOVE_BYTES.
+ */
 export const KEEP_ROWS_MS = 14 * 24 * 3_600_000;
 /** Size of the ledger's file from which acknowledged and covered rows are pruned whatever their age, in bytes. Others never are. */
 export const PRUNE_ABOVE_BYTES = 256 * 1024 * 1024;
@@ -41,7 +44,7 @@ interface Part {
   readonly saved: SalvagedPart | null;
 }
 
-/** Wall time of a row, Unix ms. */
+/** Returns the wall time of a row, Unix ms. */
 function timeOf(row: Rows[number] | undefined): number | null {
   const ts = row === undefined ? Number.NaN : Date.parse(String((JSON.parse(row.entry) as StoredEntry)['ts']));
   return Number.isNaN(ts) ? null : ts;
@@ -51,7 +54,7 @@ export interface Outbox {
   backlog(): number;
   /** Returns the last acknowledged seq of an own epoch; 0: not at all, or no epoch of this ledger. */
   ackedSeq(epoch: number): number;
-  /** Wall time of the oldest row that waits, Unix ms. */
+  /** Returns the wall time of the oldest row that waits, Unix ms. */
   oldestMs(): number | null;
   nextBatch(after: RowPosition | null): OutboxBatch | null;
   /**
@@ -67,14 +70,20 @@ export interface Outbox {
   closed(): void;
   /** Sends nothing until an acknowledgement shows no rows that this store has not. */
   hold(): void;
-  /** Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent. Throws StoreError. */
+  /**
+   * Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent.
+   * Throws StoreError.
+   */
   resend(from: RowPosition | null): readonly Span[];
   /**
    * Returns the number of rows that the cloud had acknowledged and that are sent again; it stays NAME_RESENT_MS longer than
    * they wait, counted from the first call after. Time passes: what was doubted for long may be among them.
    */
   owedRows(boottimeMs: number): number;
-  /** One bounded step; false: nothing more to prune. `nowMs` null: the clock is not trusted, and no row is taken for old. `keeps`: what each manifest kept covers. */
+  /**
+   * Prunes in one bounded step; false: nothing more to prune. `nowMs` null: the clock is not trusted, and no row is taken for old. `keeps`: what each manifest
+   * kept covers.
+   */
   prune(nowMs: number | null, keeps: readonly LedgerVector[]): boolean;
   /** Writes what was acknowledged. Throws StoreError. */
   flush(): void;
@@ -85,7 +94,9 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
   const { db, name } = ledger;
   const acked = new Map<number, number>();
   let owedChanged = false;
-  /** Rows sent again since nothing was owed and named. `untilMs`: boot time at which they are named no more; null: some are owed, or were after the last look. */
+  /**
+   * Rows sent again since nothing was owed and named. `untilMs`: boot time at which they are named no more; null: some are owed, or were after the last look.
+   */
   const named: { rows: number; untilMs: number | null } = { rows: 0, untilMs: null };
   const owed = createOwed(readOwed(ledger), (added) => {
     owedChanged = true;
@@ -122,7 +133,7 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
       lastSeq: Math.min(own.lastSeq, to),
       saved: null,
     }));
-  /** Everything that waits for an acknowledgement, oldest epoch first. */
+  /** Returns everything that waits for an acknowledgement, oldest epoch first. */
   const waiting = (): Part[] =>
     [...box.parts().map((part) => ({ ...part, saved: part as SalvagedPart | null })), ...open().flatMap(unsent)].sort(
       (a, b) => a.epoch - b.epoch || a.firstSeq - b.firstSeq,
@@ -133,7 +144,7 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
     const most = Math.min(limit, part.lastSeq - fromSeq + 1);
     return part.saved === null ? ledger.read(part.epoch, fromSeq, most) : box.read(part.epoch, fromSeq, most);
   };
-  /** As many of the rows as fit a message. */
+  /** Returns as many of the rows as fit a message. */
   const pack = (epoch: number, rows: Rows): { readonly payload: Buffer; readonly uptoSeq: number } => {
     const head = `{"schema":${SCHEMA_VERSION},"gate":${JSON.stringify(name)},"epoch":${epoch},"entries":[`;
     let bytes = Buffer.byteLength(head) + 2;

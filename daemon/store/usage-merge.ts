@@ -63,13 +63,13 @@ export const keyText = (key: GrantKey): string => `${key.gate} ${key.epoch} ${ke
 const isSameRow = (a: Omit<GrantKey, 'gate'>, b: Omit<GrantKey, 'gate'>): boolean =>
   a.epoch === b.epoch && a.seq === b.seq && (a.hash === b.hash || a.hash === '' || b.hash === '');
 
-/** Is a row counted by a snapshot that counts `upto` of its ledger? */
+/** Tells whether a snapshot that counts `upto` of its ledger counts a row. */
 export function covered(upto: LedgerVector, ledger: string, epoch: number, seq: number): boolean {
   const known = upto[ledger];
   return known !== undefined && (epoch < known[0] || (epoch === known[0] && seq <= known[1]));
 }
 
-/** Is a row counted by a snapshot? One that was written again is counted no earlier than its second row is: a fork's number proves nothing. */
+/** Tells whether a snapshot counts a row. One that was written again is counted no earlier than its second row is: a fork's number proves nothing. */
 function isCounted(upto: LedgerVector, ledger: string, row: { readonly epoch: number; readonly seq: number; readonly again: Position | null }): boolean {
   const at = row.again ?? { ledger, epoch: row.epoch, seq: row.seq };
   return covered(upto, at.ledger, at.epoch, at.seq);
@@ -79,7 +79,7 @@ export const isWordCounted = (upto: LedgerVector, word: Word): boolean => isCoun
 
 export const comparePositions = (a: RowPosition | readonly [number, number], b: RowPosition | readonly [number, number]): number => a[0] - b[0] || a[1] - b[1];
 
-/** Is `a` the stronger word? Equal strength: the later row's. */
+/** Tells whether `a` is the stronger word. At equal strength the later row's is. */
 function stronger(a: Word, b: Word | null): boolean {
   if (b === null) return true;
   const rank = (word: Word) => (word.settled ? SETTLED_RANK : RANK[word.outcome]);

@@ -70,7 +70,7 @@ export interface UsageStore {
   seenSince(): { readonly changed: LedgerVector; readonly confirm: () => void };
   totals(): Readonly<Totals>;
   dirty(): number;
-  /** Is something held in memory that came from other ledgers? What the own one says is read from it again after a kill. */
+  /** Tells whether memory holds something that came from other ledgers. What the own one says is read from it again after a kill. */
   holdsOthers(): boolean;
   /** Writes what is held in memory. Throws StoreError; what could not be written is kept. */
   flush(): void;
@@ -484,7 +484,7 @@ function positionIn(upto: LedgerVector, ledger: string, epoch: number): number {
   return known > epoch ? Number.POSITIVE_INFINITY : known === epoch ? seq : 0;
 }
 
-/** Is everything that a grant's rows say counted by a snapshot? */
+/** Tells whether a snapshot counts everything that a grant's rows say. */
 export function wholeCovered(upto: LedgerVector, state: GrantState): boolean {
   return isGrantCounted(upto, state) && state.words.every((word) => isWordCounted(upto, word));
 }

@@ -19,7 +19,7 @@ export interface MachineReadings {
 }
 
 export interface Telemetry {
-  /** Does not change while the machine runs. */
+  /** Returns what does not change while the machine runs. */
   facts(): MachineFacts;
   readings(): MachineReadings;
   /** Returns the longest delay of the loop since the last call, in ms; null before the first tick. */
@@ -41,7 +41,7 @@ export function createTelemetry(options: { readonly root?: string } = {}): Telem
       return null;
     }
   };
-  /** The first device of a class whose file says so. */
+  /** Returns the first device of a class whose file says so. */
   const device = (folder: string, called: string, file: string, says: RegExp): string | undefined => {
     let names: string[];
     try {

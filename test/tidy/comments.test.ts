@@ -8,7 +8,7 @@ import { commentsOf, nounClauses } from './comments.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-test('no doc comment of a function or type begins with a noun clause', () => {
+test('no doc comment of a function or type begins with a noun clause, or asks', () => {
   const listed = spawnSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '--deduplicate', '*.ts'], { cwd: root, encoding: 'utf8' });
   const comments = listed.stdout
     .trim()
@@ -26,8 +26,9 @@ test.each([
   ['an interface', '/** Who has the line. */\nexport interface Holder {\n}'],
   ['a type', '/** Of the card. */\ntype Card = string;'],
   ['a method of an interface', 'interface X {\n  /**\n   * So often it was called.\n   */\n  calls(): number;\n}'],
+  ['a function that asks', '/** Is the row counted? Then it goes. */\nexport function isCounted(): boolean {\n}'],
   ['a function in a property', 'interface X {\n  /** Where the rows go. */\n  readonly to: (row: Row) => void;\n}'],
-])('a planted comment of %s that begins with a noun clause is found', (_what, source) => {
+])('a planted comment of %s that begins with a noun clause or a question is found', (_what, source) => {
   expect(nounClauses(commentsOf('planted.ts', source))).toHaveLength(1);
 });
 

@@ -53,9 +53,12 @@ export function commentsOf(path: string, source: string): DocComment[] {
 const NOUN_CLAUSE =
   /^(?:What|Who|Whom|Whose|Which|How|Where|When|Why|Whether|That|Of|So (?:often|long|many|much|far|late|early)|Since when|Until when|For (?:how|what|whom)|From (?:where|what|whom|which)|To (?:whom|what|which)|In (?:which|what)|By (?:which|what|whom)|With (?:which|what)|At (?:which|what))\b/;
 
-/** Returns the comments of functions and types that begin with a noun clause. */
+/** A comment that asks instead of stating: "Is the row counted?" */
+const QUESTION = /^(?:Is|Are|Was|Were|Does|Do|Did|Has|Have|Can|May|Must|Will) [^.]*\?/;
+
+/** Returns the comments of functions and types that begin with a noun clause or a question. */
 export const nounClauses = (comments: readonly DocComment[]): DocComment[] =>
-  comments.filter(({ kind, text }) => (kind === 'function' || kind === 'type') && NOUN_CLAUSE.test(text));
+  comments.filter(({ kind, text }) => (kind === 'function' || kind === 'type') && (NOUN_CLAUSE.test(text) || QUESTION.test(text)));
 
 /** Draws `count` comments of functions, types and constants by a seed. */
 export function drawComments(comments: readonly DocComment[], seed: number, count: number): DocComment[] {

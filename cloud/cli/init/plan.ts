@@ -13,7 +13,7 @@ export interface Step {
   readonly holdsData: boolean;
   /** Looks, and changes nothing. */
   find(): Promise<Found> | Found;
-  /** Does it. Returns what the operator should know, or null. Throws with the cause and the hint. */
+  /** Does the step's work. Returns what the operator should know, or null. Throws with the cause and the hint. */
   apply(): Promise<string | null> | string | null;
   /** Takes it back; nothing happens where there is nothing. */
   undo(): Promise<void> | void;

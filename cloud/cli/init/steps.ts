@@ -33,7 +33,7 @@ const done = (why: string): Found => ({ state: 'done', why });
 const todo = (why: string): Found => ({ state: 'todo', why });
 const absent = (why: string): Found => ({ state: 'absent', why });
 
-/** SQL of the login that backups use: it reads everything, row security included, and writes nothing. */
+/** Returns the SQL of the login that backups use: it reads everything, row security included, and writes nothing. */
 const backupSql = (password: string) => `CREATE ROLE stile_backup LOGIN BYPASSRLS PASSWORD '${password}';
 GRANT pg_read_all_data TO stile_backup;
 GRANT CONNECT ON DATABASE stile TO stile_backup;

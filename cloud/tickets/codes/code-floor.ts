@@ -78,7 +78,7 @@ function repeats(code: string): boolean {
 
 export interface ZeroWatch {
   look(code: string, line: number): void;
-  /** The warning, with the first line; null: no sign of lost zeros. */
+  /** Returns the warning, with the first line; null: no sign of lost zeros. */
   warning(): { readonly line: number; readonly text: string } | null;
 }
 

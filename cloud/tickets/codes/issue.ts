@@ -69,7 +69,7 @@ export async function issueCodes(client: DatabaseClient, tenantId: string, event
   return issued;
 }
 
-/** 32 divides 256: every character is equally likely. */
+/** Draws a code. 32 divides 256: every character is equally likely. */
 const randomCode = (): string => Array.from(randomBytes(CODE_CHARS), (byte) => ALPHABET[byte % ALPHABET.length]).join('');
 
 function signedCode(

@@ -20,7 +20,7 @@ export interface GuardOptions {
   readonly oldMac?: boolean;
   /** Returns whether several lines form one record. Otherwise the quote in its first line is open, and another line's closed it. */
   readonly isRecord: (text: string) => boolean;
-  /** Called once for each line that is left out; lines count from 1. */
+  /** Receives each line that is left out, once; lines count from 1. */
   readonly onProblem: (line: number, problem: LineProblem) => void;
 }
 
@@ -79,7 +79,7 @@ export function guardRecords({ maxBytes, oldMac = false, isRecord, onProblem }: 
     recordBytes = 0;
     quotes = 0;
   }
-  /** A piece of a line; `ended`: its last one. */
+  /** Takes a piece of a line; `ended`: its last one. */
   function piece(out: Transform, bytes: Buffer, ended: boolean): void {
     begunBytes += bytes.length;
     if (begunBytes > maxBytes && !dropping) {
