@@ -28,12 +28,12 @@ import { createHttp } from '../cloud/http/server.ts';
 import { SILENT } from '../cloud/log.ts';
 import { buildManifest, manifestRow, readEvent } from '../cloud/manifest/build.ts';
 import { deltaManifest, wholeManifest } from '../cloud/manifest/json-manifest.ts';
-import { overlayMessage, wantMessage } from '../cloud/manifest/messages.ts';
+import { overlayMessage, wantMessages } from '../cloud/manifest/messages.ts';
 import { registerManifestRoutes } from '../cloud/manifest/routes.ts';
 import { openSigner } from '../cloud/manifest/signing-key.ts';
 import { createMetrics } from '../cloud/metrics.ts';
 import { manifestUsage } from '../cloud/reconcile/usage.ts';
-import { ManifestTicket } from '../contract/manifest.ts';
+import { ManifestTicket, type WantMessage } from '../contract/manifest.ts';
 import { stampAt } from '../daemon/decider/testing/store.ts';
 import { openLedger } from '../daemon/store/ledger.ts';
 import { openManifests } from '../daemon/store/manifest-store.ts';
@@ -234,7 +234,7 @@ try {
   async function install(round: number): Promise<number> {
     const home = join(folder, `gate-${round}`);
     const keyring = createKeyring([signer.publicKey]);
-    const want = await inTenant((client) => wantMessage(client, { signer, publicUrl: 'https://cloud.example' }, gate));
+    const want = (await inTenant((client) => wantMessages(client, { signer, publicUrl: 'https://cloud.example' }, [gate]))).get(gate) as WantMessage;
     const ledger = openLedger({
       path: join(folder, `ledger-${round}.sqlite`),
       name: gate,

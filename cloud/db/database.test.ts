@@ -66,6 +66,25 @@ test('errors say by their code whether another try may help', async () => {
   await away.close();
 });
 
+test('X6: a server that was demoted is passing, and its connection is given up', async () => {
+  const demoted = await freshDatabase();
+  const name = new URL(demoted.url).pathname.slice(1);
+  const one = createDatabase({ url: demoted.servingUrl, maxConnections: 1 });
+  try {
+    const pid = async () => (await one.withoutTenant((client) => client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid'))).rows[0]?.pid;
+    await demoted.database.asOwner((client) => client.query(`ALTER DATABASE ${name} SET default_transaction_read_only = on`));
+    const before = await pid();
+    const refused = await one
+      .withoutTenant((client) => client.query("INSERT INTO quarantine (topic, reason, payload_sha256, payload_bytes) VALUES ('t', 'failed', '', 0)"))
+      .catch((error: unknown) => error);
+    expect([sqlState(refused), isTransient(refused)]).toEqual(['25006', true]);
+    expect(await pid()).not.toBe(before);
+  } finally {
+    await one.close();
+    await demoted.drop();
+  }
+});
+
 /** Copies what `migrate` reads, so that a test can add to it. */
 function copySchema(dir: string): void {
   for (const folder of ['migrations', 'functions', 'views', 'triggers']) cpSync(join(SCHEMA_DIR, folder), join(dir, folder), { recursive: true });

@@ -97,7 +97,8 @@ export function createDatabase(options: DatabaseOptions): Database {
       return result;
     } catch (error) {
       // A connection that does not answer cannot roll back: the server does so when it finds the connection closed.
-      if ((error as Error).message === NO_ANSWER) broken = error as Error;
+      // A server that is read-only was demoted: the next connection may reach the one that writes.
+      if ((error as Error).message === NO_ANSWER || sqlState(error) === READ_ONLY) broken = error as Error;
       else
         await client.query('ROLLBACK').catch((rollbackError: Error) => {
           broken = rollbackError;
@@ -130,6 +131,9 @@ export function sqlState(error: unknown): string | null {
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
 }
 
+/** read_only_sql_transaction: of a server that was demoted. */
+const READ_ONLY = '25006';
+
 /** character_not_in_repertoire, of a text; untranslatable_character, of jsonb. */
 const [UNSTORABLE_TEXT, UNSTORABLE_JSON] = ['22021', '22P05'];
 
@@ -144,7 +148,7 @@ export function businessErrorOf(error: unknown): { readonly status: number; read
   return { status: Number(state.slice(2)), code: constraint ?? 'REFUSED', message };
 }
 
-/** Returns true where the same work may succeed on another try: the server is away, restarting, or chose this transaction as a deadlock's victim. */
+/** Returns true where the same work may succeed on another try: the server is away, restarting, demoted, or chose this transaction as a deadlock's victim. */
 export function isTransient(error: unknown): boolean {
   const state = sqlState(error);
   if (state === null)
@@ -161,7 +165,8 @@ export function isTransient(error: unknown): boolean {
     state === '40001' ||
     state === '40P01' ||
     state === '55P03' ||
-    state === '57014'
+    state === '57014' ||
+    state === READ_ONLY
   );
 }
 

@@ -307,6 +307,63 @@ test('what could not be told is told later, and nothing is told twice over', asy
   expect(await worker.drain()).toEqual({ done: 0, failed: 0 });
 });
 
+test('X1: every gate of a large event is told, by a few queries, with few messages under way', { timeout: 60_000 }, async () => {
+  const GATES = 1_300;
+  const venue = await makeVenue(fresh.url, { tickets: 2 });
+  await inVenue(venue, async (client) => {
+    await client.query(
+      "INSERT INTO devices (tenant_id, name, site_id, gate_id) SELECT $1, $2 || '/many-' || i, $2, 'many-' || i FROM generate_series(1, $3::integer) AS i",
+      [venue.tenantId, venue.site, GATES],
+    );
+    await client.query("INSERT INTO gate_assignments (tenant_id, gate, event_id) SELECT tenant_id, name, $1 FROM devices WHERE gate_id LIKE 'many-%'", [
+      venue.eventId,
+    ]);
+  });
+  let queries = 0;
+  let pending = 0;
+  let most = 0;
+  const wants = new Map<string, number>();
+  const worker = createOutbox({
+    ...build(),
+    database: {
+      ...fresh.database,
+      withTenant: (tenant, work) =>
+        fresh.database.withTenant(tenant, (client) =>
+          work({
+            query: (text, values) => {
+              queries += 1;
+              return client.query(text, values);
+            },
+          }),
+        ),
+    },
+    signer,
+    publicUrl: 'https://cloud.example',
+    publish: async (topic, payload) => {
+      most = Math.max(most, ++pending);
+      await new Promise(setImmediate);
+      pending -= 1;
+      if (topic.endsWith('/manifest/want') && (JSON.parse(payload) as WantMessage).events.length === 1) wants.set(topic, (wants.get(topic) ?? 0) + 1);
+    },
+    canPublish: () => true,
+    listen: async () => ({ close: async () => {} }),
+    log: SILENT,
+  });
+  await inVenue(venue, (client) => notifyGates(client, venue.tenantId, venue.eventId, true));
+  expect(await worker.drain()).toEqual({ done: 1, failed: 0 });
+  expect(wants.size).toBe(GATES + venue.gates.length);
+  expect([...wants.values()].every((times) => times === 1)).toBe(true);
+  expect(most).toBeLessThanOrEqual(500);
+  expect(queries).toBeLessThan(60);
+  // After a start every gate is told again, as marks of their own.
+  queries = 0;
+  await inVenue(venue, (client) =>
+    client.query("INSERT INTO outbox (tenant_id, kind, key) SELECT tenant_id, 'gate', gate FROM gate_assignments WHERE gate LIKE '%/many-%'"),
+  );
+  expect(await worker.drain()).toEqual({ done: GATES, failed: 0 });
+  expect(queries).toBeLessThan(60);
+});
+
 test('a list that grows old is built anew before it runs out', async () => {
   const venue = await makeVenue(fresh.url, { tickets: 1 });
   await buildManifest(build(), venue.tenantId, venue.eventId);

@@ -8,7 +8,7 @@ import { DELIVERY, topicOf } from '../../contract/topics.ts';
 import type { Database, DatabaseClient } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import { type BuildOptions, buildManifest, manifestRow } from './build.ts';
-import { overlayMessage, type WantOptions, wantMessage } from './messages.ts';
+import { overlayMessage, type WantOptions, wantMessages } from './messages.ts';
 
 /** Marks of one drain; further ones wait for the next. */
 const MARKS_AT_ONCE = 200;
@@ -25,6 +25,8 @@ const MIN_CHANGES_BEFORE_BUILD = 2_000;
 /** Changes beside a file beyond which a new one is built: gates hold at most 200,000. */
 const MAX_CHANGES_BEFORE_BUILD = 50_000;
 const RENEWALS_AT_ONCE = 20;
+/** Messages that wait for the broker at once: far fewer than its connection holds. Further ones follow, so that an event may have any number of gates. */
+const PUBLISHES_AT_ONCE = 500;
 
 /** Publishes one message; resolves when the broker has it, rejects after its timeout. */
 export type Publish = (
@@ -90,7 +92,8 @@ export function createOutbox(options: OutboxOptions): Outbox {
           tenantId,
           marks.map(({ id }) => id),
         );
-        for (const [, same] of Map.groupBy(taken, ({ kind, key }) => `${kind} ${key}`)) {
+        // Wants of gates go together, for one query reads them all; events one after the other.
+        for (const [, same] of Map.groupBy(taken, ({ kind, key }) => (kind === 'gate' ? kind : `${kind} ${key}`))) {
           try {
             await work(tenantId, same);
             done += same.length;
@@ -115,7 +118,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
     ).rows;
   }
 
-  /** Marks of the same event or gate: one piece of work. */
+  /** Marks of the same event, or of gates: one piece of work. */
   async function work(tenantId: string, marks: readonly Mark[]): Promise<void> {
     const { kind, key } = marks[0] as Mark;
     const ids = marks.map(({ id }) => id);
@@ -135,7 +138,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
       return;
     }
     await database.withTenant(tenantId, async (client) => {
-      await publishTo(key, 'want', await wantMessage(client, options, key));
+      await publishWants(client, [...new Set(marks.map((mark) => mark.key))]);
       await client.query('DELETE FROM outbox WHERE id = ANY($1)', [ids]);
     });
   }
@@ -173,13 +176,16 @@ export function createOutbox(options: OutboxOptions): Outbox {
     );
     if (gates.length > 0 && from > 0 && to > from) {
       const overlay = await overlayMessage(client, options.signer, eventId, from, to);
-      await Promise.all(gates.map((gate) => publishTo(gate, 'overlay', overlay)));
+      await inSlices(gates, (gate) => publishTo(gate, 'overlay', overlay));
     }
-    const wants: [string, object][] = [];
-    for (const gate of gates) wants.push([gate, await wantMessage(client, options, gate)]);
-    await Promise.all(wants.map(([gate, want]) => publishTo(gate, 'want', want)));
+    await publishWants(client, gates);
     await client.query('UPDATE event_publications SET published_version = $2, published_at = now() WHERE event_id = $1', [eventId, Math.max(from, to)]);
     await client.query('DELETE FROM outbox WHERE id = ANY($1)', [ids]);
+  }
+
+  async function publishWants(client: DatabaseClient, gates: readonly string[]): Promise<void> {
+    const wants = await wantMessages(client, options, gates);
+    await inSlices([...wants], ([gate, want]) => publishTo(gate, 'want', want));
   }
 
   async function putBack(tenantId: string, marks: readonly Mark[], error: Error): Promise<void> {
@@ -259,4 +265,9 @@ export function createOutbox(options: OutboxOptions): Outbox {
       kick();
     },
   };
+}
+
+/** Publishes for all of them, some at a time: the broker has one slice before the next one begins. */
+async function inSlices<Item>(items: readonly Item[], publish: (item: Item) => Promise<void>): Promise<void> {
+  for (let from = 0; from < items.length; from += PUBLISHES_AT_ONCE) await Promise.all(items.slice(from, from + PUBLISHES_AT_ONCE).map(publish));
 }
