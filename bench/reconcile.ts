@@ -5,7 +5,8 @@
  *                line of its own, the ticket with an index on its state, a trigger that writes the state's history
  *   row-lean     the same into the least that would do: no history, no index that a scan changes
  *   reconcile    the door of cloud/reconcile, hash chains checked, 100 and 1,000 rows a transaction
- *   copy-kept    the same rows by COPY into a table like ledger_rows, with its indexes: what keeping whole rows costs
+ *   reconcile-texts  the same, as it was: every row's whole text in its own line instead of one compressed message for all that come together
+ *   copy-kept    the same rows by COPY into a table like ledger_lines, with its indexes: what keeping whole rows costs
  *   floor        the same rows into a bare table without an index: multi-row INSERT and COPY (of a file that the server reads), 1,000 a transaction
  *
  *   node bench/reconcile.ts [--rows 10000] [--slow-rows 1000] [--rounds 3] [--clients 1,2,4] [--excess 1] [--mix grants|pairs] [--only reconcile-1000,copy]
@@ -51,7 +52,7 @@ const MESSAGE_ROWS = 100;
 /** Peers that a grant names in `seen`. */
 const SEEN = 5;
 
-const ALL_WAYS = ['row-by-row', 'row-lean', 'reconcile-100', 'reconcile-1000', 'insert', 'copy-kept', 'copy'] as const;
+const ALL_WAYS = ['row-by-row', 'row-lean', 'reconcile-100', 'reconcile-1000', 'reconcile-texts', 'insert', 'copy-kept', 'copy'] as const;
 type Way = (typeof ALL_WAYS)[number];
 const WAYS = ALL_WAYS.filter((way) => values.only?.split(',').includes(way) ?? true);
 const BATCH: Readonly<Record<Way, number>> = {
@@ -59,6 +60,7 @@ const BATCH: Readonly<Record<Way, number>> = {
   'row-lean': 100,
   'reconcile-100': 100,
   'reconcile-1000': 1_000,
+  'reconcile-texts': 1_000,
   insert: 1_000,
   'copy-kept': 1_000,
   copy: 1_000,
@@ -129,7 +131,7 @@ const TABLES = `
   $$;
   CREATE TRIGGER bench_log_status AFTER UPDATE ON bench_tickets FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION bench_log_status();
   CREATE TABLE bench_rows (tenant_id uuid NOT NULL, gate text NOT NULL, epoch bigint NOT NULL, seq bigint NOT NULL, kind text NOT NULL, hash bytea NOT NULL, entry text NOT NULL, at timestamptz NOT NULL, event_id text, ticket_id text);
-  CREATE TABLE bench_kept (LIKE ledger_rows INCLUDING ALL);`;
+  CREATE TABLE bench_kept (LIKE ledger_lines INCLUDING ALL);`;
 
 async function rowByRow(database: Database, cell: Cell, rows: readonly LedgerRow[], tables: 'bench' | 'lean'): Promise<void> {
   await database.asOwner(async (client) => {
@@ -204,6 +206,8 @@ interface Result {
   /** Processor time in PostgreSQL's backends and in the caller, µs a row: what other work on the machine hardly changes. */
   readonly serverUs: number;
   readonly callerUs: number;
+  /** What the tables that a scan is written to and their indexes grew by, bytes a row. */
+  readonly diskBytes: number;
 }
 const slow = (way: Way) => way === 'row-by-row' || way === 'row-lean';
 /** Only reconciling needs a tenant of its own each time: the other ways write tables of the bench, and share one. */
@@ -246,42 +250,78 @@ async function measure(url: string, owner: OwnerConnection, database: Database, 
       }
     }
   };
+  const putBack = way === 'reconcile-texts' ? await textsInLines(owner) : null;
+  const disk = await diskBytes(owner, way);
   // Connections are open before the clock runs.
   await Promise.all(Array.from({ length: clients }, () => database.withTenant(cell.venue.tenantId, (client) => client.query('SELECT pg_sleep(0.05)'))));
   const wal = await walPosition(owner);
-  const ticks = await backendTicks(owner);
+  const spent = await backendUs(owner);
   const cpu = process.cpuUsage();
   const started = performance.now();
   await Promise.all(Array.from({ length: clients }, work));
   const seconds = (performance.now() - started) / 1000;
   const used = process.cpuUsage(cpu);
-  const serverUs = ticksBetween(ticks, await backendTicks(owner)) * TICK_US;
+  const serverUs = usBetween(spent, await backendUs(owner));
   const walBytes = (await walPosition(owner)) - wal;
+  const grown = (await diskBytes(owner, way)) - disk;
+  await putBack?.();
   rmSync(folder, { recursive: true });
   if (way.startsWith('reconcile')) await check(owner, cell);
   const count = cell.rows.length;
-  return { rowsPerSecond: count / seconds, walBytes: walBytes / count, serverUs: serverUs / count, callerUs: (used.user + used.system) / count };
+  return {
+    rowsPerSecond: count / seconds,
+    walBytes: walBytes / count,
+    serverUs: serverUs / count,
+    callerUs: (used.user + used.system) / count,
+    diskBytes: grown / count,
+  };
 }
 
-/** Linux counts a process's time in hundredths of a second. */
-const TICK_US = 10_000;
-/** By backend. Empty where the server is not on this machine, or this is not Linux. */
-async function backendTicks(owner: OwnerConnection): Promise<Map<number, number>> {
+/** Processor time by backend, in µs. Empty where the server is not on this machine, or this is not Linux. */
+async function backendUs(owner: OwnerConnection): Promise<Map<number, number>> {
   const { rows } = await owner.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'stile'");
-  const ticks = new Map<number, number>();
+  const spent = new Map<number, number>();
   for (const { pid } of rows)
     try {
-      const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? [];
-      ticks.set(pid, Number(fields[11]) + Number(fields[12]));
+      spent.set(pid, Number(readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ')[0]) / 1000);
     } catch {
       // Gone, or never here.
     }
-  return ticks;
+  return spent;
 }
 /** NaN where nothing was counted. A backend that came or went between is left out. */
-function ticksBetween(before: ReadonlyMap<number, number>, after: ReadonlyMap<number, number>): number {
+function usBetween(before: ReadonlyMap<number, number>, after: ReadonlyMap<number, number>): number {
   const both = [...after].filter(([pid]) => before.has(pid));
-  return both.length === 0 ? Number.NaN : both.reduce((sum, [pid, ticks]) => sum + ticks - (before.get(pid) as number), 0);
+  return both.length === 0 ? Number.NaN : both.reduce((sum, [pid, spent]) => sum + spent - (before.get(pid) as number), 0);
+}
+
+/** Tables that each way writes a scan to. */
+const WRITTEN = {
+  'row-by-row': '^bench_(tickets|scans|history)$',
+  'row-lean': '^lean_(tickets|scans)$',
+  reconcile: '^(ledger_(lines|messages)_.*|ledgers|ledger_epochs|boots|admissions|ticket_usage|tickets|ticket_state_history|conflicts|gate_counts)$',
+  insert: '^bench_rows$',
+  copy: '^bench_rows$',
+  'copy-kept': '^bench_kept$',
+} as const;
+const diskBytes = async (owner: OwnerConnection, way: Way) =>
+  (
+    await owner.query<{ bytes: number }>(
+      "SELECT sum(pg_total_relation_size(oid))::bigint AS bytes FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname ~ $1",
+      [WRITTEN[way.startsWith('reconcile') ? 'reconcile' : (way as keyof typeof WRITTEN)]],
+    )
+  ).rows[0]?.bytes ?? 0;
+
+/** Makes reconcile_columns keep every text in its line, and answers how to put it back. */
+async function textsInLines(owner: OwnerConnection): Promise<() => Promise<void>> {
+  const { rows } = await owner.query<{ sql: string }>("SELECT pg_get_functiondef('reconcile_columns'::regproc) AS sql");
+  const sql = rows[0]?.sql as string;
+  const planted = sql.replaceAll('>= 3 THEN s.first END', '>= 1000000 THEN s.first END').replace('IF n > 3 THEN', 'IF false THEN');
+  if (planted === sql) throw new Error('reconcile_columns has another text: adapt textsInLines');
+  await owner.query(planted);
+  return async () => {
+    await owner.query(sql);
+  };
 }
 
 const walPosition = async (owner: OwnerConnection) =>
@@ -364,7 +404,22 @@ try {
     console.log(`\n${clients} client${clients === 1 ? '' : 's'}`);
     console.log(
       table(
-        ['way', 'rows/s', '× row by row', '× row-lean', '× INSERT', '× COPY', 'WAL bytes/row', '× row by row', '× row-lean', 'server µs/row', 'caller µs/row'],
+        [
+          'way',
+          'rows/s',
+          '× row by row',
+          '× row-lean',
+          '× INSERT',
+          '× COPY',
+          'WAL bytes/row',
+          '× row by row',
+          '× row-lean',
+          'server µs/row',
+          '× row by row',
+          'caller µs/row',
+          'disk bytes/row',
+          '× row by row',
+        ],
         WAYS.map((way) => {
           const rate = median(way, clients, 'rowsPerSecond');
           const wal = median(way, clients, 'walBytes');
@@ -376,7 +431,10 @@ try {
             ratio(wal, median('row-by-row', clients, 'walBytes')),
             ratio(wal, median('row-lean', clients, 'walBytes')),
             median(way, clients, 'serverUs').toFixed(1),
+            ratio(median('row-by-row', clients, 'serverUs'), median(way, clients, 'serverUs')),
             median(way, clients, 'callerUs').toFixed(1),
+            median(way, clients, 'diskBytes').toFixed(0),
+            ratio(median(way, clients, 'diskBytes'), median('row-by-row', clients, 'diskBytes')),
           ];
         }),
       ),
