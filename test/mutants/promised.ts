@@ -10,8 +10,8 @@ export const PROMISED: readonly Mutant[] = [
   lost(
     'overlays are taken for published before the broker has them',
     'cloud/manifest/change-publisher.ts',
-    "await Promise.all(gates.map((gate) => publishTo(gate, 'overlay', overlay)));",
-    "Promise.all(gates.map((gate) => publishTo(gate, 'overlay', overlay)));",
+    "await inSlices(gates, (gate) => publishTo(gate, 'overlay', overlay));",
+    "inSlices(gates, (gate) => publishTo(gate, 'overlay', overlay));",
   ),
   lost("a list's signed entry is not waited for", 'daemon/store/manifest-store.ts', 'await file.writeFile(text);', 'file.writeFile(text);'),
   lost('a list is in force before its name is', 'daemon/store/manifest-store.ts', 'await rename(part, target);', 'rename(part, target);'),
