@@ -63,11 +63,6 @@ export const HealthMessage = z.looseObject({
   manifest_version: Count,
   manifest_age_s: z.number().min(0),
   reader_ok: Flag,
-  /** Counts of each reader since the start; `ok` 0: what comes from it looks wrong. */
-  readers: z
-    .array(z.looseObject({ name: z.string().min(1).max(31), bytes: Count, frames: Count, garbled: Count, unknown: Count, ok: Flag }))
-    .max(8)
-    .optional(),
   /** Contacts of the fire input that were too short to count, since the start. */
   fire_kicks: Count.optional(),
   board_ok: Flag,
@@ -77,7 +72,7 @@ export const HealthMessage = z.looseObject({
   refusals_total: Count,
   passages_total: Count,
 });
-export type HealthMessage = z.infer<typeof HealthMessage>;
+export type HealthMessage = z.infer<typeof HealthMessage> & Partial<Record<`reader_${string}_${'bytes' | 'frames' | 'garbled' | 'unknown'}_total`, number>>;
 
 /**
  * Codes that caused no decision, by cause: `busy` (somebody was passing, and the queue was full), `held` (the reader saw the current guest's code
@@ -138,6 +133,8 @@ export const ALERT_IDS = [
   'stuck',
   'sensor',
   'evacuate',
+  'usage-lost',
+  'power',
   'key',
   'ledger',
   'clone',

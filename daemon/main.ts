@@ -234,6 +234,7 @@ function startReports(parts: {
   const look = () => {
     if (clock.boottimeMs() - gate.lastTurnMs() <= TURNED_WITHIN_MS) notify.watchdog();
     watchClock();
+    gate.underVoltage(telemetry.readings().under_voltage);
     reports.look();
   };
   const timers = [

@@ -128,7 +128,7 @@ refuses('clock, manifest and usage', [
     'manifest_stale',
     'the ticket list is from 18:00',
   ],
-  ['usage lost', { place: { usageComplete: false } }, 'usage_lost', 'this gate does not yet know who is inside'],
+  ['usage lost', { place: { usageComplete: false }, policy: { usage_lost: 'refuse' } }, 'usage_lost', 'this gate does not yet know who is inside'],
 ]);
 grants('clock, manifest and usage', [
   ['clock not trusted: flagged', { place: { clockTrusted: false } }, { flags: ['clock_untrusted'] }],
@@ -146,6 +146,7 @@ grants('clock, manifest and usage', [
   ['manifest stale: flagged', { event: { manifestExpiresAtMs: NOW_MS - 1 } }, { flags: ['manifest_stale'] }],
   ['manifest stale: admitted', { event: { manifestExpiresAtMs: NOW_MS - 1 }, policy: { manifest_stale: 'admit' } }, {}],
   ['manifest at its last moment', { event: { manifestExpiresAtMs: NOW_MS } }, {}],
+  ['usage lost, and the cloud did not answer', { place: { usageComplete: false } }, { flags: ['usage_lost'] }],
   ['usage lost: flagged', { place: { usageComplete: false }, policy: { usage_lost: 'admit_and_flag' } }, { flags: ['usage_lost'] }],
   ['usage lost, but VIP', { place: { usageComplete: false }, ticket: { vip: true } }, { vip: true }],
 ]);

@@ -170,5 +170,5 @@ function checkKnowledge(ask: Ask): Refusal | null {
     if (refused !== null) return refused;
   }
   if (place.usageComplete || (ticket.vip && policy.vip_reentry === 'always')) return null;
-  return admitInSpite(ask, policy.usage_lost, 'usage_lost', 'usage_lost');
+  return admitInSpite(ask, policy.usage_lost === 'ask' ? 'admit_and_flag' : policy.usage_lost, 'usage_lost', 'usage_lost');
 }

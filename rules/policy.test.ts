@@ -16,7 +16,8 @@ test('without a word every rule has its default', () => {
     unknown: 'ask',
     manifest_stale: 'admit_and_flag',
     clock_untrusted: 'admit_and_flag',
-    usage_lost: 'refuse',
+    usage_lost: 'ask',
+    unknown_passage: 'retry_here',
   });
 });
 

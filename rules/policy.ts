@@ -97,8 +97,13 @@ const plain = {
   manifest_stale: Leniency,
   /** For an untrusted wall clock: rules of time are then skipped. */
   clock_untrusted: Leniency,
-  /** For a gate whose usage is incomplete. */
-  usage_lost: Leniency,
+  /**
+   * For a gate whose usage is incomplete. `ask`: the gate asks the cloud for each code; without an answer it admits and flags, unless an entry is
+   * known.
+   */
+  usage_lost: z.enum([...Leniency.options, 'ask']),
+  /** For a ticket whose only grant is this lane's own and lost its outcome in a restart: returned once within 10 min and decided anew, or used. */
+  unknown_passage: z.enum(['retry_here', 'used']),
   /** For a code that several events of the gate would admit: the gate chooses the likeliest event and flags the grant, or refuses. */
   ambiguous: z.enum(['choose', 'refuse']),
   /**
@@ -185,7 +190,8 @@ export const DEFAULT_POLICY: Policy = {
   signed_unknown: 'admit_and_flag',
   manifest_stale: 'admit_and_flag',
   clock_untrusted: 'admit_and_flag',
-  usage_lost: 'refuse',
+  usage_lost: 'ask',
+  unknown_passage: 'retry_here',
   ambiguous: 'choose',
   subevents: null,
   // Half a day: a ticket for tomorrow is not used today, and a gate that opens early does not refuse.

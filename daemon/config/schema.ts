@@ -138,7 +138,7 @@ const mqtt = section({
   username: optional(text('a user name'), null),
   passwordFile: optional(path('a file that holds the password alone'), null),
   /** An unknown code is asked of the cloud, and the guest waits so long for the answer. 0: the cloud is not asked. A question lives 2 s. */
-  lookupMs: optional(integer(0, 2_000, 'milliseconds'), 300),
+  lookupMs: optional(integer(0, 2_000, 'milliseconds'), 1_000),
 });
 
 const cloud = section({

@@ -294,7 +294,7 @@ test("the cloud's verdict on an own grant is kept and told in a refusal's words,
 
 test("a gap in a peer's ledger makes usage incomplete until it is filled or the cloud has no more", async () => {
   const code = newCode();
-  const { decider } = await setUp({ tickets: [ticket(code)], upto: { [PEER]: [50, 10] } });
+  const { decider } = await setUp({ tickets: [ticket(code)], upto: { [PEER]: [50, 10] }, policies: { event: { usage_lost: 'refuse' } } });
   expect(decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 13, kind: 'clock', what: 'a', detail: '' }]))).toEqual({ applied: 1, gap: true });
   expect(decider.core.vector()).toEqual({ [PEER]: [50, 10] });
   expect(reasonOf(decider.decide(code))).toBe('usage_lost');
@@ -561,9 +561,79 @@ test('after a restart: grants and overrides without an outcome become unknown, o
       [1, 'out', undefined],
     ]);
   }
+  decider.nowMs += 600_000;
   expect(reasonOf(decider.decide(open))).toBe('already_redeemed');
   expect(decider.core.status(decider.stamp())).toMatchObject({ usageComplete: true, manifests: [{ version: 1, tickets: 3 }] });
 });
+
+test('after a restart the same ticket at the same lane is returned once, flagged, and decided anew (unknown_passage: retry_here)', async () => {
+  const code = newCode();
+  const { decider } = await setUp({ tickets: [ticket(code)] });
+  const restart = async () => {
+    decider.core.close();
+    decider.nowMs += 60_000;
+    await decider.open();
+  };
+  decider.decide(code);
+  await restart();
+  const again = decider.decide(code);
+  expect([reasonOf(again), again.verdict.kind === 'grant' && again.verdict.flags]).toEqual(['first_entry', ['unverified']]);
+  const outcomes = () => decider.rows().flatMap((row) => (row.kind === 'passage' ? [[row.outcome, row['flags']]] : []));
+  expect(outcomes()).toEqual([
+    ['unknown', undefined],
+    ['returned', ['unverified']],
+  ]);
+  await restart();
+  expect(reasonOf(decider.decide(code))).toBe('already_redeemed');
+});
+
+test.each([
+  ['used', { event: { unknown_passage: 'used' as const } }, false],
+  ['retry_here, but a peer knows an entry', undefined, true],
+])('after a restart an unknown passage stays used: %s', async (_, policies, seenElsewhere) => {
+  const code = newCode();
+  const { decider } = await setUp({ tickets: [ticket(code)], ...(policies === undefined ? {} : { policies }) });
+  decider.decide(code);
+  decider.core.close();
+  decider.nowMs += 60_000;
+  await decider.open();
+  const entry = { kind: 'grant', event_id: EVENT, ticket_id: 't', ticket_ref: refOf(code), direction: 'in', type: 'first_entry', units: 1 };
+  if (seenElsewhere) decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 1, ...entry }]));
+  expect(reasonOf(decider.decide(code))).toBe('already_redeemed');
+});
+
+test('with usage lost the cloud is asked for a known ticket, and its answer is the whole usage (usage_lost: ask)', async () => {
+  const code = newCode();
+  const { decider } = await setUp({ tickets: [ticket(code)], upto: { [PEER]: [50, 10] } });
+  const online = show(code, decider.nowMs, { online: true });
+  const decide = (answer: 'may_ask' | readonly CloudTicket[]) => decider.core.decide(++decider.ids, online, decider.stamp(), () => 0, answer);
+  decider.core.applyPeer(peerMessage(PEER, 50, [{ seq: 13, kind: 'clock', what: 'a', detail: '' }]));
+  expect(decider.core.status(decider.stamp()).usageComplete).toBe(false);
+  expect(decide('may_ask')).toEqual({ ask: [{ event_id: EVENT, ticket_ref: refOf(code) }] });
+  const found = { ...TICKET_FACTS, ticketRef: refOf(code) };
+  const used = [{ gate: PEER, epoch: 50, seq: 12, atMs: BOOT_WALL_MS, direction: 'in' as const, units: 1, outcome: 'passed' as const }];
+  expect(reasonOf(decide([{ eventId: EVENT, ticketRef: refOf(code), found, usage: used }]) as Decision)).toBe('already_redeemed');
+  const unanswered = decide([]) as Decision;
+  expect(unanswered.verdict).toMatchObject({ kind: 'grant', flags: ['usage_lost'] });
+  // An own row knows of an entry now.
+  expect(reasonOf(decide([]) as Decision)).toBe('already_redeemed');
+});
+
+/** Facts of the cloud on a ticket. */
+const TICKET_FACTS = {
+  eventId: EVENT,
+  ticketId: 't9',
+  tier: 'standard',
+  zone: null,
+  status: 'valid' as const,
+  maxScans: null,
+  units: 1,
+  validFromMs: null,
+  validUntilMs: null,
+  vip: false,
+  note: null,
+  source: 'cloud' as const,
+};
 
 test('what must survive a restart does: the fire latch, requests carried out, the outbox, what was acknowledged', async () => {
   const { decider } = await setUp({ tickets: [] });
@@ -726,7 +796,7 @@ test('batches hold at most 100 rows and 256 KiB, in order, and follow one anothe
 
 test("an acknowledgement ahead of the own last row: a new epoch, usage lost until the site's ledger was read", async () => {
   const code = newCode();
-  const { decider, notices } = await setUp({ tickets: [ticket(code)] });
+  const { decider, notices } = await setUp({ tickets: [ticket(code)], policies: { event: { usage_lost: 'refuse' } } });
   decider.core.record({ kind: 'clock', what: 'tick', detail: '' }, decider.stamp());
   const { epoch } = decider.core.status(decider.stamp());
   expect(decider.core.acknowledge(ack(epoch, 300), decider.stamp())).toMatchObject({ ahead: true });

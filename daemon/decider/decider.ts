@@ -28,8 +28,10 @@ import { createMaintenance } from './maintenance.ts';
 import { COUNT_AT_OPEN_TICKETS, COUNT_STEP_TICKETS, createOccupancy } from './occupancy.ts';
 import { openStore, type Parts, rebuildStore } from './open-store.ts';
 import type { Resolved } from './resolve-ticket.ts';
+import { unknownHere } from './retry-here.ts';
 import type { DeciderEngineOptions, Latest } from './store-options.ts';
 import { createTrustedTime } from './trusted-floor.ts';
+import { asksForUsage, isAnswered } from './usage-lost.ts';
 import { createWentBack } from './went-back.ts';
 
 /** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
@@ -129,6 +131,19 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
       nowMs: stamp.wallMs,
     });
 
+  /** Returns this lane's own grant whose passage a restart lost, flagged. Returns whether there was one. */
+  const returnUnknown = (facts: Resolved['facts'], stamp: Stamp, nowMs: number): boolean => {
+    if (facts.kind !== 'ticket') return false;
+    const found = unknownHere(options.gate, facts, parts.usage.ofTicket(facts.ticket.ticketRef), nowMs);
+    if (found === null) return false;
+    const bodies = found.units.map((unit) => ({
+      ...noteRow(parts.ledger, { kind: 'passage', of: found.of, direction: 'in', unit, outcome: 'returned' }),
+      flags: ['unverified'],
+    }));
+    write(bodies, stamp);
+    return true;
+  };
+
   const recordAbandoned = (stamp: Stamp): void => {
     while (abandonedGrants[0] !== undefined) {
       write(returnedBodies(abandonedGrants[0]), stamp);
@@ -179,11 +194,23 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
     decide(id, presentation, stamp, elapsedUs, answer) {
       const startUs = elapsedUs();
       recordAbandoned(stamp);
-      const { nowMs, gathered, policy, place } = judge(presentation, presentation.bytes, stamp, answer);
-      const { facts } = gathered;
+      const judged = judge(presentation, presentation.bytes, stamp, answer);
+      const { nowMs, policy, place } = judged;
+      let { gathered } = judged;
+      let { facts } = gathered;
       const foundUs = elapsedUs();
       if (answer === 'may_ask' && facts.kind === 'unknown' && policy.unknown === 'ask' && gathered.refs.length > 0) return { ask: gathered.refs };
-      const verdict = admit(facts, policy, place);
+      if (answer === 'may_ask' && asksForUsage(facts, policy, place)) return { ask: [{ event_id: facts.ticket.eventId, ticket_ref: facts.ticket.ticketRef }] };
+      // The cloud's answer holds the ticket's whole usage.
+      const complete = facts.kind === 'ticket' && isAnswered(answer, facts.ticket.ticketRef) ? { ...place, usageComplete: true } : place;
+      let verdict = admit(facts, policy, complete);
+      if (verdict.kind === 'refusal' && policy.unknown_passage === 'retry_here' && presentation.direction === 'in' && returnUnknown(facts, stamp, nowMs)) {
+        const anew = judge(presentation, presentation.bytes, stamp, answer);
+        gathered = anew.gathered;
+        facts = gathered.facts;
+        verdict = admit(facts, policy, complete);
+        if (verdict.kind === 'grant') verdict = { ...verdict, flags: [...verdict.flags, 'unverified'] };
+      }
       const decidedUs = elapsedUs();
       const seen = parts.usage.seenSince();
       const latencyUs = Math.max(0, Math.round((stamp.boottimeMs - presentation.lastByteMs) * 1000 + decidedUs));

@@ -13,7 +13,7 @@ import { BOTH } from '../lane/types.ts';
 import type { Log } from '../log/log.ts';
 import type { Board, Clock, Decider, GateSync, Reader, ReaderEvent, Uplink } from '../ports.ts';
 import type { Timers } from '../timers.ts';
-import { createAlerts, createClockAlert } from './alerts.ts';
+import { createAlerts, createClockAlert, createPowerAlert, createUsageAlert } from './alerts.ts';
 import { createAnnouncer } from './announcements.ts';
 import { type CommandResult, createCommands, type GateCommand } from './commands.ts';
 import { createDevices } from './devices.ts';
@@ -77,6 +77,8 @@ export interface Gate {
   tapBytes(listener: (event: ReaderEvent) => void): () => void;
   /** Returns when the loop last turned, boottime ms: feed the watchdog only while this is recent. */
   lastTurnMs(): number;
+  /** Takes a reading of the supply's voltage: 1 is too low. */
+  underVoltage(reading: 0 | 1 | undefined): void;
   telemetry(): {
     /** Returns the health of now, with the loop's longest lag since the last call. */
     health(host: HostHealth): Omit<HealthMessage, 'schema'>;
@@ -100,6 +102,8 @@ export function createGate(options: GateOptions): Gate {
   const stats = createStats(clock.boottimeMs());
   const alerts = createAlerts({ uplink, clock, report });
   const clockAlert = createClockAlert({ clock, report });
+  const usageAlert = createUsageAlert({ report });
+  const powerAlert = createPowerAlert({ report });
   const announcer = createAnnouncer({ clock, uplink, stats, report });
   const liveFeed = createLiveFeed({ snapshot, timers, report });
   const outputs = createOutputs({ board, clock, timers, lamps: options.config.lane.lamps, report });
@@ -117,6 +121,7 @@ export function createGate(options: GateOptions): Gate {
     alerts,
     announcer,
     clockAlert,
+    usageAlert,
     decisions,
     devices,
     liveFeed,
@@ -219,6 +224,7 @@ export function createGate(options: GateOptions): Gate {
     tapReaders: (listener) => devices.tapReaders(listener, false),
     tapBytes: (listener) => devices.tapBytes(listener),
     lastTurnMs: loop.lastTurnMs,
+    underVoltage: (reading) => powerAlert.read(clock.boottimeMs(), reading),
     telemetry: () => ({ health: (host) => healthOf(parts(), host, loop.takeLagMs()), stats: () => stats.takeWindow(clock.boottimeMs()) }),
   };
 }

@@ -1,6 +1,6 @@
 import type { Log } from '../log/log.ts';
 import type { Uplink } from '../ports.ts';
-import type { Alerts, ClockAlert } from './alerts.ts';
+import type { Alerts, ClockAlert, UsageAlert } from './alerts.ts';
 import type { Announcer } from './announcements.ts';
 import type { Devices } from './devices.ts';
 import type { LiveFeed } from './live-feed.ts';
@@ -17,6 +17,7 @@ export interface OutcomeParts {
   readonly alerts: Alerts;
   readonly announcer: Announcer;
   readonly clockAlert: ClockAlert;
+  readonly usageAlert: UsageAlert;
   readonly decisions: Decisions;
   readonly devices: Devices;
   readonly liveFeed: LiveFeed;
@@ -33,7 +34,7 @@ export interface OutcomeParts {
 
 /** Returns the handler of every outcome. */
 export function createOutcomeHandler(parts: OutcomeParts): Report {
-  const { alerts, announcer, clockAlert, decisions, devices, liveFeed, log, loop, outputs, pendingEntries, stats, storeSupervisor, uplink } = parts;
+  const { alerts, announcer, clockAlert, usageAlert, decisions, devices, liveFeed, log, loop, outputs, pendingEntries, stats, storeSupervisor, uplink } = parts;
 
   function onAlertChanged({ id, severity, message }: ActiveAlert, active: boolean): void {
     announcer.event('alert', active ? severity : 'info', { alert: id, active: active ? 1 : 0, message });
@@ -51,6 +52,7 @@ export function createOutcomeHandler(parts: OutcomeParts): Report {
         outputs.retryFailed();
         devices.poll();
         storeSupervisor.poll();
+        usageAlert.poll(outcome.nowMs, storeSupervisor.status()?.usageComplete ?? null);
         return clockAlert.poll(outcome.nowMs);
       case 'code_arriving':
         return decisions.codeArriving();
@@ -58,6 +60,7 @@ export function createOutcomeHandler(parts: OutcomeParts): Report {
         return loop.dispatch(decisions.present(outcome.frame));
       case 'decision':
         devices.readers.decided(outcome.presentation.reader, outcome.decision.verdict.kind === 'refusal' && outcome.decision.verdict.reason === 'invalid');
+        if (outcome.decision.verdict.kind === 'grant' && outcome.decision.verdict.flags.includes('usage_lost')) usageAlert.admitted();
         return announcer.decided(outcome.decision, outcome.presentation, outcome.latencyUs);
       case 'exit_committed':
         return pendingEntries.exitCommitted(outcome.exit, outcome.row, outcome.unmatched);

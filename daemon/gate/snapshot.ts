@@ -78,6 +78,8 @@ function viewOf({ lane, outputs }: GateParts, direction: Direction): DirectionVi
   };
 }
 
+const COUNTED = ['bytes', 'frames', 'garbled', 'unknown'] as const;
+
 /** Returns the `health` message. `lagMs`: the loop's longest lag since the last one. */
 export function healthOf(
   { clock, readers, readerWatch, lane, boardOk, decider, totals }: GateParts,
@@ -98,10 +100,7 @@ export function healthOf(
     manifest_version: manifest?.version ?? 0,
     manifest_age_s: manifest === null ? 0 : secondsSince(clock, manifest.generatedAtMs),
     reader_ok: readers.every((reader) => reader.ok()) ? 1 : 0,
-    readers: readers.map(({ name }) => {
-      const { bytes, frames, garbled, unknown } = readerWatch.counts(name);
-      return { name, bytes, frames, garbled, unknown, ok: readerWatch.problem(name) === null ? 1 : 0 };
-    }),
+    ...Object.fromEntries(readers.flatMap(({ name }) => COUNTED.map((what) => [`reader_${name}_${what}_total`, readerWatch.counts(name)[what]]))),
     ...(lane.fireKicks === 0 ? {} : { fire_kicks: lane.fireKicks }),
     board_ok: boardOk ? 1 : 0,
     mode,
