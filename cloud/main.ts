@@ -30,6 +30,7 @@ import { registerManifestRoutes } from './manifest/routes.ts';
 import { openRegisteredSigner, type RegisteredSigner } from './manifest/signing-key-registry.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from './mqtt/client.ts';
+import { readRetainedAcks } from './mqtt/retained-acks.ts';
 import { acksFor } from './reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from './reconcile/cloud-ledger.ts';
 import { publishConflicts } from './reconcile/conflict-publisher.ts';
@@ -150,6 +151,10 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
     await app.listen({ host: config.http.host, port: config.http.port });
     const { port } = app.server.address() as AddressInfo;
     listening = `http://${config.http.host.includes(':') ? `[${config.http.host}]` : config.http.host}:${port}`;
+  }
+  if (ingest !== null) {
+    const retained = await readRetainedAcks(config.mqtt, BROKER_WAIT_MS);
+    if (retained !== null) await ingest.checkLife(retained);
   }
   if (!(await broker.open(BROKER_WAIT_MS))) log.warn({ url: config.mqtt.url }, 'connecting to the broker failed; retrying');
   ingest?.open();

@@ -4,6 +4,7 @@
  */
 
 import { isCloudLedger } from '../../contract/ids.ts';
+import type { AckMessage } from '../../contract/ledger.ts';
 import { MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import { type LookupAnswer, LookupQuestion } from '../../contract/manifest.ts';
 import { TimeQuestion } from '../../contract/messages.ts';
@@ -12,6 +13,7 @@ import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import type { CloudBroker, IncomingMessage } from '../mqtt/client.ts';
+import { checkLife, publishAllAcks } from './database-life.ts';
 import { createLedgerIntake, type IntakeReconciler, type LedgerIntakeStats } from './ledger-intake.ts';
 import { createCloudRows, type MaintenanceReconciler } from './maintenance.ts';
 import { createQuarantine } from './quarantine.ts';
@@ -45,7 +47,12 @@ export interface IngestStats {
 export interface Ingest {
   /** Receives the broker's messages (`onMessage`). Never throws, never waits. */
   receive(message: IncomingMessage): void;
-  /** Starts to publish the cloud's own rows. Messages are ingested from the beginning. */
+  /**
+   * Compares what the broker retains of earlier acknowledgements with the database, before anything is acknowledged: a database that went back in time
+   * begins a new life. Call it before the broker's subscriptions open. Returns whether a new life began.
+   */
+  checkLife(retained: ReadonlyMap<string, AckMessage>): Promise<boolean>;
+  /** Starts to publish the cloud's own rows, and publishes every gate's acknowledgement once. Messages are ingested from the beginning. */
   open(): void;
   /** Resolves when every received message is committed (tests). */
   idle(): Promise<void>;
@@ -72,6 +79,13 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
     } catch (error) {
       log.warn({ gate, error: (error as Error).message }, 'publishing an acknowledgement again failed');
     }
+  }
+
+  function acknowledgeAll(): void {
+    if (!broker.connected()) return;
+    publishAllAcks({ database, broker, acksFor: reconciler.acksFor }).catch((error: Error) =>
+      log.warn({ error: error.message }, 'publishing every acknowledgement failed; each gate gets its own with its next message'),
+    );
   }
 
   function answerTime(gate: string, message: IncomingMessage): void {
@@ -156,7 +170,11 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
           counts.foreign += 1;
       }
     },
-    open: () => cloudRows.open(),
+    checkLife: (retained) => checkLife({ database, senders, acksFor: reconciler.acksFor, retained, log }),
+    open() {
+      cloudRows.open();
+      acknowledgeAll();
+    },
     async idle() {
       await ledgers.idle();
       await telemetry.flush();

@@ -67,6 +67,9 @@ export const INGEST_WRITES: readonly string[] = [
   `${TOPIC_ROOT}/_cloud/+/state`,
 ];
 
+/** Lists the topics that an ingester reads: the gates' own, and what was acknowledged before. */
+export const INGEST_READS: readonly string[] = [...INGEST_SUBSCRIPTIONS, `${TOPIC_ROOT}/+/+/ack`];
+
 /**
  * Returns the whole file. Gates are sorted and each is named once (revoked wins over not revoked). Throws a TypeError for an invalid name of a
  * gate: one with a line break or a wildcard could add rules of its own.
@@ -83,7 +86,7 @@ export function aclFile(gates: readonly AclGate[]): string {
   return [
     '# Generated from enrolment: changes by hand are overwritten. One block per gate; what is not named is denied.',
     block(CLOUD_IDENTITY, CLOUD_WRITES, [`${TOPIC_ROOT}/#`]),
-    block(INGEST_IDENTITY, INGEST_WRITES, INGEST_SUBSCRIPTIONS),
+    block(INGEST_IDENTITY, INGEST_WRITES, INGEST_READS),
     ...blocks,
     '',
   ].join('\n\n');

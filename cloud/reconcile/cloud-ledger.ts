@@ -102,20 +102,11 @@ export async function lockCloudLedger(client: DatabaseClient, site: string): Pro
   await client.query('SELECT 1 FROM ledgers WHERE tenant_id = current_tenant_id() AND gate = $1 FOR UPDATE', [ledger]);
 }
 
-/** Locks the ledger and returns its last row; a first epoch takes its number from the clock, as a gate's. */
+/** Locks the ledger and returns its last row; a new epoch begins where the last one cannot be gone on with (cloud_ledger_tail). */
 async function lockTail(client: DatabaseClient, ledger: string, site: string): Promise<{ epoch: number; seq: number; hash: string | null }> {
   await lockCloudLedger(client, site);
-  const { rows } = await client.query<{ epoch: number; seq: number; hash: string | null }>(
-    `SELECT e.epoch, e.upto_seq AS seq, (SELECT encode(r.hash, 'hex') FROM ledger_rows r WHERE r.tenant_id = e.tenant_id AND r.gate = e.gate AND r.epoch = e.epoch AND r.seq = e.upto_seq) AS hash
-     FROM ledger_epochs e WHERE e.tenant_id = current_tenant_id() AND e.gate = $1 ORDER BY e.epoch DESC LIMIT 1`,
-    [ledger],
-  );
-  const last = rows[0];
-  const epoch = Math.floor(Date.now() / 1000);
-  if (last === undefined) return { epoch, seq: 0, hash: null };
-  // The last row's partition was detached and its hash with it, so the chain begins anew.
-  if (last.seq > 0 && last.hash === null) return { epoch: Math.max(last.epoch + 1, epoch), seq: 0, hash: null };
-  return last;
+  const { rows } = await client.query<{ epoch: number; seq: number; hash: string | null }>('SELECT epoch, seq, hash FROM cloud_ledger_tail($1)', [ledger]);
+  return rows[0] as (typeof rows)[0];
 }
 
 export interface Settlement {

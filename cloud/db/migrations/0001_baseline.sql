@@ -338,12 +338,16 @@ CREATE TABLE database_lives (
   life uuid PRIMARY KEY,
   began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   ended_at timestamptz,
-  why text NOT NULL
+  why text NOT NULL,
+  -- Scans answered since then may be held by no one: scanners send them again. NULL: the first life.
+  resend_since timestamptz,
+  -- Until a person confirmed the assignments of gates, no grant is judged foreign: a database that went back does not know the latest.
+  assignments_confirmed_at timestamptz
 );
 
 CREATE UNIQUE INDEX database_lives_present ON database_lives ((true)) WHERE ended_at IS NULL;
 
-INSERT INTO database_lives (life, why) VALUES (gen_random_uuid(), 'made by migrate');
+INSERT INTO database_lives (life, why, assignments_confirmed_at) VALUES (gen_random_uuid(), 'made by migrate', now());
 
 -- A boot of a gate: cloud time = boottime + offset ± bound, with the offset of the smallest bound (the lowest position on a tie).
 -- Without any, it lies between its neighbours in the chain: after_at, before_at.

@@ -5,7 +5,6 @@ CREATE OR REPLACE FUNCTION append_cloud_rows(site text, entries jsonb, at timest
 DECLARE
   tenant uuid := current_tenant_id();
   at_ms bigint := greatest(0, floor(extract(epoch FROM at) * 1000));
-  tail record;
   previous text;
   number bigint;
   entry jsonb;
@@ -16,17 +15,7 @@ BEGIN
   IF tenant IS NULL THEN RAISE EXCEPTION 'no tenant is set: rows belong to a tenant' USING ERRCODE = 'insufficient_privilege'; END IF;
   PERFORM lock_cloud_ledger(site);
   ledger := site || '/cloud';
-  SELECT e.epoch, e.upto_seq, (SELECT encode(r.hash, 'hex') FROM ledger_rows r WHERE r.tenant_id = tenant AND r.gate = e.gate AND r.epoch = e.epoch AND r.seq = e.upto_seq) AS hash
-    INTO tail FROM ledger_epochs e WHERE e.tenant_id = tenant AND e.gate = ledger ORDER BY e.epoch DESC LIMIT 1;
-  -- A first epoch is named after the clock; one whose last row was detached with its partition cannot be gone on with.
-  IF tail IS NULL OR (tail.upto_seq > 0 AND tail.hash IS NULL) THEN
-    epoch := greatest(coalesce(tail.epoch, 0) + 1, floor(extract(epoch FROM clock_timestamp())));
-    number := 0;
-  ELSE
-    epoch := tail.epoch;
-    number := tail.upto_seq;
-    previous := tail.hash;
-  END IF;
+  SELECT t.epoch, t.seq, t.hash INTO epoch, number, previous FROM cloud_ledger_tail(ledger) AS t;
   previous := coalesce(previous, encode(sha256(convert_to(format('%s/%s', ledger, epoch), 'UTF8')), 'hex'));
   first_seq := number + 1;
   FOR entry IN SELECT e.value FROM jsonb_array_elements(entries) WITH ORDINALITY AS e (value, place) ORDER BY e.place LOOP
@@ -36,8 +25,8 @@ BEGIN
     body := canonical_json(entry);
     previous := encode(sha256(convert_to(previous || body, 'UTF8')), 'hex');
     input := input || jsonb_populate_record(NULL::ledger_input, entry || jsonb_build_object('gate', ledger, 'epoch', epoch, 'hash', previous, 'readable', true, 'entry', body, 'offset_ms', 0, 'bound_ms', bound_ms)
-      || CASE entry ->> 'kind' WHEN 'passage' THEN jsonb_build_object('of_epoch', entry -> 'of' -> 0, 'of_seq', entry -> 'of' -> 1)
-        WHEN 'settlement' THEN jsonb_build_object('of_gate', entry -> 'of' -> 0, 'of_epoch', entry -> 'of' -> 1, 'of_seq', entry -> 'of' -> 2) ELSE '{}' END);
+      || CASE entry ->> 'kind' WHEN 'passage' THEN jsonb_build_object('of_epoch', entry -> 'of' -> 0, 'of_seq', entry -> 'of' -> 1, 'of_hash', entry -> 'of' -> 2)
+        WHEN 'settlement' THEN jsonb_build_object('of_gate', entry -> 'of' -> 0, 'of_epoch', entry -> 'of' -> 1, 'of_seq', entry -> 'of' -> 2, 'of_hash', entry -> 'of' -> 3) ELSE '{}' END);
   END LOOP;
   stored := reconcile_rows(input) ->> 'stored';
   IF stored <> cardinality(input) THEN RAISE EXCEPTION '% of % rows of % are new: its epoch was written by somebody else', stored, cardinality(input), ledger; END IF;
