@@ -248,7 +248,7 @@ try {
       onUnusable: (_event, message) => console.error(message),
       onSwitched: () => {},
     });
-    const done = await timed(() => manifests.install(file, want?.events[0]));
+    const done = await timed(() => manifests.install(file, want.events[0]));
     if (!done.value.ok) throw new Error(done.value.message);
     manifests.close();
     ledger.close();

@@ -31,7 +31,7 @@ import { openRegisteredSigner, type RegisteredSigner } from './manifest/signing-
 import { createMetrics, type Metrics } from './metrics.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from './mqtt/client.ts';
 import { readRetainedAcks } from './mqtt/retained-acks.ts';
-import { acksFor } from './reconcile/acks.ts';
+import { acksFor, declareGone, takeHeads } from './reconcile/acks.ts';
 import { markPublished, unpublishedCloudRows } from './reconcile/cloud-ledger.ts';
 import { publishConflicts } from './reconcile/conflict-publisher.ts';
 import { reconcile, reconcileEach } from './reconcile/reconcile.ts';
@@ -132,7 +132,7 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
       database,
       broker,
       log,
-      reconciler: { readRow, reconcile, reconcileEach, acksFor, unpublishedCloudRows, markPublished, publishConflicts },
+      reconciler: { readRow, reconcile, reconcileEach, acksFor, declareGone, takeHeads, unpublishedCloudRows, markPublished, publishConflicts },
       lookup: (tenantId, gate, question) => database.withTenant(tenantId, (client) => lookUp(client, gate, question, ticketUsage)),
       onResponse: (topic, payload) => requests?.receive(topic, payload),
     });

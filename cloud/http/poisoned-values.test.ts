@@ -241,7 +241,9 @@ test('T5: rows of gates are stored, whatever one of their fields says, and those
     try {
       previous = entryHash(sha256, previous, JSON.parse(text) as Record<string, unknown>);
     } catch {
-      previous = sha256(text);
+      // No gate can write it: there is no canonical form to hash. The cloud keeps such a row apart.
+      seq -= 1;
+      return;
     }
     texts.push(`${text.slice(0, -1)},"hash":"${previous}"}`);
   };

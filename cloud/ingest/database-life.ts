@@ -47,6 +47,11 @@ export async function renewLife(database: Database, present: string, why: string
   return (rows[0] as { life: string }).life;
 }
 
+export async function presentLife(database: Database): Promise<string> {
+  const { rows } = await database.withoutTenant((client) => client.query<{ life: string }>('SELECT life FROM database_lives WHERE ended_at IS NULL'));
+  return (rows[0] as { life: string }).life;
+}
+
 async function whyBehind(
   { database, senders, acksFor, retained }: Parameters<typeof checkLife>[0],
   /** Every life that this database knows, and whether it is the present one. */

@@ -8,14 +8,14 @@ import { type TestLedger, testLedger } from '../../testkit/ledgers.ts';
 import { createDatabase } from '../db/database.ts';
 import { createLog, SILENT } from '../log.ts';
 import { type CloudBroker, createBroker, type IncomingMessage } from '../mqtt/client.ts';
-import { acksFor } from '../reconcile/acks.ts';
+import { acksFor, declareGone, takeHeads } from '../reconcile/acks.ts';
 import { markPublished, settle, unpublishedCloudRows } from '../reconcile/cloud-ledger.ts';
 import { reconcile } from '../reconcile/reconcile.ts';
 import { readRow } from '../reconcile/row.ts';
 import { createIngest, type Ingest } from './ingest.ts';
 import { ingestGroup, ingestSubscriptions } from './shared-subscription.ts';
 
-const reconciler = { readRow, reconcile, acksFor, unpublishedCloudRows, markPublished };
+const reconciler = { readRow, reconcile, acksFor, declareGone, takeHeads, unpublishedCloudRows, markPublished };
 let fresh: FreshDatabase;
 let mosquitto: Broker;
 beforeAll(async () => {
@@ -275,6 +275,20 @@ test('a row that says what jsonb cannot hold is kept as it came and hides nothin
   expect(kept.map(({ entry }) => (JSON.parse(entry as string) as { detail: string }).detail)).toEqual([odd['detail'], '\ud800']);
   expect(await rowsOf(venue, 'SELECT 1 FROM quarantine')).toEqual([]);
   expect(ingest.stats().ledgers).toMatchObject({ rows: 3, forked: 1, quarantined: 0 });
+});
+
+test('T2: a question without rows is answered, and what it declares gone is passed over', async () => {
+  const venue = await makeVenue(fresh.url);
+  const [name] = venue.gates as [string];
+  await cloud();
+  const gate = await device(ackTopic(name));
+  const north = testLedger(venue, 0);
+  for (const n of [1, 2, 3]) north.grant(ticket(venue, n), n * 1_000);
+  await gate.say(ledgerTopic(name), { schema: 1, gate: name, epoch: 1, entries: [] });
+  await gate.ask((message) => (message.topic === ackTopic(name) && AckMessage.parse(json(message)).epochs.length === 0 ? message : undefined));
+  await gate.say(ledgerTopic(name), { schema: 1, gate: name, epoch: 1, entries: north.entries.slice(2) });
+  await gate.say(ledgerTopic(name), { schema: 1, gate: name, epoch: 1, entries: [], gone: [[1, 1, 2, north.entries[1]?.hash]] });
+  await gate.ask(uptoIs(name, 3));
 });
 
 test('the last words of a device are kept: states, health, alerts; a late will of an old connection says nothing', async () => {

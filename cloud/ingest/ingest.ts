@@ -13,7 +13,7 @@ import { DELIVERY, parseTopic, topicOf } from '../../contract/topics.ts';
 import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
 import type { CloudBroker, IncomingMessage } from '../mqtt/client.ts';
-import { checkLife, publishAllAcks } from './database-life.ts';
+import { checkLife, presentLife, publishAllAcks, renewLife } from './database-life.ts';
 import { createLedgerIntake, type IntakeReconciler, type LedgerIntakeStats } from './ledger-intake.ts';
 import { createCloudRows, type MaintenanceReconciler } from './maintenance.ts';
 import { createQuarantine } from './quarantine.ts';
@@ -65,7 +65,7 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
   const { database, broker, reconciler, log } = options;
   const senders = createSenders(database);
   const quarantine = createQuarantine(database);
-  const ledgers = createLedgerIntake({ database, broker, senders, quarantine, reconciler, log });
+  const ledgers = createLedgerIntake({ database, broker, senders, quarantine, reconciler, onAhead: beginNewLife, log });
   const telemetry = createTelemetry({ database, senders, quarantine, log, onOnline: (tenantId, gate) => void acknowledgeAnew(tenantId, gate) });
   const cloudRows = createCloudRows({ database, broker, reconciler, log });
   const counts = { lookups: 0, lookups_refused: 0, times: 0, times_refused: 0, foreign: 0 };
@@ -79,6 +79,23 @@ export function createIngest<Row>(options: IngestOptions<Row>): Ingest {
     } catch (error) {
       log.warn({ gate, error: (error as Error).message }, 'publishing an acknowledgement again failed');
     }
+  }
+
+  let renewing = false;
+  /** A gate holds rows that this database wrote and does not hold any more. */
+  function beginNewLife(gate: string): void {
+    if (renewing) return;
+    renewing = true;
+    presentLife(database)
+      .then((present) => renewLife(database, present, `${gate} holds later rows of a ledger that the cloud writes`))
+      .then((life) => {
+        log.error({ gate, life, alert: 'ledger' }, 'the database went back in time: it begins a new life, and gates send what it lacks');
+        acknowledgeAll();
+      })
+      .catch((error: Error) => log.warn({ error: error.message }, 'beginning a new life of the database failed; retrying with the next question of a gate'))
+      .finally(() => {
+        renewing = false;
+      });
   }
 
   function acknowledgeAll(): void {

@@ -4,9 +4,10 @@
  * the commit, never before.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type AckMessage, LedgerEnvelope } from '../../contract/ledger.ts';
+import { type AckMessage, type GoneRange, LedgerEnvelope } from '../../contract/ledger.ts';
 import { MAX_PAYLOAD_BYTES } from '../../contract/limits.ts';
 import { type ParseFailure, parsePayload } from '../../contract/parse.ts';
+import type { LedgerHeads } from '../../contract/references.ts';
 import { DELIVERY, topicOf } from '../../contract/topics.ts';
 import { type Database, type DatabaseClient, isTransient } from '../db/database.ts';
 import type { Log } from '../log.ts';
@@ -58,6 +59,10 @@ export interface IntakeReconciler<Row> {
   readonly reconcile: Reconcile<Row>;
   /** Does the same for a message that failed alone, row by row. */
   readonly reconcileEach?: Reconcile<Row>;
+  /** Records rows that the gate declares gone: pruned before they were stored. */
+  readonly declareGone?: (client: DatabaseClient, gate: string, gone: readonly GoneRange[]) => Promise<void>;
+  /** Reads what a gate says that it holds of its site's ledgers; `ahead`: more than this database holds of what it wrote itself. */
+  readonly takeHeads?: (client: DatabaseClient, gate: string, heads: LedgerHeads) => Promise<{ readonly ahead: boolean }>;
   readonly acksFor: (client: DatabaseClient, gates: readonly string[]) => Promise<Map<string, AckMessage>>;
 }
 
@@ -67,6 +72,8 @@ export interface LedgerIntakeOptions<Row> {
   readonly senders: Senders;
   readonly quarantine: Quarantine;
   readonly reconciler: IntakeReconciler<Row>;
+  /** Called after the commit when a gate shows that the database went back in time. */
+  readonly onAhead?: (gate: string) => void;
   readonly log: Log;
 }
 
@@ -96,9 +103,14 @@ interface Waiting<Row> {
   readonly gate: string;
   readonly message: IncomingMessage;
   readonly rows: readonly Row[];
+  readonly gone?: readonly GoneRange[] | undefined;
+  readonly heads?: LedgerHeads | undefined;
   /** The parts to quarantine, besides or instead of the rows. */
   readonly bad: readonly Omit<Quarantined, 'topic'>[];
 }
+
+/** Returns whether a message says anything that a transaction must keep; one that says nothing is a question. */
+const says = <Row>({ rows, gone, heads }: Waiting<Row>): boolean => rows.length > 0 || (gone !== undefined && gone.length > 0) || heads !== undefined;
 
 export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): LedgerIntake {
   const { database, senders, quarantine, reconciler, log } = options;
@@ -161,7 +173,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
           bad('unreadable', `entry ${index + 1} of epoch ${parsed.value.epoch} has no readable seq, kind and hash`, Buffer.from(JSON.stringify(entry) ?? '')),
         );
     }
-    return { gate, message, rows, bad: unreadable };
+    return { gate, message, rows, bad: unreadable, gone: parsed.value.gone, heads: parsed.value.heads };
   }
 
   /** Starts transactions while enough rows wait. */
@@ -249,6 +261,8 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
     return {
       ...item,
       rows: [],
+      gone: undefined,
+      heads: undefined,
       bad: [{ reason: sender.kind === 'revoked' ? 'revoked_device' : 'unknown_device', detail: item.gate, payload: item.message.payload }],
     };
   }
@@ -267,7 +281,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
         }),
       ),
     );
-    const withRows = batch.filter(({ rows }) => rows.length > 0);
+    const withRows = batch.filter(says);
     let lastError = '';
     const note = (message: string) => {
       lastError = message;
@@ -286,13 +300,13 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
       settled(item);
     }
     if (closed) return;
-    const gates = [...new Set(batch.filter(({ gate, rows }) => rows.length === 0 && resolved.get(gate)?.kind === 'device').map(({ gate }) => gate))];
+    const gates = [...new Set(batch.filter((item) => !says(item) && resolved.get(item.gate)?.kind === 'device').map(({ gate }) => gate))];
     // Every ledger message is answered, an unreadable one too.
     if (tenantId !== null && gates.length > 0)
       await patiently(async () => publishAcks(await database.withTenant(tenantId, (client) => reconciler.acksFor(client, gates)))).catch((error: Error) =>
         log.error({ error: error.message }, 'reading acknowledgements failed'),
       );
-    for (const item of batch) if (item.rows.length === 0) settled(item);
+    for (const item of batch) if (!says(item)) settled(item);
   }
 
   /** Runs one transaction; returns the messages that it could not commit. */
@@ -311,7 +325,12 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
             client,
             items.flatMap(({ rows }) => rows),
           );
-          return { outcome, acks: await reconciler.acksFor(client, gates) };
+          const ahead: string[] = [];
+          for (const { gate, gone, heads } of items) {
+            if (gone !== undefined && gone.length > 0) await reconciler.declareGone?.(client, gate, gone);
+            if (heads !== undefined && (await reconciler.takeHeads?.(client, gate, heads))?.ahead === true) ahead.push(gate);
+          }
+          return { outcome, ahead, acks: await reconciler.acksFor(client, gates) };
         }),
       );
       if (done === undefined) return [];
@@ -325,6 +344,7 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
           `${done.outcome.forked.length} rows do not follow what is stored: kept apart, not acknowledged`,
         );
       publishAcks(done.acks);
+      for (const gate of done.ahead) options.onAhead?.(gate);
       for (const item of items) settled(item);
       return [];
     } catch (error) {

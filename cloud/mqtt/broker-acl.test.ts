@@ -20,6 +20,7 @@ test('gives each gate a block of its own topics, sorted and once', () => {
       'topic write stile/1/arena/north-03/health',
       'topic write stile/1/arena/north-03/stats',
       'topic write stile/1/arena/north-03/ledger',
+      'topic write stile/1/arena/north-03/handback',
       'topic write stile/1/arena/north-03/event',
       'topic write stile/1/arena/north-03/lookup',
       'topic write stile/1/arena/north-03/time',
@@ -32,6 +33,7 @@ test('gives each gate a block of its own topics, sorted and once', () => {
       'topic read stile/1/arena/north-03/time/+',
       'topic read stile/1/arena/_all/request/+',
       'topic read stile/1/arena/+/ledger',
+      'topic read stile/1/arena/cloud/ledger/+',
     ].join('\n'),
   );
 });
@@ -43,7 +45,11 @@ test('holds no pattern, and nothing that a gate writes is what only the cloud ma
   const writes = gateWrites(gate);
   for (const kind of ['ack', 'want', 'overlay'] as const) expect(writes).not.toContain(topicOf({ kind, gate }));
   expect(writes.every((topic) => topic.startsWith(`stile/1/${gate}/`))).toBe(true);
-  expect(gateReads(gate).filter((topic) => !topic.startsWith(`stile/1/${gate}/`))).toEqual(['stile/1/arena/_all/request/+', 'stile/1/arena/+/ledger']);
+  expect(gateReads(gate).filter((topic) => !topic.startsWith(`stile/1/${gate}/`))).toEqual([
+    'stile/1/arena/_all/request/+',
+    'stile/1/arena/+/ledger',
+    'stile/1/arena/cloud/ledger/+',
+  ]);
 });
 
 test('leaves a revoked gate without any right, also where it is named twice', () => {

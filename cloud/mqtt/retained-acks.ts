@@ -12,7 +12,7 @@ const READ_TIMEOUT_MS = 10_000;
 export async function readRetainedAcks(settings: BrokerOptions['settings'], timeoutMs = READ_TIMEOUT_MS): Promise<Map<string, AckMessage> | null> {
   const acks = new Map<string, AckMessage>();
   // The broker gives what it retains before what is published after the subscription.
-  const fence = topicOf({ kind: 'ack', gate: `_cloud/${randomUUID().slice(0, 13)}` });
+  const fence = topicOf({ kind: 'ack', gate: `_cloud/${randomUUID()}` });
   let fenced: (() => void) | undefined;
   const done = new Promise<void>((resolve) => {
     fenced = resolve;

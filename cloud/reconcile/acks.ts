@@ -1,6 +1,8 @@
 /** Reads what the cloud has committed of gates' ledgers, as `ack` messages. */
-import type { AckMessage } from '../../contract/ledger.ts';
+import { splitGateName } from '../../contract/ids.ts';
+import type { AckMessage, GoneRange } from '../../contract/ledger.ts';
 import { MAX_ACK_EPOCHS, MAX_MISSING_RANGES, SCHEMA_VERSION } from '../../contract/limits.ts';
+import type { LedgerHeads } from '../../contract/references.ts';
 import type { DatabaseClient } from '../db/database.ts';
 
 /**
@@ -33,4 +35,27 @@ interface AckedEpoch {
 export async function databaseLife(client: DatabaseClient): Promise<string> {
   const { rows } = await client.query<{ life: string }>('SELECT life FROM database_lives WHERE ended_at IS NULL');
   return (rows[0] as { life: string }).life;
+}
+
+/** Records places of a gate's ledger whose rows it pruned before they were stored: `upto_seq` passes over them, and a row that arrives later fills one. */
+export async function declareGone(client: DatabaseClient, gate: string, gone: readonly GoneRange[]): Promise<void> {
+  await client.query(
+    "SELECT declare_gone($1, $2::bigint[], $3::bigint[], $4::bigint[], (SELECT array_agg(decode(h, 'hex') ORDER BY p) FROM unnest($5::text[]) WITH ORDINALITY AS x (h, p)))",
+    [gate, gone.map(([epoch]) => epoch), gone.map(([, from]) => from), gone.map(([, , to]) => to), gone.map(([, , , hash]) => hash)],
+  );
+}
+
+/** Ranges that one answer to a gate's question asks back; of more, those of the cloud's ledgers first. */
+const MAX_WANTED_RANGES = 100;
+
+export async function takeHeads(
+  client: DatabaseClient,
+  gate: string,
+  heads: LedgerHeads,
+): Promise<{ ahead: boolean; wants: [string, number, number, number][] }> {
+  const { rows } = await client.query<{ answer: { ahead: boolean; wants: [string, number, number, number][] } }>(
+    'SELECT take_heads($1, $2::jsonb, $3) AS answer',
+    [splitGateName(gate).site, JSON.stringify(heads), MAX_WANTED_RANGES],
+  );
+  return (rows[0] as (typeof rows)[0]).answer;
 }

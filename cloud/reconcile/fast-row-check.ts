@@ -45,7 +45,10 @@ function common(row: Fields): boolean {
     fits(ID, row['event_id']) &&
     fits(ID, row['ticket_id']) &&
     fits(REF, row['ticket_ref']) &&
-    (row['direction'] === 'in' || row['direction'] === 'out')
+    (row['direction'] === 'in' || row['direction'] === 'out') &&
+    row['again'] === undefined &&
+    row['area'] === undefined &&
+    row['pass'] === undefined
   );
 }
 
@@ -58,6 +61,7 @@ function grant(row: Fields): boolean {
     typeof row['online'] === 'boolean' &&
     whole(row['latency_us'], 0) &&
     row['flags'] === undefined &&
+    row['of'] === undefined &&
     seen(row['seen'])
   );
 }
@@ -65,7 +69,7 @@ function grant(row: Fields): boolean {
 function passage(row: Fields): boolean {
   return (
     (PASSAGE_OUTCOMES as readonly unknown[]).includes(row['outcome']) &&
-    (row['of'] === undefined || place(row['of'], 1)) &&
+    (row['of'] === undefined || place(row['of'], 1) || reference(row['of'])) &&
     (row['unit'] === undefined || units(row['unit']))
   );
 }
@@ -73,6 +77,9 @@ function passage(row: Fields): boolean {
 const units = (value: unknown): boolean => whole(value, 1) && (value as number) <= MAX_UNITS;
 /** [epoch, seq]. */
 const place = (value: unknown, least: number): boolean => Array.isArray(value) && value.length === 2 && whole(value[0], 1) && whole(value[1], least);
+
+/** [epoch, seq, hash]. */
+const reference = (value: unknown): boolean => Array.isArray(value) && value.length === 3 && whole(value[0], 1) && whole(value[1], 1) && fits(HASH, value[2]);
 
 function seen(value: unknown): boolean {
   if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) return false;

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { type TestEntry, type TestLedger, testLedger } from '../../testkit/ledgers.ts';
 import type { DatabaseClient } from '../db/database.ts';
-import { acksFor } from './acks.ts';
+import { acksFor, declareGone } from './acks.ts';
 import { occupancy } from './queries.ts';
 import { type Reconciled, reconcile } from './reconcile.ts';
 import type { LedgerRow } from './row.ts';
@@ -109,7 +109,7 @@ test('T1: when a gap is filled, rows above it that do not follow leave the accou
   before.add('refusal', 6_500, { reason: 'invalid', explanation: 'not a ticket for this event' });
   back.grant(s.ticket(3), 3_000);
   const lost = back.grant(s.ticket(4), 4_000, { units: 1 });
-  back.passage(lost, 4_500, 'passed');
+  back.passage(lost, 4_500, 'passed', { of: [1, lost.seq, lost.hash] });
   back.add('refusal', 5_000, { reason: 'invalid', explanation: 'not a ticket for this event', event_id: 'EV1', ticket_id: 'T-4' });
   back.add('passage', 5_500, { direction: 'out', outcome: 'free' });
   // Rows 3 to 6 of the one store first: their predecessor is not there, so they count.
@@ -130,6 +130,7 @@ test('T1: when a gap is filled, rows above it that do not follow leave the accou
   for (const entry of back.entries) again(later, 1, entry);
   await s.take(later);
   expect(await s.entries()).toEqual({ 'T-1': 1, 'T-2': 1, 'T-3': 1, 'T-4': 1, 'T-6': 1 });
+  expect(await s.ask("SELECT outcome FROM admissions WHERE ticket_id = 'T-4'")).toEqual([{ outcome: 'passed' }]);
   expect(await s.ask('SELECT sum(refusals)::int AS refusals, sum(free_passages)::int AS free, sum(free_out)::int AS out FROM gate_counts')).toEqual([
     { refusals: 2, free: 1, out: 1 },
   ]);
@@ -217,4 +218,30 @@ test('T1: forked rows that stay open for an hour while their gate is connected a
   again(later, 1, back.entries[1] as TestEntry);
   await s.take(later);
   expect(await s.ask('SELECT alert_id FROM device_alerts')).toEqual([]);
+});
+
+test('T2: what a gate pruned before it was stored is gone: the prefix passes over it, the ack names it, and a late row fills it', async () => {
+  const s = await stage();
+  const north = testLedger(s.venue, 0);
+  for (const n of [1, 2, 3, 4, 5]) north.grant(s.ticket(n), n * 1_000);
+  const [one, two, three, four, five] = north.entries as [TestEntry, TestEntry, TestEntry, TestEntry, TestEntry];
+  await s.in((client) => reconcile(client, north.rows([one, four, five])));
+  expect(await ackOf(s, north.gate)).toMatchObject([{ upto_seq: 1, missing: [[2, 3]], gone: [] }]);
+  // Of another copy of the store: the row behind it does not follow.
+  await s.in((client) => declareGone(client, north.gate, [[1, 2, 3, 'ab'.repeat(32)]]));
+  expect(await ackOf(s, north.gate)).toMatchObject([{ upto_seq: 1, gone: [] }]);
+  await s.in((client) => declareGone(client, north.gate, [[1, 1, 3, three.hash]]));
+  expect(await ackOf(s, north.gate)).toEqual([{ epoch: 1, upto_seq: 5, hash: five.hash, last: 5, missing: [], gone: [[2, 3]] }]);
+  // Only the row that was there may take its place.
+  const other = testLedger(s.venue, 0);
+  other.grant(s.ticket(1), 1_000);
+  for (const n of [8, 9]) other.grant(s.ticket(n), n * 1_000);
+  expect(await s.take(other, 3)).toMatchObject({ stored: 0, forked: [[north.gate, 1, 3]] });
+  expect(await s.in((client) => reconcile(client, north.rows([three])))).toMatchObject({ stored: 1, forked: [] });
+  expect(await s.in((client) => reconcile(client, north.rows([two])))).toMatchObject({ stored: 1, forked: [] });
+  expect(await ackOf(s, north.gate)).toEqual([{ epoch: 1, upto_seq: 5, hash: five.hash, last: 5, missing: [], gone: [] }]);
+  expect(await s.entries()).toEqual({ 'T-1': 1, 'T-2': 1, 'T-3': 1, 'T-4': 1, 'T-5': 1 });
+  // A closed epoch of which nothing is left, and whose hashes nobody knows.
+  await s.in((client) => declareGone(client, north.gate, [[7, 1, 4, null]]));
+  expect((await ackOf(s, north.gate))?.[1]).toEqual({ epoch: 7, upto_seq: 4, last: 4, missing: [], gone: [[1, 4]] });
 });

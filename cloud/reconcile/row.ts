@@ -1,6 +1,6 @@
 /** Reads one ledger row from the wire's JSON. */
 import { maySay } from '../../contract/authority.ts';
-import { CLOUD_GATE, Epoch, LedgerName, Seq, Sha256Hex, splitGateName } from '../../contract/ids.ts';
+import { readReference } from '../../contract/identity.ts';
 import { EntryKey, LedgerEntry } from '../../contract/ledger.ts';
 import { plainRow } from './fast-row-check.ts';
 
@@ -36,19 +36,10 @@ export function readRow(gate: string, epoch: number, entry: unknown): LedgerRow 
   if (!key.success) return null;
   const row = entry as LedgerRow['entry'];
   const repeats = row['again'] !== undefined;
-  const again = repeats ? originalOf(gate, row['again']) : null;
+  const named = repeats ? readReference(gate, row['again']) : null;
+  const again = named === null || named.hash === null ? null : { ...named, hash: named.hash };
   const counts = known.success && (plain !== null || maySay(gate, known.data)) && (!repeats || again !== null);
   return { gate, epoch, seq: key.data.seq, hash: key.data.hash, entry: row, known: counts ? known.data : null, again };
-}
-
-/** Reads `again`: [epoch, seq, hash] of a row of the same ledger; the cloud's ledger of a site may name another ledger of it, before the others. */
-function originalOf(gate: string, again: unknown): Original | null {
-  if (!Array.isArray(again)) return null;
-  const { site, gate: writer } = splitGateName(gate);
-  const [ledger, epoch, seq, hash] = again.length === 4 && writer === CLOUD_GATE ? again : [gate, ...again];
-  if (again.length !== (ledger === gate && again[0] !== gate ? 3 : 4)) return null;
-  if (!LedgerName.safeParse(ledger).success || splitGateName(ledger as string).site !== site) return null;
-  return Epoch.safeParse(epoch).success && Seq.safeParse(seq).success && Sha256Hex.safeParse(hash).success ? { ledger, epoch, seq, hash } : null;
 }
 
 /** [gate, epoch, seq] of a row. */

@@ -20,7 +20,7 @@ BEGIN
   first_seq := number + 1;
   FOR entry IN SELECT e.value FROM jsonb_array_elements(entries) WITH ORDINALITY AS e (value, place) ORDER BY e.place LOOP
     number := number + 1;
-    IF entry ? 'of_previous' THEN entry := (entry - 'of_previous') || jsonb_build_object('of', jsonb_build_array(epoch, number - 1)); END IF;
+    IF entry ? 'of_previous' THEN entry := (entry - 'of_previous') || jsonb_build_object('of', jsonb_build_array(epoch, number - 1, previous)); END IF;
     entry := entry || jsonb_build_object('seq', number, 'ts', to_char(to_timestamp(at_ms / 1000.0) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), 'boot_id', clock, 'boottime_ms', at_ms, 'clock_offset_ms', 0, 'clock_bound_ms', bound_ms);
     body := canonical_json(entry);
     previous := encode(sha256(convert_to(previous || body, 'UTF8')), 'hex');
