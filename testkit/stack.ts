@@ -148,6 +148,7 @@ export async function openStack(options: StackOptions): Promise<Stack> {
         'assign',
         gate,
         ...events,
+        '--new',
         '--token-file',
         tokenFile,
         '--no-wait',

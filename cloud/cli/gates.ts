@@ -1,5 +1,5 @@
 /** Runs `gate`, `assign`, `gates`, `request`: makes, assigns, lists and commands gates. */
-import { ActorId, GateName } from '../../contract/ids.ts';
+import { ActorId, GateName, splitGateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
 import { shownLine } from '../../contract/text.ts';
 import { UnsafePlaceError, writeSafeFile } from '../../runtime/safe-file.ts';
@@ -72,9 +72,11 @@ export interface AssignOptions extends TokenOptions {
   readonly none?: boolean;
   readonly force?: boolean;
   readonly wait?: boolean;
+  /** Makes the gate where it is new. */
+  readonly new?: boolean;
 }
 
-/** Assigns events to gates. `site/*`: every known gate of the site. A new gate is made, and its token shown once. */
+/** Assigns events to gates. `site/*`: every known gate of the site. With `new` a new gate is made, and its token shown once. */
 export async function assign(session: Session, gate: string, events: readonly string[], options: AssignOptions): Promise<void> {
   if (events.length === 0 && options.none !== true) throw new CliError(EXIT.usage, 'name the events that the gate is for, or --none to take it out of all');
   if (events.length > 0 && options.none === true) throw new CliError(EXIT.usage, '--none takes the gate out of all events: name none beside it');
@@ -92,6 +94,7 @@ export async function assign(session: Session, gate: string, events: readonly st
     const assignment = { eventIds: [...new Set(events)], zones: list(options.zones), tiers: list(options.tiers) };
     // In one transaction: a mistyped event or an unwritable token leaves no gate behind whose token nobody has.
     const { made, result } = await session.database.withTenant(tenantId, async (client) => {
+      if (options.new !== true) await refuseUnknown(client, name);
       const made = await makeGate(client, tenantId, name);
       const result = await assignGate(client, tenantId, name, assignment, { force: options.force ?? false });
       if (!result.ok) throw new CliError(EXIT.failed, `${result.message}${result.code === 'UNACKNOWLEDGED_ROWS' ? ', or pass --force' : ''}`);
@@ -110,6 +113,40 @@ export async function assign(session: Session, gate: string, events: readonly st
   }
   for (const warning of warnings) session.terminal.err(`warning: ${warning}\n`);
   await waitUntilGatesNotified(session, tenantId, options.wait ?? true);
+}
+
+/** Most names that a message suggests. */
+const MAX_SUGGESTED = 3;
+
+/** Throws CliError for a gate that nobody made: a mistyped name must not become a gate that no lane has. Suggests the names nearest to it. */
+async function refuseUnknown(client: DatabaseClient, name: string): Promise<void> {
+  if (!GateName.safeParse(name).success) return;
+  const { rows } = await client.query<{ name: string; known: boolean }>(
+    'SELECT name, name = $1 AS known FROM devices WHERE name = $1 OR (revoked_at IS NULL AND site_id = $2) ORDER BY 2 DESC, 1',
+    [name, splitGateName(name).site],
+  );
+  if (rows[0]?.known === true) return;
+  const near = rows
+    .map((row) => ({ name: row.name, apart: distance(row.name, name) }))
+    .filter(({ apart }) => apart <= 2)
+    .toSorted((a, b) => a.apart - b.apart)
+    .slice(0, MAX_SUGGESTED);
+  throw new CliError(
+    EXIT.failed,
+    `there is no gate ${name}${near.length === 0 ? '' : ` (did you mean ${near.map((one) => one.name).join(' or ')}?)`}: make it with stile-cloud gate add ${name}, or give --new`,
+  );
+}
+
+/** Returns how many characters are to be changed, added or left out (Levenshtein). */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++)
+      next.push(Math.min((row[j] as number) + 1, (next[j - 1] as number) + 1, (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    row = next;
+  }
+  return row[b.length] as number;
 }
 
 interface MadeGate {

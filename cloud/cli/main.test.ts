@@ -92,7 +92,7 @@ test('from an empty database to a gate with its tickets', async () => {
   expect(put.err).toContain('--ends was not given: it ends 2026-07-02T06:00:00.000Z, 12 h after its beginning');
   expect(await cli(['import', 'concert-1', tickets('good.csv', 30), '--json'])).toMatchObject({ code: 0, out: expect.stringContaining('"created":30') });
   const tokenFile = join(folder, 'north.token');
-  const assigned = await cli(['assign', 'arena/north-03', 'concert-1', '--zones', 'A,B', '--token-file', tokenFile, '--no-wait']);
+  const assigned = await cli(['assign', 'arena/north-03', 'concert-1', '--new', '--zones', 'A,B', '--token-file', tokenFile, '--no-wait']);
   expect(assigned).toMatchObject({ code: 0, out: '', err: expect.stringContaining('arena/north-03 is for concert-1 (zones A,B)') });
   expect([readFileSync(tokenFile, 'utf8').startsWith('stile-device-'), statSync(tokenFile).mode & 0o777]).toEqual([true, 0o600]);
   const { keys } = JSON.parse((await cli(['keys'])).out) as { keys: unknown[] };
@@ -142,7 +142,14 @@ test('exit codes say what kind of failure it was', async () => {
     [['event', 'put', 'concert-1', '--starts', 'tomorrow'], {}, 2, /--starts "tomorrow": write the time with its zone/],
     [['event', 'put', 'concert-1', '--time-zone', 'Mars'], {}, 2, /time_zone "Mars"/],
     [['assign', 'arena', 'concert-1'], {}, 2, /a gate is named <site>\/<gate>/],
-    [['assign', 'arena/x', 'nowhere'], {}, 1, /there is no event nowhere/],
+    [['assign', 'arena/x', 'nowhere', '--new'], {}, 1, /there is no event nowhere/],
+    [
+      ['assign', 'arena/nrth-03', 'concert-1'],
+      {},
+      1,
+      /there is no gate arena\/nrth-03 \(did you mean arena\/north-03\?\): make it with stile-cloud gate add arena\/nrth-03, or give --new/,
+    ],
+    [['assign', 'aren/north-03', 'concert-1'], {}, 1, /there is no gate aren\/north-03: /],
     [['request', 'arena/north-03', 'explode', '--actor', 'a', '--reason', 'x'], {}, 2, /there is no command "explode"/],
     [['request', 'arena/north-03', 'open', '--actor', 'a', '--reason', 'x'], { STILE_MQTT_URL: 'mqtt://127.0.0.1:1' }, 69, /the broker .* can't be reached/],
     [['refusals', '--since', 'yesterday'], {}, 2, /--since "yesterday"/],
@@ -253,7 +260,7 @@ test("an operator's token is shown once, acts for one person, and can be taken a
 });
 
 test('a gate is not made for a mistyped event, nor where its token cannot be written', async () => {
-  const mistyped = await cli(['assign', 'arena/east-09', 'no-such-event', '--no-wait']);
+  const mistyped = await cli(['assign', 'arena/east-09', 'no-such-event', '--new', '--no-wait']);
   expect(mistyped).toMatchObject({ code: 1, out: '', err: expect.stringContaining('there is no event no-such-event') });
   const unwritable = await cli(['gate', 'add', 'arena/east-09', '--token-file', join(folder, 'nowhere', 'token')]);
   expect(unwritable).toMatchObject({ code: 1, out: '', err: expect.stringContaining('cannot be written (ENOENT)') });

@@ -28,7 +28,7 @@ From an empty database to a gate with its tickets:
   stile-cloud migrate
   stile-cloud event put concert-1 --site arena --name 'Concert' --starts 2026-07-01T20:00+02:00 --ends 2026-07-01T23:30+02:00
   stile-cloud import concert-1 tickets.csv
-  stile-cloud assign arena/north-03 concert-1 --zones A,B     (shows the gate's token once)
+  stile-cloud assign arena/north-03 concert-1 --new --zones A,B   (shows the gate's token once)
   stile-cloud keys > manifest-keys.json                       (the gate pins these: cloud.keys)
   stile-cloud all                                             (HTTP, ingest, and publishing to gates)
 
@@ -221,12 +221,13 @@ function addCodeKeys(keys: Command, add: Add, session: Run, tenant: TenantOption
 }
 
 function addGates(program: Command, add: Add, session: Run, tenant: TenantOption): void {
-  add(program, 'assign <gate> [events...]', 'says which events a gate (or every gate of <site>/*) is for; a new gate is made and its token shown once')
+  add(program, 'assign <gate> [events...]', 'says which events a gate (or every gate of <site>/*) is for')
     .option('--zones <zones>', 'serves these zones only, such as A,B; all: every zone; not given: as before')
     .option('--tiers <tiers>', 'serves these tiers only; all: every tier; not given: as before')
     .option('--none', 'for no event any more')
     .option('--force', 'also while the gate has rows that have not arrived')
-    .option('--token-file <file>', "write a new gate's token here (mode 600) instead of showing it")
+    .option('--new', 'makes the gate where nobody made it (see gate add), and shows its token once')
+    .option('--token-file <file>', "with --new: write the new gate's token here (mode 600) instead of showing it")
     .option('--json')
     .option('--no-wait', 'do not wait until gates are notified')
     .addOption(tenant())

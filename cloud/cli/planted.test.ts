@@ -72,7 +72,7 @@ test.skipIf(!root)('S3: broker-acl as root in a folder of the broker follows no 
 test('S6: a token is the reader of its file alone, whatever was there before; a link there is refused, and no token made', async () => {
   const made: readonly (readonly [string, ...string[]])[] = [
     ['operator', 'add', 'anna'],
-    ['assign', 'arena/north-03', 'concert-1', '--no-wait'],
+    ['assign', 'arena/north-03', 'concert-1', '--new', '--no-wait'],
     ['gate', 'add', 'arena/north-04'],
     ['gate', 'token', 'arena/north-04'],
   ];

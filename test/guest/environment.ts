@@ -76,7 +76,7 @@ export async function openVenue(host: string, folder: string, files: string, rel
   writeFileSync(join(folder, 'tickets.csv'), `ticket_id,code\n${CODES.map((code, number) => `T-${number},${code}\n`).join('')}`);
   cloud('import', EVENT, join(folder, 'tickets.csv'), '--no-wait');
   const token = join(files, 'cloud-token');
-  cloud('assign', GATE, EVENT, '--token-file', token, '--no-wait');
+  cloud('assign', GATE, EVENT, '--new', '--token-file', token, '--no-wait');
   write(join(files, 'keys.json'), cloud('keys'));
   const identity = await ca.issue(GATE);
   write(join(files, 'ca.pem'), ca.ca);

@@ -67,7 +67,7 @@ beforeAll(async () => {
   await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--starts', NOW, '--no-wait');
   writeFileSync(join(folder, 'tickets.csv'), `ticket_id,code\nT-1,${CODE}\n`);
   await stack.cloud('import', 'concert', join(folder, 'tickets.csv'), '--no-wait');
-  await stack.cloud('assign', 'arena/north', 'concert', '--token-file', join(folder, 'token'), '--no-wait');
+  await stack.cloud('assign', 'arena/north', 'concert', '--new', '--token-file', join(folder, 'token'), '--no-wait');
   await stack.cloud('operator', 'add', 'bundle', '--token-file', join(folder, 'operator'));
   token = readFileSync(join(folder, 'operator'), 'utf8').trim();
   await stack.startCloud();

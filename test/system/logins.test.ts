@@ -36,7 +36,7 @@ test('B4: all migrates an empty database by the owner, then no connection is the
     await admin.close();
   }
   await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
-  await stack.cloud('assign', 'arena/north', 'concert', '--token-file', join(dir, 'token'));
+  await stack.cloud('assign', 'arena/north', 'concert', '--new', '--token-file', join(dir, 'token'));
   expect(await stack.cloud('gates')).toContain('arena/north');
   const wrong = await openStack({ dir, databaseUrl: ownerUrl, mqtt: { url: broker.url } });
   expect(await wrong.tryCloud('all')).toMatchObject({ code: 78, stderr: expect.stringContaining('stile_owner (DATABASE_URL) is the owner of the database') });

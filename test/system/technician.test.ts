@@ -51,7 +51,7 @@ beforeAll(async () => {
   writeFileSync(join(dir, 'tickets.csv'), `ticket_id,code,tier\nT-1,${CODE},standard\n`);
   await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--ends', '2099-01-01T00:00Z', '--no-wait');
   await stack.cloud('import', 'concert', join(dir, 'tickets.csv'), '--no-wait');
-  await stack.cloud('assign', GATE, 'concert', '--token-file', join(dir, 'first.token'), '--no-wait');
+  await stack.cloud('assign', GATE, 'concert', '--new', '--token-file', join(dir, 'first.token'), '--no-wait');
   await stack.startCloud();
   reader = openPtyPair({ readerLink: join(dir, 'reader'), guestLink: join(dir, 'guest') });
   writeFileSync(
@@ -138,7 +138,7 @@ test('a second enrolment wants --force; another gate’s token changes nothing; 
   const token = await newToken();
   expect(await enroll('--token', token)).toMatchObject({ code: 1, stderr: expect.stringContaining('--force') });
   const before = readFileSync(join(folder, 'tls/gate.pem'), 'utf8');
-  await stack.cloud('assign', 'arena/south', 'concert', '--token-file', join(dir, 'south.token'), '--no-wait');
+  await stack.cloud('assign', 'arena/south', 'concert', '--new', '--token-file', join(dir, 'south.token'), '--no-wait');
   expect(await enroll('--token', await newToken('arena/south'), '--force')).toMatchObject({
     code: 1,
     stderr: expect.stringContaining('configured as arena/north'),
