@@ -9,7 +9,7 @@ import { MANIFEST_APPLICATION_ID, OfflineManifestResponse, OverlayMessage, type 
 import { CloudStateMessage } from '../contract/messages.ts';
 import { type Broker, startBroker } from '../testkit/broker.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../testkit/database.ts';
-import { connectPeer, type Heard, type Peer } from '../testkit/mqtt-client.ts';
+import { connectPeer, type Peer, type ReceivedMessage } from '../testkit/mqtt-client.ts';
 import { type CloudConfig, readConfig } from './config.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX, renewToken } from './devices/assignment.ts';
 import { SILENT } from './log.ts';
@@ -84,7 +84,7 @@ const call = (method: string, path: string, as: string | null, body?: unknown, h
 const answer = async (response: Response) => ({ status: response.status, body: (await response.json()) as Record<string, unknown> });
 const manifestPath = (query = '') => `/offline/manifest/${venue.eventId}?device_id=${encodeURIComponent(gate)}${query}`;
 const SQLITE = { accept: 'application/vnd.sqlite3' };
-const json = ({ payload }: Heard) => JSON.parse(payload.toString()) as Record<string, unknown>;
+const json = ({ payload }: ReceivedMessage) => JSON.parse(payload.toString()) as Record<string, unknown>;
 const wantOf = (name: string, accept: (want: WantMessage) => boolean = () => true) =>
   peer
     .wait((heard) => heard.topic === `stile/1/${name}/manifest/want` && accept(WantMessage.parse(json(heard))))

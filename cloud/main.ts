@@ -186,15 +186,15 @@ async function open(config: CloudConfig, parts: CloudParts, log: Log, held: (wha
 
 /** Returns the same as `readiness`, and logs each change with its cause: callers from outside get no addresses. */
 function sayingWhy(readiness: () => Promise<Readonly<Record<string, string | null>>>, log: Log): typeof readiness {
-  let said = '';
+  let reported = '';
   return async () => {
     const parts = await readiness();
     const why = Object.entries(parts)
       .filter(([, problem]) => problem !== null)
       .map(([part, problem]) => `${part}: ${problem}`)
       .join('; ');
-    if (why !== said && why !== '') log.warn({ why }, 'not ready');
-    said = why;
+    if (why !== reported && why !== '') log.warn({ why }, 'not ready');
+    reported = why;
     return parts;
   };
 }

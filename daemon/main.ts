@@ -35,7 +35,7 @@ const FIRE_LATCH_FILE = 'fire-latched';
 const HEALTH_MS = 30_000;
 const STATS_MS = 60_000;
 /** Period of the clock check and the watchdog, in ms: below half of the unit's WatchdogSec (3 s). */
-const LOOK_MS = 1_000;
+const CHECK_INTERVAL_MS = 1_000;
 /** Longest time since the loop's last turn, in ms, with which the watchdog is still fed. */
 const TURNED_WITHIN_MS = 1_500;
 /** Longest stop, in ms; then the process ends with parts unreleased. The unit waits 10 s. */
@@ -142,7 +142,7 @@ export async function runGate(config: Config, started: Started = {}): Promise<Ru
         end();
         notify.stopping();
         // systemd goes on watching while a guest under way is waited for: fed as long as this loop turns.
-        setInterval(() => notify.watchdog(), LOOK_MS).unref();
+        setInterval(() => notify.watchdog(), CHECK_INTERVAL_MS).unref();
       },
     });
     return { gate, log, stop, restartAsked: restart.promise, panic: (error) => panic(error, gate, board, log) };
@@ -238,7 +238,7 @@ function startReports(parts: {
     reports.look();
   };
   const timers = [
-    setInterval(look, LOOK_MS),
+    setInterval(look, CHECK_INTERVAL_MS),
     setInterval(() => {
       reports.published();
       publish();

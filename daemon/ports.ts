@@ -168,7 +168,7 @@ export interface OutboxBatch {
 /** The cloud's verdict on one of this gate's grants: it was beyond the ticket's right (two gates that could not hear of each other), or not after all. */
 export interface GrantConflict {
   /** The cloud's row that says so: news is what is above the last. */
-  readonly told: RowPosition;
+  readonly verdictRow: RowPosition;
   /** The grant. */
   readonly row: RowPosition;
   readonly verdict: 'excess' | 'withdrawn';

@@ -48,7 +48,7 @@ const KILL_AT = 0.3;
 /** Messages that a publisher has under way at the broker. */
 const PUBLISHES = 50;
 /** Rows are counted so often, ms: a look that costs little beside what it looks at. */
-const LOOK_MS = 100;
+const POLL_INTERVAL_MS = 100;
 const root = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'stile-peers-'));
 
@@ -249,7 +249,7 @@ async function run(
     let last = -1;
     let changed = performance.now();
     for (;;) {
-      await sleep(LOOK_MS);
+      await sleep(POLL_INTERVAL_MS);
       const rows = await count(owner, contender, load);
       if (rows !== last) [last, changed, seconds] = [rows, performance.now(), (performance.now() - began) / 1_000];
       if (!killed && rows >= load.total * KILL_AT) {

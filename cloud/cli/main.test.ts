@@ -175,7 +175,7 @@ test('where the port is taken, nobody at the broker hears of a start: the messag
     }
     await peer.publish('stile/1/_cloud/second/state', { last: true });
     await peer.wait(({ payload }) => payload.toString() === '{"last":true}');
-    expect(peer.heard.map(({ payload }) => payload.toString())).toEqual(['{"last":true}']);
+    expect(peer.received.map(({ payload }) => payload.toString())).toEqual(['{"last":true}']);
   } finally {
     await peer.end();
     taken.close();

@@ -189,7 +189,7 @@ export async function checkServingUrl(url: string): Promise<void> {
 /** Explains PostgreSQL's refusal of a login, with its repair; null for every other error. Never includes the password. */
 export function refusedLogin(error: unknown, url: string, setting: string): SetupError | null {
   const state = sqlState(error);
-  const said = (error as Error)?.message ?? String(error);
+  const message = (error as Error)?.message ?? String(error);
   const { login, database, place } = partsOf(url);
   if (state === '3D000')
     return new SetupError(
@@ -201,9 +201,9 @@ export function refusedLogin(error: unknown, url: string, setting: string): Setu
     );
   if (state === '28000')
     return new SetupError(
-      `PostgreSQL at ${place} does not let ${JSON.stringify(login)} in (${setting}): ${said}. There must be such a role that may log in (ALTER ROLE ${identifier(login)} LOGIN), and a line for it in pg_hba.conf: host ${database} ${login} 127.0.0.1/32 scram-sha-256`,
+      `PostgreSQL at ${place} does not let ${JSON.stringify(login)} in (${setting}): ${message}. There must be such a role that may log in (ALTER ROLE ${identifier(login)} LOGIN), and a line for it in pg_hba.conf: host ${database} ${login} 127.0.0.1/32 scram-sha-256`,
     );
-  if (state === '42501' && /connect|database/i.test(said))
+  if (state === '42501' && /connect|database/i.test(message))
     return new SetupError(
       `${JSON.stringify(login)} (${setting}) may not connect to the database ${JSON.stringify(database)}. Run once by a superuser:\nGRANT CONNECT ON DATABASE ${identifier(database)} TO ${identifier(login)};`,
     );

@@ -22,7 +22,7 @@ describe.each(CONTRACT_LANES)('the simulated board, $polarity, keeps the contrac
   test.each(BOARD_CONTRACT)('$name', async ({ run }) => {
     const board = createSimBoard({ config: { ...lane(), ...wired } }, clock);
     const drive = (input: InputName, level: Level): void => board.setInput(input, level === wired.inputs[input]?.active);
-    await run({ board, lane: wired, wire, drive, breakWrites: (broken) => board.plant(broken ? 'write' : 'none') });
+    await run({ board, lane: wired, wire, drive, breakWrites: (broken) => board.injectFault(broken ? 'write' : 'none') });
   });
 });
 

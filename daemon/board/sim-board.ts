@@ -41,7 +41,7 @@ export interface SimBoard extends LaneBoard {
   onOutput(watcher: (output: OutputName, active: boolean, atMs: number) => void): () => void;
   turnstile(input: TurnstileInput): void;
   /** Makes the next `times` writes or reads throw EIO. */
-  plant(what: 'write' | 'read' | 'none', times?: number): void;
+  injectFault(what: 'write' | 'read' | 'none', times?: number): void;
 }
 
 export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clock: Pick<Clock, 'boottimeMs'>): SimBoard {
@@ -118,7 +118,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
     throw Object.assign(new Error(`${fault.operation}: ${fault.cause}`), { code: 'EIO', fault });
   };
 
-  const plant = (what: 'write' | 'read' | 'none', times = Number.POSITIVE_INFINITY): void => {
+  const injectFault = (what: 'write' | 'read' | 'none', times = Number.POSITIVE_INFINITY): void => {
     if (what === 'none') faults.write = faults.read = 0;
     else faults[what] = times;
     if (what === 'none') broken = false;
@@ -141,7 +141,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
     if (command.kind === 'input') {
       if (!inputNames.includes(command.input)) return `this lane has no input ${command.input}; configured: ${inputNames.join(', ')}`;
       setInput(command.input, command.active);
-    } else if (command.kind === 'fault') plant(command.what, command.times);
+    } else if (command.kind === 'fault') injectFault(command.what, command.times);
     else if (command.kind === 'turnstile') move(command.input);
     return null;
   };
@@ -194,7 +194,7 @@ export function createSimBoard({ config, draw, startOpen }: SimBoardOptions, clo
       return () => watchers.delete(watcher);
     },
     turnstile: move,
-    plant,
+    injectFault,
   };
 }
 

@@ -13,12 +13,12 @@ const OTHER_PLACE = 'or set control.socket to a place that there is';
 /** Checks the socket. `occupied`: a gate listens there already. */
 export function socketCheck({ control }: Pick<Config, 'control'>, occupied: boolean): Check {
   const { socket, group } = control;
-  const there = look(socket);
+  const there = statOrNull(socket);
   if (there !== null && !there.isSocket())
     return fail(PART, `${socket} is there and is no socket: the gate will not start`, `take it away, or set control.socket to another path`);
   const folder = dirname(socket);
   if (!occupied) {
-    const parent = look(folder);
+    const parent = statOrNull(folder);
     if (parent === null)
       return fail(
         PART,
@@ -47,7 +47,7 @@ export function socketCheck({ control }: Pick<Config, 'control'>, occupied: bool
   return ok(PART, occupied ? `${socket} answers members of ${group}` : `${socket} can be made; members of ${group} will be answered`);
 }
 
-function look(path: string): Stats | null {
+function statOrNull(path: string): Stats | null {
   try {
     return statSync(path);
   } catch {

@@ -81,7 +81,7 @@ export interface GateClock extends Clock {
   /** Returns the floor that was overruled since the last call, or null: to be written down. */
   overruled(): Overruled | null;
   /** Returns the jump since the last call, or null; called about every second. Also checks again whether the system is synchronised. */
-  look(): Jump | null;
+  takeJump(): Jump | null;
   /** Returns the cause as text, for `status` and `doctor`. */
   why(): string;
 }
@@ -152,7 +152,7 @@ export function createClock(options: { readonly source?: TimeSource; readonly fl
       overruled = null;
       return reported;
     },
-    look() {
+    takeJump() {
       synchronised = source.synchronised();
       correctFloor();
       const boottimeMs = source.boottimeMs();
@@ -223,7 +223,7 @@ export function createSimClock(
     },
     setSynchronised(value: boolean): void {
       synchronised = value;
-      clock.look();
+      clock.takeJump();
     },
   };
 }

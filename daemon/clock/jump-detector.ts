@@ -8,7 +8,7 @@ import type { Decider } from '../ports.ts';
 import type { GateClock } from './clock.ts';
 
 export interface ClockWatchOptions {
-  readonly clock: Pick<GateClock, 'look' | 'overruled'>;
+  readonly clock: Pick<GateClock, 'takeJump' | 'overruled'>;
   readonly decider: Pick<Decider, 'record'>;
   readonly log: Pick<Log, 'warn'>;
 }
@@ -16,7 +16,7 @@ export interface ClockWatchOptions {
 /** Returns a check; call it about every second. */
 export function createClockWatch({ clock, decider, log }: ClockWatchOptions): () => void {
   return () => {
-    const jump = clock.look();
+    const jump = clock.takeJump();
     const wrong = clock.overruled();
     if (wrong !== null) {
       const floor = new Date(wrong.floorMs).toISOString();

@@ -103,7 +103,7 @@ export function createHandlers(parts: HandlerParts): ControlHandlers {
     'resume-entry': (args) => order('resume-entry', args),
     sensor: (args) => order('sensor', args),
     selftest: ({ actor, reason }, { send, gone }) =>
-      obey(parts.gate, 'selftest', {}, actor, reason, { tell: (news) => void send(news), gone: () => gone.aborted }),
+      obey(parts.gate, 'selftest', {}, actor, reason, { report: (news) => void send(news), gone: () => gone.aborted }),
     hear: (args, context) => tapReaders(args, context, parts),
     'reader-bytes': (_args, context) => watchBytes(context, parts.gate),
   };

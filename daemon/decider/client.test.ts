@@ -199,9 +199,9 @@ test('a store that cannot be opened, and a worker that dies, answer with a fault
     workerUrl: new URL('data:text/javascript,process.exit(3)'),
     notice: (_what, detail) => notices.push(detail),
   });
-  await expect(dying.open()).rejects.toMatchObject({ code: 'DESK_GONE', fault: { healsItself: true } });
+  await expect(dying.open()).rejects.toMatchObject({ code: 'DECIDER_GONE', fault: { healsItself: true } });
   expect(notices).toEqual([expect.stringContaining('ended with 3')]);
-  await expect(dying.status()).rejects.toMatchObject({ code: 'DESK_GONE' });
+  await expect(dying.status()).rejects.toMatchObject({ code: 'DECIDER_GONE' });
   await dying.close();
 });
 

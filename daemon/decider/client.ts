@@ -79,7 +79,7 @@ export function createDeciderClient(options: DeciderClientOptions): DeciderClien
       hint: 'The gate starts the store again by itself; look at the disk and the journal if this repeats.',
       healsItself: true,
     };
-    return new DeciderError(`${fault.operation}: ${cause}. ${fault.hint}`, 'DESK_GONE', fault);
+    return new DeciderError(`${fault.operation}: ${cause}. ${fault.hint}`, 'DECIDER_GONE', fault);
   };
   const receive = (reply: WorkerReply): void => {
     if ('notice' in reply) {

@@ -263,7 +263,7 @@ test("the cloud's verdict on an own grant is kept and told in a refusal's words,
     standing: 1,
     newest: [
       {
-        told: [7, 1],
+        verdictRow: [7, 1],
         row: [epoch, 1],
         cause: 'already_redeemed',
         ticketId: about.ticket_id,
@@ -287,7 +287,7 @@ test("the cloud's verdict on an own grant is kept and told in a refusal's words,
   verdict(4, mine.row, { verdict: 'withdrawn' });
   expect(told()).toMatchObject({
     standing: 1,
-    newest: [{}, { told: [7, 4], verdict: 'withdrawn', words: "who was admitted at 20:00 was within the ticket's right after all" }],
+    newest: [{}, { verdictRow: [7, 4], verdict: 'withdrawn', words: "who was admitted at 20:00 was within the ticket's right after all" }],
   });
   expect(decider.core.rows(null, 10)[0]).not.toHaveProperty('conflict');
 });

@@ -37,7 +37,7 @@ import { createWentBack } from './went-back.ts';
 /** Decisions whose grant can still be abandoned; an older one has long been shown to its guest. */
 const MAX_ABANDONABLE = 64;
 /** Conflicts that a status tells of. */
-const MAX_CONFLICTS_TOLD = 20;
+const MAX_CONFLICTS_SHOWN = 20;
 /** Damaged files quarantined while the store opens: one of each kind, and one more. */
 const MAX_RECOVERIES_AT_OPEN = 4;
 /** Rows read by people at once. */
@@ -186,7 +186,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
         modes: standing.modes(stamp.wallMs),
         fireLatched: fireLatched(options.path),
         totals: { ...usage.totals() },
-        conflicts: { standing: usage.conflicts.standing(), newest: usage.conflicts.newest(MAX_CONFLICTS_TOLD).map((one) => described(one, stamp)) },
+        conflicts: { standing: usage.conflicts.standing(), newest: usage.conflicts.newest(MAX_CONFLICTS_SHOWN).map((one) => described(one, stamp)) },
         diskFreeBytes: freeBytes(options.path),
         lastRowMs: trustedTime.lastRowMs(),
       };

@@ -21,7 +21,7 @@ export function describeConflict(conflict: StoredConflict, { gate, states, timeZ
     states.find((state) => state.known && state.gate === key[0] && state.epoch === key[1] && state.seq === key[2]) ?? null;
   const show = (ms: number) => showTime(ms, nowMs, timeZone);
   const own = find([gate, ...conflict.of]);
-  const { winner, cause, verdict, direction, eventId, ticketId, ticketRef, told, of } = conflict;
+  const { winner, cause, verdict, direction, eventId, ticketId, ticketRef, verdictRow, of } = conflict;
   const winning = winner === null ? null : find(winner);
   const first: ReasonFacts = winner === null ? {} : { used_gate: gateName(winner[0]), inside_gate: gateName(winner[0]) };
   const facts: ReasonFacts = winning === null ? first : { ...first, used_at: show(winning.atMs), inside_since: show(winning.atMs) };
@@ -30,5 +30,5 @@ export function describeConflict(conflict: StoredConflict, { gate, states, timeZ
   const where = winner !== null && winning === null && isReason(cause) ? `, first at gate ${gateName(winner[0])}` : '';
   const when = own === null ? 'a guest who was admitted' : `who was admitted at ${show(own.atMs)}`;
   const words = verdict === 'excess' ? `${when} was beyond the ticket's right: ${why}${where}` : `${when} was within the ticket's right after all`;
-  return { told, row: of, verdict, cause, eventId, ticketId, ticketRef, direction: own?.direction ?? direction, winner, words };
+  return { verdictRow, row: of, verdict, cause, eventId, ticketId, ticketRef, direction: own?.direction ?? direction, winner, words };
 }

@@ -95,7 +95,7 @@ async function openOnce(options: DeciderEngineOptions, keyring: Keyring, latest:
 /** Reports a commit that was cut short: after a power cut it is none, and damage otherwise; the rows are named, because nothing tells which. */
 function reportWalEnd(options: DeciderEngineOptions, ledger: Ledger, stamp: Stamp): void {
   const [epoch, seq] = [ledger.epoch(), ledger.lastSeq()];
-  const detail = `the log ended in a commit that was cut short: nobody was told of it, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;
+  const detail = `the log ended in a commit that was cut short: it was never answered, unless the card is damaged; then rows from ${epoch}/${seq + 1} on are lost`;
   ledger.append([noteBody('fault', 'ledger', detail)], stamp);
   options.notice('ledger', detail);
 }

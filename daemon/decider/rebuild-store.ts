@@ -78,9 +78,9 @@ function unreadable(saved: Salvage, usage: UsageStore, name: string): { readonly
 function gapOf(saved: Salvage, usage: UsageStore, name: string): string {
   const { ranges, behind } = unreadable(saved, usage, name);
   const more = ranges.length - MAX_RANGES_NAMED;
-  const told = more > 0 ? [...ranges.slice(0, MAX_RANGES_NAMED), `${more} more ranges up to ${ranges.at(-1)}`] : ranges;
-  if (behind !== null) told.push(behind);
+  const named = more > 0 ? [...ranges.slice(0, MAX_RANGES_NAMED), `${more} more ranges up to ${ranges.at(-1)}`] : ranges;
+  if (behind !== null) named.push(behind);
   // Not even its epochs can be read, and usage knows of no own row.
-  else if (saved.lastEpoch === 0) told.push('any that the cloud has not');
-  return told.length === 0 ? '' : `, could not be read: rows ${told.join(', ')}`;
+  else if (saved.lastEpoch === 0) named.push('any that the cloud has not');
+  return named.length === 0 ? '' : `, could not be read: rows ${named.join(', ')}`;
 }

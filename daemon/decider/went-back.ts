@@ -38,7 +38,7 @@ export function createWentBack({ parts, write, setLost, notice }: WentBackOption
   let readTo: RowPosition | null = null;
   let clone = false;
   /** Boot time until which people are told of it, after everything is at the cloud; null: not everything was, at the last look. */
-  let toldUntilMs: number | null = Number.NEGATIVE_INFINITY;
+  let reportedUntilMs: number | null = Number.NEGATIVE_INFINITY;
 
   const begin = (highestEpoch: number, exact: boolean, stamp: Stamp): void => {
     const { ledger, outbox, resubmission, usage } = parts();
@@ -51,7 +51,7 @@ export function createWentBack({ parts, write, setLost, notice }: WentBackOption
       outbox.closed();
       usage.doubtOwn(true);
       readTo = null;
-      toldUntilMs = null;
+      reportedUntilMs = null;
     }
     setLost(true);
     const detail = `the cloud has rows of this gate that this store has not (a restored card, or a store put back): epoch ${epoch} begins`;
@@ -81,9 +81,9 @@ export function createWentBack({ parts, write, setLost, notice }: WentBackOption
       const { resubmission, outbox } = parts();
       const [rows, left, last] = [resubmission.rows(), resubmission.left(), resubmission.written()];
       const isDone = left === 0 && (last === null || outbox.ackedSeq(last.epoch) >= last.seq);
-      if (!isDone) toldUntilMs = null;
-      else toldUntilMs ??= stamp.boottimeMs + NAME_RESENT_MS;
-      return { clone, wentBack: toldUntilMs === null || stamp.boottimeMs < toldUntilMs ? { rows, left } : null };
+      if (!isDone) reportedUntilMs = null;
+      else reportedUntilMs ??= stamp.boottimeMs + NAME_RESENT_MS;
+      return { clone, wentBack: reportedUntilMs === null || stamp.boottimeMs < reportedUntilMs ? { rows, left } : null };
     },
   };
 }

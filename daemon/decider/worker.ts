@@ -184,7 +184,7 @@ function faultOf(operation: string, error: unknown): StoreError {
       hint: "Keep the gate's journal and report it.",
       healsItself: false,
     },
-    'DESK_FAILED',
+    'DECIDER_FAILED',
     false,
   );
 }

@@ -60,11 +60,11 @@ export function createAnnouncer(options: {
   return {
     event,
     conflicts(newest) {
-      const last = newest.at(-1)?.told ?? [0, 0];
+      const last = newest.at(-1)?.verdictRow ?? [0, 0];
       const before = publishedUpTo;
       publishedUpTo = before === null || after(last, before) ? last : before;
       if (before === null) return;
-      for (const conflict of newest.filter((one) => after(one.told, before))) {
+      for (const conflict of newest.filter((one) => after(one.verdictRow, before))) {
         report({ kind: 'conflict', conflict });
         const { row, verdict, cause, ticketRef, ticketId, eventId, winner, words } = conflict;
         event('conflict', verdict === 'excess' ? 'warning' : 'info', {

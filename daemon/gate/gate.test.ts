@@ -367,7 +367,7 @@ test('tickets that were fetched are known with the next look around', async () =
 
 test("the cloud's verdict on a grant is published once, and what stood before the start is no news", async () => {
   const conflict = (seq: number, verdict: 'excess' | 'withdrawn' = 'excess') => ({
-    told: [7, seq] as [number, number],
+    verdictRow: [7, seq] as [number, number],
     row: [9, seq] as [number, number],
     verdict,
     cause: 'already_redeemed',

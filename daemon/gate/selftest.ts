@@ -35,7 +35,7 @@ export type SelftestNews = { readonly doing: string; readonly words: string } | 
 
 /** A person at the lane. Readers are tested only with one: the step asks for a code. */
 export interface SelftestWatcher {
-  tell(news: SelftestNews): void;
+  report(news: SelftestNews): void;
   /** Returns whether the person has left: the test ends. */
   gone(): boolean;
 }
@@ -68,7 +68,7 @@ export async function runSelftest(options: SelftestOptions): Promise<readonly Se
   ];
   const add = (step: SelftestStep) => {
     steps.push(step);
-    options.watcher?.tell({ step });
+    options.watcher?.report({ step });
   };
   // All off first, so that each is seen to come on: a way out that is in service shows its lamps.
   for (const output of SIGNALS) if (options.board.has(output)) options.write(output, false);
@@ -88,7 +88,7 @@ const wait = ({ timers }: SelftestOptions, ms: number) => new Promise<void>((res
 
 async function tryOutput(options: SelftestOptions, output: OutputName): Promise<SelftestStep> {
   const { board, write, watcher } = options;
-  watcher?.tell({ doing: output, words: output === 'buzzer' ? 'the buzzer sounds: is it heard?' : `lamp ${output} is lit: is it the right one?` });
+  watcher?.report({ doing: output, words: output === 'buzzer' ? 'the buzzer sounds: is it heard?' : `lamp ${output} is lit: is it the right one?` });
   write(output, true);
   await wait(options, watcher === null ? LAMP_MS : WATCHED_LAMP_MS);
   if (options.ended() === null) write(output, false);
@@ -111,7 +111,7 @@ async function tryRelease(options: SelftestOptions, direction: Direction): Promi
   const stop = options.tapInputs((event) => {
     if (event.active && (event.input.startsWith('passage') || event.input.startsWith('beam'))) seen.push(event.input);
   });
-  watcher?.tell({ doing: output, words: `direction ${direction} is released: walk through ${direction === 'in' ? 'inwards' : 'outwards'} now` });
+  watcher?.report({ doing: output, words: `direction ${direction} is released: walk through ${direction === 'in' ? 'inwards' : 'outwards'} now` });
   write(output, true);
   await wait(options, config.release === 'hold' ? config.passageTimeoutMs : config.pulseMs);
   if (ended() === null) write(output, options.resting(direction));
@@ -134,7 +134,7 @@ async function tryReader(options: SelftestOptions, reader: string): Promise<Self
   const stop = options.tapReaders((which) => {
     from ??= which;
   });
-  options.watcher?.tell({ doing: name, words: `show any code to the reader ${reader} (within ${CODE_WAIT_MS / 1_000} s)` });
+  options.watcher?.report({ doing: name, words: `show any code to the reader ${reader} (within ${CODE_WAIT_MS / 1_000} s)` });
   for (let waitedMs = 0; from === null && waitedMs < CODE_WAIT_MS && endOf(options) === null; waitedMs += CHECK_MS) await wait(options, CHECK_MS);
   stop();
   if (from === reader) return { name, result: 'ok', detail: 'read a code' };

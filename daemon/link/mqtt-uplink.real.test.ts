@@ -97,7 +97,7 @@ async function brokerOf311(met: (version: number | undefined) => void = () => un
 }
 
 const firstSeq = (payload: Buffer): number => JSON.parse(payload.toString()).entries[0].seq;
-const ledgerOf = (side: Peer) => side.heard.filter(({ topic }) => topic === `${own}/ledger`);
+const ledgerOf = (side: Peer) => side.received.filter(({ topic }) => topic === `${own}/ledger`);
 
 test('publishes state and info retained, speaks MQTT 5, and says offline with its reason when it closes', async () => {
   const b = await broker();
@@ -252,13 +252,13 @@ test('the uplink publishes present alerts and clears retained ones that have end
   const fire = await side.wait(({ topic }) => topic === `${own}/alert/fire`);
   expect(parsePayload(AlertMessage, fire.payload)).toMatchObject({ ok: true, value: { severity: 'critical' } });
   await side.wait(({ topic, payload }) => topic === `${own}/alert/reader-old` && payload.length === 0);
-  expect(side.heard.some(({ topic }) => topic === `${own}/alert/disk`)).toBe(false);
+  expect(side.received.some(({ topic }) => topic === `${own}/alert/disk`)).toBe(false);
   uplink.clear('fire');
   await side.wait(({ topic, payload }) => topic === `${own}/alert/fire` && payload.length === 0);
   const late = await peer(b.url);
   await late.subscribe(`${own}/alert/+`);
   await new Promise((resolve) => setTimeout(resolve, 200));
-  expect(late.heard).toEqual([]);
+  expect(late.received).toEqual([]);
 });
 
 test('the uplink queues nothing offline: 200,000 publishes cost no memory', async () => {
@@ -305,7 +305,7 @@ test('the uplink delivers each valid request once and answers every invalid one 
     const message = await cloud.side.wait(
       ({ topic, payload }) => topic === `${own}/response/${command}` && JSON.parse(payload.toString()).transaction === transaction,
     );
-    cloud.side.heard.splice(cloud.side.heard.indexOf(message), 1);
+    cloud.side.received.splice(cloud.side.received.indexOf(message), 1);
     expect(parsePayload(ResponseMessage, message.payload).ok).toBe(true);
     return JSON.parse(message.payload.toString());
   };
@@ -465,7 +465,7 @@ test('a gate that the ACL does not name reports it, loses nothing, and sends its
   await until('online', () => g.uplink.online());
   await until('refused', () => g.logged.some((line) => line.includes('publishing ledger failed') && line.includes('135')));
   expect(g.decider.backlog()).toBe(120);
-  expect(side.heard).toEqual([]);
+  expect(side.received).toEqual([]);
   await b.reload([{ gate: GATE, revoked: false }]);
   void side
     .wait(({ topic, payload }) => {

@@ -31,8 +31,8 @@ export interface FramingState {
   readonly dropping: boolean;
   /** stx_etx: between the two. */
   readonly inside: boolean;
-  /** stx_etx: rubbish outside of frames is counted once a run. */
-  readonly rubbish: boolean;
+  /** stx_etx: noise outside of frames is counted once a run. */
+  readonly noise: boolean;
   /** When the chunk with the code's last byte so far arrived, ms. */
   readonly codeAtMs: number;
   /** When the last byte of any kind arrived, ms. */
@@ -57,7 +57,7 @@ const ETX = 0x03;
 const NUL = 0x00;
 const NOTHING = new Uint8Array(0);
 
-export const initialFraming: FramingState = { held: NOTHING, companion: null, dropping: false, inside: false, rubbish: false, codeAtMs: 0, byteAtMs: 0 };
+export const initialFraming: FramingState = { held: NOTHING, companion: null, dropping: false, inside: false, noise: false, codeAtMs: 0, byteAtMs: 0 };
 
 /** Takes a chunk (or none, when a deadline has come) that arrived at `atMs`. Time must not run backwards. */
 export function stepFraming(config: FramingConfig, state: FramingState, bytes: Uint8Array, atMs: number): FramingStep {
@@ -96,8 +96,8 @@ function takeBetween(work: Work, byte: number, atMs: number): void {
     work.inside = true;
   } else if (work.inside && byte === ETX) work.end();
   else if (work.inside) work.add(byte, atMs);
-  else if (byte !== CR && byte !== LF && byte !== NUL && !work.rubbish) {
-    work.rubbish = true;
+  else if (byte !== CR && byte !== LF && byte !== NUL && !work.noise) {
+    work.noise = true;
     work.garble('framing');
   }
 }
@@ -106,7 +106,7 @@ function takeBetween(work: Work, byte: number, atMs: number): void {
 class Work {
   readonly framed: Framed[] = [];
   inside: boolean;
-  rubbish: boolean;
+  noise: boolean;
   private readonly buffer = new Uint8Array(MAX_FRAME_BYTES);
   private length: number;
   private companion: number | null;
@@ -119,7 +119,7 @@ class Work {
     this.companion = state.companion;
     this.dropping = state.dropping;
     this.inside = state.inside;
-    this.rubbish = state.rubbish;
+    this.noise = state.noise;
     this.codeAtMs = state.codeAtMs;
   }
 
@@ -137,7 +137,7 @@ class Work {
     this.companion = null;
     this.dropping = false;
     this.inside = false;
-    this.rubbish = false;
+    this.noise = false;
   }
 
   end(): void {
@@ -177,8 +177,8 @@ class Work {
   }
 
   state(byteAtMs: number): FramingState {
-    const { companion, dropping, inside, rubbish, codeAtMs } = this;
-    return { held: this.length === 0 ? NOTHING : this.buffer.slice(0, this.length), companion, dropping, inside, rubbish, codeAtMs, byteAtMs };
+    const { companion, dropping, inside, noise, codeAtMs } = this;
+    return { held: this.length === 0 ? NOTHING : this.buffer.slice(0, this.length), companion, dropping, inside, noise, codeAtMs, byteAtMs };
   }
 
   /** Gives the bytes that were held as a companion back to the code. */

@@ -11,7 +11,7 @@ export const MAX_CONFLICTS = 1_000;
 
 export interface StoredConflict {
   /** The cloud's row, by which news is known. */
-  readonly told: RowPosition;
+  readonly verdictRow: RowPosition;
   /** The grant, a row of this gate. */
   readonly of: RowPosition;
   readonly verdict: 'excess' | 'withdrawn';
@@ -56,8 +56,8 @@ export function createConflicts(db: Sqlite, own: string): Conflicts {
     "SELECT epoch, seq, told_epoch, told_seq, detail FROM conflicts WHERE epoch = ? AND seq = ? AND verdict = 'excess'",
   );
   const read = ({ epoch, seq, told_epoch, told_seq, detail }: Row): StoredConflict => ({
-    ...(JSON.parse(detail) as Omit<StoredConflict, 'told' | 'of'>),
-    told: [told_epoch, told_seq],
+    ...(JSON.parse(detail) as Omit<StoredConflict, 'verdictRow' | 'of'>),
+    verdictRow: [told_epoch, told_seq],
     of: [epoch, seq],
   });
   return {
@@ -67,7 +67,7 @@ export function createConflicts(db: Sqlite, own: string): Conflicts {
       if (!parsed.success || parsed.data.of[0] !== own) return;
       const { of, seq, verdict, cause, event_id, ticket_id, ticket_ref, direction, winner } = parsed.data;
       if (verdict !== 'excess' && verdict !== 'withdrawn') return;
-      const detail: Omit<StoredConflict, 'told' | 'of'> = {
+      const detail: Omit<StoredConflict, 'verdictRow' | 'of'> = {
         verdict,
         cause,
         eventId: event_id ?? null,

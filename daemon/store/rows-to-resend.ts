@@ -26,7 +26,7 @@ export interface Owed {
    * Takes what an ack says. `held`: the epochs here, with what was acknowledged before and with this ack. `renewed`: the database begins another life, so no
    * earlier ack can have overtaken this one. True: rows are owed that were not before.
    */
-  heard(ack: AckMessage, held: readonly HeldEpoch[], boottimeMs: number, renewed: boolean): boolean;
+  acknowledged(ack: AckMessage, held: readonly HeldEpoch[], boottimeMs: number, renewed: boolean): boolean;
   /** Turns a doubt that no ack has settled in time into a question. True: rows are owed that were not before. */
   ask(boottimeMs: number): boolean;
   /** Makes these rows owed, whatever earlier acks stated. */
@@ -79,12 +79,12 @@ export const rowsOf = (spans: readonly Span[]): number => spans.reduce((sum, [, 
 /** Returns the rows here that were acknowledged and that this ack does not say to hold. Behind the last range that it names nothing is known. */
 function missingOf(ack: AckMessage, held: readonly HeldEpoch[]): Span[] {
   return held.flatMap(({ epoch, firstSeq, lastSeq, acked }): Span[] => {
-    const told = ack.epochs.find((one) => one.epoch === epoch);
+    const inAck = ack.epochs.find((one) => one.epoch === epoch);
     // Only so many epochs are named: an older one may be held all the same.
-    if (told === undefined && ack.epochs.length >= MAX_ACK_EPOCHS) return [];
-    const upto = told?.upto_seq ?? 0;
+    if (inAck === undefined && ack.epochs.length >= MAX_ACK_EPOCHS) return [];
+    const upto = inAck?.upto_seq ?? 0;
     if (upto >= acked) return [];
-    const gaps = told === undefined || told.missing.length === 0 ? [[upto + 1, acked] as const] : told.missing;
+    const gaps = inAck === undefined || inAck.missing.length === 0 ? [[upto + 1, acked] as const] : inAck.missing;
     return gaps.map(([from, to]): Span => [epoch, Math.max(from, firstSeq), Math.min(to, acked, lastSeq)]).filter(isSome);
   });
 }
@@ -123,7 +123,7 @@ export function createOwed(kept: readonly Span[], changed: (added: number) => vo
     changed(0);
   };
   return {
-    heard(ack, held, boottimeMs, renewed) {
+    acknowledged(ack, held, boottimeMs, renewed) {
       settle(ack);
       left = missingOf(ack, held);
       const out = without(left, owed);

@@ -109,7 +109,7 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
   const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
   const box = createSalvagedRows(ledger);
   /** What the last acknowledgement said that was not passed over. */
-  let said: { readonly uptos: ReadonlyMap<number, number>; readonly cloudMs: number; readonly bootMs: number } | null = null;
+  let latest: { readonly uptos: ReadonlyMap<number, number>; readonly cloudMs: number; readonly bootMs: number } | null = null;
   let life = ledger.meta(CLOUD_LIFE) ?? null;
   let lifeChanged = false;
   let held = false;
@@ -202,10 +202,10 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
       const renewed = since !== null && life !== null && since !== life;
       const cloudMs = Date.parse(ack.cloud_time);
       // It may have been overtaken by the one that says more; of a cloud whose clock ran backwards the own clock tells.
-      const saysLess = said !== null && [...said.uptos].some(([epoch, upto]) => (uptos.get(epoch) ?? 0) < upto);
-      if (said !== null && saysLess && !renewed && cloudMs - said.cloudMs < DOUBT_MS && boottimeMs - said.bootMs < DOUBT_MS)
+      const saysLess = latest !== null && [...latest.uptos].some(([epoch, upto]) => (uptos.get(epoch) ?? 0) < upto);
+      if (latest !== null && saysLess && !renewed && cloudMs - latest.cloudMs < DOUBT_MS && boottimeMs - latest.bootMs < DOUBT_MS)
         return { wentBack: false, former: false, highestEpoch: 0, again: false, exact: false };
-      said = { uptos, cloudMs: Math.max(cloudMs, renewed ? cloudMs : (said?.cloudMs ?? cloudMs)), bootMs: boottimeMs };
+      latest = { uptos, cloudMs: Math.max(cloudMs, renewed ? cloudMs : (latest?.cloudMs ?? cloudMs)), bootMs: boottimeMs };
       if (since !== null && since !== life) {
         life = since;
         lifeChanged = true;
@@ -220,11 +220,11 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
       held = false;
       if (wentBack) return { wentBack, former, highestEpoch, again: false, exact: since !== null };
       const kept = open().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
-      return { wentBack, former, highestEpoch, again: owed.heard(ack, kept, boottimeMs, renewed), exact: since !== null };
+      return { wentBack, former, highestEpoch, again: owed.acknowledged(ack, kept, boottimeMs, renewed), exact: since !== null };
     },
     closed() {
       owed.drop(resubmission.closedBelow());
-      said = null;
+      latest = null;
     },
     hold() {
       held = true;

@@ -35,7 +35,7 @@ const flagsOf = ({ online, boardOk, diskOk, readers, decider, in: inward, out: o
 
 export function createHealthReports(options: HealthReportsOptions): HealthReports {
   let snapshot: GateSnapshot | null = null;
-  let said = '';
+  let flagged = '';
   let publishedMs = Number.NEGATIVE_INFINITY;
   let waiting: { cancel(): void } | null = null;
   const go = () => {
@@ -46,8 +46,8 @@ export function createHealthReports(options: HealthReportsOptions): HealthReport
   const look = () => {
     if (snapshot === null) return;
     const flags = flagsOf(snapshot, options.clockTrusted());
-    if (flags === said) return;
-    said = flags;
+    if (flags === flagged) return;
+    flagged = flags;
     if (!snapshot.online || waiting !== null) return;
     const restMs = publishedMs + HEALTH_GAP_MS - options.nowMs();
     if (restMs <= 0) go();

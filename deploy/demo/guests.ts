@@ -13,7 +13,7 @@ const TRIES = 5;
 const PASSAGE_MS = 12_000;
 /** Between two guests at one gate. The turnstile itself wants a pause between pulses. */
 const NEXT_GUEST_MS = 150;
-const LOOK_MS = 25;
+const POLL_INTERVAL_MS = 25;
 
 export interface Played {
   readonly guest: Guest;
@@ -42,7 +42,7 @@ export async function playGate({ gate, guests, through, played, paused, signal, 
     if (guest.after !== null) await through(guest.after);
     let line: RecentLine | null = null;
     for (let tried = 0; tried < TRIES && line === null && !signal.aborted; tried++) {
-      while (!signal.aborted && (paused() || !ready(gate))) await pause(LOOK_MS);
+      while (!signal.aborted && (paused() || !ready(gate))) await pause(POLL_INTERVAL_MS);
       if (signal.aborted) return;
       const answer = gate.line(({ kind }) => kind === 'granted' || kind === 'refused', ANSWER_MS);
       gate.show(guest.code);

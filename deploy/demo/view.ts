@@ -7,7 +7,7 @@ import type { Played } from './guests.ts';
 import type { DemoPlan } from './plan.ts';
 import { type DemoView, drawScreen, type GateView, rowsLine } from './screen.ts';
 
-const LOOK_MS = 400;
+const REFRESH_INTERVAL_MS = 400;
 const DRAW_MS = 120;
 /** Without a terminal: how it stands, so often. */
 const LINE_MS = 10_000;
@@ -69,7 +69,7 @@ export function createShow(options: ShowOptions): Show {
       if (!interactive) say(`${gate.gate}: ${item.line.words}`);
     }),
   );
-  const look = async () => {
+  const refresh = async () => {
     if (looking || closed) return;
     looking = true;
     await Promise.all([
@@ -85,7 +85,7 @@ export function createShow(options: ShowOptions): Show {
     looking = false;
   };
   const timers = [
-    setInterval(look, LOOK_MS),
+    setInterval(refresh, REFRESH_INTERVAL_MS),
     interactive
       ? setInterval(() => options.write(drawScreen(view(), options.columns())), DRAW_MS)
       : setInterval(() => say(`guests ${done} of ${plan.guests.length}, ${rowsLine(view())}`), LINE_MS),

@@ -52,11 +52,11 @@ test('a gate writes its own topics, and the cloud hears them through a share as 
   expect(await gateA.publish(`${root(A)}/ledger`, 'row')).toBe(0);
   await cloud.wait(({ topic }) => topic === `${root(A)}/response/open`);
   await settled();
-  expect(cloud.heard.filter(({ topic }) => topic === `${root(A)}/ledger`)).toHaveLength(2);
+  expect(cloud.received.filter(({ topic }) => topic === `${root(A)}/ledger`)).toHaveLength(2);
 });
 
 test('a gate cannot speak for another, nor for the cloud: refused, and nobody hears it', async () => {
-  const heardBefore = cloud.heard.length;
+  const heardBefore = cloud.received.length;
   const foreign = [
     ...['state', 'info', 'health', 'stats', 'ledger', 'event', 'lookup', 'time', 'alert/fire', 'response/open'].map((rest) => `${root(B)}/${rest}`),
     ...['ack', 'manifest/want', 'overlay', 'request/open', 'lookup/1', 'time/1'].flatMap((rest) => [`${root(A)}/${rest}`, `${root(B)}/${rest}`]),
@@ -69,19 +69,19 @@ test('a gate cannot speak for another, nor for the cloud: refused, and nobody he
   ];
   await gateB.subscribe(`${root(B)}/#`);
   await gateA.subscribe(`${root(A)}/#`);
-  gateB.heard.length = 0;
-  gateA.heard.length = 0;
+  gateB.received.length = 0;
+  gateA.received.length = 0;
   for (const topic of foreign) for (const retain of [false, true]) expect(await gateA.publish(topic, 'forged', { qos: 1, retain }), topic).toBe(NOT_AUTHORIZED);
   await settled();
-  expect(cloud.heard.slice(heardBefore)).toEqual([]);
-  expect([...gateA.heard, ...gateB.heard]).toEqual([]);
+  expect(cloud.received.slice(heardBefore)).toEqual([]);
+  expect([...gateA.received, ...gateB.received]).toEqual([]);
 });
 
 test("a gate hears its own inbox, its site's ledgers and requests, and nothing of another's inbox", async () => {
   for (const peer of [gateA, gateB, elsewhere]) await peer.subscribe('#');
   await gateA.subscribe(`${root(B)}/+`);
   await gateA.subscribe(`${root(B)}/request/+`);
-  for (const peer of [gateA, gateB, elsewhere]) peer.heard.length = 0;
+  for (const peer of [gateA, gateB, elsewhere]) peer.received.length = 0;
   for (const rest of ['ack', 'manifest/want', 'overlay', 'request/open', 'lookup/7', 'time/7'])
     expect(await cloud.publish(`${root(B)}/${rest}`, 'for B'), rest).toBe(0);
   expect(await cloud.publish('stile/1/arena/_all/request/mode', 'for the site')).toBe(0);
@@ -90,7 +90,7 @@ test("a gate hears its own inbox, its site's ledgers and requests, and nothing o
   expect(await gateB.publish(`${root(B)}/health`, 'numbers')).toBe(0);
   await gateB.wait(({ topic }) => topic.endsWith('time/7'));
   await settled();
-  const topics = (peer: Peer) => [...new Set(peer.heard.map(({ topic }) => topic))].sort();
+  const topics = (peer: Peer) => [...new Set(peer.received.map(({ topic }) => topic))].sort();
   expect(topics(gateA)).toEqual(['stile/1/arena/_all/request/mode', 'stile/1/arena/cloud/ledger', `${root(B)}/ledger`].sort());
   expect(topics(gateB)).toEqual(
     [
@@ -115,7 +115,7 @@ test('a gate cannot push another off by its client id, nor leave a will in its n
   // Mosquitto refuses a will that its owner may not write; where it took it, the will must not be heard.
   if (!(imposter instanceof Error)) await imposter.end(true);
   await settled();
-  expect(cloud.heard.some(({ payload }) => payload.toString() === 'forged')).toBe(false);
+  expect(cloud.received.some(({ payload }) => payload.toString() === 'forged')).toBe(false);
   expect(await gateB.publish(`${root(B)}/health`, 'still here')).toBe(0);
 });
 
@@ -166,7 +166,7 @@ test('S6: an ingester hears what gates say and answers them; it commands none, b
   await gate.wait(({ topic }) => topic === `${root(B)}/request/open`);
   await ingest.wait(({ topic }) => topic === `${root(B)}/ledger`);
   await settled();
-  expect([...gate.heard, ...ingest.heard].filter(({ payload }) => payload.toString() === 'forged')).toEqual([]);
-  expect(ingest.heard.filter(({ topic }) => topic.includes('/request/'))).toEqual([]);
+  expect([...gate.received, ...ingest.received].filter(({ payload }) => payload.toString() === 'forged')).toEqual([]);
+  expect(ingest.received.filter(({ topic }) => topic.includes('/request/'))).toEqual([]);
   for (const peer of [ingest, served, gate]) await peer.end();
 });

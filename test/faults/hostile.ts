@@ -243,7 +243,7 @@ async function toGate(stage: Stage, count: number): Promise<number> {
   const own = `stile/1/${gate}`;
   let refused = 0;
   for (let sent = 0; sent < count; sent += WINDOW) {
-    venue.spy.heard.length = 0;
+    venue.spy.received.length = 0;
     let asked = 0;
     for (let n = 0; n < WINDOW; n++) {
       const command = COMMANDS[randomInt(COMMANDS.length)] as string;
@@ -262,7 +262,7 @@ async function toGate(stage: Stage, count: number): Promise<number> {
       // A retained request is refused each time it is seen: it must not be seen again with the next connection.
       if (topic.includes('/request/')) await venue.spy.publish(topic, '', { qos: 1, retain: true });
     }
-    const responses = () => venue.spy.heard.filter(({ topic }) => topic.startsWith(`${own}/response/`));
+    const responses = () => venue.spy.received.filter(({ topic }) => topic.startsWith(`${own}/response/`));
     await eventually(`${asked} answers to hostile requests`, () => responses().length >= asked, ANSWER_MS);
     for (const { topic, payload } of responses()) {
       const { status, error } = JSON.parse(payload.toString()) as { status: string; error?: { code: string; message: string } };

@@ -110,7 +110,7 @@ async function publishing(matrix: Matrix): Promise<void> {
   await quiet();
   const later = await ear();
   await quiet();
-  for (const { heard } of [now, later]) forgeries(matrix, heard);
+  for (const { received } of [now, later]) forgeries(matrix, received);
   for (const peer of [now, later]) await peer.end();
 }
 
@@ -126,8 +126,8 @@ async function forge(
   if (protocol === 5 && qos === 1 && code !== NOT_AUTHORIZED) matrix.crossings.push(`${who.name} on ${topic} (${nth(protocol)}): answered ${code}`);
 }
 
-function forgeries(matrix: Matrix, heard: Peer['heard']): void {
-  for (const { topic, payload } of heard)
+function forgeries(matrix: Matrix, received: Peer['received']): void {
+  for (const { topic, payload } of received)
     if (payload.toString().startsWith('forged: ')) matrix.crossings.push(`${payload.toString().slice(8)}: heard on ${topic}`);
 }
 
@@ -148,7 +148,7 @@ async function subscribing(matrix: Matrix): Promise<void> {
     await quiet();
     for (const { who, peer } of live) {
       for (const topic of fleet.topics.filter((one) => fleet.mayRead(who.name, one) && people.some(({ name }) => fleet.mayWrite(name, one))))
-        if (!peer.heard.some((heard) => heard.topic === topic)) matrix.broken.push(`${who.name} did not hear ${topic} (${nth(protocol)})`);
+        if (!peer.received.some((heard) => heard.topic === topic)) matrix.broken.push(`${who.name} did not hear ${topic} (${nth(protocol)})`);
       overheard(matrix, 'live messages', who, peer, protocol);
       await peer.end();
     }
@@ -165,7 +165,7 @@ async function subscribing(matrix: Matrix): Promise<void> {
 function overheard(matrix: Matrix, kind: string, who: Person, peer: Peer, protocol: Protocol): void {
   const { fleet } = matrix;
   tried(matrix, kind, fleet.topics.filter((topic) => !fleet.mayRead(who.name, topic)).length);
-  for (const topic of new Set(peer.heard.map((heard) => heard.topic)))
+  for (const topic of new Set(peer.received.map((heard) => heard.topic)))
     if (!fleet.mayRead(who.name, topic)) matrix.crossings.push(`${who.name} heard ${topic} (${nth(protocol)}, ${kind})`);
 }
 
@@ -203,7 +203,7 @@ async function borrowedNames(matrix: Matrix): Promise<void> {
       await drop(there);
     }
   await quiet();
-  forgeries(matrix, ear.heard);
+  forgeries(matrix, ear.received);
   await ear.end();
 }
 
@@ -254,13 +254,13 @@ async function revocation(matrix: Matrix, acl: (more?: readonly AclGate[]) => st
   if ((await peer.publish(own[0] as string, 'while it may')) !== 0) matrix.broken.push(`${name} could not speak before it was revoked`);
   ca.revoke(leaving.identity);
   await broker.reload(acl([{ gate: name, revoked: true }]));
-  peer.heard.length = 0;
+  peer.received.length = 0;
   for (const topic of [...own, ...fleet.topics]) await forge(matrix, peer, { who: leaving, topic, retain: true, qos: 1, protocol: 5 }).catch(() => undefined);
   for (const rest of ['ack', 'request/open']) await cloud.publish(`stile/1/${name}/${rest}`, 'not for you any more');
   await quiet();
   tried(matrix, 'after revocation', own.length + fleet.topics.length + 2);
-  forgeries(matrix, cloud.heard);
-  for (const { topic } of peer.heard) matrix.crossings.push(`${name} heard ${topic} after it was revoked`);
+  forgeries(matrix, cloud.received);
+  for (const { topic } of peer.received) matrix.crossings.push(`${name} heard ${topic} after it was revoked`);
   await peer.end();
   for (const protocol of PROTOCOLS) {
     tried(matrix, 'after revocation');

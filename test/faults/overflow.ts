@@ -47,7 +47,7 @@ async function dropsOf(broker: Broker): Promise<number> {
   const peer = await connectPeer(broker.url);
   await peer.subscribe(DROPPED);
   await sleep(COUNT_MS);
-  const count = Number(peer.heard.at(-1)?.payload.toString() ?? 0);
+  const count = Number(peer.received.at(-1)?.payload.toString() ?? 0);
   await peer.end();
   return count;
 }

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const CGROUPS = '/sys/fs/cgroup';
 const HIERARCHIES = ['systemd', 'devices', 'pids'];
-const LOOK_MS = 20;
+const POLL_INTERVAL_MS = 20;
 
 /** First in a new cgroup of each hierarchy, then in new namespaces, then with the tree as root, then systemd. */
 const START = `
@@ -68,7 +68,7 @@ export function bootContainer(tree: string, line: (text: string) => void): Conta
     rest = lines.pop() ?? '';
     lines.forEach(line);
   };
-  const timer = setInterval(look, LOOK_MS);
+  const timer = setInterval(look, POLL_INTERVAL_MS);
   return {
     ended,
     async stop() {

@@ -119,8 +119,8 @@ test('M1: whoever is not named is refused, in these words, and changes nothing o
 test('M1: whoever is named gets what he asks for', async () => {
   let answered = 0;
   const answering = setInterval(() => {
-    for (; answered < gates.heard.length; answered++) {
-      const heard = gates.heard[answered] as Peer['heard'][number];
+    for (; answered < gates.received.length; answered++) {
+      const heard = gates.received[answered] as Peer['received'][number];
       const { transaction } = JSON.parse(heard.payload.toString()) as { transaction: string };
       void gates.publish(heard.topic.replace('/request/', '/response/'), { schema: 1, transaction, status: 'ok', data: {}, duration_ms: 1 });
     }

@@ -121,7 +121,7 @@ const READER_BOARD: readonly Mutant[] = [
   unit(
     'half a code survives the plug',
     'daemon/reader/framing.ts',
-    "    if (this.length > 0 && !this.dropping) this.garble('framing');\n    this.restart();",
+    "    if (!this.dropping && held.some((byte) => byte >= 0x20 && byte !== 0x7f && byte !== 0xff)) this.garble('framing');\n    this.restart();",
     '',
     'daemon/reader',
   ),

@@ -227,7 +227,7 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     watch.started(lives);
     world.trace.add(scheduler.nowMs(), `${name} starts (${boot.id})`);
     const look = (): void => {
-      clock.look();
+      clock.takeJump();
       scheduler.after(2_000, owner, look);
     };
     look();

@@ -108,7 +108,7 @@ test('a reader that is pulled out is told of, and works again under its path whe
     );
   await south.until(({ readers }) => readers.every(({ ok }) => ok), 90_000);
   const path = south.reader.readerPath;
-  venue.spy.heard.length = 0;
+  venue.spy.received.length = 0;
   south.reader.unplug();
   await south.until(({ readers }) => readers.some(({ name, ok }) => name === 'in' && !ok), 90_000);
   const raised = await venue.spy.wait((heard) => heard.topic === topic && heard.payload.length > 0);
@@ -116,12 +116,12 @@ test('a reader that is pulled out is told of, and works again under its path whe
   // Its words change when the port is tried again: kept are the latest.
   await eventually('the alert to be kept', async () => {
     const kept = await retained(topic);
-    return kept !== null && venue.spy.heard.findLast((heard) => heard.topic === topic)?.payload.equals(kept) === true;
+    return kept !== null && venue.spy.received.findLast((heard) => heard.topic === topic)?.payload.equals(kept) === true;
   });
   await health(0);
   expect((await stileGate(south, 'status')).stdout).toMatch(/reader/i);
 
-  venue.spy.heard.length = 0;
+  venue.spy.received.length = 0;
   south.reader.plug();
   expect(south.reader.readerPath).toBe(path);
   await south.until(({ readers }) => readers.every(({ ok }) => ok), 90_000);
@@ -168,7 +168,7 @@ test('the code of a guest is nowhere: not on the card, in no log, not in Postgre
   };
   for (const entry of readdirSync(venue.dir, { recursive: true, withFileTypes: true }))
     if (entry.isFile()) look(join(entry.parentPath, entry.name), readFileSync(join(entry.parentPath, entry.name)));
-  for (const { topic, payload } of venue.spy.heard) look(`message ${topic}`, Buffer.concat([Buffer.from(topic), payload]));
+  for (const { topic, payload } of venue.spy.received) look(`message ${topic}`, Buffer.concat([Buffer.from(topic), payload]));
   const tables = await venue.ask<{ name: string }>(
     "SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' AND c.relkind = 'r'",
   );
@@ -181,7 +181,7 @@ test('the code of a guest is nowhere: not on the card, in no log, not in Postgre
     admitted.ticketId,
   ]);
   expect(ref).toHaveLength(32);
-  expect(venue.spy.heard.some(({ payload }) => payload.includes(ref))).toBe(true);
+  expect(venue.spy.received.some(({ payload }) => payload.includes(ref))).toBe(true);
   const offlineLedger = readdirSync(join(venue.dir, 'arena-north', 'store'), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
   expect(offlineLedger.some((entry) => readFileSync(join(entry.parentPath, entry.name)).includes(Buffer.from(ref, 'hex')))).toBe(true);
   expect(searched).toEqual(expect.arrayContaining([north.logFile, south.logFile, venue.stack.cloudLog, 'table tickets', 'table manifests']));

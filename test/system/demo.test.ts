@@ -9,7 +9,7 @@ import { eventually } from './environment.ts';
 
 const DEMO = fileURLToPath(new URL('../../deploy/demo/demo.ts', import.meta.url));
 /** Processes come and go; a look so often finds those that could stay. */
-const LOOK_MS = 100;
+const POLL_INTERVAL_MS = 100;
 /** After the demo has ended, what it started is gone within this. */
 const GONE_MS = 45_000;
 
@@ -64,7 +64,7 @@ function follow(root: number): { readonly seen: ReadonlyMap<string, Seen>; stop(
     // What a launcher becomes is told as well.
     for (const [key, one] of seen) seen.set(key, { ...one, command: commandOf(one.pid) || one.command });
   };
-  const timer = setInterval(look, LOOK_MS);
+  const timer = setInterval(look, POLL_INTERVAL_MS);
   return { seen, stop: () => clearInterval(timer) };
 }
 

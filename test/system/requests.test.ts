@@ -42,7 +42,7 @@ const envelope = (more: Readonly<Record<string, unknown>> = {}) => ({
 
 /** Waits for the gate's next answer on this command's topic. */
 async function answerTo(command: string, send: () => Promise<unknown>): Promise<Response> {
-  venue.spy.heard.length = 0;
+  venue.spy.received.length = 0;
   await send();
   const heard = await venue.spy.wait((message) => message.topic === `stile/1/${gate.gate}/response/${command}`);
   return JSON.parse(heard.payload.toString()) as Response;
@@ -133,12 +133,12 @@ test('an empty want of anybody takes no ticket away, and refresh puts the right 
   wires.close();
   wires = await openWires(gate);
 
-  venue.spy.heard.length = 0;
+  venue.spy.received.length = 0;
   await gate.until(({ clock }) => clock.trusted, 90_000);
   const asked = await venue.stack.tryCloud('request', gate.gate, 'refresh', '--actor', 'staff-9', '--reason', 'an empty list was published', '--json');
   expect(asked.code, asked.stderr).toBe(0);
   await eventually('the right want', () =>
-    venue.spy.heard.some(({ topic: at, payload }) => at === want && (JSON.parse(payload.toString()) as { events: unknown[] }).events.length === 1),
+    venue.spy.received.some(({ topic: at, payload }) => at === want && (JSON.parse(payload.toString()) as { events: unknown[] }).events.length === 1),
   );
   expect((await gate.fresh()).manifests).toMatchObject([{ event_id: held[0]?.event_id }]);
 });

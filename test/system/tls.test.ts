@@ -52,7 +52,7 @@ test("a gate that publishes in another's name is refused by the broker, and noth
   const before = await venue.settled();
   const quarantined = await venue.ask('SELECT * FROM quarantine');
   const row = before.find(({ kind }) => kind === 'grant');
-  venue.spy.heard.length = 0;
+  venue.spy.received.length = 0;
   // South's own key in an imposter's hands, with every name that it may try.
   await south.stop();
   const imposter = await connectPeer(venue.broker.url, as(await ca.issue(south.gate), { clientId: north.gate, username: north.gate }));
@@ -77,7 +77,7 @@ test("a gate that publishes in another's name is refused by the broker, and noth
   // The second gate's own epoch may be the forged one, for epochs begin with the second of the clock.
   expect(after.filter(({ gate, epoch }) => gate === north.gate && epoch === (row?.epoch ?? 0) + 1)).toEqual([]);
   expect(after.filter(({ hash }) => hash === '0'.repeat(64))).toEqual([]);
-  const heardOfImposter = venue.spy.heard.filter(({ payload }) => payload.includes('0'.repeat(64)));
+  const heardOfImposter = venue.spy.received.filter(({ payload }) => payload.includes('0'.repeat(64)));
   expect(heardOfImposter.map(({ topic }) => topic)).toEqual([`stile/1/${south.gate}/ledger`]);
 });
 

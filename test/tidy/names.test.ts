@@ -12,6 +12,7 @@ const PRODUCT = /^(contract|rules|signing|manifest-format|runtime|daemon|cloud)\
 /** Where an old word is another thing: names on the wire or in a database, and words that other people's programs read. */
 const ALLOWED: readonly { readonly word: string; readonly where: RegExp; readonly why: string }[] = [
   { word: 'account', where: /account_locked_until|AccountLock|accountLock|account_lockout/, why: "operators' and users' accounts" },
+  { word: 'told', where: /told_epoch|told_seq|\(told\)/, why: 'columns of the table of conflicts' },
 ];
 
 /** Returns the words of the glossary's third column, each with the word that replaced it. */
@@ -40,11 +41,11 @@ const withoutComments = (text: string): string =>
     .replace(/\/\*[\s\S]*?\*\//g, (all) => all.replace(/[^\n]/g, ' '))
     .replace(/(^|[^:'"`\\])\/\/[^\n]*/g, (all, before) => before + ' '.repeat(all.length - before.length));
 
-/** Returns `file:line word (say X)` for each retired word in file names, identifiers and messages of a text. Comments and other strings do not count. */
+/** Returns `file:line word (say X)` for each retired word in file names, identifiers and messages of a text. Codes (`STORE_FAILED`) count; comments and other strings do not. */
 function findRetired(path: string, text: string, retired: ReadonlyMap<string, string>): string[] {
   const found = wordsIn(basename(path, '.ts')).flatMap((word) => (retired.has(word) ? [`${path}: ${word} (say ${retired.get(word)})`] : []));
   for (const [index, line] of withoutComments(text).split('\n').entries()) {
-    const code = line.replace(/(['"])(?:\\.|(?!\1).)*\1/g, "''");
+    const code = line.replace(/(['"])(?![A-Z]+(?:_[A-Z]+)+\1)(?:\\.|(?!\1).)*\1/g, "''");
     for (const name of code.match(/[A-Za-z_$][\w$]*/g) ?? []) {
       const word = wordsIn(name).find((one) => retired.has(one) && !isAllowed(one, line));
       if (word !== undefined) found.push(`${path}:${index + 1} ${name} (say ${retired.get(word)})`);
@@ -82,5 +83,6 @@ test('a planted word is found in a file name, an identifier and a log message, a
   expect(findRetired('daemon/x.ts', 'const myDeskStore = 1;', some)).toEqual(['daemon/x.ts:1 myDeskStore (say decider)']);
   expect(findRetired('daemon/x.ts', "log.warn('the file was set aside');", some)).toHaveLength(1);
   expect(findRetired('cloud/x.ts', "log.warn({ path, error: error.message }, 'the file was set aside');", some)).toHaveLength(1);
+  expect(findRetired('daemon/x.ts', "throw fault('DESK_GONE');", some)).toEqual(['daemon/x.ts:1 DESK_GONE (say decider)']);
   expect(findRetired('daemon/x.ts', '// the desk\nconst a = "desk";', some)).toEqual([]);
 });
