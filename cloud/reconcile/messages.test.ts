@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { entryHash, entryText, firstPredecessor } from '../../contract/hash-chain.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { type TestLedger, testLedger } from '../../testkit/ledgers.ts';
+import { connectOwner } from '../db/database.ts';
 import { acksFor } from './acks.ts';
 import { siteLedger } from './queries.ts';
 import { reconcile, sha256 } from './reconcile.ts';
@@ -97,6 +98,38 @@ test('rows that come together are kept once, as one message of at most a hundred
   if (process.env['FIGURES'] !== undefined)
     console.log(`\nfigure: ${ROWS} rows of ${(raw / ROWS).toFixed(0)} bytes are kept in messages with ${(bytes / ROWS).toFixed(0)} bytes a row`);
   expect(bytes * 3).toBeLessThan(raw);
+});
+
+test('a month is detached with its messages, and what came after it is served on', async () => {
+  const venue = await makeVenue(fresh.url, { tickets: 1_500 });
+  const ledger = longLedger(venue);
+  const rows = ledger.rows();
+  const admin = await connectOwner(fresh.url);
+  const owner = await connectOwner(fresh.ownerUrl);
+  try {
+    await inTenant(venue, (client) => reconcile(client, rows.slice(0, 300)));
+    for (const table of ['ledger_lines', 'ledger_messages']) {
+      await owner.query(`CREATE TABLE ${table}_202007 PARTITION OF ${table} FOR VALUES FROM ('2020-07-01 00:00:00+00') TO ('2020-08-01 00:00:00+00')`);
+      await admin.query(`UPDATE ${table} SET received_at = '2020-07-15 12:00:00+00' WHERE gate = $1`, [ledger.gate]);
+    }
+    await inTenant(venue, (client) => reconcile(client, rows.slice(300, 400)));
+    expect((await owner.query("SELECT detach_ledger_rows('2020-07-01') AS part")).rows).toEqual([{ part: 'ledger_lines_202007' }]);
+    // Both are whole: the archive has what the lines had.
+    expect(
+      (
+        await admin.query(
+          'SELECT (SELECT count(*) FROM ledger_lines_202007)::integer AS lines, (SELECT sum(cardinality(entries)) FROM ledger_messages_202007)::integer AS texts',
+        )
+      ).rows,
+    ).toEqual([{ lines: 300, texts: 300 }]);
+    const page = await inTenant(venue, (client) => siteLedger(client, venue.site, { [ledger.gate]: [ledger.epoch, 300] }));
+    expect(page.rows.map(({ entry }) => entry)).toEqual(ledger.entries.slice(300, 400));
+    // A detached row that comes again is known.
+    expect(await inTenant(venue, (client) => reconcile(client, rows.slice(250, 310)))).toMatchObject({ stored: 0 });
+  } finally {
+    await owner.close();
+    await admin.close();
+  }
 });
 
 /** Every row is served as it was written, by pages of odd sizes; each message proves itself; the acknowledgement stands for all. */
