@@ -36,7 +36,7 @@ test('a missing broker is an error only where one is needed', () => {
   expect(readConfig(env, { mqtt: true })).toMatchObject({ ok: false, errors: [expect.stringContaining('STILE_MQTT_URL')] });
 });
 
-test('B3: what a document left to be filled in is refused, wherever it stands', () => {
+test('B3: the configuration refuses placeholders of a document, wherever they stand', () => {
   const good = { DATABASE_URL: 'postgres://stile@127.0.0.1/stile', STILE_MQTT_URL: 'mqtt://127.0.0.1:1883', STILE_PUBLIC_URL: 'http://192.168.1.10:8080' };
   expect(readConfig(good, { mqtt: true }).ok).toBe(true);
   for (const [name, value] of [

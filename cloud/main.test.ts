@@ -225,7 +225,7 @@ test('a write sent again gives the same answer and changes nothing; another body
   expect((await call('PUT', '/tickets', operator, body, { 'idempotency-key': 'k-2' })).status).toBe(200);
 });
 
-test('nobody is let in without an identity, and nobody sees another tenant', async () => {
+test('the service refuses callers without an identity, and shows no caller another tenant', async () => {
   const theirs = await makeVenue(fresh.url, { tickets: 3, event: 'THEIRS' });
   const theirToken = (await fresh.database.withTenant(theirs.tenantId, (client) => renewToken(client, theirs.gates[0] as string))) as string;
   const theirOperator = await newOperator(theirs, 'bert');
@@ -339,7 +339,7 @@ test('a gate that does not answer is said to, within the life of the request', a
   });
 });
 
-test('what happens while the broker is away is told when it is back, and what it lost is told anew', async () => {
+test('the service publishes after an outage of the broker what happened meanwhile, and again what the broker lost', async () => {
   await wantOf(gate);
   await mosquitto.kill();
   await expect.poll(() => cloud.ready()).toBe(false);

@@ -7,7 +7,7 @@ import { COMMANDS } from './requests.ts';
 import { SCHEMAS } from './schemas.ts';
 import { DELIVERY } from './topics.ts';
 
-test('what is committed is what the schemas say (else: node contract/generate.ts)', () => {
+test('the committed files are those of the schemas (else: node contract/generate.ts)', () => {
   expect(differences()).toEqual([]);
 });
 

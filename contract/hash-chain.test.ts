@@ -57,7 +57,7 @@ test.each([Number.NaN, Number.POSITIVE_INFINITY, 1n])('%s cannot be hashed', (va
   expect(() => canonicalJson(value)).toThrow();
   expect(() => canonicalJson({ a: [value] })).toThrow();
 });
-test('nothing at all cannot be hashed', () => {
+test('hashing refuses undefined', () => {
   expect(() => canonicalJson(undefined)).toThrow('not representable in JSON');
 });
 

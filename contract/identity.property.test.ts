@@ -75,7 +75,7 @@ test('a chain of copies keeps the first original', () => {
   );
 });
 
-test('what a store sends again covers each original once, in order, and after a crash only the rest', () => {
+test("a store's resubmission covers each original once, in order, and after a crash only the rest", () => {
   const own = fc.record({
     ledger: fc.constant(GATE),
     ...key,
@@ -99,7 +99,7 @@ test('what a store sends again covers each original once, in order, and after a 
   );
 });
 
-test('only ledgers of the cloud name a row of another ledger, and of their own site alone', () => {
+test('ledgers of the cloud alone name rows of another ledger, and of their own site alone', () => {
   expect(readReference(CLOUD, [GATE, 1, 2, hashOf(1)])).toEqual({ ledger: GATE, epoch: 1, seq: 2, hash: hashOf(1) });
   expect(readReference('arena/@phone-1', [GATE, 1, 2, hashOf(1)])).not.toBeNull();
   expect(readReference(GATE, [GATE, 1, 2])).toEqual({ ledger: GATE, epoch: 1, seq: 2, hash: null });

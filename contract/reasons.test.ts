@@ -37,7 +37,7 @@ test.each([
 ])('explained: %s', (_, facts, text) => {
   expect(explain('already_redeemed', facts)).toBe(text);
 });
-test('in German', () => {
+test('reasons have German texts', () => {
   expect(explain('already_inside', { inside_since: '18:02', inside_gate: 'north-03' }, 'de')).toBe('drinnen seit 18:02, Eingang north-03');
 });
 

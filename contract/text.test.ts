@@ -15,7 +15,7 @@ test('T12: a text is cut between characters', () => {
   expect(cutText('anything', -1)).toBe('');
 });
 
-test('T12: what no side can keep is mended wherever it stands', () => {
+test('T12: cutting replaces what no side can keep, wherever it stands', () => {
   expect(cutText('a\ud83d', 9)).toBe('a\ufffd');
   expect(cutText('\udc00b\0c', 9)).toBe('\ufffdbc');
 });
@@ -53,7 +53,7 @@ test('T12: data that canonical JSON cannot hold becomes data that it can', () =>
   );
 });
 
-test('S6: nothing of a shown text is obeyed by a terminal, JSON stays JSON, and what people write stays as it is', () => {
+test('S6: a shown text holds nothing that a terminal obeys, JSON stays JSON, and what people write stays as it is', () => {
   expect(shownText('a\x1b[2J\x1b]0;title\x07b\r\u009b31mc\x7f\u202egnp\u2066')).toBe(
     'a\\u001b[2J\\u001b]0;title\\u0007b\\u000d\\u009b31mc\\u007f\\u202egnp\\u2066',
   );

@@ -12,7 +12,7 @@ test('versions of libraries are compared number by number', () => {
   expect(isNewer('1.0', '')).toBe(true);
 });
 
-test('without compiling there is always a part to take, and one that was compiled here syncs by fdatasync alone', () => {
+test('the build finds a part without compiling, and a compiled one syncs by fdatasync alone', () => {
   const { file, note } = databasePart(process.arch as Arch, join(import.meta.dirname, '../.tools/node'), false);
   expect({ there: existsSync(file), note }).toEqual({ there: true, note: null });
   const imports = readFileSync(file, 'latin1');

@@ -142,7 +142,7 @@ test('M5: the cloud’s unit serves without the login that owns the database, an
   });
 });
 
-test('S3: what root does for the broker reads nothing that the cloud can write, and writes into the broker’s folder alone', () => {
+test("S3: the broker's root step reads nothing that the cloud can write, and writes into the broker’s folder alone", () => {
   expect(all(settingsOf('stile-broker.path'))).toEqual({
     ConditionPathIsDirectory: '/etc/mosquitto/stile',
     PathChanged: '/run/stile-cloud/broker-rights',

@@ -222,7 +222,7 @@ test('"valid again at" is kept: the same ticket is admitted then', () => {
   );
 });
 
-test('what is not a policy, or not facts, refuses with error and never throws', () => {
+test('admit refuses with error when the policy or the facts are none, and never throws', () => {
   fc.assert(
     fc.property(fc.anything(), fc.anything(), fc.anything(), (a, b, c) => {
       expect(admit(a as Recognised, b as Policy, c as PlaceFacts)).toMatchObject({ kind: 'refusal' });

@@ -55,7 +55,7 @@ test.each([
   expect(withoutMarks(code.kind === 'code' ? code.text : '')).toBe(texts.at(-1));
 });
 
-test('no bytes make reading or recognising throw, and what is read reads the same again', () => {
+test('reading and recognising a code never throw, and a read code reads the same again', () => {
   fc.assert(
     fc.property(fc.oneof(fc.uint8Array({ maxLength: 1100 }), fc.string({ unit: 'binary', maxLength: 300 }).map(bytes)), (frame) => {
       const code = readCode(frame);

@@ -16,7 +16,7 @@ test('a code comes back as it was, also in lower case and with a line end from a
   );
 });
 
-test('no text throws, and a damaged code is never another one', () => {
+test('reading an enrolment code never throws, and takes no damaged code for another one', () => {
   fc.assert(fc.property(fc.string(), (text) => decodeEnrolment(text).ok === false || text.trim().toUpperCase().startsWith('STILE1:')));
   const good = encodeEnrolment({ cloud: 'https://192.168.1.10', token: new Uint8Array(32), fingerprint: new Uint8Array(32) });
   for (const [text, cause] of [

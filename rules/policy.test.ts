@@ -6,7 +6,7 @@ const problems = (value: unknown): readonly string[] => {
   return result.ok ? [] : result.problems;
 };
 
-test('without a word every rule has its default', () => {
+test('every rule has its default when the policy is empty', () => {
   expect(effectivePolicy({}, null, 'arena/north-03')).toEqual(DEFAULT_POLICY);
   expect(Policy.parse(DEFAULT_POLICY)).toEqual(DEFAULT_POLICY);
   expect(DEFAULT_POLICY).toMatchObject({

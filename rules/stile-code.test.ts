@@ -44,7 +44,7 @@ const signed = (text: string): SignedForm => {
   return form;
 };
 
-test('what is issued is read again, through a reader, and verifies', () => {
+test('an issued code is read again, through a reader, and verifies', () => {
   const text = issue(CONTENT);
   const code = readCode(new TextEncoder().encode(`\x02${text}\r\n`));
   expect(code).toEqual({ kind: 'code', text });
@@ -113,7 +113,7 @@ test('a revoked key is believed by no clock, and another key of the event still 
   expect(checkSignature(signed(issue({ ...CONTENT, keyId: 'k2026' }, others.privateKey)), revoked, nodeVerify, null)).toMatchObject({ ok: true });
 });
 
-test('no changed byte verifies', () => {
+test('a code with a changed byte does not verify', () => {
   const whole = base45Decode(issue(CONTENT).slice(SIGNED_PREFIX.length)) as Uint8Array;
   for (let at = 0; at < whole.length; at++) {
     const changed = whole.slice();
@@ -123,7 +123,7 @@ test('no changed byte verifies', () => {
   }
 });
 
-test(`of ${FORGED} forged frames none verifies`, () => {
+test(`none of ${FORGED} forged frames verifies`, () => {
   const genuine = base45Decode(issue(CONTENT).slice(SIGNED_PREFIX.length)) as Uint8Array;
   const { bytes } = encodeSigned(CONTENT);
   const forge = (n: number): CodeForm => {
@@ -189,7 +189,7 @@ const reversed = (bytes: Uint8Array) => [...Buffer.from(bytes).toString('base64'
 const frame = (payload: readonly number[], signatureBytes = 64) =>
   reversed(Uint8Array.of(1, payload.length >> 8, payload.length & 255, 0, signatureBytes, ...payload, ...new Uint8Array(signatureBytes)));
 
-test('no changed byte of a pretix ticket verifies', () => {
+test('a pretix ticket with a changed byte does not verify', () => {
   const whole = Buffer.from([...PRETIX_TIMED].reverse().join(''), 'base64');
   for (let at = 0; at < whole.length; at++) {
     const changed = Buffer.from(whole);
@@ -229,7 +229,7 @@ test('unknown fields of a pretix ticket are passed over', () => {
   expect(recogniseCode(frame([0x10, 5, 0x3a, 1, 65, 0x40, 1, 0x4d, 1, 2, 3, 4, 0x51, 1, 2, 3, 4, 5, 6, 7, 8]))).toMatchObject({ form: 'pretix', item: 5 });
 });
 
-test('no text makes recognising throw', () => {
+test('recognising a text never throws', () => {
   const base64 = fc.uint8Array({ maxLength: 200 }).map((noise) => reversed(Uint8Array.of(1, 0, ...noise)));
   const framed = fc.array(fc.integer({ min: 0, max: 255 }), { maxLength: 80 }).map((payload) => frame(payload));
   const prefixed = fc.uint8Array({ maxLength: 200 }).map((noise) => SIGNED_PREFIX + base45Encode(Uint8Array.of(1, ...noise)));

@@ -118,7 +118,7 @@ for (const [name, given, explanation, againInMs] of FAILS) {
   });
 }
 
-test('without a trusted clock only what does not depend on the time is judged', () => {
+test('a rule judges only what does not depend on the time when the clock is not trusted', () => {
   const untrusted = { place: { clockTrusted: false } };
   expect(judged(rule({ and: [products('standard'), { isAfter: [{ var: 'now' }, clock('23:00')] }] }, untrusted))).toMatchObject({ flags: ['clock_untrusted'] });
   expect(judged(rule({ and: [products('vip'), { isAfter: [{ var: 'now' }, clock('10:00')] }] }, untrusted))).toMatchObject({ reason: 'rules' });

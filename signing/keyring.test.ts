@@ -23,7 +23,7 @@ test.each([
   expect(createKeyring([]).verifyPayload(signed, [one], nowMs)).toBe(verdict);
 });
 
-test('only a key for lists signs lists, under its own id, and what it signed unchanged', () => {
+test('a list is accepted only from a key for lists, under its own id, and unchanged', () => {
   for (const use of ['code', 'pretix'] as const) expect(createKeyring([key({ use })]).verifyPayload(signed, [key({ use })], null)).toBe('unknown_key');
   expect(createKeyring([key({ key_id: 'k2' })]).verifyPayload(signed, [], null)).toBe('unknown_key');
   expect(createKeyring([key()]).verifyPayload({ ...signed, event_id: 'EV2' }, [], null)).toBe('signature');

@@ -116,7 +116,7 @@ test('only a gate of this tenant, and the one that was named; never the ledger o
   expect(await cli('import', venue.eventId)).toMatchObject({ code: 2, err: expect.stringContaining('name the event and the file') });
 });
 
-test('S6: what a gate says reaches no terminal as it is, whichever command prints it', async () => {
+test("S6: every command that prints a gate's text escapes it for the terminal", async () => {
   const ledger = testLedger(venue, 3, 9);
   const evil = 'no\x1b[2J\x1b]0;owned\x07 \u009b31m\r\narena/south  granted \u202etxet';
   ledger.add('refusal', 1_000, {

@@ -71,7 +71,7 @@ test('--version says which Stile this is', async () => {
   expect(await cli(['--version'])).toEqual({ code: 0, out: expect.stringMatching(/^stile-cloud \d+\.\d+\.\d+ \(a checkout\)\n$/), err: '' });
 });
 
-test('from an empty database to a gate with its tickets', async () => {
+test('the commands lead from an empty database to a gate with its tickets', async () => {
   expect(await cli(['migrate'], { STILE_MIGRATE_URL: fresh.ownerUrl })).toMatchObject({ code: 0, err: expect.stringContaining('up to date') });
   expect(await cli(['gates'])).toMatchObject({ code: 1, err: expect.stringContaining('there is no tenant "venues" yet') });
   const put = await cli([
@@ -161,7 +161,7 @@ test('exit codes say what kind of failure it was', async () => {
   }
 });
 
-test('where the port is taken, nobody at the broker hears of a start: the message names the port and what to set', async () => {
+test('serve publishes no start when its port is taken: the message names the port and what to set', async () => {
   const taken = createServer();
   await new Promise<void>((done) => taken.listen(0, '127.0.0.1', done));
   const { port } = taken.address() as AddressInfo;
@@ -182,7 +182,7 @@ test('where the port is taken, nobody at the broker hears of a start: the messag
   }
 });
 
-test('K1, K6: what a command does not name stays, and an event that would never end is not made', async () => {
+test('K1, K6: a command keeps the fields that it does not name, and refuses an event that would never end', async () => {
   const show = async () => JSON.parse((await cli(['event', 'show', 'concert-1'])).out) as Record<string, unknown>;
   const before = await show();
   expect((await cli(['event', 'put', 'concert-1', '--name', 'B', '--no-wait'])).code).toBe(0);

@@ -166,7 +166,7 @@ test('M5: a token that may not look is removed; one that may not do this one thi
   expect([page.at('command-answer').className, page.at('command-answer').textContent, page.stored.size]).toEqual(['bad', 'not your site', 1]);
 });
 
-test('M5: what is wrong at a lane is shown as wrong', async () => {
+test("M5: the page shows a lane's faults as faults", async () => {
   const lane = (over: object) => ({ ...GATE, ...over });
   const gates = [
     lane({}),
@@ -221,7 +221,7 @@ test('M5: a list that is longer than what is shown says how many are not', async
   expect(cellsOf(await openPage(well()), 'refusals')).toEqual([['empty: Nobody was refused.']]);
 });
 
-test('M5: what is old, and what the cloud cannot see, is not shown as now', async () => {
+test('M5: the page marks what is old, and what the cloud cannot see', async () => {
   let over: Record<string, Answer | Error> = { './readyz': { status: 503, body: { message: 'broker cannot be reached' } } };
   const page = await openPage((path) => well(over)(path));
   expect([page.at('news').className, page.at('news').textContent]).toEqual(['bad', 'What gates do now is not seen here: broker cannot be reached']);

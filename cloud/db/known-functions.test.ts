@@ -12,7 +12,7 @@ SELECT DISTINCT p.oid::regprocedure::text AS name FROM pg_proc p JOIN pg_depend 
   LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid LEFT JOIN pg_type e ON e.oid = t.typelem
 WHERE p.pronamespace = 'public'::regnamespace AND p.prosqlbody IS NOT NULL AND (d.refclassid = 'pg_class'::regclass OR t.typrelid <> 0 OR e.typrelid <> 0) ORDER BY 1`;
 
-test('B1: no function with a parsed body depends on rows: PostgreSQL would not let a later migration alter the table', async () => {
+test('B1: functions with a parsed body depend on no rows: PostgreSQL would not let a later migration alter the table', async () => {
   const fresh = await freshDatabase();
   const owner = await connectOwner(fresh.ownerUrl);
   try {

@@ -39,7 +39,7 @@ beforeAll(async () => {
 });
 afterAll(() => admin.close());
 
-test('B4: on a server where nothing was run, the message has all that is missing, nothing was made, and its SQL is enough', async () => {
+test('B4: the message names all that a new server lacks, its SQL is enough, and nothing was made before', async () => {
   await admin.query(`CREATE ROLE "Early Bird" LOGIN NOINHERIT PASSWORD '${PASSWORD}'`);
   await admin.query('CREATE DATABASE early');
   const url = urlOf('Early%20Bird', 'early');

@@ -97,7 +97,7 @@ test('a token buys a certificate for its own gate, whatever the request calls it
   expect((await enrol({ token, csr })).json()).toMatchObject({ success: false, error: 'UNAUTHENTICATED' });
 });
 
-test('of two at once one gets it', async () => {
+test('enrolment accepts one of two at once', async () => {
   const token = await enrolmentToken();
   const both = await Promise.all([enrol({ token, csr: (await request()).csr }), enrol({ token, csr: (await request()).csr })]);
   expect(both.map(({ statusCode }) => statusCode).sort()).toEqual([200, 401]);
@@ -175,7 +175,7 @@ test.skipIf(!openssl)('S6: a weak key or signature buys no certificate, costs no
     expect([what, (await enrol({ token: what === 'RSA' ? token : await enrolmentToken(), csr })).statusCode]).toEqual([what, 200]);
 });
 
-test('S6: of a gate one enrolment token is good at a time, and none from before a revocation is', async () => {
+test('S6: a gate has one valid enrolment token at a time, and none from before a revocation', async () => {
   const gate = venue.gates[1] as string;
   const make = async () =>
     (await fresh.database.withTenant(venue.tenantId, (client) => newEnrolmentToken(client, venue.tenantId, gate, 1))) as { token: string; revoked: boolean };

@@ -29,7 +29,7 @@ test('S2: an IPv6 caller is its /64, however its address is written', () => {
   expect(from('::ffff:cb00:7109')).toBe('203.0.113.9');
 });
 
-test('S6: what is trusted must be an address or a network, and nobody is where none is', () => {
+test('S6: a trusted proxy is an address or a network, and nobody is trusted when none is set', () => {
   for (const good of ['10.0.0.5', '10.0.0.0/8', '::1', 'fd00::/8', '0.0.0.0/0']) expect(isNetwork(good), good).toBe(true);
   for (const bad of ['', 'proxy.example', '10.0.0.0/33', '10.0.0.0/', 'fd00::/129', '10.0.0.0/8/8', '10.0.0.0/-1']) expect(isNetwork(bad), bad).toBe(false);
   expect(createAddresses([]).trusted('127.0.0.1')).toBe(false);

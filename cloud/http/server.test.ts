@@ -77,7 +77,7 @@ test('of different writes under one key at the same moment one is done; the othe
   }
 });
 
-test('what is wrong with a body is said in words, field by field', async () => {
+test('a refusal explains the errors of a body field by field', async () => {
   const app = await start(100_000);
   const token = await operator('dora');
   const said = async (payload: object) => ((await put(app, token, payload)).json() as { message: string }).message;

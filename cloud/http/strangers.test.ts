@@ -154,7 +154,7 @@ test('S1: a body that is nested too deep is refused before it is parsed, whoever
   });
 });
 
-test('S1: what /enroll does not know is refused', async () => {
+test('S1: /enroll refuses what it does not know', async () => {
   const { url } = await start();
   expect(await send(`${url}/enroll`, { method: 'POST', body: JSON.stringify({ token: await enrolToken(), csr: '', more: [] }) })).toMatchObject({
     status: 400,

@@ -116,7 +116,7 @@ test('a ledger message is committed, then acknowledged, retained; sent again it 
   expect(late.heard[0]?.retain).toBe(true);
 });
 
-test('what cannot be read is quarantined with its reason, once, and the readable rows beside it are stored', async () => {
+test('ingest quarantines what it cannot read, once and with its reason, and stores the readable rows beside it', async () => {
   const venue = await makeVenue(fresh.url);
   const north = testLedger(venue, 0);
   const south = testLedger(venue, 1);
@@ -324,7 +324,7 @@ test('the last words of a device are kept: states, health, alerts; a late will o
   expect(await rowsOf(venue, 'SELECT reason FROM quarantine')).toEqual([{ reason: 'unreadable' }]);
 });
 
-test('of a device that invents alerts some are kept, and of a word that is far too large only that it came', async () => {
+test('ingest keeps some alerts of a device that invents them, and of a message that is far too large only that it came', async () => {
   const venue = await makeVenue(fresh.url);
   const [name] = venue.gates as [string];
   const { ingest } = await cloud();

@@ -282,7 +282,7 @@ test('a want is signed as a whole for its gate, and a later one is younger: a ga
   expect(Date.parse(after?.issued_at as string)).toBeGreaterThan(Date.parse(before?.issued_at as string));
 });
 
-test('what could not be told is told later, and nothing is told twice over', async () => {
+test('the publisher retries what it could not publish, and publishes nothing twice', async () => {
   const venue = await makeVenue(fresh.url, { tickets: 2 });
   let broken = true;
   const told: string[] = [];

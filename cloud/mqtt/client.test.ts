@@ -31,7 +31,7 @@ test('messages come without waiting for each other, and the broker keeps what wa
   await Promise.all([sender.close(), receiver.close()]);
 });
 
-test('of large messages fewer come: the broker keeps what would be too much in bytes, of QoS 0 as well', async () => {
+test('the client takes fewer large messages: the broker keeps what would be too many bytes, of QoS 0 as well', async () => {
   const size = 200 * 1024;
   for (const protocol of [5, 4] as const)
     for (const qos of [1, 0] as const) {
@@ -119,7 +119,7 @@ test('a broker without MQTT 5 is spoken to in 3.1.1', async () => {
   server.close();
 });
 
-test('no broker: open says so within its time, and goes on trying', async () => {
+test('open reports a missing broker within its time, and retries', async () => {
   const broker = createBroker({ settings: settings('mqtt://127.0.0.1:1'), host: null });
   expect(await broker.open(300)).toBe(false);
   await broker.close();

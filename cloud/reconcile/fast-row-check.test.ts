@@ -107,13 +107,13 @@ function agrees(row: Record<string, unknown>): boolean {
   return true;
 }
 
-test('nothing odd in any field is taken for plain that the schemas refuse', () => {
+test('the fast check takes no odd field for plain that the schemas refuse', () => {
   let taken = 0;
   for (const base of [GRANT, PASSAGE]) for (const field of FIELDS) for (const value of ODD) if (agrees({ ...base, [field]: value })) taken += 1;
   expect(taken).toBeGreaterThan(100);
 });
 
-test('nothing is taken for plain that the schemas refuse, or read otherwise', () => {
+test('the fast check takes nothing for plain that the schemas refuse, or read otherwise', () => {
   let taken = 0;
   fc.assert(
     fc.property(fc.constantFrom<Record<string, unknown>>(GRANT, PASSAGE), fc.array(change, { maxLength: 2 }), (base, changes) => {

@@ -101,7 +101,7 @@ test('T1: a row behind a fork is not stored, though its own place is free', asyn
   expect(await s.take(before, 3)).toMatchObject({ stored: 1, forked: [] });
 });
 
-test('T1: when a gap is filled, rows above it that do not follow leave the account', async () => {
+test('T1: rows above a gap leave the account when it is filled and they do not follow', async () => {
   const s = await stage();
   const [before, back] = twins(s, (ledger) => ledger.grant(s.ticket(1), 1_000));
   before.grant(s.ticket(2), 2_000);
@@ -136,7 +136,7 @@ test('T1: when a gap is filled, rows above it that do not follow leave the accou
   ]);
 });
 
-test('T1: of the rows of one original one counts, whichever comes first and however often', async () => {
+test('T1: one row of an original counts, whichever comes first and however often', async () => {
   for (const first of ['original', 'again'] as const) {
     const s = await stage();
     const one = testLedger(s.venue, 0);

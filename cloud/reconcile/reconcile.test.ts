@@ -360,7 +360,7 @@ test('a better offset that arrives later ranks a boot anew; a boot without one l
   expect(placed.rows).toEqual([{ at: new Date(BOOT_MS + (980 + 100_010) / 2), placed: false, overlapping: true }]);
 });
 
-test('what is no known kind, or not as its kind should be, is stored and acknowledged and says nothing', async () => {
+test('a row of an unknown kind, or not as its kind should be, is stored and acknowledged without effect', async () => {
   const s = await stage();
   const north = testLedger(s.venue, 0);
   north.add('grant', 0, { ticket_id: 'T-1', note: 'half a grant\u0000' });

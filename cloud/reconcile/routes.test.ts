@@ -37,7 +37,7 @@ const get = async (url: string, token = operator) => {
 };
 const ticket = (n: number) => venue.tickets[n - 1] as TestTicket;
 
-test('what gates recorded can be asked for, settled, and read on by the gates', async () => {
+test('the routes return and settle what gates recorded, and gates read on from it', async () => {
   const open = ledger.grant(ticket(1), 1_000);
   ledger.passage(open, 7_000, 'unknown');
   ledger.add('refusal', 9_000, {
@@ -98,7 +98,7 @@ test("a trusted proxy's word on a certificate is an identity, but not beside a w
   expect(await as({ 'x-client-cn': venue.gates[0] as string })).toBe(401);
 });
 
-test('who asks too often is told to wait, wrong tokens included', async () => {
+test('the server throttles callers that ask too often, wrong tokens included', async () => {
   const asked: { status: number; body: Record<string, unknown> }[] = [];
   for (let n = 0; n < 25; n++) asked.push(await get('/conflicts', 'stile-operator-not-a-token'));
   const statuses = asked.map(({ status }) => status);

@@ -79,7 +79,7 @@ const entry = fc.oneof(
   fc.record({ seq: place, hash: hex(32), kind: fc.string({ minLength: 1, maxLength: 32 }), text: fc.string({ unit: 'grapheme' }) }),
 );
 
-test('what is written as columns is read by PostgreSQL as it was', async () => {
+test('PostgreSQL reads the columns as they were written', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(entry, { minLength: 1, maxLength: 20 }), async (entries) => {
       const rows = entries.map((each) => readRow('arena/north', 1_790_000_000, JSON.parse(JSON.stringify(each))) as LedgerRow);

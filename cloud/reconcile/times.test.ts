@@ -76,7 +76,7 @@ test('T4: rows of a boot without any offset lie between their neighbours in the 
   expect(told.conflicts).toMatchObject([{ loser: [ledger.gate, 1, 2], unmeasured: true }]);
 });
 
-test('T4: of a gate that never had a clock everything is shown when it came, marked, and nothing in 1970', async () => {
+test('T4: rows of a gate that never had a clock show their arrival, marked, and none shows 1970', async () => {
   ledger.reboot('boot-blind', null);
   await take([ledger.grant(ticket, 500, { ts: WRONG_WALL }), ledger.grant(ticket, 900, { ts: WRONG_WALL }), refusal(1_000, { ts: WRONG_WALL })]);
   const aMinuteAgo = new Date(Date.now() - 60_000);
@@ -91,7 +91,7 @@ test('T4: of a gate that never had a clock everything is shown when it came, mar
   expect([...told.history, ...told.refusals, ...told.conflicts].filter(({ unmeasured }) => unmeasured !== true)).toEqual([]);
 });
 
-test('T4: of a boot without any clock before the first measured one the time is no later, and not in 1970', async () => {
+test('T4: rows of a boot without a clock show a time no later than the first measured boot, and not 1970', async () => {
   ledger.reboot('boot-blind', null);
   const blind = [ledger.grant(ticket, 500, { ts: WRONG_WALL }), refusal(1_000, { ts: WRONG_WALL })];
   ledger.reboot('boot-after', BOOT_MS + 60_000);

@@ -261,7 +261,7 @@ test('a VIP pass enters and re-enters; the scanner shows when it came in last, i
   ]);
 });
 
-test('who may ask: a device in its own name, for an event that it is assigned', async () => {
+test('a device asks in its own name alone, for an event that it is assigned', async () => {
   const { code } = ticket(8);
   expect(await scan({ code, device_id: venue.gates[1] })).toMatchObject({
     status: 403,
@@ -319,7 +319,7 @@ test('signed codes: by their key, known or not yet; a bare id, another key and a
   expect((await scan({ code: id })).body).toMatchObject({ result: 'DENY', reason: 'invalid' });
 });
 
-test("nothing of another tenant is seen: its event's codes are unknown, its scans are not repeats", async () => {
+test("an online scan sees nothing of another tenant: its event's codes are unknown, its scans are not repeats", async () => {
   const theirs = await makeVenue(fresh.url, { tickets: 1, gates: ['scanner-1'], event: 'THEIRS' });
   const token = (await fresh.database.withTenant(theirs.tenantId, (client) => renewToken(client, theirs.gates[0] as string))) as string;
   const { code } = theirs.tickets[0] as TestTicket;

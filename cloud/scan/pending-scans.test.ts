@@ -88,7 +88,7 @@ test('T6: an admission of an unknown ticket waits, counts at its own time when t
   ]);
 });
 
-test('T6: where somebody holds the ledger when the ticket appears, the next scan settles it first, or whoever looks regularly', async () => {
+test('T6: the next scan, or housekeeping, settles a pending scan when the ledger was locked as the ticket appeared', async () => {
   expect(statuses(await send([allow('late', 10), allow('later', 11)]))).toEqual(['PENDING', 'PENDING']);
   await inTenant(async (holder) => {
     await holder.query('SELECT lock_cloud_ledger($1)', [venue.site]);
@@ -103,7 +103,7 @@ test('T6: where somebody holds the ledger when the ticket appears, the next scan
   expect(await waiting()).toBe(0);
 });
 
-test('T6: at the door in SQL as well', async () => {
+test('T6: the SQL function of online scans settles pending scans as well', async () => {
   const sync = async (more: string) =>
     (await ask<{ status: string }>(`SELECT status FROM sync_offline_scan('late', $2, $1 ${more})`, [venue.gates[0], at(10)]))[0]?.status;
   expect([await sync(''), await sync(''), await sync(", 'DENY'"), await sync(", 'DENY'")]).toEqual(['PENDING', 'DUPLICATE', 'SUCCESS', 'DUPLICATE']);

@@ -114,7 +114,7 @@ test('K1: every field of a ticket is kept, and none is reset by a write that nam
   }
 });
 
-test('K1: what is not taken is refused by its name, and nothing is written', async () => {
+test('K1: a write refuses unknown fields by name, and changes nothing', async () => {
   const ticket = { ticket_id: 'T-9', event_id: venue.eventId, tier: 'vip', code: code() };
   const cases: [string, object, RegExp][] = [
     ['/tickets', { tickets: [{ ...ticket, seats: '7b' }] }, /tickets\.0.*seats/],
@@ -178,7 +178,7 @@ test('K6: an event without an end ends 12 h after its beginning, and that is sai
   expect(await put(`/events/${venue.eventId}`, { name: 'Old' })).toMatchObject({ status: 200, body: { warnings: [expect.stringContaining('has no end')] } });
 });
 
-test('K4: what is no code, or repeats itself at any length, is refused here as in a file', async () => {
+test('K4: a write refuses what is no code, or repeats itself at any length, as an import does', async () => {
   for (const bad of ['N/A', '#REF!', '1.00E+11', 'AB'.repeat(60), '0123456789'.repeat(10)])
     expect({ bad, ...(await put('/tickets', { tickets: [{ ticket_id: 'W-1', event_id: venue.eventId, tier: 'vip', code: bad }] })) }).toMatchObject({
       bad,

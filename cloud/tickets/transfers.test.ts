@@ -58,7 +58,7 @@ test('a transfer gives the ticket, with a new code, to whoever has the code; gat
   expect(await sql.refusal("SELECT * FROM get_ticket_transfer_history('T-99')")).toEqual([404, 'NO_SUCH_TICKET']);
 });
 
-test('what may not be transferred is refused, and two who accept at once get it once', async () => {
+test('a transfer is refused where it may not be, and given once to two who accept at once', async () => {
   const { sql, offer, accept } = await scene();
   const transfer = await offer('T-1');
   expect(await sql.refusal("SELECT create_ticket_transfer('T-1', 'ann', 'cat', 'x')")).toEqual([409, 'NOT_ALLOWED']);

@@ -119,7 +119,7 @@ test('a gate cannot push another off by its client id, nor leave a will in its n
   expect(await gateB.publish(`${root(B)}/health`, 'still here')).toBe(0);
 });
 
-test('no certificate, one of another CA, an expired or a revoked one: no way in', async () => {
+test('the broker refuses a client without a certificate, or with one of another CA, an expired or a revoked one', async () => {
   const ca = broker.ca as NonNullable<Broker['ca']>;
   await expect(connectPeer(broker.url, { ca: ca.ca })).rejects.toThrow();
   await expect(connectPeer(broker.url, as(ca.cloud))).rejects.toThrow();

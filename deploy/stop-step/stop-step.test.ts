@@ -92,7 +92,7 @@ else
       ]);
     });
 
-    test('what cannot be read is said line by line, and stops nothing', () => {
+    test('the stop step reports each line that it cannot read, and goes on', () => {
       const bad = [
         'sysfs',
         'sysfs 529',
@@ -116,7 +116,7 @@ else
       });
     });
 
-    test('no file is no success', () => {
+    test('the stop step fails without a file', () => {
       expect(release(at('none'))).toMatchObject({ status: 1, stderr: expect.stringContaining('No such file') });
     });
   });

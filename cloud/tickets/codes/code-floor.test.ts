@@ -45,7 +45,7 @@ test.each([
   for (const code of codes) expect({ code, problem: problemOf(code) }).toEqual({ code, problem: expect.any(String) });
 });
 
-test('K4: what is wrong is told without the code', () => {
+test('K4: the error names no code', () => {
   for (const code of ['#REF!', '4.00638E+12', '00000000', 'A-1']) expect(JSON.stringify(notACode(code) ?? tooPlain(code))).not.toContain(code);
 });
 

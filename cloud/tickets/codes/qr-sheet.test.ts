@@ -64,7 +64,7 @@ test('SVG and HTML hold every code with its label, and none of its text', () => 
   }
 });
 
-test('what does not fit is said so, without the code', () => {
+test('the sheet refuses what does not fit, without naming the code', () => {
   expect(() => drawSheet([], 'svg')).toThrow(RangeError);
   expect(() => drawSheet(Array(MAX_SHEET_CODES + 1).fill(CODES[0]), 'svg')).toThrow(RangeError);
   const long = randomBytes(3_000).toString('base64');

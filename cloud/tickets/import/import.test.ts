@@ -154,7 +154,7 @@ test('strict: all or nothing', async () => {
   expect(await run(path, { strict: true, allowWeakCodes: true })).toMatchObject({ created: 2, refused: 0, rolledBack: false });
 });
 
-test('no code is anywhere in the database, in any form', async () => {
+test('the database holds no code in any form', async () => {
   await aNewVenue();
   const codes = Array.from({ length: 20 }, code);
   await run(file(`ticket_id,code,note\n${codes.map((each, n) => `T-${n},${each},hello`).join('\n')}\n`));
