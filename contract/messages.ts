@@ -21,6 +21,11 @@ export const StateMessage = z.looseObject({
   session: z.string().min(1).max(64),
   since: Timestamp,
   reason: Text,
+  /**
+   * Online gates alone: random, new at each connection and after each command taken. A gate whose clock is not trusted takes commands towards open
+   * only with it.
+   */
+  nonce: z.string().min(16).max(64).optional(),
 });
 export type StateMessage = z.infer<typeof StateMessage>;
 

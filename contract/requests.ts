@@ -92,6 +92,8 @@ const envelope = {
   reason: z.string().min(1).max(MAX_TEXT_CHARS),
   issued_at: Timestamp,
   expires_at: Timestamp,
+  /** The nonce of the gate's `state`: a gate whose clock is not trusted takes commands towards open with it. */
+  nonce: z.string().min(16).max(64).optional(),
 };
 /** The envelope alone: enough to answer a request whose args are wrong. */
 export const RequestEnvelope = z.looseObject(envelope);

@@ -280,6 +280,43 @@ test('the uplink queues nothing offline: 200,000 publishes cost no memory', asyn
   expect(process.memoryUsage().heapUsed - before).toBeLessThan(30_000_000);
 });
 
+test('a gate without a trusted clock takes a command by the nonce of its state, once, on its own topic', async () => {
+  const b = await broker();
+  const g = gate(b.url);
+  const cloud = await cloudOn(b, g.decider.epoch);
+  const watcher = await peer(b.url);
+  await watcher.subscribe(`${own}/state`);
+  const nonces: string[] = [];
+  /** Returns the newest nonce of the gate's state that is none of those before. */
+  const nextNonce = async (): Promise<string> => {
+    const found = await watcher.wait(({ topic, payload }) => {
+      const { nonce } = topic === `${own}/state` ? (JSON.parse(payload.toString()) as { nonce?: string }) : {};
+      return nonce !== undefined && !nonces.includes(nonce);
+    });
+    const { nonce } = JSON.parse(found.payload.toString()) as { nonce: string };
+    nonces.push(nonce);
+    return nonce;
+  };
+  const codeOf = async (transaction: string) => {
+    const message = await cloud.side.wait(({ topic, payload }) => topic.startsWith(`${own}/response/`) && payload.includes(transaction));
+    return (JSON.parse(message.payload.toString()) as { error?: { code: string } }).error?.code ?? 'ok';
+  };
+  const handed = () => g.events.filter((event) => event.kind === 'request');
+  g.open();
+  const nonce = await nextNonce();
+  g.clock.trust = false;
+  const first = request({ nonce });
+  await cloud.side.publish(`${own}/request/evacuate`, first);
+  await until('handed on', () => handed().length === 1);
+  const replayed = request({ nonce });
+  await cloud.side.publish(`${own}/request/evacuate`, replayed);
+  expect(await codeOf(replayed.transaction)).toBe('clock_untrusted');
+  const second = request({ nonce: await nextNonce() });
+  await cloud.side.publish('stile/1/arena/_all/request/evacuate', second);
+  expect(await codeOf(second.transaction)).toBe('clock_untrusted');
+  expect(handed()).toHaveLength(1);
+});
+
 const request = (over: object = {}) => {
   const now = Date.now();
   return {

@@ -135,6 +135,8 @@ export function createUplink(options: UplinkOptions): MqttUplink {
       // `emit` logs its own failure.
       void emit(event);
     },
+    nonce: publisher.nonce,
+    renewNonce: publisher.renewNonce,
     answer: (topicText, payload, correlationData) => {
       void publisher.publish({ kind: 'response', gate, command: 'open' }, payload, { topicText, correlationData });
     },

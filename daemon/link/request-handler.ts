@@ -30,6 +30,9 @@ export function createRequestHandler(options: {
   readonly log: Log;
   readonly remember: (transaction: string, untilMs: number) => Promise<boolean>;
   readonly deliver: (event: UplinkEvent) => void;
+  /** Returns the nonce of the state now, and replaces it; a command is taken by it once. */
+  readonly nonce: () => string | null;
+  readonly renewNonce: () => void;
   readonly answer: (topic: string, payload: string, correlationData: Uint8Array | null) => void;
 }): RequestHandler {
   const { clock, gate } = options;
@@ -61,9 +64,18 @@ export function createRequestHandler(options: {
       answer(transaction, { status: 'error', error: { code, message: cutText(why, MAX_MESSAGE_CHARS) } });
     };
 
-    const judgement = validateRequest({ command: requested, payload: message.payload, retained: message.retained, nowMs: nowMs() });
+    // A request to the whole site names no nonce of this gate.
+    const isOwn = message.topic.startsWith(`${TOPIC_ROOT}/${gate}/`);
+    const judgement = validateRequest({
+      command: requested,
+      payload: message.payload,
+      retained: message.retained,
+      nowMs: nowMs(),
+      nonce: isOwn ? options.nonce() : null,
+    });
     if (!judgement.accept) return refuse(judgement.transaction, judgement.code, judgement.message);
-    const { request, command } = judgement;
+    const { request, command, byNonce } = judgement;
+    if (byNonce === true) options.renewNonce();
     const { transaction } = request;
     if (pending.size >= MAX_REQUESTS_IN_FLIGHT) return refuse(transaction, 'refused', `${MAX_REQUESTS_IN_FLIGHT} requests are in flight; try again`);
 
@@ -88,7 +100,7 @@ export function createRequestHandler(options: {
       const isNew = await options.remember(transaction, judgement.expiresAtMs);
       const afterwards = nowMs();
       if (!isNew) return respond({ status: 'error', error: { code: 'replayed', message: 'this transaction was already received' } });
-      if (afterwards === null || afterwards >= judgement.expiresAtMs)
+      if (byNonce !== true && (afterwards === null || afterwards >= judgement.expiresAtMs))
         return respond({ status: 'error', error: { code: 'late', message: 'expired while the gate stored the transaction' } });
     } catch (error) {
       return respond({ status: 'error', error: { code: 'failed', message: `storing the transaction failed: ${(error as Error).message}` } });

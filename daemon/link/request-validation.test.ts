@@ -14,12 +14,13 @@ const envelope = (over: object = {}) => ({
   args: {},
   ...over,
 });
-const judge = (over: { command?: string; body?: unknown; retained?: boolean; nowMs?: number | null } = {}) =>
+const judge = (over: { command?: string; body?: unknown; retained?: boolean; nowMs?: number | null; nonce?: string | null } = {}) =>
   validateRequest({
     command: over.command ?? 'open',
     payload: Buffer.from(typeof over.body === 'string' ? over.body : JSON.stringify(over.body ?? envelope())),
     retained: over.retained ?? false,
     nowMs: over.nowMs === undefined ? NOW : over.nowMs,
+    nonce: over.nonce ?? null,
   });
 
 test('knows its own requests and those of its site by the topic', () => {
@@ -74,4 +75,24 @@ test('is total: any bytes are judged, none are accepted by chance', () => {
       expect(validateRequest({ command, payload, retained, nowMs: NOW }).accept).toBe(false);
     }),
   );
+});
+
+const NONCE = 'b1b2b3b4-0000-4000-8000-000000000001';
+test.each([
+  ['evacuate', {}, true],
+  ['stop-entry', {}, true],
+  ['resume-entry', {}, true],
+  ['open', { direction: 'in', units: 1 }, true],
+  ['reset-emergency', {}, true],
+  ['mode', { mode: 'free' }, true],
+  ['mode', { mode: 'locked' }, false],
+  ['restart', {}, false],
+  ['resend', {}, false],
+])('without a trusted clock %s %j is taken by its nonce: %s', (command, args, taken) => {
+  const body = envelope({ args, nonce: NONCE });
+  expect(judge({ command, body, nowMs: null, nonce: NONCE }).accept).toBe(taken);
+  expect(judge({ command, body, nowMs: null, nonce: NONCE, retained: true }).accept).toBe(false);
+  expect(judge({ command, body, nowMs: null, nonce: 'b1b2b3b4-0000-4000-8000-000000000002' }).accept).toBe(false);
+  expect(judge({ command, body: envelope({ args }), nowMs: null, nonce: NONCE }).accept).toBe(false);
+  expect(judge({ command, body, nowMs: null, nonce: null }).accept).toBe(false);
 });

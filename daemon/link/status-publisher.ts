@@ -2,6 +2,7 @@
  * Publishes the gate's status: state, info, health, alerts. Keeps the present values, publishes them again on every connect, and
  * queues nothing. All messages are published here, so that a broker's refusal is logged once.
  */
+import { randomUUID } from 'node:crypto';
 import { MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { AlertId, AlertMessage, HealthMessage, InfoMessage, Severity, StateMessage } from '../../contract/messages.ts';
 import { cutText } from '../../contract/text.ts';
@@ -38,6 +39,10 @@ export interface StatusPublisher {
   kept(alert: string): void;
   info(info: Omit<InfoMessage, 'schema'>): void;
   health(health: Omit<HealthMessage, 'schema'>): void;
+  /** Returns the nonce of the published state; null: not connected. */
+  nonce(): string | null;
+  /** Replaces the nonce and publishes the state again. */
+  renewNonce(): void;
   /** Logs a refusal of the broker and raises the alert `uplink`, once per kind and connection. */
   refused(kind: string, code: number): void;
 }
@@ -53,11 +58,15 @@ export function createStatusPublisher(options: {
   const refusedKinds = new Set<string>();
   let info = options.info;
   let health: { readonly body: Omit<HealthMessage, 'schema'>; readonly atMs: number } | null = null;
-  let live: { readonly session: Session; readonly id: string; readonly since: string } | null = null;
+  let live: { readonly session: Session; readonly id: string; readonly since: string; readonly nonce: string } | null = null;
 
   const now = () => new Date(clock.wallMs()).toISOString();
   const stateText = (state: StateMessage['state'], session: string, since: string, reason: string) =>
     JSON.stringify({ schema: SCHEMA_VERSION, state, session, since, reason: cutText(reason, MAX_TEXT_CHARS) } satisfies StateMessage);
+  const onlineText = ({ id, since, nonce }: { readonly id: string; readonly since: string; readonly nonce: string }) => {
+    const body = JSON.parse(stateText('online', id, since, 'connected')) as StateMessage;
+    return JSON.stringify({ ...body, nonce } satisfies StateMessage);
+  };
   const publish: StatusPublisher['publish'] = (topic, payload, extra = {}) => {
     if (live === null) return Promise.resolve({ result: 'lost' });
     if (Buffer.byteLength(payload) > MAX_PAYLOAD_BYTES) {
@@ -96,7 +105,7 @@ export function createStatusPublisher(options: {
   return {
     will: (id) => ({ topic: topicOf({ kind: 'state', gate }), payload: Buffer.from(stateText('offline', id, now(), 'connection lost')) }),
     attach(session, id) {
-      live = { session, id, since: now() };
+      live = { session, id, since: now(), nonce: randomUUID() };
       // A refusal on the last connection is reported again if it recurs.
       if (refusedKinds.size > 0) alerts.delete('uplink');
       refusedKinds.clear();
@@ -106,7 +115,7 @@ export function createStatusPublisher(options: {
     },
     arrive() {
       if (live === null) return;
-      void publish({ kind: 'state', gate }, stateText('online', live.id, live.since, 'connected'));
+      void publish({ kind: 'state', gate }, onlineText(live));
       publishMessage({ kind: 'info', gate }, info);
       if (health !== null && clock.boottimeMs() - health.atMs <= HEALTH_HOLDS_MS) publishMessage({ kind: 'health', gate }, health.body);
     },
@@ -114,6 +123,12 @@ export function createStatusPublisher(options: {
       for (const [alert, body] of alerts) publishMessage({ kind: 'alert', gate, alert }, body);
     },
     leave: (reason) => (live === null ? Promise.resolve({ result: 'lost' }) : publish({ kind: 'state', gate }, stateText('offline', live.id, now(), reason))),
+    nonce: () => live?.nonce ?? null,
+    renewNonce() {
+      if (live === null) return;
+      live = { ...live, nonce: randomUUID() };
+      void publish({ kind: 'state', gate }, onlineText(live));
+    },
     publish,
     publishMessage,
     raise,

@@ -89,6 +89,8 @@ function checkSender(world: World, gate: SimGate, seen: Seen): void {
 function checkOutcomes(world: World, gate: SimGate): void {
   const open = new Map<string, Set<number>>();
   const unmatched = new Set<string>();
+  /** Units whose passage nobody saw: the same lane may return each once, flagged. */
+  const unseen = new Set<string>();
   const rows = [...(world.cloud.ledgers.get(gate.name) ?? [])].flatMap(([epoch, stored]) => [...stored.values()].map((row) => ({ ...row, epoch })));
   rows.sort((a, b) => a.epoch - b.epoch || a.seq - b.seq);
   for (const { epoch, seq, entry } of rows) {
@@ -97,6 +99,10 @@ function checkOutcomes(world: World, gate: SimGate): void {
     if (entry['kind'] === 'exit_unmatched') unmatched.add(`${epoch} ${seq}`);
     if (releases) open.set(`${epoch} ${seq}`, new Set(Array.from({ length: Number(entry['units']) }, (_, n) => n + 1)));
     if (entry['kind'] !== 'passage' || !Array.isArray(entry['of']) || unmatched.delete(entry['of'].join(' '))) continue;
+    const unit = `${entry['of'].join(' ')} ${Number(entry['unit'] ?? 1)}`;
+    const isUnverified = Array.isArray(entry['flags']) && entry['flags'].includes('unverified');
+    if (entry['outcome'] === 'returned' && isUnverified && unseen.delete(unit)) continue;
+    if (entry['outcome'] === 'unknown') unseen.add(unit);
     if (open.get(entry['of'].join(' '))?.delete(Number(entry['unit'] ?? 1)) !== true)
       world.violated(
         'I2',
