@@ -57,13 +57,14 @@ prove-kernel: setup-test ## the gate on Debian's kernel with a simulated Pi head
 prove-release: setup-test ## 300 kills, hangs, stops and disk faults in mid-pulse with the unit's own stop step (5 to 7 minutes)
 	@STILE_PROVE=1 node node_modules/vitest/vitest.mjs run --project system test/system/kills.test.ts
 
-bench: setup ## what was measured, measured again: the way of a code, ten thousand guests through the loop, start and memory, the rules, the account, manifests (some minutes)
+bench: setup ## what was measured, measured again: the way of a code, ten thousand guests through the loop, start and memory, the rules, the account, manifests, scanners beside an upload (some minutes)
 	@node bench/path.ts --codes 300
 	@node bench/loop.ts
 	@node bench/start.ts
 	@node bench/rules.ts
 	@node bench/reconcile.ts
 	@node bench/manifest.ts
+	@node bench/scans.ts
 
 bench-peers: setup-test bundle ## the same beside a Node-RED flow, a Python script and bare C (fetches and compiles them first; bench/peers/README.md)
 	@node bench/peers/edge.ts

@@ -232,6 +232,26 @@ export const UnsettledView = z.looseObject({
   outcome: z.enum(['open', 'stuck', 'unknown']),
   unmeasured: Unmeasured,
 });
+/** `GET /scans/pending`: claims of scanners on tickets that are not known, newest first. */
+export const PendingScanView = z.looseObject({
+  /** The scanner; absent: a door in SQL at which no device stands. */
+  device: Scanner,
+  gate: LedgerName,
+  epoch: z.int(),
+  seq: z.int(),
+  at: Timestamp,
+  received_at: Timestamp,
+  result: z.enum(['ALLOW', 'DENY']),
+  reason: z.string().nullable(),
+  event_id: EventId.nullable(),
+  ticket_id: TicketId.nullable(),
+  ticket_ref: TicketRef.nullable(),
+  direction: Direction,
+  units: z.int().nullable(),
+  /** Why it could not be settled, where that was tried. */
+  failed: z.string().nullable(),
+});
+export const PendingScansResponse = z.looseObject({ success: z.literal(true), pending: z.array(PendingScanView), more: z.boolean() });
 export const UnsettledResponse = z.looseObject({ success: z.literal(true), unsettled: z.array(UnsettledView), more: z.boolean() });
 
 /** `GET /tickets/:id/history` */

@@ -69,6 +69,7 @@ export const BODY_SCHEMAS = {
   'gate-request-body': http.GateRequestBody,
   'clear-alert-body': http.ClearAlertBody,
   'settle-request': http.SettleRequest,
+  'pending-scans-response': http.PendingScansResponse,
   'unsettled-response': http.UnsettledResponse,
   'history-response': http.HistoryResponse,
   'occupancy-response': http.OccupancyResponse,

@@ -3,6 +3,7 @@ import { GateName, LedgerName } from '../../contract/ids.ts';
 import { settle } from '../reconcile/cloud-ledger.ts';
 import { refusals } from '../reconcile/queries.ts';
 import { unsettled } from '../reconcile/unsettled.ts';
+import { pendingScans } from '../scan/pending-scans.ts';
 import { CliError, EXIT, type Session } from './context.ts';
 import { table, utc } from './gates.ts';
 
@@ -74,6 +75,34 @@ export async function unsettledCommand(
     ),
   );
   session.terminal.err('settle one: stile-cloud settle <gate> <epoch> <seq> passed|returned --actor <id> --reason <text>\n');
+}
+
+export async function pendingCommand(session: Session, options: { readonly event?: string; readonly limit?: number; readonly json?: boolean }): Promise<void> {
+  const tenantId = await session.tenant();
+  const { pending, more } = await session.database.withTenant(tenantId, (client) => pendingScans(client, options.event ?? null, options.limit ?? 100));
+  if (more) session.terminal.err(`the newest ${pending.length}: there are more\n`);
+  if (options.json === true) {
+    session.terminal.out(`${JSON.stringify(pending, null, 2)}\n`);
+    return;
+  }
+  if (pending.length === 0) {
+    session.terminal.err('no scan waits for its ticket\n');
+    return;
+  }
+  session.terminal.out(
+    table(
+      ['when', 'scanner', 'result', 'ticket', 'event', 'direction', 'problem'],
+      pending.map((row) => [
+        utc(row.at),
+        row.device ?? row.gate,
+        row.result,
+        row.ticket_id ?? `ref ${row.ticket_ref}`,
+        row.event_id ?? '-',
+        row.direction,
+        row.failed ?? '-',
+      ]),
+    ),
+  );
 }
 
 export interface SettleOptions {

@@ -322,6 +322,12 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .option('--json')
     .addOption(tenant())
     .action((options, command: Command) => session(command, async (open) => (await ledger()).unsettledCommand(open, options)));
+  add(program, 'pending', 'scans and refusals of tickets that are not known, newest first: each is settled when its ticket appears')
+    .option('--event <event>')
+    .option('--limit <n>', 'at most so many', whole(1, 1000), 100)
+    .option('--json')
+    .addOption(tenant())
+    .action((options, command: Command) => session(command, async (open) => (await ledger()).pendingCommand(open, options)));
   add(program, 'settle <gate> <epoch> <seq> <outcome>', 'says of a grant whose passage is not known: passed or returned')
     .requiredOption('--actor <id>', 'your staff id; it is recorded')
     .requiredOption('--reason <text>')

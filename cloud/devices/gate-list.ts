@@ -41,7 +41,7 @@ export interface GatePage {
 const CURSOR = /^([0-4])\/(.{1,63})$/;
 
 /**
- * Returns a page of the gates, the worst first: with alerts, offline, never seen, online, revoked; then by name. PostgreSQL ranks all of them before it
+ * Returns a page of the gates, and of scanners with an alert, the worst first: with alerts, offline, never seen, online, revoked; then by name. PostgreSQL ranks all of them before it
  * cuts, so that the first page holds the worst of every gate. An invalid cursor begins anew.
  */
 export async function listGates(
@@ -54,7 +54,8 @@ export async function listGates(
     `WITH heard AS (
        SELECT d.*, coalesce(d.state ->> 'state' = 'online', false) AS says_online, EXISTS (SELECT FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name) AS alerted,
          CASE WHEN d.state ->> 'state' = 'online' OR d.health_at IS NULL THEN greatest(d.health_at, d.state_at) ELSE d.health_at END AS last_at
-       FROM devices d WHERE d.tenant_id = current_tenant_id() AND d.kind = 'gate' AND ($1::text IS NULL OR d.site_id = $1)
+       FROM devices d WHERE d.tenant_id = current_tenant_id() AND ($1::text IS NULL OR d.site_id = $1)
+         AND (d.kind = 'gate' OR EXISTS (SELECT FROM device_alerts l WHERE l.tenant_id = d.tenant_id AND l.device = d.name))
      ), present AS (
        SELECT h.*, CASE WHEN h.revoked_at IS NOT NULL THEN 'revoked' WHEN h.state IS NULL AND h.health_at IS NULL THEN 'never_seen'
          WHEN h.says_online AND h.last_at >= now() - make_interval(secs => $5::double precision / 1000) THEN 'online' ELSE 'offline' END AS presence FROM heard h

@@ -1,6 +1,6 @@
 /**
- * Writes the cloud's own ledger of a site, `<site>/cloud`: settlements and scans, numbered and chained like any gate's. Rows are made under the
- * ledger's lock, so that any number of machines may write.
+ * Writes the cloud's own ledgers of a site, numbered and chained like any gate's: `<site>/cloud` (settlements, conflicts) and `<site>/@<device>` (what
+ * each scanner reported). Rows are made under the ledger's lock, so that any number of machines may write.
  */
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { CLOUD_GATE, isCloudLedger } from '../../contract/ids.ts';
@@ -12,7 +12,9 @@ import { type Reconciled, reconcile, sha256 } from './reconcile.ts';
 import { type LedgerRow, readRow } from './row.ts';
 
 /** A row without the fields that the ledger adds: seq, hash, times. */
-export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'passage' | 'settlement' | 'conflict' | 'override' } & Readonly<Record<string, unknown>>;
+export type CloudEntry = { readonly kind: 'grant' | 'refusal' | 'claim' | 'passage' | 'settlement' | 'conflict' | 'override' } & Readonly<
+  Record<string, unknown>
+>;
 
 export interface AppendOptions {
   /** Time of the event, Unix ms. Default: now. */
@@ -21,6 +23,8 @@ export interface AppendOptions {
   readonly boundMs?: number;
   /** The clock that measured it: rows of one clock share one bound, the smallest. Default `cloud`; a scanner's: its name, `<site>/<device>`. */
   readonly bootId?: string;
+  /** `atMs` minus what that clock showed. Default 0. */
+  readonly offsetMs?: number;
 }
 
 export interface Appended {
@@ -36,7 +40,7 @@ export type NewCloudEntry = CloudEntry & { readonly at?: AppendOptions };
 const MAX_APPENDED_ROWS = 10_000;
 
 /**
- * Appends rows to `<site>/cloud` and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after the commit
+ * Appends rows to `<site>/cloud`, or to a scanner's ledger, and judges them, in the caller's transaction; all or none. Publish them on the ledger's topic after the commit
  * (`unpublishedCloudRows`). Throws a TypeError for an invalid entry.
  */
 export async function appendCloudRows(
@@ -44,11 +48,11 @@ export async function appendCloudRows(
   site: string,
   /** A function receives the row's own place, to refer to the row that was appended just before it. */
   entries: readonly (NewCloudEntry | ((place: readonly [epoch: number, seq: number]) => NewCloudEntry))[],
-  options: AppendOptions = {},
+  /** `device`: a scanner of the site, `<site>/<device>`; its rows go to its own ledger, `<site>/@<device>`. */
+  { device, ...options }: AppendOptions & { readonly device?: string } = {},
 ): Promise<Appended> {
   if (entries.length > MAX_APPENDED_ROWS) throw new RangeError(`${entries.length} rows, at most ${MAX_APPENDED_ROWS} in one call`);
-  const ledger = `${site}/${CLOUD_GATE}`;
-  const { epoch, seq, hash } = await lockTail(client, ledger, site);
+  const { ledger, epoch, seq, hash } = await lockTail(client, site, device);
   const rows: LedgerRow[] = [];
   let previous = hash ?? firstPredecessor(sha256, ledger, epoch);
   for (const [index, given] of entries.entries()) {
@@ -60,8 +64,8 @@ export async function appendCloudRows(
       seq: seq + index + 1,
       ts: new Date(atMs).toISOString(),
       boot_id: when.bootId ?? CLOUD_GATE,
-      boottime_ms: atMs,
-      clock_offset_ms: 0,
+      boottime_ms: Math.max(0, atMs - (when.offsetMs ?? 0)),
+      clock_offset_ms: atMs - Math.max(0, atMs - (when.offsetMs ?? 0)),
       clock_bound_ms: when.boundMs ?? 0,
     };
     const why = hashed(row, previous);
@@ -93,20 +97,23 @@ function withoutTexts(row: Record<string, unknown>): Record<string, unknown> {
 }
 
 /**
- * Locks the site's cloud ledger until the transaction ends, creating it where there is none: the first lock of every writer that must read before
- * it appends.
+ * Locks the cloud's ledger of a site, or of one of its scanners, until the transaction ends, creating it where there is none: the first lock of every
+ * writer that must read before it appends. Returns its name: a site's 501st scanner writes to `<site>/cloud`.
  */
-export async function lockCloudLedger(client: DatabaseClient, site: string): Promise<void> {
-  const ledger = `${site}/${CLOUD_GATE}`;
-  await client.query('INSERT INTO ledgers (tenant_id, gate, site_id) VALUES (current_tenant_id(), $1, $2) ON CONFLICT DO NOTHING', [ledger, site]);
-  await client.query('SELECT 1 FROM ledgers WHERE tenant_id = current_tenant_id() AND gate = $1 FOR UPDATE', [ledger]);
+export async function lockCloudLedger(client: DatabaseClient, site: string, device?: string): Promise<string> {
+  const { rows } = await client.query<{ ledger: string }>('SELECT lock_cloud_ledger($1, $2) AS ledger', [site, device ?? null]);
+  return (rows[0] as { ledger: string }).ledger;
 }
 
 /** Locks the ledger and returns its last row; a new epoch begins where the last one cannot be gone on with (cloud_ledger_tail). */
-async function lockTail(client: DatabaseClient, ledger: string, site: string): Promise<{ epoch: number; seq: number; hash: string | null }> {
-  await lockCloudLedger(client, site);
+async function lockTail(
+  client: DatabaseClient,
+  site: string,
+  device: string | undefined,
+): Promise<{ ledger: string; epoch: number; seq: number; hash: string | null }> {
+  const ledger = await lockCloudLedger(client, site, device);
   const { rows } = await client.query<{ epoch: number; seq: number; hash: string | null }>('SELECT epoch, seq, hash FROM cloud_ledger_tail($1)', [ledger]);
-  return rows[0] as (typeof rows)[0];
+  return { ledger, ...(rows[0] as (typeof rows)[0]) };
 }
 
 export interface Settlement {

@@ -10,7 +10,7 @@ type Fields = Readonly<Record<string, unknown>>;
 const HASH = /^[0-9a-f]{64}$/;
 const REF = /^[0-9a-f]{32}$/;
 const ID = /^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$/;
-const LEDGER = /^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/[a-z0-9][a-z0-9-]{0,30}$/;
+const LEDGER = /^(?!cloud\/)[a-z0-9][a-z0-9-]{0,30}\/(?:[a-z0-9]|@(?!cloud$)[a-z0-9])[a-z0-9-]{0,30}$/;
 /** Matches every day but the 29th of February: calendars are left to the schema. */
 const TIME = /^20\d\d-(?:(?:0[13-9]|1[0-2])-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8])|(?:0[13578]|1[02])-31)T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$/;
 const MEDIA = ['opaque', 'signed', 'rotating', 'manual'];

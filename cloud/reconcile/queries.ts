@@ -2,8 +2,8 @@
 
 import type { z } from 'zod';
 import type { ConflictView, HistoryItem, RefusalView, SiteLedgerResponse } from '../../contract/http.ts';
-import { CLOUD_GATE, type LedgerVector, splitGateName } from '../../contract/ids.ts';
-import type { Reason } from '../../contract/reasons.ts';
+import { CLOUD_GATE, type LedgerVector, scannerLedger, splitGateName } from '../../contract/ids.ts';
+import { explain, Reason } from '../../contract/reasons.ts';
 import type { DatabaseClient } from '../db/database.ts';
 
 /** Rows in one answer of the site's ledger; `more` is set beyond it. */
@@ -27,7 +27,7 @@ export async function siteLedger(client: DatabaseClient, site: string, after: Le
        SELECT x.* FROM ledger_lines x WHERE x.tenant_id = l.tenant_id AND x.gate = l.gate AND x.epoch = e.epoch AND x.seq <= e.upto_seq
          AND x.seq > CASE WHEN v.key IS NULL OR e.epoch > (v.value ->> 0)::bigint THEN 0 ELSE (v.value ->> 1)::bigint END
        ORDER BY x.seq LIMIT $3) AS r
-     WHERE l.tenant_id = current_tenant_id() AND l.site_id = $1 AND (v.key IS NULL OR e.epoch >= (v.value ->> 0)::bigint)
+     WHERE l.tenant_id = current_tenant_id() AND l.site_id = $1 AND (l.gate NOT LIKE '%/@%' OR v.key IS NOT NULL OR ledger_in_use(l.tenant_id, l.gate)) AND (v.key IS NULL OR e.epoch >= (v.value ->> 0)::bigint)
      ORDER BY l.gate COLLATE "C", e.epoch, r.seq LIMIT $3`,
     [site, JSON.stringify(after), bounded + 1],
   );
@@ -103,13 +103,24 @@ type Refusal = z.infer<typeof RefusalView>;
  */
 export async function refusals(client: DatabaseClient, gate: string | null, since: Date, limit = MAX_ANSWER_ITEMS): Promise<Refusal[]> {
   const { rows } = await client.query<{ gate: string; epoch: number; seq: number; at: Date; entry: string; event_id: string | null; ticket_id: string | null }>(
-    `SELECT gate, epoch, seq, ${shownAt('at', 'received_at')} AS at, entry, event_id, ticket_id FROM ledger_rows
-     WHERE tenant_id = current_tenant_id() AND kind = 'refusal' AND readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1 OR (gate = $4 AND scanner_of(entry) = $1)) ORDER BY 4 DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
-    [gate, since, Math.min(limit, MAX_ANSWER_ITEMS), gate === null ? null : `${splitGateName(gate).site}/${CLOUD_GATE}`],
+    // A claim that waits is a refusal that no ticket has yet.
+    `SELECT gate, epoch, seq, ${shownAt('at', 'received_at')} AS at, entry, event_id, ticket_id FROM (
+       SELECT * FROM ledger_rows x WHERE x.tenant_id = current_tenant_id() AND x.kind = 'refusal'
+       UNION ALL SELECT c.* FROM pending_scans p JOIN ledger_rows c ON c.tenant_id = p.tenant_id AND c.gate = p.gate AND c.epoch = p.epoch AND c.seq = p.seq WHERE p.tenant_id = current_tenant_id() AND p.result = 'DENY') AS r
+     WHERE readable AND (at >= $2 OR (at < '2000-01-01Z' AND received_at >= $2)) AND ($1::text IS NULL OR gate = $1 OR gate = $5 OR (gate = $4 AND scanner_of(entry) = $1)) ORDER BY 4 DESC, gate COLLATE "C", epoch DESC, seq DESC LIMIT $3`,
+    [
+      gate,
+      since,
+      Math.min(limit, MAX_ANSWER_ITEMS),
+      gate === null ? null : `${splitGateName(gate).site}/${CLOUD_GATE}`,
+      gate === null ? null : scannerLedger(gate),
+    ],
   );
   const isUnmeasured = await unmeasured(client, rows);
   return rows.map(({ entry, at, ...row }) => {
-    const { reason, explanation } = JSON.parse(entry) as { reason: Reason; explanation: string };
+    const { kind, ...given } = JSON.parse(entry) as { kind: string; reason?: string; explanation?: string };
+    const reason = Reason.safeParse(given.reason).data ?? (kind === 'claim' ? 'invalid' : 'error');
+    const explanation = given.explanation ?? given.reason ?? explain(reason);
     return { ...row, ...scannerIn(entry), at: at.toISOString(), reason, explanation, ...marked(isUnmeasured({ gate: row.gate, entry })) };
   });
 }
@@ -119,8 +130,7 @@ type Conflict = z.infer<typeof ConflictView>;
 /** Returns admissions beyond a ticket's right, of one event or of all, newest first. */
 export async function conflicts(client: DatabaseClient, eventId: string | null = null, limit = MAX_ANSWER_ITEMS): Promise<Conflict[]> {
   const { rows } = await client.query<ConflictRow>(
-    `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.loser_gate AND s.epoch = c.loser_epoch AND s.seq = c.loser_seq) AS loser_device,
-       (SELECT min(s.device) FROM device_scans s WHERE s.tenant_id = c.tenant_id AND s.gate = c.winner_gate AND s.epoch = c.winner_epoch AND s.seq = c.winner_seq) AS winner_device, ${shownAt('c.loser_at', 'c.found_at')} AS loser_shown_at, ${shownAt('c.winner_at', 'c.found_at')} AS winner_shown_at, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
+    `SELECT c.*, encode(a.ticket_ref, 'hex') AS ticket_ref, a.scanner AS loser_device, w.scanner AS winner_device, ${shownAt('c.loser_at', 'c.found_at')} AS loser_shown_at, ${shownAt('c.winner_at', 'c.found_at')} AS winner_shown_at, NOT (a.placed AND coalesce(w.placed, true)) AS unmeasured FROM conflicts c
      JOIN admissions a ON a.tenant_id = c.tenant_id AND a.gate = c.loser_gate AND a.epoch = c.loser_epoch AND a.seq = c.loser_seq
      LEFT JOIN admissions w ON w.tenant_id = c.tenant_id AND w.gate = c.winner_gate AND w.epoch = c.winner_epoch AND w.seq = c.winner_seq
      WHERE c.tenant_id = current_tenant_id() AND ($1::text IS NULL OR c.event_id = $1) ORDER BY c.loser_at DESC, c.loser_gate COLLATE "C", c.loser_epoch, c.loser_seq LIMIT $2`,
@@ -264,6 +274,8 @@ function describe(row: HistoryRow, units: number): string {
         : `published to the gates: beyond its right (${String(entry['cause'])})`;
     case 'refusal':
       return `refused: ${String(entry['explanation'])} (${String(entry['reason'])})`;
+    case 'claim':
+      return `reported before the ticket was known: ${entry['result'] === 'ALLOW' ? 'admitted' : 'refused'}`;
     case 'passage':
       return `passage: ${String(entry['outcome'])}`;
     case 'settlement':

@@ -17,7 +17,7 @@ export interface ManifestUsage {
 export async function manifestUsage(client: DatabaseClient, eventId: string): Promise<ManifestUsage> {
   const prefixes = await client.query<{ gate: string; epoch: number; seq: number }>(
     `SELECT DISTINCT ON (e.gate) e.gate, e.epoch, e.upto_seq AS seq FROM ledger_epochs e JOIN ledgers l ON l.tenant_id = e.tenant_id AND l.gate = e.gate
-     JOIN events v ON v.tenant_id = l.tenant_id AND v.event_id = $1 AND v.site_id = l.site_id WHERE e.tenant_id = current_tenant_id() ORDER BY e.gate, e.epoch DESC`,
+     JOIN events v ON v.tenant_id = l.tenant_id AND v.event_id = $1 AND v.site_id = l.site_id WHERE e.tenant_id = current_tenant_id() AND (l.gate NOT LIKE '%/@%' OR ledger_in_use(l.tenant_id, l.gate)) ORDER BY e.gate, e.epoch DESC`,
     [eventId],
   );
   const upto: LedgerVector = {};

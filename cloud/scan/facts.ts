@@ -169,8 +169,7 @@ interface EntryRow {
 /** Returns every grant of the ticket that counts, oldest first. A scanner's has the scanner's own name. */
 async function entriesOf(client: DatabaseClient, eventId: string, ticketId: string): Promise<Entry[]> {
   const { rows } = await client.query<EntryRow>(
-    `SELECT coalesce(s.device, a.gate) AS gate, a.at, a.direction, a.units_used AS units, a.outcome FROM admissions a
-     LEFT JOIN LATERAL (SELECT x.device FROM device_scans x WHERE x.tenant_id = a.tenant_id AND x.gate = a.gate AND x.epoch = a.epoch AND x.seq = a.seq LIMIT 1) AS s ON a.gate LIKE '%/cloud'
+    `SELECT coalesce(a.scanner, a.gate) AS gate, a.at, a.direction, a.units_used AS units, a.outcome FROM admissions a
      WHERE a.tenant_id = current_tenant_id() AND a.event_id = $1 AND a.ticket_id = $2 AND a.granted AND a.units_used > 0
      ORDER BY a.at DESC, a.gate COLLATE "C" DESC, a.epoch DESC, a.seq DESC LIMIT $3`,
     [eventId, ticketId, MAX_ENTRIES],

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ReconcileResponse } from '../../contract/http.ts';
+import { scannerLedger } from '../../contract/ids.ts';
 import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
 import { createVerify } from '../../signing/verify.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
@@ -86,7 +87,7 @@ test('a batch is taken in whole, each scan judged alone; sent again it changes n
   expect(ReconcileResponse.safeParse(first.body).success).toBe(true);
   expect(statuses(first)).toEqual(['SUCCESS', 'DUPLICATE', 'SUCCESS', 'SUCCESS', 'PENDING', 'ERROR', 'ERROR', 'SUCCESS', 'ERROR', 'SUCCESS']);
   expect(first.body).toMatchObject({ success: true, reconciled: 7, failed: 3 });
-  expect(first.body.results[4]).toEqual({ ticket_id: 'nobody', status: 'PENDING', message: 'Ticket not known yet: kept, and counted when the ticket appears' });
+  expect(first.body.results[4]).toEqual({ ticket_id: 'nobody', status: 'PENDING', message: 'Ticket not known yet: kept, and settled when the ticket appears' });
   expect(first.body.results[5]?.message).toMatch(/^scans\.5\.ticket_id: /);
 
   // The scanner's own count is kept as it said, and added to nothing.
@@ -158,7 +159,7 @@ test("gates' rows and scanners' scans are one account", async () => {
   await inTenant((client) => reconcile(client, ledger.rows()));
   expect(await ask("SELECT gate, verdict FROM admissions WHERE ticket_id = 'T-1' ORDER BY at")).toEqual([
     { gate: venue.gates[2], verdict: 'winner' },
-    { gate: `${venue.site}/cloud`, verdict: 'excess' },
+    { gate: `${venue.site}/@phone-1`, verdict: 'excess' },
   ]);
   expect(await ask("SELECT verdict FROM admissions WHERE ticket_id = 'T-2' ORDER BY at")).toEqual([{ verdict: 'winner' }, { verdict: 'exit' }]);
   // A scan that was made online and is sent along with the others is a repeat.
@@ -271,14 +272,14 @@ test('T15: scanners are named in refusals, conflicts and history, and a taken-ba
   await send([allow(1, 60)], 1);
   await inTenant(async (client) => {
     const since = new Date(BOOT_MS - 1_000);
-    expect(await refusals(client, null, since)).toMatchObject([{ gate: `${venue.site}/cloud`, device: phone, ticket_id: 'T-4' }]);
+    expect(await refusals(client, null, since)).toMatchObject([{ gate: `${venue.site}/@phone-1`, device: phone, ticket_id: 'T-4' }]);
     expect(await refusals(client, phone, since)).toHaveLength(1);
     expect(await refusals(client, other, since)).toEqual([]);
     const told = new Map((await conflicts(client)).map((conflict) => [conflict.ticket_id, conflict]));
     expect(told.get('T-1')).toMatchObject({
       winner_device: phone,
       loser_device: other,
-      loser: [`${venue.site}/cloud`, expect.any(Number), expect.any(Number)],
+      loser: [scannerLedger(other), expect.any(Number), expect.any(Number)],
     });
     expect(told.get('T-2')).toMatchObject({ winner: null, loser_device: phone, cause: 'canceled' });
     const textsOf = async (ticketId: string) =>

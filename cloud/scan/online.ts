@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import type { z } from 'zod';
 import { canonicalJson } from '../../contract/hash-chain.ts';
 import type { ScanResponse } from '../../contract/http.ts';
-import { CLOUD_GATE, type Direction, splitGateName } from '../../contract/ids.ts';
+import { type Direction, splitGateName } from '../../contract/ids.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
 import { cutText } from '../../contract/text.ts';
 import type { Recognised, Verdict } from '../../rules/facts.ts';
@@ -42,7 +42,7 @@ export interface ScanClock {
 const MAX_DECISIONS = 3;
 
 /**
- * Decides and records, in the caller's transaction. Scans of one ticket wait for each other from the facts on; scans of a site only while they
+ * Decides and records, in the caller's transaction. Scans of one ticket wait for each other from the facts on; scans of one scanner while they
  * append, for rows of one ledger have an order. Throws CodeNeededError (a ref where the codes are signed).
  */
 export async function scanOnline(client: DatabaseClient, sources: ScanSources, event: ScanEvent, scan: OnlineScan, clock: ScanClock): Promise<ScanResult> {
@@ -59,13 +59,16 @@ export async function scanOnline(client: DatabaseClient, sources: ScanSources, e
     const nowMs = clock.nowMs();
     let gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
     // Admissions by scanners before the ticket was known, still pending.
-    if (gathered.facts.kind === 'ticket' && (await settlePending(client, [gathered.facts.ticket.ticketId])) > 0)
+    if (gathered.facts.kind === 'ticket' && (await settlePending(client, scan.device, [gathered.facts.ticket.ticketId])) > 0)
       gathered = await scanFacts(client, sources, event, { ...scan, nowMs });
     const verdict = judge(gathered);
     const answer = answerOf(verdict, gathered.facts);
     await client.query('SAVEPOINT scan');
-    const { epoch, rows } = await appendCloudRows(client, site, rowsOf(verdict, gathered.facts, event, scan, clock), { atMs: nowMs });
-    const place = [`${site}/${CLOUD_GATE}`, epoch, rows[0]?.seq] as const;
+    const { ledger, epoch, rows } = await appendCloudRows(client, site, rowsOf(verdict, gathered.facts, event, scan, clock), {
+      atMs: nowMs,
+      device: scan.device,
+    });
+    const place = [ledger, epoch, rows[0]?.seq] as const;
     const kept = await client.query(
       `INSERT INTO device_scans (tenant_id, device, scan_key, online, gate, epoch, seq, event_id, ticket_id, result, scanned_at, asked_sha256, answer)
        VALUES (current_tenant_id(), $1, $2, true, $3, $4, $5, $6, $7, $8, to_timestamp($9::double precision / 1000), $10, $11) ON CONFLICT DO NOTHING`,

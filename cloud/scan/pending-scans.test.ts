@@ -1,6 +1,9 @@
 /** T6: what happened at a door to a ticket that the cloud does not know yet waits for it, and counts once, at its own time. */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { ReconcileResponse } from '../../contract/http.ts';
+import { scannerLedger } from '../../contract/ids.ts';
+import { ClaimEntry } from '../../contract/ledger.ts';
 import { createVerify } from '../../signing/verify.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../testkit/database.ts';
 import { createTestHttp } from '../../testkit/http.ts';
@@ -8,8 +11,11 @@ import type { DatabaseClient } from '../db/database.ts';
 import { renewToken } from '../devices/assignment.ts';
 import type { App } from '../http/server.ts';
 import { eventRights, ticketRight } from '../manifest/current-rights.ts';
+import { unpublishedCloudRows } from '../reconcile/cloud-ledger.ts';
 import { history, occupancy, refusals } from '../reconcile/queries.ts';
+import { sha256 } from '../reconcile/reconcile.ts';
 import { refOf } from './facts.ts';
+import { pendingScans } from './pending-scans.ts';
 import { registerScanRoutes } from './routes.ts';
 
 let fresh: FreshDatabase;
@@ -91,7 +97,7 @@ test('T6: an admission of an unknown ticket waits, counts at its own time when t
 test('T6: the next scan, or housekeeping, settles a pending scan when the ledger was locked as the ticket appeared', async () => {
   expect(statuses(await send([allow('late', 10), allow('later', 11)]))).toEqual(['PENDING', 'PENDING']);
   await inTenant(async (holder) => {
-    await holder.query('SELECT lock_cloud_ledger($1)', [venue.site]);
+    await holder.query('SELECT lock_cloud_ledger($1, $2)', [venue.site, venue.gates[0]]);
     await appear('late');
     await appear('later', `${CODE} 2`);
   });
@@ -106,7 +112,7 @@ test('T6: the next scan, or housekeeping, settles a pending scan when the ledger
 test('T6: the SQL function of online scans settles pending scans as well', async () => {
   const sync = async (more: string) =>
     (await ask<{ status: string }>(`SELECT status FROM sync_offline_scan('late', $2, $1 ${more})`, [venue.gates[0], at(10)]))[0]?.status;
-  expect([await sync(''), await sync(''), await sync(", 'DENY'"), await sync(", 'DENY'")]).toEqual(['PENDING', 'DUPLICATE', 'SUCCESS', 'DUPLICATE']);
+  expect([await sync(''), await sync(''), await sync(", 'DENY'"), await sync(", 'DENY'")]).toEqual(['PENDING', 'DUPLICATE', 'PENDING', 'DUPLICATE']);
   await appear('late');
   expect([await waiting(), await sync('')]).toEqual([0, 'DUPLICATE']);
   expect(await ask("SELECT allowed, reason FROM scan_ticket_atomic('late', device => $1)", [venue.gates[1]])).toEqual([
@@ -114,12 +120,12 @@ test('T6: the SQL function of online scans settles pending scans as well', async
   ]);
 });
 
-test('T6: refusals of what nobody knows are recorded, once', async () => {
+test('T6: refusals of what nobody knows are claims as well, and become refusals of the ticket when it appears', async () => {
   const scans = [
     { ticket_id: 'nobody', scanned_at: at(10), result: 'DENY' },
     { ticket_id: 'no-one', scanned_at: at(11), result: 'DENY', reason: 'not found', event_id: venue.eventId },
   ];
-  expect(statuses(await send(scans))).toEqual(['SUCCESS', 'SUCCESS']);
+  expect(statuses(await send(scans))).toEqual(['PENDING', 'PENDING']);
   expect(statuses(await send(scans))).toEqual(['DUPLICATE', 'DUPLICATE']);
   expect(await post('/scan', 0, { event_id: venue.eventId, scan_id: 'p1-9', code: 'a code that nobody sold' })).toMatchObject({
     result: 'DENY',
@@ -132,7 +138,92 @@ test('T6: refusals of what nobody knows are recorded, once', async () => {
     ['invalid', 'nobody', null],
   ]);
   await appear('no-one');
-  expect((await inTenant((client) => history(client, venue.eventId, 'no-one')))?.history).toMatchObject([{ at: at(11), kind: 'refusal' }]);
+  expect((await inTenant((client) => history(client, venue.eventId, 'no-one')))?.history).toMatchObject([
+    { at: at(11), kind: 'claim', device: venue.gates[0] },
+    { at: at(11), kind: 'refusal', device: venue.gates[0] },
+  ]);
+  // The claim and what it became are one refusal.
+  expect((await inTenant((client) => refusals(client, null, new Date(NOW_MS - 2 * HOUR_MS)))).filter(({ ticket_id }) => ticket_id === 'no-one')).toHaveLength(
+    1,
+  );
+});
+
+/** What a scanner's own ledger holds, oldest first. */
+const rowsOf = async (phone: number) =>
+  (await ask<{ entry: string }>('SELECT entry FROM ledger_rows WHERE gate = $1 ORDER BY epoch, seq', [scannerLedger(venue.gates[phone] as string)])).map(
+    ({ entry }) => JSON.parse(entry) as Record<string, unknown>,
+  );
+
+test('T6, T7: a claim is a row of the scanner’s own ledger, at its time, and what settles it names it', async () => {
+  await send([allow('late', 10, { scan_id: 'p1-1', units: 1 }), { ticket_id: 'wrong', scanned_at: at(12), result: 'DENY', reason: 'blocked' }]);
+  const [entry, refusal] = await rowsOf(0);
+  for (const claim of [entry, refusal]) expect(ClaimEntry.safeParse({ ...claim, hash: '0'.repeat(64) }).error?.issues).toBeUndefined();
+  expect([entry, refusal]).toMatchObject([
+    { seq: 1, kind: 'claim', ts: at(10), device: venue.gates[0], ticket_id: 'late', result: 'ALLOW', units: 1, scan_id: 'p1-1' },
+    { seq: 2, kind: 'claim', ts: at(12), device: venue.gates[0], ticket_id: 'wrong', result: 'DENY', reason: 'blocked' },
+  ]);
+  expect(await inTenant((client) => pendingScans(client, null))).toMatchObject({
+    pending: [
+      { device: venue.gates[0], ticket_id: 'wrong', result: 'DENY', seq: 2 },
+      { device: venue.gates[0], ticket_id: 'late', result: 'ALLOW', seq: 1 },
+    ],
+    more: false,
+  });
+  await appear('late');
+  await appear('wrong', `${CODE} 2`);
+  const rows = await rowsOf(0);
+  const epoch = (await ask<{ epoch: number }>('SELECT epoch FROM ledger_epochs WHERE gate = $1', [scannerLedger(venue.gates[0] as string)]))[0]?.epoch;
+  expect(rows.slice(2)).toMatchObject([
+    { kind: 'grant', of: [epoch, 1], ts: at(10), device: venue.gates[0], ticket_id: 'late' },
+    { kind: 'passage', of: [epoch, 3], ts: at(10) },
+    { kind: 'refusal', of: [epoch, 2], ts: at(12), reason: 'blocked', ticket_id: 'wrong' },
+  ]);
+  expect((await inTenant((client) => pendingScans(client, null))).pending).toEqual([]);
+  // All of it follows in the chain, and is told to the gates.
+  const published = (await inTenant((client) => unpublishedCloudRows(client))).find(({ ledger }) => ledger.endsWith('/@phone-1'));
+  let previous = firstPredecessor(sha256, published?.ledger ?? '', published?.epoch ?? 0);
+  for (const row of published?.entries ?? []) {
+    expect(row['hash']).toBe(entryHash(sha256, previous, row));
+    previous = row['hash'] as string;
+  }
+  expect(published?.entries).toHaveLength(5);
+});
+
+test('T6: the doors in SQL keep a claim of what they refuse as unknown, and it is settled when the ticket or the pass appears', async () => {
+  expect(await ask("SELECT allowed, busy, reason FROM scan_ticket_atomic('late', device => $1)", [venue.gates[0]])).toEqual([
+    { allowed: false, busy: false, reason: 'invalid' },
+  ]);
+  expect(await ask("SELECT allowed, reason FROM scan_ticket_atomic('later', event => $1)", [venue.eventId])).toEqual([{ allowed: false, reason: 'invalid' }]);
+  const ref = refOf(Buffer.from(venue.salt, 'hex'), `${CODE} pass`);
+  expect(
+    await ask("SELECT allowed, scan_type, reason FROM process_vip_scan_with_reentry($1, decode($2, 'hex'), NULL, $3)", [venue.eventId, ref, venue.gates[1]]),
+  ).toEqual([{ allowed: false, scan_type: 'refused', reason: 'invalid' }]);
+  expect(
+    await ask('SELECT allowed, reason FROM process_vip_scan_with_reentry($1, decode($2, $4), NULL, $3)', [
+      venue.eventId,
+      venue.tickets[0]?.ticketRef,
+      venue.gates[1],
+      'hex',
+    ]),
+  ).toEqual([{ allowed: false, reason: 'product' }]);
+  expect(
+    (await inTenant((client) => pendingScans(client, null))).pending.map(({ gate, ticket_id, ticket_ref }) => [gate, ticket_id, ticket_ref]).sort(),
+  ).toEqual([
+    [`${venue.site}/@phone-1`, 'late', null],
+    [`${venue.site}/@phone-2`, null, ref],
+    [`${venue.site}/cloud`, 'later', null],
+  ]);
+  await appear('late');
+  await appear('later', `${CODE} 2`);
+  await appear('pass', `${CODE} pass`);
+  expect(await waiting()).toBe(0);
+  expect(await ask("SELECT gate, ticket_id FROM ledger_rows WHERE kind = 'refusal' AND entry LIKE '%\"of\":%' ORDER BY ticket_id")).toEqual([
+    { gate: `${venue.site}/@phone-1`, ticket_id: 'late' },
+    { gate: `${venue.site}/cloud`, ticket_id: 'later' },
+    { gate: `${venue.site}/@phone-2`, ticket_id: 'pass' },
+  ]);
+  // What has no site and no device cannot be kept, and says so.
+  await expect(ask("SELECT scan_ticket_atomic('nowhere')")).rejects.toThrow('there is no ticket nowhere');
 });
 
 test('T6: a ticket of several events waits until it is said which; with its event it is taken once', async () => {
@@ -152,7 +243,7 @@ test('T6: a ticket of several events waits until it is said which; with its even
 
 test('T6: so many of a device may wait; beyond, a scan is in quarantine and the answer says what to do', async () => {
   await ask(
-    "INSERT INTO pending_scans (tenant_id, device, scan_key, ticket_id, direction, scanned_at, at, clock, bound_ms) SELECT current_tenant_id(), $1, 'id n' || n, 'n' || n, 'in', now(), now(), $1, 5000 FROM generate_series(1, pending_scans_at_most() - 1) AS n",
+    "INSERT INTO pending_scans (tenant_id, device, gate, epoch, seq, result, scan_key, ticket_id, direction, scanned_at, at, clock, bound_ms) SELECT current_tenant_id(), $1, replace($1, '/', '/@'), 1, n, 'ALLOW', 'id n' || n, 'n' || n, 'in', now(), now(), $1, 5000 FROM generate_series(1, pending_scans_at_most() - 1) AS n",
     [venue.gates[0]],
   );
   const answer = await send([allow('late', 10), allow('later', 11), allow('T-1', 12)]);

@@ -1,14 +1,16 @@
 /** Serves scanners over HTTP: `POST /scan` decides one code online, `POST /offline/reconcile` records decisions made without the cloud. */
 import { z } from 'zod';
-import { ReconcileResponse, ScanRequest, ScanResponse } from '../../contract/http.ts';
+import { PendingScansResponse, ReconcileResponse, ScanRequest, ScanResponse } from '../../contract/http.ts';
+import { EventId } from '../../contract/ids.ts';
 import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
 import type { VerifySignature } from '../../rules/signature-check.ts';
 import type { Database } from '../db/database.ts';
-import { type App, deviceOf, HttpProblem, UPLOAD_BYTES } from '../http/server.ts';
+import { type App, deviceOf, HttpProblem, operatorOf, UPLOAD_BYTES } from '../http/server.ts';
 import { chooseScanEvent } from './choose-event.ts';
 import { CodeNeededError, type ScanRights } from './facts.ts';
-import { reconcileOffline } from './offline.ts';
+import { reconcileUpload, SCANS_AT_ONCE } from './offline.ts';
 import { scanOnline } from './online.ts';
+import { pendingScans } from './pending-scans.ts';
 
 export interface ScanRouteOptions {
   readonly database: Database;
@@ -19,6 +21,7 @@ export interface ScanRouteOptions {
 /** As the forerunner's scanners send it; scans are read one by one, so that an invalid one is judged alone. */
 const OfflineBody = z.looseObject({
   device_id: z.string().max(63).optional(),
+  device_time: z.unknown().describe("what the scanner's own clock shows while it sends; by it the times of the scans are corrected").optional(),
   scans: z.array(z.unknown()).describe('{ticket_id, scanned_at, result: ALLOW | DENY, reason?, scan_count?, scan_id?, event_id?, direction?, units?}'),
 });
 
@@ -67,6 +70,23 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
     },
   );
 
+  app.get(
+    '/scans/pending',
+    {
+      config: { who: 'operator' },
+      schema: {
+        tags: ['operators'],
+        summary: 'Scans and refusals of tickets that are not known, newest first: each is settled when its ticket appears',
+        querystring: z.object({ event_id: EventId.optional() }),
+        response: { 200: PendingScansResponse },
+      },
+    },
+    async (request) => ({
+      success: true as const,
+      ...(await database.withTenant(operatorOf(request).tenantId, (client) => pendingScans(client, request.query.event_id ?? null))),
+    }),
+  );
+
   app.post(
     '/offline/reconcile',
     {
@@ -74,7 +94,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
       config: { who: 'device', unjudged: ['scans'] },
       schema: {
         tags: ['scanners'],
-        summary: `What a scanner decided offline, at most ${MAX_RECONCILE_SCANS} scans, in one transaction; sent again it changes nothing`,
+        summary: `What a scanner decided offline, at most ${MAX_RECONCILE_SCANS} scans, worked in order in pieces of ${SCANS_AT_ONCE}; sent again it changes nothing`,
         body: OfflineBody,
         response: { 200: ReconcileResponse },
       },
@@ -86,7 +106,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
       checkDevice(device, device_id);
       if (scans.length > MAX_RECONCILE_SCANS)
         throw new HttpProblem(413, 'TOO_MANY_SCANS', `${scans.length} scans, at most ${MAX_RECONCILE_SCANS} in one request: send the rest in another`);
-      return database.withTenant(tenantId, (client) => reconcileOffline(client, device, scans, Date.now()));
+      return reconcileUpload(database, tenantId, device, scans, { nowMs: Date.now(), deviceTime: request.body.device_time });
     },
   );
 }

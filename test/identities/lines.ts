@@ -174,6 +174,7 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
       answers: by('404 NO_SUCH_TICKET', ...OUR_OPERATORS, THEIR_OPERATOR),
     },
   ],
+  'GET /scans/pending': [{ kind: 'operator', ask: () => ({ path: '/scans/pending' }), answers: by('200', ...OUR_OPERATORS, THEIR_OPERATOR) }],
   'GET /unsettled': [{ kind: 'operator', ask: () => ({ path: '/unsettled' }), answers: by('200', ...OUR_OPERATORS, THEIR_OPERATOR) }],
   'POST /grants/:site/:gate/:epoch/:seq/settle': [
     {

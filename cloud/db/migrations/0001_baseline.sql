@@ -194,10 +194,11 @@ ALTER TABLE tenants FORCE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant_isolation ON tenants USING (id = current_tenant_id()) WITH CHECK (id = current_tenant_id());
 
--- One row a ledger: the lock that makes (gate, epoch, seq) unique while the rows are partitioned by time. gate is <site>/<gate> or <site>/cloud.
+-- One row a ledger: the lock that makes (gate, epoch, seq) unique while the rows are partitioned by time. gate is <site>/<gate>, <site>/cloud, or
+-- <site>/@<device> for what a scanner reported.
 CREATE TABLE ledgers (
   tenant_id uuid NOT NULL,
-  gate text NOT NULL CHECK (length(gate) <= 63),
+  gate text NOT NULL CHECK (length(gate) <= 64),
   site_id text NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now(),
   -- True: rows that repeat an original (again) stand for rows of this ledger.
@@ -571,7 +572,7 @@ CREATE TYPE ledger_grant AS (
   hash8 bigint, original_gate text, original_epoch bigint, original_seq bigint
 );
 
-CREATE INDEX ledger_epochs_unpublished ON ledger_epochs (tenant_id, gate) WHERE published_seq < upto_seq AND gate LIKE '%/cloud';
+CREATE INDEX ledger_epochs_unpublished ON ledger_epochs (tenant_id, gate) WHERE published_seq < upto_seq AND (gate LIKE '%/cloud' OR gate LIKE '%/@%');
 
 -- Public halves of the keys that sign manifests and overlays. Of the installation, not of a tenant: a gate pins them at enrolment.
 -- Keeps a second machine from making a key of its own by accident.
@@ -1448,14 +1449,23 @@ CREATE UNIQUE INDEX admissions_one_winner ON admissions (ticket_id, event_id, te
 -- What a scanner says that it counted may be any whole number.
 ALTER TABLE device_scans ALTER COLUMN scan_count TYPE bigint;
 
+-- Claims that wait for their tickets: what scanners and doors reported of tickets that were not known. gate, epoch, seq: the row of the claim.
 CREATE TABLE pending_scans (
   tenant_id uuid NOT NULL,
+  -- Empty: a door in SQL at which no device stands.
   device text NOT NULL,
+  gate text NOT NULL,
+  epoch bigint NOT NULL,
+  seq bigint NOT NULL,
+  result text NOT NULL CHECK (result IN ('ALLOW', 'DENY')),
+  reason text,
+  -- Where a code was shown and no ticket id; ticket_id follows when the ticket appears.
+  ticket_ref bytea CHECK (octet_length(ticket_ref) = 16),
   -- As in device_scans: the scan keeps its key when it is settled, so that a repeat is known before and after.
   scan_key text NOT NULL CHECK (length(scan_key) BETWEEN 4 AND 160),
   -- NULL: the scanner did not say; the ticket is looked for in the events of the device's site.
   event_id text,
-  ticket_id text NOT NULL,
+  ticket_id text,
   direction text NOT NULL CHECK (direction IN ('in', 'out')),
   -- NULL: as many as the ticket is for.
   units integer CHECK (units BETWEEN 1 AND 100),
@@ -1467,14 +1477,18 @@ CREATE TABLE pending_scans (
   at timestamptz NOT NULL,
   clock text NOT NULL,
   bound_ms integer NOT NULL,
+  -- at minus what the device's own clock showed.
+  offset_ms bigint NOT NULL DEFAULT 0,
   -- Why it could not be settled, if that was tried.
   failed text CHECK (length(failed) <= 512),
   received_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, device, scan_key),
-  FOREIGN KEY (tenant_id, device) REFERENCES devices (tenant_id, name)
+  CHECK (ticket_id IS NOT NULL OR (ticket_ref IS NOT NULL AND event_id IS NOT NULL))
 );
 
 CREATE INDEX pending_scans_by_ticket ON pending_scans (tenant_id, ticket_id);
+
+CREATE INDEX pending_scans_by_ref ON pending_scans (tenant_id, event_id, ticket_ref) WHERE ticket_id IS NULL;
 
 CREATE INDEX pending_scans_by_age ON pending_scans (tenant_id, received_at);
 

@@ -76,7 +76,7 @@ export interface OfflineScan {
   readonly boundMs?: number | undefined;
 }
 export interface SyncedScan {
-  readonly status: 'SUCCESS' | 'DUPLICATE' | 'CONFLICT' | 'ERROR';
+  readonly status: 'SUCCESS' | 'DUPLICATE' | 'CONFLICT' | 'PENDING' | 'ERROR';
   readonly message: string;
 }
 

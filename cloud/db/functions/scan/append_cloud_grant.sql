@@ -11,7 +11,7 @@ BEGIN
     who || jsonb_build_object('kind', 'grant', 'type', CASE WHEN previous_entry_at IS NULL THEN 'first_entry' ELSE 'reentry' END, 'units', t.units, 'medium', 'opaque',
       'manifest_version', (SELECT e.version FROM events e WHERE e.tenant_id = t.tenant_id AND e.event_id = t.event_id), 'online', is_online, 'latency_us', greatest(0, floor(extract(epoch FROM clock_timestamp() - began) * 1000000))::bigint, 'seen', '{}'::jsonb)
       || CASE WHEN device IS NULL THEN '{}' ELSE jsonb_build_object('device', device) END,
-    who || jsonb_build_object('kind', 'passage', 'of_previous', true, 'outcome', 'passed')), at, bound_ms, clock) AS r;
+    who || jsonb_build_object('kind', 'passage', 'of_previous', true, 'outcome', 'passed')), at, bound_ms, clock, cloud_ledger_of(site, device)) AS r;
   SELECT a.verdict, a.cause INTO verdict, cause FROM admissions a WHERE a.tenant_id = t.tenant_id AND a.gate = append_cloud_grant.gate AND a.epoch = append_cloud_grant.epoch AND a.seq = append_cloud_grant.seq;
   entry_type := CASE verdict WHEN 'winner' THEN 'first_entry' WHEN 'reentry' THEN 'reentry' END;
 END

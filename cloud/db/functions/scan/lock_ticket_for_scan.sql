@@ -1,10 +1,10 @@
 -- Takes a ticket and its usage, in this order, after the ledger. impatient: instead of waiting for whoever has them, 55P03.
-CREATE OR REPLACE FUNCTION lock_ticket_for_scan(event text, ticket text, impatient boolean) RETURNS tickets LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION lock_ticket_for_scan(event text, ticket text, impatient boolean, site text DEFAULT NULL, device text DEFAULT NULL) RETURNS tickets LANGUAGE plpgsql AS $$
 DECLARE
   t tickets;
 BEGIN
-  -- What scanners brought in before the ticket was known, and still waits (0571).
-  PERFORM settle_pending_scans(ARRAY[ticket]);
+  -- What scanners brought in before the ticket was known, and still waits.
+  PERFORM settle_before_scan(site, device, ARRAY[ticket]);
   -- Made here, so that nobody else makes it between our lock on the ticket and our first entry.
   INSERT INTO ticket_usage (tenant_id, event_id, ticket_id, known) VALUES (current_tenant_id(), event, ticket, true) ON CONFLICT DO NOTHING;
   IF impatient THEN

@@ -1,6 +1,6 @@
 -- A scan that a device made while it was away: it happened, so it counts; of several the first by time wins, whoever comes later. The same scan again
 -- (scan_id, else ticket, time and result of the device) is a DUPLICATE, also of one that came over HTTP: both keep their keys in device_scans (0300).
--- Of a ticket that is not known yet an admission waits for it (PENDING, 0571), and a refusal is recorded. Answers ERROR instead of failing, so that one scan
+-- Of a ticket that is not known yet it stays as a claim, entry or refusal, and waits for it (PENDING). Answers ERROR instead of failing, so that one scan
 -- undoes no other: only of what is no scan, which is put into quarantine. bound_ms: how wrong the device's clock may be.
 CREATE OR REPLACE FUNCTION sync_offline_scan(ticket text, scanned_at timestamptz, device text, result text DEFAULT 'ALLOW', reason text DEFAULT NULL, scan_id text DEFAULT NULL, event text DEFAULT NULL, bound_ms integer DEFAULT 5000, scanned_by text DEFAULT NULL,
     OUT status text, OUT message text, OUT verdict text, OUT gate text, OUT epoch bigint, OUT seq bigint) LANGUAGE plpgsql AS $$
@@ -38,33 +38,34 @@ BEGIN
     t := find_ticket(ticket, event);
   EXCEPTION WHEN SQLSTATE 'ST404' OR SQLSTATE 'ST409' THEN why := SQLERRM;
   END;
-  PERFORM lock_cloud_ledger(site);
+  PERFORM settle_before_scan(site, device, ARRAY[ticket]);
+  PERFORM lock_cloud_ledger(site, device);
   SELECT d.ticket_id, d.result INTO before FROM (
     SELECT x.ticket_id, x.result FROM device_scans x WHERE x.tenant_id = current_tenant_id() AND x.device = sync_offline_scan.device AND x.scan_key = key
-    UNION ALL SELECT x.ticket_id, 'ALLOW' FROM pending_scans x WHERE x.tenant_id = current_tenant_id() AND x.device = sync_offline_scan.device AND x.scan_key = key) AS d;
+    UNION ALL SELECT x.ticket_id, x.result FROM pending_scans x WHERE x.tenant_id = current_tenant_id() AND x.device = sync_offline_scan.device AND x.scan_key = key) AS d;
   IF FOUND THEN
     IF (before.ticket_id, before.result) = (ticket, result) THEN status := 'DUPLICATE'; message := 'known already'; ELSE message := 'this scan_id was used for another scan'; END IF;
     RETURN;
   END IF;
-  IF why IS NOT NULL AND result = 'ALLOW' THEN
-    IF (SELECT count(*) FROM (SELECT 1 FROM pending_scans p WHERE p.tenant_id = current_tenant_id() AND p.device = sync_offline_scan.device LIMIT pending_scans_at_most()) AS few) >= pending_scans_at_most() THEN
+  IF why IS NOT NULL THEN
+    SELECT k.gate, k.epoch, k.seq INTO gate, epoch, seq FROM keep_claim(site, device, key, event, ticket, NULL, result, reason, CASE WHEN length(scan_id) <= 64 THEN scan_id END, scanned_at, happened, bound_ms, clock) AS k;
+    IF seq IS NOT NULL THEN
+      status := 'PENDING'; message := format('%s: kept, and settled when it appears', why);
+      RETURN;
+    ELSIF result = 'ALLOW' THEN
       message := format('%s, and too many scans of this device wait for theirs', why);
       RETURN;
     END IF;
-    INSERT INTO pending_scans (tenant_id, device, scan_key, event_id, ticket_id, direction, scan_id, scanned_at, at, clock, bound_ms)
-    VALUES (current_tenant_id(), device, key, event, ticket, 'in', CASE WHEN length(scan_id) <= 64 THEN scan_id END, scanned_at, happened, clock, bound_ms);
-    status := 'PENDING'; message := format('%s: kept, and counted when it appears', why);
-    RETURN;
   END IF;
   IF why IS NOT NULL THEN
     SELECT r.ledger, r.epoch, r.first_seq INTO gate, epoch, seq FROM append_cloud_rows(site, jsonb_build_array(jsonb_build_object('kind', 'refusal', 'reason', CASE WHEN reason IS NULL THEN 'invalid' ELSE known_reason(reason) END,
-      'explanation', left(coalesce(reason, why), 200), 'ticket_id', ticket, 'direction', 'in', 'device', device) || CASE WHEN event IS NULL THEN '{}' ELSE jsonb_build_object('event_id', event) END), happened, bound_ms, clock) AS r;
+      'explanation', left(coalesce(reason, why), 200), 'ticket_id', ticket, 'direction', 'in', 'device', device) || CASE WHEN event IS NULL THEN '{}' ELSE jsonb_build_object('event_id', event) END), happened, bound_ms, clock, cloud_ledger_of(site, device)) AS r;
     status := 'SUCCESS'; message := 'refused by the device';
   ELSIF result = 'DENY' THEN
     SELECT r.gate, r.epoch, r.seq INTO gate, epoch, seq FROM append_cloud_refusal(t, site, happened, bound_ms, clock, device, known_reason(reason), coalesce(reason, 'refused by the device')) AS r;
     status := 'SUCCESS'; message := 'refused by the device';
   ELSE
-    t := lock_ticket_for_scan(t.event_id, t.ticket_id, false);
+    t := lock_ticket_for_scan(t.event_id, t.ticket_id, false, site, device);
     SELECT r.entry_type, r.cause, r.previous_entry_at, r.verdict, r.gate, r.epoch, r.seq INTO entry, cause, last_at, verdict, gate, epoch, seq FROM append_cloud_grant(t, site, happened, bound_ms, clock, device, false) AS r;
     status := CASE WHEN entry IS NULL THEN 'CONFLICT' ELSE 'SUCCESS' END;
     message := coalesce(entry, cause_message(coalesce(cause, 'error'), last_at));

@@ -8,14 +8,24 @@ DECLARE
   became record;
 BEGIN
   SELECT * INTO t FROM tickets x WHERE x.tenant_id = current_tenant_id() AND x.event_id = event AND x.ticket_ref = pass_ref;
-  IF t IS NULL THEN PERFORM refuse(404, 'NO_SUCH_PASS', 'not a VIP pass of this event'); END IF;
+  IF t IS NULL THEN
+    -- Kept as a claim, and settled if the pass appears.
+    allowed := false; scan_type := 'refused'; reason := 'invalid'; message := 'not a VIP pass of this event'; happened := coalesce(at, clock_timestamp());
+    PERFORM keep_claim(site, device, NULL, event, NULL, pass_ref, 'DENY', reason, NULL, happened, happened, 0, 'cloud');
+    RETURN;
+  END IF;
   SELECT p.reservation_id, p.pass_id INTO reservation_id, pass_id FROM vip_guest_passes p WHERE p.tenant_id = t.tenant_id AND p.event_id = event AND p.ticket_id = t.ticket_id;
   IF reservation_id IS NULL THEN SELECT l.reservation_id INTO reservation_id FROM vip_linked_tickets l WHERE l.tenant_id = t.tenant_id AND l.event_id = event AND l.ticket_id = t.ticket_id; END IF;
-  IF reservation_id IS NULL THEN PERFORM refuse(404, 'NO_SUCH_PASS', 'this ticket belongs to no VIP reservation'); END IF;
+  IF reservation_id IS NULL THEN
+    allowed := false; scan_type := 'refused'; reason := 'product'; message := 'this ticket belongs to no VIP reservation';
+    PERFORM append_cloud_refusal(t, site, coalesce(at, clock_timestamp()), 0, 'cloud', device, reason, message);
+    RETURN;
+  END IF;
 
-  PERFORM lock_cloud_ledger(site);
+  PERFORM settle_before_scan(site, device, ARRAY[t.ticket_id]);
+  PERFORM lock_cloud_ledger(site, device);
   happened := coalesce(at, clock_timestamp());
-  t := lock_ticket_for_scan(event, t.ticket_id, false);
+  t := lock_ticket_for_scan(event, t.ticket_id, false, site, device);
   PERFORM 1 FROM vip_guest_passes p WHERE p.tenant_id = t.tenant_id AND p.pass_id = process_vip_scan_with_reentry.pass_id FOR NO KEY UPDATE;
   SELECT r.status INTO reservation_status FROM vip_reservations r WHERE r.tenant_id = t.tenant_id AND r.reservation_id = process_vip_scan_with_reentry.reservation_id FOR NO KEY UPDATE;
   last_entry_at := t.last_scanned_at;
