@@ -95,7 +95,7 @@ function viewOf(row: GateRow): GateView {
   };
 }
 
-/** By the latest message: a broker that failed with the gate cannot publish its will. */
+/** Returns the time of the latest message: a broker that failed with the gate cannot publish its will. */
 function sinceOf({ presence, state, state_at, last_at, revoked_at }: GateRow): string | null {
   if (presence === 'revoked') return revoked_at?.toISOString() ?? null;
   if (presence === 'online') return typeof state?.since === 'string' ? state.since : (state_at?.toISOString() ?? null);
