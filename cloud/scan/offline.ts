@@ -77,11 +77,6 @@ export async function reconcileUpload(
   return answerOf(results);
 }
 
-/** Answers scans in the caller's transaction. */
-export async function reconcileOffline(client: DatabaseClient, device: string, scans: readonly unknown[], nowMs: number): Promise<OfflineAnswer> {
-  return answerOf(await reconcilePiece(client, device, scans, 0, scannerClock(device, undefined, nowMs), nowMs));
-}
-
 function answerOf(results: Result[]): OfflineAnswer {
   const failed = results.filter(({ status }) => status === 'ERROR').length;
   return { success: true, reconciled: results.length - failed, failed, results };

@@ -148,7 +148,7 @@ test('T6: refusals of what nobody knows are claims as well, and become refusals 
   );
 });
 
-/** What a scanner's own ledger holds, oldest first. */
+/** Returns the rows of a scanner's own ledger, oldest first. */
 const rowsOf = async (phone: number) =>
   (await ask<{ entry: string }>('SELECT entry FROM ledger_rows WHERE gate = $1 ORDER BY epoch, seq', [scannerLedger(venue.gates[phone] as string)])).map(
     ({ entry }) => JSON.parse(entry) as Record<string, unknown>,

@@ -10,7 +10,7 @@ import { businessErrorOf, connectOwner, createDatabase, type Database } from '..
 import { appendCloudRows, settle } from '../reconcile/cloud-ledger.ts';
 import { siteLedger } from '../reconcile/queries.ts';
 import { reconcile } from '../reconcile/reconcile.ts';
-import { reconcileOffline } from '../scan/offline.ts';
+import { reconcileUpload } from '../scan/offline.ts';
 import { scanTicketAtomic, scanVip, syncOfflineScan } from '../scan/testing/sql-doors.ts';
 
 /** Tickets that eight doors scan at once; CROWD=400 for a long run. */
@@ -231,9 +231,9 @@ test('scans of devices that were away: the first by time wins, whoever comes lat
   });
   // What came over HTTP is known here, and the other way round.
   const http = (ticket: string) =>
-    wide.withTenant(venue.tenantId, (client) =>
-      reconcileOffline(client, venue.gates[0] as string, [{ ticket_id: ticket, scanned_at: '2026-05-01T14:00:00.000Z', result: 'ALLOW' }], Date.now()),
-    );
+    reconcileUpload(wide, venue.tenantId, venue.gates[0] as string, [{ ticket_id: ticket, scanned_at: '2026-05-01T14:00:00.000Z', result: 'ALLOW' }], {
+      nowMs: Date.now(),
+    });
   expect(await http('T-6')).toMatchObject({ results: [{ status: 'SUCCESS' }] });
   expect(await sync(venue, 'T-6', '2026-05-01T14:00:00Z')).toMatchObject({ status: 'DUPLICATE' });
   expect(await sync(venue, 'T-7', '2026-05-01T14:00:00Z')).toMatchObject({ status: 'SUCCESS' });
