@@ -65,7 +65,7 @@ export function testLedger(venue: Venue, gateIndex: number, epoch = 1): TestLedg
       }),
     passage: (grant, atMs, outcome, fields = {}) =>
       ledger.add('passage', atMs, {
-        of: [epoch, grant.seq],
+        of: [epoch, grant.seq, grant.hash],
         event_id: grant['event_id'],
         ticket_id: grant['ticket_id'],
         ticket_ref: grant['ticket_ref'],

@@ -1,13 +1,14 @@
 /** Runs `gate`, `assign`, `gates`, `request`: makes, assigns, lists and commands gates. */
 import { ActorId, GateName, splitGateName } from '../../contract/ids.ts';
 import { COMMANDS, Command, type Command as CommandName } from '../../contract/requests.ts';
-import { shownLine } from '../../contract/text.ts';
+import { cutText, shownLine } from '../../contract/text.ts';
 import { UnsafePlaceError, writeSafeFile } from '../../runtime/safe-file.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { assignGate, ensureDevice, renewToken, republishWant, revokeDevice } from '../devices/assignment.ts';
 import { clearAlert } from '../devices/clear-alert.ts';
 import { type GateView, listGates } from '../devices/gate-list.ts';
 import type { GateRequests } from '../devices/requests.ts';
+import { admitForkedRow, openForkedRows, setForkedRowAside } from '../reconcile/forked-rows.ts';
 import { CliError, EXIT, type Session } from './context.ts';
 import { waitUntilGatesNotified } from './wait-published.ts';
 
@@ -64,6 +65,42 @@ export async function gateClearAlert(
       `the cloud has raised no alert ${alert} of ${gate}: stile-cloud gates shows alerts; one that the gate raised is the gate's to clear`,
     );
   session.terminal.err(`${gate}: the alert ${alert} is cleared; a new finding raises it again\n`);
+}
+
+/** Lists the rows of gates that do not follow what is stored and are still open. */
+export async function gateForks(session: Session, gate: string | null, options: { readonly json?: boolean }): Promise<void> {
+  const tenantId = await session.tenant();
+  const rows = await session.database.withTenant(tenantId, (client) => openForkedRows(client, gate));
+  if (options.json === true) return session.terminal.out(`${JSON.stringify(rows)}\n`);
+  if (rows.length === 0) return session.terminal.out('no row is open\n');
+  for (const row of rows) {
+    const { event_id, ticket_id, ts } = row.entry;
+    const about = [ts, row.kind, event_id, ticket_id].filter((part) => typeof part === 'string').join(' ');
+    session.terminal.out(`${shownLine(`${row.gate} ${row.epoch} ${row.seq} ${cutText(row.hash, SHOWN_HASH_CHARS)} ${about}`)}\n`);
+  }
+  session.terminal.err('they count once their gate sends them again; stile-cloud gate fork admit or set-aside decides one by hand\n');
+}
+
+/** Characters of a hash that tell two rows of one place apart. */
+const SHOWN_HASH_CHARS = 12;
+
+/** Decides one open forked row by hand: `admit` takes it into the account, `set-aside` never. Records who. */
+export async function gateFork(
+  session: Session,
+  decision: string,
+  place: { readonly gate: string; readonly epoch: string; readonly seq: string; readonly hash: string },
+  options: { readonly actor: string },
+): Promise<void> {
+  if (decision !== 'admit' && decision !== 'set-aside') throw new CliError(EXIT.usage, 'say admit or set-aside');
+  if (!ActorId.safeParse(options.actor).success) throw new CliError(EXIT.usage, '--actor is a staff id, never a name');
+  const [epoch, seq] = [Number(place.epoch), Number(place.seq)];
+  if (!GateName.safeParse(place.gate).success || !Number.isSafeInteger(epoch) || !Number.isSafeInteger(seq) || !/^[0-9a-f]{6,64}$/.test(place.hash))
+    throw new CliError(EXIT.usage, 'name gate, epoch, seq and the beginning of the hash, as stile-cloud gate forks lists them');
+  const decide = decision === 'admit' ? admitForkedRow : setForkedRowAside;
+  const tenantId = await session.tenant();
+  if (!(await session.database.withTenant(tenantId, (client) => decide(client, { gate: place.gate, epoch, seq, hash: place.hash, actor: options.actor }))))
+    throw new CliError(EXIT.failed, `no such row is open: stile-cloud gate forks ${place.gate} lists them`);
+  session.terminal.err(`${place.gate} ${epoch} ${seq}: ${decision === 'admit' ? 'counts now' : 'is set aside'}\n`);
 }
 
 export interface AssignOptions extends TokenOptions {

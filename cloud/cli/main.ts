@@ -281,6 +281,18 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
   add(gate, 'revoke <gate>', "takes a gate's identity away")
     .addOption(tenant())
     .action((name: string, _options, command: Command) => session(command, async (open) => (await gatesOf()).gateRevoke(open, name)));
+  add(gate, 'forks [gate]', 'lists rows that do not follow what is stored: a store went back in time, or two machines write as one gate')
+    .option('--json')
+    .addOption(tenant())
+    .action((name: string | undefined, options, command: Command) =>
+      session(command, async (open) => (await gatesOf()).gateForks(open, name ?? null, options)),
+    );
+  add(gate, 'fork <decision> <gate> <epoch> <seq> <hash>', 'decides one of these rows by hand: admit (it counts, once), set-aside (never)')
+    .requiredOption('--actor <id>', 'your staff id (never a name); it is recorded')
+    .addOption(tenant())
+    .action((decision: string, name: string, epoch: string, seq: string, hash: string, options, command: Command) =>
+      session(command, async (open) => (await gatesOf()).gateFork(open, decision, { gate: name, epoch, seq, hash }, options)),
+    );
   add(gate, 'clear-alert <gate> <alert>', 'clears an alert that the cloud raised: clone, ledger')
     .requiredOption('--actor <id>', 'your staff id (never a name); it is recorded')
     .requiredOption('--reason <text>', 'why; it is recorded')

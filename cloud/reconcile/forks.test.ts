@@ -1,9 +1,10 @@
 /** Stores that go back in time, at the cloud: rows that do not follow, rows that are sent again, and what counts of them (ACCOUNT.md, amended; T1). */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
-import { type TestEntry, type TestLedger, testLedger } from '../../testkit/ledgers.ts';
+import { BOOT_MS, type TestEntry, type TestLedger, testLedger } from '../../testkit/ledgers.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { acksFor, declareGone } from './acks.ts';
+import { admitForkedRow, openForkedRows, setForkedRowAside } from './forked-rows.ts';
 import { occupancy } from './queries.ts';
 import { type Reconciled, reconcile } from './reconcile.ts';
 import type { LedgerRow } from './row.ts';
@@ -244,4 +245,38 @@ test('T2: what a gate pruned before it was stored is gone: the prefix passes ove
   // A closed epoch of which nothing is left, and whose hashes nobody knows.
   await s.in((client) => declareGone(client, north.gate, [[7, 1, 4, null]]));
   expect((await ackOf(s, north.gate))?.[1]).toEqual({ epoch: 7, upto_seq: 4, last: 4, missing: [], gone: [[1, 4]] });
+});
+
+test('T1: a person admits a forked row or sets it aside; what its gate sends later counts no second time', async () => {
+  const s = await stage();
+  const [before, back] = twins(s, (ledger) => ledger.grant(s.ticket(1), 1_000));
+  before.grant(s.ticket(2), 2_000);
+  for (const n of [3, 4]) back.grant(s.ticket(n), n * 1_000);
+  await s.take(before);
+  await s.take(back);
+  const open = await s.in((client) => openForkedRows(client, back.gate));
+  expect(open.map(({ seq, entry }) => [seq, entry['ticket_id']])).toEqual([
+    [2, 'T-3'],
+    [3, 'T-4'],
+  ]);
+  const decide = (seq: number) => ({ gate: back.gate, epoch: 1, seq, hash: (back.entries[seq - 1] as TestEntry).hash, actor: 'op-1' });
+  expect(await s.in((client) => admitForkedRow(client, decide(2)))).toBe(true);
+  expect(await s.in((client) => admitForkedRow(client, decide(2)))).toBe(false);
+  expect(await s.in((client) => setForkedRowAside(client, decide(3)))).toBe(true);
+  expect(await s.entries()).toEqual({ 'T-1': 1, 'T-2': 1, 'T-3': 1 });
+  expect(await s.ask("SELECT gate, scanner, at FROM admissions WHERE ticket_id = 'T-3'")).toEqual([
+    { gate: `${s.venue.site}/cloud`, scanner: back.gate, at: new Date(BOOT_MS + 3_000) },
+  ]);
+  expect(await s.ask(forks)).toEqual([
+    { epoch: 1, seq: 2, closed: 'admitted' },
+    { epoch: 1, seq: 3, closed: 'set_aside' },
+  ]);
+  // The gate's own goes first.
+  const later = testLedger(s.venue, 0, 2);
+  again(later, 1, back.entries[1] as TestEntry);
+  await s.take(later);
+  expect(await s.entries()).toEqual({ 'T-1': 1, 'T-2': 1, 'T-3': 1 });
+  expect(await s.ask("SELECT gate, epoch FROM admissions WHERE ticket_id = 'T-3'")).toEqual([{ gate: back.gate, epoch: 2 }]);
+  expect(await s.ask('SELECT sum(grants)::int AS grants, sum(winners)::int AS winners FROM gate_counts')).toEqual([{ grants: 3, winners: 3 }]);
+  expect(await s.in((client) => occupancy(client, 'EV1'))).toMatchObject({ inside: 3, entries: 3 });
 });

@@ -116,23 +116,29 @@ interface Message {
 /** Everything that the simulated cloud took, in the same batches, under this fleet's own site: names stand in the rows and in the hashes, so the chains are made anew. */
 function renamed(cloud: Cloud, site: string): (payload: Uint8Array) => Message {
   const rename = <T>(value: T): T => JSON.parse(JSON.stringify(value).replaceAll(`"${SITE}/`, `"${site}/`)) as T;
+  const made = new Map<string, Message['entries'][number]>();
+  /** New hashes by the old ones: rows name others by their hash too. */
   const hashes = new Map<string, string>();
-  for (const [ledger, epochs] of cloud.ledgers) {
+  const withHashes = (entry: Record<string, unknown>): Record<string, unknown> => {
+    const named = Object.entries(entry).filter(([field, value]) => ['of', 'again', 'winner'].includes(field) && Array.isArray(value));
+    return { ...entry, ...Object.fromEntries(named.map(([field, value]) => [field, (value as unknown[]).map((part) => hashes.get(String(part)) ?? part)])) };
+  };
+  // The cloud's last: its rows name those of the gates.
+  for (const [ledger, epochs] of [...cloud.ledgers].sort(([one], [other]) => Number(one === CLOUD_LEDGER) - Number(other === CLOUD_LEDGER))) {
     const name = ledger.replace(SITE, site);
-    for (const [epoch, rows] of epochs) {
+    for (const [epoch, rows] of [...epochs].sort(([one], [other]) => one - other)) {
       let previous = firstPredecessor(sha256, name, epoch);
       for (const row of [...rows.values()].sort((a, b) => a.seq - b.seq)) {
-        previous = entryHash(sha256, previous, rename(row.entry));
-        hashes.set(`${name} ${epoch} ${row.seq} ${row.hash}`, previous);
+        const entry = withHashes(rename(row.entry));
+        previous = entryHash(sha256, previous, entry);
+        hashes.set(row.hash, previous);
+        made.set(`${name} ${epoch} ${row.seq} ${row.hash}`, { ...entry, seq: row.seq, hash: previous });
       }
     }
   }
   return (payload) => {
     const message = rename(JSON.parse(Buffer.from(payload).toString('utf8')) as Message);
-    return {
-      ...message,
-      entries: message.entries.map((entry) => ({ ...entry, hash: hashes.get(`${message.gate} ${message.epoch} ${entry.seq} ${entry.hash}`) ?? entry.hash })),
-    };
+    return { ...message, entries: message.entries.map((entry) => made.get(`${message.gate} ${message.epoch} ${entry.seq} ${entry.hash}`) ?? entry) };
   };
 }
 
