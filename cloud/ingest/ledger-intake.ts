@@ -75,7 +75,11 @@ export interface LedgerIntakeOptions<Row> {
   /** Called after the commit when a gate shows that the database went back in time. */
   readonly onAhead?: (gate: string) => void;
   readonly log: Log;
+  /** Milliseconds that only rise, and a wait until they have risen by so much. Default: the machine's. */
+  readonly clock?: { now(): number; wait(ms: number, signal: AbortSignal): Promise<void> };
 }
+
+const MACHINE_CLOCK = { now: () => performance.now(), wait: (ms: number, signal: AbortSignal) => sleep(ms, undefined, { signal }) };
 
 export interface LedgerIntakeStats {
   messages: number;
@@ -121,7 +125,8 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
   const busy = new Set<string>();
   let closed = false;
   const stop = new AbortController();
-  const arrivals = createArrivalRate();
+  const clock = options.clock ?? MACHINE_CLOCK;
+  const arrivals = createArrivalRate(clock.now);
   let lastStartMs = Number.NEGATIVE_INFINITY;
   const counts: LedgerIntakeStats = {
     messages: 0,
@@ -219,11 +224,11 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
 
   /** Waits for further rows where many are expected within GATHER_MS of the last transaction's start. */
   async function gather(): Promise<void> {
-    const waitMs = lastStartMs + GATHER_MS - performance.now();
+    const waitMs = lastStartMs + GATHER_MS - clock.now();
     if (waitMs > 0 && arrivals.perMs() * GATHER_MS >= GATHER_FROM_ROWS && !waits(GATHERED_ROWS))
       // The loop checks for the stop.
-      await sleep(waitMs, undefined, { signal: stop.signal }).catch(() => {});
-    lastStartMs = performance.now();
+      await clock.wait(waitMs, stop.signal).catch(() => {});
+    lastStartMs = clock.now();
   }
 
   /** Takes waiting messages: all of the gate that waits longest, then of the next, up to the rows of one transaction. */
@@ -406,12 +411,12 @@ export function createLedgerIntake<Row>(options: LedgerIntakeOptions<Row>): Ledg
 }
 
 /** Measures how quickly rows arrive, over the last whole RATE_MS. */
-function createArrivalRate() {
-  let sinceMs = performance.now();
+function createArrivalRate(now: () => number) {
+  let sinceMs = now();
   let rows = 0;
   let last = 0;
   const turn = (): void => {
-    const forMs = performance.now() - sinceMs;
+    const forMs = now() - sinceMs;
     if (forMs < RATE_MS) return;
     last = forMs < 2 * RATE_MS ? rows / forMs : 0;
     sinceMs += forMs;

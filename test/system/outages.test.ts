@@ -29,9 +29,9 @@ const SCANS = PROVE ? 300 : 90;
 /** Of three guests at a gate one has a good ticket; the others are quick. */
 const TURN = 3;
 
-/** A transaction that has written ledger rows and waits for the admissions. */
+/** A transaction that has written ledger rows, or what a ticket's entry comes to, and waits for the admissions. */
 const IN_MID_BATCH = `SELECT 1 FROM pg_locks waiting JOIN pg_locks written ON written.pid = waiting.pid AND written.granted
-  AND written.mode = 'RowExclusiveLock' AND written.relation::regclass::text LIKE 'ledger_lines%'
+  AND written.mode = 'RowExclusiveLock' AND (written.relation::regclass::text LIKE 'ledger_lines%' OR written.relation = 'ticket_usage'::regclass)
   WHERE NOT waiting.granted AND waiting.relation = 'admissions'::regclass`;
 
 let venue: Venue;
