@@ -1,11 +1,10 @@
 /** Ledgers as gates write them, for tests: rows numbered, timed and chained. */
-import { createHash } from 'node:crypto';
 import { type LedgerRow, readRow } from '../cloud/reconcile/row.ts';
 import { entryHash, firstPredecessor } from '../contract/hash-chain.ts';
 import { SCHEMA_VERSION } from '../contract/limits.ts';
 import type { TestTicket, Venue } from './database.ts';
+import { sha256 } from './sha256.ts';
 
-const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 /** Unix ms at which every test ledger's boot began. */
 export const BOOT_MS = Date.UTC(2026, 4, 1, 12);
 

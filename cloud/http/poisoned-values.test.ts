@@ -15,6 +15,7 @@ import { createVerify } from '../../signing/verify.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { createTestHttp } from '../../testkit/http.ts';
 import { type TestEntry, testLedger } from '../../testkit/ledgers.ts';
+import { sha256 } from '../../testkit/sha256.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { newToken, OPERATOR_TOKEN_PREFIX, renewToken } from '../devices/assignment.ts';
 import { registerDeviceRoutes } from '../devices/routes.ts';
@@ -232,7 +233,6 @@ test('T5: rows of gates are stored, whatever one of their fields says, and those
     ledger.add('mode', 7_000, { direction: 'in', from: 'controlled', to: 'free', actor: 's-1', reason: 'doors' }),
     ledger.add('fault', 8_000, { what: 'reader', detail: 'gone' }),
   ];
-  const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
   let seq = 0;
   let previous = firstPredecessor(sha256, ledger.gate, 2);
   const texts: string[] = [];

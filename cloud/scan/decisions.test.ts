@@ -3,7 +3,7 @@
  * give the verdict and the words that the gate's rules give. What only a gate can meet (its clock, its list's age, its lane) is
  * judged from its facts by the same function.
  */
-import { createHash, generateKeyPairSync, randomBytes, sign } from 'node:crypto';
+import { generateKeyPairSync, randomBytes, sign } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
@@ -12,6 +12,7 @@ import { encodeSigned } from '../../rules/stile-code.ts';
 import { createVerify } from '../../signing/verify.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type Venue } from '../../testkit/database.ts';
 import { KEY_ENDS } from '../../testkit/key-ends.ts';
+import { sha256 } from '../../testkit/sha256.ts';
 import type { DatabaseClient } from '../db/database.ts';
 import { addCodeKey } from '../manifest/code-keys.ts';
 import { eventRights, ticketRight } from '../manifest/current-rights.ts';
@@ -189,8 +190,6 @@ async function placeTicket(client: DatabaseClient, venue: Venue, { facts, expect
   }
   return shown;
 }
-
-const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
 /** A gate's rows for these entries: a grant each, and its outcome where there is one. */
 function ledgerOf(gate: string, eventId: string, ticketId: string, ticketRef: string, entries: TicketVector['facts']['entries']): LedgerRow[] {

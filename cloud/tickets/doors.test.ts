@@ -1,11 +1,11 @@
 /** Scans that come to the cloud itself: rows of its ledger, one winner a ticket, nobody waiting for a ticket. */
-import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { canonicalJson, entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
 import { isCloudLedger } from '../../contract/ids.ts';
 import { LedgerEntry } from '../../contract/ledger.ts';
 import { type FreshDatabase, freshDatabase, makeVenue, type TestTicket, type Venue } from '../../testkit/database.ts';
 import { testLedger } from '../../testkit/ledgers.ts';
+import { sha256 } from '../../testkit/sha256.ts';
 import { businessErrorOf, connectOwner, createDatabase, type Database } from '../db/database.ts';
 import { appendCloudRows, settle } from '../reconcile/cloud-ledger.ts';
 import { siteLedger } from '../reconcile/queries.ts';
@@ -26,7 +26,6 @@ afterAll(async () => {
   await fresh.drop();
 });
 
-const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const rowsOf = async <Row = Record<string, unknown>>(venue: Venue, sql: string, values: readonly unknown[] = []): Promise<Row[]> =>
   (await wide.withTenant(venue.tenantId, (client) => client.query<Row>(sql, values))).rows;
 const failureOf = (work: Promise<unknown>): Promise<unknown> =>

@@ -3,7 +3,7 @@
  * hears everything on the wire. Nothing here plays a part of Stile: what is set up goes through `stile-cloud`, guests come by
  * the reader's wire, and what is believed is read from Postgres and from the gates' own ledgers.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -17,6 +17,7 @@ import { type Broker, startBroker } from '../../testkit/broker.ts';
 import { type FreshDatabase, freshDatabase } from '../../testkit/database.ts';
 import type { GateProcess } from '../../testkit/gate-process.ts';
 import { connectPeer, type Peer } from '../../testkit/mqtt-client.ts';
+import { sha256 } from '../../testkit/sha256.ts';
 import { type CommandResult, openStack, run, type Stack } from '../../testkit/stack.ts';
 
 export const SITE = 'arena';
@@ -311,8 +312,6 @@ export function difference(own: readonly Row[], held: readonly Row[]): string {
     .map((name) => `${name}: gate ${gates.get(name) ?? 0}, Postgres ${postgres.get(name) ?? 0}`);
   return lines.length === 0 ? '' : `${own.length} rows at the gates, ${held.length} in Postgres; ${lines.slice(0, 10).join('; ')}`;
 }
-
-const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
 /** Throws where the stored rows are not each gate's whole chain, hash by hash, from seq 1. */
 export function checkChains(rows: readonly Row[]): void {
