@@ -11,7 +11,10 @@ export interface PortHolder {
   readonly name: string;
 }
 
-/** Returns who else holds the port. Processes of other users are seen by root alone. `proc`: for tests. */
+/**
+ * Returns who else holds the port. Processes of other users are seen by root alone. Whoever made a pseudo-terminal holds both of its ends, and takes
+ * nothing from the gate: it is left out. `proc`: for tests.
+ */
 export function portHolders(path: string, proc = '/proc'): readonly PortHolder[] {
   const device = realPath(path);
   const holders: PortHolder[] = [];
@@ -21,8 +24,9 @@ export function portHolders(path: string, proc = '/proc'): readonly PortHolder[]
     left -= 1;
     if (left < 0) break;
     if (Number(pid) === process.pid) continue;
-    const holds = entries(join(proc, pid, 'fd')).some((fd) => target(join(proc, pid, 'fd', fd)) === device);
-    if (holds) holders.push({ pid: Number(pid), name: nameOf(join(proc, pid, 'comm')) });
+    const open = entries(join(proc, pid, 'fd')).map((fd) => target(join(proc, pid, 'fd', fd)));
+    const made = device.startsWith('/dev/pts/') && open.some((file) => file === '/dev/ptmx' || file === '/dev/pts/ptmx');
+    if (open.includes(device) && !made) holders.push({ pid: Number(pid), name: nameOf(join(proc, pid, 'comm')) });
   }
   return holders;
 }

@@ -55,13 +55,16 @@ beforeAll(async () => {
   database = `stile_bundle_${randomBytes(6).toString('hex')}`;
   const { ownerUrl, servingUrl } = await prepareDatabase((await testPostgres()).url, database);
   broker = await startBroker();
+  const pki = join(folder, 'pki');
+  const certificates = spawnSync(join(bundle, 'bin/stile-cloud'), ['certificates', pki, '--host', '127.0.0.1'], { encoding: 'utf8', env: BARE });
+  if (certificates.status !== 0) throw new Error(`no certificates: ${certificates.stderr}`);
   stack = await openStack({
     dir: folder,
     databaseUrl: servingUrl,
     migrateUrl: ownerUrl,
     mqtt: { url: broker.url },
     launcher: join(bundle, 'bin/stile-cloud'),
-    env: BARE,
+    env: { ...BARE, STILE_CA_CERT: join(pki, 'gates-ca.crt'), STILE_CA_KEY: join(pki, 'gates-ca.key') },
   });
   await stack.cloud('migrate');
   await stack.cloud('event', 'put', 'concert', '--site', 'arena', '--name', 'Concert', '--starts', NOW, '--no-wait');
