@@ -1,6 +1,6 @@
 /** Measures how fast the store's disk syncs writes, and whether that is credible. */
 import { randomBytes } from 'node:crypto';
-import { closeSync, fdatasyncSync, fsyncSync, openSync, rmSync, statfsSync, writeSync } from 'node:fs';
+import { closeSync, fdatasyncSync, fsyncSync, openSync, readFileSync, realpathSync, rmSync, statfsSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
 /** Bytes of one write: a page of the WAL. */
@@ -12,6 +12,7 @@ const BOUND_MS = 3_000;
 /** Fastest credible sync of 4 KiB, in ms, for an SD card, eMMC or disk without a protected cache. */
 const INCREDIBLE_MS = 0.1;
 const TMPFS = 0x01021994;
+const OVERLAYFS = 0x794c7630;
 
 export interface DiskSpeed {
   readonly p50Ms: number;
@@ -42,9 +43,34 @@ export function measureDisk(folder: string): DiskSpeed {
     }
     times.sort((a, b) => a - b);
     const at = (part: number) => times[Math.min(times.length - 1, Math.floor(times.length * part))] as number;
-    return { p50Ms: at(0.5), p99Ms: at(0.99), flushes: times.length, inMemory: statfsSync(folder).type === TMPFS, incredible: at(0.5) < INCREDIBLE_MS };
+    return { p50Ms: at(0.5), p99Ms: at(0.99), flushes: times.length, inMemory: isInMemory(folder), incredible: at(0.5) < INCREDIBLE_MS };
   } finally {
     closeSync(fd);
     rmSync(path, { force: true });
   }
+}
+
+/** Returns whether a folder is in memory: on tmpfs, or on an overlay whose upper layer is. */
+export function isInMemory(folder: string, mounts = '/proc/self/mounts', typeOf = (path: string): number => statfsSync(path).type): boolean {
+  if (typeOf(folder) === TMPFS) return true;
+  if (typeOf(folder) !== OVERLAYFS) return false;
+  const upper = upperLayer(realpathSync(folder), readFileSync(mounts, 'utf8'));
+  if (upper === null) return false;
+  try {
+    return typeOf(upper) === TMPFS;
+  } catch {
+    // The layer is not visible from here: as overlayroot and raspi-config mount it, it is in memory.
+    return true;
+  }
+}
+
+/** Returns the upper layer of the overlay that a folder is on; null: none is named. */
+export function upperLayer(folder: string, mounts: string): string | null {
+  const found = mounts
+    .split('\n')
+    .map((line) => line.split(' '))
+    .filter(([, at = '']) => at === '/' || folder === at || folder.startsWith(`${at}/`))
+    .sort(([, a = ''], [, b = '']) => b.length - a.length)[0];
+  if (found?.[2] !== 'overlay') return null;
+  return /(?:^|,)upperdir=([^,]+)/.exec(found[3] ?? '')?.[1] ?? null;
 }

@@ -33,13 +33,22 @@ export async function ledgerChecks(config: Config, options: CommonOptions, runni
   return checks;
 }
 
+/**
+ * Returns the row after which the check begins: one more than it counts, because a row's hash is checked with that of the row before it. In a
+ * young epoch that is the end of the epoch before, so that its first row is checked as well. null: from the oldest row.
+ */
+export function beforeChecked({ epoch, last_seq }: Pick<GateStatus['ledger'], 'epoch' | 'last_seq'>): readonly [epoch: number, seq: number] | null {
+  if (last_seq > CHECKED_ROWS + 1) return [epoch, last_seq - CHECKED_ROWS - 1];
+  return epoch > 1 ? [epoch - 1, Number.MAX_SAFE_INTEGER - 1] : null;
+}
+
 async function ofRunning(options: CommonOptions, status: GateStatus): Promise<Check[]> {
   const { ledger, uplink } = status;
   const checks: Check[] = [];
   try {
     const result = await withGate(options, async (gate) => {
       const chain = verifyChain(status.gate);
-      for await (const row of allRows(gate, [ledger.epoch, Math.max(1, ledger.last_seq - CHECKED_ROWS)])) if (!chain.add(row)) break;
+      for await (const row of allRows(gate, beforeChecked(ledger))) if (!chain.add(row)) break;
       return chain.result();
     });
     checks.push(

@@ -126,5 +126,12 @@ export async function exportRows(options: CommonOptions & { readonly store?: str
   await withGate(options, async (gate) => {
     const { gate: name } = await gate.call<GateStatus>('status');
     await writeMessages(name, allRows(gate), process.stdout);
+  }).catch((error: unknown) => {
+    if (!(error instanceof CliError) || error.exitCode !== EXIT.unreachable) throw error;
+    throw new CliError(
+      error.exitCode,
+      `exporting the ledger failed: ${error.message}; nothing was written`,
+      'read the store of a stopped gate: stile-gate ledger export --store /var/lib/stile (its store.path)',
+    );
   });
 }
