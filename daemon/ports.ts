@@ -247,6 +247,8 @@ export interface Decider {
   rememberTransaction(transaction: string, expiresAtMs: number): Promise<boolean>;
   /** Returns the next unacknowledged rows after `after`, of the oldest epoch that has any; null: nothing waits. */
   nextBatch(after: RowPosition | null): Promise<OutboxBatch | null>;
+  /** A ledger message without rows, which the cloud answers with what it holds; null: the cloud does not know such messages. */
+  question?(): Promise<Uint8Array | null>;
   /**
    * Releases rows that are committed in Postgres, and no others. Answers the new backlog. `ahead`: the ack names rows that this ledger lacks (restored SD
    * card): a new epoch was started.

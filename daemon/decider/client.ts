@@ -202,6 +202,7 @@ export function createDeciderClient(options: DeciderClientOptions): DeciderClien
     setFireLatch: (latched) => call({ name: 'setFireLatch', latched }),
     rememberTransaction: (transaction, expiresAtMs) => call({ name: 'rememberTransaction', transaction, expiresAtMs }),
     nextBatch: (after) => call({ name: 'nextBatch', after }),
+    question: () => call({ name: 'question' }),
     rows: (after, limit) => call({ name: 'rows', after, limit }),
     acknowledge: (ack) => call({ name: 'acknowledge', ack }),
     resend: (from) => call({ name: 'resend', from }),

@@ -275,6 +275,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
     },
     rememberTransaction: (transaction, expiresAtMs, stamp) => parts.standing.remember(transaction, expiresAtMs, stamp.trusted ? stamp.wallMs : null),
     nextBatch: (after) => parts.outbox.nextBatch(after),
+    question: () => parts.outbox.question(),
     rows(after, limit) {
       const found: { epoch: number; entry: StoredEntry; conflict?: string }[] = [];
       const most = Math.min(limit, MAX_ROWS_READ);

@@ -34,6 +34,7 @@ export interface DeciderEngine {
   setFireLatch(latched: boolean): void;
   rememberTransaction(transaction: string, expiresAtMs: number, stamp: Stamp): boolean;
   nextBatch(after: RowPosition | null): OutboxBatch | null;
+  question(): Uint8Array | null;
   rows(after: RowPosition | null, limit: number): readonly { readonly epoch: number; readonly entry: StoredEntry; readonly conflict?: string }[];
   acknowledge(ack: AckMessage, stamp: Stamp): { readonly backlog: number; readonly ahead: boolean };
   resend(from: RowPosition | null): readonly (readonly [epoch: number, from: number, to: number])[];

@@ -24,7 +24,7 @@ export interface StoreIdentity {
 /** One call with its arguments. Answers are what the method of DeciderEngine returns. */
 export type WorkerCall =
   | { readonly name: 'open'; readonly store: StoreIdentity }
-  | { readonly name: 'close' | 'status' | 'vector' | 'caughtUp' | 'prepare' }
+  | { readonly name: 'close' | 'status' | 'vector' | 'question' | 'caughtUp' | 'prepare' }
   | { readonly name: 'decide'; readonly presentation: Presentation; readonly answer?: 'may_ask' | readonly CloudTicket[] | undefined }
   /** `decision`: id of the call that is given up. */
   | { readonly name: 'abandon'; readonly decision: number }

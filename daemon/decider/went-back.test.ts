@@ -3,7 +3,7 @@ import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { Decision } from '../ports.ts';
-import type { StoredEntry } from '../store/ledger.ts';
+import { openLedger, type StoredEntry } from '../store/ledger.ts';
 import { MAX_EPOCHS_A_DAY, RESUBMIT_STEP_ROWS } from '../store/resubmission.ts';
 import { openDeciderEngine } from './decider.ts';
 import type { DeciderEngine } from './engine.ts';
@@ -31,6 +31,7 @@ async function gateAndCloud(tickets = 12) {
   const gate = {
     core: undefined as unknown as DeciderEngine,
     cloud: createAccount(GATE) as Account,
+    path,
     codes,
     notices,
     stamp: () => stampAt(nowMs),
@@ -60,6 +61,8 @@ async function gateAndCloud(tickets = 12) {
     /** Sends everything that waits, and takes the ack. */
     exchange() {
       for (let batch = gate.core.nextBatch(null); batch !== null; batch = gate.core.nextBatch([batch.epoch, batch.uptoSeq])) gate.cloud.take(batch.payload);
+      const question = gate.core.question();
+      if (question !== null) gate.cloud.take(question);
       gate.hear();
     },
     hear() {
@@ -329,4 +332,38 @@ test('a cloud that names no hashes is believed by its numbers, and gets no row t
   gate.idle();
   gate.admit(2);
   expect(gate.own().filter(({ entry }) => entry['again'] !== undefined)).toEqual([]);
+});
+
+test('rows that were pruned and that a restored database lacks are declared gone; another copy of the store that holds them sends them (T2)', async () => {
+  const gate = await gateAndCloud();
+  const dump = gate.cloud.dump();
+  for (const n of [0, 1, 2]) gate.admit(n);
+  gate.settle();
+  const { epoch } = gate.status();
+  const before = gate.copy();
+  const ledger = openLedger({ path: join(gate.path, 'ledger.sqlite'), name: GATE, stamp: gate.stamp() });
+  expect(ledger.prune(epoch, 4, 100)).toBe(4);
+  ledger.close();
+  await gate.open();
+  gate.cloud = dump;
+  gate.settle();
+  // The prefix passes over what nobody has any more, and the rest is there.
+  expect(gate.grants()).toEqual(once(2));
+  expect(gate.cloud.ack(0).epochs).toMatchObject([
+    {
+      epoch,
+      missing: [],
+      gone: [
+        [1, 1],
+        [2, 2],
+        [3, 3],
+        [4, 4],
+      ],
+    },
+  ]);
+  expect(gate.status()).toMatchObject({ backlog: 0 });
+  await gate.putBack(before);
+  gate.settle();
+  expect(gate.grants()).toEqual(once(0, 1, 2));
+  expect(gate.cloud.openForks()).toEqual([]);
 });

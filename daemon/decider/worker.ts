@@ -213,6 +213,8 @@ function serve(core: DeciderEngine, { id, stamp, sentUs, call }: WorkerRequest):
       return core.rememberTransaction(call.transaction, call.expiresAtMs, stamp);
     case 'nextBatch':
       return core.nextBatch(call.after);
+    case 'question':
+      return core.question();
     case 'rows':
       return core.rows(call.after, call.limit);
     case 'acknowledge':

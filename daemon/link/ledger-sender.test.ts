@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { AckMessage } from '../../contract/ledger.ts';
-import { createLedgerSender, type LedgerSenderOptions } from './ledger-sender.ts';
+import { createLedgerSender, type LedgerSenderOptions, QUESTION_PERIOD_MS } from './ledger-sender.ts';
 import type { Published } from './mqtt-session.ts';
 import { testDecider } from './testing/ports.ts';
 
@@ -255,4 +255,24 @@ test('the window does not slide over a batch that the broker has not acknowledge
     await vi.advanceTimersByTimeAsync(200);
   }
   expect(Math.max(...sent)).toBe(8);
+});
+
+test('the ledger sender asks what the cloud holds on connect and every 30 s, until the connection ends', async () => {
+  const questions: number[] = [];
+  let asked = 0;
+  const { outbox } = rig({ question: async () => (++asked > 3 ? null : Buffer.from(JSON.stringify({ entries: [], asked }))) });
+  outbox.start(async (payload) => {
+    questions.push((JSON.parse(Buffer.from(payload).toString()) as { asked: number }).asked);
+    return { result: 'sent' };
+  });
+  await settle();
+  expect(questions).toEqual([1]);
+  await vi.advanceTimersByTimeAsync(2 * QUESTION_PERIOD_MS);
+  expect(questions).toEqual([1, 2, 3]);
+  // A cloud that answers none gets none.
+  await vi.advanceTimersByTimeAsync(QUESTION_PERIOD_MS);
+  expect([questions.length, asked]).toEqual([3, 4]);
+  outbox.stop();
+  await vi.advanceTimersByTimeAsync(3 * QUESTION_PERIOD_MS);
+  expect(asked).toBe(4);
 });

@@ -21,11 +21,15 @@ export const RESEND_FIRST_MS = 5_000;
 export const RESEND_MAX_MS = 60_000;
 /** Wait, in ms, before the sender retries a failed read of the ledger; doubles to RESEND_MAX_MS. */
 export const READ_RETRY_FIRST_MS = 1_000;
+/** Interval of the question what the cloud holds, in ms, from the connect on: a database that was restored shows by its answer. */
+export const QUESTION_PERIOD_MS = 30_000;
 /** Time, in ms, in which the sender does not resend rows that an ack has just released but the decider still returns. */
 const SETTLE_MS = 1_000;
 
 export interface LedgerSenderOptions {
   readonly nextBatch: (after: RowPosition | null) => Promise<OutboxBatch | null>;
+  /** A ledger message without rows; null: the cloud does not answer such. */
+  readonly question?: () => Promise<Uint8Array | null>;
   /** Reads a monotonic clock, ms. */
   readonly nowMs: () => number;
   /** Reports that the broker refused a batch with this MQTT reason code. The sender retries it. */
@@ -77,6 +81,7 @@ export function createLedgerSender(options: LedgerSenderOptions): LedgerSender {
   let probedMs: number | null = null;
   let resendTimer: { cancel(): void } | undefined;
   let retryTimer: { cancel(): void } | undefined;
+  let questionTimer: { cancel(): void } | undefined;
   /** The window slid over rows that the cloud has not acknowledged. */
   let slid = false;
   let released: { epoch: number; uptoSeq: number; atMs: number } | null = null;
@@ -111,6 +116,14 @@ export function createLedgerSender(options: LedgerSenderOptions): LedgerSender {
     transmit(oldest);
     armResend();
     void pump();
+  };
+  const ask = () => {
+    if (options.question === undefined) return;
+    const mine = connection;
+    questionTimer = timers.after(QUESTION_PERIOD_MS, ask);
+    options.question().then((payload) => {
+      if (payload !== null && mine === connection) void send?.(payload);
+    }, options.failed);
   };
   const later = (ms: number) => {
     retryTimer?.cancel();
@@ -162,6 +175,8 @@ export function createLedgerSender(options: LedgerSenderOptions): LedgerSender {
       released = null;
       resend.reset();
       void pump();
+      questionTimer?.cancel();
+      ask();
     },
     stop() {
       send = null;
@@ -169,6 +184,7 @@ export function createLedgerSender(options: LedgerSenderOptions): LedgerSender {
       connection += 1;
       resendTimer?.cancel();
       retryTimer?.cancel();
+      questionTimer?.cancel();
     },
     kick(again = false) {
       if (again) {

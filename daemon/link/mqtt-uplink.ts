@@ -49,7 +49,7 @@ export interface UplinkOptions extends TlsIdentity {
   readonly username?: string | undefined;
   readonly password?: string | undefined;
   readonly clock: Clock;
-  readonly decider: Pick<Decider, 'nextBatch' | 'rememberTransaction'>;
+  readonly decider: Pick<Decider, 'nextBatch' | 'question' | 'rememberTransaction'>;
   /** Published, retained, on every connect; `info()` replaces it. */
   readonly info: Omit<InfoMessage, 'schema'>;
   readonly log: Log;
@@ -105,6 +105,7 @@ export function createUplink(options: UplinkOptions): MqttUplink {
   const publisher = createStatusPublisher({ gate, clock, info: options.info, log });
   const sender = createLedgerSender({
     nextBatch: (after) => options.decider.nextBatch(after),
+    question: async () => (await options.decider.question?.()) ?? null,
     nowMs: () => clock.boottimeMs(),
     refused: (code) => publisher.refused('ledger', code),
     failed: (error) => log.error('reading the ledger for sending failed; the gate retries', { cause: error.message }),

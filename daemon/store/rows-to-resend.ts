@@ -76,6 +76,10 @@ export function joined(spans: readonly Span[]): Span[] {
 
 export const rowsOf = (spans: readonly Span[]): number => spans.reduce((sum, [, from, to]) => sum + to - from + 1, 0);
 
+/** Ranges that another copy of this store declared gone. */
+const goneOf = (ack: AckMessage): Span[] =>
+  ack.epochs.flatMap(({ epoch, ...rest }) => ((rest['gone'] ?? []) as readonly (readonly [number, number])[]).map(([from, to]): Span => [epoch, from, to]));
+
 /** Returns the rows here that were acknowledged and that this ack does not say to hold. Behind the last range that it names nothing is known. */
 function missingOf(ack: AckMessage, held: readonly HeldEpoch[]): Span[] {
   return held.flatMap(({ epoch, firstSeq, lastSeq, acked }): Span[] => {
@@ -111,10 +115,7 @@ export function createOwed(kept: readonly Span[], changed: (added: number) => vo
   const settle = (ack: AckMessage): void => {
     const held = ack.epochs.flatMap(({ epoch, upto_seq, missing }): Span[] => {
       const last = missing.at(-1)?.[0] ?? 0;
-      return without(
-        [[epoch, 1, Math.max(upto_seq, last - 1)]],
-        missing.map(([from, to]): Span => [epoch, from, to]),
-      );
+      return without([[epoch, 1, Math.max(upto_seq, last - 1)]], [...missing.map(([from, to]): Span => [epoch, from, to]), ...goneOf(ack)]);
     });
     const done = overlap(overlap(owed, handed), held);
     if (done.length === 0) return;
@@ -127,10 +128,16 @@ export function createOwed(kept: readonly Span[], changed: (added: number) => vo
       settle(ack);
       left = missingOf(ack, held);
       const out = without(left, owed);
+      // Another copy of this store gave these up, and this one holds them.
+      const given = overlap(
+        goneOf(ack),
+        held.map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, lastSeq]),
+      );
       if (renewed) {
         doubt = null;
-        return owe(out);
+        return owe([...out, ...given]);
       }
+      if (given.length > 0 && owe(given)) return true;
       const cloudMs = Date.parse(ack.cloud_time);
       const same: readonly Span[] = doubt === null ? [] : overlap(doubt.spans, out);
       if (doubt === null || same.length === 0) {

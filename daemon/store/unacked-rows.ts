@@ -10,6 +10,7 @@ import type { AckMessage } from '../../contract/ledger.ts';
 import { MAX_LEDGER_ENTRIES, MAX_PAYLOAD_BYTES, SCHEMA_VERSION } from '../../contract/limits.ts';
 import type { OutboxBatch } from '../ports.ts';
 import { judgeAck } from './ack-judgement.ts';
+import { goneRanges } from './gone-rows.ts';
 import type { Ledger, StoredEntry } from './ledger.ts';
 import type { Resubmission } from './resubmission.ts';
 import { createOwed, DOUBT_MS, joined, rowsOf, type Span } from './rows-to-resend.ts';
@@ -71,6 +72,10 @@ export interface Outbox {
   /** Sends nothing until an acknowledgement shows no rows that this store has not. */
   hold(): void;
   /**
+   * Returns a ledger message without rows, which asks the cloud what it holds, and declares rows that the cloud waits for and this store has no more; null:
+   * the cloud of the last acknowledgement does not know such messages.
+   */
+  question(): Uint8Array | null;
    * Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent.
    * Throws StoreError.
    */
@@ -109,9 +114,12 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
   const keepAcked = db.prepare<[number, number]>('UPDATE epochs SET acked_seq = max(acked_seq, ?) WHERE epoch = ?');
   const box = createSalvagedRows(ledger);
   /** What the last acknowledgement said that was not passed over. */
-  let latest: { readonly uptos: ReadonlyMap<number, number>; readonly cloudMs: number; readonly bootMs: number } | null = null;
+  let latest: { readonly epochs: AckMessage['epochs']; readonly uptos: ReadonlyMap<number, number>; readonly cloudMs: number; readonly bootMs: number } | null =
+    null;
   let life = ledger.meta(CLOUD_LIFE) ?? null;
   let lifeChanged = false;
+  /** The last acknowledgement named contents. */
+  let exact = life !== null;
   let held = false;
 
   const open = () => ledger.epochs().filter(({ epoch }) => epoch >= resubmission.closedBelow());
@@ -199,13 +207,14 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
     acknowledge(ack, boottimeMs) {
       const uptos = new Map(ack.epochs.map(({ epoch, upto_seq }) => [epoch, upto_seq]));
       const since = typeof ack['since'] === 'string' ? ack['since'] : null;
+      exact = since !== null;
       const renewed = since !== null && life !== null && since !== life;
       const cloudMs = Date.parse(ack.cloud_time);
       // It may have been overtaken by the one that says more; of a cloud whose clock ran backwards the own clock tells.
       const saysLess = latest !== null && [...latest.uptos].some(([epoch, upto]) => (uptos.get(epoch) ?? 0) < upto);
       if (latest !== null && saysLess && !renewed && cloudMs - latest.cloudMs < DOUBT_MS && boottimeMs - latest.bootMs < DOUBT_MS)
         return { wentBack: false, former: false, highestEpoch: 0, again: false, exact: false };
-      latest = { uptos, cloudMs: Math.max(cloudMs, renewed ? cloudMs : (latest?.cloudMs ?? cloudMs)), bootMs: boottimeMs };
+      latest = { epochs: ack.epochs, uptos, cloudMs: Math.max(cloudMs, renewed ? cloudMs : (latest?.cloudMs ?? cloudMs)), bootMs: boottimeMs };
       if (since !== null && since !== life) {
         life = since;
         lifeChanged = true;
@@ -218,9 +227,9 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
         changed.add(epoch);
       }
       held = false;
-      if (wentBack) return { wentBack, former, highestEpoch, again: false, exact: since !== null };
+      if (wentBack) return { wentBack, former, highestEpoch, again: false, exact };
       const kept = open().map((own) => ({ ...own, acked: ackedOf(own.epoch) }));
-      return { wentBack, former, highestEpoch, again: owed.acknowledged(ack, kept, boottimeMs, renewed), exact: since !== null };
+      return { wentBack, former, highestEpoch, again: owed.acknowledged(ack, kept, boottimeMs, renewed), exact };
     },
     closed() {
       owed.drop(resubmission.closedBelow());
@@ -228,6 +237,13 @@ export function createOutbox(ledger: Ledger, resubmission: Pick<Resubmission, 'c
     },
     hold() {
       held = true;
+    },
+    question() {
+      if (life === null || !exact) return null;
+      const isSaved = (epoch: number): boolean => box.parts().some((part) => part.epoch === epoch);
+      const gone = latest === null ? [] : goneRanges(latest.epochs, ledger, resubmission.closedBelow(), isSaved);
+      const message = { schema: SCHEMA_VERSION, gate: name, epoch: ledger.epoch(), entries: [], ...(gone.length === 0 ? {} : { gone }) };
+      return Buffer.from(JSON.stringify(message));
     },
     resend(from) {
       const kept = open().map(({ epoch, firstSeq, lastSeq }): Span => [epoch, firstSeq, Math.min(lastSeq, ackedOf(epoch))]);

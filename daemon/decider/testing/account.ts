@@ -28,14 +28,16 @@ export interface Account {
 }
 
 interface State {
+  /** Declared gone: epoch and seq to the hash, where it is known. */
+  readonly gone: Map<string, string | null>;
   readonly ledgers: Map<number, Map<number, StoredEntry>>;
   readonly forks: Map<string, AccountRow>;
 }
 
 export const originalOf = ({ epoch, entry }: AccountRow): Original => (entry['again'] as Original | undefined) ?? [epoch, entry.seq, entry.hash];
 
-export function createAccount(gate: string, state: State = { ledgers: new Map(), forks: new Map() }, since = { life: 1 }): Account {
-  const { ledgers, forks } = state;
+export function createAccount(gate: string, state: State = { ledgers: new Map(), forks: new Map(), gone: new Map() }, since = { life: 1 }): Account {
+  const { ledgers, forks, gone } = state;
   const life = since.life;
   const rowsOf = (epoch: number): Map<number, StoredEntry> => {
     const known = ledgers.get(epoch) ?? new Map<number, StoredEntry>();
@@ -43,15 +45,15 @@ export function createAccount(gate: string, state: State = { ledgers: new Map(),
     return known;
   };
   const predecessor = (epoch: number, seq: number): string | null =>
-    seq === 1 ? firstPredecessor(sha256Text, gate, epoch) : (ledgers.get(epoch)?.get(seq - 1)?.hash ?? null);
+    seq === 1 ? firstPredecessor(sha256Text, gate, epoch) : (ledgers.get(epoch)?.get(seq - 1)?.hash ?? gone.get(`${epoch} ${seq - 1}`) ?? null);
   const follows = (epoch: number, entry: StoredEntry): boolean => {
     const before = predecessor(epoch, entry.seq);
     return before === null || entryHash(sha256Text, before, entry) === entry.hash;
   };
   const fork = (epoch: number, entry: StoredEntry): void => void forks.set(entry.hash, { epoch, entry });
-  const prefix = (rows: ReadonlyMap<number, StoredEntry>): number => {
+  const prefix = (epoch: number, rows: ReadonlyMap<number, StoredEntry>): number => {
     let seq = 0;
-    while (rows.has(seq + 1)) seq++;
+    while (rows.has(seq + 1) || gone.has(`${epoch} ${seq + 1}`)) seq++;
     return seq;
   };
   const all = (): AccountRow[] =>
@@ -59,7 +61,14 @@ export function createAccount(gate: string, state: State = { ledgers: new Map(),
 
   const account: Account = {
     take(payload) {
-      const { epoch, entries } = JSON.parse(Buffer.from(payload).toString()) as { epoch: number; entries: StoredEntry[] };
+      const message = JSON.parse(Buffer.from(payload).toString()) as {
+        epoch: number;
+        entries: StoredEntry[];
+        gone?: [number, number, number, string | null][];
+      };
+      const { epoch, entries } = message;
+      for (const [of, from, to, hash] of message.gone ?? [])
+        for (let seq = from; seq <= to; seq++) if (!rowsOf(of).has(seq) && !gone.has(`${of} ${seq}`)) gone.set(`${of} ${seq}`, seq === to ? hash : null);
       const rows = rowsOf(epoch);
       let parted = false;
       for (const entry of entries) {
@@ -71,6 +80,7 @@ export function createAccount(gate: string, state: State = { ledgers: new Map(),
           continue;
         }
         rows.set(entry.seq, entry);
+        gone.delete(`${epoch} ${entry.seq}`);
         // A gap was filled: what stands above it and does not follow leaves.
         let seq = entry.seq + 1;
         const next = rows.get(seq);
@@ -86,19 +96,22 @@ export function createAccount(gate: string, state: State = { ledgers: new Map(),
       since: `life-${life}`,
       cloud_time: new Date(atMs).toISOString(),
       epochs: [...ledgers]
-        .filter(([, rows]) => rows.size > 0)
+        .filter(([epoch, rows]) => rows.size > 0 || [...gone.keys()].some((key) => key.startsWith(`${epoch} `)))
         .sort(([a], [b]) => a - b)
         .map(([epoch, rows]) => {
-          const upto_seq = prefix(rows);
-          const last = Math.max(...rows.keys());
+          const upto_seq = prefix(epoch, rows);
+          const last = Math.max(upto_seq, ...rows.keys());
           const missing: [number, number][] = [];
           for (let seq = upto_seq + 1; seq < last; seq++) {
-            if (rows.has(seq)) continue;
+            if (rows.has(seq) || gone.has(`${epoch} ${seq}`)) continue;
             const range = missing.at(-1);
             if (range !== undefined && range[1] === seq - 1) range[1] = seq;
             else missing.push([seq, seq]);
           }
-          return { epoch, upto_seq, hash: rows.get(upto_seq)?.hash ?? null, last, missing };
+          const named = [...gone.keys()]
+            .map((key) => key.split(' ').map(Number))
+            .flatMap(([of, seq]): [number, number][] => (of === epoch ? [[seq as number, seq as number]] : []));
+          return { epoch, upto_seq, hash: rows.get(upto_seq)?.hash ?? gone.get(`${epoch} ${upto_seq}`) ?? null, last, missing, gone: named };
         }),
     }),
     rows: all,
@@ -124,7 +137,11 @@ export function createAccount(gate: string, state: State = { ledgers: new Map(),
         .filter(({ entries }) => entries.length > 0),
     dump() {
       since.life++;
-      return createAccount(gate, { ledgers: new Map([...ledgers].map(([epoch, rows]) => [epoch, new Map(rows)])), forks: new Map(forks) }, since);
+      return createAccount(
+        gate,
+        { ledgers: new Map([...ledgers].map(([epoch, rows]) => [epoch, new Map(rows)])), forks: new Map(forks), gone: new Map(gone) },
+        since,
+      );
     },
   };
   return account;
