@@ -8,6 +8,7 @@ export function parseCloudAnswer(tickets: LookupAnswer['tickets']): readonly Clo
       gate: entry.gate,
       epoch: entry.epoch,
       seq: entry.seq,
+      ...(entry.hash8 === undefined ? {} : { hash: entry.hash8 }),
       atMs: Date.parse(entry.at),
       direction: entry.direction,
       units: entry.units,

@@ -118,9 +118,11 @@ export function createLedgerSender(options: LedgerSenderOptions): LedgerSender {
     void pump();
   };
   const ask = () => {
-    if (options.question === undefined) return;
     const mine = connection;
     questionTimer = timers.after(QUESTION_PERIOD_MS, ask);
+    // Rows that were written without anybody's order wait for no longer than this.
+    void pump();
+    if (options.question === undefined) return;
     options.question().then((payload) => {
       if (payload !== null && mine === connection) void send?.(payload);
     }, options.failed);

@@ -5,6 +5,7 @@
  * once, with `again: [epoch, seq, hash]` of the original and otherwise unchanged; identity is the original's, so a row that the cloud holds already
  * counts once. The earlier epochs are closed: they are neither judged nor sent any more. The steps go on after a crash.
  */
+import { againOf, originalOf } from '../../contract/identity.ts';
 import { type AppendedRow, type Ledger, parseEntry, type RowBody, type Stamp, type StoredEntry } from './ledger.ts';
 
 /** Rows written again in one transaction, so that a decision waits for no more than that. */
@@ -45,17 +46,9 @@ export interface Resubmission {
   written(): { readonly epoch: number; readonly seq: number } | null;
 }
 
-export type Original = readonly [epoch: number, seq: number, hash: string];
-/** Returns the identity of a row of `epoch`: its original's. */
-export function originalOf(epoch: number, entry: Readonly<Record<string, unknown>>): Original {
-  const again = entry['again'];
-  if (Array.isArray(again) && again.length === 3 && Number.isSafeInteger(again[0]) && Number.isSafeInteger(again[1]) && typeof again[2] === 'string')
-    return again as unknown as Original;
-  return [epoch, entry['seq'] as number, String(entry['hash'])];
-}
-
 export function createResubmission(ledger: Ledger): Resubmission {
   let state = readState(ledger);
+  const named = (epoch: number, entry: StoredEntry) => ({ ledger: ledger.name, epoch, seq: entry.seq, hash: entry.hash, again: entry['again'] });
   /** Hashes of originals that stand in the current epoch already; null: not read yet. */
   let standing: Set<string> | null = null;
 
@@ -65,7 +58,7 @@ export function createResubmission(ledger: Ledger): Resubmission {
     for (let from = 1; from <= lastSeq; from += RESUBMIT_STEP_ROWS)
       for (const row of ledger.read(ledger.epoch(), from, RESUBMIT_STEP_ROWS)) {
         const entry = parseEntry(ledger, ledger.epoch(), row);
-        if (entry['again'] !== undefined) found.add(originalOf(ledger.epoch(), entry)[2]);
+        if (entry['again'] !== undefined) found.add(originalOf(named(ledger.epoch(), entry)).hash);
       }
     return found;
   };
@@ -131,9 +124,10 @@ export function createResubmission(ledger: Ledger): Resubmission {
       const fresh: { readonly hash: string; readonly body: RowBody }[] = [];
       for (const row of rows) {
         const entry = parseEntry(ledger, epoch, row);
-        const original = originalOf(epoch, entry);
-        if (known.has(original[2]) || fresh.some(({ hash }) => hash === original[2])) continue;
-        fresh.push({ hash: original[2], body: bodyOf(entry, original) });
+        const one = named(epoch, entry);
+        const { hash } = originalOf(one);
+        if (known.has(hash) || fresh.some((other) => other.hash === hash)) continue;
+        fresh.push({ hash, body: bodyOf(entry, againOf(one)) });
       }
       const cursor = { epoch, seq: (rows.at(-1)?.seq ?? 0) + 1 };
       const at = { epoch: ledger.epoch(), seq: ledger.lastSeq() + fresh.length };
@@ -154,8 +148,8 @@ export function createResubmission(ledger: Ledger): Resubmission {
 }
 
 /** The row as it was, but for its place, and with the name of its original. */
-function bodyOf({ seq: _seq, hash: _hash, ...rest }: StoredEntry, original: Original): RowBody {
-  return { ...rest, kind: String(rest.kind), again: original };
+function bodyOf({ seq: _seq, hash: _hash, ...rest }: StoredEntry, again: ReturnType<typeof againOf>): RowBody {
+  return { ...rest, kind: String(rest.kind), again };
 }
 
 /** A state that cannot be read closes nothing: the next acknowledgement that differs begins anew. */

@@ -362,10 +362,84 @@ test('a settlement below the snapshot still outranks what the gate says of its u
   });
   const key = { gate: OWN, epoch: EPOCH, seq: 1, direction: 'in', atMs: 1_000, units: 3 } as const;
   const words = [word(OWN, 2, 1, 'passed'), word(CLOUD, 1, null, 'passed'), word(OWN, 3, 2, 'returned'), word(OWN, 4, 3, 'returned')];
-  const state = { ...key, hash: '', again: null, known: true, eventId: EVENT, ticketId: 't-3', ticketRef: TICKETS[PARTY] as string, words };
+  const state = { ...key, hash: '', again: null, verdict: null, known: true, eventId: EVENT, ticketId: 't-3', ticketRef: TICKETS[PARTY] as string, words };
   const upto: LedgerVector = { [OWN]: [EPOCH, 2], [CLOUD]: [EPOCH, 1] };
   expect(countEntries(upto, [{ ...key, outcome: 'passed' } as SnapshotEntry], [state])).toMatchObject([{ units: 3, outcome: 'passed' }]);
   // Where the cloud had not spoken, the two are given back.
   const unsettled = { ...state, words: words.filter(({ settled }) => !settled) };
   expect(countEntries(upto, [{ ...key, outcome: 'passed' } as SnapshotEntry], [unsettled])).toMatchObject([{ units: 1, outcome: 'passed' }]);
+});
+
+test('a grant that the cloud calls foreign, or that a person set aside, spends nothing here, until that is withdrawn', () => {
+  const home = storeFolder();
+  const store = openUsageStore(join(home.path, 'usage.sqlite'), OWN);
+  const [peer, ref] = [PEERS[0] as string, TICKETS[0] as string];
+  const hash = 'a'.repeat(64);
+  const grant = { seq: 1, kind: 'grant', hash, event_id: EVENT, ticket_id: 't-1', ticket_ref: ref, direction: 'in', units: 1 };
+  const verdict = (seq: number, what: string) => ({
+    seq,
+    kind: 'conflict',
+    hash: `${seq}`.repeat(64),
+    of: [peer, EPOCH, 1, hash],
+    verdict: what,
+    cause: 'foreign',
+    ticket_ref: ref,
+  });
+  const entries = (upto: LedgerVector = {}, snapshot: readonly SnapshotEntry[] = []) => countEntries(upto, snapshot, store.ofTicket(ref)).length;
+  // The verdict may come before the grant that it names.
+  store.applyPeer(CLOUD, EPOCH, [verdict(1, 'foreign')]);
+  expect(entries()).toBe(0);
+  store.applyPeer(peer, EPOCH, [grant]);
+  expect(entries()).toBe(0);
+  const listed: SnapshotEntry = { gate: peer, epoch: EPOCH, seq: 1, atMs: 1, direction: 'in', units: 1, outcome: 'open' };
+  expect(entries({ [peer]: [EPOCH, 1] }, [listed])).toBe(0);
+  store.flush();
+  store.applyPeer(CLOUD, EPOCH, [verdict(2, 'withdrawn')]);
+  expect(entries()).toBe(1);
+  // A manifest of before does not list it, and counts its row all the same.
+  expect(entries({ [peer]: [EPOCH, 1], [CLOUD]: [EPOCH, 1] })).toBe(1);
+  store.applyPeer(CLOUD, EPOCH, [verdict(3, 'set_aside'), verdict(4, 'pending')]);
+  expect(entries()).toBe(0);
+  // No other ledger says so, and no site of another.
+  store.applyPeer(CLOUD, EPOCH, [verdict(5, 'withdrawn')]);
+  store.applyPeer(PEERS[1] as string, EPOCH, [verdict(1, 'foreign')]);
+  expect(entries()).toBe(1);
+  store.close();
+  home.remove();
+});
+
+test('two rows of one number with different content are two admissions; one that is written again is one', () => {
+  const home = storeFolder();
+  const store = openUsageStore(join(home.path, 'usage.sqlite'), OWN);
+  const [peer, ref] = [PEERS[0] as string, TICKETS[0] as string];
+  const grant = (hash: string, more: object = {}) => ({
+    seq: 1,
+    kind: 'grant',
+    hash,
+    event_id: EVENT,
+    ticket_id: 't-1',
+    ticket_ref: ref,
+    direction: 'in',
+    units: 1,
+    ...more,
+  });
+  const [mine, other] = ['a'.repeat(64), 'b'.repeat(64)];
+  const counted = (upto: LedgerVector = {}) => countEntries(upto, [], store.ofTicket(ref)).length;
+  store.applyPeer(peer, EPOCH, [grant(mine)]);
+  store.applyPeer(peer, EPOCH, [grant(other), grant(other)]);
+  expect(counted()).toBe(2);
+  store.applyPeer(peer, EPOCH + 9, [grant('c'.repeat(64), { again: [EPOCH, 1, other] })]);
+  store.flush();
+  expect(counted()).toBe(2);
+  // The word of a passage goes to the one that it names; by number alone, to that of its ticket.
+  store.applyPeer(peer, EPOCH, [{ seq: 2, kind: 'passage', hash: 'd'.repeat(64), of: [EPOCH, 1, other], ticket_ref: ref, unit: 1, outcome: 'returned' }]);
+  expect(counted()).toBe(1);
+  // A number proves nothing of a row that was written again: it is counted with its second row.
+  expect(counted({ [peer]: [EPOCH, 2] })).toBe(0);
+  store.applyPeer(peer, EPOCH, [{ ...grant('e'.repeat(64)), seq: 7, ticket_ref: ref }]);
+  store.applyPeer(peer, EPOCH + 9, [{ ...grant('f'.repeat(64), { again: [EPOCH, 7, '9'.repeat(64)] }), seq: 2 }]);
+  expect(counted({ [peer]: [EPOCH, 7] })).toBe(1);
+  expect(counted({ [peer]: [EPOCH + 9, 2] })).toBe(0);
+  store.close();
+  home.remove();
 });

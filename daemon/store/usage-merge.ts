@@ -6,7 +6,9 @@
  * commit; stuck and unknown count as used; returned gives the unit back. What arrives twice, late or in another order changes nothing.
  */
 import { maySay } from '../../contract/authority.ts';
-import { CLOUD_GATE, type Direction, type LedgerVector, type RowPosition, splitGateName } from '../../contract/ids.ts';
+import { originalOf, readReference } from '../../contract/identity.ts';
+import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
+import { VERDICTS_THAT_SPEND_NOTHING } from '../../contract/ledger.ts';
 import type { Entry } from '../../rules/facts.ts';
 
 /**
@@ -43,6 +45,8 @@ export interface GrantState extends GrantKey {
   readonly atMs: number;
   /** Where the grant's row was written again, the lowest place; null: nowhere that is known. */
   readonly again: Position | null;
+  /** The cloud's latest verdict on whether it spends its ticket at all (`foreign`, `set_aside`, or withdrawn again), and the row that says so; null: none. */
+  readonly verdict: (Position & { readonly spends: boolean }) | null;
   readonly words: readonly Word[];
 }
 
@@ -157,6 +161,7 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
     const same = [...left].filter((one) => one.gate === entry.gate && isSameRow(one, { ...entry, hash: entry.hash ?? '' }));
     const state = same.find((one) => one.again === null) ?? same[0];
     if (state !== undefined) left.delete(state);
+    if (state?.verdict?.spends === false) continue;
     // What a settlement below the snapshot said still outranks a passage above it.
     const isOutranked = (word: Word): boolean =>
       !word.settled && state?.words.some((other) => other.settled && (other.unit === null || other.unit === word.unit)) === true;
@@ -164,7 +169,11 @@ export function countEntries(upto: LedgerVector, snapshot: readonly SnapshotEntr
     push(entry, entry.atMs, entry.direction, countChanged(entry, above, state?.known === true ? state.units : 0));
   }
   for (const state of left) {
-    if (!isGrantCounted(upto, state)) {
+    // Nothing but a verdict is known of it, or it spends nothing.
+    if (state.verdict?.spends === false || (!state.known && state.words.length === 0)) continue;
+    const { verdict } = state;
+    const isSpentAnew = verdict !== null && !covered(upto, verdict.ledger, verdict.epoch, verdict.seq);
+    if (isSpentAnew || !isGrantCounted(upto, state)) {
       // Not counted by the snapshot: every word on it counts, wherever it stands.
       const named = state.words.flatMap((word) => (word.unit === null ? [] : [word.unit]));
       const units = state.known ? upTo(state.units) : named.length === 0 ? [1] : [...new Set(named)];
@@ -207,8 +216,8 @@ export function readRow(ledger: string, epoch: number, entry: Readonly<Record<st
   const seq = entry['seq'];
   if (typeof seq !== 'number' || !maySay(ledger, entry)) return null;
   const here: Position = { ledger, epoch, seq };
-  const row = originalOf(here, entry);
-  if (row === null) return null;
+  const row = originalOf({ ...here, hash: text(entry['hash']) ?? '', again: entry['again'] });
+  const again = entry['again'] === undefined ? null : here;
   const at = {
     eventId: text(entry['event_id']),
     ticketId: text(entry['ticket_id']),
@@ -216,45 +225,42 @@ export function readRow(ledger: string, epoch: number, entry: Readonly<Record<st
     direction: entry['direction'] === 'out' ? 'out' : 'in',
     atMs: correctedMs(entry),
     again: null,
+    verdict: null,
   } as const;
   if (entry['kind'] === 'grant') {
     if (at.ticketRef === null) return null;
-    const again = row.isAgain ? here : null;
-    return { gate: row.ledger, epoch: row.epoch, seq: row.seq, hash: row.hash, known: true, ...at, again, units: integer(entry['units']) ?? 1, words: [] };
+    const key = { gate: row.ledger, epoch: row.epoch, seq: row.seq, hash: shortHash(row.hash) };
+    return { ...key, known: true, ...at, again, units: integer(entry['units']) ?? 1, words: [] };
   }
-  const of = entry['of'];
+  const of = readReference(row.ledger, entry['of']);
+  if (of === null) return null;
+  const grant = { gate: of.ledger, epoch: of.epoch, seq: of.seq, hash: shortHash(of.hash), known: false, ...at, units: 1 } as const;
+  if (entry['kind'] === 'conflict') {
+    const spends = verdictSpends(entry['verdict']);
+    return spends === null ? null : { ...grant, words: [], verdict: { ...here, spends } };
+  }
   const outcome = entry['outcome'];
-  if (!Array.isArray(of) || (outcome !== 'passed' && outcome !== 'returned' && outcome !== 'stuck' && outcome !== 'unknown')) return null;
-  const again = row.isAgain ? here : null;
-  const word: Omit<Word, 'settled'> = { ledger: row.ledger, epoch: row.epoch, seq: row.seq, hash: row.hash, again, unit: integer(entry['unit']), outcome };
-  if (entry['kind'] === 'passage') {
-    const [ofEpoch, ofSeq] = of.map(integer);
-    // Without a ticket it belongs to an override or to nothing: a term of its own, no ticket's usage.
-    if (ofEpoch == null || ofSeq == null || at.ticketRef === null) return null;
-    // An absent unit: every one, as the cloud takes it.
-    return { gate: row.ledger, epoch: ofEpoch, seq: ofSeq, hash: shortHash(of[2]), known: false, ...at, units: 1, words: [{ ...word, settled: false }] };
-  }
-  if (entry['kind'] === 'settlement' && (outcome === 'passed' || outcome === 'returned')) {
-    const gate = text(of[0]);
-    const [ofEpoch, ofSeq] = [integer(of[1]), integer(of[2])];
-    if (gate === null || ofEpoch === null || ofSeq === null) return null;
-    return { gate, epoch: ofEpoch, seq: ofSeq, hash: shortHash(of[3]), known: false, ...at, units: 1, words: [{ ...word, settled: true }] };
-  }
+  if (outcome !== 'passed' && outcome !== 'returned' && outcome !== 'stuck' && outcome !== 'unknown') return null;
+  // An absent unit: every one, as the cloud takes it.
+  const word: Omit<Word, 'settled'> = {
+    ledger: row.ledger,
+    epoch: row.epoch,
+    seq: row.seq,
+    hash: shortHash(row.hash),
+    again,
+    unit: integer(entry['unit']),
+    outcome,
+  };
+  // Without a ticket it belongs to an override or to nothing: a term of its own, no ticket's usage. Of another ledger's grant a passage says nothing.
+  if (entry['kind'] === 'passage') return at.ticketRef === null || of.ledger !== row.ledger ? null : { ...grant, words: [{ ...word, settled: false }] };
+  if (entry['kind'] === 'settlement' && (outcome === 'passed' || outcome === 'returned')) return { ...grant, words: [{ ...word, settled: true }] };
   return null;
 }
 
-/** The row's original: its own place, or what `again` names. Only the cloud's ledgers may name another ledger, and one of their site. null: `again` cannot be read. */
-function originalOf(here: Position, entry: Readonly<Record<string, unknown>>): (Position & { readonly hash: string; readonly isAgain: boolean }) | null {
-  const again = entry['again'];
-  if (again === undefined) return { ...here, hash: shortHash(entry['hash']), isAgain: false };
-  if (!Array.isArray(again)) return null;
-  const { site, gate } = splitGateName(here.ledger);
-  const ledger = again.length === 4 ? text(again[0]) : here.ledger;
-  const [epoch, seq, hash] = again.slice(-3) as unknown[];
-  const [ofEpoch, ofSeq] = [integer(epoch), integer(seq)];
-  if (ledger === null || ofEpoch === null || ofSeq === null || shortHash(hash) === '') return null;
-  if (ledger !== here.ledger && (gate !== CLOUD_GATE || splitGateName(ledger).site !== site)) return null;
-  return { ledger, epoch: ofEpoch, seq: ofSeq, hash: shortHash(hash), isAgain: true };
+/** Returns whether a grant under this verdict spends its ticket; null: the verdict says nothing about that. */
+function verdictSpends(verdict: unknown): boolean | null {
+  if (verdict === 'withdrawn') return true;
+  return (VERDICTS_THAT_SPEND_NOTHING as readonly unknown[]).includes(verdict) ? false : null;
 }
 
 /** Merges two readings. Order does not matter, and nothing is added twice. */
@@ -269,9 +275,13 @@ export function mergeStates(a: GrantState, b: GrantState): GrantState {
     atMs: base.known ? base.atMs : Math.min(a.atMs, b.atMs),
     ticketId: described.ticketId ?? other.ticketId,
     again: firstOf(a.again, b.again, a.gate),
+    verdict: laterOf(a.verdict, b.verdict),
     words,
   };
 }
+
+const laterOf = (a: GrantState['verdict'], b: GrantState['verdict']): GrantState['verdict'] =>
+  a === null || (b !== null && comparePositions([b.epoch, b.seq], [a.epoch, a.seq]) > 0) ? b : a;
 
 /** Adds a word, or joins it with the same row's. */
 function withWord(words: readonly Word[], word: Word): readonly Word[] {

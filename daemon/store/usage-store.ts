@@ -11,7 +11,7 @@ import { type Conflicts, createConflicts } from './conflicts.ts';
 import { deleteChecksums, openPageChecksums, type PageChecksums } from './page-checksums.ts';
 import { migrateUsage } from './schema.ts';
 import { createCheckpointer, damagedPage, openDatabase, readAlone, type Sqlite, StoreError, storeError } from './sqlite.ts';
-import { type GrantKey, type GrantState, isGrantCounted, isWordCounted, keyText, mergeStates, readRow, withWordsJoined } from './usage-merge.ts';
+import { covered, type GrantKey, type GrantState, isGrantCounted, isWordCounted, keyText, mergeStates, readRow, withWordsJoined } from './usage-merge.ts';
 import { inspectWal } from './wal-inspect.ts';
 
 /** Changed grants held in memory before they are written, idle or not. */
@@ -486,5 +486,7 @@ function positionIn(upto: LedgerVector, ledger: string, epoch: number): number {
 
 /** Tells whether a snapshot counts everything that a grant's rows say. */
 export function wholeCovered(upto: LedgerVector, state: GrantState): boolean {
+  const { verdict } = state;
+  if (verdict !== null && !covered(upto, verdict.ledger, verdict.epoch, verdict.seq)) return false;
   return isGrantCounted(upto, state) && state.words.every((word) => isWordCounted(upto, word));
 }
