@@ -76,6 +76,7 @@ export interface Outbox {
    * the cloud of the last acknowledgement does not know such messages.
    */
   question(): Uint8Array | null;
+  /**
    * Orders rows to be sent again: from one on, or (null) those that the latest ack leaves out. Durable when it returns. Answers everything that will be sent.
    * Throws StoreError.
    */
