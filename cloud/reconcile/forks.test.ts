@@ -5,7 +5,7 @@ import { BOOT_MS, type TestEntry, type TestLedger, testLedger } from '../../test
 import type { DatabaseClient } from '../db/database.ts';
 import { acksFor, declareGone } from './acks.ts';
 import { admitForkedRow, openForkedRows, setForkedRowAside } from './forked-rows.ts';
-import { occupancy } from './queries.ts';
+import { occupancy, siteLedger } from './queries.ts';
 import { type Reconciled, reconcile } from './reconcile.ts';
 import type { LedgerRow } from './row.ts';
 
@@ -279,4 +279,23 @@ test('T1: a person admits a forked row or sets it aside; what its gate sends lat
   expect(await s.ask("SELECT gate, epoch FROM admissions WHERE ticket_id = 'T-3'")).toEqual([{ gate: back.gate, epoch: 2 }]);
   expect(await s.ask('SELECT sum(grants)::int AS grants, sum(winners)::int AS winners FROM gate_counts')).toEqual([{ grants: 3, winners: 3 }]);
   expect(await s.in((client) => occupancy(client, 'EV1'))).toMatchObject({ inside: 3, entries: 3 });
+});
+
+test('T1: a vector with hashes is served what its holder lacks, and a ledger from its beginning where the holder went another way', async () => {
+  const s = await stage();
+  const [before, back] = twins(s, (ledger) => ledger.grant(s.ticket(1), 1_000));
+  for (const n of [2, 3]) before.grant(s.ticket(n), n * 1_000);
+  for (const n of [4, 5]) back.grant(s.ticket(n), n * 1_000);
+  await s.take(before);
+  const second = testLedger(s.venue, 0, 2);
+  second.grant(s.ticket(6), 6_000);
+  await s.take(second);
+  const served = async (head: readonly [number, string | null]) =>
+    (await s.in((client) => siteLedger(client, s.venue.site, { [before.gate]: { '1': [head[0], head[1]] } }))).rows.map(
+      ({ epoch, entry }) => `${epoch}/${entry.seq}`,
+    );
+  expect(await served([2, before.entries[1]?.hash as string])).toEqual(['1/3', '2/1']);
+  expect(await served([2, back.entries[1]?.hash as string])).toEqual(['1/1', '1/2', '1/3', '2/1']);
+  expect(await served([3, null])).toEqual(['2/1']);
+  expect((await s.in((client) => siteLedger(client, s.venue.site, { [before.gate]: [2, 0] }))).rows.map(({ epoch }) => epoch)).toEqual([2]);
 });

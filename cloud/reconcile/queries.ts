@@ -2,8 +2,9 @@
 
 import type { z } from 'zod';
 import type { ConflictView, HistoryItem, RefusalView, SiteLedgerResponse } from '../../contract/http.ts';
-import { CLOUD_GATE, type LedgerVector, scannerLedger, splitGateName } from '../../contract/ids.ts';
+import { CLOUD_GATE, scannerLedger, splitGateName } from '../../contract/ids.ts';
 import { explain, Reason } from '../../contract/reasons.ts';
+import type { AnyVector } from '../../contract/references.ts';
 import type { DatabaseClient } from '../db/database.ts';
 
 /** Rows in one answer of the site's ledger; `more` is set beyond it. */
@@ -15,19 +16,25 @@ export type SiteLedger = Pick<z.infer<typeof SiteLedgerResponse>, 'rows' | 'more
 
 /**
  * Returns rows of the site's ledgers after a vector, as they were written, in order per ledger, without gaps: of each epoch the contiguous prefix.
- * A ledger that the vector does not name is served from its beginning. `more`: ask again from the last rows on.
+ * A ledger that the vector does not name is served from its beginning; so is an epoch of which it names another hash than the stored one (its holder's
+ * copy went another way), and of a vector with hashes every epoch that it does not name. `more`: ask again from the last rows on.
  */
-export async function siteLedger(client: DatabaseClient, site: string, after: LedgerVector, limit = MAX_SITE_LEDGER_ROWS): Promise<SiteLedger> {
+export async function siteLedger(client: DatabaseClient, site: string, after: AnyVector, limit = MAX_SITE_LEDGER_ROWS): Promise<SiteLedger> {
   const bounded = Math.min(Math.max(1, limit), MAX_SITE_LEDGER_ROWS);
   const { rows } = await client.query<KeptLine & { readonly hash: string }>(
     `SELECT r.gate, r.epoch, r.seq, r.entry, r.from_seq, r.received_at::text AS received_at, encode(r.hash, 'hex') AS hash
      FROM ledgers l JOIN ledger_epochs e ON e.tenant_id = l.tenant_id AND e.gate = l.gate
      LEFT JOIN jsonb_each($2::jsonb) AS v ON v.key = l.gate
      CROSS JOIN LATERAL (
-       SELECT x.* FROM ledger_lines x WHERE x.tenant_id = l.tenant_id AND x.gate = l.gate AND x.epoch = e.epoch AND x.seq <= e.upto_seq
-         AND x.seq > CASE WHEN v.key IS NULL OR e.epoch > (v.value ->> 0)::bigint THEN 0 ELSE (v.value ->> 1)::bigint END
+       SELECT CASE WHEN v.key IS NULL THEN 0
+         WHEN jsonb_typeof(v.value) = 'array' THEN CASE WHEN e.epoch > (v.value ->> 0)::bigint THEN 0 ELSE (v.value ->> 1)::bigint END
+         WHEN v.value -> e.epoch::text ->> 1 IS NULL OR encode(stored_hash(l.gate, e.epoch, (v.value -> e.epoch::text ->> 0)::bigint), 'hex') = v.value -> e.epoch::text ->> 1
+           THEN coalesce((v.value -> e.epoch::text ->> 0)::bigint, 0)
+         ELSE 0 END AS seq) AS held
+     CROSS JOIN LATERAL (
+       SELECT x.* FROM ledger_lines x WHERE x.tenant_id = l.tenant_id AND x.gate = l.gate AND x.epoch = e.epoch AND x.seq <= e.upto_seq AND x.seq > held.seq
        ORDER BY x.seq LIMIT $3) AS r
-     WHERE l.tenant_id = current_tenant_id() AND l.site_id = $1 AND (l.gate NOT LIKE '%/@%' OR v.key IS NOT NULL OR ledger_in_use(l.tenant_id, l.gate)) AND (v.key IS NULL OR e.epoch >= (v.value ->> 0)::bigint)
+     WHERE l.tenant_id = current_tenant_id() AND l.site_id = $1 AND (l.gate NOT LIKE '%/@%' OR v.key IS NOT NULL OR ledger_in_use(l.tenant_id, l.gate)) AND (v.key IS NULL OR jsonb_typeof(v.value) = 'object' OR e.epoch >= (v.value ->> 0)::bigint)
      ORDER BY l.gate COLLATE "C", e.epoch, r.seq LIMIT $3`,
     [site, JSON.stringify(after), bounded + 1],
   );

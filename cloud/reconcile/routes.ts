@@ -1,10 +1,19 @@
 /** Serves the ledger over HTTP: rows for gates, lists and settlements for operators. */
 import { z } from 'zod';
-import { ConflictsResponse, OccupancyResponse, RefusalsResponse, SettleRequest, type SiteLedgerResponse, UnsettledResponse } from '../../contract/http.ts';
-import { Epoch, EventId, GateName, LedgerGateId, LedgerVector, Seq, SiteId, TicketId } from '../../contract/ids.ts';
+import {
+  ConflictsResponse,
+  OccupancyResponse,
+  RefusalsResponse,
+  SettleRequest,
+  SiteLedgerQuery,
+  type SiteLedgerResponse,
+  UnsettledResponse,
+} from '../../contract/http.ts';
+import { Epoch, EventId, GateName, LedgerGateId, Seq, SiteId, TicketId } from '../../contract/ids.ts';
+import { AnyVector } from '../../contract/references.ts';
 import { endWarning } from '../../rules/validity.ts';
 import type { Database } from '../db/database.ts';
-import { type App, actorOf, HttpProblem, operatorOf } from '../http/server.ts';
+import { type App, actorOf, HttpProblem, type Identity, operatorOf } from '../http/server.ts';
 import { settle } from './cloud-ledger.ts';
 import { conflicts, history, occupancy, refusals, siteLedger } from './queries.ts';
 import { unsettled } from './unsettled.ts';
@@ -19,7 +28,7 @@ const VectorText = z
   .transform((text, context) => {
     if (text === undefined || text === '') return {};
     try {
-      const vector = LedgerVector.safeParse(JSON.parse(text));
+      const vector = AnyVector.safeParse(JSON.parse(text));
       if (vector.success) return vector.data;
     } catch {
       /* said below */
@@ -41,14 +50,23 @@ export function registerReconcileRoutes(app: App, { database }: { readonly datab
         querystring: z.object({ after: VectorText, device_id: z.string().max(63).optional() }),
       },
     },
-    async (request, reply) => {
-      const { identity } = request;
-      const { site } = request.params;
-      if (identity?.kind === 'device' && !identity.device.startsWith(`${site}/`))
-        throw new HttpProblem(403, 'OTHER_SITE', `${identity.device} reads the ledgers of its own site only`);
-      const page = await database.withTenant(identity?.tenantId ?? '', (client) => siteLedger(client, site, request.query.after));
-      return reply.type('application/json; charset=utf-8').send(JSON.stringify({ success: true, ...page } satisfies z.infer<typeof SiteLedgerResponse>));
+    async (request, reply) =>
+      reply.type('application/json; charset=utf-8').send(await pageOf(database, request.identity, request.params.site, request.query.after)),
+  );
+
+  app.post(
+    '/sites/:site/ledger/query',
+    {
+      config: { who: 'any' },
+      schema: {
+        tags: ['gates'],
+        summary: 'Every row of a site after a vector that is too long for an address',
+        params: z.object({ site: SiteId }),
+        body: SiteLedgerQuery,
+      },
     },
+    async (request, reply) =>
+      reply.type('application/json; charset=utf-8').send(await pageOf(database, request.identity, request.params.site, request.body.after)),
   );
 
   app.get(
@@ -186,6 +204,14 @@ export function registerReconcileRoutes(app: App, { database }: { readonly datab
       };
     },
   );
+}
+
+/** Returns one page of a site's ledgers, as JSON. */
+async function pageOf(database: Database, identity: Identity | null, site: string, after: AnyVector): Promise<string> {
+  if (identity?.kind === 'device' && !identity.device.startsWith(`${site}/`))
+    throw new HttpProblem(403, 'OTHER_SITE', `${identity.device} reads the ledgers of its own site only`);
+  const page = await database.withTenant(identity?.tenantId ?? '', (client) => siteLedger(client, site, after));
+  return JSON.stringify({ success: true, ...page } satisfies z.infer<typeof SiteLedgerResponse>);
 }
 
 type Client = Parameters<typeof history>[0];

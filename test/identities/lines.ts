@@ -153,6 +153,27 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
     },
   ],
 
+  'POST /sites/:site/ledger/query': [
+    {
+      what: 'arena',
+      kind: 'any',
+      ask: () => ({ path: '/sites/arena/ledger/query', body: { after: {} } }),
+      answers: {
+        ...by('200', 'gate', 'sibling', 'unassigned', 'scanner', ...OUR_OPERATORS, THEIR_OPERATOR),
+        ...by('403 OTHER_SITE', 'elsewhere', 'scanner elsewhere', ...THEIRS),
+      },
+    },
+    {
+      what: 'stadium',
+      kind: 'any',
+      ask: () => ({ path: '/sites/stadium/ledger/query', body: { after: {} } }),
+      answers: {
+        ...by('200', 'elsewhere', 'scanner elsewhere', ...OUR_OPERATORS, THEIR_OPERATOR),
+        ...by('403 OTHER_SITE', 'gate', 'sibling', 'unassigned', 'scanner', ...THEIRS),
+      },
+    },
+  ],
+
   'GET /gates': [{ kind: 'operator', ask: () => ({ path: '/gates' }), answers: by('200', ...OUR_OPERATORS, THEIR_OPERATOR) }],
   'GET /refusals': [{ kind: 'operator', ask: () => ({ path: '/refusals' }), answers: by('200', ...OUR_OPERATORS, THEIR_OPERATOR) }],
   'GET /conflicts': [{ kind: 'operator', ask: () => ({ path: '/conflicts' }), answers: by('200', ...OUR_OPERATORS, THEIR_OPERATOR) }],
