@@ -4,7 +4,7 @@ import { PendingScansResponse, ReconcileResponse, ScanRequest, ScanResponse } fr
 import { EventId } from '../../contract/ids.ts';
 import { MAX_RECONCILE_SCANS } from '../../contract/limits.ts';
 import type { VerifySignature } from '../../rules/signature-check.ts';
-import type { Database } from '../db/database.ts';
+import type { Database, DatabaseClient } from '../db/database.ts';
 import { type App, deviceOf, HttpProblem, operatorOf, UPLOAD_BYTES } from '../http/server.ts';
 import { chooseScanEvent } from './choose-event.ts';
 import { CodeNeededError, type ScanRights } from './facts.ts';
@@ -46,6 +46,7 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
       const seen = code === undefined || code === null ? { ticketRef: ticket_ref as string } : { code };
       const result = await database
         .withTenant(tenantId, async (client) => {
+          await checkResend(client, device);
           const scan = { device, scanId: scan_id, seen, direction: direction ?? ('in' as const), units: units ?? undefined };
           const clock = { nowMs: Date.now, elapsedMs: () => performance.now() - started };
           if (event_id === undefined || event_id === null) {
@@ -60,7 +61,8 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
             throw new HttpProblem(403, 'NOT_ASSIGNED', `${device} is not assigned to ${event_id}: stile-cloud assign ${device} ${event_id}`);
           return scanOnline(client, { rights, verify }, event, scan, clock);
         })
-        .catch((error: unknown) => {
+        .catch(async (error: unknown) => {
+          if (error instanceof ResendWantedError) await askToResend(database, tenantId, device);
           throw error instanceof CodeNeededError ? new HttpProblem(400, 'CODE_NEEDED', error.message) : error;
         });
       if (!result.ok)
@@ -106,8 +108,38 @@ export function registerScanRoutes(app: App, { database, rights, verify }: ScanR
       checkDevice(device, device_id);
       if (scans.length > MAX_RECONCILE_SCANS)
         throw new HttpProblem(413, 'TOO_MANY_SCANS', `${scans.length} scans, at most ${MAX_RECONCILE_SCANS} in one request: send the rest in another`);
+      await database
+        .withTenant(tenantId, (client) => checkResend(client, device))
+        .catch(async (error: unknown) => {
+          if (error instanceof ResendWantedError) await askToResend(database, tenantId, device);
+          throw error;
+        });
       return reconcileUpload(database, tenantId, device, scans, { nowMs: Date.now(), deviceTime: request.body.device_time });
     },
+  );
+}
+
+/** The database went back to an older state: the scanner must send again what it keeps. */
+class ResendWantedError extends HttpProblem {
+  constructor(since: Date) {
+    super(410, 'RESEND_SINCE', `the cloud was restored from an older copy: send again every scan since ${since.toISOString()}, then repeat this request`);
+  }
+}
+
+/** Throws a ResendWantedError, once for each scanner and life of the database. */
+async function checkResend(client: DatabaseClient, device: string): Promise<void> {
+  const { rows } = await client.query<{ since: Date | null }>('SELECT resend_wanted_of($1) AS since', [device]);
+  const since = rows[0]?.since ?? null;
+  if (since !== null) throw new ResendWantedError(since);
+}
+
+/** Records that a scanner was asked, so that its next request is taken. */
+async function askToResend(database: Database, tenantId: string, device: string): Promise<void> {
+  await database.withTenant(tenantId, (client) =>
+    client.query(
+      'UPDATE devices SET resend_asked = (SELECT life FROM database_lives WHERE ended_at IS NULL) WHERE tenant_id = current_tenant_id() AND name = $1',
+      [device],
+    ),
   );
 }
 

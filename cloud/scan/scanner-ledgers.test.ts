@@ -159,3 +159,21 @@ test('T8: a scan outside the event’s hours by its corrected time is flagged, a
     ['T-4', -31, ['outside_hours']],
   ]);
 });
+
+test('410 RESEND_SINCE: after the database went back each scanner is asked once to send again, and what it sends counts once', async () => {
+  const send = async (n: number) => {
+    const payload = { device_id: phone(n), scans: [{ ticket_id: 'T-1', scanned_at: new Date(NOW_MS).toISOString(), result: 'ALLOW' }] };
+    const response = await app.inject({ method: 'POST', url: '/offline/reconcile', headers: { authorization: `Bearer ${tokens[n]}` }, payload });
+    return { status: response.statusCode, body: response.json() as Record<string, unknown> };
+  };
+  expect(await send(0)).toMatchObject({ status: 200 });
+  const since = new Date(NOW_MS - 24 * 3_600_000);
+  await fresh.database.asOwner(async (owner) => {
+    await owner.query('UPDATE database_lives SET ended_at = now() WHERE ended_at IS NULL');
+    await owner.query("INSERT INTO database_lives (life, why, resend_since) VALUES (gen_random_uuid(), 'test', $1)", [since]);
+  });
+  expect(await send(0)).toMatchObject({ status: 410, body: { error: 'RESEND_SINCE', message: expect.stringContaining(since.toISOString()) } });
+  expect(await send(0)).toMatchObject({ status: 200, body: { results: [{ status: 'DUPLICATE' }] } });
+  expect(await scan(1, ticket(2).code)).toMatchObject({ error: 'RESEND_SINCE' });
+  expect(await scan(1, ticket(2).code)).toMatchObject({ result: 'ALLOW' });
+});

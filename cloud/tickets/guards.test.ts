@@ -94,8 +94,8 @@ test('a key is acquired by one of many, answered to the rest, and let go when it
   expect(await sql.value("SELECT release_idempotency_lock('k-1')")).toBe(0);
   // Let go: as if never asked, or remembered as failed; a lock that ran out is taken over.
   await acquire('k-2');
-  expect([await sql.value("SELECT release_idempotency_lock('k-2')"), (await acquire('k-2', 'b'))?.state]).toEqual([1, 'acquired']);
-  expect(await sql.value("SELECT release_idempotency_lock('k-2', true)")).toBe(1);
+  expect([await sql.value("SELECT release_idempotency_lock('k-2', false, NULL, 'w')"), (await acquire('k-2', 'b'))?.state]).toEqual([1, 'acquired']);
+  expect(await sql.value("SELECT release_idempotency_lock('k-2', true, NULL, 'w')")).toBe(1);
   expect(await sql.rows("SELECT failed_at IS NOT NULL AS failed FROM idempotency_keys WHERE idempotency_key = 'k-2'")).toEqual([{ failed: true }]);
   expect((await acquire('k-2', 'b'))?.state).toBe('acquired');
   await acquire('k-3', 'a', 'dead', 0);

@@ -56,6 +56,8 @@ CREATE TABLE devices (
   token_sha256 bytea UNIQUE,
   -- Last word of each kind over MQTT: payloads as they came.
   state jsonb, state_at timestamptz, info jsonb, health jsonb, health_at timestamptz,
+  -- The life of the database in which this scanner was asked to send again what it keeps.
+  resend_asked uuid,
   created_at timestamptz NOT NULL DEFAULT now(),
   UNIQUE (tenant_id, name),
   FOREIGN KEY (tenant_id, site_id) REFERENCES sites (tenant_id, site_id),
@@ -1224,7 +1226,7 @@ CREATE TABLE blockchain_sync_log (
   tx_signature text,
   event_id text,
   ticket_id text,
-  what text NOT NULL CHECK (what IN ('submitted', 'confirmed', 'failed', 'retried', 'mismatch')),
+  what text NOT NULL CHECK (what IN ('submitted', 'confirmed', 'failed', 'retried', 'mismatch', 'expired', 'replaced')),
   detail jsonb NOT NULL DEFAULT '{}',
   at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, id)

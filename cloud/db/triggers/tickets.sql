@@ -27,3 +27,9 @@ CREATE OR REPLACE TRIGGER tickets_judge_again AFTER UPDATE OF tier, max_scans, u
   EXECUTE FUNCTION queue_judgement();
 
 CREATE OR REPLACE TRIGGER tickets_settle_scans_that_wait AFTER INSERT ON tickets REFERENCING NEW TABLE AS appeared FOR EACH STATEMENT EXECUTE FUNCTION tickets_settle_pending_scans();
+
+-- Named to run after the others that change the row.
+CREATE OR REPLACE TRIGGER tickets_z_note_change BEFORE UPDATE ON tickets FOR EACH ROW
+  WHEN ((OLD.ticket_ref, OLD.tier, OLD.zone, OLD.status, OLD.blocked, OLD.approved, OLD.max_scans, OLD.units, OLD.valid_from, OLD.valid_until, OLD.vip, OLD.note, OLD.user_id)
+    IS DISTINCT FROM (NEW.ticket_ref, NEW.tier, NEW.zone, NEW.status, NEW.blocked, NEW.approved, NEW.max_scans, NEW.units, NEW.valid_from, NEW.valid_until, NEW.vip, NEW.note, NEW.user_id))
+  EXECUTE FUNCTION note_ticket_change();

@@ -6,6 +6,8 @@ DECLARE
 BEGIN
   IF ticket IS NOT NULL THEN t := find_ticket(ticket, event); END IF;
   IF type IS NULL OR type NOT IN ('mint', 'transfer', 'burn', 'metadata_update', 'verify') THEN PERFORM refuse(400, 'BAD_REQUEST', format('a transaction is mint, transfer, burn, metadata_update or verify, not %s', coalesce(type, 'nothing'))); END IF;
+  -- One that the chain cannot take any more makes room.
+  IF ticket IS NOT NULL AND NOT EXISTS (SELECT FROM pending_transactions x WHERE x.tenant_id = current_tenant_id() AND x.tx_signature = signature) THEN PERFORM expire_transactions(NULL, 10, t.event_id, ticket); END IF;
   BEGIN
     INSERT INTO pending_transactions (tenant_id, event_id, ticket_id, tx_signature, tx_type, blockhash, last_valid_block_height, payload, max_retries)
     VALUES (current_tenant_id(), t.event_id, ticket, signature, type, create_pending_transaction.blockhash, create_pending_transaction.last_valid_block_height, create_pending_transaction.payload, create_pending_transaction.max_retries)

@@ -1,4 +1,4 @@
--- Removes at most so many of each; answers how many went: called until nothing does. What could not be told to anybody within 30 days is not told at all.
+-- Removes what is kept for a time, and ends what has run out, at most so many of each; answers how many went: called until nothing does. What could not be told to anybody within 30 days is not told at all.
 CREATE OR REPLACE FUNCTION purge_expired(at_most integer DEFAULT 1000) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
   gone integer;
@@ -23,6 +23,6 @@ BEGIN
   DELETE FROM webhook_nonces w WHERE w.tenant_id = current_tenant_id() AND (w.source, w.nonce) IN (
     SELECT x.source, x.nonce FROM webhook_nonces x WHERE x.tenant_id = current_tenant_id() AND x.expires_at < now() ORDER BY x.expires_at LIMIT at_most FOR UPDATE SKIP LOCKED);
   GET DIAGNOSTICS gone = ROW_COUNT;
-  RETURN total + gone + cleanup_expired_idempotency_keys(at_most) + expire_reservations(NULL, NULL, at_most);
+  RETURN total + gone + cleanup_expired_idempotency_keys(at_most) + expire_reservations(NULL, NULL, at_most) + end_what_ran_out(at_most);
 END
 $$;
