@@ -99,8 +99,13 @@ export function createDevices(options: DevicesOptions): Devices {
 
   /** Records that a reader went or came, at most once in READER_ROW_MS. */
   function noteReader(event: Extract<ReaderEvent, { kind: 'up' | 'down' }>): void {
-    const before = recorded.get(event.reader) ?? { up: true, atMs: Number.NEGATIVE_INFINITY };
     const up = event.kind === 'up';
+    const before = recorded.get(event.reader);
+    if (before === undefined) {
+      // A reader that is not there yet has not gone: the alert says so.
+      if (up) recorded.set(event.reader, { up, atMs: Number.NEGATIVE_INFINITY });
+      return;
+    }
     if (before.up === up || clock.boottimeMs() - before.atMs < READER_ROW_MS) return;
     recorded.set(event.reader, { up, atMs: clock.boottimeMs() });
     const detail = event.kind === 'up' ? `reader ${event.reader} works` : `${event.fault.operation}: ${event.fault.cause}`;

@@ -18,17 +18,39 @@ export interface PortHolder {
 export function portHolders(path: string, proc = '/proc'): readonly PortHolder[] {
   const device = realPath(path);
   const holders: PortHolder[] = [];
+  const own = ownProcesses(proc);
   let left = MAX_PROCESSES;
   for (const pid of entries(proc)) {
     if (!/^\d+$/.test(pid)) continue;
     left -= 1;
     if (left < 0) break;
-    if (Number(pid) === process.pid) continue;
+    if (own.has(Number(pid))) continue;
     const open = entries(join(proc, pid, 'fd')).map((fd) => target(join(proc, pid, 'fd', fd)));
     const made = device.startsWith('/dev/pts/') && open.some((file) => file === '/dev/ptmx' || file === '/dev/pts/ptmx');
     if (open.includes(device) && !made) holders.push({ pid: Number(pid), name: nameOf(join(proc, pid, 'comm')) });
   }
   return holders;
+}
+
+/** Returns this process and those that started it: a terminal or a test that holds the other end of a pseudo-terminal is no stranger. */
+function ownProcesses(proc: string): ReadonlySet<number> {
+  const own = new Set([process.pid]);
+  for (let pid = process.pid; pid > 1; ) {
+    // The name in brackets may hold anything; the parent is the second field after it.
+    const parent = Number(/\) \S (\d+)/.exec(textOf(join(proc, String(pid), 'stat')))?.[1] ?? 0);
+    if (parent <= 1 || own.has(parent)) break;
+    own.add(parent);
+    pid = parent;
+  }
+  return own;
+}
+
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return '';
+  }
 }
 
 /** Returns the folder's entries; none where it is gone or belongs to another user. */
