@@ -5,6 +5,7 @@ import { GateName, splitGateName } from '../../contract/ids.ts';
 import { describeIssue } from '../../contract/schema-errors.ts';
 import { exitsWarning } from '../../rules/policy.ts';
 import type { DatabaseClient } from '../db/database.ts';
+import { revokeCertificates } from './certificate-records.ts';
 
 /** Random bytes of a token: 256 bits. */
 const TOKEN_BYTES = 32;
@@ -76,11 +77,12 @@ export async function republishWant(client: DatabaseClient, tenantId: string, ga
   await client.query("INSERT INTO outbox (tenant_id, kind, key) VALUES ($1, 'gate', $2)", [tenantId, gate]);
 }
 
-/** Revokes the device's token and certificate. False: no such device. */
+/** Revokes the device's token and certificates. False: no such device. */
 export async function revokeDevice(client: DatabaseClient, name: string): Promise<boolean> {
   // An unused enrolment token, or one being made, must not restore it.
   await client.query('SELECT 1 FROM devices WHERE name = $1 FOR UPDATE', [name]);
   await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [name]);
+  await revokeCertificates(client, name, 'revoked');
   return (await client.query('UPDATE devices SET revoked_at = coalesce(revoked_at, now()), token_sha256 = NULL WHERE name = $1', [name])).rowCount > 0;
 }
 

@@ -1,5 +1,5 @@
 /** Signs gates' certificates with the installation's authority, and makes a first one. The only file of the cloud that imports @peculiar/x509. */
-import { createHash, createPrivateKey, createPublicKey, type KeyObject, webcrypto } from 'node:crypto';
+import { createHash, createPrivateKey, createPublicKey, type KeyObject, randomBytes, webcrypto } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 // The x509 library needs it before it is loaded.
@@ -14,6 +14,14 @@ const CERTIFICATE_DAYS = 825;
 const BACKDATED_MS = DAY_MS;
 /** Life of a first authority, and of its list of revoked certificates. */
 const AUTHORITY_DAYS = 3_650;
+/** Life of a list of revoked certificates: past it the broker lets no gate in. It is made anew every day. */
+export const REVOCATION_LIST_DAYS = 45;
+/** Start of a list before now, for a broker whose clock is somewhat behind. */
+const LIST_BACKDATED_MS = 5 * 60_000;
+/** Life of a certificate that ends another's connection. */
+const SHORT_LIFE_MS = 5 * 60_000;
+/** Bytes of a serial number: random, so that none repeats. */
+const SERIAL_BYTES = 16;
 /** The common name by which the broker knows the cloud (cloud/mqtt/broker-acl.ts). */
 const CLOUD_NAME = '_cloud';
 /** The common name of programs that only ingest: they command no gate. */
@@ -26,7 +34,27 @@ export interface Authority {
    * Returns a certificate for exactly this gate, whatever subject the request names. Returns null for a text that is no signing request, or is not
    * signed by its own key. Throws WeakRequestError for a weak key or signature.
    */
-  sign(csr: string, gate: string): Promise<{ readonly certificate: string; readonly sha256: Buffer; readonly notAfter: Date } | null>;
+  sign(csr: string, gate: string): Promise<SignedCertificate | null>;
+  /**
+   * Returns the list of revoked certificates in PEM, good for REVOCATION_LIST_DAYS. `after`: the list before it; the new one is dated later, because
+   * a broker that holds both believes the later one.
+   */
+  revocationList(revoked: readonly RevokedCertificate[], after: string | null): Promise<string>;
+  /** Returns a certificate and key in this gate's name, good for SHORT_LIFE_MS: for the program that ends the connection of a revoked certificate. */
+  shortIdentity(gate: string): Promise<{ readonly certificate: string; readonly key: string }>;
+}
+
+export interface SignedCertificate {
+  readonly certificate: string;
+  /** Hexadecimal, in lower case. */
+  readonly serial: string;
+  readonly sha256: Buffer;
+  readonly notAfter: Date;
+}
+
+export interface RevokedCertificate {
+  readonly serial: string;
+  readonly revokedAt: Date;
 }
 
 /** The files are invalid; the message names them and the repair. */
@@ -49,6 +77,26 @@ export async function openAuthority(files: { readonly cert: string; readonly key
   if (issuer.getExtension(x509.BasicConstraintsExtension)?.ca !== true)
     throw new AuthorityError(`STILE_CA_CERT ${files.cert}: not the certificate of an authority (CA:TRUE)`);
   const ca = issuer.toString('pem');
+  const gateCertificate = async (gate: string, publicKey: x509.PublicKeyType, lifeMs: number): Promise<SignedCertificate> => {
+    const notAfter = new Date(Math.min(Date.now() + lifeMs, issuer.notAfter.getTime()));
+    const serial = newSerial();
+    const certificate = await x509.X509CertificateGenerator.create({
+      serialNumber: serial,
+      subject: [{ CN: [gate] }],
+      issuer: issuer.subject,
+      publicKey,
+      signingKey: key,
+      signingAlgorithm: algorithm,
+      notBefore: new Date(Date.now() - BACKDATED_MS),
+      notAfter,
+      extensions: [
+        new x509.BasicConstraintsExtension(false, undefined, true),
+        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+        new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth]),
+      ],
+    });
+    return { certificate: certificate.toString('pem'), serial, sha256: createHash('sha256').update(Buffer.from(certificate.rawData)).digest(), notAfter };
+  };
   return {
     ca,
     async sign(csr, gate) {
@@ -61,24 +109,33 @@ export async function openAuthority(files: { readonly cert: string; readonly key
         if (error instanceof WeakRequestError) throw error;
         return null;
       }
-      const notAfter = new Date(Math.min(Date.now() + CERTIFICATE_DAYS * DAY_MS, issuer.notAfter.getTime()));
-      const certificate = await x509.X509CertificateGenerator.create({
-        subject: [{ CN: [gate] }],
+      return gateCertificate(gate, request.publicKey, CERTIFICATE_DAYS * DAY_MS);
+    },
+    async revocationList(revoked, after) {
+      const before = after === null ? null : new x509.X509Crl(after).thisUpdate;
+      const list = await x509.X509CrlGenerator.create({
         issuer: issuer.subject,
-        publicKey: request.publicKey,
-        signingKey: key,
+        thisUpdate: new Date(Math.max(Date.now() - LIST_BACKDATED_MS, (before?.getTime() ?? 0) + 1_000)),
+        nextUpdate: new Date(Date.now() + REVOCATION_LIST_DAYS * DAY_MS),
+        entries: revoked.map(({ serial, revokedAt }) => ({ serialNumber: serial, revocationDate: revokedAt })),
         signingAlgorithm: algorithm,
-        notBefore: new Date(Date.now() - BACKDATED_MS),
-        notAfter,
-        extensions: [
-          new x509.BasicConstraintsExtension(false, undefined, true),
-          new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-          new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth]),
-        ],
+        signingKey: key,
       });
-      return { certificate: certificate.toString('pem'), sha256: createHash('sha256').update(Buffer.from(certificate.rawData)).digest(), notAfter };
+      return `${x509.PemConverter.encode(list.rawData, 'X509 CRL')}\n`;
+    },
+    async shortIdentity(gate) {
+      const keys = await newKeys();
+      const { certificate } = await gateCertificate(gate, keys.publicKey, SHORT_LIFE_MS);
+      return { certificate, key: await keyPem(keys) };
     },
   };
+}
+
+/** Positive and without leading zeros, so that it reads the same everywhere. */
+function newSerial(): string {
+  const bytes = randomBytes(SERIAL_BYTES);
+  bytes[0] = ((bytes[0] as number) & 0x3f) | 0x40;
+  return bytes.toString('hex');
 }
 
 /** Bits of an RSA key: a smaller one can be factored for money; a signature of a larger one costs everybody time. */
@@ -128,7 +185,8 @@ function readCertificate(file: string, setting = ''): x509.X509Certificate {
 function refuseOpenKey(file: string, setting: string): void {
   const { mode, uid, gid } = statSync(file);
   const service = process.getegid?.() ?? 0;
-  const allowed = uid === 0 && service !== 0 && gid === service ? 0o640 : 0o600;
+  // Root itself reads it for the broker's list; the group that root gave it to is the service's.
+  const allowed = uid === 0 && gid !== 0 && (gid === service || service === 0) ? 0o640 : 0o600;
   if ((mode & 0o777 & ~allowed & 0o077) !== 0)
     throw new AuthorityError(`${setting}${file}: mode ${(mode & 0o777).toString(8)} lets others read the key: chmod ${allowed.toString(8)} ${file}`);
 }

@@ -4,6 +4,7 @@ import type { PublicKey } from '../../contract/manifest.ts';
 import type { Database } from '../db/database.ts';
 import { type App, HttpProblem } from '../http/server.ts';
 import { renewToken, tokenHash } from './assignment.ts';
+import { recordCertificate, revokeCertificates } from './certificate-records.ts';
 import { type Authority, WeakRequestError } from './certificates.ts';
 
 export interface EnrolmentOptions {
@@ -70,7 +71,9 @@ export function registerEnrolment(app: App, { database, authority, keys, broker 
         // Another unused token must not make a second gate of this name.
         await client.query('UPDATE enrolment_tokens SET used_at = now() WHERE device = $1 AND used_at IS NULL', [found.device]);
         const token = await renewToken(client, found.device);
-        await client.query('UPDATE devices SET certificate_sha256 = $2, enrolled_at = now() WHERE name = $1', [found.device, signed.sha256]);
+        // Whoever holds an earlier certificate is no longer this gate: the broker refuses it from its next list on.
+        await revokeCertificates(client, found.device, 'replaced');
+        await recordCertificate(client, found.tenant_id, found.device, signed);
         const assigned = await client.query<{ event_id: string }>('SELECT event_id FROM gate_assignments WHERE gate = $1 ORDER BY event_id', [found.device]);
         return { token, event_ids: assigned.rows.map(({ event_id }) => event_id) };
       });

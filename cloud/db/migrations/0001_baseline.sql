@@ -54,6 +54,8 @@ CREATE TABLE devices (
   -- SHA-256 of the certificate, and of the device's HTTP token: never the token itself.
   certificate_sha256 bytea,
   token_sha256 bytea UNIQUE,
+  -- Until then its certificate may be renewed although it has ended: staff let it back in.
+  let_back_until timestamptz,
   -- Last word of each kind over MQTT: payloads as they came.
   state jsonb, state_at timestamptz, info jsonb, health jsonb, health_at timestamptz,
   -- The life of the database in which this scanner was asked to send again what it keeps.
@@ -702,6 +704,23 @@ CREATE TABLE enrolment_tokens (
   PRIMARY KEY (tenant_id, token_sha256),
   FOREIGN KEY (tenant_id, device) REFERENCES devices (tenant_id, name)
 );
+
+-- Every certificate that this installation signed for a gate. It outlives the gate's row: a list of revoked certificates names it until it ends.
+CREATE TABLE gate_certificates (
+  tenant_id uuid NOT NULL REFERENCES tenants,
+  serial text NOT NULL UNIQUE CHECK (serial ~ '^[0-9a-f]{2,40}$'),
+  device text NOT NULL CHECK (length(device) <= 63),
+  certificate_sha256 bytea NOT NULL CHECK (octet_length(certificate_sha256) = 32),
+  issued_at timestamptz NOT NULL DEFAULT now(),
+  not_after timestamptz NOT NULL,
+  revoked_at timestamptz,
+  revoked_for text CHECK (revoked_for IN ('revoked', 'replaced', 'removed')),
+  -- When its live connection to the broker was ended, after the broker had the list that names it.
+  session_ended_at timestamptz,
+  PRIMARY KEY (tenant_id, serial),
+  CHECK ((revoked_at IS NULL) = (revoked_for IS NULL))
+);
+CREATE INDEX gate_certificates_by_device ON gate_certificates (tenant_id, device);
 
 ALTER TABLE tickets
   ADD COLUMN ticket_number text CHECK (ticket_number <> ''),
@@ -1526,6 +1545,7 @@ SELECT isolate_by_tenant(tab) FROM unnest(ARRAY[
   'idempotency_keys',
   'operator_tokens',
   'enrolment_tokens',
+  'gate_certificates',
   'ticket_state_history',
   'ticket_scans',
   'vip_reservations',
@@ -1586,7 +1606,7 @@ GRANT SELECT, INSERT ON signing_keys TO stile_service;
 GRANT INSERT ON tenants TO stile_service;
 -- Before a tenant is known: ids only.
 GRANT SELECT, UPDATE ON outbox TO stile_resolver;
-GRANT SELECT ON operator_tokens, enrolment_tokens, gate_assignments, events, manifests TO stile_resolver;
+GRANT SELECT ON operator_tokens, enrolment_tokens, gate_certificates, gate_assignments, events, manifests TO stile_resolver;
 REVOKE UPDATE, DELETE ON ticket_state_history FROM stile_service;
 REVOKE UPDATE ON vip_linked_tickets FROM stile_service;
 REVOKE UPDATE, DELETE ON ticket_price_history, reservation_history, order_discounts FROM stile_service;
@@ -1599,7 +1619,7 @@ GRANT SELECT, INSERT ON tenant_access_violations TO stile_service;
 REVOKE UPDATE, DELETE ON spending_transactions, account_lockout_events, multisig_approvals, multisig_rejections FROM stile_service;
 REVOKE DELETE ON multisig_approval_requests FROM stile_service;
 REVOKE UPDATE, DELETE ON device_scans FROM stile_service;
-REVOKE DELETE ON code_keys FROM stile_service;
+REVOKE DELETE ON code_keys, gate_certificates FROM stile_service;
 GRANT SELECT ON judgements_due TO stile_resolver;
 REVOKE UPDATE, DELETE ON cleared_alerts FROM stile_service;
 GRANT SELECT ON conflicts, withdrawn_conflicts TO stile_resolver;
