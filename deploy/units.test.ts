@@ -150,8 +150,15 @@ test("S3: the broker's root step reads nothing that the cloud can write, and wri
     WantedBy: 'multi-user.target',
   });
   const unit = settingsOf('stile-broker.service');
-  expect(unit.get('ExecStart')).toEqual(['/usr/bin/env -u STILE_MIGRATE_URL /opt/stile-cloud/bin/stile-cloud broker-acl --out /etc/mosquitto/stile/acl']);
-  expect(unit.get('ExecStartPost')).toEqual(['/bin/systemctl reload mosquitto.service']);
+  const cloud = '/usr/bin/env -u STILE_MIGRATE_URL /opt/stile-cloud/bin/stile-cloud';
+  const reload = '/bin/systemctl reload mosquitto.service';
+  expect(unit.get('ExecStart')).toEqual([
+    `${cloud} broker-acl --out /etc/mosquitto/stile/acl`,
+    reload,
+    `${cloud} crl --out /etc/mosquitto/stile/gates.crl`,
+    reload,
+    `${cloud} end-sessions --crl /etc/mosquitto/stile/gates.crl`,
+  ]);
   for (const [name, value] of [
     ['ProtectSystem', 'strict'],
     ['ReadWritePaths', '/etc/mosquitto/stile'],

@@ -40,6 +40,8 @@ export interface Broker {
   readonly pid: () => number | undefined;
   /** With TLS: issues certificates; its `ca` is what clients trust. */
   readonly ca: TestCa | null;
+  /** With TLS: the list of revoked certificates that it reads; `reload` writes the test authority's own over it. */
+  readonly crlFile: string;
   /** Returns the output of Mosquitto so far. */
   log(): string;
   /** Replaces the ACL (and, with TLS, the list of revoked certificates), and has the broker read it again. */
@@ -141,6 +143,7 @@ export async function startBroker(options: BrokerOptions = {}): Promise<Broker> 
     port,
     pid: () => child?.pid,
     ca,
+    crlFile: join(folder, 'gates.crl'),
     log: () => readFileSync(logFile, 'utf8'),
     async reload(changed) {
       acl = changed;

@@ -25,6 +25,8 @@ export interface Terminal {
   err(text: string): void;
   /** Removes a setting from this process's environment after its use: its children need not know it. */
   forget?(name: string): void;
+  /** Asks the person at the terminal; absent where there is none. */
+  ask?(question: string): Promise<string>;
   /** stderr is a terminal that a person watches. */
   readonly interactive: boolean;
 }

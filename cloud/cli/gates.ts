@@ -4,7 +4,7 @@ import { COMMANDS, Command, type Command as CommandName } from '../../contract/r
 import { cutText, shownLine } from '../../contract/text.ts';
 import { UnsafePlaceError, writeSafeFile } from '../../runtime/safe-file.ts';
 import type { DatabaseClient } from '../db/database.ts';
-import { assignGate, ensureDevice, renewToken, republishWant, revokeDevice } from '../devices/assignment.ts';
+import { assignGate, ensureDevice, renewToken, republishWant } from '../devices/assignment.ts';
 import { clearAlert } from '../devices/clear-alert.ts';
 import { type GateView, listGates } from '../devices/gate-list.ts';
 import type { GateRequests } from '../devices/requests.ts';
@@ -39,15 +39,6 @@ export async function gateToken(session: Session, gate: string, options: TokenOp
   });
   if (token === null) throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
   showToken(session, gate, token, options);
-}
-
-export async function gateRevoke(session: Session, gate: string): Promise<void> {
-  const tenantId = await session.tenant();
-  if (!(await session.database.withTenant(tenantId, (client) => revokeDevice(client, gate))))
-    throw new CliError(EXIT.failed, `there is no gate ${gate}: stile-cloud gates lists them`);
-  session.terminal.out(
-    `${gate} is revoked: its token opens nothing any more. Shut it out of the broker too: stile-cloud broker-acl --out <file>, then reload Mosquitto.\n`,
-  );
 }
 
 /** Clears an alert that the cloud raised itself: clone, ledger. Records who and why. */

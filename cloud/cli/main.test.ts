@@ -270,7 +270,7 @@ test('a gate is not made for a mistyped event, nor where its token cannot be wri
 test('the ACL of the broker is made from enrolment, over all tenants', async () => {
   await cli(['gate', 'add', 'hall/door-1'], { STILE_TENANT: 'another' });
   await cli(['gate', 'add', 'hall/door-2'], { STILE_TENANT: 'another' });
-  await cli(['gate', 'revoke', 'hall/door-2'], { STILE_TENANT: 'another' });
+  await cli(['gate', 'revoke', 'hall/door-2', '--yes', 'hall/door-2'], { STILE_TENANT: 'another' });
   const out = join(folder, 'acl');
   expect(await cli(['broker-acl', '--out', out])).toMatchObject({ code: 0, out: '' });
   const text = readFileSync(out, 'utf8');

@@ -18,6 +18,8 @@ const ledgerImport = () => import('./ledger-import.ts');
 const rights = () => import('./events.ts');
 const services = () => import('./run.ts');
 const setup = () => import('./init.ts');
+const gateLife = () => import('./gate-life.ts');
+const pkiOf = () => import('./pki.ts');
 const doctor = () => import('./doctor.ts');
 const enrolment = () => import('./gate-enrolment.ts');
 
@@ -98,6 +100,7 @@ function createProgram(terminal: Terminal): Command {
   addRights(program, add, session, tenantOption);
   addCodes(program, terminal, add, session, tenantOption);
   addGates(program, add, session, tenantOption);
+  addPki(program, terminal, add, session, tenantOption);
   addAccess(program, terminal, add, session, tenantOption);
   return program;
 }
@@ -278,9 +281,7 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     .option('--json')
     .addOption(tenant())
     .action((name: string, options, command: Command) => session(command, async (open) => (await gatesOf()).gateToken(open, name, options)));
-  add(gate, 'revoke <gate>', "takes a gate's identity away")
-    .addOption(tenant())
-    .action((name: string, _options, command: Command) => session(command, async (open) => (await gatesOf()).gateRevoke(open, name)));
+  addGateLife(gate, add, session, tenant);
   add(gate, 'forks [gate]', 'lists rows that do not follow what is stored: a store went back in time, or two machines write as one gate')
     .option('--json')
     .addOption(tenant())
@@ -350,6 +351,58 @@ function addGates(program: Command, add: Add, session: Run, tenant: TenantOption
     );
 }
 
+function addGateLife(gate: Command, add: Add, session: Run, tenant: TenantOption): void {
+  const yes = () => new Option('--yes <gate>', 'the name again, instead of typing it');
+  add(gate, 'revoke <gate>', "takes a gate's identity away: token, certificate, and its connection")
+    .addOption(yes())
+    .addOption(tenant())
+    .action((name: string, options, command: Command) => session(command, async (open) => (await gateLife()).gateRevoke(open, name, options)));
+  add(gate, 'remove <gate>', 'removes a gate that was made by mistake; one with a record stays')
+    .addOption(yes())
+    .addOption(tenant())
+    .action((name: string, options, command: Command) => session(command, async (open) => (await gateLife()).gateRemove(open, name, options)));
+  add(gate, 'replace <gate>', "prints the code that puts another machine in a known gate's place; the old one is shut out when the new one enrols")
+    .option('--qr <file>', 'the code as a QR too: .svg, .png or .html')
+    .option('--hours <n>', 'the code is good for so long', whole(1, 24 * 14), 24 * 14)
+    .option('--json')
+    .addOption(tenant())
+    .action((name: string, options, command: Command) => session(command, async (open) => (await gateLife()).gateReplace(open, name, options)));
+  add(gate, 'let-back <gate>', 'lets a gate that comes back from store renew a certificate that has ended, within a week')
+    .addOption(tenant())
+    .action((name: string, _options, command: Command) => session(command, async (open) => (await gateLife()).gateLetBack(open, name)));
+  for (const [name, description, act] of [
+    ['suspend', 'closes the way in and frees the way out; resume takes it back', 'gateSuspend'],
+    ['resume', 'puts a suspended gate in service again', 'gateResume'],
+  ] as const)
+    add(gate, `${name} <gate>`, description)
+      .requiredOption('--actor <id>', 'your staff id (never a name); it is recorded')
+      .requiredOption('--reason <text>', 'why; it is recorded')
+      .addOption(tenant())
+      .action(async (of: string, options, command: Command) => {
+        const [life, { withRequests }] = [await gateLife(), await brokerSession()];
+        return session(command, (open) => withRequests(open, (requests) => life[act](open, requests, of, options)), { mqtt: true });
+      });
+}
+
+function addPki(program: Command, terminal: Terminal, add: Add, session: Run, tenant: TenantOption): void {
+  add(program, 'crl', 'makes the list of revoked certificates, by which the broker refuses gates; good for 45 days, made anew every day')
+    .option('--out <file>', 'write it here, in one step')
+    .addHelpText('after', '\nExample:\n  stile-cloud crl --out /etc/mosquitto/stile/gates.crl && systemctl reload mosquitto')
+    .action((options, command: Command) => session(command, async (open) => (await pkiOf()).crlCommand(open, options)));
+  add(program, 'end-sessions', 'ends the connections that revoked certificates still have, once the broker has read the list that names them')
+    .requiredOption('--crl <file>', 'the list that the broker has read')
+    .option('--broker <url>', "the gates' listener; default: port 8883 of the broker in STILE_MQTT_URL")
+    .action((options, command: Command) => session(command, async (open) => (await pkiOf()).endSessions(open, options)));
+  const pki = add(program, 'pki', 'certificates: show, renew-server');
+  add(pki, 'show', 'every certificate and its end, the nearest first')
+    .option('--json')
+    .addOption(tenant())
+    .action((options, command: Command) => session(command, async (open) => (await pkiOf()).pkiShow(open, options)));
+  add(pki, 'renew-server [folder]', "makes the server's and the cloud's certificates anew; the authorities stay. Then: stile-cloud init")
+    .requiredOption('--host <name>', 'the name or address by which gates reach this server; again for more', more, [] as string[])
+    .action(async (folder: string | undefined, options) => (await access()).certificates(terminal, folder ?? (await pkiOf()).PKI_FOLDER, options.host));
+}
+
 function addAccess(program: Command, terminal: Terminal, add: Add, session: Run, tenant: TenantOption): void {
   add(program, 'keys', 'prints the public keys that gates pin, as their key file')
     .option('--json')
@@ -405,6 +458,15 @@ if (import.meta.main) {
     forget: (name) => {
       delete process.env[name];
     },
+    ...(process.stdin.isTTY && process.stderr.isTTY
+      ? {
+          ask: async (question: string) => {
+            const { createInterface } = await import('node:readline/promises');
+            const lines = createInterface({ input: process.stdin, output: process.stderr });
+            return lines.question(question).finally(() => lines.close());
+          },
+        }
+      : {}),
     out: (text) => {
       process.stdout.write(text);
     },

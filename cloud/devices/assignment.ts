@@ -86,6 +86,23 @@ export async function revokeDevice(client: DatabaseClient, name: string): Promis
   return (await client.query('UPDATE devices SET revoked_at = coalesce(revoked_at, now()), token_sha256 = NULL WHERE name = $1', [name])).rowCount > 0;
 }
 
+/** Removes a gate that has no record, and its site where nothing else is of it. False: rows name it, and it stays. Throws where other rows do. */
+export async function removeDevice(client: DatabaseClient, name: string): Promise<boolean> {
+  await client.query('SELECT 1 FROM devices WHERE name = $1 FOR UPDATE', [name]);
+  if ((await client.query('SELECT 1 FROM ledgers WHERE gate = $1', [name])).rowCount > 0) return false;
+  await revokeCertificates(client, name, 'removed');
+  await client.query('DELETE FROM gate_assignments WHERE gate = $1', [name]);
+  for (const table of ['enrolment_tokens', 'device_alerts']) await client.query(`DELETE FROM ${table} WHERE device = $1`, [name]);
+  await client.query('DELETE FROM devices WHERE name = $1', [name]);
+  await client.query(
+    `DELETE FROM sites s WHERE site_id = $1 AND NOT EXISTS (SELECT FROM devices d WHERE d.site_id = s.site_id)
+     AND NOT EXISTS (SELECT FROM events e WHERE e.site_id = s.site_id) AND NOT EXISTS (SELECT FROM ledgers l WHERE l.site_id = s.site_id)
+     AND NOT EXISTS (SELECT FROM venues v WHERE v.site_id = s.site_id)`,
+    [splitGateName(name).site],
+  );
+  return true;
+}
+
 export interface Assignment {
   readonly eventIds: readonly string[];
   /** null: all; undefined: unchanged for each event, all for a new one. */

@@ -8,6 +8,7 @@ import { dirname } from 'node:path';
 import type { Database } from '../db/database.ts';
 import type { Log } from '../log.ts';
 
+// With the date in it: the broker's list of revoked certificates ends, and is made anew every day.
 /** Pause between two looks, in ms. A new gate may connect within two of them and the broker's reload. */
 export const BROKER_RIGHTS_POLL_MS = 3_000;
 
@@ -33,7 +34,8 @@ export function createBrokerRightsWatch({ database, log, file, pollMs = BROKER_R
     try {
       const { rows } = await database.withoutTenant((client) =>
         client.query<{ digest: string }>(
-          "SELECT count(*) || ' ' || coalesce(md5(string_agg(name || CASE WHEN revoked THEN '-' ELSE '+' END, ',' ORDER BY name)), '') AS digest FROM broker_devices()",
+          `SELECT concat_ws(' ', current_date, count(*), md5(string_agg(name || CASE WHEN revoked THEN '-' ELSE '+' END, ',' ORDER BY name)),
+            (SELECT md5(string_agg(serial, ',' ORDER BY serial)) FROM revoked_certificates())) AS digest FROM broker_devices()`,
         ),
       );
       const digest = `${rows[0]?.digest ?? ''}\n`;

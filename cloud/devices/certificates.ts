@@ -112,10 +112,10 @@ export async function openAuthority(files: { readonly cert: string; readonly key
       return gateCertificate(gate, request.publicKey, CERTIFICATE_DAYS * DAY_MS);
     },
     async revocationList(revoked, after) {
-      const before = after === null ? null : new x509.X509Crl(after).thisUpdate;
+      const before = after === null ? null : (revocationList(after)?.thisUpdate ?? null);
       const list = await x509.X509CrlGenerator.create({
         issuer: issuer.subject,
-        thisUpdate: new Date(Math.max(Date.now() - LIST_BACKDATED_MS, (before?.getTime() ?? 0) + 1_000)),
+        thisUpdate: new Date(laterThan(before)),
         nextUpdate: new Date(Date.now() + REVOCATION_LIST_DAYS * DAY_MS),
         entries: revoked.map(({ serial, revokedAt }) => ({ serialNumber: serial, revocationDate: revokedAt })),
         signingAlgorithm: algorithm,
@@ -129,6 +129,13 @@ export async function openAuthority(files: { readonly cert: string; readonly key
       return { certificate, key: await keyPem(keys) };
     },
   };
+}
+
+/** Returns the start of a list that follows `before`; one that a wrong clock dated in the future is not followed: the broker would refuse every gate. */
+function laterThan(before: Date | null): number {
+  const wanted = Date.now() - LIST_BACKDATED_MS;
+  const next = (before?.getTime() ?? 0) + 1_000;
+  return next > Date.now() ? wanted : Math.max(wanted, next);
 }
 
 /** Positive and without leading zeros, so that it reads the same everywhere. */
@@ -258,11 +265,20 @@ export async function writeCertificates(folder: string, hosts: readonly string[]
   return written;
 }
 
-/** Reads a list of revoked certificates in PEM: how many, and when it ends. null: it is none. */
-export function revocationList(pem: string): { readonly count: number; readonly nextUpdate: Date } | null {
+export interface RevocationList {
+  readonly count: number;
+  readonly thisUpdate: Date;
+  readonly nextUpdate: Date;
+  /** Of the revoked certificates; hexadecimal, in lower case. */
+  readonly serials: ReadonlySet<string>;
+}
+
+/** Reads a list of revoked certificates in PEM: which, and when it ends. null: it is none. */
+export function revocationList(pem: string): RevocationList | null {
   try {
-    const list = new x509.X509Crl(pem);
-    return list.nextUpdate === undefined ? null : { count: list.entries.length, nextUpdate: list.nextUpdate };
+    const { entries, thisUpdate, nextUpdate } = new x509.X509Crl(pem);
+    const serials = new Set(entries.map(({ serialNumber }) => serialNumber.toLowerCase()));
+    return nextUpdate === undefined ? null : { count: entries.length, thisUpdate, nextUpdate, serials };
   } catch {
     return null;
   }

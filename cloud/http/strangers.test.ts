@@ -30,7 +30,12 @@ afterAll(() => fresh.drop());
 
 async function start(options: Parameters<typeof createTestHttp>[1] = {}): Promise<{ url: string; app: App }> {
   const app = await createTestHttp(fresh.database, options);
-  registerEnrolment(app, { database: fresh.database, authority: { ca: 'CA', sign: async () => null }, keys: [], broker: null });
+  registerEnrolment(app, {
+    database: fresh.database,
+    authority: { ca: 'CA', sign: async () => null, revocationList: async () => '', shortIdentity: async () => ({ certificate: '', key: '' }) },
+    keys: [],
+    broker: null,
+  });
   registerDeviceRoutes(app, { database: fresh.database, requests: null });
   registerTicketRoutes(app, { database: fresh.database });
   registerReconcileRoutes(app, { database: fresh.database });

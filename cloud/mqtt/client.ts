@@ -282,6 +282,22 @@ export function createBroker(options: BrokerOptions): CloudBroker {
   };
 }
 
+/**
+ * Ends the connection that a client of this name has: connects under its name, which the broker answers by dropping the other, and leaves. Rejects
+ * where the broker is not reached.
+ */
+export async function takeOver(
+  name: string,
+  { url, ca, cert, key }: { readonly url: string; readonly ca: Buffer; readonly cert: string; readonly key: string },
+) {
+  const client = await mqtt.connectAsync(
+    url,
+    { protocolVersion: 5, clientId: name, clean: true, reconnectPeriod: 0, connectTimeout: CONNECT_TIMEOUT_MS, ca, cert, key },
+    false,
+  );
+  await client.endAsync();
+}
+
 const LATER = new Error('acknowledged later');
 interface IncomingPacket {
   readonly topic: string | Buffer;

@@ -95,7 +95,7 @@ test('no certificate, a stranger and a revoked gate get nothing into the account
   expect(await enlisted.publish('stile/1/arena/west/ledger', forgedBy('arena/west', row))).toBe(0);
   await eventually('the stranger to be put away', async () => (await venue.ask("SELECT 1 FROM quarantine WHERE reason = 'unknown_device'")).length > 0);
   await enlisted.end();
-  await venue.stack.cloud('gate', 'revoke', south.gate);
+  await venue.stack.cloud('gate', 'revoke', south.gate, '--yes', south.gate);
   await venue.broker.reload(venue.gates.map(({ gate }) => ({ gate, revoked: gate === south.gate })));
   // It decides alone, as every gate does whose link is down, and nobody hears of it.
   expect((await show(south, venue.ticket().code)).kind).toBe('granted');

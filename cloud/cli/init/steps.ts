@@ -202,7 +202,7 @@ function signingKey(host: Host): Step {
 }
 
 function broker(host: Host, { share, start }: InitOptions): Step {
-  const files = ['gates-ca.crt', 'cloud-ca.crt', 'gates.crl', 'broker.crt', 'broker.key'];
+  const files = ['gates-ca.crt', 'cloud-ca.crt', 'broker.crt', 'broker.key'];
   const stale = () => files.filter((file) => host.read(`${PKI}/${file}`) !== host.read(`${BROKER}/${file}`));
   return {
     name: 'broker',
@@ -211,12 +211,15 @@ function broker(host: Host, { share, start }: InitOptions): Step {
     holdsData: false,
     find() {
       if (!host.exists('/etc/mosquitto/conf.d')) return absent('Mosquitto is not on this machine: docs/INSTALL.md says what a broker elsewhere needs');
-      return host.exists(BROKER_CONF) && stale().length === 0 && host.exists(`${BROKER}/acl`) ? done(BROKER_CONF) : todo('something is missing or changed');
+      return host.exists(BROKER_CONF) && stale().length === 0 && host.exists(`${BROKER}/acl`) && host.exists(`${BROKER}/gates.crl`)
+        ? done(BROKER_CONF)
+        : todo('something is missing or changed');
     },
     apply() {
       host.folder(BROKER, 0o750, 'mosquitto');
       for (const file of stale()) host.put(`${BROKER}/${file}`, host.read(`${PKI}/${file}`) ?? '', 0o640, 'mosquitto');
       host.put(`${BROKER}/acl`, must(host.run(PROGRAM, ['broker-acl']), 'stile-cloud broker-acl'), 0o640, 'mosquitto');
+      host.put(`${BROKER}/gates.crl`, must(host.run(PROGRAM, ['crl']), 'stile-cloud crl'), 0o640, 'mosquitto');
       if (!host.exists(BROKER_CONF)) host.put(BROKER_CONF, readFileSync(join(share, 'mosquitto.conf'), 'utf8'), 0o644, 'root');
       if (start) must(host.run('systemctl', ['restart', 'mosquitto']), 'Mosquitto did not start (journalctl -u mosquitto, /var/log/mosquitto/mosquitto.log)');
       return `${BROKER_CONF}: gates come in at 8883, the cloud at 8884`;
