@@ -16,6 +16,7 @@ import { createBrokerRightsWatch } from './devices/broker-rights-watch.ts';
 import { openAuthority } from './devices/certificates.ts';
 import { registerEnrolment } from './devices/enrolment.ts';
 import { createIdentify } from './devices/identity.ts';
+import { registerRenewal } from './devices/renewal.ts';
 import { createGateRequests, type GateRequests } from './devices/requests.ts';
 import { registerDeviceRoutes } from './devices/routes.ts';
 import { openMetricsPort } from './http/metrics-port.ts';
@@ -222,7 +223,9 @@ async function openHttp(config: CloudConfig, parts: HttpParts): Promise<App> {
   });
   registerManifestRoutes(app, { database, signer: signing.signer, keys: signing.keys, readUsage: manifestUsage, ttlHours: config.manifestTtlHours });
   registerDeviceRoutes(app, { database, requests: parts.requests });
-  registerEnrolment(app, { database, authority: config.ca === null ? null : await openAuthority(config.ca), keys: signing.keys, broker: config.gateBrokerUrl });
+  const authority = config.ca === null ? null : await openAuthority(config.ca);
+  registerEnrolment(app, { database, authority, keys: signing.keys, broker: config.gateBrokerUrl });
+  registerRenewal(app, { database, authority });
   registerTicketRoutes(app, { database });
   registerNotificationRoutes(app, { database });
   registerReconcileRoutes(app, { database });

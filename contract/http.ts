@@ -317,5 +317,8 @@ export const EnrollResponse = z.looseObject({
   /** The broker's address as gates call it; absent: the cloud does not know it. */
   broker: z.string().max(512).optional(),
 });
+/** `POST /enroll/renew`: the certificate that the gate has, and `csr` signed by its key (ECDSA or RSA with SHA-256, Ed25519; base64). */
+export const RenewRequest = z.strictObject({ csr: z.string().max(8192), certificate: z.string().max(8192), proof: z.string().max(2048) });
+export const RenewResponse = z.looseObject({ success: z.literal(true), gate: GateName, certificate: z.string(), ca: z.string(), not_after: z.string() });
 /** `GET /enroll/ca`: the authority, for a gate that knows its fingerprint alone (rules/enrolment-code.ts). */
 export const EnrollAuthority = z.looseObject({ success: z.literal(true), ca: z.string().max(16_384) });

@@ -194,3 +194,16 @@ test('M5: users, folders, drivers and the machine’s own watchdog are what the 
   expect(linesOf('modules-load.d/stile.conf')).toEqual(['cdc_acm', 'ftdi_sio', 'cp210x', 'ch341', 'pl2303']);
   expect(linesOf('system.conf.d/50-stile.conf')).toEqual(['[Manager]', 'RuntimeWatchdogSec=15', 'RebootWatchdogSec=2min']);
 });
+
+test('S3: root renews the certificate without reading what the gate can write, and writes into its folder alone', () => {
+  const unit = settingsOf('stile-renew.service');
+  for (const [name, value] of [
+    ['ExecStart', '/opt/stile/bin/stile-gate renew'],
+    ['SuccessExitStatus', '75'],
+    ['ProtectSystem', 'strict'],
+    ['ReadWritePaths', '/etc/stile/tls'],
+    ['NoNewPrivileges', 'yes'],
+  ] as const)
+    expect(unit.get(name)).toEqual([value]);
+  expect(settingsOf('stile-renew.timer').get('WantedBy')).toEqual(['timers.target']);
+});

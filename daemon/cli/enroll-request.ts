@@ -100,7 +100,10 @@ export async function buy({ token, cloud, ca, fingerprint }: Wanted, csr: string
   return parsed.data;
 }
 
-interface Post {
+/** Posts to the cloud with the device's token. Rejects where it is not reached. */
+export const postToCloud = (url: URL, post: Post): Promise<{ status: number; text: string }> => ask(url, post);
+
+export interface Post {
   readonly body: string;
   readonly token: string;
   /** PEM of the authority; null: the system's. */

@@ -296,6 +296,10 @@ function technician(root: Command): void {
 }
 
 function setUp(root: Command): void {
+  command(root, 'renew', "Renews this gate's certificate where it is due; stile-renew.timer runs it daily.", ['stile-gate renew', 'stile-gate renew --now'])
+    .option('--now', 'asks also before it is due; the cloud decides')
+    .addOption(json())
+    .action(async (options) => (await import('./renew.ts')).renew(options));
   command(root, 'enroll', 'Exchanges a one-use token for this gate’s certificate, and writes the settings for broker and cloud.', [
     "stile-gate enroll 'STILE1:…'             (the code that stile-cloud gate add prints)",
     "stile-gate enroll 'STILE1:…' --wiring gate.yaml",

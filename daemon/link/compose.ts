@@ -38,8 +38,13 @@ export function composeLink(config: Config, clock: Clock, info: () => Omit<InfoM
               decider,
               url: mqtt.url,
               ca: bytes(mqtt.ca),
-              cert: bytes(mqtt.cert),
-              key: bytes(mqtt.key),
+              // Read at every connection: a renewed certificate holds without a restart (daemon/cli/renew.ts).
+              get cert() {
+                return bytes(mqtt.cert);
+              },
+              get key() {
+                return bytes(mqtt.key);
+              },
               username: mqtt.username ?? undefined,
               password: secret(mqtt.passwordFile),
               info: info(),

@@ -70,6 +70,15 @@ export const LINES: Readonly<Record<string, readonly Line[]>> = {
     },
   ],
 
+  // The token says which gate; the certificate and the proof must be its own.
+  'POST /enroll/renew': [
+    {
+      kind: 'device',
+      ask: () => ({ path: '/enroll/renew', body: { csr: 'x', certificate: 'x', proof: 'x' } }),
+      answers: by('403 NOT_YOUR_CERTIFICATE', ...ALL_DEVICES),
+    },
+  ],
+
   'GET /offline/manifest/:eventId': [
     manifest('EV1', EV1),
     manifest('EV2', EV2),
