@@ -218,8 +218,8 @@ export const MANIFEST_TABLES: readonly string[] = [
   'CREATE TABLE zones (zone INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)',
   // id: 16 bytes where ticket_id is a lowercase UUID, else its text. status: index into TICKET_RIGHTS. Times: Unix ms. vip: 1 or NULL.
   'CREATE TABLE tickets (ref BLOB PRIMARY KEY, id NOT NULL, tier INTEGER NOT NULL, zone INTEGER, status INTEGER NOT NULL, max_scans INTEGER, units INTEGER, valid_from_ms INTEGER, valid_until_ms INTEGER, vip INTEGER, note TEXT) WITHOUT ROWID',
-  // direction: 0 in, 1 out. outcome as in UsageEntry. One row a counted grant.
-  'CREATE TABLE usage (ref BLOB NOT NULL, gate TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, direction INTEGER NOT NULL, units INTEGER NOT NULL, outcome TEXT NOT NULL, PRIMARY KEY (ref, gate, epoch, seq)) WITHOUT ROWID',
+  // direction: 0 in, 1 out. outcome as in UsageEntry. hash8: eight bytes, empty where the entry has none. One row a counted grant.
+  'CREATE TABLE usage (ref BLOB NOT NULL, gate TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, direction INTEGER NOT NULL, units INTEGER NOT NULL, outcome TEXT NOT NULL, hash8 BLOB NOT NULL, PRIMARY KEY (ref, gate, epoch, seq, hash8)) WITHOUT ROWID',
 ];
 
 /** `GET /offline/manifest/:eventId`, in the forerunner's camelCase. */

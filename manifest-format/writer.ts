@@ -53,7 +53,7 @@ function begin(db: BetterSqlite.Database, path: string): () => ManifestFile {
 function writer(db: BetterSqlite.Database, path: string): ManifestFile {
   const insertTicket = db.prepare('INSERT OR REPLACE INTO tickets VALUES (?,?,?,?,?,?,?,?,?,?,?)');
   const removeTicket = db.prepare('DELETE FROM tickets WHERE ref = ?');
-  const insertUsage = db.prepare('INSERT INTO usage VALUES (?,?,?,?,?,?,?,?)');
+  const insertUsage = db.prepare('INSERT INTO usage VALUES (?,?,?,?,?,?,?,?,?)');
   const tiers = numbered(db, 'tier', 'tiers');
   const zones = numbered(db, 'zone', 'zones');
 
@@ -90,6 +90,7 @@ function writer(db: BetterSqlite.Database, path: string): ManifestFile {
           entry.direction === 'in' ? 0 : 1,
           entry.units,
           entry.outcome,
+          Buffer.from(entry.hash8 ?? '', 'hex'),
         );
       }
     },

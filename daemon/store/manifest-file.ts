@@ -64,6 +64,7 @@ interface UsageRow {
   direction: number;
   units: number;
   outcome: Entry['outcome'];
+  hash8: Buffer;
 }
 
 /**
@@ -106,7 +107,9 @@ function readerOn(db: Sqlite, path: string, known: readonly string[]): ManifestF
   const one = db.prepare<[Buffer], TicketRow>(
     'SELECT id, tier, zone, status, max_scans, units, valid_from_ms, valid_until_ms, vip, note FROM tickets WHERE ref = ?',
   );
-  const used = db.prepare<[Buffer], UsageRow>('SELECT gate, epoch, seq, at_ms, direction, units, outcome FROM usage WHERE ref = ? ORDER BY gate, epoch, seq');
+  const used = db.prepare<[Buffer], UsageRow>(
+    'SELECT gate, epoch, seq, at_ms, direction, units, outcome, hash8 FROM usage WHERE ref = ? ORDER BY gate, epoch, seq, hash8',
+  );
   const usedAfter = db.prepare<[Buffer, number], { ref: Buffer }>('SELECT DISTINCT ref FROM usage WHERE ref > ? ORDER BY ref LIMIT ? + 0');
   const range = db.prepare<[Buffer, Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ? AND ref < ?');
   const last = db.prepare<[Buffer], { n: number }>('SELECT count(*) AS n FROM tickets WHERE ref >= ?');
@@ -163,6 +166,7 @@ function readerOn(db: Sqlite, path: string, known: readonly string[]): ManifestF
             direction: row.direction === 1 ? 'out' : 'in',
             units: row.units,
             outcome: row.outcome,
+            ...(row.hash8.length > 0 ? { hash: row.hash8.toString('hex') } : {}),
           })),
     usedRefs: (after, limit) => (!anyUsed ? [] : read(() => usedAfter.all(after, limit)).map(({ ref }) => ref.toString('hex'))),
     async count() {

@@ -72,12 +72,28 @@ test('a file is copied, checked, switched to, and read with everything that a ti
     ],
     usage: [
       { ticket_ref: refOf(plain), gate: 'arena/north-02', epoch: 5, seq: 9, at: '2026-06-01T17:00:00.000Z', direction: 'out', units: 1, outcome: 'stuck' },
+      // Two lives of a store may have granted under one number: only the hash tells them apart.
+      ...['ab', 'cd'].map((byte) => ({
+        ticket_ref: refOf(full),
+        gate: 'arena/north-02',
+        epoch: 5,
+        seq: 3,
+        hash8: byte.repeat(8),
+        at: '2026-06-01T16:00:00.000Z',
+        direction: 'in' as const,
+        units: 1,
+        outcome: 'passed' as const,
+      })),
     ],
     upto: { 'arena/north-02': [5, 9] },
   });
   expect(await manifests.install(file, wanted)).toEqual({ ok: true, version: 7 });
   const event = manifests.find(EVENT);
   expect(event).toMatchObject({ overlayVersion: 7, file: { head: { ticket_count: 2, upto: { 'arena/north-02': [5, 9] } } } });
+  expect(event?.file.usageOf(ref(full)).map(({ seq, hash }) => [seq, hash])).toEqual([
+    [3, 'ab'.repeat(8)],
+    [3, 'cd'.repeat(8)],
+  ]);
   expect(event?.file.find(ref(plain))).toMatchObject({
     ticketId: `t-${refOf(plain).slice(0, 12)}`,
     tier: 'standard',
