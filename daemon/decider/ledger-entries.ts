@@ -1,5 +1,6 @@
 /** Builds the rows that the decider writes: decisions, notes, and at start the outcomes that were never reported. */
 import { statfsSync } from 'node:fs';
+import { originalOf } from '../../contract/identity.ts';
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
@@ -98,6 +99,7 @@ export function noteRow(ledger: Ledger, note: Note): RowBody {
 /** Grants, and overrides that released, whose outcome was never written (a crash between release and passage): `unknown`, one row a unit. */
 export function markUnknownOutcomes(ledger: Ledger, write: (bodies: readonly RowBody[], stamp: Stamp) => unknown, stamp: Stamp): void {
   const open = new Map<string, { readonly position: RowPosition; readonly entry: StoredEntry; readonly units: Set<number> }>();
+  const seen = new Set<string>();
   let budget = OUTCOME_SCAN_ROWS;
   const parts = [...ledger.epochs()].reverse().flatMap((own) => {
     const limit = Math.min(budget, own.lastSeq - own.firstSeq + 1);
@@ -105,7 +107,7 @@ export function markUnknownOutcomes(ledger: Ledger, write: (bodies: readonly Row
     return limit > 0 ? [{ epoch: own.epoch, from: own.lastSeq - limit + 1, limit }] : [];
   });
   for (const part of parts.reverse())
-    for (const row of ledger.read(part.epoch, part.from, part.limit)) take(open, part.epoch, parseEntry(ledger, part.epoch, row));
+    for (const row of ledger.read(part.epoch, part.from, part.limit)) take(ledger.name, seen, open, part.epoch, parseEntry(ledger, part.epoch, row));
   const bodies = [...open.values()].flatMap(({ position, entry, units }) =>
     [...units].map((unit) => passageBody(position, entry, String(entry['direction'] ?? 'in'), unit, 'unknown')),
   );
@@ -113,6 +115,8 @@ export function markUnknownOutcomes(ledger: Ledger, write: (bodies: readonly Row
 }
 
 function take(
+  ledger: string,
+  seen: Set<string>,
   open: Map<string, { readonly position: RowPosition; readonly entry: StoredEntry; readonly units: Set<number> }>,
   epoch: number,
   entry: StoredEntry,
@@ -120,7 +124,12 @@ function take(
   const releases = entry.kind === 'grant' || (entry.kind === 'override' && entry['units'] !== undefined);
   if (releases) {
     const units = new Set(Array.from({ length: Number(entry['units']) }, (_, n) => n + 1));
-    open.set(`${epoch} ${entry.seq}`, { position: [epoch, entry.seq], entry, units });
+    // A row that was written again stands for its original, which may have ended already.
+    const original = originalOf({ ledger, epoch, seq: entry.seq, hash: entry.hash, again: entry['again'] });
+    const place = `${original.epoch} ${original.seq}`;
+    if (seen.has(place)) return;
+    seen.add(place);
+    open.set(place, { position: [original.epoch, original.seq], entry, units });
     return;
   }
   const of = entry['of'];

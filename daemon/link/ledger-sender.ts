@@ -205,6 +205,8 @@ export function createLedgerSender(options: LedgerSenderOptions): LedgerSender {
         // The ack releases nothing in flight: the cloud is back, so probe now instead of after the wait.
         const oldest = inFlight[0];
         if (oldest !== undefined && nowMs() - oldest.sentMs >= SETTLE_MS) probe();
+        // Rows that the store wrote by itself, to be sent again, have waited for nobody's call.
+        if (oldest === undefined) void pump();
         return;
       }
       // After sliding, the window has holes: begin again with the ledger's oldest unacknowledged row.
