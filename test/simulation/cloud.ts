@@ -4,81 +4,29 @@
  */
 import { createHash } from 'node:crypto';
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
-import type { LedgerVector } from '../../contract/ids.ts';
 import type { ManifestTicket, TicketChange, UsageEntry, WantedManifest } from '../../contract/manifest.ts';
 import { makeOverlay } from '../../daemon/decider/testing/store.ts';
 import type { CloudConnection, Delivery } from './broker.ts';
-import { type AccountTicket, grantsOf, type Row } from './counts.ts';
-import { BASE_MS, HISTORIES_A_FLEET, isSoldLater, SITE, TICKETS_A_HISTORY, ticketOf } from './fixture.ts';
+import { atOf, CLOUD_LEDGER, type Cloud, messageOf, type StoredRow } from './cloud-api.ts';
+import { grantsOf } from './counts.ts';
+import { createCloudDatabase } from './database.ts';
+import { BASE_MS, HISTORIES_A_FLEET, isSoldLater, TICKETS_A_HISTORY, ticketOf } from './fixture.ts';
+import type { Registry } from './registry.ts';
 import type { Owner } from './scheduler.ts';
 import type { World } from './types.ts';
-import type { Registry } from './watch.ts';
 
-export const CLOUD_LEDGER = `${SITE}/cloud`;
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 /** From the arrival of a message to its commit, ms. */
 const COMMIT_MS = [2, 15] as const;
 /** Without a connection it tries again so often, ms. */
 const RECONNECT_MS = 700;
 
-export interface StoredRow extends Row {
-  readonly hash: string;
-}
-/** Messages that one transaction took, as they came. */
-export type Taken = readonly { readonly gate: string; readonly payload: Uint8Array }[];
-
-export interface LedgerMessage {
-  readonly gate: string;
-  readonly epoch: number;
-  readonly entries: readonly (Readonly<Record<string, unknown>> & { readonly seq: number; readonly hash: string })[];
-}
-const messages = new WeakMap<Uint8Array, LedgerMessage>();
-/** A batch of a ledger, read once for all who look at it: who sent it, the cloud, and who heard of it. */
-export function messageOf(payload: Uint8Array): LedgerMessage {
-  const message = messages.get(payload) ?? (JSON.parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('utf8')) as LedgerMessage);
-  messages.set(payload, message);
-  return message;
-}
-
-export interface Cloud {
-  readonly gates: readonly string[];
-  /** Every row, by ledger and epoch. */
-  readonly ledgers: ReadonlyMap<string, ReadonlyMap<number, ReadonlyMap<number, StoredRow>>>;
-  rows(): StoredRow[];
-  readonly taken: readonly Taken[];
-  readonly clones: readonly string[];
-  readonly quarantined: number;
-  has(gate: string, epoch: number, seq: number): string | null;
-  upto(gate: string, epoch: number): number;
-  start(): Promise<void>;
-  crash(forMs: number): void;
-  readonly up: boolean;
-  // ---- HTTP
-  ledgerAfter(vector: LedgerVector): readonly StoredRow[];
-  manifestFile(wanted: WantedManifest): string;
-  overlaysAfter(version: number): readonly Uint8Array[];
-  // ---- rights
-  change(ticket: number, change: 'revoke' | 'block' | 'restore' | 'vip' | 'sell'): void;
-  buildManifest(): void;
-  settle(pick: number, outcome: 'passed' | 'returned'): void;
-  readonly version: number;
-  /** Returns a ticket's right in a version; null when it is not sold yet. */
-  rightAt(ticketId: string, version: number): ManifestTicket | null;
-  accountTicket(ticketId: string): AccountTicket | null;
-  /** Overlays that were published, for a late or forged copy. */
-  published(): readonly Uint8Array[];
-  /** Manifests that were built in this world alone. */
-  ownFiles(): readonly string[];
-}
-
 export function createCloud(world: () => World, gates: readonly string[], registry: Registry): Cloud {
-  const ledgers = new Map<string, Map<number, Map<number, StoredRow>>>();
-  const uptos = new Map<string, number>();
-  /** The highest row of each epoch, wherever there are holes. */
-  const highests = new Map<string, number>();
-  const taken: Taken[] = [];
-  const clones: string[] = [];
-  const seenTicketTimes = new Set<string>();
+  const mutant = () => world().mutant;
+  let database = createCloudDatabase(mutant, 1);
+  let dumped: ReturnType<typeof createCloudDatabase> | null = null;
+  let lives = 1;
+  let restored = 0;
   const rights = new Map<string, { readonly version: number; readonly ticket: ManifestTicket }[]>();
   const changes: { readonly version: number; readonly overlay: Uint8Array }[] = [];
   let wanted: WantedManifest | null = null;
@@ -92,62 +40,19 @@ export function createCloud(world: () => World, gates: readonly string[], regist
   let unpublished: Uint8Array[] = [];
   let previous = '';
   let ownSeq = 0;
-  const ownEpoch = Math.floor(BASE_MS / 1000);
+  let ownEpoch = Math.floor(BASE_MS / 1000);
 
   for (let number = 0; number < HISTORIES_A_FLEET * TICKETS_A_HISTORY; number++) {
     if (!isSoldLater(number)) rights.set(`T-${number}`, [{ version: 1, ticket: ticketOf(number) }]);
   }
 
-  const epochOf = (gate: string, epoch: number): Map<number, StoredRow> => {
-    const epochs = ledgers.get(gate) ?? new Map<number, Map<number, StoredRow>>();
-    ledgers.set(gate, epochs);
-    const rows = epochs.get(epoch) ?? new Map<number, StoredRow>();
-    epochs.set(epoch, rows);
-    return rows;
-  };
-  const store = (gate: string, epoch: number, entry: LedgerMessage['entries'][number]): void => {
-    const rows = epochOf(gate, epoch);
-    const known = rows.get(entry.seq);
-    if (known !== undefined) {
-      if (known.hash !== entry.hash) clones.push(`${gate} ${epoch} ${entry.seq}`);
-      return;
-    }
-    if (world().mutant === 'duplicates-by-ticket-and-time' && entry['ticket_id'] !== undefined) {
-      const key = `${entry['ticket_id']} ${entry['ts']}`;
-      if (seenTicketTimes.has(key)) {
-        // Taken for a repeat: acknowledged like any other, and its number counted as there.
-        uptos.set(`${gate} ${epoch}`, Math.max(uptos.get(`${gate} ${epoch}`) ?? 0, entry.seq));
-        return;
-      }
-      seenTicketTimes.add(key);
-    }
-    const { hash, ...rest } = entry;
-    rows.set(entry.seq, { gate, epoch, seq: entry.seq, hash, entry: rest });
-    const key = `${gate} ${epoch}`;
-    highests.set(key, Math.max(highests.get(key) ?? 0, entry.seq));
-    let upto = uptos.get(key) ?? 0;
-    while (rows.has(upto + 1)) upto += 1;
-    uptos.set(key, upto);
-  };
-  const ackOf = (gate: string): string => {
-    const epochs = [...(ledgers.get(gate) ?? [])].sort(([a], [b]) => a - b);
-    return JSON.stringify({
+  const ackOf = (gate: string): string =>
+    JSON.stringify({
       schema: 1,
-      epochs: epochs.map(([epoch, rows]) => {
-        const upto = uptos.get(`${gate} ${epoch}`) ?? 0;
-        const highest = highests.get(`${gate} ${epoch}`) ?? 0;
-        const missing: [number, number][] = [];
-        for (let seq = upto + 1; seq < highest && missing.length < 100; seq++) {
-          if (rows.has(seq)) continue;
-          const range = missing.at(-1);
-          if (range !== undefined && range[1] === seq - 1) range[1] = seq;
-          else missing.push([seq, seq]);
-        }
-        return { epoch, upto_seq: world().mutant === 'ack-above-a-hole' ? highest : upto, missing };
-      }),
+      since: `life-${database.life}`,
+      epochs: database.epochs(gate),
       cloud_time: new Date(BASE_MS + world().scheduler.nowMs()).toISOString(),
     });
-  };
   const publish = (topic: string, text: string, retain: boolean): void => connection?.publish(topic, Buffer.from(text), retain);
   const acknowledge = (gate: string): void => publish(`stile/1/${gate}/ack`, ackOf(gate), true);
   const publishWants = (): void => {
@@ -180,7 +85,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
     committing = false;
     const batch = waiting;
     waiting = [];
-    taken.push(batch);
+    database.taken.push(batch);
     const answered = new Set<string>();
     for (const { gate, payload } of batch) {
       const message = messageOf(payload);
@@ -189,7 +94,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
         quarantined += 1;
         continue;
       }
-      for (const entry of message.entries) store(message.gate, message.epoch, entry);
+      database.store(message.gate, message.epoch, message.entries);
     }
     world().trace.add(world().scheduler.nowMs(), `cloud commits ${batch.length}`);
     for (const gate of answered) acknowledge(gate);
@@ -234,15 +139,50 @@ export function createCloud(world: () => World, gates: readonly string[], regist
 
   const cloud: Cloud = {
     gates,
-    ledgers,
-    rows: () => [...ledgers.values()].flatMap((epochs) => [...epochs.values()].flatMap((rows) => [...rows.values()])),
-    taken,
-    clones,
+    get ledgers() {
+      return database.ledgers;
+    },
+    rows: () => database.rows(),
+    get taken() {
+      return database.taken;
+    },
+    get forks() {
+      return database.forks;
+    },
+    counted: () => database.counted(),
+    originals: () => database.originals(),
+    dump() {
+      dumped = database.copy(database.life);
+    },
+    restore(renewed) {
+      if (dumped === null) return false;
+      lives += 1;
+      restored += 1;
+      const was = database;
+      // Found out at the start as well: what is retained names another life, or more than this database holds.
+      const behind =
+        renewed ||
+        [...gates, CLOUD_LEDGER].some((gate) =>
+          was.epochs(gate).some((one) => database.upto(gate, Number(one['epoch'])) > (dumped as typeof was).upto(gate, Number(one['epoch']))),
+        );
+      database = dumped.copy(behind ? lives : dumped.life);
+      // The ledgers that the cloud writes begin anew, above everything that any gate has seen.
+      if (behind) {
+        ownEpoch = Math.max(ownEpoch, Math.floor((BASE_MS + world().scheduler.nowMs()) / 1000)) + 1;
+        ownSeq = 0;
+      }
+      unpublished = [];
+      world().trace.add(world().scheduler.nowMs(), `the cloud's database is put back (${renewed ? 'restored' : 'as it lay'})`);
+      return true;
+    },
+    get restored() {
+      return restored;
+    },
     get quarantined() {
       return quarantined;
     },
-    has: (gate, epoch, seq) => ledgers.get(gate)?.get(epoch)?.get(seq)?.hash ?? null,
-    upto: (gate, epoch) => uptos.get(`${gate} ${epoch}`) ?? 0,
+    has: (gate, epoch, seq) => database.ledgers.get(gate)?.get(epoch)?.get(seq)?.hash ?? null,
+    upto: (gate, epoch) => database.upto(gate, epoch),
     async start() {
       const { fixture, policy } = world();
       const first = await fixture.firstManifest(policy);
@@ -304,15 +244,15 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       const { fixture, policy, scheduler } = world();
       version += 1;
       const upto: Record<string, [number, number]> = {};
-      for (const [gate, epochs] of ledgers) {
+      for (const [gate, epochs] of database.ledgers) {
         const ordered = [...epochs].sort(([a], [b]) => a - b);
         for (const [epoch, rows] of ordered) {
-          const seq = uptos.get(`${gate} ${epoch}`) ?? 0;
+          const seq = database.upto(gate, epoch);
           upto[gate] = [epoch, seq];
           if (seq < Math.max(0, ...rows.keys())) break;
         }
       }
-      const covered = cloud.rows().filter((row) => {
+      const covered = cloud.originals().filter((row) => {
         const at = upto[row.gate];
         return at !== undefined && (row.epoch < at[0] || (row.epoch === at[0] && row.seq <= at[1]));
       });
@@ -324,6 +264,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
           gate: grant.gate,
           epoch: twice ? grant.epoch + 1_000_000 : grant.epoch,
           seq: grant.seq,
+          hash8: grant.hash.slice(0, 16),
           at: new Date(atOf(grant.entry)).toISOString(),
           direction: grant.direction,
           units: grant.used,
@@ -340,7 +281,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       );
     },
     settle(pick, outcome) {
-      const unsure = grantsOf(cloud.rows()).filter((grant) => grant.uncertain > 0);
+      const unsure = grantsOf(cloud.originals()).filter((grant) => grant.uncertain > 0);
       const grant = unsure[pick % Math.max(1, unsure.length)];
       if (grant === undefined) return;
       const nowMs = world().scheduler.nowMs();
@@ -353,7 +294,7 @@ export function createCloud(world: () => World, gates: readonly string[], regist
         boottime_ms: Math.round(nowMs * 1000) / 1000,
         clock_offset_ms: BASE_MS,
         clock_bound_ms: 0,
-        of: [grant.gate, grant.epoch, grant.seq],
+        of: [grant.gate, grant.epoch, grant.seq, grant.hash],
         outcome,
         actor: 'op-1',
         reason: 'asked the guest',
@@ -364,10 +305,10 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       };
       previous = entryHash(sha256, ownSeq === 1 ? firstPredecessor(sha256, CLOUD_LEDGER, ownEpoch) : previous, row);
       const entry = { ...row, hash: previous };
-      store(CLOUD_LEDGER, ownEpoch, entry);
-      registry.add({ gate: CLOUD_LEDGER, epoch: ownEpoch, seq: ownSeq, entry });
+      database.store(CLOUD_LEDGER, ownEpoch, [entry]);
+      registry.add({ gate: CLOUD_LEDGER, epoch: ownEpoch, seq: ownSeq, hash: previous, entry });
       const payload = Buffer.from(JSON.stringify({ schema: 1, gate: CLOUD_LEDGER, epoch: ownEpoch, entries: [entry] }));
-      taken.push([{ gate: CLOUD_LEDGER, payload }]);
+      database.taken.push([{ gate: CLOUD_LEDGER, payload }]);
       unpublished.push(payload);
       publishOwn();
       world().trace.add(nowMs, `settled ${grant.key} ${outcome}`);
@@ -384,12 +325,6 @@ export function createCloud(world: () => World, gates: readonly string[], regist
     ownFiles: () => [...files.values()].slice(1),
   };
   return cloud;
-}
-
-/** Unix ms of a row as its writer corrected it; its wall clock where it could not. */
-export function atOf(entry: Readonly<Record<string, unknown>>): number {
-  const offset = entry['clock_offset_ms'];
-  return typeof offset === 'number' ? Math.round(Number(entry['boottime_ms']) + offset) : Date.parse(String(entry['ts']));
 }
 
 const unsigned = ({ signature: _signature, ...rest }: WantedManifest): Record<string, unknown> => rest;

@@ -3,11 +3,14 @@
  * look at the SQL. A function of the set of rows; slow and plain, so that a reader can check it.
  */
 
+import { countedRows, identityKey, type NamedRow, originalOf, readReference } from '../../contract/identity.ts';
+
 /** A row as its gate wrote it. */
 export interface Row {
   readonly gate: string;
   readonly epoch: number;
   readonly seq: number;
+  readonly hash: string;
   readonly entry: Readonly<Record<string, unknown>>;
 }
 
@@ -40,6 +43,7 @@ export interface Granted {
   readonly gate: string;
   readonly epoch: number;
   readonly seq: number;
+  readonly hash: string;
   readonly eventId: string;
   readonly ticketId: string;
   readonly direction: 'in' | 'out';
@@ -62,7 +66,21 @@ interface Word {
 const PASSAGE_STRENGTH: Readonly<Record<string, number>> = { unknown: 1, stuck: 2, returned: 3, passed: 4 };
 const SETTLEMENT_STRENGTH = 5;
 
-export const keyOf = (gate: string, epoch: number, seq: number): string => `${gate} ${epoch} ${seq}`;
+/** A row as identity reads it. */
+export const rowKey = (row: Row): NamedRow => ({ ledger: row.gate, epoch: row.epoch, seq: row.seq, hash: row.hash, again: row.entry['again'] });
+/** One text a grant: two lives of a store may have granted under one number. */
+export const keyOf = ({ gate, epoch, seq, hash }: Row): string => `${gate} ${epoch} ${seq} ${hash.slice(0, 16)}`;
+
+/** The rows that count, each under its original's key. */
+function originalsOf(rows: Iterable<Row>): Map<string, Row> {
+  const named = [...rows].map((row) => ({ ...rowKey(row), row }));
+  return new Map(
+    [...countedRows(named)].map(([identity, one]) => {
+      const { ledger, epoch, seq, hash } = originalOf(one);
+      return [identity, { gate: ledger, epoch, seq, hash, entry: one.row.entry }];
+    }),
+  );
+}
 
 const compare = (a: readonly number[], b: readonly number[]): number => {
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return (a[i] as number) - (b[i] as number);
@@ -71,25 +89,35 @@ const compare = (a: readonly number[], b: readonly number[]): number => {
 
 /** Every grant among the rows, with the words that are among them too. */
 export function grantsOf(rows: Iterable<Row>): Granted[] {
-  const grants: Row[] = [];
+  const grants: [string, Row][] = [];
+  const places = new Map<string, { readonly identity: string; readonly isAgain: boolean }[]>();
+  const originals = originalsOf(rows);
+  for (const [identity, { gate, epoch, seq, entry }] of originals)
+    if (entry['kind'] === 'grant')
+      places.set(`${gate} ${epoch} ${seq}`, [...(places.get(`${gate} ${epoch} ${seq}`) ?? []), { identity, isAgain: entry['again'] !== undefined }]);
   const words = new Map<string, Word[]>();
   const say = (key: string, word: Word): void => {
     const known = words.get(key);
     if (known === undefined) words.set(key, [word]);
     else known.push(word);
   };
-  for (const row of rows) {
+  for (const [identity, row] of originals) {
     const { entry } = row;
-    if (entry['kind'] === 'grant') grants.push(row);
-    const of = entry['of'];
-    if (!Array.isArray(of)) continue;
+    if (entry['kind'] === 'grant') grants.push([identity, row]);
+    const of = readReference(row.gate, entry['of']);
+    if (of === null) continue;
+    // Without a hash: the grant under that number; of two lives that of the same chain, which was sent again where the word was.
+    const there = places.get(`${of.ledger} ${of.epoch} ${of.seq}`) ?? [];
+    const meant = there.length === 1 ? there[0] : there.find(({ isAgain }) => isAgain === (entry['again'] !== undefined));
+    const named = of.hash !== null ? identityKey({ ...of, hash: of.hash }) : meant?.identity;
+    if (named === undefined) continue;
     const unit = typeof entry['unit'] === 'number' ? entry['unit'] : null;
     const outcome = entry['outcome'] as Outcome;
     if (entry['kind'] === 'passage' && entry['ticket_id'] !== undefined && outcome in PASSAGE_STRENGTH)
-      say(keyOf(row.gate, of[0], of[1]), { unit, outcome, strength: [PASSAGE_STRENGTH[outcome] as number, 0, 0] });
-    else if (entry['kind'] === 'settlement') say(keyOf(of[0], of[1], of[2]), { unit, outcome, strength: [SETTLEMENT_STRENGTH, row.epoch, row.seq] });
+      say(named, { unit, outcome, strength: [PASSAGE_STRENGTH[outcome] as number, 0, 0] });
+    else if (entry['kind'] === 'settlement') say(named, { unit, outcome, strength: [SETTLEMENT_STRENGTH, row.epoch, row.seq] });
   }
-  return grants.map((row) => grantOf(row, words.get(keyOf(row.gate, row.epoch, row.seq)) ?? []));
+  return grants.map(([identity, row]) => grantOf(row, words.get(identity) ?? []));
 }
 
 function grantOf(row: Row, words: readonly Word[]): Granted {
@@ -105,10 +133,11 @@ function grantOf(row: Row, words: readonly Word[]): Granted {
   // One word for all: the least certain of those that count.
   const outcome = counted.length === 0 ? 'returned' : ((['open', 'unknown', 'stuck'] as const).find((one) => unsure.includes(one)) ?? 'passed');
   return {
-    key: keyOf(row.gate, row.epoch, row.seq),
+    key: keyOf(row),
     gate: row.gate,
     epoch: row.epoch,
     seq: row.seq,
+    hash: row.hash,
     eventId: String(entry['event_id']),
     ticketId: String(entry['ticket_id']),
     direction: entry['direction'] === 'out' ? 'out' : 'in',
@@ -286,7 +315,7 @@ const COUNTED = { winner: 'winners', reentry: 'reentries', exit: 'exits', excess
 
 /** Rank: the middle of the corrected time, then gate, epoch, seq. */
 export const byRank = (a: Granted & Place, b: Granted & Place): number =>
-  a.atMs - b.atMs || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0) || a.epoch - b.epoch || a.seq - b.seq;
+  a.atMs - b.atMs || (a.gate < b.gate ? -1 : a.gate > b.gate ? 1 : 0) || a.epoch - b.epoch || a.seq - b.seq || (a.hash < b.hash ? -1 : 1);
 
 /** Verdicts and sums of a set of rows. `ticketOf` null: a ticket that the cloud does not know. */
 export function accountOf(rows: readonly Row[], ticketOf: (ticketId: string) => AccountTicket | null, policy: AccountPolicy): IngestCounts {

@@ -1,19 +1,22 @@
 /** A fleet and what befalls it: one world for HISTORIES_A_FLEET histories, each with tickets of its own, each ended by healing, quiet and the checks. */
 import { rmSync } from 'node:fs';
+import type { RowPosition } from '../../contract/ids.ts';
 import { makeOverlay } from '../../daemon/decider/testing/store.ts';
 import type { GateSnapshot } from '../../daemon/gate/live-feed.ts';
 import { effectivePolicy } from '../../rules/policy.ts';
 import { randomOf } from '../../testkit/prng.ts';
 import { createBroker } from './broker.ts';
 import { beginChecks, checkEnd, metBy } from './check.ts';
-import { CLOUD_LEDGER, type Cloud, createCloud } from './cloud.ts';
+import { createCloud } from './cloud.ts';
+import type { Cloud } from './cloud-api.ts';
 import type { AccountPolicy } from './counts.ts';
 import { BASE_MS, codeOf, copyStore, type Fixture, GATES, POLICIES, ticketOf } from './fixture.ts';
 import { createSimGate, type Life, type SimGate } from './gate.ts';
 import { type FleetPlan, STEPS_MS, type Step } from './plan.ts';
+import { createRegistry } from './registry.ts';
 import { createScheduler } from './scheduler.ts';
 import { createTrace, type Invariant, type MutantName, type Violation, type World } from './types.ts';
-import { createRegistry, type Seen, watchGate } from './watch.ts';
+import { type Seen, watchGate } from './watch.ts';
 
 /** After healing, all must be quiet within so long: two heartbeats, and the longest wait before a gate connects again. */
 const QUIET_WITHIN_MS = 150_000;
@@ -24,6 +27,14 @@ const FIRE_GAP_MS = 150;
 const GUESTS_GONE_MS = 9_000;
 /** The first connection of a new fleet. */
 const SETTLE_MS = 3_000;
+/** So often a gate gets another card in the life of a fleet. */
+const MAX_EXCHANGES = 3;
+
+/** A copy of a card, and its last row. */
+interface Image {
+  readonly folder: string;
+  readonly last: RowPosition;
+}
 
 export interface HistoryResult {
   readonly violations: readonly Violation[];
@@ -64,12 +75,12 @@ export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: Fle
   };
   const broker = createBroker(scheduler, random, plan.network, (what) => trace.add(scheduler.nowMs(), what));
   const cloud: Cloud = createCloud(() => world, names, registry);
-  const world: World = { fixture, scheduler, random, policy: plan.policy, mutant, broker, cloud, trace, violated, violations };
+  const world: World = { fixture, scheduler, random, policy: plan.policy, mutant, broker, cloud, trace, violated, violations, backs: new Map() };
   const policy = accountPolicy(plan.policy);
   const folders: string[] = [];
   const seen = new Map<string, Seen>();
   const gates: SimGate[] = [];
-  const images = new Map<string, string>();
+  const images = new Map<string, Image>();
   await cloud.start();
   for (const [index, name] of names.entries()) {
     const path = await fixture.store(name, plan.policy);
@@ -97,30 +108,29 @@ export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: Fle
     healers.push(once);
     scheduler.after(forMs, null, once);
   };
-  const backlogOf = (gate: SimGate): number => gate.life()?.decider.core()?.status(stampNow()).backlog ?? Number.POSITIVE_INFINITY;
   const stampNow = () => ({ boottimeMs: 0, wallMs: BASE_MS + scheduler.nowMs(), bootId: '', offset: null, trusted: true });
-  /** A technician: once all rows of the gate are in the cloud, another card goes in, and guests wait until it has heard from the cloud. */
-  const exchange = (gate: SimGate, image: string | null): void => {
-    const state = gate.life()?.gate.state();
-    // Nobody under way, and nothing that only this card knows.
-    if (state === undefined || busy.has(gate.name) || isBusy(state.in) || isBusy(state.out) || state.pendingEntryCount > 0 || backlogOf(gate) > 0) return;
-    busy.add(gate.name);
-    gate.barred = true;
+  /** Another card goes in at once, whatever only the old one knew: a new one, or a copy that was made before. */
+  const exchange = (gate: SimGate, image: Image | null): void => {
+    const times = world.backs.get(gate.name) ?? 0;
+    // A store begins no further epoch after the third a day: then a person is called.
+    if (gate.life() === null || times >= MAX_EXCHANGES) return;
+    world.backs.set(gate.name, times + 1);
     gate.kill();
     const folder = fixture.folderFor(gate.name);
-    if (image !== null) copyStore(image, folder);
-    gate.replaceCard(folder);
+    if (image !== null) copyStore(image.folder, folder);
+    gate.replaceCard(folder, image?.last ?? null);
     trace.add(scheduler.nowMs(), `${gate.name} gets ${image === null ? 'a new card' : 'an old card'}`);
     gate.start();
-    const admitAgain = (): void => {
-      if (seen.get(gate.name)?.heardOfCloud() === true) {
-        busy.delete(gate.name);
-        gate.barred = false;
-      } else scheduler.after(300, null, admitAgain);
-    };
-    admitAgain();
   };
-  const busy = new Set<string>();
+  const copyCard = (gate: SimGate): void => {
+    const core = gate.life()?.decider.core();
+    if (core == null) return;
+    const folder = fixture.folderFor(`image-${gate.name}`);
+    copyStore(gate.path(), folder);
+    folders.push(folder);
+    const { epoch, lastSeq } = core.status(stampNow());
+    images.set(gate.name, { folder, last: [epoch, lastSeq] });
+  };
 
   const carryOut = (step: Step): void => {
     const gate = 'gate' in step ? gates[step.gate] : undefined;
@@ -129,19 +139,18 @@ export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: Fle
     const at = gate as SimGate;
     switch (step.do) {
       case 'show':
-        if (!busy.has(at.name)) at.show(codeOf(step.ticket), step.direction, step.acts);
-        return;
+        return at.show(codeOf(step.ticket), step.direction, step.acts);
       case 'nonsense':
-        return busy.has(at.name) ? undefined : at.show('no such ticket at all, whatever it says', 'in', []);
+        return at.show('no such ticket at all, whatever it says', 'in', []);
       case 'push':
-        return busy.has(at.name) ? undefined : at.push('in');
+        return at.push('in');
       case 'press':
-        if (busy.has(at.name) || at.life() === null) return;
+        if (at.life() === null) return;
         seen.get(at.name)?.pressed();
         return at.press();
       case 'kill':
       case 'power-cut':
-        if (busy.has(at.name) || at.life() === null) return;
+        if (at.life() === null) return;
         if (step.do === 'kill') at.kill();
         else at.powerCut();
         return forAWhile(step.forMs, () => at.start());
@@ -164,7 +173,6 @@ export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: Fle
           at.disk.fails = false;
         });
       case 'fire':
-        if (busy.has(at.name)) return;
         at.fire(true);
         if (at.life() !== null) expectOpen(at, at.life() as Life);
         return forAWhile(step.forMs, () => {
@@ -187,7 +195,15 @@ export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: Fle
       case 'new-card':
         return exchange(at, null);
       case 'old-card':
-        return exchange(at, images.get(at.name) ?? null);
+        return images.has(at.name) ? exchange(at, images.get(at.name) as Image) : undefined;
+      case 'copy-card':
+        return copyCard(at);
+      case 'dump':
+        return cloud.dump();
+      case 'restore':
+        if (!cloud.up) return;
+        cloud.crash(step.forMs);
+        return void cloud.restore(step.renewed);
       case 'broker-restart':
         if (!broker.up) return;
         broker.stop(step.keeps);
@@ -265,7 +281,7 @@ export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: Fle
     broker.calm(true);
     const admittedByMs = scheduler.nowMs() + QUIET_WITHIN_MS;
     await scheduler.runUntil(scheduler.nowMs() + GUESTS_GONE_MS);
-    while ((busy.size > 0 || gates.some(isUnderWay)) && scheduler.nowMs() < admittedByMs) await scheduler.runUntil(scheduler.nowMs() + LOOK_EVERY_MS);
+    while (gates.some(isUnderWay) && scheduler.nowMs() < admittedByMs) await scheduler.runUntil(scheduler.nowMs() + LOOK_EVERY_MS);
     // Where messages are lost, a row more at every gate: whoever missed the last one sees that it is missing.
     for (const gate of plan.network.lost > 0 ? gates : []) {
       seen.get(gate.name)?.pressed();
@@ -284,12 +300,6 @@ export async function startFleet({ fixture, seed, plan, mutant, keepTrace }: Fle
     async live(steps, last) {
       const beganMs = scheduler.nowMs();
       broker.calm(false);
-      for (const gate of steps.some((step) => step.do === 'old-card') ? gates : []) {
-        const image = fixture.folderFor(`image-${gate.name}`);
-        copyStore(gate.path(), image);
-        folders.push(image);
-        images.set(gate.name, image);
-      }
       for (const step of steps) {
         if (violations.length > 0) break;
         await scheduler.runUntil(beganMs + step.atMs);
@@ -339,4 +349,3 @@ export function accountPolicy(index: number): AccountPolicy {
     hardPassback: policy.passback.mode === 'hard',
   };
 }
-export { CLOUD_LEDGER };

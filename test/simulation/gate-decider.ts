@@ -66,12 +66,14 @@ export function createSimDesk(options: {
   let busyMs = 0;
   let nextId = 1;
   let nothingAfter: string | null = null;
+  const most = new Map<number, number>();
   let idle: { cancel(): void } | null = null;
   const ids = new WeakMap<Presentation, number>();
 
   const stamp = () => ({ boottimeMs: clock.boottimeMs(), wallMs: clock.wallMs(), bootId: clock.bootId, offset: clock.offset(), trusted: clock.trusted() });
   const maybeCheckpoint = (): void => {
     try {
+      nothingAfter = null;
       for (let step = 0; step < MAX_IDLE_STEPS && core?.idle(stamp(), true) === true; step++);
     } catch (error) {
       world.violated('I8', `${gate}: tidying up failed: ${(error as Error).message}`);
@@ -180,6 +182,15 @@ export function createSimDesk(options: {
         if (mutant === 'sequence-reused-after-restore') {
           const { epoch, lastSeq } = opened.status(latest);
           given = { ...ack, epochs: ack.epochs.filter((one) => one.epoch < epoch || (one.epoch === epoch && one.upto_seq <= lastSeq)) };
+        }
+        if (mutant === 'ack-by-number')
+          given = { ...given, epochs: given.epochs.map(({ hash: _hash, last: _last, ...rest }) => ({ ...rest, last: rest.upto_seq })) };
+        // Once acknowledged is acknowledged for good.
+        if (mutant === 'resend-only-kicks') {
+          for (const one of given.epochs) most.set(one.epoch, Math.max(most.get(one.epoch) ?? 0, one.upto_seq));
+          const kept = (one: (typeof given.epochs)[number]) =>
+            one.upto_seq < (most.get(one.epoch) ?? 0) ? { ...one, upto_seq: most.get(one.epoch) as number, hash: null, missing: [] } : one;
+          given = { ...given, since: 'for ever', epochs: given.epochs.map(kept) };
         }
         const answer = opened.acknowledge(given, latest);
         nothingAfter = null;

@@ -59,7 +59,7 @@ export interface Life extends Owner {
 export interface GateWatcher extends DeskWatcher {
   started(life: number): void;
   /** Another card is in: what the old one had heard is not on it. */
-  exchanged(): void;
+  exchanged(kept: RowPosition | null): void;
   /** A release line rose. */
   released(direction: Direction, life: number): void;
   ledgerSent(payload: Uint8Array): void;
@@ -79,7 +79,8 @@ export interface SimGate {
   path(): string;
   /** Every folder that this gate has had for a card. */
   readonly folders: readonly string[];
-  replaceCard(path: string): void;
+  /** `kept`: the last row on the card that goes in; null: it is new. */
+  replaceCard(path: string, kept: RowPosition | null): void;
   show(code: string, direction: Direction, acts: readonly Act[]): void;
   push(direction: Direction): void;
   press(): void;
@@ -305,11 +306,11 @@ export function createSimGate(world: World, name: string, firstPath: string, wat
     },
     path: () => path,
     folders,
-    replaceCard(other) {
+    replaceCard(other, kept) {
       liesOnDisk(other);
       use(other);
       newBoot();
-      watch.exchanged();
+      watch.exchanged(kept);
     },
     show(code, direction, acts) {
       const listener = readers.get(direction);

@@ -28,6 +28,10 @@ export const MUTANTS: Readonly<Record<MutantName, string>> = {
   'arrival-order-ranks': 'the SQL ranks by the order of arrival',
   'excess-not-reported': 'the SQL does not report what is beyond a right',
   'returned-still-counts': 'the SQL counts a returned grant as passed',
+  'fork-stored': 'a row behind a fork is stored',
+  'ack-by-number': 'an acknowledgement is believed by number, without its hash',
+  'again-without-identity': 'a row that was sent once more is counted as another one',
+  'resend-only-kicks': 'what a restored database leaves out is not sent again',
   'set-instead-of-set-local': 'the tenant is set for the session of a pooled connection, not for the transaction',
 };
 

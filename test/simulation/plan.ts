@@ -9,13 +9,17 @@ import type { Act } from './gate.ts';
 
 export type Step = { readonly atMs: number } & (
   | { readonly do: 'show'; readonly gate: number; readonly direction: Direction; readonly ticket: number; readonly acts: readonly Act[] }
-  | { readonly do: 'nonsense' | 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'old-card'; readonly gate: number }
+  | {
+      readonly do: 'nonsense' | 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'copy-card' | 'old-card';
+      readonly gate: number;
+    }
   | { readonly do: 'kill' | 'power-cut' | 'cut' | 'web-cut' | 'stall' | 'disk-fails' | 'fire'; readonly gate: number; readonly forMs: number }
   | { readonly do: 'clock'; readonly gate: number; readonly byMs: number }
   | { readonly do: 'broker-restart'; readonly keeps: boolean; readonly forMs: number }
   | { readonly do: 'cloud-down'; readonly forMs: number }
   | { readonly do: 'rights'; readonly ticket: number; readonly change: 'revoke' | 'block' | 'restore' | 'vip' | 'sell' }
-  | { readonly do: 'manifest' }
+  | { readonly do: 'manifest' | 'dump' }
+  | { readonly do: 'restore'; readonly renewed: boolean; readonly forMs: number }
   | { readonly do: 'settle'; readonly pick: number; readonly outcome: 'passed' | 'returned' }
 );
 
@@ -106,7 +110,7 @@ const gateFault =
   (random, fleet) =>
     ({ do: what, gate: random.below(fleet.gates), forMs: random.between(min, max) }) as Omit<Step, 'atMs'>;
 const atGate =
-  (what: 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card' | 'old-card'): Draw =>
+  (what: 'push' | 'press' | 'impostor' | 'forged-overlay' | 'stale-overlay' | 'new-card'): Draw =>
   (random, fleet) =>
     ({ do: what, gate: random.below(fleet.gates) }) as Omit<Step, 'atMs'>;
 /** Between the steps of one fault, ms: mostly a guest is through by then. */
@@ -125,6 +129,32 @@ const recounted: Draw = (random, fleet, first) => {
   const show = (at: number) => ({ do: 'show', gate: at, direction: 'in', ticket, acts: ['pass', 'pass', 'pass'] }) as Omit<Step, 'atMs'>;
   return [show(gate), { do: 'manifest' } as Omit<Step, 'atMs'>, show((gate + 1) % fleet.gates), show(gate)];
 };
+/** A copy of a card is put back: with fewer, as many or more rows since than the copy lacks, before or after the cloud has heard of either. */
+const cardBack: Draw = (random, fleet, first) => {
+  const gate = random.below(fleet.gates);
+  const guests = (most: number): Omit<Step, 'atMs'>[] =>
+    Array.from({ length: random.below(most + 1) }, () => show(random, random.chance(0.8) ? gate : random.below(fleet.gates), first));
+  const isCut = random.chance(0.5);
+  return [
+    { do: 'copy-card', gate } as Omit<Step, 'atMs'>,
+    ...guests(3),
+    ...(isCut ? [{ do: 'cut', gate, forMs: random.between(2_000, 7_000) } as Omit<Step, 'atMs'>] : []),
+    { do: 'old-card', gate } as Omit<Step, 'atMs'>,
+    ...guests(4),
+  ];
+};
+/** A copy of the cloud's database is put back, by its own command or as it lay. */
+const databaseBack: Draw = (random, fleet, first) => {
+  const guests = (most: number): Omit<Step, 'atMs'>[] => Array.from({ length: 1 + random.below(most) }, () => show(random, random.below(fleet.gates), first));
+  return [
+    { do: 'dump' } as Omit<Step, 'atMs'>,
+    ...guests(3),
+    { do: 'restore', renewed: random.chance(0.5), forMs: random.between(300, 3_000) } as Omit<Step, 'atMs'>,
+    ...guests(2),
+  ];
+};
+const show = (random: Random, gate: number, first: number): Omit<Step, 'atMs'> =>
+  ({ do: 'show', gate, direction: 'in', ticket: first + random.below(TICKETS_A_HISTORY), acts: ['pass', 'pass', 'pass'] }) as Omit<Step, 'atMs'>;
 /** A disk that fails, and a guest who comes just then. */
 const failing: Draw = (random, fleet, first) => {
   const gate = random.below(fleet.gates);
@@ -145,7 +175,8 @@ const DRAWS: readonly (readonly [number, Draw])[] = [
   [2, atGate('forged-overlay')],
   [6, atGate('stale-overlay')],
   [1, atGate('new-card')],
-  [4, atGate('old-card')],
+  [8, cardBack],
+  [5, databaseBack],
   [4, (random) => ({ do: 'broker-restart', keeps: random.chance(0.5), forMs: random.between(200, 3_000) }) as Omit<Step, 'atMs'>],
   [4, (random) => ({ do: 'cloud-down', forMs: random.between(500, 9_000) }) as Omit<Step, 'atMs'>],
   [3, (random, fleet) => ({ do: 'clock', gate: random.below(fleet.gates), byMs: random.between(-120_000, 120_000) }) as Omit<Step, 'atMs'>],

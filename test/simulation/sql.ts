@@ -12,7 +12,7 @@ import { acksFor } from '../../cloud/reconcile/acks.ts';
 import { reconcile } from '../../cloud/reconcile/reconcile.ts';
 import { readRow } from '../../cloud/reconcile/row.ts';
 import { entryHash, firstPredecessor } from '../../contract/hash-chain.ts';
-import { CLOUD_LEDGER, type Cloud } from './cloud.ts';
+import { CLOUD_LEDGER, type Cloud } from './cloud-api.ts';
 import { accountOf, type Counts, type Judged } from './counts.ts';
 import { EVENT, HISTORIES_A_FLEET, isSoldLater, POLICIES, SALT, SITE, TICKETS_A_HISTORY, ticketOf } from './fixture.ts';
 import { accountPolicy } from './fleet.ts';
@@ -37,8 +37,9 @@ export function openRealAccount(url: string, mutant: MutantName | null): RealAcc
       fleets += 1;
       const site = `s${prefix}-${fleets}`;
       const tenantId = await makeTenant(url, site, cloud, policy);
-      await feed(database, tenantId, site, cloud);
-      const found = await differences(database, tenantId, site, cloud, policy);
+      const names = renamed(cloud, site);
+      await feed(database, tenantId, cloud, site, names);
+      const found = await differences(database, tenantId, site, cloud, policy, names);
       const { rows } = await database.withoutTenant((client) => client.query<{ n: number }>('SELECT count(*) AS n FROM admissions'));
       if (rows[0]?.n !== 0) found.push(wrong('I9', `${rows[0]?.n} admissions of a tenant are seen by a connection that has none set`));
       return found;
@@ -114,35 +115,58 @@ interface Message {
 }
 
 /** Everything that the simulated cloud took, in the same batches, under this fleet's own site: names stand in the rows and in the hashes, so the chains are made anew. */
-function renamed(cloud: Cloud, site: string): (payload: Uint8Array) => Message {
+interface Renamed {
+  message(payload: Uint8Array): Message;
+  /** The simulated identity of a row of PostgreSQL: ledger, epoch, seq and eight bytes of the hash. */
+  keyOf(ledger: string, epoch: number, seq: number, hash8: string): string;
+}
+
+function renamed(cloud: Cloud, site: string): Renamed {
   const rename = <T>(value: T): T => JSON.parse(JSON.stringify(value).replaceAll(`"${SITE}/`, `"${site}/`)) as T;
-  const made = new Map<string, Message['entries'][number]>();
-  /** New hashes by the old ones: rows name others by their hash too. */
   const hashes = new Map<string, string>();
-  const withHashes = (entry: Record<string, unknown>): Record<string, unknown> => {
-    const named = Object.entries(entry).filter(([field, value]) => ['of', 'again', 'winner'].includes(field) && Array.isArray(value));
-    return { ...entry, ...Object.fromEntries(named.map(([field, value]) => [field, (value as unknown[]).map((part) => hashes.get(String(part)) ?? part)])) };
+  const former = new Map<string, string>();
+  const hashOf = (ledger: string, epoch: unknown, seq: unknown, hash: string): string => hashes.get(`${ledger} ${epoch} ${seq} ${hash}`) ?? hash;
+  /** `again` and `of` name hashes as well. */
+  const reference = (ledger: string, value: unknown): unknown => {
+    if (!Array.isArray(value) || !/^[0-9a-f]{64}$/.test(String(value.at(-1)))) return value;
+    const [named, epoch, seq, hash] = (value.length === 4 ? value : [ledger, ...value]) as [string, number, number, string];
+    return [...value.slice(0, -1), hashOf(named, epoch, seq, hash)];
   };
-  // The cloud's last: its rows name those of the gates.
-  for (const [ledger, epochs] of [...cloud.ledgers].sort(([one], [other]) => Number(one === CLOUD_LEDGER) - Number(other === CLOUD_LEDGER))) {
+  const translate = (ledger: string, entry: Readonly<Record<string, unknown>>): Record<string, unknown> => {
+    const made = rename(entry) as Record<string, unknown>;
+    for (const field of ['again', 'of', 'winner']) if (made[field] !== undefined) made[field] = reference(ledger, made[field]);
+    return made;
+  };
+  // Gates name older rows of their own, the cloud's ledger names theirs.
+  for (const [ledger, epochs] of [...cloud.ledgers].sort(([a], [b]) => Number(a === CLOUD_LEDGER) - Number(b === CLOUD_LEDGER))) {
     const name = ledger.replace(SITE, site);
-    for (const [epoch, rows] of [...epochs].sort(([one], [other]) => one - other)) {
+    for (const [epoch, rows] of [...epochs].sort(([a], [b]) => a - b)) {
       let previous = firstPredecessor(sha256, name, epoch);
+      let at = 0;
       for (const row of [...rows.values()].sort((a, b) => a.seq - b.seq)) {
-        const entry = withHashes(rename(row.entry));
-        previous = entryHash(sha256, previous, entry);
-        hashes.set(row.hash, previous);
-        made.set(`${name} ${epoch} ${row.seq} ${row.hash}`, { ...entry, seq: row.seq, hash: previous });
+        // Behind a hole nobody knows the predecessor, here as there.
+        const hash = row.seq === ++at ? entryHash(sha256, previous, translate(name, row.entry)) : row.hash;
+        if (row.seq === at) previous = hash;
+        else at = Number.NEGATIVE_INFINITY;
+        hashes.set(`${name} ${epoch} ${row.seq} ${row.hash}`, hash);
+        former.set(`${name} ${epoch} ${row.seq} ${hash.slice(0, 16)}`, row.hash.slice(0, 16));
       }
     }
   }
-  return (payload) => {
-    const message = rename(JSON.parse(Buffer.from(payload).toString('utf8')) as Message);
-    return { ...message, entries: message.entries.map((entry) => made.get(`${message.gate} ${message.epoch} ${entry.seq} ${entry.hash}`) ?? entry) };
+  return {
+    message(payload) {
+      const message = rename(JSON.parse(Buffer.from(payload).toString('utf8')) as Message);
+      const entries = message.entries.map((entry) => {
+        const { hash, ...rest } = translate(message.gate, entry) as Record<string, unknown> & { seq: number; hash: string };
+        return { ...rest, hash: hashOf(message.gate, message.epoch, rest.seq, hash) };
+      });
+      return { ...message, entries };
+    },
+    keyOf: (ledger, epoch, seq, hash8) => `${ledger.replace(site, SITE)} ${epoch} ${seq} ${former.get(`${ledger} ${epoch} ${seq} ${hash8}`) ?? hash8}`,
   };
 }
 
-async function feed(database: Database, tenantId: string, site: string, cloud: Cloud): Promise<void> {
+async function feed(database: Database, tenantId: string, cloud: Cloud, site: string, names: Renamed): Promise<void> {
   const silent = () => undefined;
   const log = { debug: silent, info: silent, warn: silent, error: silent } as never;
   const intake: LedgerIntake = createLedgerIntake({
@@ -153,10 +177,9 @@ async function feed(database: Database, tenantId: string, site: string, cloud: C
     reconciler: { readRow, reconcile, acksFor },
     log,
   });
-  const translate = renamed(cloud, site);
   for (const batch of cloud.taken) {
     for (const { gate, payload } of batch) {
-      const message = translate(payload);
+      const message = names.message(payload);
       if (gate === CLOUD_LEDGER) {
         // The cloud's own rows come by no topic.
         await intake.idle();
@@ -179,7 +202,10 @@ async function feed(database: Database, tenantId: string, site: string, cloud: C
 }
 
 interface AdmissionRow {
-  readonly key: string;
+  readonly gate: string;
+  readonly epoch: number;
+  readonly seq: number;
+  readonly hash8: string;
   readonly ticket_id: string;
   readonly direction: string;
   readonly used: number;
@@ -192,24 +218,32 @@ interface AdmissionRow {
   readonly at_ms: number;
 }
 
-async function differences(database: Database, tenantId: string, site: string, cloud: Cloud, policy: number): Promise<Violation[]> {
+async function differences(database: Database, tenantId: string, site: string, cloud: Cloud, policy: number, names: Renamed): Promise<Violation[]> {
   const found: Violation[] = [];
-  const account = accountOf(cloud.rows(), cloud.accountTicket, accountPolicy(policy));
+  const account = accountOf(cloud.originals(), cloud.accountTicket, accountPolicy(policy));
   await database.withTenant(tenantId, async (client) => {
     const local = (name: string): string => name.replace(site, SITE);
     const admissions = await client.query<AdmissionRow>(
-      `SELECT gate || ' ' || epoch || ' ' || seq AS key, ticket_id, direction, units_used AS used, units_uncertain AS uncertain, outcome, verdict, cause, overlapping, placed,
+      `SELECT coalesce(original_gate, gate) AS gate, coalesce(original_epoch, epoch) AS epoch, coalesce(original_seq, seq) AS seq, encode(int8send(hash8), 'hex') AS hash8, ticket_id, direction, units_used AS used, units_uncertain AS uncertain, outcome, verdict, cause, overlapping, placed,
          (extract(epoch FROM at) * 1000)::double precision AS at_ms FROM admissions WHERE granted`,
     );
-    const theirs = new Map(admissions.rows.map((row) => [local(row.key), row]));
+    const theirs = new Map(admissions.rows.map((row) => [names.keyOf(row.gate, row.epoch, row.seq, row.hash8), row]));
     const ours = [...account.tickets.values()].flat();
     if (theirs.size !== ours.length) found.push(wrong('I5', `${theirs.size} admissions, the reference has ${ours.length}`));
     for (const one of ours) compareAdmission(found, one, theirs.get(one.key));
 
-    const conflicts = await client.query<{ loser: string; cause: string; winner: string | null }>(
-      "SELECT loser_gate || ' ' || loser_epoch || ' ' || loser_seq AS loser, cause, winner_gate || ' ' || winner_epoch || ' ' || winner_seq AS winner FROM conflicts",
+    const named = (side: string) =>
+      `coalesce(${side}.original_gate, ${side}.gate) AS ${side}_gate, coalesce(${side}.original_epoch, ${side}.epoch) AS ${side}_epoch, coalesce(${side}.original_seq, ${side}.seq) AS ${side}_seq, encode(int8send(${side}.hash8), 'hex') AS ${side}_hash8`;
+    const joined = (side: string) =>
+      `JOIN admissions ${side} ON ${side}.gate = c.${side}_gate AND ${side}.epoch = c.${side}_epoch AND ${side}.seq = c.${side}_seq AND ${side}.event_id = c.event_id AND ${side}.ticket_id = c.ticket_id`;
+    const conflicts = await client.query<Record<string, string | number | null>>(
+      `SELECT c.cause, ${named('loser')}, ${named('winner')} FROM conflicts c ${joined('loser')} LEFT ${joined('winner')}`,
     );
-    const told = conflicts.rows.map((row) => `${local(row.loser)} ${row.cause} ${row.winner === null ? '' : local(row.winner)}`).sort();
+    const keyAt = (row: Record<string, string | number | null>, side: string): string =>
+      row[`${side}_gate`] === null
+        ? ''
+        : names.keyOf(String(row[`${side}_gate`]), Number(row[`${side}_epoch`]), Number(row[`${side}_seq`]), String(row[`${side}_hash8`]));
+    const told = conflicts.rows.map((row) => `${keyAt(row, 'loser')} ${row['cause']} ${keyAt(row, 'winner')}`).sort();
     const due = ours
       .filter((one) => one.verdict === 'excess')
       .map((one) => `${one.key} ${one.cause} ${account.tickets.get(one.ticketId)?.find((other) => other.verdict === 'winner')?.key ?? ''}`)

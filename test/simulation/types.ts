@@ -2,7 +2,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { Random } from '../../testkit/prng.ts';
 import type { Broker } from './broker.ts';
-import type { Cloud } from './cloud.ts';
+import type { Cloud } from './cloud-api.ts';
 import type { Fixture } from './fixture.ts';
 import type { Scheduler } from './scheduler.ts';
 
@@ -36,7 +36,11 @@ export type MutantName =
   | 'arrival-order-ranks'
   | 'excess-not-reported'
   | 'returned-still-counts'
-  | 'set-instead-of-set-local';
+  | 'set-instead-of-set-local'
+  | 'fork-stored'
+  | 'ack-by-number'
+  | 'again-without-identity'
+  | 'resend-only-kicks';
 
 export interface World {
   readonly fixture: Fixture;
@@ -49,6 +53,8 @@ export interface World {
   readonly trace: Trace;
   violated(invariant: Invariant, what: string): void;
   readonly violations: readonly Violation[];
+  /** How often an older copy was put into each gate, or a new card. */
+  readonly backs: Map<string, number>;
 }
 
 /** Everything that happens, as one hash: two runs of a seed must agree on it. `lines` keeps the words where somebody wants to read them. */

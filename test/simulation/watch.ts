@@ -1,10 +1,12 @@
 /** What is seen of a gate while the history runs, and what can be judged at once: I1, I2, I4, I6, I8. */
+import { identityKey } from '../../contract/identity.ts';
 import type { Direction, LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { DeciderEngine } from '../../daemon/decider/engine.ts';
 import type { Decision, Presentation } from '../../daemon/ports.ts';
-import { atOf, messageOf } from './cloud.ts';
+import { atOf, messageOf } from './cloud-api.ts';
 import { type AccountPolicy, type AccountTicket, excessOf, grantsOf, newReplay, type Row, take } from './counts.ts';
 import type { GateWatcher, SimGate } from './gate.ts';
+import type { Registry } from './registry.ts';
 import type { World } from './types.ts';
 
 /** Refusals that say that the ticket is used up. */
@@ -15,6 +17,8 @@ const NOWHEN = { boottimeMs: 0, wallMs: 0, bootId: '', offset: null, trusted: tr
 export interface Seen {
   /** Every row of this gate that anybody was shown, by a decision, a note's answer or a message: `epoch seq` → hash, null where only the place is known. */
   readonly shown: ReadonlyMap<string, string | null>;
+  /** Places of rows that cards which were taken out had written. */
+  readonly former: ReadonlySet<string>;
   readonly watcher: GateWatcher;
   /** A guest pressed the staff button: it opens at once, and its row follows. */
   pressed(): void;
@@ -25,31 +29,6 @@ export interface Seen {
   readonly counts: { grants: number; refusals: number; releases: number };
 }
 
-/** Rows that left their gate, by ticket: what any other gate may have heard. */
-export interface Registry {
-  add(row: Row): void;
-  ofTicket(ticketRef: string): Iterable<Row>;
-  /** Some gate has granted it, told anybody or not. */
-  use(ticketRef: string): void;
-  isUsed(ticketRef: string): boolean;
-}
-export function createRegistry(): Registry {
-  const byTicket = new Map<string, Map<string, Row>>();
-  const used = new Set<string>();
-  return {
-    add(row) {
-      const ref = row.entry['ticket_ref'];
-      if (typeof ref !== 'string') return;
-      const rows = byTicket.get(ref) ?? new Map<string, Row>();
-      byTicket.set(ref, rows);
-      rows.set(`${row.gate} ${row.epoch} ${row.seq}`, row);
-    },
-    ofTicket: (ref) => byTicket.get(ref)?.values() ?? [],
-    use: (ref) => void used.add(ref),
-    isUsed: (ref) => used.has(ref),
-  };
-}
-
 export function watchGate(world: World, registry: Registry, gate: SimGate, policy: AccountPolicy): Seen {
   const { scheduler, cloud } = world;
   let allowed: Record<Direction, number> = { in: 0, out: 0 };
@@ -58,8 +37,10 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
   let acknowledged = false;
   const counts = { grants: 0, refusals: 0, releases: 0 };
   const shown = new Map<string, string | null>();
+  const former = new Set<string>();
   /** Shown, and not yet known to be in the cloud. */
   const waiting = new Set<string>();
+  const wentBack = (): boolean => cloud.restored > 0 || world.backs.size > 0;
   /** This store's own rows, read as they come. */
   let own = new Map<string, Row>();
   /** The same, by ticket. */
@@ -78,7 +59,7 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
     for (;;) {
       const rows = core.rows(last, READ_ROWS);
       for (const { epoch, entry } of rows) {
-        const row: Row = { gate: gate.name, epoch, seq: entry.seq, entry };
+        const row: Row = { gate: gate.name, epoch, seq: entry.seq, hash: entry.hash, entry };
         own.set(`${epoch} ${entry.seq}`, row);
         const ofTicket = ownOf.get(entry['ticket_ref']) ?? [];
         if (ofTicket.push(row) === 1) ownOf.set(entry['ticket_ref'], ofTicket);
@@ -91,17 +72,23 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
    * Returns the facts about a ticket in the rows that this gate had applied: its own, and of each other ledger the part that the decider knows.
    * `above`: with those beyond a hole, which count at once; a restart may have forgotten some of them.
    */
-  const knownOf = (ticketRef: string, known: LedgerVector, above: boolean): Row[] => {
+  const knownOf = (ticketRef: string, known: LedgerVector, which: 'prefix' | 'all' | 'heard'): Row[] => {
+    const above = which !== 'prefix';
     const rows = [...(ownOf.get(ticketRef) ?? [])];
     // A passage tells of its grant, whether the grant's own row has come or not.
     const told = new Set<string>();
-    for (const { gate: ledger, epoch, seq, entry } of above ? registry.ofTicket(ticketRef) : [])
-      if (heard.has(`${ledger} ${epoch} ${seq}`) && entry['kind'] === 'passage' && Array.isArray(entry['of'])) told.add(`${ledger} ${entry['of'].join(' ')}`);
+    for (const { gate: ledger, epoch, seq, hash, entry } of above ? registry.ofTicket(ticketRef) : [])
+      if (heard.has(`${ledger} ${epoch} ${seq} ${hash}`) && entry['kind'] === 'passage' && Array.isArray(entry['of']))
+        told.add(`${ledger} ${entry['of'].slice(0, 2).join(' ')}`);
     for (const row of registry.ofTicket(ticketRef)) {
-      if (row.gate === gate.name && own.has(`${row.epoch} ${row.seq}`)) continue;
+      if (row.gate === gate.name && own.get(`${row.epoch} ${row.seq}`)?.hash === row.hash) continue;
       const at = known[row.gate];
       const inPrefix = at !== undefined && (row.epoch < at[0] || (row.epoch === at[0] && row.seq <= at[1]));
-      if (inPrefix || (above && (heard.has(`${row.gate} ${row.epoch} ${row.seq}`) || told.has(`${row.gate} ${row.epoch} ${row.seq}`)))) rows.push(row);
+      if (
+        (inPrefix && which !== 'heard') ||
+        (above && (heard.has(`${row.gate} ${row.epoch} ${row.seq} ${row.hash}`) || told.has(`${row.gate} ${row.epoch} ${row.seq}`)))
+      )
+        rows.push(row);
     }
     return rows;
   };
@@ -140,7 +127,10 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
 
   /** I4: by the rows that the gate had applied, the ticket had a right left; or had none, where it was refused for that. */
   const judge = (direction: Direction, isGranted: boolean, ticket: AccountTicket, written: Row, known: LedgerVector): void => {
-    const causes = [false, true].map((above) => causeBy(knownOf(String(written.entry['ticket_ref']), known, above), direction, ticket, written));
+    // Where two lives of a store share numbers, a vector does not say which of them is meant.
+    const causes = (['prefix', 'all', ...(wentBack() ? (['heard'] as const) : [])] as const).map((which) =>
+      causeBy(knownOf(String(written.entry['ticket_ref']), known, which), direction, ticket, written),
+    );
     const place = `${written.epoch}/${written.seq}`;
     if (isGranted && causes.every((cause) => cause !== null && USED_UP.has(cause)))
       world.violated('I4', `${gate.name} admitted ${ticket.ticketId} as ${place}: by what it knew, ${causes[0]}`);
@@ -159,9 +149,10 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
 
   return {
     shown,
+    former,
     counts,
     heardOfCloud: () => acknowledged,
-    heard: (ledger, epoch, seq) => heard.has(`${ledger} ${epoch} ${seq}`),
+    heard: (ledger, epoch, seq) => heard.has(`${ledger} ${epoch} ${seq} ${cloud.has(ledger, epoch, seq)}`),
     pressed() {
       presses += 1;
     },
@@ -196,15 +187,22 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
         const message = messageOf(payload);
         for (const entry of message.entries) {
           show(`${message.epoch} ${entry.seq}`, entry.hash);
-          registry.add({ gate: gate.name, epoch: message.epoch, seq: entry.seq, entry });
+          registry.add({ gate: gate.name, epoch: message.epoch, seq: entry.seq, hash: entry.hash, entry });
         }
       },
-      exchanged() {
+      exchanged(kept) {
         heard = new Set();
+        for (const key of [...shown.keys()]) {
+          const [epoch, seq] = key.split(' ').map(Number) as [number, number];
+          former.add(key);
+          if (kept !== null && (epoch < kept[0] || (epoch === kept[0] && seq <= kept[1]))) continue;
+          shown.delete(key);
+          waiting.delete(key);
+        }
       },
       heard(payload) {
         const { gate: ledger, epoch, entries } = messageOf(payload);
-        for (const { seq } of entries) heard.add(`${ledger} ${epoch} ${seq}`);
+        for (const { seq, hash } of entries) heard.add(`${ledger} ${epoch} ${seq} ${hash}`);
       },
       acknowledged(core, backlog) {
         acknowledged = true;
@@ -212,7 +210,12 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
         const missing: [string, number, number][] = [];
         for (const key of waiting) {
           const [epoch, seq] = key.split(' ').map(Number) as [number, number];
-          if (cloud.has(gate.name, epoch, seq) === null) missing.push([key, epoch, seq]);
+          const hash = shown.get(key) ?? null;
+          const isThere =
+            cloud.has(gate.name, epoch, seq) !== null || (hash !== null && cloud.counted().has(identityKey({ ledger: gate.name, epoch, seq, hash })));
+          // Rows of closed epochs wait to be sent again under another one.
+          if (!isThere && wentBack() && epoch < core.status(NOWHEN).epoch) continue;
+          if (!isThere) missing.push([key, epoch, seq]);
           else waiting.delete(key);
         }
         if (missing.length === 0 || backlog >= missing.length) return;
