@@ -20,6 +20,7 @@ const services = () => import('./run.ts');
 const setup = () => import('./init.ts');
 const gateLife = () => import('./gate-life.ts');
 const pkiOf = () => import('./pki.ts');
+const backupOf = () => import('./backup.ts');
 const doctor = () => import('./doctor.ts');
 const enrolment = () => import('./gate-enrolment.ts');
 
@@ -385,6 +386,15 @@ function addGateLife(gate: Command, add: Add, session: Run, tenant: TenantOption
 }
 
 function addPki(program: Command, terminal: Terminal, add: Add, session: Run, tenant: TenantOption): void {
+  add(program, 'backup', 'writes the database, and apart the settings and the signing key, encrypted with age; run it daily as root')
+    .requiredOption('--to <folder>', 'on another disk, or one that is copied away')
+    .option('--recipient <age1…>', 'who can read it; again for more; also STILE_BACKUP_RECIPIENTS in /etc/stile/backup.env', more, [] as string[])
+    .action(async (options) => (await backupOf()).backupCommand(terminal, options));
+  add(program, 'restore <file>', "restores a database's backup into an empty database")
+    .requiredOption('--identity <file>', "the recipient's key, of age-keygen")
+    .requiredOption('--database <url>', "a superuser's login to the empty database")
+    .option('--test', 'only tries: into a database of its own, which is dropped again')
+    .action(async (file: string, options) => (await backupOf()).restoreCommand(terminal, file, options));
   add(program, 'crl', 'makes the list of revoked certificates, by which the broker refuses gates; good for 45 days, made anew every day')
     .option('--out <file>', 'write it here, in one step')
     .addHelpText('after', '\nExample:\n  stile-cloud crl --out /etc/mosquitto/stile/gates.crl && systemctl reload mosquitto')
