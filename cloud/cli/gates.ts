@@ -158,7 +158,7 @@ async function refuseUnknown(client: DatabaseClient, name: string): Promise<void
     .map((row) => ({ name: row.name, apart: distance(row.name, name) }))
     .filter(({ apart }) => apart <= 2)
     .toSorted((a, b) => a.apart - b.apart)
-    .slice(0, MAX_SUGGESTED);
+    .filter((_, index) => index < MAX_SUGGESTED);
   throw new CliError(
     EXIT.failed,
     `there is no gate ${name}${near.length === 0 ? '' : ` (did you mean ${near.map((one) => one.name).join(' or ')}?)`}: make it with stile-cloud gate add ${name}, or give --new`,
