@@ -48,6 +48,19 @@ test('over TLS with certificates and ACLs a guest is admitted, refused at the se
   expect([code, JSON.parse(stdout)]).toMatchObject([0, { status: 'ok' }]);
 });
 
+test('B5: a suspended gate is closed inwards and free outwards, and resume takes it back', async () => {
+  const staff = ['--actor', 'staff-1', '--reason', 'looks tampered with'];
+  const modes = async () => {
+    const { in: inward, out } = (await north.fresh()).modes;
+    return [inward.mode, out.mode];
+  };
+  const before = await modes();
+  await venue.stack.cloud('gate', 'suspend', north.gate, ...staff);
+  expect(await modes()).toEqual(['locked', 'free']);
+  await venue.stack.cloud('gate', 'resume', north.gate, ...staff);
+  expect([before[0], await modes()]).toEqual(['controlled', before]);
+});
+
 test("a gate that publishes in another's name is refused by the broker, and nothing of it reaches anybody", async () => {
   const before = await venue.settled();
   const quarantined = await venue.ask('SELECT * FROM quarantine');
