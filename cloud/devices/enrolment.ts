@@ -33,7 +33,7 @@ export function registerEnrolment(app: App, { database, authority, keys, broker 
       schema: { tags: ['gates'], summary: 'The authority that gates are enrolled by; a gate compares it with the fingerprint in its code' },
     },
     async (_request, reply) => {
-      if (authority === null) throw noAuthority();
+      if (authority === null) throw new HttpProblem(404, 'NO_AUTHORITY', 'this service signs no certificates');
       return reply.send({ success: true, ca: authority.ca });
     },
   );

@@ -15,11 +15,12 @@ import { boottimeMs, type Change, type Wires, watchWires } from '../disk/lane-re
 
 const STALL_MS = 5_000;
 const { pulseMs, repeatMs } = DEFAULT_LANE_CONFIG;
-/** A pulse's end may be off by so much (issue 3, item 7). */
+/** A pulse's end may be off by so much. */
 const PULSE_OFF_MS = 20;
 /** Of a single pulse, on a machine whose processors have other work: still nothing like a stall. */
 const PULSE_OFF_AT_WORST_MS = 400;
-const FIRE_MS = 50;
+/** Fire counts once it has lasted fire_confirm_ms (100). */
+const FIRE_MS = 100 + 50;
 /** More than there is room for on the small disk. */
 const TICKETS = 60;
 /** From the code until the guest is told no (LANE.md). */
