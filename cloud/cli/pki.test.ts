@@ -94,7 +94,7 @@ const connect = async (machine: Machine): Promise<MqttClient> => {
   return client;
 };
 const ledgerOf = (gate: string) => `stile/1/${gate}/ledger`;
-/** Whether the broker lets it in and takes what it says. */
+/** Returns whether the broker lets it in and takes what it says. */
 const getsIn = async (machine: Machine, gate: string): Promise<boolean> => {
   const client = await connect(machine).catch(() => null);
   if (client === null) return false;
@@ -111,7 +111,7 @@ const speaks = async (client: MqttClient, gate: string): Promise<boolean> =>
     ),
     new Promise<boolean>((lost) => client.once('close', () => lost(false))),
   ]));
-/** What stile-broker.service does, in its order. */
+/** Does what stile-broker.service does, in its order. */
 async function brokerService(): Promise<number> {
   const began = performance.now();
   await sh('crl', '--out', broker.crlFile);

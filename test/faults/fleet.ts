@@ -11,7 +11,7 @@ export type Protocol = (typeof PROTOCOLS)[number];
 export const CLOUD = '_cloud';
 
 const FROM_GATE = [
-  ...['state', 'info', 'health', 'stats', 'ledger', 'event', 'lookup', 'time'],
+  ...['state', 'info', 'health', 'stats', 'ledger', 'handback', 'event', 'lookup', 'time'],
   ...['alert/fire', 'alert/reader-in', 'response/open', 'response/mode'],
 ];
 const TO_GATE = ['ack', 'manifest/want', 'overlay', 'request/open', 'request/mode', 'request/restart', 'lookup/7', 'time/7'];
@@ -42,7 +42,7 @@ export function fleetOf(perSite: number): Fleet {
   const gates = SITES.flatMap((site) => Array.from({ length: perSite }, (_, index) => `${site}/g${index}`));
   const at = (gate: string, rest: string) => `stile/1/${gate}/${rest}`;
   const orders = (site: string) => [`stile/1/${site}/_all/request/open`, `stile/1/${site}/_all/request/mode`];
-  const ofSites = SITES.flatMap((site) => [...orders(site), `stile/1/${site}/cloud/ledger`]);
+  const ofSites = SITES.flatMap((site) => [...orders(site), `stile/1/${site}/cloud/ledger`, `stile/1/${site}/cloud/ledger/phone-1`]);
   const host = 'stile/1/_cloud/host-1/state';
   const writes = new Map([
     ...gates.map((gate) => [gate, new Set(FROM_GATE.map((rest) => at(gate, rest)))] as const),
@@ -52,7 +52,12 @@ export function fleetOf(perSite: number): Fleet {
     gates.map((gate) => {
       const site = gate.split('/')[0] as string;
       const ledgers = [...gates.filter((other) => other.startsWith(`${site}/`)), `${site}/cloud`].map((other) => at(other, 'ledger'));
-      return [gate, new Set([...TO_GATE, 'alert/fire', 'alert/reader-in'].map((rest) => at(gate, rest)).concat(ledgers, orders(site)))] as const;
+      return [
+        gate,
+        new Set(
+          [...TO_GATE, 'alert/fire', 'alert/reader-in'].map((rest) => at(gate, rest)).concat(ledgers, `stile/1/${site}/cloud/ledger/phone-1`, orders(site)),
+        ),
+      ] as const;
     }),
   );
   const topics = [...gates.flatMap((gate) => [...FROM_GATE, ...TO_GATE].map((rest) => at(gate, rest))), ...ofSites, host, ...ELSEWHERE];
