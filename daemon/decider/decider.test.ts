@@ -90,7 +90,7 @@ test('every row stands the contract, with offset, latency and what was seen of t
     clock_bound_ms: 5,
     boottime_ms: 1_000,
   });
-  expect(rows[1]).toMatchObject({ of: decision.row, event_id: EVENT, ticket_ref: refOf(code), unit: 1 });
+  expect(rows[1]).toMatchObject({ of: [...(decision.row ?? []), rows[0]?.hash], event_id: EVENT, ticket_ref: refOf(code), unit: 1 });
   expect(rows[2]).not.toHaveProperty('of');
   expect(rows[3]).not.toHaveProperty('clock_offset_ms');
   expect(rows[7]).toMatchObject({ seen: {} });
@@ -486,7 +486,7 @@ test('abandoned, then granted after all: returned before the next decision', asy
     ['passage', 'returned'],
     ['grant', null],
   ]);
-  expect(decider.rows()[1]).toMatchObject({ of: granted.row, ticket_ref: refOf(code), unit: 1 });
+  expect(decider.rows()[1]).toMatchObject({ of: [...(granted.row ?? []), decider.rows()[0]?.hash], ticket_ref: refOf(code), unit: 1 });
   expect(reasonOf(decider.decide(code))).toBe('first_entry');
 });
 

@@ -146,7 +146,7 @@ async function deciderEngine(options: DeciderEngineOptions, keyring: Keyring, op
 
   const recordAbandoned = (stamp: Stamp): void => {
     while (abandonedGrants[0] !== undefined) {
-      write(returnedBodies(abandonedGrants[0]), stamp);
+      write(returnedBodies(parts.ledger.name, abandonedGrants[0]), stamp);
       abandonedGrants.shift();
     }
   };

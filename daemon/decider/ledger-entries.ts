@@ -1,6 +1,6 @@
 /** Builds the rows that the decider writes: decisions, notes, and at start the outcomes that were never reported. */
 import { statfsSync } from 'node:fs';
-import { originalOf } from '../../contract/identity.ts';
+import { againOf, originalOf } from '../../contract/identity.ts';
 import type { LedgerVector, RowPosition } from '../../contract/ids.ts';
 import type { PassageOutcome } from '../../contract/ledger.ts';
 import { MAX_TEXT_CHARS } from '../../contract/limits.ts';
@@ -61,19 +61,30 @@ const MAX_FACT_CHARS = 128;
 const clipped = (facts: Readonly<Record<string, string | number>>): Record<string, string | number> =>
   Object.fromEntries(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? cutText(value, MAX_FACT_CHARS) : value]));
 
-/** A passage of a grant repeats what the grant says of its ticket, so that anyone can apply it alone; one of an unmatched exit, its event. */
-export function passageBody(of: RowPosition | null, grant: StoredEntry | null, direction: string, unit: number | null, outcome: PassageOutcome): RowBody {
+/**
+ * A passage of a grant repeats what the grant says of its ticket, so that anyone can apply it alone; one of an unmatched exit, its event. `of` carries the
+ * hash of the row where it is kept: two lives of a store may have a grant each under one number.
+ */
+function passageBody(
+  ledger: string,
+  of: RowPosition | null,
+  grant: StoredEntry | null,
+  direction: string,
+  unit: number | null,
+  outcome: PassageOutcome,
+): RowBody {
   const ticket =
     grant?.kind === 'grant'
       ? { event_id: grant['event_id'], ticket_id: grant['ticket_id'], ticket_ref: grant['ticket_ref'] }
       : grant?.kind === 'exit_unmatched'
         ? { event_id: grant['event_id'] }
         : {};
-  return { kind: 'passage', of: of ?? undefined, ...ticket, direction, unit: unit ?? undefined, outcome };
+  const named = of === null || grant === null ? of : againOf({ ledger, epoch: of[0], seq: of[1], hash: grant.hash, again: grant['again'] });
+  return { kind: 'passage', of: named ?? undefined, ...ticket, direction, unit: unit ?? undefined, outcome };
 }
 
-export const returnedBodies = (row: AppendedRow): RowBody[] =>
-  Array.from({ length: Number(row.entry['units']) }, (_, n) => passageBody(row.position, row.entry, String(row.entry['direction']), n + 1, 'returned'));
+export const returnedBodies = (ledger: string, row: AppendedRow): RowBody[] =>
+  Array.from({ length: Number(row.entry['units']) }, (_, n) => passageBody(ledger, row.position, row.entry, String(row.entry['direction']), n + 1, 'returned'));
 
 /** The row of a note. A passage of a row that is no longer here is written without its ticket: the cloud knows the grant by its place. */
 export function noteRow(ledger: Ledger, note: Note): RowBody {
@@ -81,7 +92,7 @@ export function noteRow(ledger: Ledger, note: Note): RowBody {
     case 'passage': {
       const text = note.of === null ? undefined : ledger.read(note.of[0], note.of[1], 1)[0];
       const grant = text === undefined || note.of === null || text.seq !== note.of[1] ? null : (JSON.parse(text.entry) as StoredEntry);
-      return passageBody(note.of, grant, note.direction, note.unit, note.outcome);
+      return passageBody(ledger.name, note.of, grant, note.direction, note.unit, note.outcome);
     }
     case 'refusal':
       return { kind: 'refusal', reason: note.reason, explanation: explain(note.reason), direction: note.direction };
@@ -109,7 +120,7 @@ export function markUnknownOutcomes(ledger: Ledger, write: (bodies: readonly Row
   for (const part of parts.reverse())
     for (const row of ledger.read(part.epoch, part.from, part.limit)) take(ledger.name, seen, open, part.epoch, parseEntry(ledger, part.epoch, row));
   const bodies = [...open.values()].flatMap(({ position, entry, units }) =>
-    [...units].map((unit) => passageBody(position, entry, String(entry['direction'] ?? 'in'), unit, 'unknown')),
+    [...units].map((unit) => passageBody(ledger.name, position, entry, String(entry['direction'] ?? 'in'), unit, 'unknown')),
   );
   if (bodies.length > 0) write(bodies, stamp);
 }
@@ -129,7 +140,7 @@ function take(
     const place = `${original.epoch} ${original.seq}`;
     if (seen.has(place)) return;
     seen.add(place);
-    open.set(place, { position: [original.epoch, original.seq], entry, units });
+    open.set(place, { position: [epoch, entry.seq], entry, units });
     return;
   }
   const of = entry['of'];

@@ -36,7 +36,7 @@ test('a code written to the reader opens the lane once, and its rows stand in Po
     [north.gate, 'passage'],
   ]);
   expect(rows[0]?.entry).toMatchObject({ event_id: EVENT, direction: 'in', type: 'first_entry', units: 1, medium: 'opaque' });
-  expect(rows[1]?.entry).toMatchObject({ of: [rows[0]?.epoch, rows[0]?.seq], outcome: 'passed', unit: 1 });
+  expect(rows[1]?.entry).toMatchObject({ of: [rows[0]?.epoch, rows[0]?.seq, rows[0]?.hash], outcome: 'passed', unit: 1 });
   expect(
     await venue.ask('SELECT status::text, scan_count, first_scanned_at IS NOT NULL AS scanned FROM tickets WHERE ticket_id = $1', [ticket.ticketId]),
   ).toEqual([{ status: 'checked_in', scan_count: 1, scanned: true }]);

@@ -211,7 +211,7 @@ test('a gate is killed between commit and acknowledgement: every row arrives onc
   expect(difference(before, after.slice(0, before.length))).toBe('');
   const grant = before.findLast(({ kind }) => kind === 'grant');
   const passages = after.filter(({ kind, entry }) => kind === 'passage' && entry['ticket_id'] === lost.ticketId);
-  expect(passages.map(({ entry }) => [entry['of'], entry['outcome']])).toEqual([[[grant?.epoch, grant?.seq], 'unknown']]);
+  expect(passages.map(({ entry }) => [entry['of'], entry['outcome']])).toEqual([[[grant?.epoch, grant?.seq, grant?.hash], 'unknown']]);
 
   await venue.stack.startCloud();
   const held = (await venue.settled()).filter(({ gate }) => gate === north.gate);

@@ -66,7 +66,7 @@ test('a good open opens the lane once, and stands in Postgres with who and why; 
   const rows = await venue.settled();
   const override = rows.find(({ kind }) => kind === 'override');
   expect(override?.entry).toMatchObject({ action: 'open', actor: 'staff-17', reason: 'wheelchair', units: 1, transaction: body.transaction });
-  expect(rows.find(({ kind }) => kind === 'passage')?.entry).toMatchObject({ of: [override?.epoch, override?.seq], outcome: 'passed' });
+  expect(rows.find(({ kind }) => kind === 'passage')?.entry).toMatchObject({ of: [override?.epoch, override?.seq, override?.hash], outcome: 'passed' });
   expect(response.data?.['row']).toEqual([override?.epoch, override?.seq]);
 
   expect(await request(body)).toMatchObject({ transaction: body.transaction, status: 'error', error: { code: 'replayed' } });
