@@ -62,8 +62,8 @@ const clipped = (facts: Readonly<Record<string, string | number>>): Record<strin
   Object.fromEntries(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? cutText(value, MAX_FACT_CHARS) : value]));
 
 /**
- * A passage of a grant repeats what the grant says of its ticket, so that anyone can apply it alone; one of an unmatched exit, its event. `of` carries the
- * hash of the row where it is kept: two lives of a store may have a grant each under one number.
+ * Returns the row of a passage. One of a grant repeats what the grant says of its ticket, so that anyone can apply it alone; one of an unmatched exit, its
+ * event. `of` carries the hash of the row that it ends, while that row is kept: two lives of a store may each have a grant under one number.
  */
 function passageBody(
   ledger: string,

@@ -43,6 +43,8 @@ export interface Cloud {
   restore(renewed: boolean): boolean;
   /** How often a copy was put back. */
   readonly restored: number;
+  /** The database's life, as its acknowledgements name it. */
+  readonly since: string;
   readonly quarantined: number;
   has(gate: string, epoch: number, seq: number): string | null;
   upto(gate: string, epoch: number): number;

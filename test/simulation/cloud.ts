@@ -46,10 +46,11 @@ export function createCloud(world: () => World, gates: readonly string[], regist
     if (!isSoldLater(number)) rights.set(`T-${number}`, [{ version: 1, ticket: ticketOf(number) }]);
   }
 
+  const sinceOf = (): string => `life-${database.life}`;
   const ackOf = (gate: string): string =>
     JSON.stringify({
       schema: 1,
-      since: `life-${database.life}`,
+      since: sinceOf(),
       epochs: database.epochs(gate),
       cloud_time: new Date(BASE_MS + world().scheduler.nowMs()).toISOString(),
     });
@@ -174,6 +175,9 @@ export function createCloud(world: () => World, gates: readonly string[], regist
       unpublished = [];
       world().trace.add(world().scheduler.nowMs(), `the cloud's database is put back (${renewed ? 'restored' : 'as it lay'})`);
       return true;
+    },
+    get since() {
+      return sinceOf();
     },
     get restored() {
       return restored;

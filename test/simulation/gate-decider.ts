@@ -29,7 +29,8 @@ export interface DeskWatcher {
   /** A decision is in the ledger; nobody knows yet. */
   decided(presentation: Presentation, decision: Decision, known: LedgerVector): void;
   noted(note: Note, row: RowPosition): void;
-  acknowledged(core: DeciderEngine, backlog: number): void;
+  /** `since`: the life of the database that acknowledged; undefined: the acknowledgement does not say. */
+  acknowledged(core: DeciderEngine, backlog: number, since: string | undefined): void;
   /** A peer's message was taken in. */
   heard(payload: Uint8Array): void;
 }
@@ -195,7 +196,7 @@ export function createSimDesk(options: {
         const answer = opened.acknowledge(given, latest);
         nothingAfter = null;
         if (answer.ahead) held = null;
-        watcher.acknowledged(opened, answer.backlog);
+        watcher.acknowledged(opened, answer.backlog, ack.since);
         return answer;
       }, false),
     resend: (from) => call((opened) => opened.resend(from), true),

@@ -204,8 +204,11 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
         const { gate: ledger, epoch, entries } = messageOf(payload);
         for (const { seq, hash } of entries) heard.add(`${ledger} ${epoch} ${seq} ${hash}`);
       },
-      acknowledged(core, backlog) {
+      acknowledged(core, backlog, since) {
         acknowledged = true;
+        // One that was under way when the database was put back is true of the database that was. The rows stay in `waiting`: the next acknowledgement of
+        // the present one is judged by them, and at the end each of them has to be in the cloud (I1).
+        if (since !== cloud.since) return;
         // I6: what the outbox has let go is in the cloud. Mostly there is one epoch, and its backlog says how far it has let go.
         const missing: [string, number, number][] = [];
         for (const key of waiting) {
