@@ -75,20 +75,23 @@ export function watchGate(world: World, registry: Registry, gate: SimGate, polic
   const knownOf = (ticketRef: string, known: LedgerVector, which: 'prefix' | 'all' | 'heard'): Row[] => {
     const above = which !== 'prefix';
     const rows = [...(ownOf.get(ticketRef) ?? [])];
-    // A passage tells of its grant, whether the grant's own row has come or not.
-    const told = new Set<string>();
+    // A passage tells of its grant, whether the grant's own row has come or not: up to the unit that it names, not how many there are in all.
+    const told = new Map<string, number>();
     for (const { gate: ledger, epoch, seq, hash, entry } of above ? registry.ofTicket(ticketRef) : [])
-      if (heard.has(`${ledger} ${epoch} ${seq} ${hash}`) && entry['kind'] === 'passage' && Array.isArray(entry['of']))
-        told.add(`${ledger} ${entry['of'].slice(0, 2).join(' ')}`);
+      if (heard.has(`${ledger} ${epoch} ${seq} ${hash}`) && entry['kind'] === 'passage' && Array.isArray(entry['of'])) {
+        const place = `${ledger} ${entry['of'].slice(0, 2).join(' ')}`;
+        told.set(place, Math.max(told.get(place) ?? 0, Number(entry['unit'] ?? 1)));
+      }
     for (const row of registry.ofTicket(ticketRef)) {
       if (row.gate === gate.name && own.get(`${row.epoch} ${row.seq}`)?.hash === row.hash) continue;
       const at = known[row.gate];
       const inPrefix = at !== undefined && (row.epoch < at[0] || (row.epoch === at[0] && row.seq <= at[1]));
-      if (
-        (inPrefix && which !== 'heard') ||
-        (above && (heard.has(`${row.gate} ${row.epoch} ${row.seq} ${row.hash}`) || told.has(`${row.gate} ${row.epoch} ${row.seq}`)))
-      )
+      if ((inPrefix && which !== 'heard') || (above && heard.has(`${row.gate} ${row.epoch} ${row.seq} ${row.hash}`))) {
         rows.push(row);
+        continue;
+      }
+      const units = above ? told.get(`${row.gate} ${row.epoch} ${row.seq}`) : undefined;
+      if (units !== undefined) rows.push({ ...row, entry: { ...row.entry, units: Math.min(units, Number(row.entry['units'] ?? 1)) } });
     }
     return rows;
   };
