@@ -45,7 +45,13 @@ test('the same seed gives the same trace, another seed another', async () => {
 
 /** Found late with this seed: the whole table (`make sim MUTANTS=1`, row 2 of the promises) has them. */
 const LATE: ReadonlySet<string> = new Set(['sequence-reused-after-restore', 'manifest-counts-twice', 'disk-error-admits']);
-test.each((Object.entries(MUTANTS) as [MutantName, string][]).filter(([mutant]) => !LATE.has(mutant)))(
+/**
+ * Open: 2,000 histories of seed 1 never reach it. A card that was put back would have to write more rows without the cloud than the cloud holds of that
+ * epoch. On PostgreSQL cloud/reconcile/forks.test.ts shows it ("a row behind a fork is not stored").
+ */
+const UNREACHED: ReadonlySet<string> = new Set(['fork-stored']);
+afterAll(() => console.info(`not hunted here: ${[...LATE].join(', ')} (late); ${[...UNREACHED].join(', ')} (no history reaches it yet)`));
+test.each((Object.entries(MUTANTS) as [MutantName, string][]).filter(([mutant]) => !LATE.has(mutant) && !UNREACHED.has(mutant)))(
   'found: %s (%s)',
   { timeout: 120_000 },
   async (mutant) => {
