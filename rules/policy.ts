@@ -10,8 +10,10 @@ import { GateName, TierId, Timestamp, ZoneId } from '../contract/ids.ts';
 import { describeIssue } from '../contract/schema-errors.ts';
 import { VenueRule } from './venue-rule.ts';
 
+/** A list of its own: reading it off the schema would load the schema library with every start of a gate. */
+const LENIENCIES = ['refuse', 'admit', 'admit_and_flag'] as const;
 /** The action on a failed condition: `admit_and_flag` admits and adds the condition to the grant's flags. */
-export const Leniency = z.enum(['refuse', 'admit', 'admit_and_flag']);
+export const Leniency = z.enum(LENIENCIES);
 export type Leniency = z.infer<typeof Leniency>;
 
 const MAX_SECONDS = 10 * 366 * 86_400;
@@ -101,7 +103,7 @@ const plain = {
    * For a gate whose usage is incomplete. `ask`: the gate asks the cloud for each code; without an answer it admits and flags, unless an entry is
    * known.
    */
-  usage_lost: z.enum([...Leniency.options, 'ask']),
+  usage_lost: z.enum([...LENIENCIES, 'ask']),
   /** For a ticket whose only grant is this lane's own and lost its outcome in a restart: returned once within 10 min and decided anew, or used. */
   unknown_passage: z.enum(['retry_here', 'used']),
   /** For a code that several events of the gate would admit: the gate chooses the likeliest event and flags the grant, or refuses. */

@@ -14,8 +14,9 @@ test('a kind that is none names those that are: all that a gate writes', () => {
   const { code, stderr } = run('ledger', 'ls', '--kind', 'nope');
   expect(code).toBe(2);
   const named = /Allowed choices are ([^.]+)\./.exec(stderr)?.[1]?.split(', ');
-  // Settlements and conflicts are the cloud's rows.
-  expect(named?.toSorted()).toEqual(LEDGER_KINDS.filter((kind) => kind !== 'settlement' && kind !== 'conflict').toSorted());
+  // Settlements, conflicts and the claims of scanners are the cloud's rows.
+  const cloudKinds: readonly string[] = ['settlement', 'conflict', 'claim'];
+  expect(named?.toSorted()).toEqual(LEDGER_KINDS.filter((kind) => !cloudKinds.includes(kind)).toSorted());
 });
 
 test('a reason that no row could hold is an error of usage', () => {

@@ -36,6 +36,8 @@ const leave = (text: string | Uint8Array) => writeFileSync(join(at.dir, 'guest-o
 /** Shows something to the outward reader and waits until the lane has opened for it and somebody has gone through. */
 async function letsOut(outputs: { readonly seen: string[] }, what: string, text: string | Uint8Array): Promise<void> {
   const before = outputs.seen.filter((change) => change === 'release_out on').length;
+  // What is written before the reader is open is nobody's.
+  await until(at.status, ({ readers }) => readers.every(({ ok }) => ok));
   leave(text);
   await until(
     () => `${what}: ${outputs.seen.filter((change) => change === 'release_out on').length}`,

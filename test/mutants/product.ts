@@ -472,7 +472,7 @@ const CLOUD: readonly Mutant[] = [
     'cloud/reconcile/fast-row-check',
   ),
   real('a negative time passes the quick check', 'cloud/reconcile/fast-row-check.ts', "row['boottime_ms'] >= 0 &&", '', 'cloud/reconcile/fast-row-check'),
-  real("a scanner's clock far ahead is believed (T8)", 'cloud/scan/offline-request.ts', 'scannedMs <= nowMs + MAX_AHEAD_MS', 'scannedMs > 0', 'cloud/scan'),
+  real("a scanner's clock far ahead is believed (T8)", 'cloud/scan/offline-request.ts', 'correctedMs <= nowMs + MAX_LATE_MS', 'correctedMs > 0', 'cloud/scan'),
   real(
     'a ticket that ends before it begins is taken',
     'cloud/tickets/ticket-fields.ts',

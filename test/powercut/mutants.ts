@@ -51,7 +51,13 @@ export const PLANTS: Readonly<Record<string, readonly Plant[]>> = {
     { file: 'daemon/store/manifest-file.ts', from: '          await to.datasync();\n', to: '' },
   ],
   /** What was acknowledged is taken as committed as soon as it was sent. */
-  sent: [{ file: 'daemon/store/unacked-rows.ts', from: 'const upto = Math.min(upto_seq, last);', to: 'const upto = last;' }],
+  sent: [
+    {
+      file: 'daemon/store/unacked-rows.ts',
+      from: 'acked.set(epoch, upto);\n        changed.add(epoch);',
+      to: 'acked.set(epoch, Math.max(upto, open().find((own) => own.epoch === epoch)?.lastSeq ?? upto));\n        changed.add(epoch);',
+    },
+  ],
 };
 
 /** The source with the plants in it. Throws where a place is not there exactly once: then the plant must follow the source. */

@@ -75,7 +75,7 @@ test('a scanner and the gate share one account: who is in by the one is refused 
   expect(await scan(first.code, 's-1')).toMatchObject({ result: 'ALLOW', type: 'first_entry' });
   await eventually('the gate to hear of it', async () => {
     const [row] = await venue.ask<{ published_seq: string; upto_seq: string }>('SELECT published_seq, upto_seq FROM ledger_epochs WHERE gate = $1', [
-      `${SITE}/cloud`,
+      `${SITE}/@phone`,
     ]);
     return row !== undefined && Number(row.published_seq) === Number(row.upto_seq);
   });

@@ -66,7 +66,7 @@ export interface Venue {
   readonly spy: Peer;
   /** The next ticket that no test has had. */
   ticket(): Ticket;
-  /** Reads the rows that Postgres holds, in order; of one gate or of all (without the cloud's own). */
+  /** Reads the rows that Postgres holds, in order; of one gate or of all (without the cloud's own and scanners'). */
   stored(gate?: string): Promise<Row[]>;
   /** Asks the database as its owner. */
   ask<T>(sql: string, values?: readonly unknown[]): Promise<T[]>;
@@ -327,7 +327,7 @@ export function checkChains(rows: readonly Row[]): void {
 }
 
 const STORED = `SELECT gate, epoch, seq, encode(hash, 'hex') AS hash, kind, entry FROM ledger_rows
-  WHERE gate NOT LIKE '%/cloud' AND ($1::text IS NULL OR gate = $1) ORDER BY gate, epoch, seq`;
+  WHERE gate NOT LIKE '%/cloud' AND gate NOT LIKE '%/@%' AND ($1::text IS NULL OR gate = $1) ORDER BY gate, epoch, seq`;
 interface StoredRow {
   readonly gate: string;
   readonly epoch: number | string;
