@@ -146,7 +146,7 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
 
   function noted(note: LaneNote, override: number | undefined): void {
     if (note.kind === 'exit_unmatched' && override !== undefined) openOut(override);
-    if (note.kind === 'override' && override !== undefined) give(`override ${override}`, note.direction ?? 'in', 1);
+    if (note.kind === 'override' && note.action === 'open' && override !== undefined) give(`override ${override}`, note.direction ?? 'in', 1);
     if (note.kind !== 'passage' || note.of === null) return;
     const key = 'row' in note.of ? note.of.row.join('/') : `override ${note.of.override}`;
     expect(abandonedGrants.get(key)?.delete(note.unit ?? 0), `unit ${note.unit} of ${key} has one outcome`).toBe(true);
