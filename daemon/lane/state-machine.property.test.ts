@@ -97,7 +97,8 @@ function createWitness(world: LaneWorld, config: LaneConfig) {
 
   const isClosed = (): boolean => {
     // It waits for who is under way; from then on it holds for its time and no longer.
-    if (closedUntilMs === Number.POSITIVE_INFINITY && closes(world.state().out.mode)) closedUntilMs = world.nowMs() + EXIT_CLOSED_MAX_MS;
+    if (closedUntilMs === Number.POSITIVE_INFINITY && world.state().out.pendingMode === null && closes(world.state().out.mode))
+      closedUntilMs = world.nowMs() + EXIT_CLOSED_MAX_MS;
     return closedUntilMs !== null && world.nowMs() < closedUntilMs && closes(world.state().out.mode);
   };
   /** Whoever stands inside and has just shown something, or for whom somebody pressed: the way is open now, or opens after the one before. */
