@@ -21,7 +21,7 @@ import { basename, join } from 'node:path';
 import type { Plugin } from 'esbuild';
 import { SETUP_SQL } from '../cloud/db/logins.ts';
 import { bundleProgram, bundleZod, lateZod } from './bundle-programs.ts';
-import { ARCHITECTURES, type Arch, BundleError, compile } from './compile.ts';
+import { ARCHITECTURES, type Arch, BundleError, compile, runTool } from './compile.ts';
 import { copyLibatomic, copyNativeParts, runtimeFolder } from './native-parts.ts';
 import { type Release, releaseOf } from './release-name.ts';
 import { writeThirdParty } from './third-party.ts';
@@ -133,9 +133,4 @@ async function main(options: readonly string[]): Promise<void> {
   );
 }
 
-try {
-  await main(process.argv.slice(2));
-} catch (error) {
-  process.stderr.write(`bundle: ${error instanceof BundleError ? error.message : (error as Error).stack}\n`);
-  process.exitCode = error instanceof BundleError ? error.exitCode : 1;
-}
+await runTool('bundle', main);

@@ -13,6 +13,16 @@ export class BundleError extends Error {
   }
 }
 
+/** Runs a program of this folder: a BundleError ends it with its message and exit code, anything else with its stack and 1. */
+export async function runTool(name: string, main: (args: readonly string[]) => void | Promise<void>): Promise<void> {
+  try {
+    await main(process.argv.slice(2));
+  } catch (error) {
+    process.stderr.write(`${name}: ${error instanceof BundleError ? error.message : (error as Error).stack}\n`);
+    process.exitCode = error instanceof BundleError ? error.exitCode : 1;
+  }
+}
+
 const CROSS: Readonly<Record<Arch, string>> = { x64: 'x86_64-linux-gnu-', arm64: 'aarch64-linux-gnu-' };
 
 /** A compiler for the architecture, or null. */

@@ -10,7 +10,7 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ARCHITECTURES, type Arch, BundleError } from './compile.ts';
+import { ARCHITECTURES, type Arch, BundleError, runTool } from './compile.ts';
 import { type Release, releaseOf } from './release-name.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -108,11 +108,4 @@ function main(args: readonly string[]): void {
   process.stdout.write(`${makePackage(kind, arch, makeBundle(kind, arch, folder), folder, releaseOf(root))}\n`);
 }
 
-if (import.meta.main) {
-  try {
-    main(process.argv.slice(2));
-  } catch (error) {
-    process.stderr.write(`deb: ${error instanceof BundleError ? error.message : (error as Error).stack}\n`);
-    process.exitCode = error instanceof BundleError ? error.exitCode : 1;
-  }
-}
+if (import.meta.main) await runTool('deb', main);

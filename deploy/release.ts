@@ -12,7 +12,7 @@ import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign } f
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { ARCHITECTURES, type Arch, BundleError } from './compile.ts';
+import { ARCHITECTURES, type Arch, BundleError, runTool } from './compile.ts';
 import { DEBIAN, type Kind, makeBundle, makePackage } from './deb.ts';
 import { type Release, releaseOf } from './release-name.ts';
 
@@ -107,11 +107,4 @@ function main(args: readonly string[]): void {
   );
 }
 
-if (import.meta.main) {
-  try {
-    main(process.argv.slice(2));
-  } catch (error) {
-    process.stderr.write(`release: ${error instanceof BundleError ? error.message : (error as Error).stack}\n`);
-    process.exitCode = error instanceof BundleError ? error.exitCode : 1;
-  }
-}
+if (import.meta.main) await runTool('release', main);

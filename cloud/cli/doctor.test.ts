@@ -104,5 +104,5 @@ test('doctor names each fault with what to do', async () => {
     expect(failed).toBe(true);
   }
   file('etc/mosquitto/stile/gates.crl', 'rubbish');
-  expect((await examine()).of('revocations')).toEqual([expect.objectContaining({ result: 'fail' })]);
+  expect((await examine()).of('revocations')).toEqual([expect.objectContaining({ result: 'fail', hint: expect.stringContaining('stile-broker.service') })]);
 });

@@ -14,6 +14,9 @@ import { createBroker } from '../mqtt/client.ts';
 import { CliError, configOf, EXIT, failureOf, type Terminal } from './context.ts';
 import { createHost, type Host } from './init/host.ts';
 
+/** Makes the list of revoked certificates anew and has the broker read it; systemd does so daily (systemd/stile-broker.service). */
+const MAKE_REVOCATIONS = 'sudo systemctl start stile-broker.service; journalctl -u stile-broker says why it was not made';
+const RENEW_SERVER = 'sudo stile-cloud pki renew-server --host NAME, then sudo stile-cloud init';
 /** Wait for the broker and for the public address, in ms. */
 const ANSWER_WAIT_MS = 10_000;
 const MAX_ANSWER_BYTES = 64 * 1024;
@@ -33,7 +36,7 @@ export interface Check {
   readonly part: string;
   readonly result: 'ok' | 'warn' | 'fail' | 'skip';
   readonly what: string;
-  /** What to do; null where nothing is to be done. */
+  /** The remedy; null where none is needed. */
   readonly hint: string | null;
 }
 
@@ -164,26 +167,11 @@ function revocationCheck(host: Host): Check {
   const text = host.read(file);
   if (text === null) return skip('revocations', 'no list of revoked certificates is on this machine');
   const list = revocationList(text);
-  if (list === null)
-    return fail(
-      'revocations',
-      `${file} is no list of revoked certificates: Mosquitto lets no gate in`,
-      'sudo stile-cloud certificates /etc/stile/pki --host NAME, then sudo stile-cloud init',
-    );
+  if (list === null) return fail('revocations', `${file} is no list of revoked certificates: Mosquitto lets no gate in`, MAKE_REVOCATIONS);
   const days = Math.floor((list.nextUpdate.getTime() - Date.now()) / DAY_MS);
   const until = list.nextUpdate.toISOString().slice(0, 10);
-  if (days < 0)
-    return fail(
-      'revocations',
-      `the list ended on ${until}: Mosquitto lets no gate in`,
-      'sudo stile-cloud certificates /etc/stile/pki --host NAME, then sudo stile-cloud init',
-    );
-  if (days < CRL_WARN_DAYS)
-    return warn(
-      'revocations',
-      `the list ends on ${until}, in ${days} days; then no gate gets in`,
-      'sudo stile-cloud certificates /etc/stile/pki --host NAME, then sudo stile-cloud init',
-    );
+  if (days < 0) return fail('revocations', `the list ended on ${until}: Mosquitto lets no gate in`, MAKE_REVOCATIONS);
+  if (days < CRL_WARN_DAYS) return warn('revocations', `the list ends on ${until}, in ${days} days; then no gate gets in`, MAKE_REVOCATIONS);
   return ok('revocations', `${list.count} certificates, until ${until}`);
 }
 
@@ -205,7 +193,7 @@ function certificateChecks(config: CloudConfig, host: Host): readonly Check[] {
       const certificate = new X509Certificate(text);
       const days = Math.floor((Date.parse(certificate.validTo) - Date.now()) / DAY_MS);
       const said = `${file} (${certificate.subject.replaceAll('\n', ', ')}) ${days < 0 ? 'has ended' : `ends in ${days} days`}`;
-      const hint = 'sudo stile-cloud certificates /etc/stile/pki --host NAME, then sudo stile-cloud init';
+      const hint = RENEW_SERVER;
       return days < CERTIFICATE_FAIL_DAYS ? [fail('certificate', said, hint)] : days < CERTIFICATE_WARN_DAYS ? [warn('certificate', said, hint)] : [];
     } catch {
       return [fail('certificate', `${file} is no certificate in PEM`, 'put the right file there')];
@@ -290,7 +278,7 @@ function serviceCheck(host: Host): Check {
     : fail('service', `stile-cloud is ${state}`, 'journalctl -u stile-cloud -n 50; systemctl restart stile-cloud');
 }
 
-/** Where `stile-cloud backup` and a restore drill say when they last succeeded. */
+/** The file in which `stile-cloud backup` and a restore drill say when they last succeeded. */
 export const BACKUP_STATE = '/var/lib/stile-cloud/backup.json';
 
 function backupCheck(host: Host): Check {

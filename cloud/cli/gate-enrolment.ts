@@ -27,7 +27,7 @@ interface Lane {
   readonly gate: string;
   readonly events: readonly string[];
   readonly zones: readonly string[] | undefined;
-  /** Where it was given, for messages. */
+  /** The place where it was given, for messages. */
   readonly at: string;
 }
 

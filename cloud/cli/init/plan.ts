@@ -5,9 +5,9 @@ export type Found = { readonly state: 'todo' | 'done' | 'absent'; readonly why: 
 
 export interface Step {
   readonly name: string;
-  /** What it does, for people: "makes …". */
+  /** Its work, for people: "makes …". */
   readonly does: string;
-  /** What taking it back does, for people. */
+  /** The effect of taking it back, for people. */
   readonly undoes: string;
   /** Taking it back loses data (tickets, keys): only with `--with-data`. */
   readonly holdsData: boolean;
